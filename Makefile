@@ -1,0 +1,31 @@
+# Each target does all its own set-up on a fresh machine.
+PYTHON ?= python3
+BIN := .venv/bin
+export HAYSTACK_TELEMETRY_ENABLED := False
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: quickstart test check format
+
+quickstart: .venv
+	$(BIN)/retort quickstart
+
+test: .venv
+	$(BIN)/python -m pytest
+
+check: .venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p retort -p haystack_integrations
+
+format: .venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv: .venv/.installed
+
+# torch first and alone: resolved with the rest, pip may choose a build with gigabytes of CUDA.
+.venv/.installed: pyproject.toml constraints.txt hatch_build.py
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(shell grep '^torch==' constraints.txt)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,173 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Ways to start a student: from a pretrained model, from some of its layers, from random weights, or of two towers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from retort.students.files import resolve_model
+from retort.students.sides import set_max_tokens
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from torch import nn
+
+# Where an architecture keeps its stack of equal layers, and which configuration field counts them.
+_LAYERS = {
+    **dict.fromkeys(
+        ["bert", "roberta", "xlm-roberta", "camembert", "electra", "mpnet", "deberta-v2", "ernie"],
+        ("encoder.layer", "num_hidden_layers"),
+    ),
+    "distilbert": ("transformer.layer", "n_layers"),
+}
+
+
+def pretrained(model: str, *, max_tokens: dict[str, int] | None = None, **options: Any) -> SentenceTransformer:
+    """
+    Start from a whole pretrained model: any sentence-transformers model or Hugging Face encoder.
+
+    :param model:
+        A folder, a Hub id, or `package:NAME/SUBFOLDER`.
+    :param max_tokens:
+        Lengths `{query, document}` at which texts are cut.
+    :param options:
+        Passed to `SentenceTransformer`, such as `revision`, `prompts`, `similarity_fn_name`.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    started = SentenceTransformer(resolve_model(model), device="cpu", model_kwargs={"use_safetensors": True}, **options)
+    set_max_tokens(started, **(max_tokens or {}))
+    return started
+
+
+def from_layers(
+    trunk: str, layers: list[int], *, max_tokens: dict[str, int] | None = None, **options: Any
+) -> SentenceTransformer:
+    """
+    Start from some layers of a pretrained trunk; embeddings, pooling and what follows are kept.
+
+    :param trunk:
+        A folder, a Hub id, or `package:NAME/SUBFOLDER`.
+    :param layers:
+        Indexes of the layers to keep, from 0, in ascending order.
+    :param max_tokens:
+        Lengths `{query, document}` at which texts are cut.
+    :param options:
+        Passed to `SentenceTransformer`.
+    :raises ValueError:
+        If the layers are not there, or where this architecture keeps its layers is not known.
+    """
+    from torch import nn
+
+    started = pretrained(trunk, max_tokens=max_tokens, **options)
+    encoder = started[0].model
+    kind = encoder.config.model_type
+    if kind not in _LAYERS:
+        msg = f"Cutting layers of {kind!r} is not known; it is for {', '.join(sorted(_LAYERS))}. Use `pretrained` instead."
+        raise ValueError(msg)
+    stack_name, count_name = _LAYERS[kind]
+    stack: nn.ModuleList = encoder.get_submodule(stack_name)
+    if not layers or sorted(set(layers)) != layers or not 0 <= layers[0] <= layers[-1] < len(stack):
+        msg = f"layers={layers}: give ascending indexes between 0 and {len(stack) - 1} ({trunk} has {len(stack)} layers)."
+        raise ValueError(msg)
+    parent, _, leaf = stack_name.rpartition(".")
+    setattr(encoder.get_submodule(parent), leaf, nn.ModuleList(stack[i] for i in layers))
+    setattr(encoder.config, count_name, len(layers))
+    return started
+
+
+def from_config(
+    config: dict[str, Any],
+    tokenizer: str,
+    *,
+    pooling: str = "mean",
+    max_tokens: dict[str, int] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> SentenceTransformer:
+    """
+    Start from random weights.
+
+    :param config:
+        A transformers configuration, with its `model_type`; `vocab_size` is taken from the tokenizer if not given.
+    :param tokenizer:
+        Folder, Hub id or `package:` name of a model or tokenizer to take the tokenizer from.
+    :param pooling:
+        A pooling mode of sentence-transformers; vectors are then normalised.
+    :param max_tokens:
+        Lengths `{query, document}` at which texts are cut.
+    :param seed:
+        Seed of the weights.
+    :param options:
+        Passed to `SentenceTransformer`.
+    :raises ValueError:
+        If the configuration names no `model_type`.
+    """
+    import tempfile
+
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    if "model_type" not in config:
+        msg = "config: name its model_type, for example {model_type: bert, hidden_size: 128, num_hidden_layers: 2}."
+        raise ValueError(msg)
+    words = AutoTokenizer.from_pretrained(resolve_model(tokenizer))
+    fields = {"vocab_size": len(words), "pad_token_id": words.pad_token_id} | config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = AutoModel.from_config(AutoConfig.for_model(**fields))
+    with tempfile.TemporaryDirectory() as folder:  # the Transformer module only loads from a folder or the Hub
+        encoder.save_pretrained(folder)
+        words.save_pretrained(folder)
+        first = Transformer(folder)
+    positions = encoder.config.max_position_embeddings
+    if not first.max_seq_length or first.max_seq_length > positions:
+        first.max_seq_length = positions
+    pool = Pooling(first.get_embedding_dimension(), pooling_mode=pooling)
+    started = SentenceTransformer(modules=[first, pool, Normalize()], device="cpu", **options)
+    set_max_tokens(started, **(max_tokens or {}))
+    return started
+
+
+def two_towers(query: dict[str, Any], document: dict[str, Any], **options: Any) -> SentenceTransformer:
+    """
+    Start from separate query and document towers, routed by side.
+
+    :param query:
+        `{type, init_parameters}` of the query tower: one of the functions of this module.
+    :param document:
+        The same for the document tower.
+    :param options:
+        Passed to `SentenceTransformer`.
+    :raises ValueError:
+        If a tower is of another type, or the dimensions differ.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Router
+
+    towers = {side: _tower(side, spec) for side, spec in (("query", query), ("document", document))}
+    dims = {side: tower.get_embedding_dimension() for side, tower in towers.items()}
+    if dims["query"] != dims["document"]:
+        msg = f"two_towers: the query tower has {dims['query']} dimensions, the document tower {dims['document']}."
+        raise ValueError(msg)
+    router = Router.for_query_document(
+        query_modules=list(towers["query"].children()), document_modules=list(towers["document"].children())
+    )
+    prompts = {side: tower.prompts.get(side, "") for side, tower in towers.items()}
+    similarity = towers["document"].similarity_fn_name
+    return SentenceTransformer(
+        modules=[router], device="cpu", **{"prompts": prompts, "similarity_fn_name": similarity} | options
+    )
+
+
+def _tower(side: str, spec: dict[str, Any]) -> SentenceTransformer:
+    makers = {f"retort.students.create.{f.__name__}": f for f in (pretrained, from_layers, from_config)}
+    if spec.get("type") not in makers:
+        msg = f"two_towers: {side}.type must be one of {', '.join(makers)}; it is {spec.get('type')!r}."
+        raise ValueError(msg)
+    return makers[spec["type"]](**spec.get("init_parameters", {}))

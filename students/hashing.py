@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+The two hashes of a student.
+
+`space` identifies the document side: vectors of two students with one space can be compared. `fingerprint` identifies
+one exact artefact and backend. Both are sha256 over tensors (name, dtype, shape, bytes) and canonical JSON of what
+decides a model's function, never over file bytes, so that a plain save and load keeps them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from retort.students.sides import Side, max_tokens, prompt_for, route
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from torch import nn
+
+# Configuration that says where a model came from or how it was trained, not what it computes.
+_NOT_SEMANTIC = {
+    "transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path", "name_or_path", "use_cache",
+    "initializer_range", "gradient_checkpointing", "tokenizer_class", "tie_word_embeddings", "hidden_dropout_prob",
+    "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout", "embd_pdrop",
+}  # fmt: skip
+
+
+def space_of(model: SentenceTransformer) -> str:
+    """Hash the document side's weights, tokenizer, pooling, prompt and length: what decides an index's vectors."""
+    return _digest(route(model, "document"), {"sides": {"document": _side(model, "document")}})
+
+
+def fingerprint_of(model: SentenceTransformer, *, backend: str = "torch") -> str:
+    """Hash everything that decides what this exact artefact computes, on both sides."""
+    sides = {side: _side(model, side) for side in ("query", "document")}
+    similarity = model.similarity_fn_name
+    return _digest(list(model.children()), {"backend": backend, "sides": sides, "similarity": similarity})
+
+
+def hash_text(text: str) -> str:
+    """Hash a canonical text to 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal texts."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+def _side(model: SentenceTransformer, side: Side) -> dict[str, Any]:
+    return {
+        "prompt": prompt_for(model, side),
+        "max_tokens": max_tokens(model, side),
+        "modules": [_semantics(module) for module in route(model, side)],
+    }
+
+
+def _digest(modules: Iterable[nn.Module], config: dict[str, Any]) -> str:
+    """Module positions, not a Router's names, prefix the tensor names: a tower has one hash wherever it stands."""
+    import torch
+
+    digest = hashlib.sha256(canonical_json(config).encode())
+    tensors = {f"{i}.{name}": t for i, module in enumerate(modules) for name, t in module.state_dict().items()}
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _semantics(module: nn.Module) -> dict[str, Any]:
+    from sentence_transformers.base.modules import Transformer
+
+    found: dict[str, Any] = {"class": type(module).__name__}
+    if isinstance(module, Transformer):
+        found["config"] = _clean(module.config.to_dict())
+        found["task"] = module.transformer_task
+    elif hasattr(module, "get_config_dict"):
+        found["config"] = _clean(module.get_config_dict())
+    tokenizer = getattr(module, "tokenizer", None)
+    if tokenizer is not None:
+        found["tokenizer"] = hash_text(_tokenizer_json(tokenizer))
+    return found
+
+
+def _clean(config: dict[str, Any]) -> dict[str, Any]:
+    """Drop what is unset too: libraries add unset fields from one version to the next."""
+    return {
+        key: _clean(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in _NOT_SEMANTIC and value is not None and value is not False
+    }
+
+
+def _tokenizer_json(tokenizer: Any) -> str:
+    if not hasattr(tokenizer, "to_str"):  # a transformers tokenizer: fast ones wrap a tokenizers.Tokenizer
+        if not tokenizer.is_fast:
+            return canonical_json([type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.special_tokens_map])
+        tokenizer = tokenizer.backend_tokenizer
+    config = json.loads(tokenizer.to_str())
+    # State of the last call, not of the tokenizer.
+    return canonical_json({key: value for key, value in config.items() if key not in {"truncation", "padding"}})

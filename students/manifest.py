@@ -1,0 +1,73 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""`retort.json`: what a student is, where it came from and how good it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from retort.students.files import write_json
+
+MANIFEST_FILE = "retort.json"
+
+
+class ManifestError(ValueError):
+    """A student folder and its manifest do not fit together."""
+
+
+@dataclass(kw_only=True)
+class Manifest:
+    """
+    The manifest of a student folder, format 1. Unknown fields are ignored on reading.
+
+    `max_tokens` and `prompts` are keyed `query` and `document`; `space` and `fingerprint` are sha256 digests (see
+    `retort.students.hashing`); `exports` lists other artefacts of the folder with their measured quality and speed.
+    """
+
+    kind: str
+    dim: int
+    similarity: str
+    prompts: dict[str, str]
+    max_tokens: dict[str, int | None]
+    space: str
+    fingerprint: str
+    exports: list[dict[str, Any]] = field(default_factory=list)
+    recipe: str | None = None
+    teachers: list[dict[str, Any]] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    parents: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    format: int = 1
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest into a student folder, whole or not at all."""
+        write_json(folder / MANIFEST_FILE, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest | None:
+        """
+        Read a folder's manifest.
+
+        :returns:
+            The manifest, or None if the folder has none.
+        :raises ManifestError:
+            If the file is not valid, or of a later format.
+        """
+        path = folder / MANIFEST_FILE
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != 1:
+                msg = f"{path}: format {content['format']} is not known to this version of retort; upgrade it."
+                raise ManifestError(msg)
+            known = {f.name for f in fields(cls)}
+            return cls(**{key: value for key, value in content.items() if key in known})
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            msg = f"{path}: not a valid manifest ({error!r}). Delete the file to have it computed anew."
+            raise ManifestError(msg) from error

@@ -1,0 +1,74 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""The two sides of a bi-encoder: which modules, prompt and length a query or a document goes through."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from torch import nn
+
+Side = Literal["query", "document"]
+
+# In the order in which sentence-transformers' encode_query and encode_document look them up.
+_PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
+
+
+def route(model: SentenceTransformer, side: Side) -> list[nn.Module]:
+    """List the modules that a text of this side passes, a Router's tower unfolded."""
+    from sentence_transformers.base.modules import Router
+
+    modules: list[nn.Module] = []
+    for module in model.children():
+        if isinstance(module, Router):
+            name = module._resolve_route_name(task=side, modality="text") or module.default_route
+            modules.extend(module.sub_modules[name])
+        else:
+            modules.append(module)
+    return modules
+
+
+def prompt_for(model: SentenceTransformer, side: Side) -> str:
+    """Return the prompt that sentence-transformers puts before a text of this side ('' if none)."""
+    return next((model.prompts[name] for name in _PROMPT_NAMES[side] if name in model.prompts), "")
+
+
+def max_tokens(model: SentenceTransformer, side: Side) -> int | None:
+    """Return the length at which a text of this side is cut, special tokens included; None if it is not."""
+    from sentence_transformers.base.modules import Transformer
+
+    first = route(model, side)[0]
+    if not isinstance(first, Transformer):
+        return None
+    own = first.query_length if side == "query" else first.document_length
+    return own or first.max_seq_length
+
+
+def set_max_tokens(model: SentenceTransformer, *, query: int | None = None, document: int | None = None) -> None:
+    """
+    Set the lengths at which texts are cut; they are saved with the model.
+
+    :raises ValueError:
+        If the model cannot cut texts, or not at this length.
+    """
+    from sentence_transformers.base.modules import Transformer
+
+    sides: dict[Side, int | None] = {"query": query, "document": document}
+    for side, length in sides.items():
+        if length is None:
+            continue
+        first = route(model, side)[0]
+        if not isinstance(first, Transformer):
+            msg = f"max_tokens.{side}={length}: this model's {side} side starts with {type(first).__name__}, which has no length."
+            raise ValueError(msg)
+        limit = first.config.get_text_config().max_position_embeddings
+        if not 3 <= length <= limit:
+            msg = f"max_tokens.{side}={length}: must lie between 3 and the model's {limit} positions."
+            raise ValueError(msg)
+        if side == "query":
+            first.query_length = length
+        else:
+            first.document_length = length

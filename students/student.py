@@ -1,0 +1,320 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""A student: a plain sentence-transformers folder with a manifest, loaded and ready to encode."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from retort.students.encoding import CPU_TOKENS, GPU_TOKENS, encode_texts, plan_chunks, token_counts
+from retort.students.files import replace_folder, resolve_model
+from retort.students.hashing import fingerprint_of, space_of
+from retort.students.manifest import MANIFEST_FILE, Manifest, ManifestError
+from retort.students.sides import Side, max_tokens, prompt_for, set_max_tokens
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["float32", "bfloat16", "auto"]
+
+
+def pick_device(device: str | None) -> str:
+    """Return `device`, or for None the best there is: CUDA, then Apple's GPU, then the CPU."""
+    import torch
+
+    if device is not None:
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def has_bfloat16(device: str) -> bool:
+    """Tell whether the hardware multiplies in bfloat16; emulated, it is far slower than float32."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device == "cpu":
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    return False
+
+
+def build_manifest(model: SentenceTransformer, **provenance: Any) -> Manifest:
+    """
+    Compute the manifest of a model, hashes included.
+
+    :param model:
+        The model, in the dtype in which it is stored.
+    :param provenance:
+        Further fields: `recipe`, `teachers`, `data`, `metrics`, `parents`.
+    """
+    import sentence_transformers
+    import torch
+    import transformers
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    sides: tuple[Side, Side] = ("query", "document")
+    static = all(isinstance(module, StaticEmbedding) for module in [model[0]])
+    return Manifest(
+        kind="static" if static else "dense",
+        dim=int(model.get_embedding_dimension()),
+        similarity=model.similarity_fn_name,
+        prompts={side: prompt_for(model, side) for side in sides},
+        max_tokens={side: max_tokens(model, side) for side in sides},
+        space=space_of(model),
+        fingerprint=fingerprint_of(model),
+        versions={
+            "sentence_transformers": sentence_transformers.__version__,
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+        },
+        **provenance,
+    )
+
+
+def save_student(model: SentenceTransformer, path: str | Path, **provenance: Any) -> Manifest:
+    """
+    Save a model as a student folder: whole or not at all.
+
+    :param model:
+        The model to save.
+    :param path:
+        The folder; one that is there is replaced once the new one is complete.
+    :param provenance:
+        Further manifest fields: `recipe`, `teachers`, `data`, `metrics`, `parents`.
+    :returns:
+        The manifest that was written.
+    """
+    manifest = build_manifest(model, **provenance)
+    with replace_folder(Path(path)) as aside:
+        model.save(str(aside), create_model_card=False, safe_serialization=True)
+        manifest.write(aside)
+    return manifest
+
+
+class Student:
+    """
+    A loaded student.
+
+    ### Usage example
+
+    ```python
+    from retort.students import Student
+
+    student = Student.load("runs/quickstart/student")
+    queries = student.encode_query(["How do I parse JSON?"])  # [1, dim] float32
+    ```
+    """
+
+    def __init__(self, model: SentenceTransformer, manifest: Manifest, name: str) -> None:
+        self.model = model
+        self.manifest = manifest
+        self.name = name
+
+    @classmethod
+    def load(
+        cls,
+        model: str,
+        *,
+        device: str | None = None,
+        precision: Precision = "float32",
+        revision: str | None = None,
+        token: str | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        max_query_tokens: int | None = None,
+        max_document_tokens: int | None = None,
+    ) -> Student:
+        """
+        Load a student, or any other sentence-transformers model.
+
+        :param model:
+            A folder, a Hub id, or `package:NAME/SUBFOLDER` (see `resolve_model`).
+        :param device:
+            Torch device; None takes the best there is.
+        :param precision:
+            `float32`; `bfloat16`, refused where the hardware would emulate it; `auto`: bfloat16 where there is.
+        :param revision:
+            Hub revision.
+        :param token:
+            Hub token.
+        :param local_files_only:
+            Never ask the Hub.
+        :param trust_remote_code:
+            Run code that the model brings along.
+        :param max_query_tokens:
+            Cut queries here instead of where the model says. It changes the fingerprint.
+        :param max_document_tokens:
+            Cut documents here instead of where the model says. It changes space and fingerprint.
+        :returns:
+            The student. A folder without `retort.json` gets its manifest computed, with a warning.
+        :raises FileNotFoundError:
+            If the folder is not there.
+        :raises ManifestError:
+            If the folder's weights or configuration are not those that its manifest names.
+        """
+        from sentence_transformers import SentenceTransformer
+
+        path = resolve_model(model)
+        folder = Path(path)
+        if not folder.is_dir() and (folder.is_absolute() or path.startswith((".", "runs/")) or path.count("/") > 1):
+            msg = f"No student at {path!r}. Give a student folder, a Hugging Face Hub id, or 'package:NAME/SUBFOLDER'."
+            raise FileNotFoundError(msg)
+        device = pick_device(device)
+        loaded = SentenceTransformer(
+            path,
+            device=device,
+            revision=revision,
+            token=token,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+            model_kwargs={"use_safetensors": True},
+        )
+        loaded.eval()
+        manifest = _verified(loaded, folder, model)
+        if max_query_tokens is not None or max_document_tokens is not None:
+            set_max_tokens(loaded, query=max_query_tokens, document=max_document_tokens)
+            manifest = build_manifest(loaded)
+        if precision == "auto":
+            precision = "bfloat16" if has_bfloat16(device) else "float32"
+        if precision == "bfloat16":
+            if not has_bfloat16(device):
+                msg = f"precision='bfloat16': {device} would emulate it, slower than float32. Use 'auto' or 'float32'."
+                raise ValueError(msg)
+            import torch
+
+            loaded.to(torch.bfloat16)
+        return cls(loaded, manifest, model)
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the vectors."""
+        return self.manifest.dim
+
+    @property
+    def space(self) -> str:
+        """Hash of the document side (see `retort.students.hashing`)."""
+        return self.manifest.space
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of this exact artefact."""
+        return self.manifest.fingerprint
+
+    @property
+    def num_parameters(self) -> int:
+        """Count of the model's parameters."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def encode_query(self, texts: Sequence[str], **options: Any) -> np.ndarray:
+        """Encode queries: `[n, dim]` float32. Options as in `encode`."""
+        return self.encode(texts, "query", **options)
+
+    def encode_document(self, texts: Sequence[str], **options: Any) -> np.ndarray:
+        """Encode documents: `[n, dim]` float32. Options as in `encode`."""
+        return self.encode(texts, "document", **options)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        side: Side,
+        *,
+        tokens_per_chunk: int | None = None,
+        progress: Callable[[int], Any] | None = None,
+    ) -> np.ndarray:
+        """
+        Encode texts in token-sorted chunks.
+
+        :param texts:
+            `n` texts, in any order.
+        :param side:
+            `query` or `document`: chooses prompt, length and, in a Router, the tower.
+        :param tokens_per_chunk:
+            Padded tokens a forward pass; by default what suits the device.
+        :param progress:
+            Called with the number of texts after each chunk.
+        :returns:
+            `[n, dim]` float32, in the order of `texts`, as the model gives them (most normalise).
+        """
+        import torch
+
+        if not texts:
+            return np.empty((0, self.dim), dtype=np.float32)
+        with torch.inference_mode():
+            if len(texts) == 1:
+                return encode_texts(self.model, texts, side).float().cpu().numpy()
+            budget = tokens_per_chunk or (CPU_TOKENS if self.model.device.type == "cpu" else GPU_TOKENS)
+            vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+            for chunk in plan_chunks(token_counts(self.model, texts, side), budget):
+                part = encode_texts(self.model, [texts[i] for i in chunk], side, budget=budget)
+                vectors[chunk] = part.float().cpu().numpy()
+                if progress is not None:
+                    progress(len(chunk))
+        return vectors
+
+
+def _verified(model: SentenceTransformer, folder: Path, name: str) -> Manifest:
+    manifest = Manifest.read(folder) if folder.is_dir() else None
+    if manifest is None:
+        logger.warning(
+            "%s has no %s: its space and fingerprint were computed. Any sentence-transformers model may be used so; "
+            "students made by retort carry their manifest.",
+            name,
+            MANIFEST_FILE,
+        )
+        return build_manifest(model)
+    space, fingerprint = space_of(model), fingerprint_of(model)
+    if (space, fingerprint) != (manifest.space, manifest.fingerprint):
+        changed = "weights, tokenizer, prompts or lengths"
+        msg = (
+            f"{folder}: the model does not match its {MANIFEST_FILE}: {changed} were changed after it was written "
+            f"(fingerprint {fingerprint[:12]}, the manifest says {manifest.fingerprint[:12]}). Restore the folder, or "
+            f"delete {MANIFEST_FILE} to accept the model as it is; an index built with the old one must then be rebuilt."
+        )
+        raise ManifestError(msg)
+    return manifest
+
+
+_shared: dict[tuple[Any, ...], tuple[Student, int]] = {}
+_shared_lock = threading.Lock()
+
+
+class StudentHandle:
+    """
+    A reference to a student that components of one process share.
+
+    Loading the same folder twice gives the same model; it leaves memory when the last handle is released.
+    """
+
+    def __init__(self, model: str, **options: Any) -> None:
+        path = resolve_model(model)
+        real = str(Path(path).resolve()) if Path(path).is_dir() else path
+        stamp = max((f.stat().st_mtime_ns for f in Path(real).glob("*")), default=0) if Path(real).is_dir() else 0
+        self._key: tuple[Any, ...] | None = (real, stamp, *sorted(options.items()))
+        with _shared_lock:
+            if self._key not in _shared:
+                _shared[self._key] = (Student.load(model, **options), 0)
+            self.student, count = _shared[self._key]
+            _shared[self._key] = (self.student, count + 1)
+
+    def release(self) -> None:
+        """Give the reference back; safe to call twice."""
+        with _shared_lock:
+            if self._key is None:
+                return
+            student, count = _shared.pop(self._key)
+            if count > 1:
+                _shared[self._key] = (student, count - 1)
+            self._key = None
