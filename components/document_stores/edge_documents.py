@@ -1,0 +1,158 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Haystack documents to Qdrant Edge points and back."""
+
+import json
+import math
+from datetime import date
+from typing import Any
+from uuid import UUID, uuid5
+
+import numpy as np
+from haystack import Document
+from haystack.dataclasses import ByteStream, SparseEmbedding
+from haystack.document_stores.errors import DocumentStoreError
+from qdrant_edge import Point, Record, ScoredPoint, SparseVector
+
+# Vector names, id namespace and payload layout are qdrant-haystack's: the same document has the same id on a server.
+DENSE_VECTOR = "text-dense"
+SPARSE_VECTOR = "text-sparse"
+_ID_NAMESPACE = UUID("3896d314-1e95-4a3a-b45a-945f9f0b541d")
+
+
+def point_id(document_id: str) -> UUID:
+    """
+    Return the id of the point that holds a document: Qdrant takes no arbitrary strings.
+
+    :param document_id:
+        The Haystack id.
+    :returns:
+        The same UUID for the same id, everywhere.
+    """
+    return uuid5(_ID_NAMESPACE, document_id)
+
+
+def to_point(document: Document) -> Point:
+    """
+    Convert a document to a point.
+
+    Unlike `Document.to_dict` it copies neither the embedding nor the meta.
+
+    :param document:
+        The document. Its score is not stored.
+    :returns:
+        The point: the embeddings as vectors, the rest as payload.
+    :raises DocumentStoreError:
+        If the document holds something that JSON cannot.
+    """
+    vector: dict[str, Any] = {}
+    if document.embedding is not None:
+        vector[DENSE_VECTOR] = document.embedding
+    if document.sparse_embedding is not None:
+        vector[SPARSE_VECTOR] = SparseVector(document.sparse_embedding.indices, document.sparse_embedding.values)
+
+    payload: dict[str, Any] = {"id": document.id, "content": document.content, "meta": document.meta}
+    if document.blob is not None:
+        blob = document.blob
+        payload["blob"] = {"data": blob.data, "meta": blob.meta, "mime_type": blob.mime_type}
+    try:
+        return Point(point_id(document.id), vector, payload)
+    except (TypeError, ValueError):
+        return Point(point_id(document.id), vector, as_json(payload, f"Document '{document.id}'"))
+
+
+def as_json(payload: dict[str, Any], owner: str) -> dict[str, Any]:
+    """
+    Rewrite what JSON can express in another form: dates as ISO 8601 strings, keys as strings.
+
+    :param payload:
+        The payload.
+    :param owner:
+        What it belongs to, for the message.
+    :returns:
+        A copy of JSON's own types.
+    :raises DocumentStoreError:
+        If it holds something that JSON cannot.
+    """
+
+    def default(value: Any) -> Any:
+        if isinstance(value, date):
+            return value.isoformat()
+        if isinstance(value, bytes):
+            return list(value)
+        if isinstance(value, (np.generic, np.ndarray)):
+            return value.tolist()
+        msg = f"{value!r} of type {type(value).__name__} is not JSON"
+        raise TypeError(msg)
+
+    try:
+        return json.loads(json.dumps(payload, default=default, allow_nan=False, ensure_ascii=False).encode())
+    except (TypeError, ValueError) as error:
+        msg = f"{owner} cannot be stored: {error}. Meta may hold only what JSON can, and dates."
+        raise DocumentStoreError(msg) from error
+
+
+def to_document(point: Record | ScoredPoint, *, score: float | None = None) -> Document:
+    """
+    Convert a point back to a document.
+
+    :param point:
+        The point, with its payload; its vectors become the embeddings where it has them.
+    :param score:
+        The score to set.
+    :returns:
+        The document, under its own id.
+    """
+    payload = point.payload or {}  # each access converts the whole payload anew: once only
+    vector = point.vector
+    named: dict[str, Any] = vector if isinstance(vector, dict) else {}
+    blob, sparse = payload.get("blob"), named.get(SPARSE_VECTOR)
+    return Document(
+        id=payload["id"],
+        content=payload.get("content"),
+        blob=ByteStream.from_dict(blob) if blob else None,
+        meta=payload.get("meta") or {},
+        score=score,
+        embedding=named.get(DENSE_VECTOR),
+        sparse_embedding=SparseEmbedding(sparse.indices, sparse.values) if sparse is not None else None,
+    )
+
+
+def embedding_dimension(documents: list[Document], expected: int | None, path: str) -> int | None:
+    """
+    Check the embeddings of documents that are to be written.
+
+    :param documents:
+        The documents.
+    :param expected:
+        The dimension that the index has, `None` where it has none yet: the first embedding then decides.
+    :param path:
+        The index, for the message.
+    :returns:
+        The dimension, `None` where it stays open.
+    :raises DocumentStoreError:
+        If an embedding has another dimension or is not finite.
+    """
+    for document in documents:
+        if document.embedding is None:
+            continue
+        size = len(document.embedding)
+        expected = expected or size
+        if size != expected:
+            msg = (
+                f"Document '{document.id}' has an embedding of {size} dimensions, but the index at {path} "
+                f"holds embeddings of {expected} dimensions."
+            )
+            raise DocumentStoreError(msg)
+        if not _is_finite(document.embedding):  # Qdrant stores NaN without a word and never finds it again
+            msg = f"The embedding of document '{document.id}' holds something else than finite numbers."
+            raise DocumentStoreError(msg)
+    return expected
+
+
+def _is_finite(embedding: list[float]) -> bool:
+    try:
+        return math.isfinite(sum(embedding))  # not finite if an entry is not, and several times faster than a loop
+    except TypeError:
+        return False

@@ -1,0 +1,768 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from haystack import Document, default_from_dict, default_to_dict
+from haystack.dataclasses import SparseEmbedding
+from haystack.document_stores.errors import DocumentStoreError, DuplicateDocumentError
+from haystack.document_stores.types import DuplicatePolicy
+from qdrant_edge import (
+    Filter,
+    PayloadSelector,
+    PointId,
+    Query,
+    QueryRequest,
+    Record,
+    ScrollRequest,
+    SearchParams,
+    SparseVector,
+    UpdateOperation,
+)
+
+from .edge_documents import DENSE_VECTOR, SPARSE_VECTOR, as_json, embedding_dimension, point_id, to_document, to_point
+from .edge_filters import convert_filters
+from .shared_shard import DISTANCES, SharedShard, acquire, create_index, release
+
+_PAGE = 1000
+_TIE_WINDOW = 1000
+_META = PayloadSelector.Include(["meta"])
+
+
+class QdrantEdgeDocumentStore:
+    """
+    The Qdrant engine inside the process: a document store that is a folder, with no server.
+
+    All stores of a process whose `path` leads to the same folder share one open index, so several pipelines may use
+    it; another process gets an error while it is open. `close()` gives it back. Documents are on the disk when
+    `write_documents` returns.
+
+    Embeddings are searched one by one, exactly, until the search graph (HNSW) is built. Writing never builds it:
+    `optimize()` does, `close()` of the last store does, and so does the first search with more than 10,000 unindexed
+    documents. The engine builds no graph for less than about 10 MB of embeddings. It holds Python's global lock
+    throughout a call: threads do not speed it up, and the process waits while the graph is built.
+
+    With `similarity="cosine"` the engine normalises embeddings when they are written: **the embeddings it returns have
+    length 1**. All embeddings are kept in single precision.
+
+    ### Usage example
+
+    ```python
+    from haystack import Document
+    from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+
+    document_store = QdrantEdgeDocumentStore(path="my-index")
+    document_store.write_documents([Document(content="Ein Apfel", embedding=[0.1, 0.9], meta={"lang": "de"})])
+    hits = document_store.search([0.2, 0.8], filters={"field": "meta.lang", "operator": "==", "value": "de"})
+    document_store.close()
+    ```
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str = "runs/quickstart/index",
+        embedding_dim: int | None = None,
+        similarity: Literal["cosine", "dot_product", "l2"] = "cosine",
+        return_embedding: bool = False,
+    ) -> None:
+        """
+        Create the document store. Nothing is opened until it is used, and no folder is created until it is written to.
+
+        :param path:
+            The folder of the index. A relative one is resolved against the working directory when it is opened.
+        :param embedding_dim:
+            The dimension of the embeddings. `None` takes that of the existing index, or of the first embedding written.
+        :param similarity:
+            How embeddings are compared. An existing index keeps the one it was built with, and must be opened with it.
+        :param return_embedding:
+            Whether documents are returned with their embeddings, dense and sparse.
+        :raises ValueError:
+            If `similarity` is unknown.
+        """
+        if similarity not in DISTANCES:
+            msg = f"Unknown similarity '{similarity}'. Valid values are: {sorted(DISTANCES)}"
+            raise ValueError(msg)
+        self.path = path
+        self.embedding_dim = embedding_dim
+        self.similarity = similarity
+        self.return_embedding = return_embedding
+        self._shard: SharedShard | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """
+        Serialise the document store.
+
+        :returns:
+            The dictionary.
+        """
+        return default_to_dict(
+            self,
+            path=self.path,
+            embedding_dim=self.embedding_dim,
+            similarity=self.similarity,
+            return_embedding=self.return_embedding,
+        )
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "QdrantEdgeDocumentStore":
+        """
+        Deserialise the document store.
+
+        :param data:
+            The dictionary.
+        :returns:
+            The document store.
+        """
+        return default_from_dict(cls, data)
+
+    # The index
+
+    def close(self) -> None:
+        """
+        Give the index back. The last store of the process to do so optimises it and lets other processes open it.
+
+        May be called repeatedly. Using the store again opens the index again.
+        """
+        shard, self._shard = self._shard, None
+        if shard is not None:
+            release(self, shard)
+
+    async def close_async(self) -> None:
+        """
+        Give the index back, see `close`.
+        """
+        await asyncio.to_thread(self.close)
+
+    def optimize(self) -> None:
+        """
+        Build what is missing of the search graph now.
+        """
+        if shard := self._open():
+            shard.optimize()
+
+    def describe(self) -> dict[str, Any]:
+        """
+        Describe the index.
+
+        :returns:
+            Its real or future `path`, `embedding_dim` (`None`: not known yet), `similarity`, the number of `documents`
+            and of those `indexed`, whose embeddings are in the search graph.
+        """
+        shard = self._open()
+        return {
+            "path": shard.path if shard else self.path,
+            "embedding_dim": shard.embedding_dim if shard and shard.embedding_dim else self.embedding_dim,
+            "similarity": self.similarity,
+            "documents": shard.count() if shard else 0,
+            "indexed": shard.count_indexed() if shard else 0,
+        }
+
+    def sample_meta(self) -> dict[str, Any] | None:
+        """
+        Read the meta of one document, whichever is found first.
+
+        :returns:
+            The meta, `None` where there is no document.
+        """
+        return next(self._metas(), None)
+
+    def _open(self) -> SharedShard | None:
+        """
+        Open the index, or return `None` where there is none: reading creates nothing.
+        """
+        if self._shard is None:
+            self._shard = acquire(self)
+        else:
+            self._shard.check(self.embedding_dim, self.similarity)
+        return self._shard
+
+    def _open_or_create(self) -> SharedShard:
+        while (shard := self._open()) is None:
+            create_index(self.path)
+        return shard
+
+    # Writing
+
+    def write_documents(self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE) -> int:
+        """
+        Write documents, with or without embeddings. All of them or, if one cannot be written, none.
+
+        :param documents:
+            The documents.
+        :param policy:
+            What to do with documents whose id is stored already, or occurs twice in the list. `NONE` and `OVERWRITE`:
+            the last one stays. `SKIP`: the first one stays. `FAIL`: an error.
+        :returns:
+            The number of documents written.
+        :raises ValueError:
+            If `documents` is not a list of documents.
+        :raises DuplicateDocumentError:
+            If `policy` is `FAIL` and there are duplicates.
+        :raises DocumentStoreError:
+            If an embedding has another dimension than the index or is not finite, if a document's meta cannot be
+            stored, or if the index is in use by another process.
+        """
+        if not isinstance(documents, list) or not all(isinstance(document, Document) for document in documents):
+            msg = "`documents` must be a list of Documents."
+            raise ValueError(msg)
+        if not documents:
+            return 0
+        shard = self._open_or_create()
+        with shard.lock:
+            documents = self._resolve_duplicates(shard, documents, policy)
+            dim = embedding_dimension(documents, shard.embedding_dim or self.embedding_dim, shard.path)
+            points = [to_point(document) for document in documents]
+            if dim is not None and shard.embedding_dim is None:
+                shard.create_vectors(dim, self.similarity)
+            shard.upsert(points)
+        return len(documents)
+
+    async def write_documents_async(
+        self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE
+    ) -> int:
+        """
+        Write documents, see `write_documents`.
+
+        :param documents:
+            The documents.
+        :param policy:
+            What to do with duplicates.
+        :returns:
+            The number of documents written.
+        """
+        return await asyncio.to_thread(self.write_documents, documents, policy)
+
+    def _resolve_duplicates(
+        self, shard: SharedShard, documents: list[Document], policy: DuplicatePolicy
+    ) -> list[Document]:
+        if policy in (DuplicatePolicy.NONE, DuplicatePolicy.OVERWRITE):
+            return list({document.id: document for document in documents}.values())
+        ids: list[PointId] = [point_id(document.id) for document in documents]
+        taken = {record.id for record in shard.edge.retrieve(ids, False, False)}
+        fresh: list[Document] = []
+        duplicates: list[Document] = []
+        for document, id_ in zip(documents, ids, strict=True):
+            (duplicates if id_ in taken else fresh).append(document)
+            taken.add(id_)
+        if duplicates and policy == DuplicatePolicy.FAIL:
+            shown = ", ".join(f"'{document.id}'" for document in duplicates[:5])
+            msg = (
+                f"{len(duplicates)} of {len(documents)} documents are duplicates, of stored ones in {shard.path} or of "
+                f"each other; nothing was written. Their ids: {shown}{', ...' if len(duplicates) > 5 else ''}"  # noqa: PLR2004
+            )
+            raise DuplicateDocumentError(msg)
+        return fresh
+
+    def delete_documents(self, document_ids: list[str]) -> None:
+        """
+        Delete documents by id. Ids that are not stored are ignored.
+
+        :param document_ids:
+            The ids.
+        """
+        if shard := self._open():
+            shard.update(UpdateOperation.delete_points([point_id(document_id) for document_id in document_ids]))
+
+    async def delete_documents_async(self, document_ids: list[str]) -> None:
+        """
+        Delete documents by id, see `delete_documents`.
+
+        :param document_ids:
+            The ids.
+        """
+        await asyncio.to_thread(self.delete_documents, document_ids)
+
+    def delete_all_documents(self, recreate_index: bool = False) -> None:
+        """
+        Delete all documents.
+
+        :param recreate_index:
+            Whether to forget the dimension of the embeddings too, so that those of another model can be written.
+        """
+        if shard := self._open():
+            with shard.lock:
+                shard.update(UpdateOperation.delete_points_by_filter(Filter()))
+                if recreate_index and shard.embedding_dim is not None:
+                    shard.delete_vectors()
+
+    async def delete_all_documents_async(self, recreate_index: bool = False) -> None:
+        """
+        Delete all documents, see `delete_all_documents`.
+
+        :param recreate_index:
+            Whether to forget the dimension of the embeddings too.
+        """
+        await asyncio.to_thread(self.delete_all_documents, recreate_index)
+
+    def delete_by_filter(self, filters: dict[str, Any]) -> int:
+        """
+        Delete the documents that match.
+
+        :param filters:
+            Haystack filters.
+        :returns:
+            The number of documents deleted.
+        :raises FilterError:
+            If the filters are malformed.
+        """
+        return self._update_matching(filters, UpdateOperation.delete_points)
+
+    async def delete_by_filter_async(self, filters: dict[str, Any]) -> int:
+        """
+        Delete the documents that match, see `delete_by_filter`.
+
+        :param filters:
+            Haystack filters.
+        :returns:
+            The number of documents deleted.
+        """
+        return await asyncio.to_thread(self.delete_by_filter, filters)
+
+    def update_by_filter(self, filters: dict[str, Any], meta: dict[str, Any]) -> int:
+        """
+        Update the meta of the documents that match.
+
+        :param filters:
+            Haystack filters.
+        :param meta:
+            The fields to set; a document's other fields stay.
+        :returns:
+            The number of documents updated.
+        :raises FilterError:
+            If the filters are malformed.
+        """
+        payload = as_json(meta, "The update")
+        return self._update_matching(filters, lambda ids: UpdateOperation.set_payload(ids, payload, "meta"))
+
+    async def update_by_filter_async(self, filters: dict[str, Any], meta: dict[str, Any]) -> int:
+        """
+        Update the meta of the documents that match, see `update_by_filter`.
+
+        :param filters:
+            Haystack filters.
+        :param meta:
+            The fields to set.
+        :returns:
+            The number of documents updated.
+        """
+        return await asyncio.to_thread(self.update_by_filter, filters, meta)
+
+    def _update_matching(self, filters: dict[str, Any], operation: Callable[[list[Any]], UpdateOperation]) -> int:
+        shard = self._open()
+        if shard is None:
+            return 0
+        with shard.lock:
+            ids = [record.id for record in self._records(filters)]
+            if ids:
+                shard.update(operation(ids))
+        return len(ids)
+
+    # Reading
+
+    def count_documents(self) -> int:
+        """
+        Count the documents.
+
+        :returns:
+            The number, 0 where there is no index.
+        """
+        shard = self._open()
+        return shard.count() if shard else 0
+
+    async def count_documents_async(self) -> int:
+        """
+        Count the documents, see `count_documents`.
+
+        :returns:
+            The number.
+        """
+        return await asyncio.to_thread(self.count_documents)
+
+    def filter_documents(self, filters: dict[str, Any] | None = None) -> list[Document]:
+        """
+        Return the documents that match.
+
+        Filters follow Haystack's: see its documentation of metadata filtering. Dates are compared if they are ISO 8601
+        strings; a value that cannot be compared with the filter's does not match.
+
+        :param filters:
+            Haystack filters, `None` for all documents.
+        :returns:
+            The documents, in an order of no meaning that stays the same.
+        :raises FilterError:
+            If the filters are malformed.
+        """
+        records = self._records(filters, with_payload=True, with_vector=self.return_embedding)
+        return [to_document(record) for record in records]
+
+    async def filter_documents_async(self, filters: dict[str, Any] | None = None) -> list[Document]:
+        """
+        Return the documents that match, see `filter_documents`.
+
+        :param filters:
+            Haystack filters.
+        :returns:
+            The documents.
+        """
+        return await asyncio.to_thread(self.filter_documents, filters)
+
+    def search(
+        self,
+        query_embedding: list[float] | np.ndarray | SparseEmbedding,
+        *,
+        top_k: int = 10,
+        filters: dict[str, Any] | None = None,
+        score_threshold: float | None = None,
+        return_embedding: bool | None = None,
+        hnsw_ef: int | None = None,
+        exact: bool | None = None,
+    ) -> list[Document]:
+        """
+        Return the documents whose embeddings are most similar to a query's.
+
+        :param query_embedding:
+            The query, of shape `(embedding_dim,)`. A sparse one is compared with the sparse embeddings.
+        :param top_k:
+            The number of documents.
+        :param filters:
+            Haystack filters, as in `filter_documents`.
+        :param score_threshold:
+            The least score of a document.
+        :param return_embedding:
+            Whether the documents have their embeddings. `None`: as the store was set.
+        :param hnsw_ef:
+            The number of candidates that the search graph keeps: more is more accurate and slower.
+        :param exact:
+            Whether to compare the query with every embedding, passing the graph by.
+        :returns:
+            The documents, best first, with scores of which a higher one is better (with `similarity="l2"` the negative
+            distance). Among the first 1,000, equal scores are ordered by document id.
+        :raises ValueError:
+            If `top_k` is not positive.
+        :raises FilterError:
+            If the filters are malformed.
+        :raises DocumentStoreError:
+            If there is no index, if it holds documents but no embeddings, if the query has another dimension or is not
+            finite, or if the index is in use by another process.
+        """
+        if top_k <= 0:
+            msg = f"top_k must be positive, got {top_k}"
+            raise ValueError(msg)
+        condition, check = convert_filters(filters)
+        shard = self._open()
+        if shard is None:
+            msg = (
+                f"There is no index at {self.path}. Build it with: "
+                f"retort index STUDENT --documents DIR --store {self.path}"
+            )
+            raise DocumentStoreError(msg)
+        sparse = isinstance(query_embedding, SparseEmbedding)
+        if not sparse and shard.embedding_dim is None:
+            if shard.count() == 0:
+                return []
+            msg = (
+                f"The documents in the index at {shard.path} have no embeddings: "
+                "run them through a document embedder before they are written."
+            )
+            raise DocumentStoreError(msg)
+        request = partial(
+            QueryRequest,
+            query=_sparse_query(query_embedding) if sparse else _dense_query(query_embedding, shard),
+            filter=condition,
+            params=SearchParams(hnsw_ef=hnsw_ef, exact=bool(exact)),
+            with_payload=True,
+            with_vector=self.return_embedding if return_embedding is None else return_embedding,
+        )
+        sign = -1.0 if self.similarity == "l2" and not sparse else 1.0
+        shard.optimize_if_due()
+
+        limit = top_k + 1
+        while True:
+            points = shard.edge.query(request(limit))
+            hits = [to_document(point, score=sign * point.score) for point in points]
+            if check:
+                hits = [hit for hit in hits if check(hit)]
+            # Look further while the filter's check leaves too few, or while equal scores straddle the end.
+            tied = len(hits) > top_k and hits[top_k - 1].score == hits[top_k].score and limit < _TIE_WINDOW
+            if len(points) < limit or (len(hits) > top_k and not tied):
+                break
+            limit *= 4
+
+        ranked = sorted(((hit.score or 0.0, hit) for hit in hits), key=lambda pair: (-pair[0], pair[1].id))[:top_k]
+        return [hit for score, hit in ranked if score_threshold is None or score >= score_threshold]
+
+    async def search_async(
+        self,
+        query_embedding: list[float] | np.ndarray | SparseEmbedding,
+        *,
+        top_k: int = 10,
+        filters: dict[str, Any] | None = None,
+        score_threshold: float | None = None,
+        return_embedding: bool | None = None,
+        hnsw_ef: int | None = None,
+        exact: bool | None = None,
+    ) -> list[Document]:
+        """
+        Return the documents whose embeddings are most similar to a query's, see `search`.
+
+        :param query_embedding:
+            The query.
+        :param top_k:
+            The number of documents.
+        :param filters:
+            Haystack filters.
+        :param score_threshold:
+            The least score of a document.
+        :param return_embedding:
+            Whether the documents have their embeddings.
+        :param hnsw_ef:
+            The number of candidates that the search graph keeps.
+        :param exact:
+            Whether to compare the query with every embedding.
+        :returns:
+            The documents, best first.
+        """
+        return await asyncio.to_thread(
+            self.search,
+            query_embedding,
+            top_k=top_k,
+            filters=filters,
+            score_threshold=score_threshold,
+            return_embedding=return_embedding,
+            hnsw_ef=hnsw_ef,
+            exact=exact,
+        )
+
+    def _records(
+        self,
+        filters: dict[str, Any] | None = None,
+        *,
+        with_payload: bool | PayloadSelector = False,
+        with_vector: bool = False,
+    ) -> Iterator[Record]:
+        """
+        Iterate over the stored points that match.
+        """
+        condition, check = convert_filters(filters)
+        shard = self._open()
+        if shard is None:
+            return
+        offset = None
+        while True:
+            request = ScrollRequest(
+                offset=offset,
+                limit=_PAGE,
+                filter=condition,
+                with_payload=True if check else with_payload,
+                with_vector=with_vector,
+            )
+            records, offset = shard.edge.scroll(request)
+            yield from (record for record in records if check is None or check(to_document(record)))
+            if offset is None:
+                return
+
+    # Metadata
+
+    def count_documents_by_filter(self, filters: dict[str, Any]) -> int:
+        """
+        Count the documents that match.
+
+        :param filters:
+            Haystack filters.
+        :returns:
+            The number.
+        :raises FilterError:
+            If the filters are malformed.
+        """
+        return sum(1 for _ in self._records(filters))
+
+    async def count_documents_by_filter_async(self, filters: dict[str, Any]) -> int:
+        """
+        Count the documents that match, see `count_documents_by_filter`.
+
+        :param filters:
+            Haystack filters.
+        :returns:
+            The number.
+        """
+        return await asyncio.to_thread(self.count_documents_by_filter, filters)
+
+    def count_unique_metadata_by_filter(self, filters: dict[str, Any], metadata_fields: list[str]) -> dict[str, int]:
+        """
+        Count the different values of meta fields among the documents that match.
+
+        :param filters:
+            Haystack filters.
+        :param metadata_fields:
+            The fields, with or without `meta.`.
+        :returns:
+            The number of different values of each field.
+        """
+        names = [field.removeprefix("meta.") for field in metadata_fields]
+        values: dict[str, set[tuple[str, str]]] = {name: set() for name in names}
+        for meta in self._metas(filters):
+            for name in names:
+                if meta.get(name) is not None:
+                    values[name].add(_identity(meta[name]))
+        return {name: len(different) for name, different in values.items()}
+
+    async def count_unique_metadata_by_filter_async(
+        self, filters: dict[str, Any], metadata_fields: list[str]
+    ) -> dict[str, int]:
+        """
+        Count the different values of meta fields, see `count_unique_metadata_by_filter`.
+
+        :param filters:
+            Haystack filters.
+        :param metadata_fields:
+            The fields.
+        :returns:
+            The number of different values of each field.
+        """
+        return await asyncio.to_thread(self.count_unique_metadata_by_filter, filters, metadata_fields)
+
+    def get_metadata_fields_info(self) -> dict[str, dict[str, str]]:
+        """
+        Return the meta fields that occur.
+
+        :returns:
+            The `type` of each: `keyword`, `long`, `float` or `boolean`, that of the first value found.
+        """
+        types = {bool: "boolean", int: "long", float: "float"}
+        info: dict[str, dict[str, str]] = {}
+        for meta in self._metas():
+            for name, value in meta.items():
+                if value is not None and name not in info:
+                    info[name] = {"type": types.get(type(value), "keyword")}
+        return info
+
+    async def get_metadata_fields_info_async(self) -> dict[str, dict[str, str]]:
+        """
+        Return the meta fields that occur, see `get_metadata_fields_info`.
+
+        :returns:
+            The `type` of each.
+        """
+        return await asyncio.to_thread(self.get_metadata_fields_info)
+
+    def get_metadata_field_min_max(self, metadata_field: str) -> dict[str, Any]:
+        """
+        Return the least and the greatest value of a meta field.
+
+        :param metadata_field:
+            The field, with or without `meta.`.
+        :returns:
+            `min` and `max`, both `None` if no document has the field or its values cannot be compared.
+        """
+        name = metadata_field.removeprefix("meta.")
+        values = [meta[name] for meta in self._metas() if isinstance(meta.get(name), (int, float, str))]
+        try:
+            return {"min": min(values, default=None), "max": max(values, default=None)}
+        except TypeError:
+            return {"min": None, "max": None}
+
+    async def get_metadata_field_min_max_async(self, metadata_field: str) -> dict[str, Any]:
+        """
+        Return the least and the greatest value of a meta field, see `get_metadata_field_min_max`.
+
+        :param metadata_field:
+            The field.
+        :returns:
+            `min` and `max`.
+        """
+        return await asyncio.to_thread(self.get_metadata_field_min_max, metadata_field)
+
+    def get_metadata_field_unique_values(
+        self,
+        metadata_field: str,
+        search_term: str | None = None,
+        from_: int = 0,
+        size: int = 10,
+        filters: dict[str, Any] | None = None,
+    ) -> tuple[list[Any], int]:
+        """
+        Return the different values of a meta field, page by page.
+
+        :param metadata_field:
+            The field, with or without `meta.`.
+        :param search_term:
+            Only values that contain it, in upper or lower case.
+        :param from_:
+            The first value to return.
+        :param size:
+            The number of values to return.
+        :param filters:
+            Haystack filters: only the values of documents that match.
+        :returns:
+            The values, ordered as strings, and their number on all pages.
+        """
+        name = metadata_field.removeprefix("meta.")
+        values = [meta[name] for meta in self._metas(filters) if meta.get(name) is not None]
+        different = {_identity(value): value for value in values}
+        if search_term:
+            different = {key: value for key, value in different.items() if search_term.lower() in str(value).lower()}
+        ordered = sorted(different, key=lambda key: (str(different[key]), key))
+        return [different[key] for key in ordered[from_ : from_ + size]], len(ordered)
+
+    async def get_metadata_field_unique_values_async(
+        self,
+        metadata_field: str,
+        search_term: str | None = None,
+        from_: int = 0,
+        size: int = 10,
+        filters: dict[str, Any] | None = None,
+    ) -> tuple[list[Any], int]:
+        """
+        Return the different values of a meta field, see `get_metadata_field_unique_values`.
+
+        :param metadata_field:
+            The field.
+        :param search_term:
+            Only values that contain it.
+        :param from_:
+            The first value to return.
+        :param size:
+            The number of values to return.
+        :param filters:
+            Haystack filters.
+        :returns:
+            The values and their number on all pages.
+        """
+        return await asyncio.to_thread(
+            self.get_metadata_field_unique_values, metadata_field, search_term, from_, size, filters
+        )
+
+    def _metas(self, filters: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+        for record in self._records(filters, with_payload=_META):
+            yield (record.payload or {})["meta"]
+
+
+def _dense_query(query_embedding: Any, shard: SharedShard) -> Query:
+    vector = np.asarray(query_embedding, dtype=np.float32)
+    if vector.shape != (shard.embedding_dim,):
+        msg = (
+            f"The query embedding has the shape {vector.shape}, but the index at {shard.path} holds embeddings of "
+            f"{shard.embedding_dim} dimensions. Was it built with another model?"
+        )
+        raise DocumentStoreError(msg)
+    if not np.isfinite(vector).all():
+        msg = "The query embedding holds NaN or infinity."
+        raise DocumentStoreError(msg)
+    return Query.Nearest(vector, using=DENSE_VECTOR)  # type: ignore[arg-type]  # arrays pass, the stub omits them
+
+
+def _sparse_query(query_embedding: Any) -> Query:
+    return Query.Nearest(SparseVector(query_embedding.indices, query_embedding.values), using=SPARSE_VECTOR)
+
+
+def _identity(value: Any) -> tuple[str, str]:
+    """
+    Tell apart what Python holds for equal, such as 1, 1.0 and True.
+    """
+    return type(value).__name__, json.dumps(value, sort_keys=True)

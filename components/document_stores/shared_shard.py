@@ -1,0 +1,274 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+One open Qdrant Edge shard per folder and process.
+
+The engine locks its folder, even against a second shard of the same process. So all document stores on one folder
+share one shard, kept here for as long as one of them uses it.
+"""
+
+import json
+import os
+import shutil
+import threading
+from typing import TYPE_CHECKING
+from uuid import uuid4
+from weakref import WeakSet, WeakValueDictionary
+
+from haystack.document_stores.errors import DocumentStoreError
+from qdrant_edge import (
+    CountRequest,
+    Distance,
+    EdgeConfig,
+    EdgeShard,
+    EdgeSparseVectorParams,
+    Filter,
+    HasVectorCondition,
+    Point,
+    UpdateOperation,
+)
+
+from .edge_documents import DENSE_VECTOR, SPARSE_VECTOR
+
+if TYPE_CHECKING:
+    from .qdrant_edge_document_store import QdrantEdgeDocumentStore
+
+DISTANCES = {"cosine": "Cosine", "dot_product": "Dot", "l2": "Euclid"}
+BATCH_SIZE = 1000
+OPTIMIZE_THRESHOLD = 10_000
+_CONFIG_FILE = "edge_config.json"
+
+# Weak: a shard lives as long as a store holds it. Dropping it releases the folder, and every write is already flushed.
+_OPEN: "WeakValueDictionary[str, SharedShard]" = WeakValueDictionary()
+_OPEN_LOCK = threading.RLock()
+
+
+class SharedShard:
+    """
+    An open shard and what the engine does not tell about it.
+
+    The engine's calls hold Python's global lock and are atomic, so readers take no lock of ours. `lock` is for those
+    who look before they write.
+
+    :param path:
+        The real path of an existing index.
+    :raises DocumentStoreError:
+        If the index is in use by another process, or cannot be read.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.lock = threading.RLock()
+        self.stores: WeakSet[QdrantEdgeDocumentStore] = WeakSet()
+        self._process = os.getpid()
+        try:
+            self.edge = EdgeShard.load(path)
+            with open(os.path.join(path, _CONFIG_FILE), encoding="utf-8") as file:
+                dense = json.load(file)["vectors"].get(DENSE_VECTOR, {})
+        except Exception as error:
+            if "WouldBlock" in str(error):  # the engine raises plain exceptions
+                raise DocumentStoreError(_in_use(path)) from error
+            msg = f"Cannot open the index at {path}: {error}. Delete the folder and index the documents again."
+            raise DocumentStoreError(msg) from error
+        self.embedding_dim: int | None = dense.get("size")
+        self._distance: str | None = dense.get("distance")
+        self.unindexed = self.count(_having(DENSE_VECTOR)) - self.count_indexed()
+
+    def check(self, embedding_dim: int | None, similarity: str) -> None:
+        """
+        Check that a store and the index agree.
+
+        :param embedding_dim:
+            The store's dimension, `None` for any.
+        :param similarity:
+            The store's similarity.
+        :raises DocumentStoreError:
+            If they do not, or if the process was forked after the index was opened.
+        """
+        if self._process != os.getpid():
+            raise DocumentStoreError(_in_use(self.path))
+        if self.embedding_dim is None:
+            return
+        if embedding_dim not in (None, self.embedding_dim):
+            msg = (
+                f"The index at {self.path} holds embeddings of {self.embedding_dim} dimensions, "
+                f"but the document store was set to embedding_dim={embedding_dim}."
+            )
+            raise DocumentStoreError(msg)
+        if self._distance != DISTANCES[similarity]:
+            built = next((name for name, distance in DISTANCES.items() if distance == self._distance), self._distance)
+            msg = f"The index at {self.path} was built with similarity='{built}', not with '{similarity}'."
+            raise DocumentStoreError(msg)
+
+    def create_vectors(self, embedding_dim: int, similarity: str) -> None:
+        """
+        Make room for embeddings, once their dimension is known.
+
+        :param embedding_dim:
+            The dimension.
+        :param similarity:
+            The similarity.
+        """
+        distance = DISTANCES[similarity]
+        self.update(UpdateOperation.create_dense_vector(DENSE_VECTOR, embedding_dim, getattr(Distance, distance)))
+        self.embedding_dim, self._distance = embedding_dim, distance
+
+    def delete_vectors(self) -> None:
+        """
+        Forget the dimension: the next embedding decides it anew.
+        """
+        self.update(UpdateOperation.delete_vector_name(DENSE_VECTOR))
+        self.embedding_dim, self._distance = None, None
+
+    def upsert(self, points: list[Point]) -> None:
+        """
+        Write points.
+
+        :param points:
+            The points. Those with the id of a stored one replace it.
+        """
+        batches = (points[start : start + BATCH_SIZE] for start in range(0, len(points), BATCH_SIZE))
+        self.update(*(UpdateOperation.upsert_points(batch) for batch in batches))
+        self.unindexed += len(points)
+
+    def update(self, *operations: UpdateOperation) -> None:
+        """
+        Apply operations and flush them to the disk.
+
+        :param operations:
+            The operations.
+        :raises DocumentStoreError:
+            If the engine refuses one.
+        """
+        try:
+            for operation in operations:
+                self.edge.update(operation)
+            self.edge.flush()
+        except Exception as error:
+            msg = f"Cannot write to the index at {self.path}: {error}"
+            raise DocumentStoreError(msg) from error
+
+    def count(self, condition: Filter | None = None) -> int:
+        """
+        Count points.
+
+        :param condition:
+            Which ones, `None` for all.
+        :returns:
+            The exact number.
+        """
+        return self.edge.count(CountRequest(exact=True, filter=condition))
+
+    def count_indexed(self) -> int:
+        """
+        Count the dense embeddings in the search graph.
+
+        :returns:
+            The number. Too high by those deleted since the last optimisation: the engine goes on counting them.
+        """
+        # The engine counts sparse embeddings too; they are all indexed as they are written.
+        indexed = self.edge.info().indexed_vectors_count - self.count(_having(SPARSE_VECTOR))
+        return min(max(0, indexed), self.count(_having(DENSE_VECTOR)))
+
+    def optimize(self) -> None:
+        """
+        Build what is missing of the search graph. The whole process waits: the engine holds Python's global lock.
+        """
+        with self.lock:
+            if self.unindexed:
+                self.edge.optimize()
+                self.edge.flush()
+                self.unindexed = 0
+
+    def optimize_if_due(self) -> None:
+        """
+        Optimise if so much is unindexed that one search after the other would pay for it.
+        """
+        if self.unindexed > OPTIMIZE_THRESHOLD:
+            self.optimize()
+
+
+def acquire(store: "QdrantEdgeDocumentStore") -> SharedShard | None:
+    """
+    Open a store's index, or join those who have it open.
+
+    :param store:
+        The store, counted as a user of the shard until `release`, or until it is garbage.
+    :returns:
+        The shard, `None` where there is no index.
+    :raises DocumentStoreError:
+        If the index cannot be opened or does not fit the store.
+    """
+    path = os.path.realpath(store.path)
+    with _OPEN_LOCK:
+        if not _index_exists(path):  # never created, or deleted, perhaps under an open shard
+            return None
+        shard = _OPEN.get(path)
+        if shard is None:
+            shard = _OPEN[path] = SharedShard(path)
+        shard.check(store.embedding_dim, store.similarity)
+        shard.stores.add(store)
+        return shard
+
+
+def create_index(path: str) -> None:
+    """
+    Create an empty index beside its place and move it there, so that an interrupted one is never taken for an index.
+
+    :param path:
+        The folder, missing or empty.
+    """
+    path = os.path.realpath(path)
+    aside = f"{path}.{uuid4().hex}.tmp"
+    os.makedirs(aside)
+    try:
+        # The engine wants one kind of vector at least; dense ones follow once their dimension is known.
+        EdgeShard.create(aside, EdgeConfig(sparse_vectors={SPARSE_VECTOR: EdgeSparseVectorParams()})).close()
+        os.rename(aside, path)
+    except OSError:
+        shutil.rmtree(aside)
+        if not _index_exists(path):  # else somebody else was faster
+            raise
+
+
+def release(store: "QdrantEdgeDocumentStore", shard: SharedShard) -> None:
+    """
+    Give a shard back; the last store optimises and closes it.
+
+    :param store:
+        The store.
+    :param shard:
+        The shard that it acquired.
+    """
+    with _OPEN_LOCK:
+        shard.stores.discard(store)
+        if shard.stores:
+            return
+        if _OPEN.get(shard.path) is shard:
+            del _OPEN[shard.path]
+        try:
+            shard.optimize()
+        finally:
+            shard.edge.close()
+
+
+def _index_exists(path: str) -> bool:
+    if os.path.isfile(os.path.join(path, _CONFIG_FILE)):
+        return True
+    if os.path.exists(path) and not (os.path.isdir(path) and not os.listdir(path)):
+        msg = f"{path} exists but is no index. Give the path of an index, or of a folder that is empty or missing."
+        raise DocumentStoreError(msg)
+    return False
+
+
+def _having(vector_name: str) -> Filter:
+    return Filter(must=[HasVectorCondition(vector_name)])
+
+
+def _in_use(path: str) -> str:
+    return (
+        f"The index at {path} is in use by another process, and Qdrant Edge serves one process at a time. "
+        "Stop the other one or give this one its own copy of the folder; to share an index between processes use "
+        "a Qdrant server and QdrantDocumentStore."
+    )

@@ -1,0 +1,207 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+Where a stage's batches come from.
+
+A batch is a pure function of seed, stage and step: training can stop and go on at any step without replaying any.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import numpy as np
+import torch
+
+from retort.trainers.batch import CandidateBatch
+from retort.trainers.candidates.lists import CandidateLists, texts_of
+from retort.trainers.candidates.workbench import Workbench
+from retort.trainers.teachers.vector_cache import VectorCache
+
+
+def rng_for(*parts: object) -> np.random.Generator:
+    """Return a generator that depends on nothing but these parts."""
+    digest = hashlib.blake2b("|".join(map(str, parts)).encode(), digest_size=8).digest()
+    return np.random.default_rng(int.from_bytes(digest))
+
+
+def picked(seed: object, size: int, batch: int, step: int) -> np.ndarray:
+    """Return the items of a step when `size` items are walked in a new order each epoch, without a break between."""
+    wanted = np.arange(step * batch, (step + 1) * batch)
+    orders = {epoch: rng_for(seed, "order", epoch).permutation(size) for epoch in np.unique(wanted // size)}
+    return np.array([orders[at // size][at % size] for at in wanted])
+
+
+class _Vectors:
+    """The teachers' vectors of the training texts."""
+
+    def __init__(self, bench: Workbench, teachers: list[str]) -> None:
+        self._caches: dict[str, tuple[VectorCache, VectorCache]] = {
+            name: (
+                bench.teacher_cache(name, "query", bench.data.queries),
+                bench.teacher_cache(name, "document", bench.data.corpus),
+            )
+            for name in teachers
+        }
+
+    def of(self, query_items: np.ndarray, document_items: np.ndarray) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        return {
+            name: (torch.from_numpy(q.gather(query_items)), torch.from_numpy(d.gather(document_items)))
+            for name, (q, d) in self._caches.items()
+        }
+
+
+class ListBatches:
+    """
+    Queries with candidate lists: one positive and sampled negatives each.
+
+    :param bench:
+        Data and models.
+    :param lists:
+        The candidate lists.
+    :param batch_size:
+        Queries a step, over all ranks and accumulation steps.
+    :param negatives:
+        Negatives a query; a query with fewer has a shorter list.
+    :param order:
+        `random`: negatives drawn without replacement, anew each epoch; `top`: the first of the list.
+    :param positives:
+        `random`: one of the query's positives, drawn anew each epoch; `first`; `all`.
+    :param vector_teachers:
+        Teachers whose vectors the stage needs.
+    :param seed:
+        Seed of orders and draws.
+    :param keep:
+        Query rows to train on; None keeps all.
+    """
+
+    def __init__(
+        self,
+        bench: Workbench,
+        lists: CandidateLists,
+        *,
+        batch_size: int,
+        negatives: int,
+        order: Literal["random", "top"] = "random",
+        positives: Literal["random", "first", "all"] = "random",
+        vector_teachers: list[str],
+        seed: object,
+        keep: np.ndarray | None = None,
+    ) -> None:
+        self._bench = bench
+        self._lists = lists
+        self._batch_size = batch_size
+        self._negatives = negatives
+        self._order = order
+        self._positives = positives
+        self._seed = seed
+        self._keep = np.arange(len(lists)) if keep is None else keep
+        self._vectors = _Vectors(bench, vector_teachers)
+        self._known = bench.data.positives()
+
+    @property
+    def queries_with_positive(self) -> int:
+        """How many queries of the source have a positive."""
+        return sum(len(self._known[self._lists.query_rows[i]]) > 0 for i in self._keep)
+
+    @property
+    def size(self) -> int:
+        """Queries of the source."""
+        return len(self._keep)
+
+    def _entries(self, number: int, epoch: int) -> np.ndarray:
+        """Choose the entries of one list."""
+        lists = self._lists
+        span = np.arange(lists.offsets[number], lists.offsets[number + 1])
+        positive, negative = span[lists.labels[span] == 1], span[lists.labels[span] != 1]
+        rng = rng_for(self._seed, "draw", epoch, number)
+        if self._positives == "random" and len(positive):
+            positive = rng.choice(positive, 1)
+        elif self._positives == "first":
+            positive = positive[:1]
+        count = min(self._negatives, len(negative))
+        negative = negative[:count] if self._order == "top" else rng.choice(negative, count, replace=False)
+        return np.concatenate([positive, negative])
+
+    def batch(self, step: int) -> CandidateBatch:
+        """Build the batch of a step, on the CPU."""
+        data, lists = self._bench.data, self._lists
+        epoch = step * self._batch_size // len(self._keep)
+        numbers = self._keep[picked(self._seed, len(self._keep), self._batch_size, step)]
+        chosen = [self._entries(int(n), epoch) for n in numbers]
+        query_rows = lists.query_rows[numbers]
+        unique = np.unique(np.concatenate([lists.rows[c] for c in chosen]))
+        shape = (len(numbers), max(len(c) for c in chosen))
+        index = np.zeros(shape, dtype=np.int64)
+        labels, sources = np.full(shape, -1, dtype=np.int8), np.full(shape, -1, dtype=np.int8)
+        mask = np.zeros(shape, dtype=bool)
+        scores = {name: np.full(shape, np.nan, dtype=np.float32) for name in lists.scores}
+        known = np.zeros((len(numbers), len(unique)), dtype=bool)
+        for i, entries in enumerate(chosen):
+            n = len(entries)
+            index[i, :n] = np.searchsorted(unique, lists.rows[entries])
+            labels[i, :n], sources[i, :n], mask[i, :n] = lists.labels[entries], lists.source[entries], True
+            for name, values in lists.scores.items():
+                scores[name][i, :n] = values[entries]
+            known[i] = np.isin(unique, self._known[query_rows[i]])
+        query_items, document_items = data.queries.item_ids[query_rows], data.corpus.item_ids[unique]
+        return CandidateBatch(
+            queries=texts_of(data.queries, query_rows),
+            documents=texts_of(data.corpus, unique),
+            index=torch.from_numpy(index),
+            labels=torch.from_numpy(labels),
+            mask=torch.from_numpy(mask),
+            known_positive=torch.from_numpy(known),
+            sources=torch.from_numpy(sources),
+            teacher_scores={name: torch.from_numpy(values) for name, values in scores.items()},
+            teacher_vectors=self._vectors.of(query_items, document_items),
+            query_items=[item.tobytes() for item in query_items],
+            document_items=[item.tobytes() for item in document_items],
+        )
+
+
+class TextBatches:
+    """
+    Mere texts: any queries and any documents, without lists. Enough for alignment and in-batch scores, no label needed.
+
+    :param bench:
+        Data and models.
+    :param batch_size:
+        Texts a step; queries and documents by their share in the data.
+    :param vector_teachers:
+        Teachers whose vectors the stage needs.
+    :param seed:
+        Seed of the order.
+    """
+
+    def __init__(self, bench: Workbench, *, batch_size: int, vector_teachers: list[str], seed: object) -> None:
+        self._bench = bench
+        self._seed = seed
+        self._vectors = _Vectors(bench, vector_teachers)
+        queries, documents = len(bench.data.queries), len(bench.data.corpus)
+        self._documents = max(1, round(batch_size * documents / (queries + documents)))
+        self._queries = max(1, batch_size - self._documents)
+        self.size = queries
+        self.queries_with_positive = 0
+
+    def batch(self, step: int) -> CandidateBatch:
+        """Build the batch of a step, on the CPU."""
+        data = self._bench.data
+        query_rows = np.unique(picked(f"{self._seed} query", len(data.queries), self._queries, step))
+        rows = np.unique(picked(f"{self._seed} document", len(data.corpus), self._documents, step))
+        query_items, document_items = data.queries.item_ids[query_rows], data.corpus.item_ids[rows]
+        empty = (len(query_rows), 0)
+        return CandidateBatch(
+            queries=texts_of(data.queries, query_rows),
+            documents=texts_of(data.corpus, rows),
+            index=torch.zeros(empty, dtype=torch.int64),
+            labels=torch.zeros(empty, dtype=torch.int8),
+            mask=torch.zeros(empty, dtype=torch.bool),
+            known_positive=torch.zeros((len(query_rows), len(rows)), dtype=torch.bool),
+            sources=torch.zeros(empty, dtype=torch.int8),
+            teacher_vectors=self._vectors.of(query_items, document_items),
+            query_items=[item.tobytes() for item in query_items],
+            document_items=[item.tobytes() for item in document_items],
+        )

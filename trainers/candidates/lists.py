@@ -1,0 +1,156 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Candidate lists: per query the documents it trains on, by id, with labels, sources and teacher scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from retort.students.files import replace_file
+from retort.trainers.candidates.workbench import Miner, Workbench, progress_bar
+from retort.trainers.data.texts import RetrievalData, TextStore
+
+LABELS = "labels"  # the source of a document that only the judgements name
+MINING_BLOCK = 2048
+
+
+@dataclass
+class CandidateLists:
+    """
+    Ragged lists over the rows of a corpus: query `i` owns the entries `offsets[i]:offsets[i + 1]`, positives first,
+    then each source's documents from its best to its worst, sources in turn.
+
+    :param query_rows:
+        `[q]` rows of the queries.
+    :param offsets:
+        `[q + 1]`.
+    :param rows:
+        `[m]` rows of the documents.
+    :param labels:
+        `[m]` int8: 1 positive, 0 negative, -1 unknown.
+    :param source:
+        `[m]` int8, index into `sources`.
+    :param sources:
+        Names of the sources; the first is `labels`.
+    :param scores:
+        Per teacher `[m]` float32, NaN where missing.
+    """
+
+    query_rows: np.ndarray
+    offsets: np.ndarray
+    rows: np.ndarray
+    labels: np.ndarray
+    source: np.ndarray
+    sources: list[str]
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.query_rows)
+
+    def save(self, path: Path, data: RetrievalData) -> None:
+        """Write the lists as parquet, one line a candidate, with ids instead of rows."""
+        owner = np.repeat(self.query_rows, np.diff(self.offsets))
+        columns = {
+            "query_id": pa.array([data.queries.ids[r] for r in owner]),
+            "document_id": pa.array([data.corpus.ids[r] for r in self.rows]),
+            "label": pa.array(self.labels),
+            "source": pa.array([self.sources[s] for s in self.source]),
+            **{f"score.{name}": pa.array(values) for name, values in self.scores.items()},
+        }
+        with replace_file(path) as aside:
+            pq.write_table(pa.table(columns), aside)
+
+    @classmethod
+    def load(cls, path: Path, data: RetrievalData) -> CandidateLists:
+        """Read lists that `save` wrote for this data; queries without any candidate are left out."""
+        table = pq.read_table(path)
+        owner = np.array([data.queries.rows[q] for q in table["query_id"].to_pylist()], dtype=np.int64)
+        starts = np.flatnonzero(np.diff(owner, prepend=-1))
+        names = table["source"].to_pylist()
+        sources = list(dict.fromkeys([LABELS, *names]))
+        return cls(
+            query_rows=owner[starts],
+            offsets=np.append(starts, len(owner)),
+            rows=np.array([data.corpus.rows[d] for d in table["document_id"].to_pylist()], dtype=np.int64),
+            labels=table["label"].to_numpy(),
+            source=np.array([sources.index(name) for name in names], dtype=np.int8),
+            sources=sources,
+            scores={n[6:]: table[n].to_numpy() for n in table.column_names if n.startswith("score.")},
+        )
+
+
+def mine(miner: Miner, bench: Workbench) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Run a miner over all queries, or read what it found before.
+
+    Fixed blocks of queries are committed whole, so that a kill loses at most one.
+
+    :param miner:
+        The miner.
+    :param bench:
+        Data and models.
+    :returns:
+        Rows `[q, k]` int32 and scores `[q, k]` float32, best first, positives included.
+    """
+    folder = bench.cache / "mined" / miner.key(bench)
+    queries = bench.data.queries
+    blocks = []
+    with progress_bar("mining", len(queries)) as update:
+        for start in range(0, len(queries), MINING_BLOCK):
+            path = folder / f"{start:09d}.npz"
+            part = queries.select(range(start, min(start + MINING_BLOCK, len(queries))))
+            if not path.is_file():
+                rows, scores = miner.mine(bench, part)
+                with replace_file(path) as aside, aside.open("wb") as file:
+                    np.savez(file, rows=rows.astype(np.int32), scores=scores)
+            with np.load(path) as block:
+                blocks.append((block["rows"], block["scores"]))
+            update(len(part))
+    return np.concatenate([r for r, _ in blocks]), np.concatenate([s for _, s in blocks])
+
+
+def build_lists(bench: Workbench, miners: dict[str, Miner]) -> CandidateLists:
+    """
+    Join the judgements and what the miners found into one list a query; a document keeps its first source.
+
+    :param bench:
+        Data and models.
+    :param miners:
+        The sources by name.
+    """
+    mined = [mine(miner, bench)[0] for miner in miners.values()]
+    rows: list[int] = []
+    labels: list[int] = []
+    source: list[int] = []
+    offsets = [0]
+    for query, positives in enumerate(bench.data.positives()):
+        entries: dict[int, int] = dict.fromkeys(positives.tolist(), 0)
+        depth = max((m.shape[1] for m in mined), default=0)
+        for rank in range(depth):
+            for number, found in enumerate(mined, 1):
+                if rank < found.shape[1]:
+                    entries.setdefault(int(found[query, rank]), number)
+        rows.extend(entries)
+        labels.extend([1] * len(positives) + [0] * (len(entries) - len(positives)))
+        source.extend(entries.values())
+        offsets.append(len(rows))
+    return CandidateLists(
+        query_rows=np.arange(len(bench.data.queries)),
+        offsets=np.array(offsets, dtype=np.int64),
+        rows=np.array(rows, dtype=np.int64),
+        labels=np.array(labels, dtype=np.int8),
+        source=np.array(source, dtype=np.int8),
+        sources=[LABELS, *miners],
+    )
+
+
+def texts_of(store: TextStore, rows: Any) -> list[str]:
+    """Look up texts by row."""
+    return [store.texts[r] for r in rows]

@@ -1,0 +1,108 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""What miners and methods may use between steps: data, teachers with their cached vectors, the current student."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from retort.students.hashing import fingerprint_of
+from retort.students.sides import Side
+from retort.students.student import Student, build_manifest
+from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.teachers.vector_cache import VectorCache
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from retort.trainers.teachers import VectorTeacher
+
+
+class Miner(Protocol):
+    """Ranks the corpus for each query; see `BM25Miner`."""
+
+    def key(self, bench: Workbench) -> str: ...  # noqa: D102
+
+    def mine(self, bench: Workbench, queries: TextStore) -> tuple[np.ndarray, np.ndarray]: ...  # noqa: D102
+
+
+@contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Any]:
+    """Show a bar on long work in a terminal; be quiet elsewhere. Yields `update(n)`."""
+    with tqdm(total=total, desc=what, disable=not sys.stderr.isatty(), leave=False, smoothing=0.1) as bar:
+        yield bar.update
+
+
+class Workbench:
+    """
+    Models and vectors at hand.
+
+    :param data:
+        The training data.
+    :param teachers:
+        Teachers by name.
+    :param cache:
+        The cache folder.
+    :param student:
+        The model in training; its vectors are computed anew whenever its weights changed.
+    """
+
+    def __init__(
+        self,
+        data: RetrievalData,
+        teachers: dict[str, VectorTeacher],
+        cache: Path,
+        student: SentenceTransformer | None = None,
+    ) -> None:
+        self.data = data
+        self.teachers = teachers
+        self.cache = cache
+        self._student = student
+        self._student_vectors: dict[tuple[str, Side], np.ndarray] = {}
+
+    def model_key(self, name: str) -> str:
+        """Identify a model's weights: a teacher's key, or the fingerprint of the student as it is now."""
+        return fingerprint_of(self._current()) if name == "student" else self.teachers[name].key
+
+    def similarity(self, name: str) -> str:
+        """Return how a model's vectors are compared."""
+        return self._current().similarity_fn_name if name == "student" else self.teachers[name].similarity
+
+    def vectors(self, name: str, side: Side) -> np.ndarray:
+        """Return a model's vectors of all queries or all documents of the data, `[n, d]`."""
+        texts = self.data.queries if side == "query" else self.data.corpus
+        if name != "student":
+            return self.teacher_cache(name, side, texts).gather(texts.item_ids)
+        key = (fingerprint_of(self._current()), side)
+        if key not in self._student_vectors:
+            self._student_vectors = {k: v for k, v in self._student_vectors.items() if k[0] == key[0]}
+            model = self._current()
+            training = model.training
+            model.eval()
+            with progress_bar(f"encoding {side} texts with the student", len(texts)) as update:
+                encoded = Student(model, build_manifest(model), "student").encode(texts.texts, side, progress=update)
+            model.train(training)
+            self._student_vectors[key] = encoded
+        return self._student_vectors[key]
+
+    def teacher_cache(self, name: str, side: Side, texts: TextStore) -> VectorCache:
+        """Return a teacher's cache, filled for these texts."""
+        teacher = self.teachers[name]
+        cache = VectorCache(self.cache, teacher.key, side)
+        with progress_bar(f"teacher {name}: {side} texts", len(texts)) as update:
+            cache.fill(texts, lambda block: teacher.encode(block, side), update)
+        return cache
+
+    def _current(self) -> SentenceTransformer:
+        if self._student is None:
+            msg = "There is no student yet to mine with."
+            raise RuntimeError(msg)
+        return self._student

@@ -1,0 +1,94 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: all that a bit-exact resume needs, in safetensors and JSON, whole or absent."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from retort.students.files import replace_folder, write_json
+
+_SEPARATOR = "::"
+
+
+def save_checkpoint(
+    folder: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], *, keep: int
+) -> None:
+    """
+    Write `folder/step-N` (N is `state["global_step"]`) and remove the oldest beyond `keep`.
+
+    :param folder:
+        The run's checkpoint folder.
+    :param module:
+        Everything learned.
+    :param optimizer:
+        Its optimiser.
+    :param state:
+        Counters, as JSON.
+    :param keep:
+        How many checkpoints stay.
+    """
+    tensors = {f"module{_SEPARATOR}{name}": t for name, t in module.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer{_SEPARATOR}{index}{_SEPARATOR}{key}": t for key, t in values.items()}
+    tensors |= {f"rng{_SEPARATOR}{name}": t for name, t in _rng_state().items()}
+    with replace_folder(folder / f"step-{state['global_step']:08d}") as aside:
+        # Clones: safetensors refuses tensors that share memory, as tied weights do.
+        save_file({name: t.detach().cpu().clone() for name, t in tensors.items()}, aside / "state.safetensors")
+        write_json(aside / "state.json", state)
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """List the complete checkpoints, oldest first."""
+    return sorted(p for p in folder.glob("step-*") if (p / "state.json").is_file())
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """Read a checkpoint's counters."""
+    return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+
+
+def load_module(checkpoint: Path, module: torch.nn.Module) -> None:
+    """Load everything learned."""
+    module.load_state_dict(_part(checkpoint, "module"))
+
+
+def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Load the optimiser's state."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _part(checkpoint, "optimizer").items():
+        index, key = name.split(_SEPARATOR)
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+
+
+def load_rng(checkpoint: Path) -> None:
+    """Set the random generators to where they stood."""
+    for name, value in _part(checkpoint, "rng").items():
+        if name == "cpu":
+            torch.set_rng_state(value)
+        else:
+            torch.cuda.set_rng_state(value, int(name))
+
+
+def _part(checkpoint: Path, part: str) -> dict[str, Tensor]:
+    prefix = f"{part}{_SEPARATOR}"
+    tensors = load_file(checkpoint / "state.safetensors")
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _rng_state() -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state |= {str(i): torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())}
+    return state

@@ -1,0 +1,95 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Texts by id, and the data set that a run trains or evaluates on."""
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from retort.trainers.errors import DataError
+
+
+def item_id(text: str) -> bytes:
+    """Key of a text in caches: blake2b-128 of its NFC UTF-8 form."""
+    return hashlib.blake2b(unicodedata.normalize("NFC", text).encode(), digest_size=16).digest()
+
+
+def document_text(title: str, text: str) -> str:
+    """Return the string of a document that models see."""
+    return f"{title} {text}".strip()
+
+
+class TextStore:
+    """
+    Texts by id, in a fixed order; everything else refers to them by row.
+
+    :param ids:
+        `n` unique ids.
+    :param texts:
+        Their texts.
+    """
+
+    def __init__(self, ids: Iterable[str], texts: Iterable[str]) -> None:
+        self.ids = list(ids)
+        self.texts = list(texts)
+        self.rows = {i: row for row, i in enumerate(self.ids)}
+        if len(self.rows) != len(self.ids):
+            seen: set[str] = set()
+            twice = next(i for i in self.ids if i in seen or seen.add(i))
+            msg = f"The id {twice!r} occurs twice; ids must be unique."
+            raise DataError(msg)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def item_ids(self) -> np.ndarray:
+        """`[n]` cache keys, dtype V16."""
+        return np.array([item_id(text) for text in self.texts], dtype="V16")
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of all ids and texts in their order."""
+        digest = hashlib.sha256()
+        for i, text in zip(self.ids, self.texts, strict=True):
+            digest.update(f"{len(i)}:{i}{len(text)}:{text}".encode())
+        return digest.hexdigest()
+
+    def select(self, rows: Sequence[int]) -> "TextStore":
+        """Return a store of these rows only."""
+        return TextStore([self.ids[r] for r in rows], [self.texts[r] for r in rows])
+
+
+@dataclass
+class RetrievalData:
+    """
+    A corpus with queries and judgements.
+
+    `qrels` maps a query id to its judged document ids and grades; a grade above 0 is a positive.
+    """
+
+    name: str
+    corpus: TextStore
+    queries: TextStore
+    qrels: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of everything in the set."""
+        digest = hashlib.sha256(f"{self.corpus.hash}{self.queries.hash}".encode())
+        for query, judged in sorted(self.qrels.items()):
+            digest.update(f"{query}{sorted(judged.items())}".encode())
+        return digest.hexdigest()
+
+    def positives(self) -> list[np.ndarray]:
+        """For each query, the sorted corpus rows of its positives."""
+        rows = self.corpus.rows
+        return [
+            np.array(sorted(rows[d] for d, grade in self.qrels.get(q, {}).items() if grade > 0), dtype=np.int64)
+            for q in self.queries.ids
+        ]

@@ -1,0 +1,124 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Ranking a whole corpus with a student, any bi-encoder or BM25, and measuring quality, speed and size."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retort.students.files import resolve_model
+from retort.students.student import Precision, Student
+from retort.trainers.candidates.bm25 import BM25
+from retort.trainers.candidates.dense import search_vectors
+from retort.trainers.candidates.workbench import progress_bar
+from retort.trainers.data.texts import RetrievalData
+from retort.trainers.evaluation.metrics import mean, per_query
+
+DEPTH = 100
+TIMED_QUERIES = 100
+
+
+@dataclass
+class Evaluation:
+    """
+    What an evaluation found.
+
+    :param name:
+        What was evaluated.
+    :param metrics:
+        Means over queries, and `queries`, `documents`, `ms` (median of a query from text to top 100, one by one),
+        `ms_encode` (the encoding in it), `documents_per_s`, `mb` (weights as stored).
+    :param per_query:
+        Per query its measures.
+    :param rankings:
+        Per query the ranked ids.
+    """
+
+    name: str
+    metrics: dict[str, float]
+    per_query: dict[str, dict[str, float]] = field(repr=False)
+    rankings: dict[str, list[str]] = field(repr=False)
+
+
+def evaluate_bm25(data: RetrievalData) -> Evaluation:
+    """Evaluate BM25 (Lucene, k1 0.9, b 0.4, Porter, English stop words) over the whole corpus."""
+    started = time.perf_counter()
+    index = BM25(data.corpus.texts)
+    rate = len(data.corpus) / (time.perf_counter() - started)
+    rows, _ = index.search(data.queries.texts, DEPTH)
+    ms = _median_ms(lambda text: index.search([text], DEPTH), data.queries.texts)
+    return _scored("bm25", data, rows, {"ms": ms, "ms_encode": 0.0, "documents_per_s": rate, "mb": 0.0})
+
+
+def evaluate_model(
+    model: str | Student, data: RetrievalData, *, precision: Precision = "float32", device: str | None = None
+) -> Evaluation:
+    """
+    Evaluate a student, or any sentence-transformers model, over the whole corpus by exact search.
+
+    :param model:
+        A loaded student; or a folder, a Hub id, or `package:NAME/SUBFOLDER`.
+    :param data:
+        Corpus, queries and judgements.
+    :param precision:
+        `float32`, `bfloat16` or `auto`.
+    :param device:
+        Torch device; None takes the best there is.
+    """
+    student = model if isinstance(model, Student) else Student.load(model, precision=precision, device=device)
+    started = time.perf_counter()
+    with progress_bar("encoding documents", len(data.corpus)) as update:
+        documents = student.encode_document(data.corpus.texts, progress=update)
+    rate = len(data.corpus) / (time.perf_counter() - started)
+    similarity = student.manifest.similarity
+    rows, _ = search_vectors(student.encode_query(data.queries.texts), documents, DEPTH, similarity=similarity)
+
+    def whole(text: str) -> None:
+        search_vectors(student.encode_query([text]), documents, DEPTH, similarity=similarity)
+
+    costs = {
+        "ms": _median_ms(whole, data.queries.texts),
+        "ms_encode": _median_ms(lambda text: student.encode_query([text]), data.queries.texts),
+        "documents_per_s": rate,
+        "mb": _megabytes(student),
+    }
+    return _scored(student.name, data, rows, costs)
+
+
+def evaluate_vectors(
+    name: str, data: RetrievalData, queries: np.ndarray, documents: np.ndarray, similarity: str
+) -> Evaluation:
+    """Evaluate ready vectors, `[q, d]` and `[n, d]`, over the whole corpus."""
+    return _scored(name, data, search_vectors(queries, documents, DEPTH, similarity=similarity)[0], {})
+
+
+def _scored(name: str, data: RetrievalData, rows: np.ndarray, costs: dict[str, float]) -> Evaluation:
+    ids = data.corpus.ids
+    rankings = {q: [ids[r] for r in found] for q, found in zip(data.queries.ids, rows, strict=True)}
+    scores = per_query(rankings, data.qrels)
+    sizes = {"queries": len(data.queries), "documents": len(data.corpus)}
+    return Evaluation(name, {**mean(scores), **costs, **sizes}, scores, rankings)
+
+
+def _median_ms(run: Callable[[str], Any], texts: list[str]) -> float:
+    step = max(1, len(texts) // TIMED_QUERIES)
+    timed = []
+    for text in texts[::step][:TIMED_QUERIES]:
+        started = time.perf_counter()
+        run(text)
+        timed.append((time.perf_counter() - started) * 1000)
+    return float(np.median(timed))
+
+
+def _megabytes(student: Student) -> float:
+    folder = Path(resolve_model(student.name))
+    if folder.is_dir():
+        return sum(f.stat().st_size for f in folder.rglob("*.safetensors")) / 1e6
+    return sum(p.numel() * p.element_size() for p in student.model.parameters()) / 1e6

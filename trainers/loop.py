@@ -1,0 +1,299 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+The training loop, the only one: stages, optimiser, schedule, clipping, evaluation, checkpoints, log.
+
+It knows nothing of methods: `distiller(batch, ctx) -> terms` is all that it calls.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from retort.students.files import replace_file
+from retort.students.student import has_bfloat16
+from retort.trainers.batch import CandidateBatch
+from retort.trainers.candidates.workbench import progress_bar
+from retort.trainers.checkpoints import load_module, load_optimizer, load_rng, read_state, save_checkpoint
+from retort.trainers.distiller import Context, Distiller, step_loss
+from retort.trainers.errors import RecipeError
+from retort.trainers.recipe import Stage, TrainingSection
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class BatchSource(Protocol):
+    """Gives the batch of any step."""
+
+    queries_with_positive: int
+    size: int
+
+    def batch(self, step: int) -> CandidateBatch: ...  # noqa: D102
+
+
+@dataclass
+class Progress:
+    """Where the run stands; the whole of it goes into checkpoints."""
+
+    stage: int = 0
+    step: int = 0
+    global_step: int = 0
+    best: float = -1.0
+    best_step: int = -1
+    since_best: int = 0
+    queries_without_positive: int = 0
+
+
+def make_accelerator(precision: str, device: str | None = None) -> Accelerator:
+    """
+    Create the Accelerator of a run.
+
+    :param precision:
+        `no`, `bf16` or `auto` (see `TrainingSection`).
+    :param device:
+        `cpu` stays off a GPU that is there; None takes the best there is.
+    :raises RecipeError:
+        If bf16 is asked for where it would be emulated, or the run was launched in several processes.
+    """
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
+    if accelerator.num_processes > 1:
+        msg = "Training in several processes is not supported yet; launch one."
+        raise RecipeError(msg)
+    available = has_bfloat16(accelerator.device.type)
+    if precision == "bf16" and not available:
+        msg = f"training.precision: {accelerator.device.type} would emulate bf16, slower than float32; use auto or no."
+        raise RecipeError(msg)
+    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision != "no" and available else "no")
+
+
+def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split what learns into matrices, which decay, and vectors and scalars, which do not."""
+    learning = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in learning if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def learning_rate(stage: Stage, warmup: float, step: int) -> float:
+    """Linear rise over the first `warmup` share of the stage, then linear fall to 0: a function of the step alone."""
+    rising = max(1, round(warmup * stage.steps))
+    factor = (step + 1) / rising if step < rising else (stage.steps - step) / max(1, stage.steps - rising)
+    return stage.lr * factor
+
+
+class Loop:
+    """
+    Trains a distiller through its stages.
+
+    :param distiller:
+        Everything that learns.
+    :param stages:
+        The stages of the recipe.
+    :param training:
+        How to train.
+    :param run:
+        Run folder: `log.jsonl` and `checkpoints/` are written there.
+    :param open_stage:
+        Called at each stage's start, gives its batches.
+    :param evaluate:
+        Gives the dev sample's nDCG@10 of the student as it is.
+    :param accelerator:
+        Device and precision.
+    """
+
+    def __init__(
+        self,
+        distiller: Distiller,
+        stages: list[Stage],
+        training: TrainingSection,
+        run: Path,
+        *,
+        open_stage: Callable[[Stage], BatchSource],
+        evaluate: Callable[[], float],
+        accelerator: Accelerator,
+    ) -> None:
+        self.distiller = distiller.to(accelerator.device)
+        self.stages = stages
+        self.training = training
+        self.run_folder = run
+        self.open_stage = open_stage
+        self.evaluate = evaluate
+        self.accelerator = accelerator
+        self.progress = Progress()
+        self._log_path = run / "log.jsonl"
+        self._best_path = run / "checkpoints" / "best.safetensors"
+
+    def run(self, checkpoint: Path | None = None) -> Progress:
+        """
+        Train all stages, then load the best student.
+
+        :param checkpoint:
+            A checkpoint to go on from, bit for bit.
+        :returns:
+            Where the run ended.
+        """
+        if checkpoint is None:
+            torch.manual_seed(self.training.seed)
+            self._log_path.unlink(missing_ok=True)
+            self._log(event="start", dev_sample_ndcg=self._evaluated())
+        else:
+            self.progress = Progress(**read_state(checkpoint))
+            load_module(checkpoint, self.distiller)
+            self._cut_log()
+        while self.progress.stage < len(self.stages):
+            self._train_stage(self.stages[self.progress.stage], checkpoint)
+            checkpoint = None
+        self.distiller.student.load_state_dict(load_file(self._best_path))
+        self.distiller.student.eval()
+        return self.progress
+
+    def _train_stage(self, stage: Stage, checkpoint: Path | None) -> None:
+        progress, training = self.progress, self.training
+        source = self.open_stage(stage)
+        self._refuse_hopeless(stage, source)
+        learning = self.distiller.enter(stage.name)
+        optimizer = torch.optim.AdamW(parameter_groups(self.distiller, training.weight_decay), lr=stage.lr)
+        model, prepared = self.accelerator.prepare(self.distiller, optimizer)
+        if checkpoint is not None:
+            load_optimizer(checkpoint, optimizer)
+            load_rng(checkpoint)  # last: whatever was made above may have drawn numbers
+        self.distiller.train()
+        started, first, totals = time.perf_counter(), progress.step, dict[str, float]()
+        with progress_bar(f"stage {stage.name}", stage.steps) as update:
+            update(progress.step)
+            while progress.step < stage.steps:
+                lr = learning_rate(stage, training.warmup, progress.step)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                terms, norm = self._step(model, prepared, learning, source, stage)
+                for name, value in terms.items():
+                    totals[name] = totals.get(name, 0.0) + value
+                progress.step += 1
+                progress.global_step += 1
+                update(1)
+                if progress.step % training.log_every == 0 or progress.step == stage.steps:
+                    steps = (progress.step - 1) % training.log_every + 1 if progress.step != first else 1
+                    seconds = (time.perf_counter() - started) / max(1, progress.step - first)
+                    means = {name: value / steps for name, value in totals.items()}
+                    self._log(event="step", lr=lr, grad_norm=norm, terms=means, seconds_per_step=seconds)
+                    totals = {}
+                if self._evaluates(stage) and self._patience_lost():
+                    break
+                if progress.step % training.checkpoint_every == 0 and progress.step < stage.steps:
+                    self._save(optimizer)
+        progress.stage, progress.step, progress.since_best = progress.stage + 1, 0, 0
+        self.accelerator.free_memory()
+        self._save(optimizer)
+
+    def _step(
+        self,
+        model: torch.nn.Module,
+        optimizer: Any,
+        learning: list[torch.nn.Parameter],
+        source: BatchSource,
+        stage: Stage,
+    ) -> tuple[dict[str, float], float]:
+        batch = source.batch(self.progress.step)
+        if stage.batches == "lists":
+            self.progress.queries_without_positive += int((~batch.has_positive).sum())
+        ctx = Context(stage.name, self.progress.step, self.progress.step / stage.steps)
+        with self.accelerator.autocast():
+            terms = model(batch.to(self.accelerator.device, next(model.parameters()).dtype), ctx)
+            counts = {name: float(mask.sum()) for name, (_, mask, _) in terms.items()}
+            loss = step_loss(terms, counts)
+        if not torch.isfinite(loss):
+            msg = (
+                f"stage {stage.name}, step {self.progress.step}: the loss is {loss.item()}. Lower lr, or look at the "
+                "teacher's scores. The last checkpoint stands."
+            )
+            raise FloatingPointError(msg)
+        self.accelerator.backward(loss)
+        limit = self.training.clip or float("inf")
+        norm = float(self.accelerator.clip_grad_norm_(learning, limit))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        means = {
+            name: float(values.detach().masked_fill(~mask, 0.0).sum()) / max(counts[name], 1.0)
+            for name, (values, mask, _) in terms.items()
+        }
+        return {"loss": float(loss.detach()), **means}, norm
+
+    def _refuse_hopeless(self, stage: Stage, source: BatchSource) -> None:
+        needy = [type(o).__name__ for o in self.distiller.objectives[stage.name] if o.needs_positives]  # type: ignore[union-attr]
+        if needy and source.queries_with_positive == 0:
+            msg = (
+                f"stage {stage.name}: {', '.join(needy)} needs positives, but none of the {source.size} queries has "
+                "one. Give qrels, or use objectives that need no labels (InBatchKL, ListwiseKL, Alignment)."
+            )
+            raise RecipeError(msg)
+
+    def _evaluates(self, stage: Stage) -> bool:
+        every = self.training.evaluate_every
+        due = self.progress.step == stage.steps or (every > 0 and self.progress.step % every == 0)
+        if due:
+            score = self._evaluated()
+            self._log(event="evaluation", dev_sample_ndcg=score, best_before=self.progress.best)
+            if score > self.progress.best:
+                self.progress.best, self.progress.best_step = score, self.progress.global_step
+                self.progress.since_best = 0
+                state = {k: t.detach().cpu().clone() for k, t in self.distiller.student.state_dict().items()}
+                with replace_file(self._best_path) as aside:
+                    save_file(state, aside)
+            else:
+                self.progress.since_best += 1
+        return due
+
+    def _evaluated(self) -> float:
+        self.distiller.eval()
+        score = self.evaluate()
+        self.distiller.train()
+        return score
+
+    def _patience_lost(self) -> bool:
+        lost = 0 < self.training.patience <= self.progress.since_best
+        if lost:
+            self._log(event="early_stop", best_step=self.progress.best_step)
+        return lost
+
+    def _save(self, optimizer: torch.optim.Optimizer) -> None:
+        folder = self.run_folder / "checkpoints"
+        keep = self.training.keep_checkpoints
+        save_checkpoint(folder, self.distiller, optimizer, vars(self.progress), keep=keep)
+
+    def _log(self, **entry: Any) -> None:
+        stage = min(self.progress.stage, len(self.stages) - 1)
+        entry = {
+            "stage": self.stages[stage].name,
+            "step": self.progress.step,
+            "global_step": self.progress.global_step,
+            "queries_without_positive": self.progress.queries_without_positive,
+            **entry,
+        }
+        with self._log_path.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(entry) + "\n")
+
+    def _cut_log(self) -> None:
+        """Drop what an interrupted run logged after its last checkpoint."""
+        lines = self._log_path.read_text(encoding="utf-8").splitlines()
+        kept = []
+        for line in lines:
+            try:
+                if json.loads(line)["global_step"] <= self.progress.global_step:
+                    kept.append(line)
+            except json.JSONDecodeError:  # the kill cut this line
+                break
+        with replace_file(self._log_path) as aside:
+            aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

@@ -1,0 +1,172 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""The objectives that most recipes share; a method's own stand in `methods/`."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from retort.trainers import losses
+from retort.trainers.batch import CandidateBatch
+from retort.trainers.distiller import Context, Encoded, Objective, Spec, Terms, similarities
+
+
+class Contrastive(Objective):
+    """
+    Multi-positive contrastive loss on labels (see `losses.contrastive`).
+
+    :param scope:
+        `list`: the query's own candidates; `in_batch`: all documents of the batch, where other known positives of
+        the query are left out.
+    :param temperature:
+        Divides the scores, which already carry the distiller's scale.
+    """
+
+    needs_positives = True
+
+    def __init__(self, *, scope: Literal["list", "in_batch"] = "in_batch", temperature: float = 1.0) -> None:
+        super().__init__()
+        self.scope = _one_of("scope", scope, ("list", "in_batch"))
+        self.temperature = temperature
+
+    def forward(self, out: Encoded, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
+        """One value a query; queries without a positive do not count."""
+        if self.scope == "list":
+            scores, positive, mask = out.list_scores(batch), batch.labels == 1, batch.mask
+        else:
+            scores, positive = out.in_batch_scores(), in_list(batch, (batch.labels == 1) & batch.mask)
+            mask = positive | ~batch.known_positive
+        return {"contrastive": (losses.contrastive(scores / self.temperature, positive, mask), batch.has_positive)}
+
+
+class ListwiseKL(Objective):
+    """
+    Divergence from a teacher's scores over each query's list (see `losses.listwise_kl`).
+
+    :param teacher:
+        Name of the teacher.
+    :param student_temperature:
+        Divides the student's scaled scores.
+    :param teacher_temperature:
+        Divides the teacher's scores; by default the student's temperature.
+    :param tau_squared:
+        Multiply by the squared student temperature.
+    :param teacher_scale:
+        Factor on the similarities of a teacher that gives vectors; by default the student's scale.
+    """
+
+    def __init__(
+        self,
+        *,
+        teacher: str,
+        student_temperature: float = 1.0,
+        teacher_temperature: float | None = None,
+        tau_squared: bool = True,
+        teacher_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.student_temperature = student_temperature
+        self.teacher_temperature = student_temperature if teacher_temperature is None else teacher_temperature
+        self.tau_squared = tau_squared
+        self.teacher_scale = teacher_scale
+
+    def _kl(self, student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        values = losses.listwise_kl(
+            student,
+            teacher,
+            mask,
+            student_temperature=self.student_temperature,
+            teacher_temperature=self.teacher_temperature,
+            tau_squared=self.tau_squared,
+        )
+        return values, (mask & ~teacher.isnan()).sum(-1) > 1
+
+    def _in_batch_teacher(self, out: Encoded, batch: CandidateBatch) -> Tensor:
+        queries, documents = batch.teacher_vectors[str(self.teacher)]
+        scale = out.scale if self.teacher_scale is None else self.teacher_scale
+        return similarities(queries, documents, "cosine") * scale
+
+    def forward(self, out: Encoded, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
+        """One value a query; lists with fewer than two scores do not count."""
+        if self.teacher in batch.teacher_scores:
+            teacher = batch.teacher_scores[self.teacher]
+        else:
+            teacher = self._in_batch_teacher(out, batch).gather(1, batch.index)
+        return {"listwise_kl": self._kl(out.list_scores(batch), teacher, batch.mask)}
+
+
+class InBatchKL(ListwiseKL):
+    """
+    Divergence from a teacher's similarities over all documents of the batch, formed from its vectors.
+
+    Parameters as in `ListwiseKL`.
+    """
+
+    def forward(self, out: Encoded, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
+        """One value a query."""
+        student, teacher = out.in_batch_scores(), self._in_batch_teacher(out, batch)
+        return {"in_batch_kl": self._kl(student, teacher, torch.ones_like(student, dtype=torch.bool))}
+
+
+class Alignment(Objective):
+    """
+    Distance between the student's vectors and a teacher's, for queries and documents (see `losses.alignment`).
+
+    :param teacher:
+        Name of a teacher that gives vectors.
+    :param distance:
+        `cosine`, `l2` or `mse`.
+    :param projection:
+        Learn a linear map from the student's to the teacher's dimension. It is left out of the exported student.
+    """
+
+    def __init__(
+        self, *, teacher: str, distance: Literal["cosine", "l2", "mse"] = "cosine", projection: bool = False
+    ) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.distance = _one_of("distance", distance, ("cosine", "l2", "mse"))
+        self.projection: nn.Module = nn.Linear(1, 1) if projection else nn.Identity()
+
+    def bind(self, spec: Spec) -> None:
+        """
+        Size the projection.
+
+        :raises ValueError:
+            If the dimensions differ and there is no projection.
+        """
+        theirs = spec.teacher_dims[str(self.teacher)]
+        if isinstance(self.projection, nn.Linear):
+            self.projection = nn.Linear(spec.student_dim, theirs, bias=False)
+        elif theirs != spec.student_dim:
+            msg = (
+                f"Alignment: the student has {spec.student_dim} dimensions, teacher {self.teacher!r} has {theirs}. "
+                "Set projection: true, or use InBatchKL, which compares scores."
+            )
+            raise ValueError(msg)
+
+    def forward(self, out: Encoded, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
+        """One value a text."""
+        queries, documents = batch.teacher_vectors[str(self.teacher)]
+        pairs = {"align_query": (out.queries, queries), "align_document": (out.documents, documents)}
+        terms = {}
+        for name, (student, teacher) in pairs.items():
+            values = losses.alignment(self.projection(student), teacher, distance=self.distance)
+            terms[name] = (values, torch.ones_like(values, dtype=torch.bool))
+        return terms
+
+
+def in_list(batch: CandidateBatch, chosen: Tensor) -> Tensor:
+    """`[B, U]` bool from `[B, N]` bool: the documents that a query's list chose."""
+    found = torch.zeros_like(batch.known_positive, dtype=torch.int32)
+    return found.scatter_add_(1, batch.index, chosen.to(torch.int32)) > 0
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        msg = f"{name} must be one of {', '.join(known)}; it is {value!r}."
+        raise ValueError(msg)
+    return value

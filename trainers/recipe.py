@@ -1,0 +1,464 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes: the YAML of a run, checked key by key before anything is loaded."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import inspect
+import os
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+import yaml
+
+from retort.trainers.errors import RecipeError
+
+RECIPES = Path(__file__).parent / "recipes"
+# Haystack's own list without `builtins`, `typing` and `collections`, of which nothing belongs into a recipe.
+TRUSTED = ("retort", "haystack", "haystack_integrations", "haystack_experimental")
+
+
+@dataclass(kw_only=True)
+class Component:
+    """A pluggable piece, written as Haystack writes it."""
+
+    type: str
+    init_parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class WeightedComponent(Component):
+    """An objective with its weight in the loss."""
+
+    weight: float = 1.0
+
+
+@dataclass(kw_only=True)
+class DataSection:
+    """
+    Which part of the data directory is used for what.
+
+    :param train:
+        Split to train on.
+    :param dev:
+        Split to choose the best checkpoint by. If it is not there, a share of the training queries is held out.
+    :param empty:
+        What to do with empty texts: `error` or `skip`.
+    :param max_queries:
+        Train on the first so many queries only.
+    """
+
+    train: str = "train"
+    dev: str = "dev"
+    empty: Literal["error", "skip"] = "error"
+    max_queries: int | None = None
+
+
+@dataclass(kw_only=True)
+class TrainingSection:
+    """
+    How to train, for all stages.
+
+    :param batch_size:
+        Queries (or texts) a step, over all processes.
+    :param seed:
+        Seed of every order, draw and dropout.
+    :param precision:
+        `no` (float32), `bf16` (autocast), or `auto`: bf16 where the hardware has it.
+    :param scale:
+        Factor on the student's similarities; by default 20 for cosine and 1 for dot products.
+    :param weight_decay:
+        AdamW's, on matrices only.
+    :param warmup:
+        Share of a stage's steps in which the learning rate rises; it then falls linearly to 0.
+    :param clip:
+        Bound of the gradient's norm over all that learns; 0 turns it off.
+    :param tokens_per_chunk:
+        Padded tokens of one forward pass; null takes what suits the device.
+    :param evaluate_every:
+        Steps between evaluations on the dev sample; 0 evaluates at the ends of stages only.
+    :param patience:
+        Stop a stage after so many evaluations without a better one; 0 never does.
+    :param checkpoint_every:
+        Steps between checkpoints; there is one at the end of each stage besides.
+    :param keep_checkpoints:
+        How many checkpoints stay, the newest first.
+    :param log_every:
+        Steps between lines of the log.
+    :param dev_queries:
+        Queries of the fixed dev sample.
+    :param dev_documents:
+        Documents of the fixed dev sample.
+    """
+
+    batch_size: int = 32
+    seed: int = 0
+    precision: Literal["no", "bf16", "auto"] = "no"
+    scale: float | None = None
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    clip: float = 1.0
+    tokens_per_chunk: int | None = None
+    evaluate_every: int = 0
+    patience: int = 0
+    checkpoint_every: int = 200
+    keep_checkpoints: int = 1
+    log_every: int = 10
+    dev_queries: int = 200
+    dev_documents: int = 2000
+
+
+@dataclass(kw_only=True)
+class CandidatesSection:
+    """
+    The candidate lists of a stage.
+
+    :param sources:
+        Names of the recipe's `candidates` to draw negatives from, in turn.
+    :param negatives:
+        Negatives a query and step.
+    :param order:
+        `random`, or `top` of the list.
+    :param positives:
+        `random` (one), `first` or `all` of a query's positives.
+    """
+
+    sources: list[str]
+    negatives: int = 7
+    order: Literal["random", "top"] = "random"
+    positives: Literal["random", "first", "all"] = "random"
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """
+    A stretch of training with fixed teacher, candidates and objectives.
+
+    :param name:
+        Name in logs and checkpoints, unique in the recipe.
+    :param batches:
+        `lists`: queries with candidates; `texts`: any queries and documents, for objectives that need no lists.
+    :param teacher:
+        Teacher of the objectives that name none.
+    :param candidates:
+        The candidate lists (for `batches: lists`).
+    :param objectives:
+        Terms of the loss.
+    :param lr:
+        Highest learning rate.
+    :param steps:
+        Optimiser steps.
+    """
+
+    name: str
+    steps: int
+    objectives: list[WeightedComponent]
+    lr: float = 5e-5
+    batches: Literal["lists", "texts"] = "lists"
+    teacher: str | None = None
+    candidates: CandidatesSection | None = None
+    # Part of format 1; nothing fills these roles yet, so anything but null is refused.
+    selector: None = None
+    temperature: None = None
+    weighting: None = None
+    refresh: None = None
+    anchor: None = None
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """
+    A checked recipe.
+
+    ### Usage example
+
+    ```python
+    from retort.trainers.recipe import Recipe
+
+    recipe = Recipe.from_yaml("kd", overrides=["stages.0.steps=100"])
+    recipe.run(data="my-data", out="runs/first")
+    ```
+    """
+
+    format: int
+    student: Component
+    stages: list[Stage]
+    teachers: dict[str, Component] = field(default_factory=dict)
+    candidates: dict[str, Component] = field(default_factory=dict)
+    data: DataSection = field(default_factory=DataSection)
+    training: TrainingSection = field(default_factory=TrainingSection)
+    allow: list[str] = field(default_factory=list)
+
+    @classmethod
+    def from_yaml(
+        cls, name_or_path: str | Path, *, overrides: Sequence[str] = (), allow: Sequence[str] = ()
+    ) -> Recipe:
+        """
+        Read and check a recipe.
+
+        :param name_or_path:
+            A recipe that comes with retort (`kd`), or the path of a YAML file.
+        :param overrides:
+            `a.b=value`: dots, integer indexes, the value parsed as YAML.
+        :param allow:
+            Further modules that types may come from.
+        :returns:
+            The recipe.
+        :raises RecipeError:
+            If the file is missing or malformed, or a key, type or value is not known or not trusted.
+        """
+        path = find_recipe(name_or_path)
+        try:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            msg = f"{path}: not valid YAML: {error}"
+            raise RecipeError(msg) from error
+        return cls.from_dict(tree, overrides=overrides, allow=allow, origin=str(path))
+
+    @classmethod
+    def from_dict(
+        cls, tree: Any, *, overrides: Sequence[str] = (), allow: Sequence[str] = (), origin: str = "recipe"
+    ) -> Recipe:
+        """Check a recipe given as a dictionary (see `from_yaml`)."""
+        for override in overrides:
+            _override(tree, override)
+        if isinstance(tree, dict) and allow:
+            tree = tree | {"allow": [*tree.get("allow", []), *allow]}
+        try:
+            recipe: Recipe = _build(cls, tree, "")
+            recipe._check()
+        except RecipeError as error:
+            msg = f"{origin}: {error}"
+            raise RecipeError(msg) from error
+        return recipe
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe with every default written out."""
+        return asdict(self)
+
+    def run(self, data: str | Path, out: str | Path, *, resume: bool = False) -> dict[str, Any]:
+        """
+        Train by this recipe.
+
+        :param data:
+            BEIR folder.
+        :param out:
+            Run folder to write.
+        :param resume:
+            Go on with the run that `out` holds.
+        :returns:
+            The run's metrics.
+        """
+        from retort.trainers.run import run_recipe
+
+        return run_recipe(self, Path(data), Path(out), resume=resume)
+
+    def create(self, spec: Component, where: str, **extra: Any) -> Any:
+        """
+        Create what a `{type, init_parameters}` describes.
+
+        :raises RecipeError:
+            If the type is not trusted or not there, or does not take these parameters.
+        """
+        made = load_type(spec.type, where, self.allow)
+        known = inspect.signature(made).parameters
+        flexible = any(p.kind is p.VAR_KEYWORD for p in known.values())
+        for name in spec.init_parameters:
+            if name not in known and not flexible:
+                msg = f"{where}.init_parameters: {spec.type} takes no {name!r}.{_hint(name, known)}"
+                raise RecipeError(msg)
+        given = spec.init_parameters | {k: v for k, v in extra.items() if k in known and k not in spec.init_parameters}
+        missing = [
+            n for n, p in known.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD and n not in given
+        ]
+        if missing:
+            msg = f"{where}.init_parameters: {spec.type} needs {', '.join(missing)}."
+            raise RecipeError(msg)
+        try:
+            return made(**given)
+        except (ValueError, TypeError) as error:
+            msg = f"{where} ({spec.type}): {error}"
+            raise RecipeError(msg) from error
+
+    def _check(self) -> None:
+        if self.format != 1:
+            msg = f"format: {self.format} is not known to this version of retort; it reads format 1."
+            raise RecipeError(msg)
+        if not self.stages:
+            msg = "stages: there must be at least one."
+            raise RecipeError(msg)
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names) or any("." in name or "/" in name for name in names):
+            msg = f"stages: names must differ and have no dot or slash; they are {', '.join(names)}."
+            raise RecipeError(msg)
+        for i, stage in enumerate(self.stages):
+            where = f"stages.{i}"
+            for objective in stage.objectives:
+                teacher = objective.init_parameters.get("teacher", stage.teacher)
+                if teacher is not None and teacher not in self.teachers:
+                    msg = f"{where}: there is no teacher {teacher!r}.{_hint(str(teacher), self.teachers)}"
+                    raise RecipeError(msg)
+            if stage.batches == "lists" and stage.candidates is None:
+                msg = f"{where}.candidates: needed for batches of lists, for example {{sources: [bm25], negatives: 7}}."
+                raise RecipeError(msg)
+            for name in stage.candidates.sources if stage.candidates else []:
+                if name not in self.candidates:
+                    msg = f"{where}.candidates.sources: there is no {name!r}.{_hint(name, self.candidates)}"
+                    raise RecipeError(msg)
+            if stage.steps < 1 or stage.lr <= 0 or not stage.objectives:
+                msg = f"{where}: steps and lr must be above 0, and there must be an objective."
+                raise RecipeError(msg)
+        if self.training.batch_size < 1:
+            msg = "training.batch_size: must be above 0."
+            raise RecipeError(msg)
+        specs = {"student": self.student} | {f"teachers.{n}": c for n, c in self.teachers.items()}
+        specs |= {f"candidates.{n}": c for n, c in self.candidates.items()}
+        specs |= {f"stages.{i}.objectives.{j}": o for i, s in enumerate(self.stages) for j, o in enumerate(s.objectives)}
+        for where, spec in specs.items():
+            _refuse_untrusted(spec.type, f"{where}.type", self.allow)
+
+
+def find_recipe(name_or_path: str | Path) -> Path:
+    """
+    Find a recipe by its name or path.
+
+    :raises RecipeError:
+        If there is none.
+    """
+    own = RECIPES / f"{name_or_path}.yaml"
+    path = own if own.is_file() else Path(name_or_path)
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        msg = f"There is no recipe {str(name_or_path)!r}. Give a YAML file or one of: {names}."
+        raise RecipeError(msg)
+    return path
+
+
+def load_type(path: str, where: str, allow: Sequence[str] = ()) -> Any:
+    """
+    Import a class or function by its dotted path, if it is trusted.
+
+    :raises RecipeError:
+        If its module is not trusted, or there is no such thing; also if a trusted module merely re-exports it.
+    """
+    _refuse_untrusted(path, where, allow)
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        msg = f"{where}: there is no {path!r} ({error})."
+        raise RecipeError(msg) from error
+    _refuse_untrusted(f"{found.__module__}.{name}", where, allow)
+    return found
+
+
+def _refuse_untrusted(path: str, where: str, allow: Sequence[str]) -> None:
+    module = path.rpartition(".")[0]
+    environment = os.environ.get("HAYSTACK_DESERIALIZATION_ALLOWLIST", "").split(",")
+    patterns = [*TRUSTED, *allow, *(p.strip() for p in environment if p.strip())]
+    if not any(_matches(module, pattern.removesuffix(".*")) for pattern in patterns):
+        msg = (
+            f"{where}: {path!r} is not in a trusted module ({', '.join(TRUSTED)}). "
+            f"If you trust it, pass --allow {module.split('.')[0] or path}."
+        )
+        raise RecipeError(msg)
+
+
+def _matches(module: str, pattern: str) -> bool:
+    return module == pattern or module.startswith(f"{pattern}.") or fnmatch.fnmatchcase(module, pattern)
+
+
+def _override(tree: Any, text: str) -> None:
+    path, equals, value = text.partition("=")
+    if not equals:
+        msg = f"--set {text}: expected a.b=value."
+        raise RecipeError(msg)
+    *parents, last = path.split(".")
+    node = tree
+    for part in parents:
+        node = _child(node, part, text)
+    if isinstance(node, list):
+        _child(node, last, text)
+        node[int(last)] = yaml.safe_load(value)
+    elif isinstance(node, dict):
+        node[last] = yaml.safe_load(value)
+    else:
+        msg = f"--set {text}: {'.'.join(parents)} is a plain value."
+        raise RecipeError(msg)
+
+
+def _child(node: Any, part: str, text: str) -> Any:
+    if isinstance(node, list):
+        if not part.isdigit() or int(part) >= len(node):
+            msg = f"--set {text}: {part!r} is not an index below {len(node)}."
+            raise RecipeError(msg)
+        return node[int(part)]
+    if isinstance(node, dict):
+        child = node.setdefault(part, {})
+        if child is None:
+            child = node[part] = {}
+        return child
+    msg = f"--set {text}: {part!r} lies within a plain value."
+    raise RecipeError(msg)
+
+
+def _hint(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known) or 'none'}."
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """Check a value against a section's types and make the section of it."""
+    if not isinstance(value, dict):
+        msg = f"{where or 'recipe'}: expected keys with values, found {value!r}."
+        raise RecipeError(msg)
+    hints = get_type_hints(kind)
+    known = {f.name: f for f in fields(kind)}
+    prefix = f"{where}." if where else ""
+    for key in value:
+        if key not in known:
+            msg = f"{prefix}{key}: unknown key.{_hint(str(key), known)}"
+            raise RecipeError(msg)
+    for name, f in known.items():
+        if name not in value and f.default is MISSING and f.default_factory is MISSING:
+            msg = f"{prefix}{name}: missing."
+            raise RecipeError(msg)
+    return kind(**{key: _convert(hints[key], inner, f"{prefix}{key}") for key, inner in value.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    options = get_args(hint)
+    origin = getattr(hint, "__origin__", None)
+    if hint is type(None):
+        if value is not None:
+            msg = f"{where}: nothing fills this role yet; leave it out."
+            raise RecipeError(msg)
+        return None
+    if type(None) in options:
+        return None if value is None else _convert(next(o for o in options if o is not type(None)), value, where)
+    if origin is Literal:
+        if value not in options and not (value is False and "no" in options):  # YAML reads a bare `no` as false
+            msg = f"{where}: must be one of {', '.join(map(str, options))}; it is {value!r}."
+            raise RecipeError(msg)
+        return value or "no"
+    if origin is list and isinstance(value, list):
+        return [_convert(options[0], inner, f"{where}.{i}") for i, inner in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {key: _convert(options[1], inner, f"{where}.{key}") for key, inner in value.items()}
+    if hasattr(hint, "__dataclass_fields__"):
+        return _build(hint, value, where)
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 5e-5 as a string
+        except ValueError:
+            pass
+    elif hint is Any or (isinstance(hint, type) and isinstance(value, hint) and not isinstance(value, bool)):
+        return value
+    msg = f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}."
+    raise RecipeError(msg)

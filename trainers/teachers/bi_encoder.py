@@ -1,0 +1,84 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""A local bi-encoder as teacher: the fast path, by the student's own encoding."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from retort.students.hashing import canonical_json, hash_text
+from retort.students.sides import Side
+from retort.students.student import Precision, Student
+
+
+class BiEncoderTeacher:
+    """
+    A sentence-transformers model, or a student of earlier days.
+
+    :param model:
+        A folder, a Hub id, or `package:NAME/SUBFOLDER`.
+    :param device:
+        Torch device; None takes the best there is.
+    :param precision:
+        `float32`, `bfloat16` or `auto`.
+    :param max_query_tokens:
+        Cut queries here; None: where the model does.
+    :param max_document_tokens:
+        Cut documents here; None: where the model does.
+    :param revision:
+        Hub revision.
+    :param token:
+        Hub token.
+    :param trust_remote_code:
+        Run code that the model brings along.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        device: str | None = None,
+        precision: Precision = "float32",
+        max_query_tokens: int | None = None,
+        max_document_tokens: int | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.model = model
+        self._options: dict[str, Any] = {
+            "device": device,
+            "precision": precision,
+            "max_query_tokens": max_query_tokens,
+            "max_document_tokens": max_document_tokens,
+            "revision": revision,
+            "token": token,
+            "trust_remote_code": trust_remote_code,
+        }
+
+    @cached_property
+    def _student(self) -> Student:
+        return Student.load(self.model, **self._options)
+
+    @cached_property
+    def key(self) -> str:
+        """Weights, tokenizer, prompts and lengths by the model's fingerprint, and the dtype it runs in."""
+        return hash_text(canonical_json(["bi_encoder", self._student.fingerprint, str(self._student.model.dtype)]))
+
+    @property
+    def similarity(self) -> str:
+        """How its vectors are compared."""
+        return self._student.manifest.similarity
+
+    @property
+    def dim(self) -> int:
+        """Dimension of its vectors."""
+        return self._student.dim
+
+    def encode(self, texts: list[str], side: Side) -> np.ndarray:
+        """Give the vectors `[n, dim]` float32 of `n` texts."""
+        return self._student.encode(texts, side)
