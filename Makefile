@@ -1,6 +1,9 @@
 # Each target does all its own set-up on a fresh machine.
 PYTHON ?= python3
 BIN := .venv/bin
+# Our packages in the namespace that other distributions share.
+OURS := haystack_integrations.document_stores.retort $(patsubst components/%/__init__.py,\
+  haystack_integrations.components.%.retort,$(filter-out components/document_stores/%,$(wildcard components/*/__init__.py)))
 export HAYSTACK_TELEMETRY_ENABLED := False
 export TOKENIZERS_PARALLELISM := false
 
@@ -15,7 +18,7 @@ test: .venv
 check: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p retort -p haystack_integrations
+	$(BIN)/mypy -p retort $(addprefix -p ,$(OURS))
 
 format: .venv
 	$(BIN)/ruff check --fix .

@@ -22,6 +22,7 @@ def mounts(root: Path) -> dict[str, str]:
 
 class CustomBuildHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict) -> None:
+        """Copy for wheels, link for editable installs."""
         root = Path(self.root)
         if version != "editable":
             build_data["force_include"].update({str(root / source): target for source, target in mounts(root).items()})

@@ -62,15 +62,15 @@ def from_layers(
     from torch import nn
 
     started = pretrained(trunk, max_tokens=max_tokens, **options)
-    encoder = started[0].model
+    encoder: Any = started[0].model
     kind = encoder.config.model_type
     if kind not in _LAYERS:
-        msg = f"Cutting layers of {kind!r} is not known; it is for {', '.join(sorted(_LAYERS))}. Use `pretrained` instead."
+        msg = f"Cutting layers of {kind!r} is not known; it is for {', '.join(sorted(_LAYERS))}. Use `pretrained`."
         raise ValueError(msg)
     stack_name, count_name = _LAYERS[kind]
     stack: nn.ModuleList = encoder.get_submodule(stack_name)
     if not layers or sorted(set(layers)) != layers or not 0 <= layers[0] <= layers[-1] < len(stack):
-        msg = f"layers={layers}: give ascending indexes between 0 and {len(stack) - 1} ({trunk} has {len(stack)} layers)."
+        msg = f"layers={layers}: {trunk} has {len(stack)} layers; give ascending indexes from 0 to {len(stack) - 1}."
         raise ValueError(msg)
     parent, _, leaf = stack_name.rpartition(".")
     setattr(encoder.get_submodule(parent), leaf, nn.ModuleList(stack[i] for i in layers))
@@ -156,13 +156,17 @@ def two_towers(query: dict[str, Any], document: dict[str, Any], **options: Any) 
         msg = f"two_towers: the query tower has {dims['query']} dimensions, the document tower {dims['document']}."
         raise ValueError(msg)
     router = Router.for_query_document(
-        query_modules=list(towers["query"].children()), document_modules=list(towers["document"].children())
+        query_modules=[*_modules(towers["query"])], document_modules=[*_modules(towers["document"])]
     )
     prompts = {side: tower.prompts.get(side, "") for side, tower in towers.items()}
     similarity = towers["document"].similarity_fn_name
     return SentenceTransformer(
         modules=[router], device="cpu", **{"prompts": prompts, "similarity_fn_name": similarity} | options
     )
+
+
+def _modules(tower: SentenceTransformer) -> list[Any]:
+    return list(tower.children())
 
 
 def _tower(side: str, spec: dict[str, Any]) -> SentenceTransformer:

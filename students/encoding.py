@@ -78,7 +78,9 @@ def forward(model: SentenceTransformer, texts: list[str], side: Side) -> dict[st
     return model(features, task=side)
 
 
-def encode_texts(model: SentenceTransformer, texts: Sequence[str], side: Side, *, budget: int | None = None) -> torch.Tensor:
+def encode_texts(
+    model: SentenceTransformer, texts: Sequence[str], side: Side, *, budget: int | None = None
+) -> torch.Tensor:
     """
     Encode texts in token-sorted chunks, on the model's device, with gradients unless they are off.
 

@@ -73,7 +73,7 @@ def _digest(modules: Iterable[nn.Module], config: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _semantics(module: nn.Module) -> dict[str, Any]:
+def _semantics(module: Any) -> dict[str, Any]:
     from sentence_transformers.base.modules import Transformer
 
     found: dict[str, Any] = {"class": type(module).__name__}

@@ -5,27 +5,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-    from torch import nn
 
 Side = Literal["query", "document"]
+
+_FEWEST_TOKENS = 3  # two special ones and a word
 
 # In the order in which sentence-transformers' encode_query and encode_document look them up.
 _PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
-def route(model: SentenceTransformer, side: Side) -> list[nn.Module]:
+def route(model: SentenceTransformer, side: Side) -> list[Any]:
     """List the modules that a text of this side passes, a Router's tower unfolded."""
     from sentence_transformers.base.modules import Router
 
-    modules: list[nn.Module] = []
+    modules: list[Any] = []
     for module in model.children():
         if isinstance(module, Router):
+            # The one private name of sentence-transformers that we use; a test compares towers with encode_query.
             name = module._resolve_route_name(task=side, modality="text") or module.default_route
-            modules.extend(module.sub_modules[name])
+            modules.extend(module.sub_modules[str(name)].children())
         else:
             modules.append(module)
     return modules
@@ -33,7 +35,8 @@ def route(model: SentenceTransformer, side: Side) -> list[nn.Module]:
 
 def prompt_for(model: SentenceTransformer, side: Side) -> str:
     """Return the prompt that sentence-transformers puts before a text of this side ('' if none)."""
-    return next((model.prompts[name] for name in _PROMPT_NAMES[side] if name in model.prompts), "")
+    prompts = (model.prompts[name] for name in _PROMPT_NAMES[side] if name in model.prompts)
+    return next(prompts, None) or ""
 
 
 def max_tokens(model: SentenceTransformer, side: Side) -> int | None:
@@ -62,11 +65,13 @@ def set_max_tokens(model: SentenceTransformer, *, query: int | None = None, docu
             continue
         first = route(model, side)[0]
         if not isinstance(first, Transformer):
-            msg = f"max_tokens.{side}={length}: this model's {side} side starts with {type(first).__name__}, which has no length."
+            msg = (
+                f"max_tokens.{side}={length}: the {side} side starts with {type(first).__name__}, which has no length."
+            )
             raise ValueError(msg)
         limit = first.config.get_text_config().max_position_embeddings
-        if not 3 <= length <= limit:
-            msg = f"max_tokens.{side}={length}: must lie between 3 and the model's {limit} positions."
+        if not _FEWEST_TOKENS <= length <= limit:
+            msg = f"max_tokens.{side}={length}: must lie between {_FEWEST_TOKENS} and the model's {limit} positions."
             raise ValueError(msg)
         if side == "query":
             first.query_length = length

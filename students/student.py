@@ -20,7 +20,6 @@ from retort.students.manifest import MANIFEST_FILE, Manifest, ManifestError
 from retort.students.sides import Side, max_tokens, prompt_for, set_max_tokens
 
 if TYPE_CHECKING:
-    import torch
     from sentence_transformers import SentenceTransformer
 
 logger = logging.getLogger(__name__)
@@ -69,7 +68,7 @@ def build_manifest(model: SentenceTransformer, **provenance: Any) -> Manifest:
     static = all(isinstance(module, StaticEmbedding) for module in [model[0]])
     return Manifest(
         kind="static" if static else "dense",
-        dim=int(model.get_embedding_dimension()),
+        dim=int(model.get_embedding_dimension() or 0),
         similarity=model.similarity_fn_name,
         prompts={side: prompt_for(model, side) for side in sides},
         max_tokens={side: max_tokens(model, side) for side in sides},
@@ -122,6 +121,8 @@ class Student:
         self.model = model
         self.manifest = manifest
         self.name = name
+        # Fast tokenizers keep the truncation of the last call: two threads at once raise 'Already borrowed'.
+        self._lock = threading.Lock()
 
     @classmethod
     def load(
@@ -159,7 +160,7 @@ class Student:
         :param max_document_tokens:
             Cut documents here instead of where the model says. It changes space and fingerprint.
         :returns:
-            The student. A folder without `retort.json` gets its manifest computed, with a warning.
+            The student. The manifest of a folder without `retort.json` is computed.
         :raises FileNotFoundError:
             If the folder is not there.
         :raises ManifestError:
@@ -183,7 +184,7 @@ class Student:
             model_kwargs={"use_safetensors": True},
         )
         loaded.eval()
-        manifest = _verified(loaded, folder, model)
+        manifest = _verified(loaded, folder)
         if max_query_tokens is not None or max_document_tokens is not None:
             set_max_tokens(loaded, query=max_query_tokens, document=max_document_tokens)
             manifest = build_manifest(loaded)
@@ -252,7 +253,7 @@ class Student:
 
         if not texts:
             return np.empty((0, self.dim), dtype=np.float32)
-        with torch.inference_mode():
+        with self._lock, torch.inference_mode():
             if len(texts) == 1:
                 return encode_texts(self.model, texts, side).float().cpu().numpy()
             budget = tokens_per_chunk or (CPU_TOKENS if self.model.device.type == "cpu" else GPU_TOKENS)
@@ -265,15 +266,9 @@ class Student:
         return vectors
 
 
-def _verified(model: SentenceTransformer, folder: Path, name: str) -> Manifest:
+def _verified(model: SentenceTransformer, folder: Path) -> Manifest:
     manifest = Manifest.read(folder) if folder.is_dir() else None
     if manifest is None:
-        logger.warning(
-            "%s has no %s: its space and fingerprint were computed. Any sentence-transformers model may be used so; "
-            "students made by retort carry their manifest.",
-            name,
-            MANIFEST_FILE,
-        )
         return build_manifest(model)
     space, fingerprint = space_of(model), fingerprint_of(model)
     if (space, fingerprint) != (manifest.space, manifest.fingerprint):
@@ -281,13 +276,14 @@ def _verified(model: SentenceTransformer, folder: Path, name: str) -> Manifest:
         msg = (
             f"{folder}: the model does not match its {MANIFEST_FILE}: {changed} were changed after it was written "
             f"(fingerprint {fingerprint[:12]}, the manifest says {manifest.fingerprint[:12]}). Restore the folder, or "
-            f"delete {MANIFEST_FILE} to accept the model as it is; an index built with the old one must then be rebuilt."
+            f"delete {MANIFEST_FILE} to accept the model as it is and rebuild the indexes made with the old one."
         )
         raise ManifestError(msg)
     return manifest
 
 
 _shared: dict[tuple[Any, ...], tuple[Student, int]] = {}
+_warned: set[str] = set()
 _shared_lock = threading.Lock()
 
 
@@ -306,6 +302,9 @@ class StudentHandle:
         with _shared_lock:
             if self._key not in _shared:
                 _shared[self._key] = (Student.load(model, **options), 0)
+                if Path(real).is_dir() and not (Path(real) / MANIFEST_FILE).is_file() and real not in _warned:
+                    _warned.add(real)
+                    logger.warning("%s has no %s: its space and fingerprint were computed.", model, MANIFEST_FILE)
             self.student, count = _shared[self._key]
             _shared[self._key] = (self.student, count + 1)
 

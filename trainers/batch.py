@@ -60,9 +60,7 @@ class CandidateBatch:
     def to(self, device: torch.device, dtype: torch.dtype) -> CandidateBatch:
         """Move tensors to a device; scores and vectors get the student's dtype."""
         moved = {
-            f.name: getattr(self, f.name).to(device)
-            for f in fields(self)
-            if isinstance(getattr(self, f.name), Tensor)
+            f.name: getattr(self, f.name).to(device) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)
         }
         scores = {name: t.to(device, dtype) for name, t in self.teacher_scores.items()}
         vectors = {n: (q.to(device, dtype), d.to(device, dtype)) for n, (q, d) in self.teacher_vectors.items()}

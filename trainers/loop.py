@@ -35,8 +35,11 @@ if TYPE_CHECKING:
 class BatchSource(Protocol):
     """Gives the batch of any step."""
 
-    queries_with_positive: int
-    size: int
+    @property
+    def size(self) -> int: ...  # noqa: D102
+
+    @property
+    def queries_with_positive(self) -> int: ...  # noqa: D102
 
     def batch(self, step: int) -> CandidateBatch: ...  # noqa: D102
 
@@ -54,28 +57,39 @@ class Progress:
     queries_without_positive: int = 0
 
 
-def make_accelerator(precision: str, device: str | None = None) -> Accelerator:
+def make_accelerator() -> Accelerator:
     """
     Create the Accelerator of a run.
+
+    :raises RecipeError:
+        If the run was launched in several processes.
+    """
+    from accelerate import Accelerator
+
+    # Not its mixed precision: that is fixed once for a whole process, and bf16 needs no gradient scaler.
+    accelerator = Accelerator(mixed_precision="no")
+    if accelerator.num_processes > 1:
+        msg = "Training in several processes is not supported yet; launch one."
+        raise RecipeError(msg)
+    return accelerator
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """
+    Decide on bf16 autocast.
 
     :param precision:
         `no`, `bf16` or `auto` (see `TrainingSection`).
     :param device:
-        `cpu` stays off a GPU that is there; None takes the best there is.
+        Where training runs.
     :raises RecipeError:
-        If bf16 is asked for where it would be emulated, or the run was launched in several processes.
+        If bf16 is asked for where it would be emulated.
     """
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
-    if accelerator.num_processes > 1:
-        msg = "Training in several processes is not supported yet; launch one."
-        raise RecipeError(msg)
-    available = has_bfloat16(accelerator.device.type)
+    available = has_bfloat16(device.type)
     if precision == "bf16" and not available:
-        msg = f"training.precision: {accelerator.device.type} would emulate bf16, slower than float32; use auto or no."
+        msg = f"training.precision: {device.type} would emulate bf16, slower than float32; use auto or no."
         raise RecipeError(msg)
-    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision != "no" and available else "no")
+    return precision != "no" and available
 
 
 def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -111,7 +125,7 @@ class Loop:
     :param evaluate:
         Gives the dev sample's nDCG@10 of the student as it is.
     :param accelerator:
-        Device and precision.
+        Device and processes.
     """
 
     def __init__(
@@ -132,6 +146,7 @@ class Loop:
         self.open_stage = open_stage
         self.evaluate = evaluate
         self.accelerator = accelerator
+        self._bf16 = uses_bf16(training.precision, accelerator.device)
         self.progress = Progress()
         self._log_path = run / "log.jsonl"
         self._best_path = run / "checkpoints" / "best.safetensors"
@@ -210,7 +225,7 @@ class Loop:
         if stage.batches == "lists":
             self.progress.queries_without_positive += int((~batch.has_positive).sum())
         ctx = Context(stage.name, self.progress.step, self.progress.step / stage.steps)
-        with self.accelerator.autocast():
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._bf16):
             terms = model(batch.to(self.accelerator.device, next(model.parameters()).dtype), ctx)
             counts = {name: float(mask.sum()) for name, (_, mask, _) in terms.items()}
             loss = step_loss(terms, counts)
@@ -232,7 +247,8 @@ class Loop:
         return {"loss": float(loss.detach()), **means}, norm
 
     def _refuse_hopeless(self, stage: Stage, source: BatchSource) -> None:
-        needy = [type(o).__name__ for o in self.distiller.objectives[stage.name] if o.needs_positives]  # type: ignore[union-attr]
+        objectives: Any = self.distiller.objectives[stage.name]
+        needy = [type(o).__name__ for o in objectives if o.needs_positives]
         if needy and source.queries_with_positive == 0:
             msg = (
                 f"stage {stage.name}: {', '.join(needy)} needs positives, but none of the {source.size} queries has "

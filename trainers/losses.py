@@ -50,7 +50,8 @@ def listwise_kl(
     r"""
     Divergence of the student's list distribution from the teacher's.
 
-    $$L = \tau_s^2 \sum_j p_j \log \frac{p_j}{q_j}, \quad p = \mathrm{softmax}(T / \tau_t),\; q = \mathrm{softmax}(S / \tau_s)$$
+    $$L = \tau_s^2 \sum_j p_j \log \frac{p_j}{q_j},
+    \quad p = \mathrm{softmax}(T / \tau_t),\; q = \mathrm{softmax}(S / \tau_s)$$
 
     (Hinton et al. 2015; the factor keeps gradients comparable when the temperature changes.)
 
@@ -101,7 +102,8 @@ def alignment(student: Tensor, teacher: Tensor, *, distance: str = "cosine") -> 
         If the distance is another, or the dimensions differ.
     """
     if student.shape != teacher.shape:
-        msg = f"alignment: student vectors {tuple(student.shape)}, teacher vectors {tuple(teacher.shape)}; set projection: true."
+        shapes = f"student vectors {tuple(student.shape)}, teacher vectors {tuple(teacher.shape)}"
+        msg = f"alignment: {shapes}; set projection: true."
         raise ValueError(msg)
     teacher = teacher.detach()
     if distance == "cosine":

@@ -196,9 +196,7 @@ class Recipe:
     allow: list[str] = field(default_factory=list)
 
     @classmethod
-    def from_yaml(
-        cls, name_or_path: str | Path, *, overrides: Sequence[str] = (), allow: Sequence[str] = ()
-    ) -> Recipe:
+    def from_yaml(cls, name_or_path: str | Path, *, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> Recipe:
         """
         Read and check a recipe.
 
@@ -319,7 +317,9 @@ class Recipe:
             raise RecipeError(msg)
         specs = {"student": self.student} | {f"teachers.{n}": c for n, c in self.teachers.items()}
         specs |= {f"candidates.{n}": c for n, c in self.candidates.items()}
-        specs |= {f"stages.{i}.objectives.{j}": o for i, s in enumerate(self.stages) for j, o in enumerate(s.objectives)}
+        specs |= {
+            f"stages.{i}.objectives.{j}": o for i, s in enumerate(self.stages) for j, o in enumerate(s.objectives)
+        }
         for where, spec in specs.items():
             _refuse_untrusted(spec.type, f"{where}.type", self.allow)
 

@@ -67,7 +67,7 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
     _claim(out, identity, resume)
     if (out / "metrics.json").is_file():
         return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    accelerator = make_accelerator(recipe.training.precision)
+    accelerator = make_accelerator()
     student = recipe.create(recipe.student, "student", seed=recipe.training.seed)
     trunk = fingerprint_of(student)
     teachers: dict[str, VectorTeacher] = {
@@ -122,14 +122,14 @@ def read_train_and_dev(folder: Path, section: DataSection) -> tuple[RetrievalDat
     if section.max_queries is not None:
         train = _subset(train, np.arange(min(section.max_queries, len(train.queries))))
     if not len(train.queries) or not len(dev.queries):
-        msg = f"{folder}: there is no query to {'train on' if not len(train.queries) else 'choose the best student by'}."
+        msg = (
+            f"{folder}: there is no query to {'train on' if not len(train.queries) else 'choose the best student by'}."
+        )
         raise DataError(msg)
     return train, dev
 
 
-def build_distiller(
-    recipe: Recipe, student: SentenceTransformer, teachers: dict[str, VectorTeacher]
-) -> Distiller:
+def build_distiller(recipe: Recipe, student: SentenceTransformer, teachers: dict[str, VectorTeacher]) -> Distiller:
     """Create the objectives of all stages and the distiller around them."""
     objectives = {
         stage.name: [
@@ -148,9 +148,7 @@ def build_distiller(
         msg = f"student: its similarity is {student.similarity_fn_name!r}; set similarity_fn_name to cosine or dot."
         raise RecipeError(msg)
     try:
-        return Distiller(
-            student, objectives, spec, scale=scale, tokens_per_chunk=recipe.training.tokens_per_chunk
-        )
+        return Distiller(student, objectives, spec, scale=scale, tokens_per_chunk=recipe.training.tokens_per_chunk)
     except ValueError as error:
         msg = f"objectives: {error}"
         raise RecipeError(msg) from error

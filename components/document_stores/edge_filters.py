@@ -4,16 +4,17 @@
 """
 Haystack filters as Qdrant Edge filters.
 
-The engine and Haystack disagree in places: a condition on a list holds for the engine if it holds for any element, for
-Haystack the list is compared as a whole; a date without a time zone is UTC for the engine, for Haystack it takes the
-other date's zone. So each filter becomes a native one that lets every matching document through, and, only where that
-one lets others through as well, a check in Python of what came back.
+The engine and Haystack disagree in places. A condition on a list holds for the engine if it holds for any element; for
+Haystack the list is compared as a whole. A date without a time zone is UTC for the engine; for Haystack it takes the
+other date's zone, and Haystack reads more ways of writing one. So each filter becomes a native one that lets every
+matching document through and, only where that one lets others through as well, a check in Python of what came back.
 """
 
 import operator
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,7 @@ _ORDER: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 _NOT_STORED = ("score", "embedding", "sparse_embedding")
 _LARGEST_EXACT_INTEGER = 2**53  # the engine compares numbers as float64
 _LARGEST_ZONE_SHIFT = timedelta(days=1)
+_EVER = RangeDateTime(gte="0001-01-01")
 
 
 class _Native(NamedTuple):
@@ -135,7 +137,7 @@ def _comparison(filters: dict[str, Any]) -> _Native:
         msg = f"Unknown comparison operator '{comparison}'. Valid operators are: {sorted(COMPARISON_OPERATORS)}"
         raise FilterError(msg)
     if field in _NOT_STORED:
-        msg = f"Documents cannot be filtered by '{field}'."
+        msg = f"Documents cannot be filtered by '{field}', only by id, content, blob and meta."
         raise FilterError(msg)
     path = _payload_path(field)
     if comparison in _ORDER:
@@ -173,7 +175,7 @@ def _one_of(path: str | None, values: list[Any]) -> _Native:
         if value is None:  # empty lists are empty too
             parts.append(_Native(Filter(must=[IsEmptyCondition(path)]), exact=False))
         elif _is_number(value):
-            limits = RangeFloat(gte=value, lte=value)
+            limits = RangeFloat(gte=float(value), lte=float(value))
             parts.append(_Native(_number(path, limits, partial(operator.eq, value)), exact=True))
         elif (moment := _as_datetime(value)) is not None:
             parts.append(_moment(path, after=moment, before=moment))
@@ -186,10 +188,10 @@ def _ordered(path: str | None, comparison: str, value: Any) -> _Native:
     bound, holds = _ORDER[comparison]
     if value is None:  # Haystack: nothing is greater or less than None
         return _NOTHING
-    if isinstance(value, (int, float)):
+    if isinstance(value, Real):
         if path is None or not _is_number(value):
             return _ANYTHING
-        limits = RangeFloat(**{bound: value})
+        limits = RangeFloat(**{bound: float(value)})
         return _Native(_number(path, limits, lambda flag: holds(flag, value)), exact=True)
     moment = _as_datetime(value)
     if moment is None:
@@ -217,7 +219,7 @@ def _number(path: str, limits: RangeFloat, holds: Callable[[bool], bool]) -> Fil
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and -_LARGEST_EXACT_INTEGER < value < _LARGEST_EXACT_INTEGER
+    return isinstance(value, Real) and abs(value) < _LARGEST_EXACT_INTEGER
 
 
 def _as_datetime(value: Any) -> datetime | None:
@@ -231,13 +233,14 @@ def _as_datetime(value: Any) -> datetime | None:
 
 def _moment(path: str, *, after: datetime | None = None, before: datetime | None = None) -> _Native:
     """
-    Build a condition on dates, wide enough for every time zone.
+    Build a condition on dates that is wide enough for every time zone, and passes what the engine reads as no date.
     """
     try:
         limits = RangeDateTime(
-            gte=(after - _LARGEST_ZONE_SHIFT).isoformat() if after else None,
-            lte=(before + _LARGEST_ZONE_SHIFT).isoformat() if before else None,
+            gte=(after.replace(tzinfo=None) - _LARGEST_ZONE_SHIFT).isoformat() if after else None,
+            lte=(before.replace(tzinfo=None) + _LARGEST_ZONE_SHIFT).isoformat() if before else None,
         )
     except OverflowError:  # the first or the last day of the calendar
         return _ANYTHING
-    return _Native(_scalar(path, range=limits), exact=False)
+    unread = Filter(must_not=[IsEmptyCondition(path), FieldCondition(path, range=_EVER)])
+    return _Native(Filter(should=[FieldCondition(path, range=limits), unread]), exact=False)

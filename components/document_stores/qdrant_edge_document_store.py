@@ -15,7 +15,6 @@ from haystack.document_stores.types import DuplicatePolicy
 from qdrant_edge import (
     Filter,
     PayloadSelector,
-    PointId,
     Query,
     QueryRequest,
     Record,
@@ -243,7 +242,7 @@ class QdrantEdgeDocumentStore:
     ) -> list[Document]:
         if policy in (DuplicatePolicy.NONE, DuplicatePolicy.OVERWRITE):
             return list({document.id: document for document in documents}.values())
-        ids: list[PointId] = [point_id(document.id) for document in documents]
+        ids: list[Any] = [point_id(document.id) for document in documents]
         taken = {record.id for record in shard.edge.retrieve(ids, False, False)}
         fresh: list[Document] = []
         duplicates: list[Document] = []

@@ -69,7 +69,9 @@ class SharedShard:
         except Exception as error:
             if "WouldBlock" in str(error):  # the engine raises plain exceptions
                 raise DocumentStoreError(_in_use(path)) from error
-            msg = f"Cannot open the index at {path}: {error}. Delete the folder and index the documents again."
+            msg = (
+                f"Cannot open the index at {path}: {error}. If it is damaged, delete it and index the documents again."
+            )
             raise DocumentStoreError(msg) from error
         self.embedding_dim: int | None = dense.get("size")
         self._distance: str | None = dense.get("distance")
@@ -177,8 +179,8 @@ class SharedShard:
         """
         with self.lock:
             if self.unindexed:
-                self.edge.optimize()
-                self.edge.flush()
+                if self.edge.optimize():
+                    self.edge.flush()
                 self.unindexed = 0
 
     def optimize_if_due(self) -> None:
@@ -202,7 +204,8 @@ def acquire(store: "QdrantEdgeDocumentStore") -> SharedShard | None:
     """
     path = os.path.realpath(store.path)
     with _OPEN_LOCK:
-        if not _index_exists(path):  # never created, or deleted, perhaps under an open shard
+        if not _index_exists(path):
+            _OPEN.pop(path, None)  # its folder was deleted while it was open
             return None
         shard = _OPEN.get(path)
         if shard is None:
@@ -227,9 +230,10 @@ def create_index(path: str) -> None:
         EdgeShard.create(aside, EdgeConfig(sparse_vectors={SPARSE_VECTOR: EdgeSparseVectorParams()})).close()
         os.rename(aside, path)
     except OSError:
-        shutil.rmtree(aside)
         if not _index_exists(path):  # else somebody else was faster
             raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # gone already if it was moved
 
 
 def release(store: "QdrantEdgeDocumentStore", shard: SharedShard) -> None:
@@ -245,18 +249,21 @@ def release(store: "QdrantEdgeDocumentStore", shard: SharedShard) -> None:
         shard.stores.discard(store)
         if shard.stores:
             return
-        if _OPEN.get(shard.path) is shard:
-            del _OPEN[shard.path]
         try:
-            shard.optimize()
+            if _OPEN.get(shard.path) is shard:
+                del _OPEN[shard.path]
+                if _index_exists(shard.path):  # else its folder was deleted while it was open
+                    shard.optimize()
         finally:
             shard.edge.close()
 
 
 def _index_exists(path: str) -> bool:
+    occupied = os.path.exists(path) and (not os.path.isdir(path) or bool(os.listdir(path)))
+    # Looked for second: somebody else may be moving an index here just now.
     if os.path.isfile(os.path.join(path, _CONFIG_FILE)):
         return True
-    if os.path.exists(path) and not (os.path.isdir(path) and not os.listdir(path)):
+    if occupied:
         msg = f"{path} exists but is no index. Give the path of an index, or of a folder that is empty or missing."
         raise DocumentStoreError(msg)
     return False

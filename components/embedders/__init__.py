@@ -1,3 +1,7 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
+from haystack_integrations.components.embedders.retort.student_document_embedder import StudentDocumentEmbedder
+from haystack_integrations.components.embedders.retort.student_text_embedder import StudentTextEmbedder
+
+__all__ = ["StudentDocumentEmbedder", "StudentTextEmbedder"]

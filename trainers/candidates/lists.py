@@ -24,8 +24,10 @@ MINING_BLOCK = 2048
 @dataclass
 class CandidateLists:
     """
-    Ragged lists over the rows of a corpus: query `i` owns the entries `offsets[i]:offsets[i + 1]`, positives first,
-    then each source's documents from its best to its worst, sources in turn.
+    Ragged lists over the rows of a corpus.
+
+    Query `i` owns the entries `offsets[i]:offsets[i + 1]`: positives first, then each source's documents from its
+    best to its worst, sources in turn.
 
     :param query_rows:
         `[q]` rows of the queries.

@@ -86,7 +86,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with opened(path, "rt", encoding="utf-8") as lines:
         number = 0
         try:
-            for number, line in enumerate(lines, 1):  # noqa: B007
+            for number, line in enumerate(lines, 1):
                 if line.strip():
                     record = json.loads(line)
                     if not isinstance(record, dict) or not isinstance(record.get("_id"), str):
@@ -121,7 +121,7 @@ def _read_texts(path: Path, fields: tuple[str, ...], empty: EmptyTexts) -> _Read
         elif empty == "skip":
             skipped.add(i)
         else:
-            msg = f"{path}, line {number}: {i!r} has no text. Remove it, or set data.empty=skip to leave such lines out."
+            msg = f"{path}, line {number}: {i!r} has no text. Remove it, or set data.empty=skip to leave it out."
             raise DataError(msg)
     store = _ReadTexts(texts.keys(), texts.values())
     store.skipped = frozenset(skipped)

@@ -76,7 +76,7 @@ def _convert(files: list[Path], root: Path) -> list[Document]:
     from haystack.core.serialization import import_class_by_name
 
     converters: dict[str, Any] = {}
-    documents = []
+    documents: list[Document] = []
     for path in files:
         kind = _CONVERTERS[path.suffix.lower()]
         relative = path.relative_to(root).as_posix()

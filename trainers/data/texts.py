@@ -5,7 +5,8 @@
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -39,8 +40,7 @@ class TextStore:
         self.texts = list(texts)
         self.rows = {i: row for row, i in enumerate(self.ids)}
         if len(self.rows) != len(self.ids):
-            seen: set[str] = set()
-            twice = next(i for i in self.ids if i in seen or seen.add(i))
+            twice = Counter(self.ids).most_common(1)[0][0]
             msg = f"The id {twice!r} occurs twice; ids must be unique."
             raise DataError(msg)
 
@@ -60,8 +60,9 @@ class TextStore:
             digest.update(f"{len(i)}:{i}{len(text)}:{text}".encode())
         return digest.hexdigest()
 
-    def select(self, rows: Sequence[int]) -> "TextStore":
+    def select(self, rows: Iterable[int]) -> "TextStore":
         """Return a store of these rows only."""
+        rows = list(rows)
         return TextStore([self.ids[r] for r in rows], [self.texts[r] for r in rows])
 
 

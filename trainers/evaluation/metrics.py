@@ -85,5 +85,3 @@ class RetrievalMetric(evaluate.Metric):
         rankings = {str(i): ids for i, ids in enumerate(predictions)}
         qrels = {str(i): dict(zip(r["ids"], r["grades"], strict=True)) for i, r in enumerate(references)}
         return mean(per_query(rankings, qrels))
-
-

@@ -66,7 +66,7 @@ class EmbedderTeacher:
     @cached_property
     def key(self) -> str:
         """Canonical YAML, content of local paths, package versions and revision."""
-        parts = [self._specs, self._revision, self.similarity]
+        parts: list[Any] = [self._specs, self._revision, self.similarity]
         for spec in self._specs.values():
             parts.append(_package_version(spec["type"]))
             parts.append({k: hash_path(v) for k, v in (spec.get("init_parameters") or {}).items() if is_local(v)})

@@ -95,7 +95,7 @@ class VectorCache:
                     self._add(path)
                     progress(len(block))
         except Timeout as error:
-            msg = f"{self.folder} is being written by another process. Wait for it, or set RETORT_CACHE to another folder."
+            msg = f"{self.folder} is being written by another process. Wait, or set RETORT_CACHE to another folder."
             raise CacheError(msg) from error
         return len(work)
 

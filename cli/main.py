@@ -1,0 +1,174 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Parses the command line, calls, and turns errors that a user can mend into one line."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from retort import __version__
+
+EPILOG = """\
+start here:
+  retort quickstart                     from this Python's documentation to cited answers, offline, in minutes
+
+then, with your own texts:
+  retort train --recipe kd --data DATA --out runs/mine
+  retort evaluate bm25 runs/mine/student --data DATA --split dev
+  retort index runs/mine/student --documents DATA --store runs/mine/index
+  retort ask "your question" --store runs/mine/index
+
+DATA is a BEIR folder: corpus.jsonl[.gz], queries.jsonl[.gz], qrels/{train,dev,test}.tsv.
+`retort COMMAND --help` explains each command.
+"""
+
+TRAIN_EPILOG = """\
+examples:
+  retort train --recipe kd --data my-data --out runs/first
+  retort train --recipe kd --data my-data --out runs/first --resume         go on after an interruption
+  retort train --recipe kd --data my-data --out runs/long --set stages.1.steps=4000 --set training.precision=auto
+  retort train --recipe my-recipe.yaml --data my-data --out runs/own
+
+The run folder gets recipe.yaml (everything resolved), log.jsonl, checkpoints/, candidates/, student/, metrics.json,
+per_query/ and rankings/. student/ is a plain sentence-transformers folder.
+"""
+
+EVALUATE_EPILOG = """\
+example:
+  retort evaluate bm25 sentence-transformers/all-MiniLM-L6-v2 runs/first/student --data my-data --split dev
+
+Every model ranks the whole corpus, exactly. ms is the median time of one query from text to its top 100, encoding
+alone in brackets; MB are the weights on disk.
+"""
+
+INDEX_EPILOG = """\
+examples:
+  retort index runs/first/student --documents handbook/ --store runs/first/index
+  retort index runs/first/student --documents my-data --store runs/first/index     a BEIR folder
+
+Files (.txt .md .html .pdf .docx) are read by Haystack's converters and split into passages. An index that is there is
+added to; documents of the same id are replaced.
+"""
+
+ASK_EPILOG = """\
+examples:
+  retort ask "How do I merge two dictionaries?" --store runs/quickstart/index
+  retort ask "..." --store runs/first/index --json
+"""
+
+
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    pass
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="retort",
+        description="Distil small, fast retrievers out of strong, slow ones, and run them in Haystack.",
+        epilog=EPILOG,
+        formatter_class=_Help,
+    )
+    parser.add_argument("--version", action="version", version=f"retort {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, help_text: str, epilog: str = "") -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=help_text, description=help_text, epilog=epilog, formatter_class=_Help)
+
+    quick = add("quickstart", "From the documentation of this Python to cited answers, offline, in minutes.")
+    quick.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="where everything is written")
+
+    train = add("train", "Train a student by a recipe.", TRAIN_EPILOG)
+    train.add_argument("--recipe", required=True, help="name of a recipe that comes with retort, or a YAML file")
+    train.add_argument("--data", required=True, type=Path, help="BEIR folder")
+    train.add_argument("--out", required=True, type=Path, help="run folder to write")
+    train.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change one value of the recipe")
+    train.add_argument("--allow", action="append", default=[], metavar="MODULE", help="trust types of this module, too")
+    train.add_argument("--resume", action="store_true", help="go on with the run that --out holds")
+
+    evaluate = add("evaluate", "Measure quality, speed and size of students, models and BM25.", EVALUATE_EPILOG)
+    evaluate.add_argument("models", nargs="+", metavar="MODEL", help="student or model folder, Hub id, or bm25")
+    evaluate.add_argument("--data", required=True, type=Path, help="BEIR folder")
+    evaluate.add_argument("--split", required=True, help="split to evaluate on: dev, or test once at the very end")
+    evaluate.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here, too")
+    evaluate.add_argument("--precision", choices=["float32", "bfloat16", "auto"], default="float32", help="arithmetic")
+    evaluate.add_argument("--empty", choices=["error", "skip"], default="error", help="what to do with empty texts")
+
+    index = add("index", "Embed documents with a student and write them into an embedded Qdrant index.", INDEX_EPILOG)
+    index.add_argument("student", help="student or model folder, or Hub id")
+    index.add_argument("--documents", required=True, type=Path, help="folder of documents, one file, or BEIR folder")
+    index.add_argument("--store", required=True, type=Path, help="folder of the index")
+
+    ask = add("ask", "Ask a question; the answer is cited from the index.", ASK_EPILOG)
+    ask.add_argument("question")
+    ask.add_argument("--store", required=True, type=Path, help="folder of the index")
+    ask.add_argument("--student", default=None, help="student to ask with; by default the one that built the index")
+    ask.add_argument("--top-k", type=int, default=3, help="answers to give, at most")
+    ask.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Run the command line.
+
+    :param arguments:
+        Arguments; by default those of the process. Errors that a user can mend end it with status 2.
+    """
+    given = build_parser().parse_args(arguments)
+    _quiet()
+    command: Any = import_module(f"retort.cli.{given.command}")
+    try:
+        command.run(given)
+    except KeyboardInterrupt:
+        print(
+            "\nretort: interrupted. Finished work is kept; run it again (train: with --resume).",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    except _mendable() as error:
+        if os.environ.get("RETORT_DEBUG"):
+            raise
+        print(f"retort: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _quiet() -> None:
+    """Our own bars and lines are enough; nothing that a command does asks the network unless a Hub id is given."""
+    os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.basicConfig(level=logging.WARNING, format="retort: %(message)s")
+    for name in ("sentence_transformers", "bm25s"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+
+
+def _mendable() -> tuple[type[Exception], ...]:
+    from haystack.core.errors import DeserializationError, PipelineRuntimeError
+    from haystack.document_stores.errors import DocumentStoreError
+
+    from retort.students import ManifestError
+    from retort.trainers.errors import CacheError, DataError, RecipeError
+
+    return (
+        DataError,
+        RecipeError,
+        CacheError,
+        ManifestError,
+        DocumentStoreError,
+        PipelineRuntimeError,
+        DeserializationError,
+        FloatingPointError,
+        FileNotFoundError,
+        OSError,
+    )

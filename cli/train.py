@@ -1,0 +1,20 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""`retort train`."""
+
+import argparse
+
+from retort.cli.table import COLUMNS, format_table
+from retort.trainers.recipe import Recipe
+
+
+def run(given: argparse.Namespace) -> None:
+    """Train a student by a recipe and print how good it became."""
+    recipe = Recipe.from_yaml(given.recipe, overrides=given.set, allow=given.allow)
+    metrics = recipe.run(given.data, given.out, resume=given.resume)
+    found = {"student": metrics["dev"]["student"], **metrics["dev"]["teachers"]}
+    student = found["student"]
+    print(f"student: {given.out / 'student'}  ({student['queries']:.0f} queries, {student['documents']:.0f} documents)")
+    rows = [[name, *(f"{scores[key]:.4f}" for key in COLUMNS)] for name, scores in found.items()]
+    print(format_table(["model", *COLUMNS.values()], rows))

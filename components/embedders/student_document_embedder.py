@@ -1,0 +1,155 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Embeds documents with a student."""
+
+import asyncio
+import sys
+from dataclasses import replace
+from typing import Any, Literal
+
+from haystack import Document, component
+from haystack.utils import ComponentDevice, Secret
+from tqdm import tqdm
+
+from retort.students import SPACE_STAMP, STUDENT_STAMP, StudentHandle
+
+
+@component
+class StudentDocumentEmbedder:
+    """
+    Embeds documents with a distilled student, or with any other sentence-transformers model.
+
+    The document side of the model is used: its prompt, its length and, in a model with separate towers, its tower.
+    Each document is stamped with the model's space, which `StudentRetriever` compares with that of the query.
+
+    ### Usage example
+
+    ```python
+    from haystack import Document
+    from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder
+
+    embedder = StudentDocumentEmbedder(model="runs/quickstart/student")
+    documents = embedder.run(documents=[Document(content="json.loads parses a string.")])["documents"]
+    ```
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str = "runs/quickstart/student",
+        device: ComponentDevice | None = None,
+        precision: Literal["float32", "bfloat16", "auto"] = "float32",
+        truncate_dim: int | None = None,
+        meta_fields_to_embed: list[str] | None = None,
+        embedding_separator: str = " ",
+        progress_bar: bool = True,
+        revision: str | None = None,
+        token: Secret | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """
+        Create the embedder; the model is loaded at the first run.
+
+        :param model:
+            Student folder, Hugging Face Hub id, or `package:NAME/SUBFOLDER`.
+        :param device:
+            Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
+        :param precision:
+            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there.
+        :param truncate_dim:
+            Keep the first so many dimensions.
+        :param meta_fields_to_embed:
+            Metadata put before the content; None is `["title"]`, as in training.
+        :param embedding_separator:
+            What stands between them.
+        :param progress_bar:
+            Show a bar, in a terminal.
+        :param revision:
+            Hub revision.
+        :param token:
+            Hub token.
+        :param local_files_only:
+            Never ask the Hub.
+        :param trust_remote_code:
+            Run code that the model brings along.
+        """
+        self.model = model
+        self.device = device
+        self.precision = precision
+        self.truncate_dim = truncate_dim
+        self.meta_fields_to_embed = meta_fields_to_embed
+        self.embedding_separator = embedding_separator
+        self.progress_bar = progress_bar
+        self.revision = revision
+        self.token = token
+        self.local_files_only = local_files_only
+        self.trust_remote_code = trust_remote_code
+        self._handle: StudentHandle | None = None
+
+    def warm_up(self) -> None:
+        """Load the model, once."""
+        if self._handle is None:
+            self._handle = StudentHandle(
+                self.model,
+                device=self.device.to_torch_str() if self.device else None,
+                precision=self.precision,
+                revision=self.revision,
+                token=self.token.resolve_value() if self.token else None,
+                local_files_only=self.local_files_only,
+                trust_remote_code=self.trust_remote_code,
+            )
+
+    def close(self) -> None:
+        """Give the model back; it leaves memory when no component uses it."""
+        if self._handle is not None:
+            self._handle.release()
+            self._handle = None
+
+    @component.output_types(documents=list[Document])
+    def run(self, documents: list[Document]) -> dict[str, Any]:
+        """
+        Embed documents.
+
+        :param documents:
+            The documents; they are not changed.
+        :returns:
+            `documents`: copies with the same ids, an embedding and the stamps in `meta`.
+        :raises TypeError:
+            If `documents` is not a list of documents.
+        """
+        if not isinstance(documents, list) or not all(isinstance(d, Document) for d in documents):
+            msg = "StudentDocumentEmbedder expects a list of Documents. To embed a query, use the StudentTextEmbedder."
+            raise TypeError(msg)
+        self.warm_up()
+        assert self._handle is not None  # noqa: S101
+        student = self._handle.student
+        texts = [self._text(d) for d in documents]
+        quiet = not self.progress_bar or not sys.stderr.isatty()
+        with tqdm(total=len(texts), desc="embedding documents", disable=quiet, leave=False) as bar:
+            vectors = student.encode_document(texts, progress=bar.update)[:, : self.truncate_dim]
+        stamps = {SPACE_STAMP: student.space, STUDENT_STAMP: self.model}
+        return {
+            "documents": [
+                replace(d, embedding=vector.tolist(), meta={**d.meta, **stamps})
+                for d, vector in zip(documents, vectors, strict=True)
+            ]
+        }
+
+    @component.output_types(documents=list[Document])
+    async def run_async(self, documents: list[Document]) -> dict[str, Any]:
+        """
+        Embed documents in a thread, so that the event loop stays free.
+
+        :param documents:
+            The documents.
+        :returns:
+            As `run`.
+        """
+        return await asyncio.to_thread(self.run, documents=documents)
+
+    def _text(self, document: Document) -> str:
+        names = ["title"] if self.meta_fields_to_embed is None else self.meta_fields_to_embed
+        parts = [str(document.meta[n]) for n in names if document.meta.get(n) is not None]
+        return self.embedding_separator.join([*parts, document.content or ""]).strip()

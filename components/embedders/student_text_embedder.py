@@ -1,0 +1,126 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Embeds queries with a student."""
+
+import asyncio
+from typing import Any, Literal
+
+from haystack import component
+from haystack.utils import ComponentDevice, Secret
+
+from retort.students import StudentHandle
+
+
+@component
+class StudentTextEmbedder:
+    """
+    Embeds a query with a distilled student, or with any other sentence-transformers model.
+
+    The query side of the model is used: its prompt, its length and, in a model with separate towers, its tower.
+    Components of one process that name the same model share it.
+
+    ### Usage example
+
+    ```python
+    from haystack_integrations.components.embedders.retort import StudentTextEmbedder
+
+    embedder = StudentTextEmbedder(model="runs/quickstart/student")
+    found = embedder.run(text="How do I parse JSON?")
+    found["embedding"], found["space"]
+    ```
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str = "runs/quickstart/student",
+        device: ComponentDevice | None = None,
+        precision: Literal["float32", "bfloat16", "auto"] = "float32",
+        truncate_dim: int | None = None,
+        revision: str | None = None,
+        token: Secret | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """
+        Create the embedder; the model is loaded at the first run.
+
+        :param model:
+            Student folder, Hugging Face Hub id, or `package:NAME/SUBFOLDER`.
+        :param device:
+            Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
+        :param precision:
+            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there.
+        :param truncate_dim:
+            Keep the first so many dimensions.
+        :param revision:
+            Hub revision.
+        :param token:
+            Hub token.
+        :param local_files_only:
+            Never ask the Hub.
+        :param trust_remote_code:
+            Run code that the model brings along.
+        """
+        self.model = model
+        self.device = device
+        self.precision = precision
+        self.truncate_dim = truncate_dim
+        self.revision = revision
+        self.token = token
+        self.local_files_only = local_files_only
+        self.trust_remote_code = trust_remote_code
+        self._handle: StudentHandle | None = None
+
+    def warm_up(self) -> None:
+        """Load the model, once."""
+        if self._handle is None:
+            self._handle = StudentHandle(
+                self.model,
+                device=self.device.to_torch_str() if self.device else None,
+                precision=self.precision,
+                revision=self.revision,
+                token=self.token.resolve_value() if self.token else None,
+                local_files_only=self.local_files_only,
+                trust_remote_code=self.trust_remote_code,
+            )
+
+    def close(self) -> None:
+        """Give the model back; it leaves memory when no component uses it."""
+        if self._handle is not None:
+            self._handle.release()
+            self._handle = None
+
+    @component.output_types(embedding=list[float], space=str)
+    def run(self, text: str) -> dict[str, Any]:
+        """
+        Embed a query.
+
+        :param text:
+            The query.
+        :returns:
+            `embedding`: the vector; `space`: the hash that tells which indexes it can search.
+        :raises TypeError:
+            If `text` is not a string.
+        """
+        if not isinstance(text, str):
+            msg = "StudentTextEmbedder expects a string. To embed documents, use the StudentDocumentEmbedder."
+            raise TypeError(msg)
+        self.warm_up()
+        assert self._handle is not None  # noqa: S101
+        student = self._handle.student
+        vector = student.encode_query([text])[0, : self.truncate_dim]
+        return {"embedding": vector.tolist(), "space": student.space}
+
+    @component.output_types(embedding=list[float], space=str)
+    async def run_async(self, text: str) -> dict[str, Any]:
+        """
+        Embed a query in a thread, so that the event loop stays free.
+
+        :param text:
+            The query.
+        :returns:
+            As `run`.
+        """
+        return await asyncio.to_thread(self.run, text=text)

@@ -1,0 +1,216 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Retrieves documents by a student's embeddings, and only by those of the right student."""
+
+import logging
+from typing import Any
+
+from haystack import Document, component
+from haystack.document_stores.types import FilterPolicy, apply_filter_policy
+
+from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+from retort.students import SPACE_STAMP, STUDENT_STAMP, StudentHandle
+
+logger = logging.getLogger(__name__)
+
+
+class SpaceMismatchError(ValueError):
+    """The query and the index were embedded by models whose vectors cannot be compared."""
+
+
+@component
+class StudentRetriever:
+    """
+    Finds the documents nearest to a query's embedding.
+
+    Vectors of two models can have one dimension and mean nothing to each other. `StudentDocumentEmbedder` stamps
+    every document with its model's space; this retriever compares the stamps of what it found with the space of the
+    query, and refuses to answer from an index of another one.
+
+    ### Usage example
+
+    ```python
+    from haystack_integrations.components.retrievers.retort import StudentRetriever
+    from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+
+    retriever = StudentRetriever(document_store=QdrantEdgeDocumentStore(path="runs/quickstart/index"))
+    retriever.run(query_embedding=embedding, space=space)["documents"]
+    ```
+    """
+
+    def __init__(
+        self,
+        *,
+        document_store: QdrantEdgeDocumentStore,
+        top_k: int = 10,
+        filters: dict[str, Any] | None = None,
+        filter_policy: str | FilterPolicy = FilterPolicy.REPLACE,
+        score_threshold: float | None = None,
+        return_embedding: bool = False,
+        hnsw_ef: int | None = None,
+        exact: bool | None = None,
+        student: str | None = None,
+        allow_unstamped: bool = False,
+    ) -> None:
+        """
+        Create the retriever.
+
+        :param document_store:
+            Where to search.
+        :param top_k:
+            Documents to return, at most.
+        :param filters:
+            Haystack filters.
+        :param filter_policy:
+            Whether filters given to `run` replace these or are merged with them.
+        :param score_threshold:
+            Leave out documents below it.
+        :param return_embedding:
+            Return the documents' vectors, too.
+        :param hnsw_ef:
+            Width of the graph search: larger finds more of the true neighbours, and is slower.
+        :param exact:
+            Search without the graph.
+        :param student:
+            Model that embeds the queries, for pipelines where `space` is not connected.
+        :param allow_unstamped:
+            Answer from an index whose documents carry no stamp, embedded by something else than
+            `StudentDocumentEmbedder`.
+        :raises ValueError:
+            If `top_k` is not above 0, or the store is of another kind.
+        """
+        if not isinstance(document_store, QdrantEdgeDocumentStore):
+            msg = f"document_store must be a QdrantEdgeDocumentStore, not a {type(document_store).__name__}."
+            raise ValueError(msg)
+        if top_k <= 0:
+            msg = f"top_k must be above 0; it is {top_k}."
+            raise ValueError(msg)
+        self.document_store = document_store
+        self.top_k = top_k
+        self.filters = filters
+        self.filter_policy = (
+            filter_policy if isinstance(filter_policy, FilterPolicy) else FilterPolicy.from_str(filter_policy)
+        )
+        self.score_threshold = score_threshold
+        self.return_embedding = return_embedding
+        self.hnsw_ef = hnsw_ef
+        self.exact = exact
+        self.student = student
+        self.allow_unstamped = allow_unstamped
+        self._space: str | None = None
+        self._warned = False
+
+    def warm_up(self) -> None:
+        """Read the space of `student`, if one is named."""
+        if self.student is not None and self._space is None:
+            handle = StudentHandle(self.student)
+            self._space = handle.student.space
+            handle.release()
+
+    def close(self) -> None:
+        """Close the document store."""
+        self.document_store.close()
+
+    @component.output_types(documents=list[Document])
+    def run(
+        self,
+        query_embedding: list[float],
+        space: str | None = None,
+        filters: dict[str, Any] | None = None,
+        top_k: int | None = None,
+        score_threshold: float | None = None,
+    ) -> dict[str, Any]:
+        """
+        Find the nearest documents.
+
+        :param query_embedding:
+            The query's vector.
+        :param space:
+            Space of the model that made it (an output of `StudentTextEmbedder`).
+        :param filters:
+            Haystack filters for this query.
+        :param top_k:
+            Documents to return, at most, for this query.
+        :param score_threshold:
+            Leave out documents below it, for this query.
+        :returns:
+            `documents`, best first, with scores.
+        :raises SpaceMismatchError:
+            If the index was built by a model of another space, or is not stamped.
+        """
+        self.warm_up()
+        found = self.document_store.search(query_embedding, **self._arguments(filters, top_k, score_threshold))
+        self._check(found, space or self._space)
+        return {"documents": found}
+
+    @component.output_types(documents=list[Document])
+    async def run_async(
+        self,
+        query_embedding: list[float],
+        space: str | None = None,
+        filters: dict[str, Any] | None = None,
+        top_k: int | None = None,
+        score_threshold: float | None = None,
+    ) -> dict[str, Any]:
+        """
+        Find the nearest documents; parameters and result as `run`.
+
+        :param query_embedding:
+            The query's vector.
+        :param space:
+            Space of the model that made it.
+        :param filters:
+            Haystack filters for this query.
+        :param top_k:
+            Documents to return, at most, for this query.
+        :param score_threshold:
+            Leave out documents below it, for this query.
+        :returns:
+            `documents`, best first, with scores.
+        """
+        self.warm_up()
+        arguments = self._arguments(filters, top_k, score_threshold)
+        found = await self.document_store.search_async(query_embedding, **arguments)
+        self._check(found, space or self._space)
+        return {"documents": found}
+
+    def _arguments(
+        self, filters: dict[str, Any] | None, top_k: int | None, score_threshold: float | None
+    ) -> dict[str, Any]:
+        return {
+            "top_k": self.top_k if top_k is None else top_k,
+            "filters": apply_filter_policy(self.filter_policy, self.filters, filters),
+            "score_threshold": self.score_threshold if score_threshold is None else score_threshold,
+            "return_embedding": self.return_embedding,
+            "hnsw_ef": self.hnsw_ef,
+            "exact": self.exact,
+        }
+
+    def _check(self, found: list[Document], space: str | None) -> None:
+        if space is None:
+            if not self._warned:
+                self._warned = True
+                logger.warning(
+                    "StudentRetriever does not know which model embedded the query: connect StudentTextEmbedder.space "
+                    "to it, or name the `student`. Only the dimension was checked."
+                )
+            return
+        for document in found:
+            stamp = document.meta.get(SPACE_STAMP)
+            if stamp == space or (stamp is None and self.allow_unstamped):
+                continue
+            path = self.document_store.path
+            mend = f"Re-index with `retort index STUDENT --documents DIR --store {path}`"
+            if stamp is None:
+                msg = (
+                    f"The documents of the index at {path} carry no stamp: nobody can tell which model embedded them. "
+                    f"{mend}, or set allow_unstamped=True if you know that it was this one."
+                )
+            else:
+                built_by = document.meta.get(STUDENT_STAMP, "an unnamed student")
+                msg = (
+                    f"The index at {path} was built by {built_by} (space {stamp[:12]}); the query was embedded in "
+                    f"space {space[:12]}. Their vectors cannot be compared. {mend}, or ask with {built_by}."
+                )
+            raise SpaceMismatchError(msg)

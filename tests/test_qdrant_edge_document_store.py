@@ -1,0 +1,708 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+import asyncio
+import contextlib
+import gc
+import json
+import random
+import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from haystack import Document, Pipeline
+from haystack.components.writers import DocumentWriter
+from haystack.dataclasses import ByteStream, SparseEmbedding
+from haystack.document_stores.errors import DocumentStoreError, DuplicateDocumentError
+from haystack.document_stores.types import DuplicatePolicy
+from haystack.errors import FilterError
+from haystack.testing import document_store as sync_tests
+from haystack.testing import document_store_async as async_tests
+from haystack.utils.filters import document_matches_filter
+
+from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore, shared_shard
+from haystack_integrations.document_stores.retort.edge_filters import document_matches
+
+TYPE = "haystack_integrations.document_stores.retort.qdrant_edge_document_store.QdrantEdgeDocumentStore"
+
+
+def documents(count, dim=8, start=0, **meta):
+    rng = np.random.default_rng(start)
+    return [
+        Document(id=f"d{i:05}", content=f"text {i}", embedding=rng.standard_normal(dim).tolist(), meta={"n": i, **meta})
+        for i in range(start, start + count)
+    ]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "index")
+
+
+@pytest.fixture
+def store(path):
+    store = QdrantEdgeDocumentStore(path=path)
+    yield store
+    store.close()
+
+
+class EdgeEqualityMixin:
+    """The order of documents has no meaning, and embeddings come back in single precision and with length 1."""
+
+    @staticmethod
+    def assert_documents_are_equal(received, expected):
+        received, expected = (sorted(docs, key=lambda document: document.id) for docs in (received, expected))
+        assert [replace(d, embedding=None) for d in received] == [replace(d, embedding=None) for d in expected]
+        for mine, theirs in zip(received, expected, strict=True):
+            assert (mine.embedding is None) == (theirs.embedding is None)
+            if mine.embedding is not None:
+                unit = np.array(theirs.embedding) / np.linalg.norm(theirs.embedding)
+                np.testing.assert_allclose(mine.embedding, unit, atol=1e-5)
+
+
+class HaystackFixture:
+    @pytest.fixture
+    def document_store(self, path):
+        store = QdrantEdgeDocumentStore(path=path, return_embedding=True)
+        yield store
+        store.close()
+
+
+class TestHaystackContract(
+    EdgeEqualityMixin,
+    HaystackFixture,
+    sync_tests.DocumentStoreBaseExtendedTests,
+    sync_tests.CountDocumentsByFilterTest,
+    sync_tests.CountUniqueMetadataByFilterTest,
+    sync_tests.GetMetadataFieldsInfoTest,
+    sync_tests.GetMetadataFieldMinMaxTest,
+    sync_tests.GetMetadataFieldUniqueValuesTest,
+):
+    def test_write_documents(self, document_store):
+        document = Document(id="1", content="first")
+        assert document_store.write_documents([document]) == 1
+        assert document_store.write_documents([replace(document, content="second")]) == 1
+        assert [d.content for d in document_store.filter_documents()] == ["second"]
+
+
+class TestHaystackAsyncContract(
+    EdgeEqualityMixin,
+    HaystackFixture,
+    async_tests.CountDocumentsAsyncTest,
+    async_tests.WriteDocumentsAsyncTest,
+    async_tests.DeleteDocumentsAsyncTest,
+    async_tests.FilterDocumentsAsyncTest,
+    async_tests.DeleteAllAsyncTest,
+    async_tests.DeleteByFilterAsyncTest,
+    async_tests.UpdateByFilterAsyncTest,
+    async_tests.CountDocumentsByFilterAsyncTest,
+    async_tests.CountUniqueMetadataByFilterAsyncTest,
+    async_tests.GetMetadataFieldsInfoAsyncTest,
+    async_tests.GetMetadataFieldMinMaxAsyncTest,
+    async_tests.GetMetadataFieldUniqueValuesAsyncTest,
+):
+    @pytest.mark.asyncio
+    async def test_write_documents_async(self, document_store):
+        assert await document_store.write_documents_async([Document(id="1")]) == 1
+        assert await document_store.write_documents_async([Document(id="1")]) == 1
+        assert await document_store.count_documents_async() == 1
+
+    @pytest.mark.asyncio
+    async def test_search_async(self, document_store):
+        docs = documents(20)
+        await document_store.write_documents_async(docs)
+        hits = await asyncio.gather(*(document_store.search_async(d.embedding, top_k=1) for d in docs))
+        assert [hit.id for [hit] in hits] == [d.id for d in docs]
+        await document_store.close_async()
+
+
+class TestSerialisation:
+    def test_to_dict(self):
+        store = QdrantEdgeDocumentStore(path="a/b", embedding_dim=3, similarity="l2", return_embedding=True)
+        parameters = {"path": "a/b", "embedding_dim": 3, "similarity": "l2", "return_embedding": True}
+        assert store.to_dict() == {"type": TYPE, "init_parameters": parameters}
+        assert QdrantEdgeDocumentStore.from_dict(store.to_dict()).to_dict() == store.to_dict()
+
+    def test_yaml(self, path):
+        pipeline = Pipeline()
+        pipeline.add_component("writer", DocumentWriter(QdrantEdgeDocumentStore(path=path)))
+        loaded = Pipeline.loads(pipeline.dumps())
+        assert loaded.run({"writer": {"documents": documents(3)}}) == {"writer": {"documents_written": 3}}
+        assert QdrantEdgeDocumentStore(path=path).count_documents() == 3
+
+    def test_init_is_light(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        QdrantEdgeDocumentStore()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_unknown_similarity(self):
+        with pytest.raises(ValueError, match="euclid"):
+            QdrantEdgeDocumentStore(similarity="euclid")
+
+
+class TestMissingIndex:
+    def test_reading_creates_nothing(self, store, tmp_path):
+        assert store.count_documents() == 0
+        assert store.filter_documents() == []
+        assert store.sample_meta() is None
+        assert store.describe()["documents"] == 0
+        store.delete_documents(["x"])
+        assert store.delete_by_filter({"field": "meta.a", "operator": "==", "value": 1}) == 0
+        assert store.write_documents([]) == 0
+        assert list(tmp_path.iterdir()) == []
+
+    def test_search_names_the_mend(self, store, path):
+        with pytest.raises(DocumentStoreError, match=f"no index at {path}.*retort index STUDENT"):
+            store.search([1.0, 2.0])
+
+    def test_relative_path_is_resolved_when_opened(self, tmp_path, monkeypatch):
+        store = QdrantEdgeDocumentStore(path="some/index")
+        monkeypatch.chdir(tmp_path)
+        store.write_documents(documents(1))
+        assert store.describe()["path"] == str(tmp_path / "some" / "index")
+        assert (tmp_path / "some" / "index").is_dir()
+        store.close()
+
+    def test_other_folder_is_refused(self, tmp_path):
+        (tmp_path / "photo.jpg").touch()
+        with pytest.raises(DocumentStoreError, match="exists but is no index"):
+            QdrantEdgeDocumentStore(path=str(tmp_path)).write_documents(documents(1))
+
+    def test_empty_folder_is_taken(self, tmp_path):
+        store = QdrantEdgeDocumentStore(path=str(tmp_path))
+        assert store.write_documents(documents(1)) == 1
+        store.close()
+
+    def test_damaged_index(self, tmp_path):
+        (tmp_path / "edge_config.json").write_text("{")
+        with pytest.raises(DocumentStoreError, match=r"Cannot open the index .*index the documents again"):
+            QdrantEdgeDocumentStore(path=str(tmp_path)).count_documents()
+
+    def test_interrupted_creation(self, store, path, tmp_path, monkeypatch):
+        def interrupted(source, target):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shared_shard.os, "rename", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                store.write_documents(documents(1))
+        assert list(tmp_path.iterdir()) == []
+        assert store.write_documents(documents(1)) == 1
+
+    def test_index_deleted_while_open(self, store, path):
+        store.write_documents(documents(5))
+        shutil.rmtree(path)
+        again = QdrantEdgeDocumentStore(path=path)
+        assert again.count_documents() == 0
+        assert again.write_documents(documents(2)) == 2
+        again.close()
+        assert QdrantEdgeDocumentStore(path=path).count_documents() == 2
+
+
+class TestSharing:
+    def test_one_shard_per_real_path(self, path, tmp_path):
+        (tmp_path / "link").symlink_to(path)
+        stores = [QdrantEdgeDocumentStore(path=p) for p in (path, str(tmp_path / "link"), f"{path}/../index")]
+        for i, store in enumerate(stores):
+            store.write_documents(documents(10, start=10 * i))
+        assert [store.count_documents() for store in stores] == [30, 30, 30]
+        assert len({id(store._shard) for store in stores}) == 1
+
+        shard = stores[0]._shard
+        stores[0].close()
+        stores[0].close()
+        stores[1].close()
+        assert stores[2].search(documents(1)[0].embedding, top_k=1)[0].id == "d00000"
+        stores[2].close()
+        assert path not in shared_shard._OPEN
+        assert stores[0].count_documents() == 30  # opened again
+        assert stores[0]._shard is not shard
+        stores[0].close()
+
+    def test_two_paths(self, tmp_path):
+        stores = [QdrantEdgeDocumentStore(path=str(tmp_path / name)) for name in "ab"]
+        for i, store in enumerate(stores):
+            store.write_documents(documents(i + 1, dim=i + 2))
+        assert [store.count_documents() for store in stores] == [1, 2]
+        for store in stores:
+            store.close()
+
+    def test_garbage_gives_the_index_back(self, path):
+        store = QdrantEdgeDocumentStore(path=path)
+        store.write_documents(documents(3))
+        del store
+        gc.collect()
+        assert path not in shared_shard._OPEN
+        store = QdrantEdgeDocumentStore(path=path)
+        assert store.count_documents() == 3
+        store.close()
+
+    def test_threads(self, path):
+        errors, stores = [], [QdrantEdgeDocumentStore(path=path) for _ in range(4)]
+
+        def work(i):
+            try:
+                for step in range(10):
+                    stores[i].write_documents(documents(10, start=1000 * i + 10 * step))
+                    assert len(stores[i].search([1.0] * 8, top_k=5)) == 5
+                    stores[i].filter_documents({"field": "meta.n", "operator": "<", "value": 5})
+            except Exception as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        assert stores[0].count_documents() == 400
+        for store in stores:
+            store.close()
+
+    def test_threads_fail_on_duplicates_once(self, path):
+        store, outcomes = QdrantEdgeDocumentStore(path=path), []
+
+        def write():
+            try:
+                outcomes.append(store.write_documents(documents(50), DuplicatePolicy.FAIL))
+            except DuplicateDocumentError:
+                outcomes.append("duplicate")
+
+        threads = [threading.Thread(target=write) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(map(str, outcomes)) == ["50", "duplicate", "duplicate", "duplicate"]
+        store.close()
+
+    @pytest.mark.integration
+    def test_other_process_and_sudden_death(self, path):
+        script = f"""
+import os, signal, sys
+from haystack import Document
+from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+store = QdrantEdgeDocumentStore(path={path!r})
+try:
+    store.count_documents()
+except Exception as error:
+    print(type(error).__name__, error, flush=True)
+sys.stdin.readline()
+store.write_documents([Document(id=str(i), embedding=[float(i), 1.0]) for i in range(100)])
+print("written", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+        store = QdrantEdgeDocumentStore(path=path)
+        store.write_documents([Document(id="mine", embedding=[1.0, 2.0])])
+        with subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as other:
+            message = other.stdout.readline()
+            assert message.startswith("DocumentStoreError")
+            assert f"{path} is in use by another process" in message
+            store.close()
+            other.stdin.write("\n")
+            other.stdin.flush()
+            assert other.stdout.readline() == "written\n"
+        assert other.returncode == -9
+        assert store.count_documents() == 101
+        assert len(store.search([1.0, 1.0], top_k=200)) == 101
+        store.close()
+
+
+class TestWriting:
+    @pytest.mark.parametrize("policy", [DuplicatePolicy.NONE, DuplicatePolicy.OVERWRITE])
+    def test_last_one_stays(self, store, policy):
+        docs = [Document(id="a", content="1"), Document(id="b"), Document(id="a", content="2")]
+        assert store.write_documents(docs, policy) == 2
+        assert {d.id: d.content for d in store.filter_documents()} == {"a": "2", "b": None}
+
+    def test_skip_keeps_the_first_one(self, store):
+        store.write_documents([Document(id="a", content="stored")])
+        docs = [Document(id="a", content="1"), Document(id="b", content="1"), Document(id="b", content="2")]
+        assert store.write_documents(docs, DuplicatePolicy.SKIP) == 1
+        assert {d.id: d.content for d in store.filter_documents()} == {"a": "stored", "b": "1"}
+
+    def test_fail_writes_nothing(self, store):
+        store.write_documents([Document(id=str(i)) for i in range(50)])
+        with pytest.raises(DuplicateDocumentError, match=r"^50 of 51 .* '0', '1', '2', '3', '4', \.\.\.$"):
+            store.write_documents([Document(id=str(i)) for i in range(51)], DuplicatePolicy.FAIL)
+        with pytest.raises(DuplicateDocumentError, match=r"^1 of 2 .* 'x'$"):
+            store.write_documents([Document(id="x"), Document(id="x")], DuplicatePolicy.FAIL)
+        assert store.count_documents() == 50
+
+    def test_input_is_not_changed(self, store):
+        document = Document(id="a", embedding=[3.0, 4.0], meta={"when": datetime(2020, 1, 1, tzinfo=UTC)})
+        before = replace(document)
+        store.write_documents([document])
+        assert document == before
+
+    def test_dimension_of_the_first_embedding(self, store, path):
+        store.write_documents([Document(id="none")])
+        assert store.describe()["embedding_dim"] is None
+        store.write_documents(documents(2, dim=4))
+        store.write_documents([Document(id="none again")])
+        with pytest.raises(DocumentStoreError, match=r"'d00000' has an embedding of 5 dim.* of 4 dim"):
+            store.write_documents(documents(1, dim=5))
+        assert store.count_documents() == 4
+        store.close()
+        assert store.describe() == {
+            "path": path,
+            "embedding_dim": 4,
+            "similarity": "cosine",
+            "documents": 4,
+            "indexed": 0,
+        }
+
+    def test_dimension_of_the_store(self, path):
+        store = QdrantEdgeDocumentStore(path=path, embedding_dim=4)
+        with pytest.raises(DocumentStoreError, match=r"of 5 dim.* of 4 dim"):
+            store.write_documents(documents(1, dim=5))
+        store.write_documents(documents(1, dim=4))
+        with pytest.raises(DocumentStoreError, match=r"holds embeddings of 4 dimensions.*embedding_dim=6"):
+            QdrantEdgeDocumentStore(path=path, embedding_dim=6).count_documents()
+        with pytest.raises(DocumentStoreError, match="built with similarity='cosine', not with 'l2'"):
+            QdrantEdgeDocumentStore(path=path, similarity="l2").count_documents()
+        store.close()
+
+    def test_dimensions_within_one_call(self, store):
+        with pytest.raises(DocumentStoreError, match=r"of 5 dim.* of 4 dim"):
+            store.write_documents([*documents(1, dim=4), *documents(1, dim=5, start=1)])
+        assert store.count_documents() == 0
+
+    def test_recreated_index_takes_another_dimension(self, store):
+        store.write_documents(documents(3, dim=4))
+        store.delete_all_documents(recreate_index=True)
+        store.write_documents(documents(3, dim=6))
+        store.close()
+        assert store.describe()["embedding_dim"] == 6
+        assert len(store.search([1.0] * 6)) == 3
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), "a", None])
+    def test_embedding_of_no_finite_numbers(self, store, value):
+        with pytest.raises(DocumentStoreError, match="embedding of document 'a'"):
+            store.write_documents([Document(id="a", embedding=[1.0, value])])
+
+    @pytest.mark.parametrize("value", [float("nan"), {1, 2}, object(), "\ud800"])
+    def test_meta_that_is_no_json(self, store, value):
+        docs = [*documents(2000, dim=2), Document(id="a", meta={"key": value})]
+        with pytest.raises(DocumentStoreError, match="Document 'a' cannot be stored"):
+            store.write_documents(docs)
+        assert store.count_documents() == 0
+
+
+class TestRoundTrip:
+    def test_everything(self, path):
+        store = QdrantEdgeDocumentStore(path=path, return_embedding=True)
+        meta = {
+            "null": None,
+            "true": True,
+            "integer": 2**60,
+            "float": 1.0,
+            "text": 'Zürich 東京 \U0001f600 \x00 "quoted"',
+            "date": "2024-02-29T12:00:00+01:00",
+            "list": [1, "a", None, [], {}],
+            "nested": {"a": {"b": [{"c": 1.5}]}, "": 0},
+            "id": "not the document's",
+        }
+        document = Document(
+            id="an id, not a UUID",
+            content="",
+            meta=meta,
+            blob=ByteStream(bytes(range(256)), meta={"file": "x"}, mime_type="image/png"),
+            embedding=[0.6, 0.8],
+            sparse_embedding=SparseEmbedding([3, 7], [0.5, -1.25]),
+        )
+        store.write_documents([document, Document(id="bare")])
+        store.close()
+        [bare] = store.filter_documents({"field": "id", "operator": "==", "value": "bare"})
+        [full] = store.filter_documents({"field": "id", "operator": "==", "value": document.id})
+        [hit] = store.search([1.0, 0.0])
+        assert bare == Document(id="bare")
+        np.testing.assert_allclose(full.embedding, document.embedding, atol=1e-6)
+        assert replace(full, embedding=None) == replace(document, embedding=None)
+        assert replace(hit, score=None) == full
+        assert [type(full.meta[key]) for key in ("true", "integer", "float")] == [bool, int, float]
+        assert store.sample_meta() in (meta, {})
+        store.close()
+
+    def test_python_values_become_json(self, store):
+        when = datetime(2024, 2, 28, tzinfo=UTC)
+        store.write_documents(
+            [Document(id="a", meta={"when": when, "day": when.date(), "n": np.int64(3), "list": (1, 2), 5: np.ones(2)})]
+        )
+        expected = {"when": when.isoformat(), "day": "2024-02-28", "n": 3, "list": [1, 2], "5": [1.0, 1.0]}
+        assert store.sample_meta() == expected
+        assert store.count_documents_by_filter({"field": "meta.when", "operator": "==", "value": when}) == 1
+        store.update_by_filter({"field": "id", "operator": "==", "value": "a"}, {"when": when.replace(year=2025)})
+        assert store.sample_meta() == {**expected, "when": "2025-02-28T00:00:00+00:00"}
+
+    def test_embeddings_have_length_one(self, path):
+        store = QdrantEdgeDocumentStore(path=path, return_embedding=True)
+        store.write_documents([Document(id="a", embedding=[3.0, 4.0])])
+        np.testing.assert_allclose(store.filter_documents()[0].embedding, [0.6, 0.8], atol=1e-6)
+        np.testing.assert_allclose(store.search([1.0, 1.0])[0].embedding, [0.6, 0.8], atol=1e-6)
+        assert store.search([1.0, 1.0], return_embedding=False)[0].embedding is None
+        store.close()
+
+    @pytest.mark.parametrize("similarity", ["dot_product", "l2"])
+    def test_other_similarities_keep_lengths(self, path, similarity):
+        store = QdrantEdgeDocumentStore(path=path, similarity=similarity, return_embedding=True)
+        store.write_documents([Document(id="a", embedding=[3.0, 4.0])])
+        assert store.filter_documents()[0].embedding == [3.0, 4.0]
+        store.close()
+
+    def test_layout_of_qdrant_haystack(self, store):
+        from haystack_integrations.document_stores.qdrant import converters
+
+        document = Document(id="a", content="c", embedding=[1.0, 0.0], sparse_embedding=SparseEmbedding([1], [1.0]))
+        store.write_documents([document])
+        [theirs] = converters.convert_haystack_documents_to_qdrant_points([document], use_sparse_embeddings=True)
+        [ours] = store._shard.edge.retrieve([theirs.id], True, True)
+        assert set(ours.vector) == set(theirs.vector)
+        assert ours.payload.items() <= theirs.payload.items()
+
+
+class TestSearch:
+    @pytest.mark.parametrize("as_query", [list, np.array, lambda v: np.array(v, dtype=np.float32)])
+    def test_order_and_scores(self, store, as_query):
+        docs = documents(300)
+        store.write_documents(docs)
+        query = np.random.default_rng(9).standard_normal(8)
+        hits = store.search(as_query(query.tolist()), top_k=20)
+        matrix = np.array([d.embedding for d in docs])
+        scores = matrix @ query / np.linalg.norm(matrix, axis=1) / np.linalg.norm(query)
+        assert [hit.id for hit in hits] == [docs[i].id for i in np.argsort(-scores)[:20]]
+        np.testing.assert_allclose([hit.score for hit in hits], np.sort(scores)[::-1][:20], atol=1e-5)
+        assert hits[0].embedding is None
+        assert hits[0].content.startswith("text")
+
+    @pytest.mark.parametrize(("similarity", "best", "score"), [("dot_product", "far", 20.0), ("l2", "near", -1.0)])
+    def test_higher_scores_are_better(self, path, similarity, best, score):
+        store = QdrantEdgeDocumentStore(path=path, similarity=similarity)
+        store.write_documents([Document(id="near", embedding=[2.0, 1.0]), Document(id="far", embedding=[9.0, 2.0])])
+        hits = store.search([2.0, 1.0]) if similarity == "dot_product" else store.search([2.0, 2.0])
+        assert hits[0].id == best
+        assert hits[0].score == pytest.approx(score)
+        assert [h.id for h in store.search([2.0, 2.0], score_threshold=hits[0].score)][:1] == [best]
+        assert hits == sorted(hits, key=lambda hit: -hit.score)
+        store.close()
+
+    def test_score_threshold_is_inclusive(self, store):
+        store.write_documents([Document(id="a", embedding=[1.0, 0.0]), Document(id="b", embedding=[0.0, 1.0])])
+        assert [hit.id for hit in store.search([1.0, 0.0], score_threshold=1.0)] == ["a"]
+        assert [hit.id for hit in store.search([1.0, 0.0], score_threshold=0.0)] == ["a", "b"]
+
+    def test_ties_are_ordered_by_id(self, tmp_path):
+        ids = [f"{i:03}" for i in range(300)]
+        for seed in range(2):
+            store = QdrantEdgeDocumentStore(path=str(tmp_path / str(seed)))
+            docs = [
+                Document(id=id_, embedding=[1.0, 1.0]) for id_ in np.random.default_rng(seed).permutation(ids).tolist()
+            ]
+            store.write_documents([*docs, Document(id="best", embedding=[1.0, 0.9])])
+            hits = store.search([1.0, 0.8], top_k=5)
+            assert [hit.id for hit in hits] == ["best", *ids[:4]]
+            store.close()
+
+    def test_sparse(self, store):
+        docs = [Document(id=str(i), sparse_embedding=SparseEmbedding([1, i], [1.0, 2.0])) for i in range(2, 6)]
+        store.write_documents(docs)
+        hits = store.search(SparseEmbedding([1, 4], [1.0, 1.0]), top_k=2)
+        assert [(hit.id, hit.score) for hit in hits] == [("4", 3.0), ("2", 1.0)]
+
+    @pytest.mark.parametrize("top_k", [0, -1])
+    def test_top_k_must_be_positive(self, store, top_k):
+        with pytest.raises(ValueError, match="top_k"):
+            store.search([1.0], top_k=top_k)
+
+    @pytest.mark.parametrize(
+        ("query", "match"), [([1.0] * 3, r"\(3,\).* 8 dim"), ([[1.0] * 8], r"\(1, 8\)"), ([float("nan")] * 8, "NaN")]
+    )
+    def test_bad_query(self, store, query, match):
+        store.write_documents(documents(1))
+        with pytest.raises(DocumentStoreError, match=match):
+            store.search(query)
+
+    def test_no_embeddings(self, store):
+        store.write_documents([Document(id="a")])
+        with pytest.raises(DocumentStoreError, match="have no embeddings"):
+            store.search([1.0])
+        store.delete_all_documents()
+        assert store.search([1.0]) == []
+
+
+class TestOptimisation:
+    @pytest.fixture
+    def optimized(self, monkeypatch):
+        calls = []
+
+        class Spy:
+            """The engine's own class takes no patches."""
+
+            def __init__(self, edge):
+                self._edge = edge
+
+            def __getattr__(self, name):
+                if name == "optimize":
+                    calls.append(name)
+                return getattr(self._edge, name)
+
+        load = shared_shard.EdgeShard.load
+        engine = type("Engine", (), {"create": shared_shard.EdgeShard.create, "load": lambda path: Spy(load(path))})
+        monkeypatch.setattr(shared_shard, "EdgeShard", engine)
+        monkeypatch.setattr(shared_shard, "OPTIMIZE_THRESHOLD", 100)
+        return calls
+
+    def test_rule(self, store, optimized):
+        store.write_documents(documents(100))
+        store.search([1.0] * 8)
+        assert optimized == []
+        store.write_documents(documents(100, start=100))
+        assert optimized == []
+        for _ in range(3):
+            store.search([1.0] * 8)
+        assert len(optimized) == 1
+        store.write_documents(documents(1))
+        store.search([1.0] * 8)
+        store.optimize()
+        store.optimize()
+        assert len(optimized) == 2
+        store.close()
+        assert len(optimized) == 2  # nothing was left to do
+
+    def test_what_an_earlier_process_left(self, path, optimized):
+        store = QdrantEdgeDocumentStore(path=path)
+        store.write_documents(documents(101))
+        del store  # without close, as a killed process leaves it
+        gc.collect()
+        store = QdrantEdgeDocumentStore(path=path)
+        store.search([1.0] * 8)
+        assert len(optimized) == 1
+        store.close()
+
+    def test_last_close(self, path, optimized):
+        stores = [QdrantEdgeDocumentStore(path=path) for _ in range(2)]
+        stores[0].write_documents(documents(10))
+        assert stores[1].count_documents() == 10
+        stores[0].close()
+        assert optimized == []
+        stores[1].close()
+        assert len(optimized) == 1
+
+    def test_graph(self, store):
+        rng = np.random.default_rng(0)
+        centres = rng.standard_normal((50, 384))
+        vectors = centres[rng.integers(0, 50, 7500)] + 0.5 * rng.standard_normal((7500, 384))
+        store.write_documents([Document(id=str(i), embedding=v) for i, v in enumerate(vectors.tolist())])
+        assert store.describe()["indexed"] == 0
+        query = vectors[0].tolist()
+        before = [hit.id for hit in store.search(query)]
+        assert before == [hit.id for hit in store.search(query, exact=True)]
+        store.close()
+        assert store.describe()["indexed"] == 7500
+        assert [hit.id for hit in store.search(query, exact=True)] == before
+        assert len(set(before) & {hit.id for hit in store.search(query, hnsw_ef=64)}) >= 9
+
+
+VALUES = [None, "soon", True, False, 0, 1, 1.0, 1.5, -3, 2**53, "a", "b", "", [], [None], [1, 2], ["a"], {"b": 1}, {"b": ["a"]}]  # fmt: skip
+DATES = ["2020-01-01", "2020-01-01T00:00:00", "2020-01-01T00:00:00Z", "2020-01-01T05:00:00+05:00", "2020-01-01T00:00+01:00", "20200101", "2020-01-02T00:00:00", "9999-12-31"]  # fmt: skip
+
+
+class TestFilters:
+    @staticmethod
+    def random_filter(rng, depth=0):
+        if depth < 3 and rng.random() < 0.5:
+            conditions = [TestFilters.random_filter(rng, depth + 1) for _ in range(rng.randint(0 if depth else 1, 3))]
+            return {"operator": rng.choice(["AND", "OR", "NOT"]), "conditions": conditions}
+        field = rng.choice(["meta.x", "meta.y", "meta.x.b", "y", "content", "id", "meta.an odd key", "meta"])
+        comparison = rng.choice(["==", "!=", ">", ">=", "<", "<=", "in", "not in"])
+        if comparison in ("in", "not in"):
+            value = rng.sample(VALUES + DATES, rng.randint(0, 3))
+        elif comparison in ("==", "!="):
+            value = rng.choice(VALUES + DATES)
+        else:
+            value = rng.choice([None, True, 0, 1, 1.5, 2**53, *DATES])
+        return {"field": field, "operator": comparison, "value": value}
+
+    def test_same_as_in_python(self, store):
+        rng = random.Random(0)
+        docs = [
+            Document(id=f"{i:02}", content=rng.choice(["a", "b", None]), embedding=[1.0, i / 9], meta=meta)
+            for i, meta in enumerate(
+                [{}] + [{"x": value, "y": rng.choice(VALUES + DATES), "an odd key": value} for value in VALUES + DATES]
+            )
+        ]
+        store.write_documents(docs)
+        for _ in range(400):
+            filters = self.random_filter(rng)
+            expected = [d.id for d in docs if document_matches(filters, d)]
+            with contextlib.suppress(FilterError, TypeError):  # Haystack's gives up on values that cannot be compared
+                assert [d.id for d in docs if document_matches_filter(filters, d)] == expected
+            assert sorted(d.id for d in store.filter_documents(filters)) == expected, filters
+            assert store.count_documents_by_filter(filters) == len(expected)
+            assert sorted(d.id for d in store.search([1.0, 0.5], top_k=99, filters=filters)) == expected, filters
+            top = [d.id for d in store.search([1.0, 0.5], top_k=2, filters=filters)]
+            everything = [d.id for d in store.search([1.0, 0.5], top_k=99)]
+            assert top == [id_ for id_ in everything if id_ in expected][:2]
+
+    def test_value_that_cannot_be_compared_does_not_match(self, store):
+        store.write_documents([Document(id="a", meta={"date": "soon"}), Document(id="b", meta={"date": "2024-01-01"})])
+        filters = {"field": "meta.date", "operator": ">", "value": "2020-01-01"}
+        assert [d.id for d in store.filter_documents(filters)] == ["b"]
+        assert [d.id for d in store.filter_documents({"operator": "NOT", "conditions": [filters]})] == ["a"]
+
+    def test_large_integers(self, store):
+        store.write_documents([Document(id=str(i), meta={"n": 2**60 + i}) for i in range(3)])
+        for operator, expected in {"==": ["1"], ">": ["2"], "<=": ["0", "1"], "not in": ["0", "2"]}.items():
+            value = [2**60 + 1] if operator == "not in" else 2**60 + 1
+            found = store.filter_documents({"field": "meta.n", "operator": operator, "value": value})
+            assert sorted(d.id for d in found) == expected
+
+    def test_numpy_numbers(self, store):
+        store.write_documents(documents(5))
+        assert store.count_documents_by_filter({"field": "meta.n", "operator": ">", "value": np.int64(2)}) == 2
+        assert store.count_documents_by_filter({"field": "meta.n", "operator": "in", "value": [np.float32(2)]}) == 1
+
+    @pytest.mark.parametrize(
+        "filters",
+        [
+            "meta.x == 1",
+            {"field": "meta.x"},
+            {"field": "meta.x", "operator": "~", "value": 1},
+            {"field": "meta.x", "operator": ">", "value": "tomorrow"},
+            {"field": "meta.x", "operator": ">", "value": {}},
+            {"field": "embedding", "operator": "==", "value": None},
+            {"operator": "XOR", "conditions": []},
+            {"operator": "AND", "conditions": ["x"]},
+        ],
+    )
+    def test_malformed(self, store, filters):
+        store.write_documents(documents(1))
+        for use in (store.filter_documents, store.delete_by_filter, lambda f: store.search([1.0] * 8, filters=f)):
+            with pytest.raises(FilterError):
+                use(filters)
+        assert store.count_documents() == 1
+
+    def test_selective_filter_in_search(self, store):
+        docs = [*documents(500, tags=["a"]), *documents(2, start=500, tags="a")]
+        store.write_documents(docs)
+        hits = store.search([1.0] * 8, top_k=5, filters={"field": "meta.tags", "operator": "==", "value": "a"})
+        assert {hit.id for hit in hits} == {"d00500", "d00501"}
+        date = {"field": "meta.none", "operator": "==", "value": None}
+        never = {"operator": "AND", "conditions": [date, {"field": "meta.n", "operator": ">=", "value": 501}]}
+        assert [hit.id for hit in store.search([1.0] * 8, top_k=5, filters=never)] == ["d00501"]
+
+    def test_delete_and_update_what_only_python_can_match(self, store):
+        store.write_documents(documents(20, empty=[]))
+        store.write_documents(documents(20, start=20))
+        absent = {"field": "meta.empty", "operator": "==", "value": None}
+        assert store.update_by_filter(absent, {"seen": "2024-01-01"}) == 20
+        assert store.count_documents_by_filter({"field": "meta.seen", "operator": ">", "value": "2023-06-01"}) == 20
+        assert store.delete_by_filter(absent) == 20
+        assert json.dumps(store.sample_meta()["empty"]) == "[]"
