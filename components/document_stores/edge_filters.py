@@ -219,7 +219,7 @@ def _number(path: str, limits: RangeFloat, holds: Callable[[bool], bool]) -> Fil
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and abs(value) < _LARGEST_EXACT_INTEGER
+    return isinstance(value, Real) and bool(abs(value) < _LARGEST_EXACT_INTEGER)  # type: ignore[operator]
 
 
 def _as_datetime(value: Any) -> datetime | None:

@@ -38,8 +38,9 @@ class QdrantEdgeDocumentStore:
     The Qdrant engine inside the process: a document store that is a folder, with no server.
 
     All stores of a process whose `path` leads to the same folder share one open index, so several pipelines may use
-    it; another process gets an error while it is open. `close()` gives it back. Documents are on the disk when
-    `write_documents` returns.
+    it; another process gets an error while it is open. `close()` gives it back. Once `write_documents` returns, its
+    documents outlive the process, however it ends; a power failure may still take those of the last 10,000 writes that
+    came after the last `close()` or `optimize()`.
 
     Embeddings are searched one by one, exactly, until the search graph (HNSW) is built. Writing never builds it:
     `optimize()` does, `close()` of the last store does, and so does the first search with more than 10,000 unindexed
@@ -140,7 +141,7 @@ class QdrantEdgeDocumentStore:
 
     def optimize(self) -> None:
         """
-        Build what is missing of the search graph now.
+        Build what is missing of the search graph now, and flush what was written to the disk.
         """
         if shard := self._open():
             shard.optimize()
@@ -175,10 +176,10 @@ class QdrantEdgeDocumentStore:
         """
         Open the index, or return `None` where there is none: reading creates nothing.
         """
-        if self._shard is None:
-            self._shard = acquire(self)
-        else:
+        if self._shard is not None and self._shard.is_current():
             self._shard.check(self.embedding_dim, self.similarity)
+        else:
+            self._shard = acquire(self)
         return self._shard
 
     def _open_or_create(self) -> SharedShard:

@@ -37,9 +37,11 @@ if TYPE_CHECKING:
 DISTANCES = {"cosine": "Cosine", "dot_product": "Dot", "l2": "Euclid"}
 BATCH_SIZE = 1000
 OPTIMIZE_THRESHOLD = 10_000
+FLUSH_THRESHOLD = 10_000
 _CONFIG_FILE = "edge_config.json"
 
-# Weak: a shard lives as long as a store holds it. Dropping it releases the folder, and every write is already flushed.
+# Weak: a shard lives as long as a store holds it. Dropping it releases the folder; nothing written is lost, as the
+# engine's log survives the end of the process and is replayed.
 _OPEN: "WeakValueDictionary[str, SharedShard]" = WeakValueDictionary()
 _OPEN_LOCK = threading.RLock()
 
@@ -59,6 +61,7 @@ class SharedShard:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._folder = _identity(path)
         self.lock = threading.RLock()
         self.stores: WeakSet[QdrantEdgeDocumentStore] = WeakSet()
         self._process = os.getpid()
@@ -76,6 +79,19 @@ class SharedShard:
         self.embedding_dim: int | None = dense.get("size")
         self._distance: str | None = dense.get("distance")
         self.unindexed = self.count(_having(DENSE_VECTOR)) - self.count_indexed()
+        self._unflushed = 0
+
+    def is_current(self) -> bool:
+        """
+        Tell whether the folder is still there: a shard whose folder was deleted goes on without a word.
+
+        :returns:
+            Whether it is.
+        """
+        try:
+            return _identity(self.path) == self._folder
+        except FileNotFoundError:
+            return False
 
     def check(self, embedding_dim: int | None, similarity: str) -> None:
         """
@@ -130,26 +146,36 @@ class SharedShard:
         :param points:
             The points. Those with the id of a stored one replace it.
         """
-        batches = (points[start : start + BATCH_SIZE] for start in range(0, len(points), BATCH_SIZE))
-        self.update(*(UpdateOperation.upsert_points(batch) for batch in batches))
-        self.unindexed += len(points)
+        for start in range(0, len(points), BATCH_SIZE):
+            batch = points[start : start + BATCH_SIZE]
+            self.update(UpdateOperation.upsert_points(batch), size=len(batch))
+            self.unindexed += len(batch)
 
-    def update(self, *operations: UpdateOperation) -> None:
+    def update(self, operation: UpdateOperation, *, size: int = 1) -> None:
         """
-        Apply operations and flush them to the disk.
+        Apply an operation. It outlives the process at once, and the machine once it is flushed.
 
-        :param operations:
-            The operations.
+        :param operation:
+            The operation.
+        :param size:
+            The number of points in it.
         :raises DocumentStoreError:
-            If the engine refuses one.
+            If the engine refuses it.
         """
         try:
-            for operation in operations:
-                self.edge.update(operation)
-            self.edge.flush()
+            self.edge.update(operation)
+            self._unflushed += size
+            if (
+                self._unflushed >= FLUSH_THRESHOLD
+            ):  # bounds what is replayed after a crash; each flush waits for the disk
+                self._flush()
         except Exception as error:
             msg = f"Cannot write to the index at {self.path}: {error}"
             raise DocumentStoreError(msg) from error
+
+    def _flush(self) -> None:
+        self.edge.flush()
+        self._unflushed = 0
 
     def count(self, condition: Filter | None = None) -> int:
         """
@@ -175,13 +201,16 @@ class SharedShard:
 
     def optimize(self) -> None:
         """
-        Build what is missing of the search graph. The whole process waits: the engine holds Python's global lock.
+        Build what is missing of the search graph, and flush.
+
+        The whole process waits: the engine holds Python's global lock.
         """
         with self.lock:
             if self.unindexed:
-                if self.edge.optimize():
-                    self.edge.flush()
+                self.edge.optimize()
                 self.unindexed = 0
+            if self._unflushed:
+                self._flush()
 
     def optimize_if_due(self) -> None:
         """
@@ -205,10 +234,9 @@ def acquire(store: "QdrantEdgeDocumentStore") -> SharedShard | None:
     path = os.path.realpath(store.path)
     with _OPEN_LOCK:
         if not _index_exists(path):
-            _OPEN.pop(path, None)  # its folder was deleted while it was open
             return None
         shard = _OPEN.get(path)
-        if shard is None:
+        if shard is None or not shard.is_current():
             shard = _OPEN[path] = SharedShard(path)
         shard.check(store.embedding_dim, store.similarity)
         shard.stores.add(store)
@@ -252,7 +280,7 @@ def release(store: "QdrantEdgeDocumentStore", shard: SharedShard) -> None:
         try:
             if _OPEN.get(shard.path) is shard:
                 del _OPEN[shard.path]
-                if _index_exists(shard.path):  # else its folder was deleted while it was open
+                if shard.is_current():
                     shard.optimize()
         finally:
             shard.edge.close()
@@ -267,6 +295,11 @@ def _index_exists(path: str) -> bool:
         msg = f"{path} exists but is no index. Give the path of an index, or of a folder that is empty or missing."
         raise DocumentStoreError(msg)
     return False
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _having(vector_name: str) -> Filter:

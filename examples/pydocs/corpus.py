@@ -29,7 +29,9 @@ from retort.students.files import replace_folder
 QUESTIONS = Path(__file__).parent / "questions.jsonl"
 FEWEST_QUESTIONS = 100
 PASSAGE_WORDS = 120
-FEWEST_WORDS = 8
+LONGEST_WORDS = 200
+HEADING_WORDS = 8
+FEWEST_WORDS = 7
 # Packages whose parts are documented one level down.
 SUBMODULES = (
     "asyncio", "collections.abc", "concurrent.futures", "email.message", "email.mime.text", "email.utils",
@@ -50,11 +52,6 @@ SKIPPED = {
     "aifc", "asynchat", "asyncore", "audioop", "cgi", "cgitb", "chunk", "crypt", "imghdr", "imp", "mailcap", "nis",
     "nntplib", "ossaudiodev", "pipes", "smtpd", "sndhdr", "spwd", "sunau", "telnetlib", "uu", "xdrlib",
 }  # fmt: skip
-BUILTIN_TYPES = (
-    str, bytes, bytearray, int, float, complex, bool, list, tuple, dict, set, frozenset, range, slice, memoryview,
-    object, type, property, classmethod, staticmethod, super, enumerate, zip, map, filter, reversed,
-)  # fmt: skip
-
 # How docstrings begin, in the imperative; some say `returns` for `return`.
 _VERBS = frozenset(
     (
@@ -66,8 +63,9 @@ _VERBS = frozenset(
         "start stop store strip take test transform try turn update use wait wrap write yield"
     ).split()
 )
-# Addresses change from process to process.
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_BOILERPLATE = re.compile(r"copyright|permission is hereby granted|warranty|<intro stuff", re.IGNORECASE)
+# Topics that only repeat others, or document a module that is left out.
+_SKIPPED_TOPICS = {"specialnames", "compound", "execmodel", "debugger"}
 
 
 def passages() -> Iterator[dict[str, Any]]:
@@ -75,34 +73,49 @@ def passages() -> Iterator[dict[str, Any]]:
     Yield the corpus as BEIR records.
 
     `_id` is the qualified name, or `topic:NAME`, with `#2`, `#3` ... for the further passages of a long text;
-    `metadata.key` is the same without that number.
+    `metadata.key` is the same without that number. A text that stands in several places is kept once.
     """
-    texts: dict[str, str] = {}
     seen: set[str] = set()
-    for key, text in [*_docstrings(), *_topics()]:
-        if text not in seen and key not in texts:
-            seen.add(text)
-            texts[key] = text
-    for key, text in sorted(texts.items()):
-        for number, part in enumerate(split_passages(text), 1):
-            name = key.removeprefix("topic:")
+    kept: dict[str, list[str]] = {}
+    # Short names first: `random.shuffle` before `random.Random.shuffle`.
+    for key, signature, text in sorted([*_docstrings(), *_topics()], key=lambda entry: (len(entry[0]), entry[0])):
+        parts = [part for part in split_passages(text) if _normal(part) not in seen and not _BOILERPLATE.search(part)]
+        seen.update(map(_normal, parts))
+        if parts and key not in kept:
+            kept[key] = [f"{signature}\n{parts[0]}".strip(), *parts[1:]]
+    for key, parts in sorted(kept.items()):
+        for number, part in enumerate(parts, 1):
             yield {
                 "_id": key if number == 1 else f"{key}#{number}",
-                "title": name,
+                "title": key.removeprefix("topic:"),
                 "text": part,
                 "metadata": {"key": key},
             }
 
 
 def split_passages(text: str) -> list[str]:
-    """Cut a text at blank lines into passages of about `PASSAGE_WORDS` words; a short rest joins the last one."""
-    parts: list[str] = []
+    """
+    Cut a text at blank lines into passages of about `PASSAGE_WORDS` words.
+
+    A heading or other short block begins the passage of what follows it; a very long block is cut between lines.
+    """
+    blocks: list[str] = []
     for block in re.split(r"\n\s*\n", text):
-        words = len(block.split())
-        if parts and (len(parts[-1].split()) + words <= PASSAGE_WORDS or words < FEWEST_WORDS):
+        lines = block.split("\n")
+        size = len(lines) if len(block.split()) <= LONGEST_WORDS else 1 + PASSAGE_WORDS // 10
+        blocks.extend("\n".join(lines[i : i + size]) for i in range(0, len(lines), size))
+    parts: list[str] = []
+    heading = ""
+    for block in blocks:
+        if len(block.split()) < HEADING_WORDS:
+            heading += block + "\n\n"
+        elif parts and not heading and len(parts[-1].split()) + len(block.split()) <= PASSAGE_WORDS:
             parts[-1] += "\n\n" + block
         else:
-            parts.append(block)
+            parts.append(heading + block)
+            heading = ""
+    if heading:
+        parts = [*parts[:-1], f"{parts[-1]}\n\n{heading}"] if parts else [heading]
     return [part.strip() for part in parts if part.strip()]
 
 
@@ -200,52 +213,60 @@ def write_beir(folder: Path) -> dict[str, int]:
     return {"passages": len(corpus), "queries": len(weak), "questions": len(asked), "absent": absent}
 
 
-def _docstrings() -> Iterator[tuple[str, str]]:
-    for name in sorted({*sys.stdlib_module_names, *SUBMODULES}):
-        if name.startswith("_") or name.split(".")[0] in SKIPPED:
-            continue
-        module = _import(name)
-        if module is None:
-            continue
+def _docstrings() -> Iterator[tuple[str, str, str]]:
+    modules = {
+        name: module
+        for name in sorted({*sys.stdlib_module_names, *SUBMODULES})
+        if not name.startswith("_") and name.split(".")[0] not in SKIPPED and (module := _import(name)) is not None
+    }
+    for name, module in modules.items():
         yield from _entry(name, module)
-        if name == "builtins":
-            for kind in BUILTIN_TYPES:
-                yield from _entry(kind.__name__, kind)
-                yield from _members(kind.__name__, kind)
-        for attribute in getattr(module, "__all__", None) or [a for a in vars(module) if not a.startswith("_")]:
+        for attribute in sorted(getattr(module, "__all__", None) or vars(module)):
             thing = getattr(module, attribute, None)
-            if inspect.ismodule(thing) or not (inspect.isclass(thing) or inspect.isroutine(thing)):
+            if attribute.startswith("_") or not (inspect.isclass(thing) or inspect.isroutine(thing)):
                 continue
+            if getattr(thing, "__name__", attribute) != attribute and hasattr(module, thing.__name__):
+                continue  # a second name in this module
+            if thing.__module__ != name and thing.__module__ in modules and name != "builtins":
+                continue  # borrowed from a module that documents it
             full = attribute if name == "builtins" else f"{name}.{attribute}"
             yield from _entry(full, thing)
-            if inspect.isclass(thing) and name != "builtins":
+            if inspect.isclass(thing) and not issubclass(thing, BaseException):
                 yield from _members(full, thing)
 
 
-def _members(name: str, kind: type) -> Iterator[tuple[str, str]]:
-    for attribute, thing in sorted(vars(kind).items()):
-        if not attribute.startswith("_") and (
-            callable(thing) or isinstance(thing, property | classmethod | staticmethod)
-        ):
+def _members(name: str, kind: type) -> Iterator[tuple[str, str, str]]:
+    # With the members of the C classes behind it.
+    own = {a for base in kind.__mro__ if base is kind or base.__module__.startswith("_") for a in vars(base)}
+    for attribute in sorted(own):
+        thing = getattr(kind, attribute, None)
+        documented = inspect.isroutine(thing) or isinstance(thing, property) or inspect.isgetsetdescriptor(thing)
+        if documented and not attribute.startswith("_"):
             yield from _entry(f"{name}.{attribute}", thing)
 
 
-def _entry(name: str, thing: Any) -> Iterator[tuple[str, str]]:
-    text = thing.__doc__ if isinstance(getattr(thing, "__doc__", None), str) else ""
-    text = inspect.cleandoc(text)
-    if len(text.split()) < FEWEST_WORDS:
+def _entry(name: str, thing: Any) -> Iterator[tuple[str, str, str]]:
+    """Yield name, signature and text; no signature where it shows addresses or paths of this machine."""
+    text = inspect.cleandoc(thing.__doc__) if isinstance(getattr(thing, "__doc__", None), str) else ""
+    if len(text.split()) < FEWEST_WORDS or " at 0x" in text:
         return
+    signature = ""
     if inspect.isroutine(thing):
         with contextlib.suppress(ValueError, TypeError, AttributeError):
-            text = f"{name.rpartition('.')[2]}{inspect.signature(thing)}\n{text}"
-    yield name, _ADDRESS.sub("", text)
+            signature = f"{name.rpartition('.')[2]}{inspect.signature(thing)}"
+    yield name, "" if re.search(r"[<\\]|/\w", signature) else signature, text
 
 
-def _topics() -> Iterator[tuple[str, str]]:
+def _topics() -> Iterator[tuple[str, str, str]]:
     from pydoc_data.topics import topics
 
     for name, text in topics.items():
-        yield f"topic:{name}", re.sub(r"\*\*?|`+", "", text).strip()
+        if name not in _SKIPPED_TOPICS:
+            yield f"topic:{name}", "", text.strip()
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.split()).lower()
 
 
 def _import(name: str) -> ModuleType | None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,7 @@ def _convert(files: list[Path], root: Path) -> list[Document]:
         try:
             if kind not in converters:
                 converters[kind] = import_class_by_name(kind)()
-            found = converters[kind].run(sources=[path], meta={"file_path": relative})["documents"]
+            found = converters[kind].run(sources=[path])["documents"]
         except ImportError as error:
             msg = f'{path}: reading {path.suffix} files needs `pip install "retort-haystack[files]"` ({error}).'
             raise DataError(msg) from error
@@ -91,13 +92,12 @@ def _convert(files: list[Path], root: Path) -> list[Document]:
         if not found:
             msg = f"{path}: this file cannot be read. Repair it, or move it out of the folder."
             raise DataError(msg)
-        documents.extend(d for d in found if (d.content or "").strip())
+        # Set here: converters shorten a `file_path` that they are given to the file's name.
+        documents.extend(replace(d, meta={**d.meta, "file_path": relative}) for d in found if (d.content or "").strip())
     return documents
 
 
 def _split(documents: list[Document], words: int, overlap: int) -> list[Document]:
-    from dataclasses import replace
-
     from haystack.components.preprocessors import DocumentSplitter
 
     splitter = DocumentSplitter(split_by="word", split_length=words, split_overlap=overlap)

@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny models and data, made on the spot: nothing is fetched, nothing is slow."""
+
+import os
+from pathlib import Path
+
+import pytest
+from tiny import TOPICS, WORDS, tiny_config, write_jsonl
+
+os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+@pytest.fixture(scope="session")
+def tokenizer_path(tmp_path_factory) -> str:
+    """A WordPiece tokenizer of about 70 words."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(WORDS), ".", "?", ",", ":"]
+    words = Tokenizer(models.WordPiece({word: i for i, word in enumerate(vocab)}, unk_token="[UNK]"))
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=64,
+    )
+    path = tmp_path_factory.mktemp("tokenizer")
+    fast.save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tokenizer_path):
+    """Makes tiny random models."""
+    from retort.students.create import from_config
+
+    def make(seed: int = 0, *, layers: int = 2, hidden: int = 16, dropout: float = 0.0, **options):
+        return from_config(tiny_config(layers, hidden, dropout), tokenizer_path, seed=seed, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_student(tiny_model, tmp_path_factory) -> str:
+    """Folder of a tiny student."""
+    from retort.students import save_student
+
+    path = tmp_path_factory.mktemp("students") / "tiny"
+    save_student(tiny_model(1), path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def other_student(tiny_model, tmp_path_factory) -> str:
+    """Folder of a tiny student of the same dimension and another space."""
+    from retort.students import save_student
+
+    path = tmp_path_factory.mktemp("students") / "other"
+    save_student(tiny_model(2), path)
+    return str(path)
+
+
+@pytest.fixture
+def beir(tmp_path) -> Path:
+    """A BEIR folder of 40 documents in 5 topics, 30 training and 10 dev queries."""
+    folder = tmp_path / "data"
+    (folder / "qrels").mkdir(parents=True)
+    corpus, queries = [], []
+    judged: dict[str, list[str]] = {"train": [], "dev": []}
+    for t, (topic, words) in enumerate(TOPICS.items()):
+        names = words.split()
+        for i in range(8):
+            chosen = " ".join(names[(i + k) % 10] for k in range(2 + i % 5))
+            corpus.append({"_id": f"d{t}{i}", "title": topic, "text": f"the {chosen} in the {topic}."})
+            query = {"_id": f"q{t}{i}", "text": f"what is the {names[i]} near the {topic}?"}
+            queries.append(query)
+            split = "dev" if i >= 6 else "train"
+            judged[split].append(f"{query['_id']}\td{t}{i}\t1\n")
+    write_jsonl(folder / "corpus.jsonl", corpus)
+    write_jsonl(folder / "queries.jsonl", queries)
+    for split, lines in judged.items():
+        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+    return folder
+
+
+@pytest.fixture
+def recipe_tree(tokenizer_path, tiny_student) -> dict:
+    """A two-stage recipe over tiny models that uses every objective, dropout and a learned projection."""
+    kind = "retort.trainers.objectives"
+    return {
+        "format": 1,
+        "student": {
+            "type": "retort.students.create.from_config",
+            "init_parameters": {"config": tiny_config(1, 8, 0.1), "tokenizer": tokenizer_path, "seed": 5},
+        },
+        "teachers": {
+            "teacher": {
+                "type": "retort.trainers.teachers.bi_encoder.BiEncoderTeacher",
+                "init_parameters": {"model": tiny_student, "device": "cpu"},
+            }
+        },
+        "candidates": {
+            "bm25": {"type": "retort.trainers.candidates.bm25.BM25Miner", "init_parameters": {"depth": 6}},
+            "own": {
+                "type": "retort.trainers.candidates.dense.DenseMiner",
+                "init_parameters": {"model": "student", "depth": 6},
+            },
+        },
+        "training": {
+            "batch_size": 4,
+            "evaluate_every": 3,
+            "checkpoint_every": 2,
+            "log_every": 1,
+            "dev_queries": 5,
+            "dev_documents": 20,
+        },
+        "stages": [
+            {
+                "name": "align",
+                "batches": "texts",
+                "teacher": "teacher",
+                "lr": 1e-3,
+                "steps": 5,
+                "objectives": [{"type": f"{kind}.Alignment", "init_parameters": {"projection": True}}],
+            },
+            {
+                "name": "distil",
+                "teacher": "teacher",
+                "lr": 1e-3,
+                "steps": 7,
+                "candidates": {"sources": ["bm25", "own"], "negatives": 3},
+                "objectives": [
+                    {"type": f"{kind}.Alignment", "init_parameters": {"projection": True, "distance": "mse"}},
+                    {"type": f"{kind}.InBatchKL", "weight": 0.5},
+                    {"type": f"{kind}.ListwiseKL", "weight": 0.5, "init_parameters": {"student_temperature": 2.0}},
+                    {"type": f"{kind}.Contrastive", "init_parameters": {"scope": "in_batch"}},
+                ],
+            },
+        ],
+    }

@@ -1,0 +1,118 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+
+from retort.trainers.losses import alignment, contrastive, listwise_kl
+
+S = [[2.0, 1.0, 0.5], [0.3, 1.2, -0.4]]
+T = [[6.0, 2.0, -1.0], [1.0, 3.0, 0.0]]
+OLD = [[1.5, 1.0, 0.2], [0.8, 0.9, -0.1]]
+FULL = torch.ones(2, 3, dtype=torch.bool)
+FIRST = torch.tensor([[True, False, False]] * 2)
+
+
+class TestParity:
+    """Reference values of the method notes, 01-A and 01-B."""
+
+    def test_cross_encoder_stage(self):
+        s = torch.tensor(S, dtype=torch.float64, requires_grad=True)
+        t, old = torch.tensor(T, dtype=torch.float64), torch.tensor(OLD, dtype=torch.float64)
+        hard = contrastive(s, FIRST, FULL).mean()
+        soft = listwise_kl(s, t, FULL, student_temperature=4.0, teacher_temperature=4.0).mean()
+        reg = listwise_kl(s, old, FULL, student_temperature=4.0, teacher_temperature=4.0).mean()
+        total = 0.1 * hard + 0.9 * soft + reg
+        assert [round(float(x.detach()), 6) for x in (hard, soft, reg, total)] == [0.919825, 1.183753, 0.042404, 1.199764]
+        total.backward()
+        expected = torch.tensor([-0.412997, 0.104554, 0.308444, -0.041714, -0.021759, 0.063473], dtype=torch.float64)
+        assert torch.allclose(s.grad.flatten(), expected, atol=1e-6)
+
+    def test_dual_encoder_stage(self):
+        q = torch.eye(2, dtype=torch.float64)
+        d = torch.tensor([[2, 0.5], [0.5, 0.2], [0.1, 1.5], [1, 0.3]], dtype=torch.float64)
+        tq = torch.tensor([[1, 0.5], [0.2, 1]], dtype=torch.float64)
+        td = torch.tensor([[3, 0], [1, 0.4], [0, 2], [0.5, 1]], dtype=torch.float64)
+        everything = torch.ones(2, 4, dtype=torch.bool)
+        positive = torch.zeros(2, 4, dtype=torch.bool)
+        positive[0, 0] = positive[1, 2] = True
+        hard = contrastive(q @ d.T, positive, everything).mean()
+        soft = listwise_kl(q @ d.T, tq @ td.T, everything, student_temperature=4.0, teacher_temperature=4.0).mean()
+        found = [round(float(x), 6) for x in (hard, soft, 0.1 * hard + 0.9 * soft)]
+        assert found == [0.608866, 0.051998, 0.107685]
+
+
+class TestContrastive:
+    def test_a_positive_is_not_a_negative_of_another(self):
+        scores = torch.tensor([[3.0, 1.0, 0.5, -1.0]])
+        positive = torch.tensor([[True, True, False, False]])
+        mask = torch.ones_like(positive)
+        parts = [-(s - torch.logsumexp(torch.tensor([s, 0.5, -1.0]), 0)) for s in (3.0, 1.0)]
+        assert torch.allclose(contrastive(scores, positive, mask), torch.stack(parts).mean()[None])
+
+    def test_masked_entries_take_no_part(self):
+        scores = torch.tensor([[1.0, 0.0, 50.0]], requires_grad=True)
+        mask = torch.tensor([[True, True, False]])
+        value = contrastive(scores, FIRST[:1], mask)
+        short = contrastive(scores[:, :2], FIRST[:1, :2], mask[:, :2])
+        assert torch.equal(value, short)
+        value.sum().backward()
+        assert scores.grad[0, 2] == 0
+
+    @pytest.mark.parametrize("positive", [[False, False, False], [True, True, True]])
+    def test_degenerate_rows_are_finite(self, positive):
+        scores = torch.tensor([[1.0, 0.0, 2.0]], requires_grad=True)
+        value = contrastive(scores, torch.tensor([positive]), torch.ones(1, 3, dtype=torch.bool))
+        value.sum().backward()
+        assert value.detach().tolist() == [0]
+        assert torch.equal(scores.grad, torch.zeros(1, 3))
+
+
+class TestListwiseKL:
+    def test_zero_and_without_gradient_at_the_teacher(self):
+        s = torch.tensor(T, requires_grad=True)
+        value = listwise_kl(s, torch.tensor(T), FULL)
+        value.sum().backward()
+        assert value.abs().max() < 1e-6
+        assert s.grad.abs().max() < 1e-6
+
+    def test_tau_squared(self):
+        s, t = torch.tensor(S), torch.tensor(T)
+        plain = listwise_kl(s, t, FULL, student_temperature=3.0, teacher_temperature=2.0, tau_squared=False)
+        assert torch.allclose(listwise_kl(s, t, FULL, student_temperature=3.0, teacher_temperature=2.0), 9 * plain)
+
+    def test_missing_scores_are_left_out(self):
+        s, t = torch.tensor(S, requires_grad=True), torch.tensor(T)
+        t[:, 2] = torch.nan
+        values = listwise_kl(s, t, FULL)
+        assert torch.allclose(values, listwise_kl(torch.tensor(S)[:, :2], torch.tensor(T)[:, :2], FULL[:, :2]))
+        values.sum().backward()
+        assert s.grad.isfinite().all()
+        assert torch.equal(s.grad[:, 2], torch.zeros(2))
+
+    def test_a_row_without_a_list_is_zero(self):
+        s, t = torch.tensor(S, requires_grad=True), torch.full((2, 3), torch.nan)
+        values = listwise_kl(s, t, FULL)
+        values.sum().backward()
+        assert torch.equal(values, torch.zeros(2))
+        assert torch.equal(s.grad, torch.zeros(2, 3))
+
+    def test_no_gradient_reaches_the_teacher(self):
+        t = torch.tensor(T, requires_grad=True)
+        listwise_kl(torch.tensor(S, requires_grad=True), t, FULL).sum().backward()
+        assert t.grad is None
+
+
+class TestAlignment:
+    @pytest.mark.parametrize(("distance", "expected"), [("cosine", 1.0), ("l2", 2**0.5), ("mse", 1.0)])
+    def test_distances(self, distance, expected):
+        value = alignment(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), distance=distance)
+        assert float(value) == pytest.approx(expected)
+
+    def test_wrong_distance(self):
+        with pytest.raises(ValueError, match="cosine, l2 or mse"):
+            alignment(torch.zeros(1, 2), torch.zeros(1, 2), distance="angle")
+
+    def test_dimensions_differ(self):
+        with pytest.raises(ValueError, match="projection: true"):
+            alignment(torch.zeros(1, 2), torch.zeros(1, 3))

@@ -1,0 +1,293 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from retort.students import ManifestError, Student, StudentHandle, save_student
+from retort.students.create import from_config, from_layers, pretrained, two_towers
+from retort.students.encoding import encode_texts, plan_chunks, token_counts
+from retort.students.files import replace_file, resolve_model
+from retort.students.hashing import fingerprint_of, space_of
+from tiny import MINILM, tiny_config
+
+TEXTS = ["the ship in the storm.", "bread", "what is the sum of a circle and the angle near the graph?", "rose and bee", "a"]
+
+
+class TestHashes:
+    def test_a_plain_save_and_load_keeps_them(self, tiny_student, tmp_path):
+        student = Student.load(tiny_student)
+        SentenceTransformer(tiny_student).save(str(tmp_path / "plain"))
+        again = Student.load(str(tmp_path / "plain"))
+        assert (again.space, again.fingerprint) == (student.space, student.fingerprint)
+
+    def test_encoding_does_not_change_them(self, tiny_student):
+        student = Student.load(tiny_student)
+        student.encode_query(TEXTS)
+        student.encode_document(TEXTS[:2])
+        assert (space_of(student.model), fingerprint_of(student.model)) == (student.space, student.fingerprint)
+
+    def test_precision_keeps_them(self, tiny_student):
+        assert Student.load(tiny_student, precision="auto").space == Student.load(tiny_student).space
+
+    def test_weights_change_both(self, tiny_model):
+        assert space_of(tiny_model(1)) != space_of(tiny_model(2))
+        assert fingerprint_of(tiny_model(1)) != fingerprint_of(tiny_model(2))
+        assert fingerprint_of(tiny_model(1)) == fingerprint_of(tiny_model(1))
+
+    @pytest.mark.parametrize(
+        ("options", "same_space"),
+        [
+            ({"prompts": {"query": "what "}}, True),
+            ({"prompts": {"document": "the "}}, False),
+            ({"max_tokens": {"query": 9}}, True),
+            ({"max_tokens": {"document": 9}}, False),
+            ({"pooling": "cls"}, False),
+        ],
+    )
+    def test_space_is_the_document_side(self, tiny_model, options, same_space):
+        plain, changed = tiny_model(1), tiny_model(1, **options)
+        assert (space_of(plain) == space_of(changed)) is same_space
+        assert fingerprint_of(plain) != fingerprint_of(changed)
+
+    def test_a_tower_keeps_its_space(self, tiny_student, tokenizer_path):
+        """A small query encoder trained against frozen documents searches their index."""
+        router = two_towers(
+            {
+                "type": "retort.students.create.from_config",
+                "init_parameters": {"config": tiny_config(1), "tokenizer": tokenizer_path, "seed": 7},
+            },
+            {"type": "retort.students.create.pretrained", "init_parameters": {"model": tiny_student}},
+        )
+        assert space_of(router) == Student.load(tiny_student).space
+
+
+class TestFolder:
+    def test_same_vectors_through_sentence_transformers(self, tiny_student):
+        plain, student = SentenceTransformer(tiny_student), Student.load(tiny_student)
+        assert np.allclose(plain.encode_query(TEXTS), student.encode_query(TEXTS), atol=1e-6)
+        assert np.allclose(plain.encode_document(TEXTS), student.encode_document(TEXTS), atol=1e-6)
+
+    def test_manifest(self, tiny_student):
+        manifest = json.loads((Path(tiny_student) / "retort.json").read_text())
+        assert manifest["format"] == 1
+        assert (manifest["kind"], manifest["dim"], manifest["similarity"]) == ("dense", 16, "cosine")
+        assert manifest["max_tokens"] == {"query": 64, "document": 64}
+        expected = {
+            "format", "kind", "dim", "similarity", "prompts", "max_tokens", "space", "fingerprint", "exports", "recipe",
+            "teachers", "data", "metrics", "parents", "versions",
+        }  # fmt: skip
+        assert set(manifest) == expected
+
+    def test_unknown_fields_are_ignored(self, tiny_model, tmp_path):
+        save_student(tiny_model(), tmp_path / "s")
+        path = tmp_path / "s" / "retort.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"later": 1}))
+        assert Student.load(str(tmp_path / "s")).dim == 16
+
+    def test_changed_weights_are_refused(self, tiny_model, tmp_path):
+        save_student(tiny_model(1), tmp_path / "s")
+        manifest = (tmp_path / "s" / "retort.json").read_text()
+        tiny_model(2).save(str(tmp_path / "s"))
+        (tmp_path / "s" / "retort.json").write_text(manifest)
+        with pytest.raises(ManifestError, match="does not match its retort.json"):
+            Student.load(str(tmp_path / "s"))
+
+    @pytest.mark.parametrize(
+        ("content", "message"), [("{", "not a valid manifest"), ('{"format": 2}', "format 2"), ("{}", "not a valid")]
+    )
+    def test_bad_manifest(self, tiny_model, tmp_path, content, message):
+        save_student(tiny_model(), tmp_path / "s")
+        (tmp_path / "s" / "retort.json").write_text(content)
+        with pytest.raises(ManifestError, match=message):
+            Student.load(str(tmp_path / "s"))
+
+    def test_any_model_may_be_dropped_in_with_one_warning(self, tiny_model, tmp_path, caplog):
+        tiny_model().save(str(tmp_path / "plain"))
+        for _ in range(2):
+            handle = StudentHandle(str(tmp_path / "plain"))
+            assert handle.student.dim == 16
+            handle.release()
+        assert [r.message for r in caplog.records if "has no retort.json" in r.message] == [
+            f"{tmp_path / 'plain'} has no retort.json: its space and fingerprint were computed."
+        ]
+
+    def test_missing_folder(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="No student at"):
+            Student.load(str(tmp_path / "nowhere"))
+
+    def test_missing_package(self):
+        with pytest.raises(FileNotFoundError, match="pip install no-such-package"):
+            resolve_model("package:no_such_package/model")
+
+    def test_a_full_disk_leaves_the_old_student(self, tiny_model, tmp_path, monkeypatch):
+        old = save_student(tiny_model(1), tmp_path / "s")
+
+        def full(*args, **kwargs):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        model = tiny_model(2)
+        monkeypatch.setattr(model[0], "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            save_student(model, tmp_path / "s")
+        assert Student.load(str(tmp_path / "s")).fingerprint == old.fingerprint
+        assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+    def test_an_interrupted_file_is_not_half_written(self, tmp_path):
+        (tmp_path / "f").write_text("old")
+        with pytest.raises(KeyboardInterrupt), replace_file(tmp_path / "f") as aside:
+            aside.write_text("ne")
+            raise KeyboardInterrupt
+        assert (tmp_path / "f").read_text() == "old"
+        assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+class TestHandle:
+    def test_one_model_for_all_and_none_after_the_last(self, tiny_student):
+        first, second = StudentHandle(tiny_student), StudentHandle(tiny_student)
+        assert first.student is second.student
+        first.release()
+        first.release()
+        third = StudentHandle(tiny_student)
+        assert third.student is second.student
+        second.release()
+        third.release()
+        fourth = StudentHandle(tiny_student)
+        assert fourth.student is not first.student
+        fourth.release()
+
+    def test_a_retrained_folder_is_loaded_anew(self, tiny_model, tmp_path):
+        save_student(tiny_model(1), tmp_path / "s")
+        old = StudentHandle(str(tmp_path / "s"))
+        save_student(tiny_model(2), tmp_path / "s")
+        new = StudentHandle(str(tmp_path / "s"))
+        assert old.student.fingerprint != new.student.fingerprint
+        old.release()
+        new.release()
+
+
+class TestEncoding:
+    def test_chunks_partition_the_texts(self):
+        counts = np.array([3, 9, 1, 7, 7, 30])
+        chunks = plan_chunks(counts, 16)
+        assert sorted(np.concatenate(chunks)) == list(range(6))
+        assert all(len(c) == 1 or len(c) * counts[c].max() <= 16 for c in chunks)
+        assert chunks[0].tolist() == [5]
+
+    def test_order_and_chunks_do_not_matter(self, tiny_student):
+        student = Student.load(tiny_student)
+        whole = student.encode_document(TEXTS)
+        assert np.allclose(student.encode_document(TEXTS[::-1])[::-1], whole, atol=1e-6)
+        assert np.allclose(student.encode_document(TEXTS, tokens_per_chunk=8), whole, atol=1e-6)
+        assert np.allclose(np.concatenate([student.encode_document([t]) for t in TEXTS]), whole, atol=1e-6)
+
+    def test_nothing_gives_nothing(self, tiny_student):
+        assert Student.load(tiny_student).encode_query([]).shape == (0, 16)
+
+    def test_counts_are_after_truncation_and_with_the_prompt(self, tiny_model):
+        model = tiny_model(max_tokens={"query": 6}, prompts={"query": "what is ", "document": ""})
+        assert token_counts(model, TEXTS, "query").tolist() == [6, 5, 6, 6, 5]
+        assert token_counts(model, TEXTS, "document").tolist() == [8, 3, 16, 5, 3]
+
+    def test_lengths_and_prompts_reach_the_model(self, tiny_model):
+        model = tiny_model(max_tokens={"query": 6}, prompts={"query": "what is ", "document": ""})
+        prompted = encode_texts(model, ["the ship near the sea"], "query")
+        assert torch.equal(prompted, encode_texts(model, ["what is the ship"], "document"))
+
+    def test_sorted_chunks_have_the_gradients_of_one_batch(self, tiny_model):
+        """Unique texts in sorted chunks against all texts at once, in float64."""
+
+        def gradients(budget: int) -> dict[str, torch.Tensor]:
+            model = tiny_model(3).double().train()
+            unique = list(dict.fromkeys(TEXTS + TEXTS[1:3]))
+            rows = [unique.index(t) for t in TEXTS + TEXTS[1:3]]
+            vectors = encode_texts(model, unique, "document", budget=budget)[rows]
+            (vectors @ vectors.T).pow(2).sum().backward()
+            return {name: p.grad for name, p in model.named_parameters()}
+
+        def naive() -> dict[str, torch.Tensor]:
+            model = tiny_model(3).double().train()
+            features = model.preprocess(TEXTS + TEXTS[1:3])
+            vectors = model(features)["sentence_embedding"]
+            (vectors @ vectors.T).pow(2).sum().backward()
+            return {name: p.grad for name, p in model.named_parameters()}
+
+        expected = naive()
+        for budget in (8, 20, 10_000):
+            found = gradients(budget)
+            assert all(torch.allclose(found[n], g, rtol=0, atol=1e-10) for n, g in expected.items() if g is not None)
+        assert sum(float(g.abs().sum()) for g in expected.values() if g is not None) > 1
+
+    def test_a_router_routes_by_side(self, tiny_student, tokenizer_path, tmp_path):
+        router = two_towers(
+            {
+                "type": "retort.students.create.from_config",
+                "init_parameters": {"config": tiny_config(1), "tokenizer": tokenizer_path, "seed": 7},
+            },
+            {"type": "retort.students.create.pretrained", "init_parameters": {"model": tiny_student}},
+        )
+        save_student(router, tmp_path / "router")
+        student, plain = Student.load(str(tmp_path / "router")), SentenceTransformer(str(tmp_path / "router"))
+        documents = Student.load(tiny_student).encode_document(TEXTS)
+        assert np.allclose(student.encode_document(TEXTS), documents, atol=1e-6)
+        assert not np.allclose(student.encode_query(TEXTS), documents, atol=0.1)
+        assert np.allclose(student.encode_query(TEXTS), plain.encode_query(TEXTS), atol=1e-6)
+
+
+class TestCreate:
+    def test_layers_are_the_trunks(self, tiny_model, tmp_path):
+        trunk = tiny_model(4, layers=3)
+        trunk.save(str(tmp_path / "trunk"))
+        cut = from_layers(str(tmp_path / "trunk"), [0, 2])
+        kept = cut[0].model.encoder.layer
+        assert len(kept) == cut[0].model.config.num_hidden_layers == 2
+        for mine, theirs in ((0, 0), (1, 2)):
+            a, b = kept[mine].state_dict(), trunk[0].model.encoder.layer[theirs].state_dict()
+            assert all(torch.equal(a[k], b[k]) for k in a)
+        save_student(cut, tmp_path / "cut")
+        assert Student.load(str(tmp_path / "cut")).num_parameters < sum(p.numel() for p in trunk.parameters())
+
+    @pytest.mark.parametrize("layers", [[], [2, 0], [0, 0], [0, 5], [-1]])
+    def test_wrong_layers(self, tiny_student, layers):
+        with pytest.raises(ValueError, match="from 0 to 1"):
+            from_layers(tiny_student, layers)
+
+    def test_unknown_architecture(self, tokenizer_path, tmp_path):
+        config = {"model_type": "albert", "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
+        from_config(config, tokenizer_path).save(str(tmp_path / "albert"))
+        with pytest.raises(ValueError, match=r"'albert' is not known; it is for bert, .*roberta"):
+            from_layers(str(tmp_path / "albert"), [0])
+
+    def test_a_wrong_length(self, tiny_student):
+        with pytest.raises(ValueError, match=r"max_tokens.document=65: must lie between 3 and the model's 64"):
+            pretrained(tiny_student, max_tokens={"document": 65})
+
+    def test_config_without_a_type(self, tokenizer_path):
+        with pytest.raises(ValueError, match="name its model_type"):
+            from_config({"hidden_size": 8}, tokenizer_path)
+
+    def test_towers_of_two_dimensions(self, tokenizer_path):
+        def tower(hidden: int) -> dict:
+            parameters = {"config": tiny_config(1, hidden), "tokenizer": tokenizer_path}
+            return {"type": "retort.students.create.from_config", "init_parameters": parameters}
+
+        with pytest.raises(ValueError, match="query tower has 8 dimensions, the document tower 16"):
+            two_towers(tower(8), tower(16))
+
+
+@pytest.mark.integration
+def test_two_layers_of_minilm_through_sentence_transformers(tmp_path):
+    save_student(from_layers(MINILM, [0, 5], max_tokens={"query": 32, "document": 128}), tmp_path / "s")
+    texts = ["How do I parse JSON?", "Deserialize s (a str instance) to a Python object. " * 20, "bread"]
+    student, plain = Student.load(str(tmp_path / "s")), SentenceTransformer(str(tmp_path / "s"))
+    vectors = student.encode_document(texts)
+    assert np.allclose(vectors, plain.encode_document(texts), atol=1e-6)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert np.allclose(student.encode_query(texts), plain.encode_query(texts), atol=1e-6)
+    assert student.manifest.max_tokens == {"query": 32, "document": 128}
