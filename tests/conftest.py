@@ -13,6 +13,7 @@ os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+
 @pytest.fixture(scope="session")
 def tokenizer_path(tmp_path_factory) -> str:
     """A WordPiece tokenizer of about 70 words."""
@@ -149,3 +150,11 @@ def recipe_tree(tokenizer_path, tiny_student) -> dict:
             },
         ],
     }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Tiny matrices gain nothing from threads, and lose much on a busy machine."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -23,7 +23,12 @@ class TestParity:
         soft = listwise_kl(s, t, FULL, student_temperature=4.0, teacher_temperature=4.0).mean()
         reg = listwise_kl(s, old, FULL, student_temperature=4.0, teacher_temperature=4.0).mean()
         total = 0.1 * hard + 0.9 * soft + reg
-        assert [round(float(x.detach()), 6) for x in (hard, soft, reg, total)] == [0.919825, 1.183753, 0.042404, 1.199764]
+        assert [round(float(x.detach()), 6) for x in (hard, soft, reg, total)] == [
+            0.919825,
+            1.183753,
+            0.042404,
+            1.199764,
+        ]
         total.backward()
         expected = torch.tensor([-0.412997, 0.104554, 0.308444, -0.041714, -0.021759, 0.063473], dtype=torch.float64)
         assert torch.allclose(s.grad.flatten(), expected, atol=1e-6)

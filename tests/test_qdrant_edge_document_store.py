@@ -5,10 +5,12 @@ import asyncio
 import contextlib
 import gc
 import json
+import os
 import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -29,6 +31,8 @@ from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from haystack_integrations.document_stores.retort.edge_filters import document_matches
 
 TYPE = "haystack_integrations.document_stores.retort.qdrant_edge_document_store.QdrantEdgeDocumentStore"
+
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
 
 
 def documents(count, dim=8, start=0, **meta):
@@ -67,10 +71,10 @@ class EdgeEqualityMixin:
 
 class HaystackFixture:
     @pytest.fixture
-    def document_store(self, path):
-        store = QdrantEdgeDocumentStore(path=path, return_embedding=True)
-        yield store
-        store.close()
+    def document_store(self):
+        # In memory, and not closed: a hundred new indexes wait long for a busy disk.
+        with tempfile.TemporaryDirectory(dir=MEMORY, ignore_cleanup_errors=True) as folder:
+            yield QdrantEdgeDocumentStore(path=os.path.join(folder, "index"), return_embedding=True)
 
 
 class TestHaystackContract(

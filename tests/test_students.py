@@ -17,7 +17,13 @@ from retort.students.files import replace_file, resolve_model
 from retort.students.hashing import fingerprint_of, space_of
 from tiny import MINILM, tiny_config
 
-TEXTS = ["the ship in the storm.", "bread", "what is the sum of a circle and the angle near the graph?", "rose and bee", "a"]
+TEXTS = [
+    "the ship in the storm.",
+    "bread",
+    "what is the sum of a circle and the angle near the graph?",
+    "rose and bee",
+    "a",
+]
 
 
 class TestHashes:

@@ -14,7 +14,20 @@ TOPICS = {
     "music": "violin song choir drum melody singer rhythm piano note opera",
     "math": "number proof theorem circle angle sum prime equation graph limit",
 }
-WORDS = ["the", "a", "of", "is", "in", "and", "what", "how", "near", "with", *" ".join(TOPICS.values()).split(), *TOPICS]
+WORDS = [
+    "the",
+    "a",
+    "of",
+    "is",
+    "in",
+    "and",
+    "what",
+    "how",
+    "near",
+    "with",
+    *" ".join(TOPICS.values()).split(),
+    *TOPICS,
+]
 
 
 def tiny_config(layers: int = 2, hidden: int = 16, dropout: float = 0.0) -> dict:

@@ -20,7 +20,7 @@ _SEPARATOR = "::"
 
 
 def save_checkpoint(
-    folder: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], *, keep: int
+    folder: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer | None, state: dict[str, Any], *, keep: int
 ) -> None:
     """
     Write `folder/step-N` (N is `state["global_step"]`) and remove the oldest beyond `keep`.
@@ -30,14 +30,14 @@ def save_checkpoint(
     :param module:
         Everything learned.
     :param optimizer:
-        Its optimiser.
+        Its optimiser; None between stages.
     :param state:
         Counters, as JSON.
     :param keep:
         How many checkpoints stay.
     """
     tensors = {f"module{_SEPARATOR}{name}": t for name, t in module.state_dict().items()}
-    for index, values in optimizer.state_dict()["state"].items():
+    for index, values in optimizer.state_dict()["state"].items() if optimizer else ():
         tensors |= {f"optimizer{_SEPARATOR}{index}{_SEPARATOR}{key}": t for key, t in values.items()}
     tensors |= {f"rng{_SEPARATOR}{name}": t for name, t in _rng_state().items()}
     with replace_folder(folder / f"step-{state['global_step']:08d}") as aside:

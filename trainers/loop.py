@@ -183,7 +183,8 @@ class Loop:
         optimizer = torch.optim.AdamW(parameter_groups(self.distiller, training.weight_decay), lr=stage.lr)
         model, prepared = self.accelerator.prepare(self.distiller, optimizer)
         if checkpoint is not None:
-            load_optimizer(checkpoint, optimizer)
+            if progress.step > 0:
+                load_optimizer(checkpoint, optimizer)
             load_rng(checkpoint)  # last: whatever was made above may have drawn numbers
         self.distiller.train()
         started, first, totals = time.perf_counter(), progress.step, dict[str, float]()
@@ -211,7 +212,7 @@ class Loop:
                     self._save(optimizer)
         progress.stage, progress.step, progress.since_best = progress.stage + 1, 0, 0
         self.accelerator.free_memory()
-        self._save(optimizer)
+        self._save(None)  # the next stage begins with an optimiser of its own
 
     def _step(
         self,
@@ -284,7 +285,7 @@ class Loop:
             self._log(event="early_stop", best_step=self.progress.best_step)
         return lost
 
-    def _save(self, optimizer: torch.optim.Optimizer) -> None:
+    def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
         folder = self.run_folder / "checkpoints"
         keep = self.training.keep_checkpoints
         save_checkpoint(folder, self.distiller, optimizer, vars(self.progress), keep=keep)

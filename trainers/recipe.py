@@ -52,12 +52,15 @@ class DataSection:
         What to do with empty texts: `error` or `skip`.
     :param max_queries:
         Train on the first so many queries only.
+    :param hash:
+        Hash of the training data, as a run writes it into its resolved recipe; other data is then refused.
     """
 
     train: str = "train"
     dev: str = "dev"
     empty: Literal["error", "skip"] = "error"
     max_queries: int | None = None
+    hash: str | None = None
 
 
 @dataclass(kw_only=True)

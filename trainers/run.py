@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 import yaml
 
 from retort.students.files import replace_file, write_json
@@ -62,12 +63,16 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
         If `out` holds a run and `resume` is off, or holds a run of another recipe or other data.
     """
     train, dev = read_train_and_dev(data_folder, recipe.data)
+    if recipe.data.hash not in {None, train.hash}:
+        msg = f"data.hash: the recipe was resolved for other data than {data_folder}. Remove the line to use it here."
+        raise RecipeError(msg)
     resolved = recipe.to_dict()
-    identity = {"recipe": resolved, "data": {"name": train.name, "hash": train.hash}}
-    _claim(out, identity, resume)
+    resolved["data"]["hash"] = train.hash
+    _claim(out, resolved, resume)
     if (out / "metrics.json").is_file():
         return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     accelerator = make_accelerator()
+    torch.manual_seed(recipe.training.seed)  # weights that objectives create
     student = recipe.create(recipe.student, "student", seed=recipe.training.seed)
     trunk = fingerprint_of(student)
     teachers: dict[str, VectorTeacher] = {
@@ -239,20 +244,19 @@ def _subset(data: RetrievalData, rows: np.ndarray) -> RetrievalData:
     return RetrievalData(data.name, data.corpus, queries, {q: data.qrels[q] for q in queries.ids if q in data.qrels})
 
 
-def _claim(out: Path, identity: dict[str, Any], resume: bool) -> None:
+def _claim(out: Path, resolved: dict[str, Any], resume: bool) -> None:
     """Write the resolved recipe into the run folder, or check that the run there is the same."""
     path = out / "recipe.yaml"
-    text = yaml.safe_dump(identity["recipe"] | {"_data": identity["data"]}, sort_keys=False, allow_unicode=True)
     if path.is_file():
         if not resume:
             msg = f"{out} already holds a run. Pass --resume to go on with it, or give another --out."
             raise RecipeError(msg)
-        if path.read_text(encoding="utf-8") != text:
+        if yaml.safe_load(path.read_text(encoding="utf-8")) != resolved:
             msg = f"{out} holds a run of another recipe or other data ({path}). Give another --out."
             raise RecipeError(msg)
         return
     with replace_file(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def _recipe_name(recipe: Recipe) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class CandidateLists:
             **{f"score.{name}": pa.array(values) for name, values in self.scores.items()},
         }
         with replace_file(path) as aside:
-            pq.write_table(pa.table(columns), aside)
+            pq.write_table(pa.table(columns).replace_schema_metadata({"sources": json.dumps(self.sources)}), aside)
 
     @classmethod
     def load(cls, path: Path, data: RetrievalData) -> CandidateLists:
@@ -75,14 +76,13 @@ class CandidateLists:
         table = pq.read_table(path)
         owner = np.array([data.queries.rows[q] for q in table["query_id"].to_pylist()], dtype=np.int64)
         starts = np.flatnonzero(np.diff(owner, prepend=-1))
-        names = table["source"].to_pylist()
-        sources = list(dict.fromkeys([LABELS, *names]))
+        sources = json.loads(table.schema.metadata[b"sources"])
         return cls(
             query_rows=owner[starts],
             offsets=np.append(starts, len(owner)),
             rows=np.array([data.corpus.rows[d] for d in table["document_id"].to_pylist()], dtype=np.int64),
             labels=table["label"].to_numpy(),
-            source=np.array([sources.index(name) for name in names], dtype=np.int8),
+            source=np.array([sources.index(name) for name in table["source"].to_pylist()], dtype=np.int8),
             sources=sources,
             scores={n[6:]: table[n].to_numpy() for n in table.column_names if n.startswith("score.")},
         )

@@ -1,0 +1,165 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+
+from retort.trainers.candidates.batches import ListBatches, TextBatches, picked
+from retort.trainers.candidates.bm25 import BM25, BM25Miner, top_rows
+from retort.trainers.candidates.dense import DenseMiner, search_vectors
+from retort.trainers.candidates.lists import CandidateLists, build_lists, mine
+from retort.trainers.candidates.workbench import Workbench
+from retort.trainers.data.beir import read_beir
+from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
+
+
+@pytest.fixture
+def bench(beir, tiny_student, tiny_model, tmp_path) -> Workbench:
+    teacher = BiEncoderTeacher(model=tiny_student, device="cpu")
+    return Workbench(read_beir(beir, "train"), {"teacher": teacher}, tmp_path / "cache", tiny_model(9))
+
+
+class TestBM25:
+    def test_scores_by_hand(self):
+        """Lucene's BM25: idf * tf / (tf + k1 (1 - b + b len / mean)), k1 0.9, b 0.4; the stop word does not count."""
+        _, scores = BM25(["ship ship the sea", "bread oven", "sea wave wave wave"]).search(["sea"], 3)
+        idf = np.log(1 + (3 - 2 + 0.5) / (2 + 0.5))
+        mean = (3 + 2 + 4) / 3
+        expected = [idf / (1 + 0.9 * (0.6 + 0.4 * length / mean)) for length in (3, 4)]
+        assert scores[0].tolist() == pytest.approx([*expected, 0.0], rel=1e-5)
+
+    def test_stems(self):
+        rows, scores = BM25(["running shoes", "bread"]).search(["runs"], 2)
+        assert rows[0].tolist() == [0, 1]
+        assert scores[0, 0] > 0
+
+    def test_unknown_words_and_ties_keep_the_order(self):
+        rows, _ = BM25(["a b", "sea", "sea", "sea"]).search(["zebra", "sea"], 2)
+        assert rows.tolist() == [[0, 1], [1, 2]]
+
+    def test_top_rows(self):
+        assert top_rows(np.array([1.0, 3.0, 3.0, 3.0, 0.0]), 2).tolist() == [1, 2]
+        assert top_rows(np.array([1.0, 3.0]), 5).tolist() == [1, 0]
+
+
+class TestDense:
+    def test_exact_in_blocks(self):
+        rng = np.random.default_rng(0)
+        q, d = rng.normal(size=(7, 4)).astype(np.float32), rng.normal(size=(20, 4)).astype(np.float32)
+        rows, scores = search_vectors(q, d, 5, similarity="dot", block=3)
+        assert np.array_equal(rows, np.argsort(-(q @ d.T), axis=1)[:, :5])
+        assert np.allclose(scores, np.take_along_axis(q @ d.T, rows, 1), atol=1e-6)
+        cosine, _ = search_vectors(q, d, 5, similarity="cosine")
+        unit = d / np.linalg.norm(d, axis=1, keepdims=True)
+        assert np.array_equal(cosine, np.argsort(-(q @ unit.T), axis=1)[:, :5])
+
+    def test_ties_by_row(self):
+        rows, _ = search_vectors(np.ones((1, 2), np.float32), np.ones((6, 2), np.float32), 6, similarity="dot")
+        assert rows[0].tolist() == list(range(6))
+
+    def test_unknown_similarity(self):
+        with pytest.raises(ValueError, match="cosine or dot"):
+            search_vectors(np.ones((1, 2), np.float32), np.ones((1, 2), np.float32), 1, similarity="manhattan")
+
+    def test_mined_lists_change_with_the_weights(self, bench):
+        miner = DenseMiner(model="student", depth=5)
+        before, key = mine(miner, bench)[0], miner.key(bench)
+        assert np.array_equal(mine(miner, bench)[0], before)
+        with torch.no_grad():
+            for p in bench._current().parameters():
+                p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+        assert miner.key(bench) != key
+        assert not np.array_equal(mine(miner, bench)[0], before)
+
+    def test_mining_goes_on_after_an_interruption(self, bench, monkeypatch):
+        monkeypatch.setattr("retort.trainers.candidates.lists.MINING_BLOCK", 10)
+        miner = BM25Miner(depth=4)
+        asked: list[int] = []
+        real = BM25Miner.mine
+
+        def failing(self, bench, queries):
+            asked.append(len(queries))
+            if len(asked) == 3:
+                raise KeyboardInterrupt
+            return real(self, bench, queries)
+
+        monkeypatch.setattr(BM25Miner, "mine", failing)
+        with pytest.raises(KeyboardInterrupt):
+            mine(miner, bench)
+        rows, _ = mine(miner, bench)
+        assert asked == [10, 10, 10, 10]
+        assert np.array_equal(rows, BM25(bench.data.corpus.texts).search(bench.data.queries.texts, 4)[0])
+
+
+class TestLists:
+    @pytest.fixture
+    def lists(self, bench) -> CandidateLists:
+        return build_lists(bench, {"bm25": BM25Miner(depth=6), "dense": DenseMiner(model="teacher", depth=6)})
+
+    def test_positives_first_then_sources_in_turn_each_document_once(self, bench, lists):
+        for i in range(len(lists)):
+            span = slice(lists.offsets[i], lists.offsets[i + 1])
+            rows, labels, source = lists.rows[span], lists.labels[span], lists.source[span]
+            assert len(set(rows)) == len(rows)
+            assert rows[labels == 1].tolist() == bench.data.positives()[i].tolist()
+            assert labels.tolist() == sorted(labels, reverse=True)
+            assert set(source[labels == 1]) == {0}
+            assert {1, 2} <= set(source)
+
+    def test_save_and_load(self, bench, lists, tmp_path):
+        lists.scores["t"] = np.linspace(0, 1, len(lists.rows), dtype=np.float32)
+        lists.save(tmp_path / "l.parquet", bench.data)
+        again = CandidateLists.load(tmp_path / "l.parquet", bench.data)
+        for name in ("query_rows", "offsets", "rows", "labels", "source"):
+            assert np.array_equal(getattr(again, name), getattr(lists, name)), name
+        assert again.sources == lists.sources
+        assert np.array_equal(again.scores["t"], lists.scores["t"])
+
+    def test_batches_are_a_function_of_the_step(self, bench, lists):
+        def make(seed: int = 0) -> ListBatches:
+            return ListBatches(bench, lists, batch_size=4, negatives=3, vector_teachers=["teacher"], seed=seed)
+
+        first, second = make().batch(11), make().batch(11)
+        assert first.queries == second.queries
+        assert torch.equal(first.index, second.index)
+        assert make(1).batch(11).queries != first.queries
+        assert make().batch(12).queries != first.queries
+
+    def test_a_batch(self, bench, lists):
+        batch = ListBatches(bench, lists, batch_size=4, negatives=3, vector_teachers=["teacher"], seed=0).batch(0)
+        data = bench.data
+        assert len(set(batch.documents)) == len(batch.documents)
+        assert batch.index.shape == (4, 4)
+        for i, query in enumerate(batch.queries):
+            q = data.queries.ids[data.queries.texts.index(query)]
+            listed = [data.corpus.ids[data.corpus.texts.index(batch.documents[u])] for u in batch.index[i]]
+            assert data.qrels[q].get(listed[0]) == 1
+            assert not set(listed[1:]) & set(data.qrels[q])
+            known = [data.corpus.ids[data.corpus.texts.index(t)] in data.qrels[q] for t in batch.documents]
+            assert batch.known_positive[i].tolist() == known
+        queries, documents = batch.teacher_vectors["teacher"]
+        expected = bench.teachers["teacher"].encode(batch.documents, "document")
+        assert np.allclose(documents, expected, atol=1e-6)
+        assert queries.shape == (4, 16)
+
+    def test_top_negatives_are_the_first_of_the_list(self, bench, lists):
+        batches = ListBatches(bench, lists, batch_size=30, negatives=2, order="top", vector_teachers=[], seed=0)
+        batch = batches.batch(0)
+        where = {text: row for row, text in enumerate(bench.data.corpus.texts)}
+        for i, query in enumerate(batch.queries):
+            number = bench.data.queries.texts.index(query)
+            span = slice(lists.offsets[number], lists.offsets[number + 1])
+            expected = lists.rows[span][lists.labels[span] == 0][:2]
+            assert [where[batch.documents[u]] for u in batch.index[i, 1:]] == expected.tolist()
+
+    def test_an_epoch_sees_every_query_once(self):
+        seen = np.concatenate([picked("s", 10, 4, step) for step in range(5)])
+        assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+        assert seen[:10].tolist() != seen[10:].tolist()
+
+    def test_texts(self, bench):
+        batch = TextBatches(bench, batch_size=14, vector_teachers=["teacher"], seed=0).batch(0)
+        assert (len(batch.queries), len(batch.documents)) == (6, 8)
+        assert batch.index.shape == (6, 0)
+        assert not batch.has_positive.any()

@@ -1,0 +1,274 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: what a run leaves behind, and that a kill at any point changes nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from retort.students import Student
+from retort.trainers import loop as loop_module
+from retort.trainers.checkpoints import list_checkpoints
+from retort.trainers.distiller import Context, step_loss
+from retort.trainers.errors import RecipeError
+from retort.trainers.loop import Loop, learning_rate
+from retort.trainers.recipe import Recipe, Stage
+from retort.trainers.run import build_distiller, open_stage, read_train_and_dev
+from retort.trainers.candidates.workbench import Workbench
+
+
+def final_state(out: Path) -> dict[str, torch.Tensor]:
+    """Everything at the end: weights, projections, optimiser, random generators; and the exported student."""
+    last = list_checkpoints(out / "checkpoints")[-1]
+    exported = load_file(out / "student" / "model.safetensors")
+    return load_file(last / "state.safetensors") | {f"student.{k}": v for k, v in exported.items()}
+
+
+def log_of(out: Path) -> list[dict]:
+    """The log without times."""
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds_per_step"} for line in lines]
+
+
+def assert_equal_runs(a: Path, b: Path) -> None:
+    first, second = final_state(a), final_state(b)
+    assert first.keys() == second.keys()
+    assert [k for k in first if not torch.equal(first[k], second[k])] == []
+    assert log_of(a) == log_of(b)
+    mine, theirs = (json.loads((out / "metrics.json").read_text()) for out in (a, b))
+    assert mine["training"] == theirs["training"]
+    quality = ("ndcg@10", "mrr@10", "recall@20", "recall@100")
+    assert all(mine["dev"]["student"][k] == theirs["dev"]["student"][k] for k in quality)
+
+
+@pytest.fixture
+def reference(recipe_tree, beir, tmp_path):
+    out = tmp_path / "reference" / "run"
+    Recipe.from_dict(recipe_tree).run(beir, out)
+    return out
+
+
+class TestRun:
+    def test_what_it_leaves_behind(self, reference, beir):
+        names = {p.name for p in reference.iterdir()}
+        expected = {
+            "recipe.yaml", "student", "checkpoints", "candidates", "log.jsonl", "metrics.json", "per_query", "rankings",
+        }  # fmt: skip
+        assert names == expected
+        resolved = yaml.safe_load((reference / "recipe.yaml").read_text())
+        assert resolved["training"]["weight_decay"] == 0.01
+        assert Recipe.from_yaml(reference / "recipe.yaml").data.hash == resolved["data"]["hash"]
+        student = Student.load(str(reference / "student"))
+        assert student.manifest.data["name"] == beir.name
+        assert student.manifest.metrics["ndcg@10"] > 0
+        assert student.manifest.teachers[0]["name"] == "teacher"
+        assert len((reference / "rankings" / "dev.run").read_text().splitlines()) == 10 * 40
+        assert not (beir / ".retort-cache").exists()
+        assert (reference.parent / ".retort-cache" / "vectors").is_dir()
+        assert not [p for p in reference.rglob(".*")]
+
+    def test_the_log(self, reference):
+        log = log_of(reference)
+        assert log[0]["event"] == "start"
+        steps = [(e["stage"], e["step"]) for e in log if e["event"] == "step"]
+        assert steps == [("align", i) for i in range(1, 6)] + [("distil", i) for i in range(1, 8)]
+        evaluated = [(e["stage"], e["step"]) for e in log if e["event"] == "evaluation"]
+        assert evaluated == [("align", 3), ("align", 5), ("distil", 3), ("distil", 6), ("distil", 7)]
+        terms = {"loss", "align_query", "align_document", "in_batch_kl", "listwise_kl", "contrastive"}
+        assert set(log[-2]["terms"]) == terms
+
+    def test_the_exported_student_is_the_best(self, reference):
+        best = max((e for e in log_of(reference) if e["event"] == "evaluation"), key=lambda e: e["dev_sample_ndcg"])
+        training = json.loads((reference / "metrics.json").read_text())["training"]
+        assert training["best"] == best["dev_sample_ndcg"]
+        assert training["best_step"] == best["global_step"]
+        exported = load_file(reference / "student" / "model.safetensors")
+        saved = load_file(reference / "checkpoints" / "best.safetensors")
+        assert all(torch.equal(saved[f"0.model.{k}"], v) for k, v in exported.items())
+
+    def test_the_projection_is_left_out_of_the_student(self, reference):
+        assert Student.load(str(reference / "student")).dim == 8
+
+    def test_a_second_run_needs_resume_and_the_same_recipe(self, reference, recipe_tree, beir):
+        with pytest.raises(RecipeError, match="already holds a run. Pass --resume"):
+            Recipe.from_dict(recipe_tree).run(beir, reference)
+        metrics = Recipe.from_dict(recipe_tree).run(beir, reference, resume=True)
+        assert metrics == json.loads((reference / "metrics.json").read_text())
+        with pytest.raises(RecipeError, match="another recipe or other data"):
+            Recipe.from_dict(recipe_tree, overrides=["training.seed=1"]).run(beir, reference, resume=True)
+
+    def test_a_resolved_recipe_refuses_other_data(self, reference, beir, tmp_path):
+        with (beir / "qrels" / "train.tsv").open("a") as qrels:
+            qrels.write("q00\td01\t1\n")
+        with pytest.raises(RecipeError, match="resolved for other data"):
+            Recipe.from_yaml(reference / "recipe.yaml").run(beir, tmp_path / "x" / "run")
+
+    def test_the_seed_changes_the_run(self, reference, recipe_tree, beir, tmp_path):
+        out = tmp_path / "other" / "run"
+        Recipe.from_dict(recipe_tree, overrides=["training.seed=1"]).run(beir, out)
+        assert log_of(out)[1]["terms"] != log_of(reference)[1]["terms"]
+
+
+class TestResume:
+    @pytest.mark.parametrize("killed_at", [1, 4, 6, 9, 12])
+    def test_bit_for_bit_after_a_kill_at_step(self, reference, recipe_tree, beir, tmp_path, monkeypatch, killed_at):
+        """Before the first checkpoint, inside each stage, between them, and after the last step."""
+        real = Loop._step
+        taken = []
+
+        def killing(self, *args):
+            if len(taken) == killed_at:
+                raise KeyboardInterrupt
+            taken.append(1)
+            return real(self, *args)
+
+        out = tmp_path / "killed" / "run"
+        monkeypatch.setattr(Loop, "_step", killing)
+        if killed_at < 12:
+            with pytest.raises(KeyboardInterrupt):
+                Recipe.from_dict(recipe_tree).run(beir, out)
+        else:
+            monkeypatch.setattr("retort.trainers.run.save_student", lambda *a, **k: killing(None))
+            with pytest.raises(KeyboardInterrupt):
+                Recipe.from_dict(recipe_tree).run(beir, out)
+        assert not (out / "metrics.json").exists()
+        monkeypatch.undo()
+        torch.manual_seed(999)
+        np.random.seed(999)
+        Recipe.from_dict(recipe_tree).run(beir, out, resume=True)
+        assert_equal_runs(reference, out)
+
+    def test_a_full_disk_keeps_the_last_checkpoint(self, reference, recipe_tree, beir, tmp_path, monkeypatch):
+        import retort.trainers.checkpoints as checkpoints
+
+        real = checkpoints.save_file
+        saved = []
+
+        def full(tensors, path):
+            saved.append(path)
+            if len(saved) == 3:
+                Path(path).write_bytes(b"half")
+                raise OSError(28, "No space left on device")
+            return real(tensors, path)
+
+        out = tmp_path / "full" / "run"
+        monkeypatch.setattr(checkpoints, "save_file", full)
+        with pytest.raises(OSError, match="No space left"):
+            Recipe.from_dict(recipe_tree).run(beir, out)
+        monkeypatch.undo()
+        assert [p.name for p in (out / "checkpoints").glob(".*")] == []
+        assert [p.name for p in list_checkpoints(out / "checkpoints")] == ["step-00000004"]
+        Recipe.from_dict(recipe_tree).run(beir, out, resume=True)
+        assert_equal_runs(reference, out)
+
+    @pytest.mark.integration
+    def test_bit_for_bit_after_a_real_sigkill(self, reference, recipe_tree, beir, tmp_path):
+        out = tmp_path / "sigkill" / "run"
+        (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe_tree))
+        command = [sys.executable, "-m", "retort.cli", "train", "--recipe", str(tmp_path / "r.yaml")]
+        command += ["--data", str(beir), "--out", str(out)]
+        threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+        process = subprocess.Popen(command, env=os.environ | threads, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while not list_checkpoints(out / "checkpoints") and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert not (out / "metrics.json").exists()
+        Recipe.from_dict(recipe_tree).run(beir, out, resume=True)
+        assert_equal_runs(reference, out)
+
+
+class TestBadInput:
+    def test_no_positives_where_they_are_needed(self, recipe_tree, beir, tmp_path):
+        path = beir / "qrels" / "train.tsv"
+        path.write_text(path.read_text().replace("\t1\n", "\t0\n"))
+        recipe = Recipe.from_dict(recipe_tree)
+        with pytest.raises(RecipeError, match=r"stage distil: Contrastive needs positives, but none of the 30 queries"):
+            recipe.run(beir, tmp_path / "x" / "run")
+
+    def test_queries_without_a_positive_are_masked_and_counted(self, recipe_tree, beir, tmp_path):
+        path = beir / "qrels" / "train.tsv"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line.replace("\t1\n", "\t0\n") if i % 2 else line for i, line in enumerate(lines)))
+        Recipe.from_dict(recipe_tree).run(beir, tmp_path / "x" / "run")
+        log = log_of(tmp_path / "x" / "run")
+        assert 0 < log[-1]["queries_without_positive"] < 7 * 4
+
+    def test_a_loss_that_is_not_finite_stops_the_run(self, recipe_tree, beir, tmp_path, monkeypatch):
+        monkeypatch.setattr(loop_module, "step_loss", lambda terms, counts: torch.tensor(float("nan")))
+        with pytest.raises(FloatingPointError, match=r"stage align, step 0: the loss is nan. Lower lr"):
+            Recipe.from_dict(recipe_tree).run(beir, tmp_path / "x" / "run")
+
+    def test_dimensions_that_differ_need_a_projection(self, recipe_tree, beir, tmp_path):
+        overrides = ["stages.0.objectives.0.init_parameters.projection=false"]
+        with pytest.raises(RecipeError, match="8 dimensions, teacher 'teacher' has 16. Set projection: true"):
+            Recipe.from_dict(recipe_tree, overrides=overrides).run(beir, tmp_path / "x" / "run")
+
+
+class TestStep:
+    @pytest.fixture
+    def parts(self, recipe_tree, beir, tmp_path):
+        recipe = Recipe.from_dict(recipe_tree)
+        recipe.student.init_parameters["config"]["hidden_dropout_prob"] = 0.0
+        recipe.student.init_parameters["config"]["attention_probs_dropout_prob"] = 0.0
+        student = recipe.create(recipe.student, "student").double()
+        teachers = {n: recipe.create(s, n) for n, s in recipe.teachers.items()}
+        train, _ = read_train_and_dev(beir, recipe.data)
+        bench = Workbench(train, teachers, tmp_path / "cache", student)
+        torch.manual_seed(0)
+        distiller = build_distiller(recipe, student, teachers).double()
+        batch = open_stage(recipe, recipe.stages[1], bench, tmp_path).batch(0).to(torch.device("cpu"), torch.float64)
+        return distiller, batch
+
+    @staticmethod
+    def gradients(distiller, batch, factor: float) -> dict[str, torch.Tensor]:
+        distiller.enter("distil")
+        distiller.zero_grad()
+        terms = distiller(batch, Context("distil", 0, 0.0))
+        counts = {name: float(mask.sum()) for name, (_, mask, _) in terms.items()}
+        (step_loss(terms, counts) * factor).backward()
+        return {n: p.grad.clone() for n, p in distiller.named_parameters() if p.grad is not None}
+
+    def test_a_loss_by_k_gives_gradients_by_k(self, parts):
+        """Of learned projections, too."""
+        whole, quarter = self.gradients(*parts, 1.0), self.gradients(*parts, 0.25)
+        assert any("objectives.distil.0.projection" in name for name in whole)
+        for name, gradient in whole.items():
+            assert torch.allclose(quarter[name], gradient / 4, rtol=0, atol=1e-14), name
+
+    def test_another_stages_parameters_have_no_gradient(self, parts):
+        assert not [name for name in self.gradients(*parts, 1.0) if "objectives.align" in name]
+
+    def test_chunks_do_not_change_gradients(self, parts):
+        distiller, batch = parts
+        distiller.tokens_per_chunk = 10_000
+        whole = self.gradients(distiller, batch, 1.0)
+        distiller.tokens_per_chunk = 12
+        for name, gradient in self.gradients(distiller, batch, 1.0).items():
+            assert torch.allclose(gradient, whole[name], rtol=0, atol=1e-10), name
+
+    def test_each_unique_text_is_encoded_once(self, parts, monkeypatch):
+        distiller, batch = parts
+        seen = []
+        real = distiller.student.preprocess
+        monkeypatch.setattr(distiller.student, "preprocess", lambda t, **k: seen.extend(t) or real(t, **k))
+        distiller(batch, Context("distil", 0, 0.0))
+        assert sorted(seen) == sorted([*batch.queries, *batch.documents])
+
+
+def test_learning_rate_is_a_function_of_the_step():
+    stage = Stage(name="s", steps=10, objectives=[], lr=1.0)
+    rates = [learning_rate(stage, 0.2, step) for step in range(10)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])

@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+import copy
+
+import pytest
+import yaml
+
+from retort.trainers.errors import RecipeError
+from retort.trainers.recipe import RECIPES, Component, Recipe
+
+
+def changed(tree: dict, path: str, value) -> dict:
+    tree = copy.deepcopy(tree)
+    *parents, last = path.split(".")
+    node = tree
+    for part in parents:
+        node = node[int(part)] if part.isdigit() else node[part]
+    node[int(last) if last.isdigit() else last] = value
+    return tree
+
+
+@pytest.mark.parametrize("name", [p.stem for p in RECIPES.glob("*.yaml")])
+def test_shipped_recipes_are_valid(name):
+    recipe = Recipe.from_yaml(name)
+    again = Recipe.from_dict(yaml.safe_load(yaml.safe_dump(recipe.to_dict())))
+    assert again == recipe
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("path", "value", "message"),
+        [
+            ("trainig", {}, "trainig: unknown key. Did you mean 'training'?"),
+            ("training.batchsize", 3, "training.batchsize: unknown key. Did you mean 'batch_size'?"),
+            ("stages.1.stepps", 3, "stages.1.stepps: unknown key. Did you mean 'steps'?"),
+            ("stages.0.steps", "many", "stages.0.steps: expected int, found 'many'"),
+            ("stages.0.steps", True, "stages.0.steps: expected int, found True"),
+            ("stages.0.steps", 0, "stages.0: steps and lr must be above 0"),
+            ("stages.0.lr", "fast", "stages.0.lr: expected float, found 'fast'"),
+            ("stages.0.batches", "pairs", "stages.0.batches: must be one of lists, texts; it is 'pairs'"),
+            ("stages.0.anchor", {"weight": 1}, "stages.0.anchor: nothing fills this role yet"),
+            ("stages.1.name", "align", "stages: names must differ"),
+            ("stages.1.candidates", None, "stages.1.candidates: needed for batches of lists"),
+            ("stages.1.candidates.sources", ["bm52"], "there is no 'bm52'. Did you mean 'bm25'?"),
+            ("stages.1.teacher", "techer", "stages.1: there is no teacher 'techer'. Did you mean 'teacher'?"),
+            ("stages", [], "stages: there must be at least one"),
+            ("format", 2, "format: 2 is not known"),
+            ("training.precision", "fp16", "training.precision: must be one of no, bf16, auto; it is 'fp16'"),
+            ("student", "minilm", "student: expected keys with values, found 'minilm'"),
+            ("student", {"init_parameters": {}}, "student.type: missing"),
+        ],
+    )
+    def test_one_clear_error(self, recipe_tree, path, value, message):
+        with pytest.raises(RecipeError) as error:
+            Recipe.from_dict(changed(recipe_tree, path, value), origin="r.yaml")
+        assert str(error.value).startswith("r.yaml: ")
+        assert message in str(error.value)
+
+    def test_a_missing_key(self, recipe_tree):
+        del recipe_tree["student"]
+        with pytest.raises(RecipeError, match="student: missing"):
+            Recipe.from_dict(recipe_tree)
+
+    def test_no_such_recipe(self):
+        with pytest.raises(RecipeError, match=r"no recipe 'kdd'.*one of: kd"):
+            Recipe.from_yaml("kdd")
+
+    def test_not_yaml(self, tmp_path):
+        (tmp_path / "r.yaml").write_text("a: [")
+        with pytest.raises(RecipeError, match=r"r.yaml: not valid YAML"):
+            Recipe.from_yaml(tmp_path / "r.yaml")
+
+    def test_yaml_reads_numbers_and_no_its_own_way(self, recipe_tree):
+        tree = yaml.safe_load(yaml.safe_dump(recipe_tree))
+        tree["stages"][0]["lr"] = "5e-5"
+        tree["training"]["precision"] = False
+        recipe = Recipe.from_dict(tree)
+        assert recipe.stages[0].lr == 5e-5
+        assert recipe.training.precision == "no"
+
+
+class TestTrust:
+    @pytest.mark.parametrize(
+        "kind", ["os.system", "subprocess.run", "sentence_transformers.SentenceTransformer", "eval"]
+    )
+    def test_other_modules_are_refused_before_import(self, recipe_tree, kind):
+        with pytest.raises(RecipeError, match=r"student.type: .* is not in a trusted module .*--allow"):
+            Recipe.from_dict(changed(recipe_tree, "student.type", kind))
+
+    def test_what_a_trusted_module_merely_imports_is_refused(self, recipe_tree):
+        recipe = Recipe.from_dict(changed(recipe_tree, "student.type", "retort.students.files.find_spec"))
+        with pytest.raises(RecipeError, match=r"importlib.util.find_spec' is not in a trusted module"):
+            recipe.create(recipe.student, "student")
+
+    @pytest.mark.parametrize("way", ["argument", "environment"])
+    def test_a_module_can_be_allowed(self, recipe_tree, monkeypatch, way):
+        if way == "environment":
+            monkeypatch.setenv("HAYSTACK_DESERIALIZATION_ALLOWLIST", "collections.*")
+        tree = changed(recipe_tree, "candidates.x", {"type": "collections.Counter"})
+        recipe = Recipe.from_dict(tree, allow=["collections"] if way == "argument" else [])
+        assert recipe.create(recipe.candidates["x"], "candidates.x") == {}
+
+
+class TestOverrides:
+    def test_values_are_yaml(self, recipe_tree):
+        recipe = Recipe.from_dict(
+            recipe_tree,
+            overrides=[
+                "stages.0.steps=9",
+                "training.scale=2.5",
+                "data.dev=test",
+                "teachers.teacher.init_parameters={}",
+            ],
+        )
+        assert (recipe.stages[0].steps, recipe.training.scale, recipe.data.dev) == (9, 2.5, "test")
+        assert recipe.teachers["teacher"].init_parameters == {}
+
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            ("stages.0.steps", "expected a.b=value"),
+            ("stages.7.steps=1", "'7' is not an index below 2"),
+            ("stages.first.steps=1", "'first' is not an index"),
+            ("format.x=1", "format is a plain value"),
+            ("training.sead=1", "training.sead: unknown key. Did you mean 'seed'?"),
+        ],
+    )
+    def test_errors(self, recipe_tree, override, message):
+        with pytest.raises(RecipeError, match=message):
+            Recipe.from_dict(recipe_tree, overrides=[override])
+
+
+class TestCreate:
+    @pytest.mark.parametrize(
+        ("spec", "message"),
+        [
+            (Component(type="retort.trainers.objectives.Nothing"), "there is no 'retort.trainers.objectives.Nothing'"),
+            (
+                Component(type="retort.trainers.objectives.Contrastive", init_parameters={"skope": "list"}),
+                "takes no 'skope'. Did you mean 'scope'?",
+            ),
+            (
+                Component(type="retort.trainers.objectives.Contrastive", init_parameters={"scope": "all"}),
+                "scope must be one of list, in_batch",
+            ),
+            (Component(type="retort.trainers.objectives.Alignment"), "needs teacher"),
+        ],
+    )
+    def test_errors_name_the_place(self, recipe_tree, spec, message):
+        with pytest.raises(RecipeError) as error:
+            Recipe.from_dict(recipe_tree).create(spec, "stages.0.objectives.0")
+        assert str(error.value).startswith("stages.0.objectives.0")
+        assert message in str(error.value)

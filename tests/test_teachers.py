@@ -1,0 +1,136 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import yaml
+from filelock import FileLock
+
+from retort.students import save_student
+from retort.trainers.data.texts import TextStore
+from retort.trainers.errors import CacheError, RecipeError
+from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
+from retort.trainers.teachers.embedder import EmbedderTeacher
+from retort.trainers.teachers.vector_cache import VectorCache
+
+TEXTS = TextStore(["1", "2", "3", "4", "5"], ["the ship", "bread", "rose and bee", "the sea", "a b c ship"])
+EMBEDDERS = "haystack_integrations.components.embedders"
+
+
+def fake(texts: list[str]) -> np.ndarray:
+    return np.array([[len(t), hash(t) % 7] for t in texts], dtype=np.float32)
+
+
+class TestVectorCache:
+    def test_computes_once_and_reads_back(self, tmp_path):
+        asked = []
+        cache = VectorCache(tmp_path, "k", "query")
+
+        def encode(texts):
+            asked.extend(texts)
+            return fake(texts)
+
+        assert cache.fill(TEXTS, encode, lambda n: None) == 5
+        assert VectorCache(tmp_path, "k", "query").fill(TEXTS, encode, lambda n: None) == 0
+        assert sorted(asked) == sorted(TEXTS.texts)
+        order = TEXTS.item_ids[[3, 0, 0]]
+        assert np.array_equal(
+            VectorCache(tmp_path, "k", "query").gather(order), fake(["the sea", "the ship", "the ship"])
+        )
+
+    def test_sides_and_keys_are_apart(self, tmp_path):
+        VectorCache(tmp_path, "k", "query").fill(TEXTS, fake, lambda n: None)
+        for key, side in (("k", "document"), ("other", "query")):
+            with pytest.raises(KeyError):
+                VectorCache(tmp_path, key, side).gather(TEXTS.item_ids)
+
+    def test_work_done_is_kept(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("retort.trainers.teachers.vector_cache.BLOCK", 2)
+        asked = []
+
+        def failing(texts):
+            asked.append(texts)
+            if len(asked) == 2:
+                raise ConnectionError
+            return fake(texts)
+
+        with pytest.raises(ConnectionError):
+            VectorCache(tmp_path, "k", "query").fill(TEXTS, failing, lambda n: None)
+        assert VectorCache(tmp_path, "k", "query").fill(TEXTS, failing, lambda n: None) == 3
+        assert asked[2] == asked[1]
+        assert not [p for p in (tmp_path / "vectors").rglob(".*.npy*")]
+
+    def test_one_writer(self, tmp_path):
+        cache = VectorCache(tmp_path, "k", "query")
+        cache.folder.mkdir(parents=True)
+        with FileLock(cache.folder / ".lock"), pytest.raises(CacheError, match="written by another process"):
+            VectorCache(tmp_path, "k", "query").fill(TEXTS, fake, lambda n: None)
+
+    @pytest.mark.parametrize(
+        ("vectors", "message"), [(np.full((5, 2), np.nan), "not finite"), (np.ones((4, 2)), r"shape \(4, 2\) for 5")]
+    )
+    def test_bad_vectors_are_refused_and_not_stored(self, tmp_path, vectors, message):
+        cache = VectorCache(tmp_path, "k", "query")
+        with pytest.raises(CacheError, match=message):
+            cache.fill(TEXTS, lambda texts: vectors, lambda n: None)
+        assert not list(cache.folder.glob("*.npy"))
+
+
+class TestBiEncoderTeacher:
+    def test_key_follows_weights_and_lengths(self, tiny_model, tmp_path):
+        save_student(tiny_model(1), tmp_path / "t")
+        path = str(tmp_path / "t")
+        first = BiEncoderTeacher(model=path).key
+        assert BiEncoderTeacher(model=path).key == first
+        assert BiEncoderTeacher(model=path, max_document_tokens=8).key != first
+        save_student(tiny_model(2), tmp_path / "t")
+        assert BiEncoderTeacher(model=path).key != first
+
+
+class TestEmbedderTeacher:
+    @pytest.fixture
+    def spec(self, tiny_student):
+        return {
+            side: {"type": f"{EMBEDDERS}.retort.student_{side}_embedder.Student{side.title()}Embedder",
+                   "init_parameters": {"model": tiny_student}}
+            for side in ("text", "document")
+        }  # fmt: skip
+
+    def test_same_vectors_as_the_fast_path(self, spec, tiny_student):
+        teacher = EmbedderTeacher(text_embedder=spec["text"], document_embedder=spec["document"])
+        fast = BiEncoderTeacher(model=tiny_student, device="cpu")
+        assert teacher.dim == fast.dim == 16
+        for side in ("query", "document"):
+            assert np.allclose(teacher.encode(TEXTS.texts, side), fast.encode(TEXTS.texts, side), atol=1e-6)
+
+    def test_another_makers_components(self, tiny_student):
+        """House embedders of sentence-transformers, by YAML."""
+        kind = f"{EMBEDDERS}.sentence_transformers.sentence_transformers"
+        spec = yaml.safe_load(f"""
+            text_embedder:
+              type: {kind}_text_embedder.SentenceTransformersTextEmbedder
+              init_parameters: {{model: {tiny_student}, progress_bar: false}}
+            document_embedder:
+              type: {kind}_document_embedder.SentenceTransformersDocumentEmbedder
+              init_parameters: {{model: {tiny_student}, progress_bar: false}}
+        """)
+        teacher = EmbedderTeacher(**spec)
+        fast = BiEncoderTeacher(model=tiny_student, device="cpu")
+        assert np.allclose(teacher.encode(TEXTS.texts, "document"), fast.encode(TEXTS.texts, "document"), atol=1e-5)
+
+    def test_key_follows_the_content_of_a_local_model(self, tiny_model, tmp_path):
+        save_student(tiny_model(1), tmp_path / "t")
+        spec = {"type": f"{EMBEDDERS}.retort.x.Y", "init_parameters": {"model": str(tmp_path / "t")}}
+        first = EmbedderTeacher(text_embedder=spec, document_embedder=spec).key
+        save_student(tiny_model(2), tmp_path / "t")
+        assert EmbedderTeacher(text_embedder=spec, document_embedder=spec).key != first
+
+    def test_untrusted_components_are_refused(self):
+        spec = {"type": "subprocess.Popen", "init_parameters": {"args": "true"}}
+        with pytest.raises(Exception, match="subprocess"):
+            EmbedderTeacher(text_embedder=spec, document_embedder=spec).encode(["a"], "query")
+
+    def test_a_remote_teacher_names_a_revision(self, spec):
+        remote = {"type": f"{EMBEDDERS}.x.Y", "init_parameters": {"api_key": {"type": "env_var", "env_vars": ["K"]}}}
+        with pytest.raises(RecipeError, match="name a `revision`"):
+            EmbedderTeacher(text_embedder=remote, document_embedder=spec["document"])
