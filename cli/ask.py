@@ -26,13 +26,16 @@ def built_by(store: Path) -> str:
     """
     Return the student that built an index.
 
-    :raises ValueError:
-        If the index is empty or was not built by retort.
+    :raises DocumentStoreError:
+        If there is no index, or it is empty or was not built by retort.
     """
     from haystack.document_stores.errors import DocumentStoreError
 
     from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 
+    if not store.is_dir():
+        msg = f"There is no index at {store}. Build one: retort index STUDENT --documents DIR --store {store}"
+        raise DocumentStoreError(msg)
     document_store = QdrantEdgeDocumentStore(path=str(store))
     try:
         meta = document_store.sample_meta()

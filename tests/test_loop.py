@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 
 from retort.students import Student
 from retort.trainers import loop as loop_module
+from retort.trainers.candidates.workbench import Workbench
 from retort.trainers.checkpoints import list_checkpoints
 from retort.trainers.distiller import Context, step_loss
 from retort.trainers.errors import RecipeError
 from retort.trainers.loop import Loop, learning_rate
 from retort.trainers.recipe import Recipe, Stage
 from retort.trainers.run import build_distiller, open_stage, read_train_and_dev
-from retort.trainers.candidates.workbench import Workbench
 
 
 def final_state(out: Path) -> dict[str, torch.Tensor]:
@@ -150,7 +150,7 @@ class TestResume:
         assert_equal_runs(reference, out)
 
     def test_a_full_disk_keeps_the_last_checkpoint(self, reference, recipe_tree, beir, tmp_path, monkeypatch):
-        import retort.trainers.checkpoints as checkpoints
+        from retort.trainers import checkpoints
 
         real = checkpoints.save_file
         saved = []

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from tiny import MINILM, tiny_config
 
 from retort.students import ManifestError, Student, StudentHandle, save_student
 from retort.students.create import from_config, from_layers, pretrained, two_towers
 from retort.students.encoding import encode_texts, plan_chunks, token_counts
 from retort.students.files import replace_file, resolve_model
 from retort.students.hashing import fingerprint_of, space_of
-from tiny import MINILM, tiny_config
 
 TEXTS = [
     "the ship in the storm.",

@@ -7,7 +7,9 @@ import re
 
 # A sentence ends at a blank line, before a list item, or after a full stop that a capital or a digit follows.
 _BREAK = re.compile(
-    r"\n\s*\n|\n(?=\s*(?:[-*\u2022]|\d+[.)]|:param|:return|>>>)\s)|(?<=[.!?])[\"'\u201d)]*\s+(?=[\"'\u201c(]*[A-Z0-9])"
+    r"\n\s*\n"
+    r"|\n(?=\s*(?:[-*\u2022]|\d+[.)]|:param|:return|>>>)\s)"
+    r"|(?:(?<=[.!?])|(?<=[.!?][\"'\u201d)]))\s+(?=[\"'\u201c(]*[A-Z0-9])"
 )
 _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|cf|Mr|Mrs|Dr|No|Fig|approx|St)\.|\b[A-Z]\.)$")
 _FEWEST_WORDS = 3

@@ -89,9 +89,8 @@ class StudentRetriever:
         self.document_store = document_store
         self.top_k = top_k
         self.filters = filters
-        self.filter_policy = (
-            filter_policy if isinstance(filter_policy, FilterPolicy) else FilterPolicy.from_str(filter_policy)
-        )
+        policy = filter_policy if isinstance(filter_policy, FilterPolicy) else FilterPolicy.from_str(filter_policy)
+        self.filter_policy = policy.value
         self.score_threshold = score_threshold
         self.return_embedding = return_embedding
         self.hnsw_ef = hnsw_ef
@@ -180,7 +179,7 @@ class StudentRetriever:
     ) -> dict[str, Any]:
         return {
             "top_k": self.top_k if top_k is None else top_k,
-            "filters": apply_filter_policy(self.filter_policy, self.filters, filters),
+            "filters": apply_filter_policy(FilterPolicy.from_str(self.filter_policy), self.filters, filters),
             "score_threshold": self.score_threshold if score_threshold is None else score_threshold,
             "return_embedding": self.return_embedding,
             "hnsw_ef": self.hnsw_ef,

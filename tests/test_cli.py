@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""The command line on tiny models, in process."""
+
+import json
+
+import pytest
+import yaml
+from tiny import write_jsonl
+
+from retort.cli import main
+
+
+def say(capsys, *arguments: str) -> str:
+    main(list(arguments))
+    return capsys.readouterr().out
+
+
+def fail(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+@pytest.fixture
+def indexed(tiny_student, beir, tmp_path, capsys):
+    store = str(tmp_path / "index")
+    out = say(capsys, "index", tiny_student, "--documents", str(beir), "--store", store)
+    assert out.startswith(f"40 documents in {store}")
+    return store
+
+
+class TestIndexAndAsk:
+    def test_ask(self, indexed, capsys):
+        found = json.loads(say(capsys, "ask", "the ship sail in the sea.", "--store", indexed, "--json"))
+        assert found["answers"]
+        assert len(found["documents"]) == 10
+        answer = found["answers"][0]
+        assert answer["document"] in [d["id"] for d in found["documents"]]
+        assert answer["end"] > answer["start"]
+        text = say(capsys, "ask", "the ship sail in the sea.", "--store", indexed)
+        assert answer["text"] in text
+        assert f"{answer['document']} ({answer['start']}-{answer['end']})" in text
+
+    def test_indexing_again_replaces(self, indexed, tiny_student, beir, capsys):
+        out = say(capsys, "index", tiny_student, "--documents", str(beir), "--store", indexed)
+        assert out.startswith("40 documents")
+
+    def test_the_wrong_student(self, indexed, other_student, tiny_student, capsys):
+        error = fail(capsys, "ask", "ship", "--store", indexed, "--student", other_student)
+        assert f"was built by {tiny_student}" in error
+
+    def test_no_index(self, tmp_path, capsys):
+        error = fail(capsys, "ask", "ship", "--store", str(tmp_path / "nowhere"))
+        assert "retort index STUDENT --documents DIR --store" in error
+
+    def test_no_documents(self, tiny_student, tmp_path, capsys):
+        error = fail(capsys, "index", tiny_student, "--documents", str(tmp_path / "x"), "--store", str(tmp_path / "i"))
+        assert "does not exist" in error
+        assert not (tmp_path / "i").exists()
+
+    def test_no_student(self, beir, tmp_path, capsys):
+        error = fail(capsys, "index", "./nowhere", "--documents", str(beir), "--store", str(tmp_path / "i"))
+        assert "No student at './nowhere'" in error
+
+
+class TestEvaluate:
+    def test_table_and_json(self, tiny_student, beir, tmp_path, capsys):
+        out = say(
+            capsys, "evaluate", "bm25", tiny_student, "--data", str(beir), "--split", "dev",
+            "--json", str(tmp_path / "e.json"),
+        )  # fmt: skip
+        found = json.loads((tmp_path / "e.json").read_text())["models"]
+        assert set(found) == {"bm25", tiny_student}
+        for name, metrics in found.items():
+            assert set(metrics) == {
+                "ndcg@10", "mrr@10", "recall@20", "recall@100", "ms", "ms_encode", "documents_per_s", "mb", "queries",
+                "documents",
+            }  # fmt: skip
+            assert f"{metrics['ndcg@10']:.4f}" in out
+            assert name in out
+        assert found["bm25"]["recall@100"] == 1.0
+        assert "10 queries, 40 documents" in out
+
+    def test_bad_data(self, beir, capsys):
+        with (beir / "corpus.jsonl").open("a") as corpus:
+            corpus.write("{\n")
+        assert "corpus.jsonl, line 41" in fail(capsys, "evaluate", "bm25", "--data", str(beir), "--split", "dev")
+
+    def test_bad_split(self, beir, capsys):
+        assert "Splits there: dev, train" in fail(capsys, "evaluate", "bm25", "--data", str(beir), "--split", "test")
+
+
+class TestTrain:
+    def test_train(self, recipe_tree, beir, tmp_path, capsys):
+        (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe_tree))
+        arguments = [
+            "train",
+            "--recipe",
+            str(tmp_path / "r.yaml"),
+            "--data",
+            str(beir),
+            "--out",
+            str(tmp_path / "run" / "a"),
+        ]
+        arguments += ["--set", "stages.0.steps=1", "--set", "stages.1.steps=1"]
+        out = say(capsys, *arguments)
+        assert "10 queries, 40 documents" in out
+        assert say(capsys, *arguments, "--resume") == out
+        assert "--resume" in fail(capsys, *arguments)
+        assert "unknown key" in fail(capsys, *arguments, "--resume", "--set", "stages.0.x=1")
+
+
+def test_help_teaches(capsys):
+    for command in ("train", "evaluate", "index", "ask"):
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code == 0
+        assert "example" in capsys.readouterr().out
+
+
+def test_pydocs_corpus_and_questions(tmp_path):
+    """The quickstart's data: handwritten questions, each with an answer in this Python's documentation."""
+    from retort.examples.pydocs.corpus import passages, split_passages, write_beir
+    from retort.trainers.data.beir import read_beir
+
+    counts = write_beir(tmp_path / "data")
+    assert counts["questions"] >= 120
+    assert 3000 < counts["passages"] < 6000
+    dev = read_beir(tmp_path / "data", "dev")
+    train = read_beir(tmp_path / "data", "train")
+    assert len(dev.queries) == counts["questions"]
+    assert not set(dev.queries.texts) & set(train.queries.texts)
+    assert [r["_id"] for r in passages()] == dev.corpus.ids
+    assert split_passages("Title\n\n" + "word " * 50 + "\n\n" + "more " * 90) == [
+        ("Title\n\n" + "word " * 50).strip(), ("more " * 90).strip(),
+    ]  # fmt: skip
+
+
+def test_fewer_questions_than_a_hundred_is_an_error(monkeypatch, tmp_path):
+    from retort.examples.pydocs import corpus
+
+    monkeypatch.setattr(corpus, "QUESTIONS", tmp_path / "q.jsonl")
+    write_jsonl(tmp_path / "q.jsonl", [{"_id": "q1", "text": "a?", "keys": ["json.loads"]}] * 3)
+    with pytest.raises(ValueError, match=r"Only 3 of 3 questions .*100 are needed"):
+        corpus.write_beir(tmp_path / "data")
+    assert not (tmp_path / "data").exists()
