@@ -65,9 +65,8 @@ def build_manifest(model: SentenceTransformer, **provenance: Any) -> Manifest:
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     sides: tuple[Side, Side] = ("query", "document")
-    static = all(isinstance(module, StaticEmbedding) for module in [model[0]])
     return Manifest(
-        kind="static" if static else "dense",
+        kind="static" if isinstance(model[0], StaticEmbedding) else "dense",
         dim=int(model.get_embedding_dimension() or 0),
         similarity=model.similarity_fn_name,
         prompts={side: prompt_for(model, side) for side in sides},
@@ -170,19 +169,24 @@ class Student:
 
         path = resolve_model(model)
         folder = Path(path)
-        if not folder.is_dir() and (folder.is_absolute() or path.startswith((".", "runs/")) or path.count("/") > 1):
-            msg = f"No student at {path!r}. Give a student folder, a Hugging Face Hub id, or 'package:NAME/SUBFOLDER'."
+        msg = f"No student at {path!r}. Give a student folder, a Hugging Face Hub id, or 'package:NAME/SUBFOLDER'."
+        if not folder.is_dir() and (path.count("/") > 1 or ("/" in path and folder.parent.is_dir())):  # no Hub id
             raise FileNotFoundError(msg)
         device = pick_device(device)
-        loaded = SentenceTransformer(
-            path,
-            device=device,
-            revision=revision,
-            token=token,
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
-            model_kwargs={"use_safetensors": True},
-        )
+        try:
+            loaded = SentenceTransformer(
+                path,
+                device=device,
+                revision=revision,
+                token=token,
+                local_files_only=local_files_only,
+                trust_remote_code=trust_remote_code,
+                model_kwargs={"use_safetensors": True},
+            )
+        except OSError as error:
+            if folder.is_dir():
+                raise
+            raise FileNotFoundError(msg) from error
         loaded.eval()
         manifest = _verified(loaded, folder)
         if max_query_tokens is not None or max_document_tokens is not None:

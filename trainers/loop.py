@@ -180,14 +180,16 @@ class Loop:
         source = self.open_stage(stage)
         self._refuse_hopeless(stage, source)
         learning = self.distiller.enter(stage.name)
-        optimizer = torch.optim.AdamW(parameter_groups(self.distiller, training.weight_decay), lr=stage.lr)
+        groups = parameter_groups(self.distiller, training.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=stage.lr, fused=True)  # half a CPU step goes to the unfused one
         model, prepared = self.accelerator.prepare(self.distiller, optimizer)
         if checkpoint is not None:
             if progress.step > 0:
                 load_optimizer(checkpoint, optimizer)
             load_rng(checkpoint)  # last: whatever was made above may have drawn numbers
         self.distiller.train()
-        started, first, totals = time.perf_counter(), progress.step, dict[str, float]()
+        started, first = time.perf_counter(), progress.step
+        window: list[dict[str, float]] = []  # the steps since the last line of the log
         with progress_bar(f"stage {stage.name}", stage.steps) as update:
             update(progress.step)
             while progress.step < stage.steps:
@@ -195,17 +197,15 @@ class Loop:
                 for group in optimizer.param_groups:
                     group["lr"] = lr
                 terms, norm = self._step(model, prepared, learning, source, stage)
-                for name, value in terms.items():
-                    totals[name] = totals.get(name, 0.0) + value
+                window.append(terms)
                 progress.step += 1
                 progress.global_step += 1
                 update(1)
                 if progress.step % training.log_every == 0 or progress.step == stage.steps:
-                    steps = (progress.step - 1) % training.log_every + 1 if progress.step != first else 1
-                    seconds = (time.perf_counter() - started) / max(1, progress.step - first)
-                    means = {name: value / steps for name, value in totals.items()}
+                    seconds = (time.perf_counter() - started) / (progress.step - first)
+                    means = {name: sum(t[name] for t in window) / len(window) for name in terms}
                     self._log(event="step", lr=lr, grad_norm=norm, terms=means, seconds_per_step=seconds)
-                    totals = {}
+                    window.clear()
                 if self._evaluates(stage) and self._patience_lost():
                     break
                 if progress.step % training.checkpoint_every == 0 and progress.step < stage.steps:

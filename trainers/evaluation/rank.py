@@ -80,15 +80,7 @@ def evaluate_model(
     similarity = student.manifest.similarity
     rows, _ = search_vectors(student.encode_query(data.queries.texts), documents, DEPTH, similarity=similarity)
 
-    def whole(text: str) -> None:
-        search_vectors(student.encode_query([text]), documents, DEPTH, similarity=similarity)
-
-    costs = {
-        "ms": _median_ms(whole, data.queries.texts),
-        "ms_encode": _median_ms(lambda text: student.encode_query([text]), data.queries.texts),
-        "documents_per_s": rate,
-        "mb": _megabytes(student),
-    }
+    costs = {**query_costs(student, documents, data.queries.texts), "documents_per_s": rate}
     return _scored(student.name, data, rows, costs)
 
 
@@ -97,6 +89,42 @@ def evaluate_vectors(
 ) -> Evaluation:
     """Evaluate ready vectors, `[q, d]` and `[n, d]`, over the whole corpus."""
     return _scored(name, data, search_vectors(queries, documents, DEPTH, similarity=similarity)[0], {})
+
+
+def encoding_rates(students: dict[str, Student], texts: list[str], *, rounds: int = 3) -> dict[str, float]:
+    """
+    Time how many documents a second several models encode, in turn, so that a busy machine slows all alike.
+
+    :param students:
+        The models by name.
+    :param texts:
+        Documents to encode.
+    :param rounds:
+        How often each encodes them; the median counts.
+    :returns:
+        Documents a second by name.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in students}
+    for _ in range(rounds):
+        for name, student in students.items():
+            started = time.perf_counter()
+            student.encode_document(texts)
+            seconds[name].append(time.perf_counter() - started)
+    return {name: len(texts) / float(np.median(taken)) for name, taken in seconds.items()}
+
+
+def query_costs(student: Student, documents: np.ndarray, queries: list[str]) -> dict[str, float]:
+    """Time single queries: `ms` from text to the top 100 of `documents` `[n, d]`, `ms_encode` of it; and `mb`."""
+    similarity = student.manifest.similarity
+
+    def whole(text: str) -> None:
+        search_vectors(student.encode_query([text]), documents, DEPTH, similarity=similarity)
+
+    return {
+        "ms": _median_ms(whole, queries),
+        "ms_encode": _median_ms(lambda text: student.encode_query([text]), queries),
+        "mb": _megabytes(student),
+    }
 
 
 def _scored(name: str, data: RetrievalData, rows: np.ndarray, costs: dict[str, float]) -> Evaluation:
