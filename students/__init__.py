@@ -4,10 +4,19 @@
 """What a student is: folder, manifest, hashes, encoding."""
 
 from retort.students.manifest import Manifest, ManifestError
-from retort.students.student import Student, StudentHandle, save_student
+from retort.students.student import Student, StudentHandle, read_space, save_student
 
 # Document metadata: the space that an embedding lies in, and the model that made it.
 SPACE_STAMP = "_retort_space"
 STUDENT_STAMP = "_retort_student"
 
-__all__ = ["SPACE_STAMP", "STUDENT_STAMP", "Manifest", "ManifestError", "Student", "StudentHandle", "save_student"]
+__all__ = [
+    "SPACE_STAMP",
+    "STUDENT_STAMP",
+    "Manifest",
+    "ManifestError",
+    "Student",
+    "StudentHandle",
+    "read_space",
+    "save_student",
+]

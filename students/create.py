@@ -39,7 +39,7 @@ def pretrained(model: str, *, max_tokens: dict[str, int] | None = None, **option
 
     started = SentenceTransformer(resolve_model(model), device="cpu", model_kwargs={"use_safetensors": True}, **options)
     set_max_tokens(started, **(max_tokens or {}))
-    return started
+    return started.float()  # a folder may be stored in less than training needs
 
 
 def from_layers(

@@ -11,7 +11,7 @@ is encoded once, and results come back in the order of the texts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,11 +78,16 @@ def forward(model: SentenceTransformer, texts: list[str], side: Side) -> dict[st
     return model(features, task=side)
 
 
-def encode_texts(
+def default_budget(model: SentenceTransformer) -> int:
+    """Padded tokens a chunk that suit the model's device."""
+    return CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS
+
+
+def encode_chunks(
     model: SentenceTransformer, texts: Sequence[str], side: Side, *, budget: int | None = None
-) -> torch.Tensor:
+) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
     """
-    Encode texts in token-sorted chunks, on the model's device, with gradients unless they are off.
+    Encode texts chunk by chunk, on the model's device, with gradients unless they are off.
 
     :param model:
         The model.
@@ -93,14 +98,61 @@ def encode_texts(
     :param budget:
         Padded tokens a chunk; by default what suits the device.
     :returns:
-        `[n, d]` vectors in the order of `texts`, in the model's dtype.
+        Pairs of rows `[c]` and their vectors `[c, d]` in the model's dtype; the rows partition `range(n)`.
+    """
+    if len(texts) == 1:  # a query: nothing to sort, so not tokenised twice
+        yield np.zeros(1, dtype=np.int64), forward(model, list(texts), side)["sentence_embedding"]
+        return
+    for chunk in plan_chunks(token_counts(model, texts, side), budget or default_budget(model)):
+        yield chunk, forward(model, [texts[i] for i in chunk], side)["sentence_embedding"]
+
+
+def encode_texts(
+    model: SentenceTransformer, texts: Sequence[str], side: Side, *, budget: int | None = None
+) -> torch.Tensor:
+    """
+    Encode texts into one tensor `[n, d]` in their own order; parameters as in `encode_chunks`.
     """
     import torch
 
-    if len(texts) == 1:
-        return forward(model, list(texts), side)["sentence_embedding"]
-    budget = budget or (CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS)
-    chunks = plan_chunks(token_counts(model, texts, side), budget)
-    vectors = [forward(model, [texts[i] for i in chunk], side)["sentence_embedding"] for chunk in chunks]
+    chunks, vectors = zip(*encode_chunks(model, texts, side, budget=budget), strict=True)
     back = np.argsort(np.concatenate(chunks), kind="stable")
     return torch.cat(vectors)[torch.from_numpy(back).to(model.device)]
+
+
+def encode_numpy(
+    model: SentenceTransformer,
+    texts: Sequence[str],
+    side: Side,
+    *,
+    budget: int | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> np.ndarray:
+    """
+    Encode texts for use, without gradients, whatever mode the model is in.
+
+    :param model:
+        The model.
+    :param texts:
+        `n` texts, in any order.
+    :param side:
+        `query` or `document`.
+    :param budget:
+        Padded tokens a chunk; by default what suits the device.
+    :param progress:
+        Called with the number of texts after each chunk.
+    :returns:
+        `[n, d]` float32, in the order of `texts`, as the model gives them (most normalise).
+    """
+    import torch
+
+    found = np.empty((len(texts), model.get_embedding_dimension() or 0), dtype=np.float32)
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for chunk, vectors in encode_chunks(model, texts, side, budget=budget) if texts else ():
+            found[chunk] = vectors.float().cpu().numpy()
+            if progress is not None:
+                progress(len(chunk))
+    model.train(training)
+    return found

@@ -37,18 +37,22 @@ def replace_folder(path: Path) -> Iterator[Path]:
 
     A folder that was there before stays untouched until the new one is complete.
     """
+    path = path.resolve()  # replace what a link points to, not the link
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid4().hex}")
     aside.mkdir()
     try:
         yield aside
+        old = path.with_name(f".{path.name}.old-{uuid4().hex}")
         if path.exists():
-            old = path.with_name(f".{path.name}.old-{uuid4().hex}")
             path.rename(old)
+        try:
             aside.rename(path)
-            shutil.rmtree(old)
-        else:
-            aside.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

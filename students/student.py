@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from retort.students.encoding import CPU_TOKENS, GPU_TOKENS, encode_texts, plan_chunks, token_counts
+from retort.students.encoding import encode_numpy
 from retort.students.files import replace_folder, resolve_model
 from retort.students.hashing import fingerprint_of, space_of
 from retort.students.manifest import MANIFEST_FILE, Manifest, ManifestError
@@ -201,6 +201,8 @@ class Student:
             import torch
 
             loaded.to(torch.bfloat16)
+        elif precision == "float32":
+            loaded.float()  # a folder may be stored in less
         return cls(loaded, manifest, model)
 
     @property
@@ -253,21 +255,8 @@ class Student:
         :returns:
             `[n, dim]` float32, in the order of `texts`, as the model gives them (most normalise).
         """
-        import torch
-
-        if not texts:
-            return np.empty((0, self.dim), dtype=np.float32)
-        with self._lock, torch.inference_mode():
-            if len(texts) == 1:
-                return encode_texts(self.model, texts, side).float().cpu().numpy()
-            budget = tokens_per_chunk or (CPU_TOKENS if self.model.device.type == "cpu" else GPU_TOKENS)
-            vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-            for chunk in plan_chunks(token_counts(self.model, texts, side), budget):
-                part = encode_texts(self.model, [texts[i] for i in chunk], side, budget=budget)
-                vectors[chunk] = part.float().cpu().numpy()
-                if progress is not None:
-                    progress(len(chunk))
-        return vectors
+        with self._lock:
+            return encode_numpy(self.model, texts, side, budget=tokens_per_chunk, progress=progress)
 
 
 def _verified(model: SentenceTransformer, folder: Path) -> Manifest:
@@ -293,27 +282,43 @@ _shared_lock = threading.Lock()
 
 class StudentHandle:
     """
-    A reference to a student that components of one process share.
+    A student that components of one process share, loaded when it is first asked for.
 
-    Loading the same folder twice gives the same model; it leaves memory when the last handle is released.
+    Handles of the same folder and options give the same model; it leaves memory when the last one is released. Safe
+    to use from several threads.
+
+    :param model:
+        As `Student.load`.
+    :param options:
+        Further arguments of `Student.load`; a callable is called when the student is loaded.
     """
 
     def __init__(self, model: str, **options: Any) -> None:
-        path = resolve_model(model)
-        real = str(Path(path).resolve()) if Path(path).is_dir() else path
-        stamp = max((f.stat().st_mtime_ns for f in Path(real).glob("*")), default=0) if Path(real).is_dir() else 0
-        self._key: tuple[Any, ...] | None = (real, stamp, *sorted(options.items()))
+        self._model = model
+        self._options = options
+        self._key: tuple[Any, ...] | None = None
+
+    @property
+    def student(self) -> Student:
+        """The student; loads it if need be."""
         with _shared_lock:
-            if self._key not in _shared:
-                _shared[self._key] = (Student.load(model, **options), 0)
-                if Path(real).is_dir() and not (Path(real) / MANIFEST_FILE).is_file() and real not in _warned:
-                    _warned.add(real)
-                    logger.warning("%s has no %s: its space and fingerprint were computed.", model, MANIFEST_FILE)
-            self.student, count = _shared[self._key]
-            _shared[self._key] = (self.student, count + 1)
+            if self._key is None:
+                real, stamp = _identity(self._model)
+                options = {name: value() if callable(value) else value for name, value in self._options.items()}
+                key = (real, stamp, *sorted(options.items()))
+                if key not in _shared:
+                    _shared[key] = (Student.load(self._model, **options), 0)
+                    if stamp and not (Path(real) / MANIFEST_FILE).is_file() and real not in _warned:
+                        _warned.add(real)
+                        message = "%s has no %s: its space and fingerprint were computed."
+                        logger.warning(message, self._model, MANIFEST_FILE)
+                student, count = _shared[key]
+                _shared[key] = (student, count + 1)
+                self._key = key
+            return _shared[self._key][0]
 
     def release(self) -> None:
-        """Give the reference back; safe to call twice."""
+        """Give the student back; safe to call twice, and the handle can be used again."""
         with _shared_lock:
             if self._key is None:
                 return
@@ -321,3 +326,17 @@ class StudentHandle:
             if count > 1:
                 _shared[self._key] = (student, count - 1)
             self._key = None
+
+
+def read_space(model: str) -> str:
+    """Return the space of a student: from its manifest if it has one, else by loading it."""
+    manifest = Manifest.read(Path(resolve_model(model)))
+    return manifest.space if manifest is not None else Student.load(model).space
+
+
+def _identity(model: str) -> tuple[str, int]:
+    """Real path and time of the last change of a folder; other names as they are, with 0."""
+    folder = Path(resolve_model(model))
+    if not folder.is_dir():
+        return model, 0
+    return str(folder.resolve()), max((f.stat().st_mtime_ns for f in folder.glob("*")), default=1)

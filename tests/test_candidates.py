@@ -72,6 +72,14 @@ class TestDense:
         assert miner.key(bench) != key
         assert not np.array_equal(mine(miner, bench)[0], before)
 
+    def test_the_lexical_index_is_built_once(self, bench, monkeypatch):
+        monkeypatch.setattr("retort.trainers.candidates.lists.MINING_BLOCK", 10)
+        built = []
+        real = BM25.__init__
+        monkeypatch.setattr(BM25, "__init__", lambda self, texts: built.append(1) or real(self, texts))
+        mine(BM25Miner(depth=4), bench)
+        assert len(built) == 1
+
     def test_mining_goes_on_after_an_interruption(self, bench, monkeypatch):
         monkeypatch.setattr("retort.trainers.candidates.lists.MINING_BLOCK", 10)
         miner = BM25Miner(depth=4)
@@ -103,9 +111,28 @@ class TestLists:
             rows, labels, source = lists.rows[span], lists.labels[span], lists.source[span]
             assert len(set(rows)) == len(rows)
             assert rows[labels == 1].tolist() == bench.data.positives()[i].tolist()
+            assert set(labels[labels != 1]) == {-1}
             assert labels.tolist() == sorted(labels, reverse=True)
             assert set(source[labels == 1]) == {0}
             assert {1, 2} <= set(source)
+
+    def test_judged_irrelevant_documents_are_negatives(self, beir, bench):
+        with (beir / "qrels" / "train.tsv").open("a") as qrels:
+            qrels.write("q00\td47\t0\n")
+        bench.data = read_beir(beir, "train")
+        lists = build_lists(bench, {"bm25": BM25Miner(depth=3)})
+        rows = lists.rows[: lists.offsets[1]].tolist()
+        assert rows[:2] == [bench.data.corpus.rows["d00"], bench.data.corpus.rows["d47"]]
+        assert lists.labels[: lists.offsets[1]].tolist()[:3] == [1, 0, -1]
+
+    def test_a_copy_of_a_positive_is_no_negative(self, beir, bench):
+        corpus = (beir / "corpus.jsonl").read_text()
+        (beir / "corpus.jsonl").write_text(corpus + corpus.replace('"_id": "d', '"_id": "copy'))
+        bench.data = read_beir(beir, "train")
+        lists = build_lists(bench, {"bm25": BM25Miner(depth=20), "dense": DenseMiner(model="teacher", depth=20)})
+        assert lists.rows.max() < 40
+        batch = ListBatches(bench, lists, batch_size=30, negatives=5, vector_teachers=[], seed=0).batch(0)
+        assert len(set(batch.documents)) == len(batch.documents)
 
     def test_save_and_load(self, bench, lists, tmp_path):
         lists.scores["t"] = np.linspace(0, 1, len(lists.rows), dtype=np.float32)
@@ -150,11 +177,12 @@ class TestLists:
         for i, query in enumerate(batch.queries):
             number = bench.data.queries.texts.index(query)
             span = slice(lists.offsets[number], lists.offsets[number + 1])
-            expected = lists.rows[span][lists.labels[span] == 0][:2]
+            expected = lists.rows[span][lists.labels[span] == -1][:2]
             assert [where[batch.documents[u]] for u in batch.index[i, 1:]] == expected.tolist()
 
     def test_an_epoch_sees_every_query_once(self):
-        seen = np.concatenate([picked("s", 10, 4, step) for step in range(5)])
+        seen = np.concatenate([picked("s", 10, 4, step)[0] for step in range(5)])
+        assert picked("s", 10, 4, 2)[1].tolist() == [0, 0, 1, 1]
         assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
         assert seen[:10].tolist() != seen[10:].tolist()
 

@@ -53,6 +53,7 @@ class TestBeir:
             ('{"text": "a"}', r'line 41: expected an object with a string "_id"'),
             ('{"_id": "d00", "text": "a"}', r"line 41: the id 'd00' was already used in line 1"),
             ('{"_id": "x", "title": "", "text": "  "}', r"line 41: 'x' has no text.*data.empty=skip"),
+            ('{"_id": "x", "text": "a\\ud800"}', r"line 41: 'x' holds half of a surrogate pair"),
             ('{"_id": "x", "text": 5}', r"line 41: title and text must be strings"),
         ],
     )
@@ -70,6 +71,18 @@ class TestBeir:
         (beir / "corpus.jsonl").unlink()
         (beir / "corpus.jsonl.gz").write_bytes(gzip.compress(b'{"_id": "a", "text": "b"}\n' * 1)[:-6])
         with pytest.raises(DataError, match="damaged"):
+            read_beir(beir, "train")
+        whole = bytearray(
+            gzip.compress("".join(f'{{"_id": "{i}", "text": "b{i * i}"}}\n' for i in range(500)).encode())
+        )
+        whole[len(whole) // 2 : len(whole) // 2 + 9] = b"\xff" * 9
+        (beir / "corpus.jsonl.gz").write_bytes(whole)
+        with pytest.raises(DataError, match="damaged|not valid JSON"):
+            read_beir(beir, "train")
+
+    def test_judgements_that_are_not_utf8(self, beir):
+        (beir / "qrels" / "train.tsv").write_bytes(b"q00\td\xff0\t1\n")
+        with pytest.raises(DataError, match="train.tsv: not UTF-8"):
             read_beir(beir, "train")
 
     def test_unknown_ids_are_counted_and_the_first_five_named(self, beir):
@@ -130,6 +143,19 @@ class TestDocuments:
         assert [d.id for d in documents[:2]] == ["d00", "d01"]
         assert documents[0].meta == {"title": "sea"}
         assert documents_to_data("x", documents).corpus.hash == read_beir(beir, "dev").corpus.hash
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ('{"_id": "d00", "text": "a"}', "was already used in line 1"),
+            ('{"_id": "x", "text": ""}', "has no text"),
+            ('{"_id": "x", "text": "a", "metadata": "b"}', "line 41: metadata must be an object"),
+        ],
+    )
+    def test_beir_passages_are_checked(self, beir, line, message):
+        append(beir / "corpus.jsonl", line + "\n")
+        with pytest.raises(DataError, match=message):
+            read_documents(beir)
 
     def test_a_folder_of_files(self, tmp_path):
         from docx import Document as Docx

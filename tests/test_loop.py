@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,37 @@ class TestRun:
         with pytest.raises(RecipeError, match="resolved for other data"):
             Recipe.from_yaml(reference / "recipe.yaml").run(beir, tmp_path / "x" / "run")
 
+    def test_a_changed_dev_split_is_another_run(self, reference, recipe_tree, beir):
+        with (beir / "qrels" / "dev.tsv").open("a") as qrels:
+            qrels.write("q06\td01\t1\n")
+        with pytest.raises(RecipeError, match="another recipe or other data"):
+            Recipe.from_dict(recipe_tree).run(beir, reference, resume=True)
+
+    def test_a_default_written_out_or_not_is_the_same_run(self, reference, recipe_tree, beir):
+        path = reference / "recipe.yaml"
+        tree = yaml.safe_load(path.read_text())
+        del tree["training"]["weight_decay"]
+        path.write_text(yaml.safe_dump(tree))
+        assert Recipe.from_dict(recipe_tree).run(beir, reference, resume=True)
+
+    def test_a_recipe_that_fails_leaves_no_run(self, recipe_tree, beir, tmp_path):
+        out = tmp_path / "x" / "run"
+        wrong = Recipe.from_dict(recipe_tree, overrides=["student.init_parameters.pooling=best"])
+        with pytest.raises(RecipeError, match="student"):
+            wrong.run(beir, out)
+        assert not out.exists()
+
+    def test_one_writer(self, recipe_tree, beir, tmp_path):
+        from filelock import FileLock
+
+        from retort.students.hashing import hash_text
+
+        out = tmp_path / "x" / "run"
+        locks = tmp_path / "x" / ".retort-cache" / "locks"
+        locks.mkdir(parents=True)
+        with FileLock(locks / hash_text(str(out.resolve()))[:16]), pytest.raises(RecipeError, match="another process"):
+            Recipe.from_dict(recipe_tree).run(beir, out)
+
     def test_the_seed_changes_the_run(self, reference, recipe_tree, beir, tmp_path):
         out = tmp_path / "other" / "run"
         Recipe.from_dict(recipe_tree, overrides=["training.seed=1"]).run(beir, out)
@@ -148,6 +180,54 @@ class TestResume:
         np.random.seed(999)
         Recipe.from_dict(recipe_tree).run(beir, out, resume=True)
         assert_equal_runs(reference, out)
+
+    @pytest.mark.parametrize("overrides", [["training.precision=auto"], ["training.patience=1", "stages.1.lr=1e-9"]])
+    def test_in_other_settings(self, recipe_tree, beir, tmp_path, monkeypatch, overrides):
+        """bf16 where the hardware has it; and an early stop, with its count of evaluations."""
+        recipe = Recipe.from_dict(recipe_tree, overrides=overrides)
+        recipe.run(beir, tmp_path / "a" / "run")
+        real = Loop._step
+        taken = []
+
+        def killing(self, *args):
+            if len(taken) == 6:
+                raise KeyboardInterrupt
+            taken.append(1)
+            return real(self, *args)
+
+        monkeypatch.setattr(Loop, "_step", killing)
+        with pytest.raises(KeyboardInterrupt):
+            recipe.run(beir, tmp_path / "b" / "run")
+        monkeypatch.undo()
+        recipe.run(beir, tmp_path / "b" / "run", resume=True)
+        assert_equal_runs(tmp_path / "a" / "run", tmp_path / "b" / "run")
+        stopped = [e for e in log_of(tmp_path / "a" / "run") if e["event"] == "early_stop"]
+        assert len(stopped) == ("training.patience=1" in overrides)
+
+    def test_lists_that_were_changed_are_refused(self, recipe_tree, beir, tmp_path, monkeypatch):
+        from retort.trainers.candidates.lists import CandidateLists
+
+        out = tmp_path / "x" / "run"
+        real = Loop._step
+        taken = []
+
+        def killing(self, *args):
+            if len(taken) == 8:
+                raise KeyboardInterrupt
+            taken.append(1)
+            return real(self, *args)
+
+        monkeypatch.setattr(Loop, "_step", killing)
+        with pytest.raises(KeyboardInterrupt):
+            Recipe.from_dict(recipe_tree).run(beir, out)
+        monkeypatch.undo()
+        train, _ = read_train_and_dev(beir, Recipe.from_dict(recipe_tree).data)
+        path = out / "candidates" / "distil.parquet"
+        lists = CandidateLists.load(path, train)
+        lists.rows = lists.rows[::-1].copy()
+        lists.save(path, train)
+        with pytest.raises(RecipeError, match="candidate lists are not those"):
+            Recipe.from_dict(recipe_tree).run(beir, out, resume=True)
 
     def test_a_full_disk_keeps_the_last_checkpoint(self, reference, recipe_tree, beir, tmp_path, monkeypatch):
         from retort.trainers import checkpoints
@@ -188,6 +268,7 @@ class TestResume:
         assert not (out / "metrics.json").exists()
         Recipe.from_dict(recipe_tree).run(beir, out, resume=True)
         assert_equal_runs(reference, out)
+        assert not list((out / "checkpoints").glob(".*"))
 
 
 class TestBadInput:
@@ -211,6 +292,48 @@ class TestBadInput:
         with pytest.raises(FloatingPointError, match=r"stage align, step 0: the loss is nan. Lower lr"):
             Recipe.from_dict(recipe_tree).run(beir, tmp_path / "x" / "run")
 
+    def test_a_gradient_that_is_not_finite_spoils_no_weights(self, recipe_tree, beir, tmp_path, monkeypatch):
+        out = tmp_path / "x" / "run"
+        real = Loop._step
+        taken = []
+
+        def poisoned(self, model, optimizer, learning, *rest):
+            taken.append(1)
+            hook = learning[0].register_hook(lambda g: g * float("nan")) if len(taken) == 4 else None
+            try:
+                return real(self, model, optimizer, learning, *rest)
+            finally:
+                if hook:
+                    hook.remove()
+
+        monkeypatch.setattr(Loop, "_step", poisoned)
+        with pytest.raises(FloatingPointError, match="step 3: the gradient's norm is nan"):
+            Recipe.from_dict(recipe_tree).run(beir, out)
+        state = load_file(list_checkpoints(out / "checkpoints")[-1] / "state.safetensors")
+        assert all(t.isfinite().all() for t in state.values() if t.is_floating_point())
+
+    @pytest.mark.parametrize(
+        ("overrides", "message"),
+        [
+            (["candidates.own.init_parameters.model=techer"], "candidates.own: There is no teacher 'techer'"),
+            (["candidates.bm25.init_parameters.dept=3"], "takes no 'dept'. Did you mean 'depth'"),
+            (["stages.0.teacher=null"], "stages.0.objectives.0.init_parameters: .*needs teacher"),
+            (
+                ["stages.1.batches=texts"],
+                "stages.1.objectives.2: retort.trainers.objectives.ListwiseKL needs candidate lists",
+            ),
+            (
+                ["teachers.teacher.init_parameters.max_document_tokens=1024"],
+                "teachers.teacher: max_tokens.document=1024: must lie between 3 and the model's 64",
+            ),
+            (["student.type=retort.cli.main.main"], "is no student"),
+        ],
+    )
+    def test_mistakes_are_found_before_the_first_step(self, recipe_tree, beir, tmp_path, overrides, message):
+        with pytest.raises(RecipeError, match=message):
+            Recipe.from_dict(recipe_tree, overrides=overrides).run(beir, tmp_path / "x" / "run")
+        assert not (tmp_path / "x" / "run").exists()
+
     def test_dimensions_that_differ_need_a_projection(self, recipe_tree, beir, tmp_path):
         overrides = ["stages.0.objectives.0.init_parameters.projection=false"]
         with pytest.raises(RecipeError, match="8 dimensions, teacher 'teacher' has 16. Set projection: true"):
@@ -223,14 +346,15 @@ class TestStep:
         recipe = Recipe.from_dict(recipe_tree)
         recipe.student.init_parameters["config"]["hidden_dropout_prob"] = 0.0
         recipe.student.init_parameters["config"]["attention_probs_dropout_prob"] = 0.0
-        student = recipe.create(recipe.student, "student").double()
-        teachers = {n: recipe.create(s, n) for n, s in recipe.teachers.items()}
+        student = recipe.create(recipe.student, "student", "student").double()
+        teachers = {n: recipe.create(s, "teacher", n) for n, s in recipe.teachers.items()}
+        miners = {n: recipe.create(s, "miner", n) for n, s in recipe.candidates.items()}
         train, _ = read_train_and_dev(beir, recipe.data)
         bench = Workbench(train, teachers, tmp_path / "cache", student)
         torch.manual_seed(0)
         distiller = build_distiller(recipe, student, teachers).double()
-        batch = open_stage(recipe, recipe.stages[1], bench, tmp_path).batch(0).to(torch.device("cpu"), torch.float64)
-        return distiller, batch
+        source = open_stage(recipe, recipe.stages[1], bench, miners, tmp_path)
+        return distiller, source.batch(0).to(torch.device("cpu"), torch.float64)
 
     @staticmethod
     def gradients(distiller, batch, factor: float) -> dict[str, torch.Tensor]:
@@ -238,18 +362,72 @@ class TestStep:
         distiller.zero_grad()
         terms = distiller(batch, Context("distil", 0, 0.0))
         counts = {name: float(mask.sum()) for name, (_, mask, _) in terms.items()}
-        (step_loss(terms, counts) * factor).backward()
+        # As an accumulation of 1 / factor steps would: through the counts, not by scaling what comes out.
+        step_loss(terms, {name: count / factor for name, count in counts.items()}).backward()
         return {n: p.grad.clone() for n, p in distiller.named_parameters() if p.grad is not None}
 
     def test_a_loss_by_k_gives_gradients_by_k(self, parts):
         """Of learned projections, too."""
         whole, quarter = self.gradients(*parts, 1.0), self.gradients(*parts, 0.25)
-        assert any("objectives.distil.0.projection" in name for name in whole)
+        assert any("objectives.stage_distil.0.projection" in name for name in whole)
         for name, gradient in whole.items():
             assert torch.allclose(quarter[name], gradient / 4, rtol=0, atol=1e-14), name
 
+    def test_parts_of_a_batch_add_up(self, parts):
+        """Terms over lists, counted over the whole step: two halves give the gradient of the whole."""
+        distiller, batch = parts
+        distiller.objectives["stage_distil"] = torch.nn.ModuleList([distiller.objectives["stage_distil"][2]])
+        distiller.weights["distil"] = [1.0]
+        distiller.enter("distil")
+
+        def terms_of(part):
+            return distiller(part, Context("distil", 0, 0.0))
+
+        def gradients():
+            found = {n: p.grad.clone() for n, p in distiller.named_parameters() if p.grad is not None}
+            distiller.zero_grad()
+            return found
+
+        whole = terms_of(batch)
+        counts = {name: float(mask.sum()) for name, (_, mask, _) in whole.items()}
+        step_loss(whole, counts).backward()
+        expected = gradients()
+        for rows in (slice(0, 1), slice(1, 4)):
+            per_query = ("index", "labels", "mask", "known_positive", "sources")
+            vectors = {n: (q[rows], d) for n, (q, d) in batch.teacher_vectors.items()}
+            part = replace(
+                batch,
+                queries=batch.queries[rows],
+                teacher_vectors=vectors,
+                **{name: getattr(batch, name)[rows] for name in per_query},
+            )
+            step_loss(terms_of(part), counts).backward()
+        for name, gradient in gradients().items():
+            assert torch.allclose(gradient, expected[name], rtol=0, atol=1e-10), name
+
+    def test_two_objectives_of_a_kind_keep_their_terms(self, recipe_tree, beir, tmp_path):
+        kind = "retort.trainers.objectives.Alignment"
+        recipe_tree["stages"] = recipe_tree["stages"][:1]
+        recipe_tree["stages"][0]["objectives"] = [
+            {"type": kind, "weight": 5.0, "init_parameters": {"projection": True, "distance": "mse"}},
+            {"type": kind, "init_parameters": {"projection": True}},
+        ]
+        Recipe.from_dict(recipe_tree).run(beir, tmp_path / "x" / "run")
+        terms = log_of(tmp_path / "x" / "run")[1]["terms"]
+        assert set(terms) == {"loss", "align_query", "align_document", "align_query#1", "align_document#1"}
+        expected = 5 * (terms["align_query"] + terms["align_document"])
+        assert terms["loss"] == pytest.approx(expected + terms["align_query#1"] + terms["align_document#1"], rel=1e-5)
+
+    def test_scores_are_not_rounded_under_autocast(self, parts):
+        distiller, batch = parts
+        distiller.float()
+        batch = batch.to(torch.device("cpu"), torch.float32)
+        with torch.autocast("cpu", torch.bfloat16):
+            terms = distiller(batch, Context("distil", 0, 0.0))
+        assert {values.dtype for values, _, _ in terms.values()} == {torch.float32}
+
     def test_another_stages_parameters_have_no_gradient(self, parts):
-        assert not [name for name in self.gradients(*parts, 1.0) if "objectives.align" in name]
+        assert not [name for name in self.gradients(*parts, 1.0) if "objectives.stage_align" in name]
 
     def test_chunks_do_not_change_gradients(self, parts):
         distiller, batch = parts

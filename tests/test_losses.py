@@ -108,6 +108,33 @@ class TestListwiseKL:
         assert t.grad is None
 
 
+class TestObjectives:
+    @pytest.mark.parametrize("similarity", ["cosine", "dot"])
+    def test_no_divergence_from_an_equal_teacher(self, similarity):
+        """A teacher is compared by its own similarity."""
+        from retort.trainers.batch import CandidateBatch
+        from retort.trainers.distiller import Context, Encoded, Spec
+        from retort.trainers.objectives import InBatchKL, ListwiseKL
+
+        queries, documents = torch.tensor([[1.0, 0.0], [0.3, 0.4]]), torch.tensor([[1.0, 0.0], [5.0, 5.0], [0.0, 2.0]])
+        batch = CandidateBatch(
+            queries=["a", "b"],
+            documents=["x", "y", "z"],
+            index=torch.tensor([[0, 1], [2, 0]]),
+            labels=torch.zeros(2, 2, dtype=torch.int8),
+            mask=torch.ones(2, 2, dtype=torch.bool),
+            known_positive=torch.zeros(2, 3, dtype=torch.bool),
+            sources=torch.zeros(2, 2, dtype=torch.int8),
+            teacher_vectors={"t": (queries, documents)},
+        )
+        out = Encoded(queries, documents, 20.0 if similarity == "cosine" else 1.0, similarity)
+        for objective in (InBatchKL(teacher="t"), ListwiseKL(teacher="t")):
+            objective.bind(Spec(2, {"t": 2}, {"t": similarity}))
+            ((values, mask),) = objective(out, batch, Context("s", 0, 0.0)).values()
+            assert values.abs().max() < 1e-6
+            assert mask.all()
+
+
 class TestAlignment:
     @pytest.mark.parametrize(("distance", "expected"), [("cosine", 1.0), ("l2", 2**0.5), ("mse", 1.0)])
     def test_distances(self, distance, expected):

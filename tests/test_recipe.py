@@ -46,6 +46,9 @@ class TestErrors:
             ("stages.1.teacher", "techer", "stages.1: there is no teacher 'techer'. Did you mean 'teacher'?"),
             ("stages", [], "stages: there must be at least one"),
             ("format", 2, "format: 2 is not known"),
+            ("training.log_every", 0, "training.log_every: must be at least 1; it is 0"),
+            ("training.checkpoint_every", 0, "training.checkpoint_every: must be at least 1"),
+            ("training.warmup", 1.0, "training.warmup: must be a share"),
             ("training.precision", "fp16", "training.precision: must be one of no, bf16, auto; it is 'fp16'"),
             ("student", "minilm", "student: expected keys with values, found 'minilm'"),
             ("student", {"init_parameters": {}}, "student.type: missing"),
@@ -91,15 +94,43 @@ class TestTrust:
     def test_what_a_trusted_module_merely_imports_is_refused(self, recipe_tree):
         recipe = Recipe.from_dict(changed(recipe_tree, "student.type", "retort.students.files.find_spec"))
         with pytest.raises(RecipeError, match=r"importlib.util.find_spec' is not in a trusted module"):
-            recipe.create(recipe.student, "student")
+            recipe.create(recipe.student, "student", "student")
 
     @pytest.mark.parametrize("way", ["argument", "environment"])
     def test_a_module_can_be_allowed(self, recipe_tree, monkeypatch, way):
         if way == "environment":
             monkeypatch.setenv("HAYSTACK_DESERIALIZATION_ALLOWLIST", "collections.*")
-        tree = changed(recipe_tree, "candidates.x", {"type": "collections.Counter"})
+        tree = changed(recipe_tree, "student", {"type": "collections.Counter"})
         recipe = Recipe.from_dict(tree, allow=["collections"] if way == "argument" else [])
-        assert recipe.create(recipe.candidates["x"], "candidates.x") == {}
+        assert recipe.create(recipe.student, "student", "student") == {}
+
+    def test_a_recipe_cannot_widen_what_it_may_load(self, recipe_tree):
+        with pytest.raises(RecipeError, match="allow: unknown key"):
+            Recipe.from_dict(recipe_tree | {"allow": ["os", "posix"]})
+        spec = Component(
+            type="retort.trainers.teachers.embedder.EmbedderTeacher",
+            init_parameters={"text_embedder": {}, "document_embedder": {}, "allowed_modules": ["os"]},
+        )
+        with pytest.raises(RecipeError, match="a recipe cannot widen what it may load"):
+            Recipe.from_dict(recipe_tree).create(spec, "teacher", "teachers.t")
+
+    @pytest.mark.parametrize(
+        ("kind", "role"),
+        [
+            ("retort.cli.main.main", "student"),
+            ("retort.students.files.write_json", "student"),
+            ("retort.students.create.pretrained", "teacher"),
+            ("retort.trainers.candidates.bm25.BM25", "miner"),
+            ("retort.trainers.candidates.bm25.BM25Miner", "objective"),
+        ],
+    )
+    def test_a_trusted_type_must_be_of_its_role(self, recipe_tree, kind, role):
+        with pytest.raises(RecipeError, match=f"x.type: '{kind}' is no {role}"):
+            Recipe.from_dict(recipe_tree).create(Component(type=kind), role, "x")
+
+    def test_constants_are_no_types(self, recipe_tree):
+        with pytest.raises(RecipeError, match="neither a class nor a function"):
+            Recipe.from_dict(recipe_tree).create(Component(type="retort.trainers.candidates.bm25.K1"), "miner", "x")
 
 
 class TestOverrides:
@@ -115,6 +146,7 @@ class TestOverrides:
         )
         assert (recipe.stages[0].steps, recipe.training.scale, recipe.data.dev) == (9, 2.5, "test")
         assert recipe.teachers["teacher"].init_parameters == {}
+        assert recipe_tree["stages"][0]["steps"] == 5
 
     @pytest.mark.parametrize(
         ("override", "message"),
@@ -123,6 +155,7 @@ class TestOverrides:
             ("stages.7.steps=1", "'7' is not an index below 2"),
             ("stages.first.steps=1", "'first' is not an index"),
             ("format.x=1", "format is a plain value"),
+            ("stages.0.steps=[", "the value is not valid YAML"),
             ("training.sead=1", "training.sead: unknown key. Did you mean 'seed'?"),
         ],
     )
@@ -149,6 +182,6 @@ class TestCreate:
     )
     def test_errors_name_the_place(self, recipe_tree, spec, message):
         with pytest.raises(RecipeError) as error:
-            Recipe.from_dict(recipe_tree).create(spec, "stages.0.objectives.0")
+            Recipe.from_dict(recipe_tree).create(spec, "objective", "stages.0.objectives.0")
         assert str(error.value).startswith("stages.0.objectives.0")
         assert message in str(error.value)

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import errno
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,12 @@ class TestHashes:
 
     def test_precision_keeps_them(self, tiny_student):
         assert Student.load(tiny_student, precision="auto").space == Student.load(tiny_student).space
+
+    def test_a_folder_stored_in_less_is_served_and_trained_in_float32(self, tiny_model, tmp_path):
+        save_student(tiny_model(1).bfloat16(), tmp_path / "half")
+        student = Student.load(str(tmp_path / "half"))
+        assert student.model.dtype == torch.float32
+        assert pretrained(str(tmp_path / "half")).dtype == torch.float32
 
     def test_weights_change_both(self, tiny_model):
         assert space_of(tiny_model(1)) != space_of(tiny_model(2))
@@ -145,6 +152,14 @@ class TestFolder:
         assert Student.load(str(tmp_path / "s")).fingerprint == old.fingerprint
         assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
+    def test_a_link_to_a_student_stays_a_link(self, tiny_model, tmp_path):
+        save_student(tiny_model(1), tmp_path / "real")
+        (tmp_path / "link").symlink_to("real")
+        new = save_student(tiny_model(2), tmp_path / "link")
+        assert (tmp_path / "link").is_symlink()
+        assert Student.load(str(tmp_path / "real")).fingerprint == new.fingerprint
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "real"]
+
     def test_an_interrupted_file_is_not_half_written(self, tmp_path):
         (tmp_path / "f").write_text("old")
         with pytest.raises(KeyboardInterrupt), replace_file(tmp_path / "f") as aside:
@@ -156,24 +171,34 @@ class TestFolder:
 
 class TestHandle:
     def test_one_model_for_all_and_none_after_the_last(self, tiny_student):
-        first, second = StudentHandle(tiny_student), StudentHandle(tiny_student)
-        assert first.student is second.student
+        first, second, third = (StudentHandle(tiny_student) for _ in range(3))
+        student = first.student
+        assert second.student is student
         first.release()
         first.release()
-        third = StudentHandle(tiny_student)
-        assert third.student is second.student
+        assert third.student is student
         second.release()
         third.release()
-        fourth = StudentHandle(tiny_student)
-        assert fourth.student is not first.student
-        fourth.release()
+        assert first.student is not student
+        first.release()
+
+    def test_cold_and_asked_by_many(self, tiny_student):
+        handle = StudentHandle(tiny_student)
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: handle.student, range(24)))
+        assert len(set(map(id, found))) == 1
+        handle.release()
+        again = StudentHandle(tiny_student)
+        assert again.student is not found[0]
+        again.release()
 
     def test_a_retrained_folder_is_loaded_anew(self, tiny_model, tmp_path):
         save_student(tiny_model(1), tmp_path / "s")
-        old = StudentHandle(str(tmp_path / "s"))
+        old, new = StudentHandle(str(tmp_path / "s")), StudentHandle(str(tmp_path / "s"))
+        before = old.student.fingerprint
         save_student(tiny_model(2), tmp_path / "s")
-        new = StudentHandle(str(tmp_path / "s"))
-        assert old.student.fingerprint != new.student.fingerprint
+        assert new.student.fingerprint != before
+        assert old.student.fingerprint == before
         old.release()
         new.release()
 

@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -10,7 +13,7 @@ from retort.students import save_student
 from retort.trainers.data.texts import TextStore
 from retort.trainers.errors import CacheError, RecipeError
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
-from retort.trainers.teachers.embedder import EmbedderTeacher
+from retort.trainers.teachers.embedder import EmbedderTeacher, is_local
 from retort.trainers.teachers.vector_cache import VectorCache
 
 TEXTS = TextStore(["1", "2", "3", "4", "5"], ["the ship", "bread", "rose and bee", "the sea", "a b c ship"])
@@ -59,6 +62,20 @@ class TestVectorCache:
         assert VectorCache(tmp_path, "k", "query").fill(TEXTS, failing, lambda n: None) == 3
         assert asked[2] == asked[1]
         assert not [p for p in (tmp_path / "vectors").rglob(".*.npy*")]
+
+    def test_many_blocks_cost_few_file_handles(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("retort.trainers.teachers.vector_cache.BLOCK", 1)
+        texts = TextStore(map(str, range(150)), [f"text {i}" for i in range(150)])
+        cache = VectorCache(tmp_path, "k", "query")
+        cache.fill(texts, fake, lambda n: None)
+        before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+        assert np.array_equal(cache.gather(texts.item_ids), fake(texts.texts))
+        assert before == 0 or len(os.listdir("/proc/self/fd")) - before <= 64
+
+    def test_what_another_process_wrote_is_not_computed_again(self, tmp_path):
+        early = VectorCache(tmp_path, "k", "query")
+        VectorCache(tmp_path, "k", "query").fill(TEXTS, fake, lambda n: None)
+        assert early.fill(TEXTS, fake, lambda n: None) == 0
 
     def test_one_writer(self, tmp_path):
         cache = VectorCache(tmp_path, "k", "query")
@@ -120,7 +137,8 @@ class TestEmbedderTeacher:
 
     def test_key_follows_the_content_of_a_local_model(self, tiny_model, tmp_path):
         save_student(tiny_model(1), tmp_path / "t")
-        spec = {"type": f"{EMBEDDERS}.retort.x.Y", "init_parameters": {"model": str(tmp_path / "t")}}
+        kind = f"{EMBEDDERS}.retort.student_text_embedder.StudentTextEmbedder"
+        spec = {"type": kind, "init_parameters": {"model": str(tmp_path / "t")}}
         first = EmbedderTeacher(text_embedder=spec, document_embedder=spec).key
         save_student(tiny_model(2), tmp_path / "t")
         assert EmbedderTeacher(text_embedder=spec, document_embedder=spec).key != first
@@ -128,9 +146,21 @@ class TestEmbedderTeacher:
     def test_untrusted_components_are_refused(self):
         spec = {"type": "subprocess.Popen", "init_parameters": {"args": "true"}}
         with pytest.raises(Exception, match="subprocess"):
-            EmbedderTeacher(text_embedder=spec, document_embedder=spec).encode(["a"], "query")
+            EmbedderTeacher(text_embedder=spec, document_embedder=spec)
 
     def test_a_remote_teacher_names_a_revision(self, spec):
-        remote = {"type": f"{EMBEDDERS}.x.Y", "init_parameters": {"api_key": {"type": "env_var", "env_vars": ["K"]}}}
+        """Told by the component's own signature: its key often comes from the environment, unnamed in the YAML."""
+        remote = {"type": "haystack.components.embedders.openai_text_embedder.OpenAITextEmbedder"}
         with pytest.raises(RecipeError, match="name a `revision`"):
             EmbedderTeacher(text_embedder=remote, document_embedder=spec["document"])
+        keys = {
+            EmbedderTeacher(text_embedder=remote, document_embedder=spec["document"], revision=revision).key
+            for revision in ("2026-01", "2026-02")
+        }
+        assert len(keys) == 2
+
+    def test_only_paths_are_paths(self, tmp_path):
+        assert is_local("model", str(tmp_path))
+        assert not is_local("separator", "/")
+        assert not is_local("model_prompt", "long " * 200)
+        assert not is_local("model", None)

@@ -37,10 +37,11 @@ class Context:
 
 @dataclass
 class Spec:
-    """What an objective may need to know before the first step."""
+    """What an objective may need to know before the first step; `teacher_similarities` are `cosine` or `dot`."""
 
     student_dim: int
     teacher_dims: dict[str, int]
+    teacher_similarities: dict[str, str]
 
 
 @dataclass
@@ -83,11 +84,12 @@ class Objective(nn.Module):
     """
     A term, or several, of the loss; may own parameters.
 
-    Subclasses set `needs_positives` where a query without a positive cannot be learned from, and `teacher` to the
-    name of the teacher they learn from.
+    Subclasses set `needs_positives` where a query without a positive cannot be learned from, `needs_lists` where a
+    batch of mere texts will not do, and `teacher` to the name of the teacher they learn from.
     """
 
     needs_positives = False
+    needs_lists = False
     teacher: str | None = None
 
     def bind(self, spec: Spec) -> None:
@@ -136,8 +138,9 @@ class Distiller(nn.Module):
     ) -> None:
         super().__init__()
         self.roles = nn.ModuleDict({"student": student})
+        # Prefixed: a stage may be called `train` or `type`, as a module's own attributes are.
         self.objectives = nn.ModuleDict(
-            {stage: nn.ModuleList(objective for objective, _ in pairs) for stage, pairs in objectives.items()}
+            {f"stage_{stage}": nn.ModuleList(o for o, _ in pairs) for stage, pairs in objectives.items()}
         )
         self.weights = {stage: [weight for _, weight in pairs] for stage, pairs in objectives.items()}
         self.scale = scale
@@ -154,9 +157,13 @@ class Distiller(nn.Module):
     def enter(self, stage: str) -> list[nn.Parameter]:
         """Turn on the gradients of what learns in this stage, turn off all others, and return the former."""
         self.requires_grad_(False)
-        for part in (self.student, self.objectives[stage]):
+        for part in (self.student, *self.objectives_of(stage)):
             part.requires_grad_(True)
         return [p for p in self.parameters() if p.requires_grad]
+
+    def objectives_of(self, stage: str) -> list[Any]:
+        """List a stage's objectives."""
+        return list(self.objectives[f"stage_{stage}"].children())
 
     def forward(self, batch: CandidateBatch, ctx: Context) -> dict[str, tuple[Tensor, Tensor, float]]:
         """
@@ -171,12 +178,17 @@ class Distiller(nn.Module):
         """
         queries = encode_texts(self.student, batch.queries, "query", budget=self.tokens_per_chunk)
         documents = encode_texts(self.student, batch.documents, "document", budget=self.tokens_per_chunk)
-        out = Encoded(queries, documents, self.scale, self.student.similarity_fn_name)
         terms = {}
-        stage: Any = self.objectives[ctx.stage]
-        for objective, weight in zip(stage, self.weights[ctx.stage], strict=True):
-            for name, (values, mask) in objective(out, batch, ctx).items():
-                terms[name] = (values, mask, weight)
+        # Autocast is for the encoder: scores and losses would lose digits that a softmax needs.
+        with torch.autocast(queries.device.type, enabled=False):
+            dtype = next(self.student.parameters()).dtype
+            similarity = self.student.similarity_fn_name
+            out = Encoded(queries.to(dtype), documents.to(dtype), self.scale, similarity)
+            objectives = self.objectives_of(ctx.stage)
+            for number, (objective, weight) in enumerate(zip(objectives, self.weights[ctx.stage], strict=True)):
+                for name, (values, mask) in objective(out, batch, ctx).items():
+                    # Two objectives of one kind, say with two teachers, keep their own terms.
+                    terms[f"{name}#{number}" if name in terms else name] = (values, mask, weight)
         return terms
 
 

@@ -10,6 +10,7 @@ It knows nothing of methods: `distiller(batch, ctx) -> terms` is all that it cal
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ class BatchSource(Protocol):
     @property
     def queries_with_positive(self) -> int: ...  # noqa: D102
 
+    @property
+    def lists_hash(self) -> str: ...  # noqa: D102
+
     def batch(self, step: int) -> CandidateBatch: ...  # noqa: D102
 
 
@@ -55,6 +59,7 @@ class Progress:
     best_step: int = -1
     since_best: int = 0
     queries_without_positive: int = 0
+    lists: str = ""
 
 
 def make_accelerator() -> Accelerator:
@@ -179,6 +184,10 @@ class Loop:
         progress, training = self.progress, self.training
         source = self.open_stage(stage)
         self._refuse_hopeless(stage, source)
+        if checkpoint is not None and progress.step > 0 and source.lists_hash != progress.lists:
+            msg = f"stage {stage.name}: its candidate lists are not those that it began with; give another --out."
+            raise RecipeError(msg)
+        progress.lists = source.lists_hash
         learning = self.distiller.enter(stage.name)
         groups = parameter_groups(self.distiller, training.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=stage.lr, fused=True)  # half a CPU step goes to the unfused one
@@ -230,15 +239,11 @@ class Loop:
             terms = model(batch.to(self.accelerator.device, next(model.parameters()).dtype), ctx)
             counts = {name: float(mask.sum()) for name, (_, mask, _) in terms.items()}
             loss = step_loss(terms, counts)
-        if not torch.isfinite(loss):
-            msg = (
-                f"stage {stage.name}, step {self.progress.step}: the loss is {loss.item()}. Lower lr, or look at the "
-                "teacher's scores. The last checkpoint stands."
-            )
-            raise FloatingPointError(msg)
+        self._refuse_not_finite("loss", float(loss.detach()))
         self.accelerator.backward(loss)
         limit = self.training.clip or float("inf")
         norm = float(self.accelerator.clip_grad_norm_(learning, limit))
+        self._refuse_not_finite("gradient's norm", norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         means = {
@@ -247,9 +252,17 @@ class Loop:
         }
         return {"loss": float(loss.detach()), **means}, norm
 
+    def _refuse_not_finite(self, what: str, value: float) -> None:
+        """Stop before the weights, and then the checkpoints, are spoilt."""
+        if not math.isfinite(value):
+            msg = (
+                f"stage {self.stages[self.progress.stage].name}, step {self.progress.step}: the {what} is {value}. "
+                "Lower lr, or look at the teacher's vectors. The last checkpoint stands."
+            )
+            raise FloatingPointError(msg)
+
     def _refuse_hopeless(self, stage: Stage, source: BatchSource) -> None:
-        objectives: Any = self.distiller.objectives[stage.name]
-        needy = [type(o).__name__ for o in objectives if o.needs_positives]
+        needy = [type(o).__name__ for o in self.distiller.objectives_of(stage.name) if o.needs_positives]
         if needy and source.queries_with_positive == 0:
             msg = (
                 f"stage {stage.name}: {', '.join(needy)} needs positives, but none of the {source.size} queries has "

@@ -25,6 +25,7 @@ class Contrastive(Objective):
     """
 
     needs_positives = True
+    needs_lists = True
 
     def __init__(self, *, scope: Literal["list", "in_batch"] = "in_batch", temperature: float = 1.0) -> None:
         super().__init__()
@@ -54,8 +55,11 @@ class ListwiseKL(Objective):
     :param tau_squared:
         Multiply by the squared student temperature.
     :param teacher_scale:
-        Factor on the similarities of a teacher that gives vectors; by default the student's scale.
+        Factor on the similarities of a teacher that gives vectors; by default the student's scale for cosines, 1 for
+        dot products.
     """
+
+    needs_lists = True
 
     def __init__(
         self,
@@ -72,6 +76,11 @@ class ListwiseKL(Objective):
         self.teacher_temperature = student_temperature if teacher_temperature is None else teacher_temperature
         self.tau_squared = tau_squared
         self.teacher_scale = teacher_scale
+        self._teacher_similarity = "cosine"
+
+    def bind(self, spec: Spec) -> None:
+        """Note how a teacher that gives vectors compares them; one that gives scores has no such thing."""
+        self._teacher_similarity = spec.teacher_similarities.get(str(self.teacher), "cosine")
 
     def _kl(self, student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         values = losses.listwise_kl(
@@ -86,8 +95,10 @@ class ListwiseKL(Objective):
 
     def _in_batch_teacher(self, out: Encoded, batch: CandidateBatch) -> Tensor:
         queries, documents = batch.teacher_vectors[str(self.teacher)]
-        scale = out.scale if self.teacher_scale is None else self.teacher_scale
-        return similarities(queries, documents, "cosine") * scale
+        # Cosines need the student's scale to tell documents apart; dot products have their own.
+        default = out.scale if self._teacher_similarity == "cosine" else 1.0
+        scale = default if self.teacher_scale is None else self.teacher_scale
+        return similarities(queries, documents, self._teacher_similarity) * scale
 
     def forward(self, out: Encoded, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
         """One value a query; lists with fewer than two scores do not count."""
@@ -104,6 +115,8 @@ class InBatchKL(ListwiseKL):
 
     Parameters as in `ListwiseKL`.
     """
+
+    needs_lists = False
 
     def forward(self, out: Encoded, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
         """One value a query."""

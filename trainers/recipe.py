@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import fnmatch
 import inspect
@@ -22,6 +23,12 @@ from retort.trainers.errors import RecipeError
 RECIPES = Path(__file__).parent / "recipes"
 # Haystack's own list without `builtins`, `typing` and `collections`, of which nothing belongs into a recipe.
 TRUSTED = ("retort", "haystack", "haystack_integrations", "haystack_experimental")
+
+Role = Literal["student", "teacher", "miner", "objective"]
+_LEAST = {
+    "batch_size": 1, "log_every": 1, "checkpoint_every": 1, "keep_checkpoints": 1, "dev_queries": 1, "dev_documents": 1,
+    "evaluate_every": 0, "patience": 0, "clip": 0, "weight_decay": 0,
+}  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -196,7 +203,9 @@ class Recipe:
     candidates: dict[str, Component] = field(default_factory=dict)
     data: DataSection = field(default_factory=DataSection)
     training: TrainingSection = field(default_factory=TrainingSection)
-    allow: list[str] = field(default_factory=list)
+    # Not keys of the file: a recipe can neither name itself nor widen what it may load.
+    name: str = field(default="recipe", init=False, compare=False)
+    allow: list[str] = field(default_factory=list, init=False, compare=False)
 
     @classmethod
     def from_yaml(cls, name_or_path: str | Path, *, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> Recipe:
@@ -220,19 +229,21 @@ class Recipe:
         except yaml.YAMLError as error:
             msg = f"{path}: not valid YAML: {error}"
             raise RecipeError(msg) from error
-        return cls.from_dict(tree, overrides=overrides, allow=allow, origin=str(path))
+        recipe = cls.from_dict(tree, overrides=overrides, allow=allow, origin=str(path))
+        recipe.name = path.stem
+        return recipe
 
     @classmethod
     def from_dict(
         cls, tree: Any, *, overrides: Sequence[str] = (), allow: Sequence[str] = (), origin: str = "recipe"
     ) -> Recipe:
         """Check a recipe given as a dictionary (see `from_yaml`)."""
+        tree = copy.deepcopy(tree)
         for override in overrides:
             _override(tree, override)
-        if isinstance(tree, dict) and allow:
-            tree = tree | {"allow": [*tree.get("allow", []), *allow]}
         try:
             recipe: Recipe = _build(cls, tree, "")
+            recipe.allow = list(allow)
             recipe._check()
         except RecipeError as error:
             msg = f"{origin}: {error}"
@@ -241,7 +252,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe with every default written out."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key not in {"name", "allow"}}
 
     def run(self, data: str | Path, out: str | Path, *, resume: bool = False) -> dict[str, Any]:
         """
@@ -260,21 +271,36 @@ class Recipe:
 
         return run_recipe(self, Path(data), Path(out), resume=resume)
 
-    def create(self, spec: Component, where: str, **extra: Any) -> Any:
+    def create(self, spec: Component, role: Role, where: str, **extra: Any) -> Any:
         """
         Create what a `{type, init_parameters}` describes.
 
+        :param spec:
+            The description.
+        :param role:
+            What it must be.
+        :param where:
+            Its place in the recipe, for errors.
+        :param extra:
+            Parameters to give besides, where the type takes them and the description and None do not say otherwise.
         :raises RecipeError:
-            If the type is not trusted or not there, or does not take these parameters.
+            If the type is not trusted, not there or of another role, or does not take these parameters.
         """
         made = load_type(spec.type, where, self.allow)
+        if not _fits(made, role):
+            msg = f"{where}.type: {spec.type!r} is no {role}."
+            raise RecipeError(msg)
+        if "allowed_modules" in spec.init_parameters:
+            msg = f"{where}.init_parameters.allowed_modules: a recipe cannot widen what it may load; pass --allow."
+            raise RecipeError(msg)
         known = inspect.signature(made).parameters
         flexible = any(p.kind is p.VAR_KEYWORD for p in known.values())
         for name in spec.init_parameters:
             if name not in known and not flexible:
                 msg = f"{where}.init_parameters: {spec.type} takes no {name!r}.{_hint(name, known)}"
                 raise RecipeError(msg)
-        given = spec.init_parameters | {k: v for k, v in extra.items() if k in known and k not in spec.init_parameters}
+        defaults = {name: value for name, value in extra.items() if name in known and value is not None}
+        given = defaults | spec.init_parameters
         missing = [
             n for n, p in known.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD and n not in given
         ]
@@ -283,7 +309,7 @@ class Recipe:
             raise RecipeError(msg)
         try:
             return made(**given)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OSError) as error:
             msg = f"{where} ({spec.type}): {error}"
             raise RecipeError(msg) from error
 
@@ -315,8 +341,12 @@ class Recipe:
             if stage.steps < 1 or stage.lr <= 0 or not stage.objectives:
                 msg = f"{where}: steps and lr must be above 0, and there must be an objective."
                 raise RecipeError(msg)
-        if self.training.batch_size < 1:
-            msg = "training.batch_size: must be above 0."
+        for name, least in _LEAST.items():
+            if getattr(self.training, name) < least:
+                msg = f"training.{name}: must be at least {least}; it is {getattr(self.training, name)}."
+                raise RecipeError(msg)
+        if not 0 <= self.training.warmup < 1:
+            msg = f"training.warmup: must be a share from 0 to below 1; it is {self.training.warmup}."
             raise RecipeError(msg)
         specs = {"student": self.student} | {f"teachers.{n}": c for n, c in self.teachers.items()}
         specs |= {f"candidates.{n}": c for n, c in self.candidates.items()}
@@ -357,8 +387,20 @@ def load_type(path: str, where: str, allow: Sequence[str] = ()) -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         msg = f"{where}: there is no {path!r} ({error})."
         raise RecipeError(msg) from error
+    if not (inspect.isclass(found) or inspect.isfunction(found)):
+        msg = f"{where}: {path!r} is neither a class nor a function."
+        raise RecipeError(msg)
     _refuse_untrusted(f"{found.__module__}.{name}", where, allow)
     return found
+
+
+def _fits(made: Any, role: Role) -> bool:
+    """Tell whether a trusted type is of a role: trust in a package is no leave to call all that it holds."""
+    if role == "student":
+        # Our own ways to start one; anything in a module that the user allowed.
+        return not made.__module__.startswith("retort.") or made.__module__ == "retort.students.create"
+    methods = {"teacher": ("encode", "key"), "miner": ("mine", "key"), "objective": ("forward", "bind")}
+    return inspect.isclass(made) and all(hasattr(made, method) for method in methods[role])
 
 
 def _refuse_untrusted(path: str, where: str, allow: Sequence[str]) -> None:
@@ -384,13 +426,18 @@ def _override(tree: Any, text: str) -> None:
         raise RecipeError(msg)
     *parents, last = path.split(".")
     node = tree
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        msg = f"--set {text}: the value is not valid YAML."
+        raise RecipeError(msg) from error
     for part in parents:
         node = _child(node, part, text)
     if isinstance(node, list):
         _child(node, last, text)
-        node[int(last)] = yaml.safe_load(value)
+        node[int(last)] = parsed
     elif isinstance(node, dict):
-        node[last] = yaml.safe_load(value)
+        node[last] = parsed
     else:
         msg = f"--set {text}: {'.'.join(parents)} is a plain value."
         raise RecipeError(msg)
@@ -422,7 +469,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         msg = f"{where or 'recipe'}: expected keys with values, found {value!r}."
         raise RecipeError(msg)
     hints = get_type_hints(kind)
-    known = {f.name: f for f in fields(kind)}
+    known = {f.name: f for f in fields(kind) if f.init}
     prefix = f"{where}." if where else ""
     for key in value:
         if key not in known:

@@ -5,28 +5,33 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import yaml
+from filelock import FileLock, Timeout
 
+from retort.students.encoding import encode_numpy
 from retort.students.files import replace_file, write_json
-from retort.students.hashing import fingerprint_of
+from retort.students.hashing import fingerprint_of, hash_text
 from retort.students.student import Student, build_manifest, save_student
 from retort.trainers.candidates.batches import ListBatches, TextBatches, rng_for
 from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.candidates.dense import search_vectors
 from retort.trainers.candidates.lists import CandidateLists, build_lists
-from retort.trainers.candidates.workbench import Workbench
+from retort.trainers.candidates.workbench import Miner, Workbench
 from retort.trainers.checkpoints import list_checkpoints
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import RetrievalData, TextStore
-from retort.trainers.distiller import Distiller, Spec
+from retort.trainers.distiller import Distiller, Objective, Spec
 from retort.trainers.errors import DataError, RecipeError
 from retort.trainers.evaluation.metrics import mean, per_query
 from retort.trainers.evaluation.rank import Evaluation, evaluate_model, evaluate_vectors
@@ -35,6 +40,7 @@ from retort.trainers.recipe import DataSection, Recipe, Stage, TrainingSection
 from retort.trainers.teachers.vector_cache import cache_root
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from sentence_transformers import SentenceTransformer
 
     from retort.trainers.teachers import VectorTeacher
@@ -63,30 +69,47 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
         If `out` holds a run and `resume` is off, or holds a run of another recipe or other data.
     """
     train, dev = read_train_and_dev(data_folder, recipe.data)
-    if recipe.data.hash not in {None, train.hash}:
-        msg = f"data.hash: the recipe was resolved for other data than {data_folder}. Remove the line to use it here."
-        raise RecipeError(msg)
-    resolved = recipe.to_dict()
-    resolved["data"]["hash"] = train.hash
-    _claim(out, resolved, resume)
+    recipe = resolve(recipe, train, dev)
+    refuse_other_run(recipe, out, resume=resume)
     if (out / "metrics.json").is_file():
         return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     accelerator = make_accelerator()
     torch.manual_seed(recipe.training.seed)  # weights that objectives create
-    student = recipe.create(recipe.student, "student", seed=recipe.training.seed)
+    student = recipe.create(recipe.student, "student", "student", seed=recipe.training.seed)
     trunk = fingerprint_of(student)
     teachers: dict[str, VectorTeacher] = {
-        name: recipe.create(spec, f"teachers.{name}", allowed_modules=recipe.allow or None)
+        name: recipe.create(spec, "teacher", f"teachers.{name}", allowed_modules=recipe.allow or None)
         for name, spec in recipe.teachers.items()
     }
     bench = Workbench(train, teachers, cache_root(out), student)
+    miners = {name: recipe.create(spec, "miner", f"candidates.{name}") for name, spec in recipe.candidates.items()}
+    for name, miner in miners.items():
+        _checked(f"candidates.{name}", lambda miner=miner: miner.key(bench))
     distiller = build_distiller(recipe, student, teachers)
+    with _only_writer(out):
+        # Only now: a recipe that fails above leaves no run behind.
+        with replace_file(out / "recipe.yaml") as aside:
+            aside.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        return _train(recipe, out, bench, miners, distiller, dev, accelerator, trunk)
+
+
+def _train(
+    recipe: Recipe,
+    out: Path,
+    bench: Workbench,
+    miners: dict[str, Miner],
+    distiller: Distiller,
+    dev: RetrievalData,
+    accelerator: Accelerator,
+    trunk: str,
+) -> dict[str, Any]:
+    student = distiller.student
     loop = Loop(
         distiller,
         recipe.stages,
         recipe.training,
         out,
-        open_stage=lambda stage: open_stage(recipe, stage, bench, out),
+        open_stage=lambda stage: open_stage(recipe, stage, bench, miners, out),
         evaluate=dev_sampler(dev, student, recipe.training),
         accelerator=accelerator,
     )
@@ -96,9 +119,12 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
     save_student(
         student,
         out / "student",
-        recipe=_recipe_name(recipe),
-        teachers=[{"name": name, "key": teacher.key} for name, teacher in teachers.items()],
-        data={"name": train.name, "hash": train.hash},
+        recipe=recipe.name,
+        teachers=[
+            {"name": name, "key": teacher.key, **asdict(recipe.teachers[name])}
+            for name, teacher in bench.teachers.items()
+        ],
+        data={"name": bench.data.name, "hash": recipe.data.hash},
         metrics=metrics["dev"]["student"],
         parents=[trunk],
     )
@@ -136,16 +162,24 @@ def read_train_and_dev(folder: Path, section: DataSection) -> tuple[RetrievalDat
 
 def build_distiller(recipe: Recipe, student: SentenceTransformer, teachers: dict[str, VectorTeacher]) -> Distiller:
     """Create the objectives of all stages and the distiller around them."""
-    objectives = {
-        stage.name: [
-            (recipe.create(spec, f"stages.{i}.objectives.{j}", teacher=stage.teacher), spec.weight)
-            for j, spec in enumerate(stage.objectives)
-        ]
-        for i, stage in enumerate(recipe.stages)
-    }
-    used = {o.teacher for pairs in objectives.values() for o, _ in pairs if o.teacher is not None}
-    dim = int(student.get_embedding_dimension() or 0)
-    spec = Spec(student_dim=dim, teacher_dims={name: teachers[name].dim for name in sorted(used)})
+    objectives: dict[str, list[tuple[Objective, float]]] = {}
+    for i, stage in enumerate(recipe.stages):
+        objectives[stage.name] = []
+        for j, spec in enumerate(stage.objectives):
+            where = f"stages.{i}.objectives.{j}"
+            objective = recipe.create(spec, "objective", where, teacher=stage.teacher)
+            if objective.needs_lists and stage.batches == "texts":
+                msg = f"{where}: {spec.type} needs candidate lists; the stage's batches are mere texts."
+                raise RecipeError(msg)
+            objectives[stage.name].append((objective, spec.weight))
+    used = sorted({o.teacher for pairs in objectives.values() for o, _ in pairs if o.teacher is not None})
+    for name in used:
+        _checked(f"teachers.{name}", lambda name=name: teachers[name].key)
+    bound = Spec(
+        student_dim=int(student.get_embedding_dimension() or 0),
+        teacher_dims={name: teachers[name].dim for name in used},
+        teacher_similarities={name: teachers[name].similarity for name in used},
+    )
     scale = recipe.training.scale
     if scale is None:
         scale = 20.0 if student.similarity_fn_name == "cosine" else 1.0
@@ -153,13 +187,13 @@ def build_distiller(recipe: Recipe, student: SentenceTransformer, teachers: dict
         msg = f"student: its similarity is {student.similarity_fn_name!r}; set similarity_fn_name to cosine or dot."
         raise RecipeError(msg)
     try:
-        return Distiller(student, objectives, spec, scale=scale, tokens_per_chunk=recipe.training.tokens_per_chunk)
+        return Distiller(student, objectives, bound, scale=scale, tokens_per_chunk=recipe.training.tokens_per_chunk)
     except ValueError as error:
         msg = f"objectives: {error}"
         raise RecipeError(msg) from error
 
 
-def open_stage(recipe: Recipe, stage: Stage, bench: Workbench, out: Path) -> BatchSource:
+def open_stage(recipe: Recipe, stage: Stage, bench: Workbench, miners: dict[str, Miner], out: Path) -> BatchSource:
     """Make a stage's candidate lists, or read those it began with, and give its batches."""
     number = next(i for i, other in enumerate(recipe.stages) if other.name == stage.name)
     seed = f"{recipe.training.seed} {number}"
@@ -169,17 +203,11 @@ def open_stage(recipe: Recipe, stage: Stage, bench: Workbench, out: Path) -> Bat
     if stage.batches == "texts" or stage.candidates is None:
         return TextBatches(bench, batch_size=size, vector_teachers=names, seed=seed)
     path = out / "candidates" / f"{stage.name}.parquet"
-    if path.is_file():
-        lists = CandidateLists.load(path, bench.data)
-    else:
-        miners = {
-            name: recipe.create(recipe.candidates[name], f"candidates.{name}") for name in stage.candidates.sources
-        }
-        lists = build_lists(bench, miners)
-        lists.save(path, bench.data)
+    if not path.is_file():
+        build_lists(bench, {name: miners[name] for name in stage.candidates.sources}).save(path, bench.data)
     return ListBatches(
         bench,
-        lists,
+        CandidateLists.load(path, bench.data),  # read back even when new: a resumed run sees the same
         batch_size=size,
         negatives=stage.candidates.negatives,
         order=stage.candidates.order,
@@ -214,9 +242,8 @@ def dev_sampler(dev: RetrievalData, model: SentenceTransformer, training: Traini
     sample = dev_sample(dev, training)
 
     def score() -> float:
-        student = Student(model, build_manifest(model), "student")
-        documents = student.encode_document(sample.corpus.texts)
-        queries = student.encode_query(sample.queries.texts)
+        documents = encode_numpy(model, sample.corpus.texts, "document")
+        queries = encode_numpy(model, sample.queries.texts, "query")
         rows, _ = search_vectors(queries, documents, 10, similarity=model.similarity_fn_name)
         ids = sample.corpus.ids
         rankings = {q: [ids[r] for r in found] for q, found in zip(sample.queries.ids, rows, strict=True)}
@@ -244,23 +271,66 @@ def _subset(data: RetrievalData, rows: np.ndarray) -> RetrievalData:
     return RetrievalData(data.name, data.corpus, queries, {q: data.qrels[q] for q in queries.ids if q in data.qrels})
 
 
-def _claim(out: Path, resolved: dict[str, Any], resume: bool) -> None:
-    """Write the resolved recipe into the run folder, or check that the run there is the same."""
+def resolve(recipe: Recipe, train: RetrievalData, dev: RetrievalData) -> Recipe:
+    """
+    Return a copy of the recipe that names its data.
+
+    :raises RecipeError:
+        If it named other data before.
+    """
+    found = hash_text(train.hash + dev.hash)
+    if recipe.data.hash not in {None, found}:
+        msg = "data.hash: the recipe was resolved for other data. Remove the line to use it here."
+        raise RecipeError(msg)
+    resolved = copy.deepcopy(recipe)
+    resolved.data.hash = found
+    return resolved
+
+
+def refuse_other_run(recipe: Recipe, out: Path, *, resume: bool) -> None:
+    """
+    Check that a run folder is free, or holds the run that is to go on.
+
+    :param recipe:
+        The resolved recipe (see `resolve`). Two recipes are the same if their values are, defaults included.
+    :param out:
+        The run folder.
+    :param resume:
+        Whether the run there is to go on.
+    :raises RecipeError:
+        If it holds a run and `resume` is off, or the run of another recipe or other data.
+    """
     path = out / "recipe.yaml"
-    if path.is_file():
-        if not resume:
-            msg = f"{out} already holds a run. Pass --resume to go on with it, or give another --out."
-            raise RecipeError(msg)
-        if yaml.safe_load(path.read_text(encoding="utf-8")) != resolved:
-            msg = f"{out} holds a run of another recipe or other data ({path}). Give another --out."
-            raise RecipeError(msg)
+    if not path.is_file():
         return
-    with replace_file(path) as aside:
-        aside.write_text(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    if not resume:
+        msg = f"{out} already holds a run. Pass --resume to go on with it, or give another --out."
+        raise RecipeError(msg)
+    if Recipe.from_yaml(path, allow=recipe.allow) != recipe:
+        msg = f"{out} holds a run of another recipe or other data ({path}). Give another --out."
+        raise RecipeError(msg)
 
 
-def _recipe_name(recipe: Recipe) -> str:
-    return "+".join(stage.name for stage in recipe.stages)
+@contextmanager
+def _only_writer(out: Path) -> Iterator[None]:
+    """Keep other processes off a run folder."""
+    locks = cache_root(out) / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(locks / hash_text(str(out.resolve()))[:16], timeout=0):
+            yield
+    except Timeout as error:
+        msg = f"{out} is being written by another process. Wait for it, or give another --out."
+        raise RecipeError(msg) from error
+
+
+def _checked(where: str, look: Callable[[], Any]) -> None:
+    """Find out early, and say where, what a teacher or miner cannot do."""
+    try:
+        look()
+    except (ValueError, OSError) as error:  # RecipeError among them
+        msg = f"{where}: {error}"
+        raise RecipeError(msg) from error
 
 
 def _write_rankings(out: Path, split: str, evaluation: Evaluation) -> None:

@@ -165,9 +165,8 @@ class SharedShard:
         try:
             self.edge.update(operation)
             self._unflushed += size
-            if (
-                self._unflushed >= FLUSH_THRESHOLD
-            ):  # bounds what is replayed after a crash; each flush waits for the disk
+            # Bounds what is replayed after a crash; each flush waits for the disk.
+            if self._unflushed >= FLUSH_THRESHOLD:
                 self._flush()
         except Exception as error:
             msg = f"Cannot write to the index at {self.path}: {error}"

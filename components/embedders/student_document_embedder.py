@@ -86,26 +86,23 @@ class StudentDocumentEmbedder:
         self.token = token
         self.local_files_only = local_files_only
         self.trust_remote_code = trust_remote_code
-        self._handle: StudentHandle | None = None
+        self._handle = StudentHandle(
+            model,
+            device=device.to_torch_str() if device else None,
+            precision=precision,
+            revision=revision,
+            token=token.resolve_value if token else None,  # asked for when the model is loaded
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+        )
 
     def warm_up(self) -> None:
         """Load the model, once."""
-        if self._handle is None:
-            self._handle = StudentHandle(
-                self.model,
-                device=self.device.to_torch_str() if self.device else None,
-                precision=self.precision,
-                revision=self.revision,
-                token=self.token.resolve_value() if self.token else None,
-                local_files_only=self.local_files_only,
-                trust_remote_code=self.trust_remote_code,
-            )
+        _ = self._handle.student
 
     def close(self) -> None:
         """Give the model back; it leaves memory when no component uses it."""
-        if self._handle is not None:
-            self._handle.release()
-            self._handle = None
+        self._handle.release()
 
     @component.output_types(documents=list[Document])
     def run(self, documents: list[Document]) -> dict[str, Any]:
@@ -122,8 +119,6 @@ class StudentDocumentEmbedder:
         if not isinstance(documents, list) or not all(isinstance(d, Document) for d in documents):
             msg = "StudentDocumentEmbedder expects a list of Documents. To embed a query, use the StudentTextEmbedder."
             raise TypeError(msg)
-        self.warm_up()
-        assert self._handle is not None  # noqa: S101
         student = self._handle.student
         texts = [self._text(d) for d in documents]
         quiet = not self.progress_bar or not sys.stderr.isatty()

@@ -71,26 +71,23 @@ class StudentTextEmbedder:
         self.token = token
         self.local_files_only = local_files_only
         self.trust_remote_code = trust_remote_code
-        self._handle: StudentHandle | None = None
+        self._handle = StudentHandle(
+            model,
+            device=device.to_torch_str() if device else None,
+            precision=precision,
+            revision=revision,
+            token=token.resolve_value if token else None,  # asked for when the model is loaded
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+        )
 
     def warm_up(self) -> None:
         """Load the model, once."""
-        if self._handle is None:
-            self._handle = StudentHandle(
-                self.model,
-                device=self.device.to_torch_str() if self.device else None,
-                precision=self.precision,
-                revision=self.revision,
-                token=self.token.resolve_value() if self.token else None,
-                local_files_only=self.local_files_only,
-                trust_remote_code=self.trust_remote_code,
-            )
+        _ = self._handle.student
 
     def close(self) -> None:
         """Give the model back; it leaves memory when no component uses it."""
-        if self._handle is not None:
-            self._handle.release()
-            self._handle = None
+        self._handle.release()
 
     @component.output_types(embedding=list[float], space=str)
     def run(self, text: str) -> dict[str, Any]:
@@ -107,8 +104,6 @@ class StudentTextEmbedder:
         if not isinstance(text, str):
             msg = "StudentTextEmbedder expects a string. To embed documents, use the StudentDocumentEmbedder."
             raise TypeError(msg)
-        self.warm_up()
-        assert self._handle is not None  # noqa: S101
         student = self._handle.student
         vector = student.encode_query([text])[0, : self.truncate_dim]
         return {"embedding": vector.tolist(), "space": student.space}

@@ -42,7 +42,7 @@ class ExtractiveAnswerer:
         model: str = "runs/quickstart/student",
         top_k: int = 3,
         max_documents: int = 5,
-        score_threshold: float = 0.35,
+        score_threshold: float = 0.4,
         document_weight: float = 0.5,
         device: ComponentDevice | None = None,
         precision: Literal["float32", "bfloat16", "auto"] = "float32",
@@ -96,26 +96,23 @@ class ExtractiveAnswerer:
         self.token = token
         self.local_files_only = local_files_only
         self.trust_remote_code = trust_remote_code
-        self._handle: StudentHandle | None = None
+        self._handle = StudentHandle(
+            model,
+            device=device.to_torch_str() if device else None,
+            precision=precision,
+            revision=revision,
+            token=token.resolve_value if token else None,  # asked for when the model is loaded
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+        )
 
     def warm_up(self) -> None:
         """Load the model, once."""
-        if self._handle is None:
-            self._handle = StudentHandle(
-                self.model,
-                device=self.device.to_torch_str() if self.device else None,
-                precision=self.precision,
-                revision=self.revision,
-                token=self.token.resolve_value() if self.token else None,
-                local_files_only=self.local_files_only,
-                trust_remote_code=self.trust_remote_code,
-            )
+        _ = self._handle.student
 
     def close(self) -> None:
         """Give the model back; it leaves memory when no component uses it."""
-        if self._handle is not None:
-            self._handle.release()
-            self._handle = None
+        self._handle.release()
 
     @component.output_types(answers=list[ExtractedAnswer], best_score=float)
     def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
@@ -131,9 +128,12 @@ class ExtractiveAnswerer:
         :returns:
             `answers`, best first, empty if no sentence reaches the threshold; `best_score` of any sentence (0 without
             one), so that a caller can tell how near it was.
+        :raises ValueError:
+            If `top_k` is not above 0.
         """
-        self.warm_up()
-        assert self._handle is not None  # noqa: S101
+        if top_k is not None and top_k <= 0:
+            msg = f"top_k must be above 0; it is {top_k}."
+            raise ValueError(msg)
         student = self._handle.student
         read = documents[: self.max_documents]
         spans = [(i, *span) for i, document in enumerate(read) for span in sentence_spans(document.content or "")]
@@ -148,7 +148,7 @@ class ExtractiveAnswerer:
         owners = np.array([i for i, _, _ in spans])
         weight = self.document_weight
         scores = (1 - weight) * texts[: len(spans)] + weight * texts[len(spans) :][owners]
-        best = np.argsort(-scores, kind="stable")[: top_k or self.top_k]
+        best = np.argsort(-scores, kind="stable")[: self.top_k if top_k is None else top_k]
         answers = [
             _answer(query, read[spans[b][0]], spans[b][1], spans[b][2], float(scores[b]))
             for b in best

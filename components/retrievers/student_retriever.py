@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Retrieves documents by a student's embeddings, and only by those of the right student."""
 
+import asyncio
 import logging
 from typing import Any
 
@@ -10,7 +11,7 @@ from haystack import Document, component
 from haystack.document_stores.types import FilterPolicy, apply_filter_policy
 
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
-from retort.students import SPACE_STAMP, STUDENT_STAMP, StudentHandle
+from retort.students import SPACE_STAMP, STUDENT_STAMP, read_space
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +104,7 @@ class StudentRetriever:
     def warm_up(self) -> None:
         """Read the space of `student`, if one is named."""
         if self.student is not None and self._space is None:
-            handle = StudentHandle(self.student)
-            self._space = handle.student.space
-            handle.release()
+            self._space = read_space(self.student)
 
     def close(self) -> None:
         """Close the document store."""
@@ -168,7 +167,7 @@ class StudentRetriever:
         :returns:
             `documents`, best first, with scores.
         """
-        self.warm_up()
+        await asyncio.to_thread(self.warm_up)
         arguments = self._arguments(filters, top_k, score_threshold)
         found = await self.document_store.search_async(query_embedding, **arguments)
         self._check(found, space or self._space)

@@ -27,11 +27,17 @@ def rng_for(*parts: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest))
 
 
-def picked(seed: object, size: int, batch: int, step: int) -> np.ndarray:
-    """Return the items of a step when `size` items are walked in a new order each epoch, without a break between."""
+def picked(seed: object, size: int, batch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Walk `size` items in a new order each epoch, without a break between epochs.
+
+    :returns:
+        The items `[batch]` of a step, and the epoch `[batch]` that each belongs to.
+    """
     wanted = np.arange(step * batch, (step + 1) * batch)
-    orders = {epoch: rng_for(seed, "order", epoch).permutation(size) for epoch in np.unique(wanted // size)}
-    return np.array([orders[at // size][at % size] for at in wanted])
+    epochs = wanted // size
+    orders = {epoch: rng_for(seed, "order", epoch).permutation(size) for epoch in np.unique(epochs)}
+    return np.array([orders[at // size][at % size] for at in wanted]), epochs
 
 
 class _Vectors:
@@ -100,6 +106,7 @@ class ListBatches:
         self._keep = np.arange(len(lists)) if keep is None else keep
         self._vectors = _Vectors(bench, vector_teachers)
         self._known = bench.data.positives()
+        self.lists_hash = lists.hash
 
     @property
     def queries_with_positive(self) -> int:
@@ -128,9 +135,9 @@ class ListBatches:
     def batch(self, step: int) -> CandidateBatch:
         """Build the batch of a step, on the CPU."""
         data, lists = self._bench.data, self._lists
-        epoch = step * self._batch_size // len(self._keep)
-        numbers = self._keep[picked(self._seed, len(self._keep), self._batch_size, step)]
-        chosen = [self._entries(int(n), epoch) for n in numbers]
+        places, epochs = picked(self._seed, len(self._keep), self._batch_size, step)
+        numbers = self._keep[places]
+        chosen = [self._entries(int(n), int(epoch)) for n, epoch in zip(numbers, epochs, strict=True)]
         query_rows = lists.query_rows[numbers]
         unique = np.unique(np.concatenate([lists.rows[c] for c in chosen]))
         shape = (len(numbers), max(len(c) for c in chosen))
@@ -185,12 +192,13 @@ class TextBatches:
         self._queries = max(1, batch_size - self._documents)
         self.size = queries
         self.queries_with_positive = 0
+        self.lists_hash = ""
 
     def batch(self, step: int) -> CandidateBatch:
         """Build the batch of a step, on the CPU."""
         data = self._bench.data
-        query_rows = np.unique(picked(f"{self._seed} query", len(data.queries), self._queries, step))
-        rows = np.unique(picked(f"{self._seed} document", len(data.corpus), self._documents, step))
+        query_rows = np.unique(picked(f"{self._seed} query", len(data.queries), self._queries, step)[0])
+        rows = np.unique(picked(f"{self._seed} document", len(data.corpus), self._documents, step)[0])
         query_items, document_items = data.queries.item_ids[query_rows], data.corpus.item_ids[rows]
         empty = (len(query_rows), 0)
         return CandidateBatch(

@@ -105,4 +105,4 @@ class BM25Miner:
         :returns:
             Rows `[q, depth]` and scores `[q, depth]`, best first, positives included.
         """
-        return BM25(bench.data.corpus.texts).search(queries.texts, self.depth)
+        return bench.bm25.search(queries.texts, self.depth)

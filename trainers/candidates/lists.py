@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retort.students.files import replace_file
+from retort.students.hashing import hash_text
 from retort.trainers.candidates.workbench import Miner, Workbench, progress_bar
 from retort.trainers.data.texts import RetrievalData, TextStore
 
@@ -27,8 +30,8 @@ class CandidateLists:
     """
     Ragged lists over the rows of a corpus.
 
-    Query `i` owns the entries `offsets[i]:offsets[i + 1]`: positives first, then each source's documents from its
-    best to its worst, sources in turn.
+    Query `i` owns the entries `offsets[i]:offsets[i + 1]`: positives first, then what was judged irrelevant, then
+    each source's documents from its best to its worst, sources in turn.
 
     :param query_rows:
         `[q]` rows of the queries.
@@ -56,6 +59,12 @@ class CandidateLists:
 
     def __len__(self) -> int:
         return len(self.query_rows)
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of who trains on what."""
+        parts = (self.query_rows, self.offsets, self.rows, self.labels, *self.scores.values())
+        return hash_text("".join(hashlib.sha256(np.ascontiguousarray(p)).hexdigest() for p in parts))
 
     def save(self, path: Path, data: RetrievalData) -> None:
         """Write the lists as parquet, one line a candidate, with ids instead of rows."""
@@ -122,25 +131,31 @@ def build_lists(bench: Workbench, miners: dict[str, Miner]) -> CandidateLists:
     """
     Join the judgements and what the miners found into one list a query; a document keeps its first source.
 
+    Labels are 1 for a positive, 0 for a document judged irrelevant, -1 (unknown) for one that was mined.
+
     :param bench:
         Data and models.
     :param miners:
         The sources by name.
     """
-    mined = [mine(miner, bench)[0] for miner in miners.values()]
+    # Copies of a text count as one document: a positive's copy is no negative.
+    first = bench.data.corpus.first_rows
+    mined = [first[mine(miner, bench)[0]] for miner in miners.values()]
+    refuted = bench.data.judged(lambda grade: grade <= 0)
     rows: list[int] = []
     labels: list[int] = []
     source: list[int] = []
     offsets = [0]
     for query, positives in enumerate(bench.data.positives()):
-        entries: dict[int, int] = dict.fromkeys(positives.tolist(), 0)
+        entries: dict[int, int] = dict.fromkeys([*positives.tolist(), *refuted[query].tolist()], 0)
+        judged = len(entries)
         depth = max((m.shape[1] for m in mined), default=0)
         for rank in range(depth):
             for number, found in enumerate(mined, 1):
                 if rank < found.shape[1]:
                     entries.setdefault(int(found[query, rank]), number)
         rows.extend(entries)
-        labels.extend([1] * len(positives) + [0] * (len(entries) - len(positives)))
+        labels.extend([1] * len(positives) + [0] * (judged - len(positives)) + [-1] * (len(entries) - judged))
         source.extend(entries.values())
         offsets.append(len(rows))
     return CandidateLists(

@@ -8,16 +8,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
+from retort.students.encoding import encode_numpy
 from retort.students.hashing import fingerprint_of
 from retort.students.sides import Side
-from retort.students.student import Student, build_manifest
+from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.errors import RecipeError
 from retort.trainers.teachers.vector_cache import VectorCache
 
 if TYPE_CHECKING:
@@ -66,40 +69,54 @@ class Workbench:
         self.teachers = teachers
         self.cache = cache
         self._student = student
-        self._student_vectors: dict[tuple[str, Side], np.ndarray] = {}
+        self._vectors: dict[tuple[str, str, Side], np.ndarray] = {}
 
     def model_key(self, name: str) -> str:
         """Identify a model's weights: a teacher's key, or the fingerprint of the student as it is now."""
-        return fingerprint_of(self._current()) if name == "student" else self.teachers[name].key
+        return fingerprint_of(self._current()) if name == "student" else self.teacher(name).key
 
     def similarity(self, name: str) -> str:
         """Return how a model's vectors are compared."""
-        return self._current().similarity_fn_name if name == "student" else self.teachers[name].similarity
+        return self._current().similarity_fn_name if name == "student" else self.teacher(name).similarity
 
     def vectors(self, name: str, side: Side) -> np.ndarray:
         """Return a model's vectors of all queries or all documents of the data, `[n, d]`."""
         texts = self.data.queries if side == "query" else self.data.corpus
-        if name != "student":
-            return self.teacher_cache(name, side, texts).gather(texts.item_ids)
-        key = (fingerprint_of(self._current()), side)
-        if key not in self._student_vectors:
-            self._student_vectors = {k: v for k, v in self._student_vectors.items() if k[0] == key[0]}
-            model = self._current()
-            training = model.training
-            model.eval()
-            with progress_bar(f"encoding {side} texts with the student", len(texts)) as update:
-                encoded = Student(model, build_manifest(model), "student").encode(texts.texts, side, progress=update)
-            model.train(training)
-            self._student_vectors[key] = encoded
-        return self._student_vectors[key]
+        key = (name, self.model_key(name), side)
+        if key not in self._vectors:
+            # What an earlier state of the model gave is of no use any more.
+            self._vectors = {k: v for k, v in self._vectors.items() if k[0] != name or k[1] == key[1]}
+            if name == "student":
+                with progress_bar(f"encoding {side} texts with the student", len(texts)) as update:
+                    self._vectors[key] = encode_numpy(self._current(), texts.texts, side, progress=update)
+            else:
+                self._vectors[key] = self.teacher_cache(name, side, texts).gather(texts.item_ids)
+        return self._vectors[key]
 
     def teacher_cache(self, name: str, side: Side, texts: TextStore) -> VectorCache:
         """Return a teacher's cache, filled for these texts."""
-        teacher = self.teachers[name]
+        teacher = self.teacher(name)
         cache = VectorCache(self.cache, teacher.key, side)
         with progress_bar(f"teacher {name}: {side} texts", len(texts)) as update:
             cache.fill(texts, lambda block: teacher.encode(block, side), update)
         return cache
+
+    def teacher(self, name: str) -> VectorTeacher:
+        """
+        Return a teacher.
+
+        :raises RecipeError:
+            If the recipe has none of this name.
+        """
+        if name not in self.teachers:
+            msg = f"There is no teacher {name!r}; there are: {', '.join(self.teachers) or 'none'}, and student."
+            raise RecipeError(msg)
+        return self.teachers[name]
+
+    @cached_property
+    def bm25(self) -> BM25:
+        """The lexical index of the corpus, built once."""
+        return BM25(self.data.corpus.texts)
 
     def _current(self) -> SentenceTransformer:
         if self._student is None:

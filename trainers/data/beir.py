@@ -5,6 +5,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -56,10 +57,16 @@ def read_corpus(folder: str | Path, *, empty: EmptyTexts = "error") -> "_ReadTex
     return _read_texts(_jsonl(Path(folder), "corpus"), ("title", "text"), empty)
 
 
-def read_records(folder: str | Path, name: str = "corpus") -> Iterator[dict[str, Any]]:
-    """Read the records of `corpus` or `queries` as they are, metadata included."""
-    for _, record in _records(_jsonl(Path(folder), name)):
-        yield record
+def read_records(folder: str | Path, *, empty: EmptyTexts = "error") -> Iterator[dict[str, Any]]:
+    """Read the records of the corpus, metadata included, after the checks of `read_beir`."""
+    kept = read_corpus(folder, empty=empty).rows
+    path = _jsonl(Path(folder), "corpus")
+    for number, record in _records(path):
+        if not isinstance(record.get("metadata") or {}, dict):
+            msg = f"{path}, line {number}: metadata must be an object."
+            raise DataError(msg)
+        if record["_id"] in kept:
+            yield record
 
 
 def is_beir(folder: str | Path) -> bool:
@@ -96,7 +103,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         except json.JSONDecodeError as error:
             msg = f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno}). Mend or remove the line."
             raise DataError(msg) from error
-        except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+        except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
             msg = f"{path}, after line {number}: the file is damaged or not UTF-8 ({error})."
             raise DataError(msg) from error
 
@@ -116,6 +123,9 @@ def _read_texts(path: Path, fields: tuple[str, ...], empty: EmptyTexts) -> _Read
             msg = f"{path}, line {number}: {' and '.join(fields)} must be strings."
             raise DataError(msg)
         text = document_text(*values) if len(fields) > 1 else values[0].strip()
+        if not _is_unicode(text) or not _is_unicode(i):
+            msg = f"{path}, line {number}: {i!r} holds half of a surrogate pair, which is no character. Mend the text."
+            raise DataError(msg)
         if text:
             texts[i] = text
         elif empty == "skip":
@@ -134,18 +144,30 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
         msg = f"{path} is missing. Splits there: {', '.join(there) or 'none'}."
         raise DataError(msg)
     qrels: dict[str, dict[str, int]] = {}
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            cells = line.rstrip("\n").split("\t")
-            if cells == [""] or (number == 1 and not cells[-1].lstrip("-").isdigit()):
-                continue  # a blank line, or the header
-            try:
-                query, document, grade = cells
-                qrels.setdefault(query, {})[document] = int(grade)
-            except ValueError as error:
-                msg = f"{path}, line {number}: expected query-id, corpus-id and an integer, separated by tabs."
-                raise DataError(msg) from error
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        msg = f"{path}: not UTF-8 ({error})."
+        raise DataError(msg) from error
+    for number, line in enumerate(lines, 1):
+        cells = line.rstrip("\r").split("\t")
+        if cells == [""] or (number == 1 and not cells[-1].lstrip("-").isdigit()):
+            continue  # a blank line, or the header
+        try:
+            query, document, grade = cells
+            qrels.setdefault(query, {})[document] = int(grade)
+        except ValueError as error:
+            msg = f"{path}, line {number}: expected query-id, corpus-id and an integer, separated by tabs."
+            raise DataError(msg) from error
     return qrels
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse_unknown(path: Path, what: str, unknown: list[str]) -> None:

@@ -6,7 +6,7 @@
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -53,6 +53,13 @@ class TextStore:
         return np.array([item_id(text) for text in self.texts], dtype="V16")
 
     @cached_property
+    def first_rows(self) -> np.ndarray:
+        """`[n]`: for each row the first row with the same text, itself if there is none before."""
+        seen: dict[bytes, int] = {}
+        rows = (seen.setdefault(item.tobytes(), row) for row, item in enumerate(self.item_ids))
+        return np.fromiter(rows, dtype=np.int64, count=len(self))
+
+    @cached_property
     def hash(self) -> str:
         """Hash of all ids and texts in their order."""
         digest = hashlib.sha256()
@@ -88,9 +95,13 @@ class RetrievalData:
         return digest.hexdigest()
 
     def positives(self) -> list[np.ndarray]:
-        """For each query, the sorted corpus rows of its positives."""
-        rows = self.corpus.rows
+        """For each query, the sorted corpus rows of its positives; of copies of a text the first."""
+        return self.judged(lambda grade: grade > 0)
+
+    def judged(self, wanted: Callable[[int], bool]) -> list[np.ndarray]:
+        """For each query, the sorted corpus rows of what was judged with such grades; of copies the first."""
+        rows, first = self.corpus.rows, self.corpus.first_rows
         return [
-            np.array(sorted(rows[d] for d, grade in self.qrels.get(q, {}).items() if grade > 0), dtype=np.int64)
+            np.array(sorted({first[rows[d]] for d, g in self.qrels.get(q, {}).items() if wanted(g)}), dtype=np.int64)
             for q in self.queries.ids
         ]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -66,8 +67,9 @@ class BiEncoderTeacher:
 
     @cached_property
     def key(self) -> str:
-        """Weights, tokenizer, prompts and lengths by the model's fingerprint, and the dtype it runs in."""
-        return hash_text(canonical_json(["bi_encoder", self._student.fingerprint, str(self._student.model.dtype)]))
+        """The model's fingerprint (weights, tokenizer, prompts, lengths), the dtype it runs in, and the library."""
+        library = version("sentence-transformers")
+        return hash_text(canonical_json([self._student.fingerprint, str(self._student.model.dtype), library]))
 
     @property
     def similarity(self) -> str:

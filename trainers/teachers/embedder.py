@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from functools import cached_property
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -30,11 +31,11 @@ class EmbedderTeacher:
         How the vectors are compared: `cosine` or `dot`.
     :param revision:
         Version of a model behind a remote interface; its vectors are cached under it. Required where a component
-        takes an API key: nothing else tells when such a model changes.
+        has an API key: nothing else tells when such a model changes.
     :param allowed_modules:
         Further modules that the components may come from (filled from `--allow`).
     :raises RecipeError:
-        If a component takes a secret and no revision is given.
+        If a component has an API key and no revision is given.
     """
 
     def __init__(
@@ -46,22 +47,21 @@ class EmbedderTeacher:
         revision: str | None = None,
         allowed_modules: list[str] | None = None,
     ) -> None:
+        from haystack import Pipeline
+
         self._specs = {"text": text_embedder, "document": document_embedder}
         self.similarity = similarity
         self._revision = revision
-        self._allowed_modules = allowed_modules
-        if revision is None and any("api_key" in (spec.get("init_parameters") or {}) for spec in self._specs.values()):
-            msg = "EmbedderTeacher: name a `revision` for a model behind an API key; its vectors are cached under it."
+        specs = {name: {"init_parameters": {}} | spec for name, spec in self._specs.items()}
+        self._pipeline = Pipeline.from_dict({"components": specs, "connections": []}, allowed_modules=allowed_modules)
+        if revision is None and any(_is_remote(self._pipeline.get_component(name)) for name in specs):
+            msg = "name a `revision` for a model behind an API key; its vectors are cached under it."
             raise RecipeError(msg)
 
     @cached_property
     def _components(self) -> dict[str, Any]:
-        from haystack import Pipeline
-
-        specs = {name: {"init_parameters": {}} | spec for name, spec in self._specs.items()}
-        pipeline = Pipeline.from_dict({"components": specs, "connections": []}, allowed_modules=self._allowed_modules)
-        pipeline.warm_up()
-        return {name: pipeline.get_component(name) for name in specs}
+        self._pipeline.warm_up()
+        return {name: self._pipeline.get_component(name) for name in self._specs}
 
     @cached_property
     def key(self) -> str:
@@ -69,7 +69,8 @@ class EmbedderTeacher:
         parts: list[Any] = [self._specs, self._revision, self.similarity]
         for spec in self._specs.values():
             parts.append(_package_version(spec["type"]))
-            parts.append({k: hash_path(v) for k, v in (spec.get("init_parameters") or {}).items() if is_local(v)})
+            given = spec.get("init_parameters") or {}
+            parts.append({name: hash_path(value) for name, value in given.items() if is_local(name, value)})
         return hash_text(canonical_json(["embedder", *parts]))
 
     @cached_property
@@ -98,9 +99,18 @@ class EmbedderTeacher:
         return np.array([found[d.id] for d in documents], dtype=np.float32)
 
 
-def is_local(value: Any) -> bool:
-    """Tell whether an init parameter is a path that exists."""
-    return isinstance(value, str) and bool(value) and Path(value).exists()
+def is_local(name: str, value: Any) -> bool:
+    """Tell whether an init parameter is the path of something that exists; separators and prompts are not."""
+    if not isinstance(value, str) or not any(word in name for word in ("model", "path", "folder", "dir")):
+        return False
+    try:
+        return bool(value) and Path(value).exists()
+    except OSError:  # longer than any path
+        return False
+
+
+def _is_remote(component: Any) -> bool:
+    return "api_key" in inspect.signature(type(component).__init__).parameters
 
 
 def hash_path(value: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -42,17 +43,15 @@ class VectorCache:
 
     def __init__(self, root: Path, key: str, side: Side) -> None:
         self.folder = root / "vectors" / key / side
-        self._where: dict[bytes, tuple[int, int]] = {}
-        self._blocks: list[np.ndarray] = []
-        for path in sorted(self.folder.glob("*.npy")):
-            self._add(path)
+        self._where: dict[bytes, tuple[str, int]] = {}
+        self._read_new()
 
-    def _add(self, path: Path) -> None:
-        block = np.load(path, mmap_mode="r")
-        number = len(self._blocks)
-        self._blocks.append(block)
-        for row, item in enumerate(block["id"]):
-            self._where[item.tobytes()] = (number, row)
+    def _read_new(self) -> None:
+        """Learn which vectors are there, also those that another process wrote meanwhile."""
+        known = {name for name, _ in self._where.values()}
+        for path in sorted(self.folder.glob("*.npy")):
+            if path.name not in known:
+                self._where.update({i.tobytes(): (path.name, row) for row, i in enumerate(np.load(path)["id"])})
 
     def fill(self, texts: TextStore, encode: Callable[[list[str]], np.ndarray], progress: Callable[[int], None]) -> int:
         """
@@ -72,15 +71,13 @@ class VectorCache:
         :raises CacheError:
             If another process is writing here.
         """
-        work: dict[bytes, str] = {}
-        for item, text in zip(texts.item_ids, texts.texts, strict=True):
-            if item.tobytes() not in self._where:
-                work[item.tobytes()] = text
-        if not work:
+        if not self._missing(texts):
             return 0
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / ".lock", timeout=0):
+                self._read_new()
+                work = self._missing(texts)
                 missing = sorted(work.items(), key=lambda pair: (-len(pair[1]), pair[0]))
                 for start in range(0, len(missing), BLOCK):
                     block = missing[start : start + BLOCK]
@@ -92,7 +89,7 @@ class VectorCache:
                     path = self.folder / f"{block[0][0].hex()}.npy"
                     with replace_file(path) as aside, aside.open("wb") as file:
                         np.save(file, rows)
-                    self._add(path)
+                    self._where.update({item: (path.name, row) for row, (item, _) in enumerate(block)})
                     progress(len(block))
         except Timeout as error:
             msg = f"{self.folder} is being written by another process. Wait, or set RETORT_CACHE to another folder."
@@ -111,7 +108,26 @@ class VectorCache:
             If a vector was never computed.
         """
         places = [self._where[item.tobytes()] for item in item_ids]
-        return np.stack([self._blocks[block]["vector"][row] for block, row in places])
+        wanted: dict[str, list[int]] = {}
+        for at, (name, _) in enumerate(places):
+            wanted.setdefault(name, []).append(at)
+        found: np.ndarray | None = None
+        for name, ats in wanted.items():
+            vectors = _open_block(self.folder / name)["vector"]
+            if found is None:
+                found = np.empty((len(places), vectors.shape[1]), dtype=np.float32)
+            found[ats] = vectors[[places[at][1] for at in ats]]
+        return np.empty((0, 0), dtype=np.float32) if found is None else found
+
+    def _missing(self, texts: TextStore) -> dict[bytes, str]:
+        items = (item.tobytes() for item in texts.item_ids)
+        return {i: text for i, text in zip(items, texts.texts, strict=True) if i not in self._where}
+
+
+@lru_cache(maxsize=64)
+def _open_block(path: Path) -> np.ndarray:
+    """Map a block into memory; blocks never change, and an open one costs a file handle."""
+    return np.load(path, mmap_mode="r")
 
 
 def _check(vectors: np.ndarray, expected: int) -> None:
