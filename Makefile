@@ -26,7 +26,7 @@ format: .venv
 
 .venv: .venv/.installed
 
-# torch first and alone: resolved with the rest, pip may choose a build with gigabytes of CUDA.
+# torch first, alone and in the tested version: resolved with the rest, pip may choose another build of it.
 .venv/.installed: pyproject.toml constraints.txt hatch_build.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet $(shell grep '^torch==' constraints.txt)

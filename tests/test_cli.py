@@ -10,6 +10,7 @@ import yaml
 from tiny import write_jsonl
 
 from retort.cli import main
+from retort.trainers.errors import DataError
 
 
 def say(capsys, *arguments: str) -> str:
@@ -49,6 +50,20 @@ class TestIndexAndAsk:
     def test_indexing_again_replaces(self, indexed, tiny_student, beir, capsys):
         out = say(capsys, "index", tiny_student, "--documents", str(beir), "--store", indexed)
         assert out.startswith("40 documents")
+
+    def test_another_student_cannot_add_to_an_index(self, indexed, other_student, tiny_student, beir, capsys):
+        error = fail(capsys, "index", other_student, "--documents", str(beir), "--store", indexed)
+        assert f"was built by {tiny_student}" in error
+
+    def test_passages_that_a_file_no_longer_gives_are_deleted(self, tiny_student, tmp_path, capsys):
+        docs, store = tmp_path / "docs", str(tmp_path / "files")
+        docs.mkdir()
+        (docs / "a.txt").write_text("the ship in the sea. " * 100)
+        (docs / "b.txt").write_text("bread and butter.")
+        index = ("index", tiny_student, "--documents", str(docs), "--store", store)
+        assert say(capsys, *index).startswith("5 documents")
+        (docs / "a.txt").write_text("the ship.")
+        assert say(capsys, *index).startswith("2 documents")
 
     def test_the_wrong_student(self, indexed, other_student, tiny_student, capsys):
         error = fail(capsys, "ask", "ship", "--store", indexed, "--student", other_student)
@@ -129,12 +144,13 @@ def test_pydocs_corpus_and_questions(tmp_path):
     from retort.trainers.data.beir import read_beir
 
     counts = write_beir(tmp_path / "data")
-    assert counts["questions"] >= 120
     assert 3000 < counts["passages"] < 6000
-    dev = read_beir(tmp_path / "data", "dev")
-    train = read_beir(tmp_path / "data", "train")
-    assert len(dev.queries) == counts["questions"]
-    assert not set(dev.queries.texts) & set(train.queries.texts)
+    train, dev, test = (read_beir(tmp_path / "data", split) for split in ("train", "dev", "test"))
+    assert len(dev.queries) + len(test.queries) == counts["questions"]
+    assert len(test.queries) >= 120
+    assert len({*train.queries.texts, *dev.queries.texts, *test.queries.texts}) == len(set(train.queries.texts)) + len(
+        dev.queries
+    ) + len(test.queries)
     assert [r["_id"] for r in passages()] == dev.corpus.ids
     assert split_passages("Title\n\n" + "word " * 50 + "\n\n" + "more " * 90) == [
         ("Title\n\n" + "word " * 50).strip(), ("more " * 90).strip(),
@@ -146,6 +162,39 @@ def test_fewer_questions_than_a_hundred_is_an_error(monkeypatch, tmp_path):
 
     monkeypatch.setattr(corpus, "QUESTIONS", tmp_path / "q.jsonl")
     write_jsonl(tmp_path / "q.jsonl", [{"_id": "q1", "text": "a?", "keys": ["json.loads"]}] * 3)
-    with pytest.raises(ValueError, match=r"Only 3 of 3 questions .*100 are needed"):
+    with pytest.raises(DataError, match=r"Only 3 of 3 questions .*100 are needed"):
         corpus.write_beir(tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.integration
+def test_quickstart_and_a_second_run(monkeypatch, tmp_path, capsys):
+    """The whole way on a part of the documentation, with a few steps; then again, from what is finished."""
+    from retort.cli import index, quickstart
+    from retort.examples.pydocs import corpus
+
+    part = ("json", "random", "tarfile", "bool", "shutil")
+    whole = list(corpus.passages())
+    some = [r for r in whole if r["metadata"]["key"].split(".")[0] in part]
+    monkeypatch.setattr(corpus, "passages", lambda: iter(some))
+    monkeypatch.setattr(corpus, "FEWEST_QUESTIONS", 5)
+    few = ["stages.0.steps=2", "stages.1.steps=1", "stages.1.candidates.negatives=1", "training.batch_size=8"]
+    monkeypatch.setattr(quickstart, "OVERRIDES", [*quickstart.OVERRIDES, *few])
+    out = tmp_path / "quick"
+    first = say(capsys, "quickstart", "--out", str(out))
+    assert "student: mining" in first
+    for title in ("bm25", quickstart.TEACHER_ROW, quickstart.STUDENT_ROW, "through pipelines/indexing.yaml", "next:"):
+        assert title in first
+    assert (out / "student" / "retort.json").is_file()
+    asked = json.loads(say(capsys, "ask", quickstart.QUESTIONS[0], "--store", str(out / "index"), "--json"))
+    assert len(asked["documents"]) == 10
+
+    def refuse(*args, **kwargs):
+        raise AssertionError
+
+    monkeypatch.setattr(corpus, "write_beir", refuse)
+    monkeypatch.setattr(index, "read_documents", refuse)
+    monkeypatch.setattr(quickstart, "evaluate_bm25", refuse)
+    second = say(capsys, "quickstart", "--out", str(out))
+    assert "student: finished before" in second
+    assert second.split("answers, through")[1].split("]")[1] == first.split("answers, through")[1].split("]")[1]

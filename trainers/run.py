@@ -84,7 +84,7 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
     bench = Workbench(train, teachers, cache_root(out), student)
     miners = {name: recipe.create(spec, "miner", f"candidates.{name}") for name, spec in recipe.candidates.items()}
     for name, miner in miners.items():
-        _checked(f"candidates.{name}", lambda miner=miner: miner.key(bench))
+        _checked(f"candidates.{name}", miner.key, bench)
     distiller = build_distiller(recipe, student, teachers)
     with _only_writer(out):
         # Only now: a recipe that fails above leaves no run behind.
@@ -174,7 +174,7 @@ def build_distiller(recipe: Recipe, student: SentenceTransformer, teachers: dict
             objectives[stage.name].append((objective, spec.weight))
     used = sorted({o.teacher for pairs in objectives.values() for o, _ in pairs if o.teacher is not None})
     for name in used:
-        _checked(f"teachers.{name}", lambda name=name: teachers[name].key)
+        _checked(f"teachers.{name}", getattr, teachers[name], "key")
     bound = Spec(
         student_dim=int(student.get_embedding_dimension() or 0),
         teacher_dims={name: teachers[name].dim for name in used},
@@ -324,10 +324,10 @@ def _only_writer(out: Path) -> Iterator[None]:
         raise RecipeError(msg) from error
 
 
-def _checked(where: str, look: Callable[[], Any]) -> None:
+def _checked(where: str, look: Callable[..., Any], *arguments: Any) -> None:
     """Find out early, and say where, what a teacher or miner cannot do."""
     try:
-        look()
+        look(*arguments)
     except (ValueError, OSError) as error:  # RecipeError among them
         msg = f"{where}: {error}"
         raise RecipeError(msg) from error

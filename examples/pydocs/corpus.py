@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from retort.students.files import replace_folder
+from retort.trainers.errors import DataError
 
 QUESTIONS = Path(__file__).parent / "questions.jsonl"
 FEWEST_QUESTIONS = 100
@@ -167,7 +168,7 @@ def questions(by_key: dict[str, list[dict[str, Any]]]) -> tuple[list[dict[str, A
     :returns:
         The questions with an answer in the corpus, as `{"_id", "text", "keys", "evidence"?}`, and the number of the
         others.
-    :raises ValueError:
+    :raises DataError:
         If fewer than `FEWEST_QUESTIONS` are left.
     """
     every = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]
@@ -177,13 +178,15 @@ def questions(by_key: dict[str, list[dict[str, Any]]]) -> tuple[list[dict[str, A
             f"Only {len(there)} of {len(every)} questions have their answer in the documentation of Python "
             f"{platform.python_version()}; {FEWEST_QUESTIONS} are needed. Was Python built without docstrings (-OO)?"
         )
-        raise ValueError(msg)
+        raise DataError(msg)
     return there, len(every) - len(there)
 
 
 def write_beir(folder: Path) -> dict[str, int]:
     """
-    Write corpus, weak training queries and handwritten dev questions as a BEIR folder.
+    Write corpus, weak training queries and handwritten questions as a BEIR folder.
+
+    Every fourth question goes into `dev`, which chooses the best checkpoint; the others are `test`.
 
     :param folder:
         The folder to write, whole or not at all.
@@ -205,12 +208,17 @@ def write_beir(folder: Path) -> dict[str, int]:
         (aside / "qrels").mkdir()
         judged = {
             "train": [(i, passage) for i, _, passage in weak],
-            "dev": [(q["_id"], passage) for q in asked for passage in answers(q, by_key)],
+            "dev": [(q["_id"], passage) for q in asked if _is_dev(q) for passage in answers(q, by_key)],
+            "test": [(q["_id"], passage) for q in asked if not _is_dev(q) for passage in answers(q, by_key)],
         }
         for split, pairs in judged.items():
             table = "".join(f"{query}\t{passage}\t1\n" for query, passage in pairs)
             (aside / "qrels" / f"{split}.tsv").write_text(f"query-id\tcorpus-id\tscore\n{table}", encoding="utf-8")
     return {"passages": len(corpus), "queries": len(weak), "questions": len(asked), "absent": absent}
+
+
+def _is_dev(question: dict[str, Any]) -> bool:
+    return int(question["_id"][1:]) % 4 == 0
 
 
 def _docstrings() -> Iterator[tuple[str, str, str]]:

@@ -64,7 +64,7 @@ class CandidateLists:
     def hash(self) -> str:
         """Hash of who trains on what."""
         parts = (self.query_rows, self.offsets, self.rows, self.labels, *self.scores.values())
-        return hash_text("".join(hashlib.sha256(np.ascontiguousarray(p)).hexdigest() for p in parts))
+        return hash_text("".join(hashlib.sha256(p.tobytes()).hexdigest() for p in parts))
 
     def save(self, path: Path, data: RetrievalData) -> None:
         """Write the lists as parquet, one line a candidate, with ids instead of rows."""

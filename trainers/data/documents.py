@@ -106,7 +106,7 @@ def _split(documents: list[Document], words: int, overlap: int) -> list[Document
     passages = []
     for passage in splitter.run(documents=documents)["documents"]:
         path = passage.meta["file_path"]
-        # Ids by place: the passages of a changed file replace its old ones.
+        # Ids by place: the passages of a changed file take the places of its old ones.
         passages.append(replace(passage, id=f"{path}#{counts[path]}"))
         counts[path] += 1
     return passages
