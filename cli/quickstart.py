@@ -13,6 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.cli.ask import ask, format_answers
 from retort.cli.index import index_documents
 from retort.cli.table import evaluation_table
@@ -45,11 +48,11 @@ OVERRIDES = [
     "stages.1.objectives.2.weight=0.1",  # weak queries: their labels count for little
 ]
 TEACHER_ROW, STUDENT_ROW = "teacher (6 layers)", "student (2 layers)"
-TIMED_PASSAGES = 300
+TIMED_PASSAGES = 200
 QUESTIONS = [
     "Can I write my own subclass of bool?",
     "How do I pick several random elements from a list without repeats?",
-    "How can I read one file out of a tar archive without unpacking it?",
+    "How can a running program get at the source code of one of its functions?",
 ]
 
 
@@ -67,11 +70,11 @@ def run(given: argparse.Namespace) -> None:
         f"{counts['queries']} weak queries; {counts['questions']} handwritten questions ({counts['absent']} left out)"
     )
     _train(out, say)
+    _index(out)
+    say(f"index: {counts['passages']} passages in {out / 'index'}, through pipelines/indexing.yaml")
     found = _evaluation(out)
     say(f"evaluation: {found[STUDENT_ROW]['queries']:.0f} handwritten test questions over all passages")
     print(evaluation_table(found))
-    _index(out)
-    say(f"index: {counts['passages']} passages in {out / 'index'}, through pipelines/indexing.yaml")
     pipeline = load_pipeline("extractive_qa", student=str(out / "student"), index=str(out / "index"))
     say("answers, through pipelines/extractive_qa.yaml:")
     for question in QUESTIONS:
@@ -139,7 +142,7 @@ def _evaluation(out: Path) -> dict[str, dict[str, float]]:
     large = Student.load(TEACHER, max_document_tokens=128, max_query_tokens=32)
     vectors = {
         TEACHER_ROW: (large, bench.vectors("teacher", "query"), bench.vectors("teacher", "document")),
-        STUDENT_ROW: (small, small.encode_query(data.queries.texts), small.encode_document(data.corpus.texts)),
+        STUDENT_ROW: (small, small.encode_query(data.queries.texts), _indexed_vectors(out, data.corpus.ids)),
     }
     # Both in float32 and by the same code, in turn.
     rates = encoding_rates(
@@ -153,6 +156,14 @@ def _evaluation(out: Path) -> dict[str, dict[str, float]]:
         found[name] = scores | costs | {"documents_per_s": rates[name]}
     write_json(path, {"fingerprint": small.fingerprint, "models": found})
     return found
+
+
+def _indexed_vectors(out: Path, ids: list[str]) -> np.ndarray:
+    """Read the student's vectors back from the index: what is evaluated is what is served."""
+    store = QdrantEdgeDocumentStore(path=str(out / "index"), return_embedding=True)
+    vectors = {document.id: document.embedding for document in store.filter_documents()}
+    store.close()
+    return np.array([vectors[i] for i in ids], dtype=np.float32)
 
 
 def _index(out: Path) -> None:

@@ -79,11 +79,11 @@ def passages() -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
     kept: dict[str, list[str]] = {}
     # Short names first: `random.shuffle` before `random.Random.shuffle`.
-    for key, signature, text in sorted([*_docstrings(), *_topics()], key=lambda entry: (len(entry[0]), entry[0])):
+    for key, text in sorted([*_docstrings(), *_topics()], key=lambda entry: (len(entry[0]), entry[0])):
         parts = [part for part in split_passages(text) if _normal(part) not in seen and not _BOILERPLATE.search(part)]
         seen.update(map(_normal, parts))
         if parts and key not in kept:
-            kept[key] = [f"{signature}\n{parts[0]}".strip(), *parts[1:]]
+            kept[key] = parts
     for key, parts in sorted(kept.items()):
         for number, part in enumerate(parts, 1):
             yield {
@@ -130,11 +130,7 @@ def weak_queries(record: dict[str, Any]) -> list[str]:
     key = record["metadata"]["key"]
     if record["_id"] != key:
         return []
-    body = record["text"]
-    signature, _, rest = body.partition("\n")
-    if signature.startswith(record["title"].rpartition(".")[2] + "(") and rest:
-        body = rest
-    sentence = re.split(r"(?<=[.!?:])\s", " ".join(body.split()), maxsplit=1)[0].rstrip(".:!")
+    sentence = re.split(r"(?<=[.!?:])\s", " ".join(record["text"].split()), maxsplit=1)[0].rstrip(".:!")
     queries = []
     words = sentence.split()
     if 4 <= len(words) <= 30:  # noqa: PLR2004
@@ -221,7 +217,7 @@ def _is_dev(question: dict[str, Any]) -> bool:
     return int(question["_id"][1:]) % 4 == 0
 
 
-def _docstrings() -> Iterator[tuple[str, str, str]]:
+def _docstrings() -> Iterator[tuple[str, str]]:
     modules = {
         name: module
         for name in sorted({*sys.stdlib_module_names, *SUBMODULES})
@@ -243,7 +239,7 @@ def _docstrings() -> Iterator[tuple[str, str, str]]:
                 yield from _members(full, thing)
 
 
-def _members(name: str, kind: type) -> Iterator[tuple[str, str, str]]:
+def _members(name: str, kind: type) -> Iterator[tuple[str, str]]:
     # With the members of the C classes behind it.
     own = {a for base in kind.__mro__ if base is kind or base.__module__.startswith("_") for a in vars(base)}
     for attribute in sorted(own):
@@ -253,24 +249,20 @@ def _members(name: str, kind: type) -> Iterator[tuple[str, str, str]]:
             yield from _entry(f"{name}.{attribute}", thing)
 
 
-def _entry(name: str, thing: Any) -> Iterator[tuple[str, str, str]]:
-    """Yield name, signature and text; no signature where it shows addresses or paths of this machine."""
+def _entry(name: str, thing: Any) -> Iterator[tuple[str, str]]:
+    """Yield name and text; no text that shows addresses of this process."""
     text = inspect.cleandoc(thing.__doc__) if isinstance(getattr(thing, "__doc__", None), str) else ""
     if len(text.split()) < FEWEST_WORDS or " at 0x" in text:
         return
-    signature = ""
-    if inspect.isroutine(thing):
-        with contextlib.suppress(ValueError, TypeError, AttributeError):
-            signature = f"{name.rpartition('.')[2]}{inspect.signature(thing)}"
-    yield name, "" if re.search(r"[<\\]|/\w", signature) else signature, text
+    yield name, text
 
 
-def _topics() -> Iterator[tuple[str, str, str]]:
+def _topics() -> Iterator[tuple[str, str]]:
     from pydoc_data.topics import topics
 
     for name, text in topics.items():
         if name not in _SKIPPED_TOPICS:
-            yield f"topic:{name}", "", text.strip()
+            yield f"topic:{name}", text.strip()
 
 
 def _normal(text: str) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ class BM25:
         import bm25s
         import Stemmer
 
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # importing it sets DEBUG
         self._stemmer = Stemmer.Stemmer("porter")
         self._index = bm25s.BM25(method="lucene", k1=K1, b=B)
         self._size = len(texts)
