@@ -42,17 +42,17 @@ OVERRIDES = [
     "training.evaluate_every=0",
     "training.dev_documents=1000",
     "stages.0.lr=1.2e-3",
-    "stages.0.steps=700",
+    "stages.0.steps=600",
     "stages.1.lr=5.0e-5",
-    "stages.1.steps=30",
+    "stages.1.steps=15",
     "stages.1.objectives.2.weight=0.1",  # weak queries: their labels count for little
 ]
 TEACHER_ROW, STUDENT_ROW = "teacher (6 layers)", "student (2 layers)"
 TIMED_PASSAGES = 200
 QUESTIONS = [
     "Can I write my own subclass of bool?",
-    "How do I pick several random elements from a list without repeats?",
-    "How can a running program get at the source code of one of its functions?",
+    "How do I pick several unique random elements from a list?",
+    "How can I copy a whole directory tree?",
 ]
 
 
