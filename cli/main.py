@@ -44,7 +44,7 @@ example:
   retort evaluate bm25 sentence-transformers/all-MiniLM-L6-v2 runs/first/student --data my-data --split dev
 
 Every model ranks the whole corpus, exactly. ms is the median time of one query from text to its top 100, encoding
-alone in brackets; MB are the weights on disk.
+alone in brackets; MB are its weights in the precision evaluated.
 """
 
 INDEX_EPILOG = """\

@@ -32,7 +32,7 @@ class Evaluation:
         What was evaluated.
     :param metrics:
         Means over queries, and `queries`, `documents`, `ms` (median of a query from text to top 100, one by one),
-        `ms_encode` (the encoding in it), `documents_per_s`, `mb` (weights as stored).
+        `ms_encode` (the encoding in it), `documents_per_s`, `mb` (its weights, in the precision evaluated).
     :param per_query:
         Per query its measures.
     :param rankings:
