@@ -9,7 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from retort.students import SPACE_STAMP, STUDENT_STAMP, read_space
+from haystack import Document
+from haystack.document_stores.errors import DocumentStoreError
+
+from haystack_integrations.components.retrievers.retort.qdrant_server import ServerIndex
+from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
+from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+from retort.pipelines.load import is_url, load_pipeline, store_spec
+from retort.students import SPACE_STAMP, STUDENT_STAMP, Manifest, Student, read_space
+from retort.students.files import resolve_model
 from retort.trainers.candidates.workbench import progress_bar
 from retort.trainers.data.documents import read_documents
 
@@ -19,59 +27,91 @@ BLOCK = 2048
 def run(given: argparse.Namespace) -> None:
     """Read documents, embed and write them, and optimise the index."""
     started = time.perf_counter()
-    count = index_documents(given.student, given.documents, given.store)
+    count, deleted = index_documents(given.student, given.documents, given.store, prune=given.prune)
     print(f"{count} documents in {given.store} after {time.perf_counter() - started:.0f} s")
+    if given.prune or deleted:
+        print(f"{deleted} deleted that {given.documents} no longer gives")
     print(f'next: retort ask "your question" --store {given.store}', file=sys.stderr)
 
 
-def index_documents(student: str, source: Path, store: Path) -> int:
+def index_documents(student: str, source: Path, store: str | Path, *, prune: bool = False) -> tuple[int, int]:
     """
     Index documents through `indexing.yaml`, in blocks.
 
     An interrupted run leaves whole blocks; the same command replaces them and writes the rest. Passages that a file
-    gave before and no longer gives are deleted; files that are gone are left alone.
+    gave before and no longer gives are deleted; files that are gone are left alone, unless `prune` is set.
 
     :param student:
         The student.
     :param source:
         What to read (see `read_documents`).
     :param store:
-        Folder of the index.
+        Folder of the index, or URL of a collection on a Qdrant server (see `store_spec`).
+    :param prune:
+        Delete every document of the index that `source` does not give.
     :returns:
-        Documents in the index.
+        Documents in the index, and how many were deleted.
     :raises DocumentStoreError:
         If another student built the index.
     """
-    from retort.pipelines.load import load_pipeline
-
     documents = read_documents(source)
     name = str(Path(student).resolve()) if Path(student).is_dir() else student  # to be found from anywhere
-    pipeline = load_pipeline("indexing", student=name, index=str(store))
+    store = str(store)
+    dim = _dimension(name) if is_url(store) else None  # a folder takes that of the first embedding
+    pipeline = load_pipeline("indexing", student=name, index=store, embedding_dim=dim)
     writer: Any = pipeline.get_component("writer")
-    index = writer.document_store
-    _refuse_other_space(index, name)
+    target = writer.document_store
+    index = reader(target)
+    _refuse_other_space(index.sample_meta(), store, name)
     with progress_bar("indexing", len(documents)) as update:
         for start in range(0, len(documents), BLOCK):
             pipeline.run({"embedder": {"documents": documents[start : start + BLOCK]}})
             update(len(documents[start : start + BLOCK]))
-    if files := sorted({d.meta["file_path"] for d in documents if "file_path" in d.meta}):
-        there = index.filter_documents({"field": "meta.file_path", "operator": "in", "value": files})
-        if stale := {d.id for d in there} - {d.id for d in documents}:
-            index.delete_documents(sorted(stale))
-    index.optimize()
-    count = int(index.count_documents())
+    stale = sorted(_replaceable(index, documents, prune) - {d.id for d in documents})
+    for start in range(0, len(stale), BLOCK):
+        target.delete_documents(stale[start : start + BLOCK])
+    if not is_url(store):  # a server does so by itself
+        target.optimize()
+    count = int(target.count_documents())
+    index.close()
     pipeline.close()
-    return count
+    return count, len(stale)
 
 
-def _refuse_other_space(index: Any, student: str) -> None:
+def open_store(store: str) -> QdrantEdgeDocumentStore | QdrantDocumentStore:
+    """Create the document store of a folder or URL; nothing is opened yet."""
+    kind = QdrantDocumentStore if is_url(store) else QdrantEdgeDocumentStore
+    return kind.from_dict(store_spec(store))
+
+
+def reader(
+    document_store: QdrantEdgeDocumentStore | QdrantDocumentStore,
+) -> QdrantEdgeDocumentStore | ServerIndex:
+    """Return what reads a document store and creates nothing."""
+    return ServerIndex(document_store) if isinstance(document_store, QdrantDocumentStore) else document_store
+
+
+def _dimension(student: str) -> int:
+    manifest = Manifest.read(Path(resolve_model(student)))
+    return manifest.dim if manifest is not None else Student.load(student).dim
+
+
+def _replaceable(index: QdrantEdgeDocumentStore | ServerIndex, documents: list[Document], prune: bool) -> set[str]:
+    """Ids of the indexed documents that those read stand for: of the same files, or all."""
+    files = sorted({d.meta["file_path"] for d in documents if "file_path" in d.meta})
+    if not files and not prune:
+        return set()
+    scope = None if prune else {"field": "meta.file_path", "operator": "in", "value": files}
+    if isinstance(index, ServerIndex):
+        return index.document_ids(scope)
+    return {d.id for d in index.filter_documents(scope)}
+
+
+def _refuse_other_space(meta: dict[str, Any] | None, store: str, student: str) -> None:
     """Two spaces in one index would answer from either half, and nobody would notice."""
-    from haystack.document_stores.errors import DocumentStoreError
-
-    meta = index.sample_meta()
     if meta is not None and meta.get(SPACE_STAMP) != read_space(student):
         msg = (
-            f"The index at {index.path} was built by {meta.get(STUDENT_STAMP, 'something else')}, not by {student}. "
-            "Give another --store, or delete that folder to build it anew."
+            f"The index at {store} was built by {meta.get(STUDENT_STAMP, 'something else')}, not by {student}. "
+            "Give another --store, or delete that one to build it anew."
         )
         raise DocumentStoreError(msg)

@@ -51,15 +51,21 @@ INDEX_EPILOG = """\
 examples:
   retort index runs/first/student --documents handbook/ --store runs/first/index
   retort index runs/first/student --documents my-data --store runs/first/index     a BEIR folder
+  retort index runs/first/student --documents handbook/ --store http://localhost:6333/handbook
 
 Files (.txt .md .html .pdf .docx) are read by Haystack's converters and split into passages. An index that is there is
-added to; documents of the same id are replaced.
+added to; documents of the same id are replaced, and so are the passages of a file that changed. What files that are
+gone once gave stays, unless --prune deletes it.
+
+A URL is a collection on a Qdrant server: http(s)://HOST:PORT/COLLECTION, port 6333 if none is given. The key of the
+server, if it wants one, is read from QDRANT_API_KEY.
 """
 
 ASK_EPILOG = """\
 examples:
   retort ask "How do I merge two dictionaries?" --store runs/quickstart/index
   retort ask "..." --store runs/first/index --json
+  retort ask "..." --store http://localhost:6333/handbook
 """
 
 
@@ -100,14 +106,17 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--precision", choices=["float32", "bfloat16", "auto"], default="float32", help="arithmetic")
     evaluate.add_argument("--empty", choices=["error", "skip"], default="error", help="what to do with empty texts")
 
-    index = add("index", "Embed documents with a student and write them into an embedded Qdrant index.", INDEX_EPILOG)
+    index = add("index", "Embed documents with a student and write them into a Qdrant index.", INDEX_EPILOG)
     index.add_argument("student", help="student or model folder, or Hub id")
     index.add_argument("--documents", required=True, type=Path, help="folder of documents, one file, or BEIR folder")
-    index.add_argument("--store", required=True, type=Path, help="folder of the index")
+    index.add_argument("--store", required=True, metavar="STORE", help="folder of the index, or URL of a collection")
+    index.add_argument(
+        "--prune", action="store_true", help="delete every document of the index that --documents does not give"
+    )
 
     ask = add("ask", "Ask a question; the answer is cited from the index.", ASK_EPILOG)
     ask.add_argument("question")
-    ask.add_argument("--store", required=True, type=Path, help="folder of the index")
+    ask.add_argument("--store", required=True, metavar="STORE", help="folder of the index, or URL of a collection")
     ask.add_argument("--student", default=None, help="student to ask with; by default the one that built the index")
     ask.add_argument("--top-k", type=int, default=3, help="answers to give, at most")
     ask.add_argument("--json", action="store_true", help="print JSON")
@@ -157,12 +166,13 @@ def _mendable() -> tuple[type[Exception], ...]:
     from haystack.document_stores.errors import DocumentStoreError
 
     from retort.students import ManifestError, PrecisionError
-    from retort.trainers.errors import CacheError, DataError, RecipeError
+    from retort.trainers.errors import CacheError, DataError, RecipeError, TeacherError
 
     return (
         DataError,
         RecipeError,
         CacheError,
+        TeacherError,
         ManifestError,
         DocumentStoreError,
         PipelineRuntimeError,

@@ -13,7 +13,8 @@ def run(given: argparse.Namespace) -> None:
     """Train a student by a recipe and print how good it became."""
     recipe = Recipe.from_yaml(given.recipe, overrides=given.set, allow=given.allow)
     metrics = recipe.run(given.data, given.out, resume=given.resume)
-    found = {"student": metrics["dev"]["student"], **metrics["dev"]["teachers"]}
+    dev = metrics["dev"]
+    found = {"student": dev["student"], **dev["teachers"], **dev.get("candidates", {})}
     student = found["student"]
     print(f"student: {given.out / 'student'}  ({student['queries']:.0f} queries, {student['documents']:.0f} documents)")
     rows = [[name, *(f"{scores[key]:.4f}" for key in COLUMNS)] for name, scores in found.items()]

@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""Loading the pipelines that come with retort, bound to a student and a store."""
+"""Loading the pipelines that come with retort, bound to a student, a store and a ranker."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -13,18 +14,72 @@ if TYPE_CHECKING:
 
 STUDENT = "runs/quickstart/student"
 INDEX = "runs/quickstart/index"
+RANKER = "runs/ranker/student"
+
+EDGE_STORE = "haystack_integrations.document_stores.retort.qdrant_edge_document_store.QdrantEdgeDocumentStore"
+SERVER_STORE = "haystack_integrations.document_stores.qdrant.document_store.QdrantDocumentStore"
 
 
-def pipeline_yaml(name: str, *, student: str = STUDENT, index: str = INDEX) -> str:
+def is_url(store: str) -> bool:
+    """Tell the URL of a collection on a Qdrant server from the folder of an index."""
+    return store.startswith(("http://", "https://"))
+
+
+def store_spec(store: str, *, embedding_dim: int | None = None) -> dict[str, Any]:
     """
-    Return the YAML of a pipeline with its two places filled in.
+    Describe a document store as pipelines in YAML do.
+
+    :param store:
+        Folder of an index, or URL of a collection: `http://HOST:6333/COLLECTION`. The server's key, if it wants one,
+        is taken from the environment variable QDRANT_API_KEY.
+    :param embedding_dim:
+        Dimension of the embeddings; only a server's collection must be told.
+    :returns:
+        Its `type` and `init_parameters`.
+    :raises DocumentStoreError:
+        If a URL names no collection.
+    """
+    if not is_url(store):
+        return {"type": EDGE_STORE, "init_parameters": {"path": store}}
+    url, _, collection = store.rstrip("/").rpartition("/")
+    if not urlsplit(url).netloc:
+        from haystack.document_stores.errors import DocumentStoreError
+
+        msg = f"{store} names no collection. Give http://HOST:6333/COLLECTION."
+        raise DocumentStoreError(msg)
+    parameters = {
+        "url": url,
+        "index": collection,
+        "similarity": "cosine",
+        "api_key": {"type": "env_var", "env_vars": ["QDRANT_API_KEY"], "strict": False},
+        "progress_bar": False,
+    }
+    if embedding_dim is not None:
+        parameters["embedding_dim"] = embedding_dim
+    return {"type": SERVER_STORE, "init_parameters": parameters}
+
+
+def pipeline_yaml(
+    name: str,
+    *,
+    student: str = STUDENT,
+    index: str = INDEX,
+    ranker: str = RANKER,
+    embedding_dim: int | None = None,
+) -> str:
+    """
+    Return the YAML of a pipeline with its places filled in.
 
     :param name:
         Name of a YAML file of this package, such as `extractive_qa`.
     :param student:
         Takes the place of the quickstart's student.
     :param index:
-        Takes the place of the quickstart's index.
+        Takes the place of the quickstart's index: a folder, or a URL (see `store_spec`).
+    :param ranker:
+        Takes the place of the ranker.
+    :param embedding_dim:
+        Dimension of the student's embeddings, for an index on a server.
     :raises FileNotFoundError:
         If there is no such pipeline.
     """
@@ -33,20 +88,22 @@ def pipeline_yaml(name: str, *, student: str = STUDENT, index: str = INDEX) -> s
         names = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         msg = f"There is no pipeline {name!r}; there are: {names}."
         raise FileNotFoundError(msg)
-    places = {STUDENT: student, INDEX: index}
-    return yaml.safe_dump(_replaced(yaml.safe_load(path.read_text(encoding="utf-8")), places), sort_keys=False)
+    shipped = store_spec(INDEX)
+
+    def filled(node: Any) -> Any:
+        if node == shipped:
+            return store_spec(index, embedding_dim=embedding_dim)
+        if isinstance(node, dict):
+            return {key: filled(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [filled(value) for value in node]
+        return {STUDENT: student, RANKER: ranker}.get(node, node) if isinstance(node, str) else node
+
+    return yaml.safe_dump(filled(yaml.safe_load(path.read_text(encoding="utf-8"))), sort_keys=False)
 
 
-def load_pipeline(name: str, *, student: str = STUDENT, index: str = INDEX) -> "Pipeline":
-    """Load a pipeline with its two places filled in (see `pipeline_yaml`)."""
+def load_pipeline(name: str, **places: Any) -> "Pipeline":
+    """Load a pipeline with its places filled in; parameters as of `pipeline_yaml`."""
     from haystack import Pipeline
 
-    return Pipeline.loads(pipeline_yaml(name, student=student, index=index))
-
-
-def _replaced(node: Any, places: dict[str, str]) -> Any:
-    if isinstance(node, dict):
-        return {key: _replaced(value, places) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_replaced(value, places) for value in node]
-    return places.get(node, node) if isinstance(node, str) else node
+    return Pipeline.loads(pipeline_yaml(name, **places))

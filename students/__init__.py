@@ -3,8 +3,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a student is: folder, manifest, hashes, encoding."""
 
+from retort.students.loading import PrecisionError
 from retort.students.manifest import Manifest, ManifestError
-from retort.students.student import PrecisionError, Student, StudentHandle, read_space, save_student
+from retort.students.ranker import Ranker
+from retort.students.sides import document_string
+from retort.students.student import Student, StudentHandle, read_space, save_student
 
 # Document metadata: the space that an embedding lies in, and the model that made it.
 SPACE_STAMP = "_retort_space"
@@ -16,8 +19,10 @@ __all__ = [
     "Manifest",
     "ManifestError",
     "PrecisionError",
+    "Ranker",
     "Student",
     "StudentHandle",
+    "document_string",
     "read_space",
     "save_student",
 ]

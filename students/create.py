@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to start a student: from a pretrained model, from some of its layers, from random weights, or of two towers."""
+"""Ways to start a student: from a pretrained model, some of its layers, random weights, two towers; or a ranker."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from retort.students.files import resolve_model
 from retort.students.sides import set_max_tokens
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import CrossEncoder, SentenceTransformer
     from torch import nn
+
+FEWEST_PAIR_TOKENS = 5  # three special ones and two words
 
 # Where an architecture keeps its stack of equal layers, and which configuration field counts them.
 _LAYERS = {
@@ -59,10 +61,15 @@ def from_layers(
     :raises ValueError:
         If the layers are not there, or where this architecture keeps its layers is not known.
     """
+    started = pretrained(trunk, max_tokens=max_tokens, **options)
+    _cut_layers(started[0].model, layers, trunk)
+    return started
+
+
+def _cut_layers(model: Any, layers: list[int], trunk: str) -> None:
     from torch import nn
 
-    started = pretrained(trunk, max_tokens=max_tokens, **options)
-    encoder: Any = started[0].model
+    encoder = model.base_model  # without a ranker's head
     kind = encoder.config.model_type
     if kind not in _LAYERS:
         msg = f"Cutting layers of {kind!r} is not known; it is for {', '.join(sorted(_LAYERS))}. Use `pretrained`."
@@ -75,7 +82,6 @@ def from_layers(
     parent, _, leaf = stack_name.rpartition(".")
     setattr(encoder.get_submodule(parent), leaf, nn.ModuleList(stack[i] for i in layers))
     setattr(encoder.config, count_name, len(layers))
-    return started
 
 
 def from_config(
@@ -132,6 +138,60 @@ def from_config(
     started = SentenceTransformer(modules=[first, pool, Normalize()], device="cpu", **options)
     set_max_tokens(started, **(max_tokens or {}))
     return started
+
+
+def ranker(
+    trunk: str, *, layers: list[int] | None = None, max_tokens: int | None = None, seed: int = 0, **options: Any
+) -> CrossEncoder:
+    """
+    Start a ranker: a cross-encoder with one score a pair.
+
+    :param trunk:
+        A cross-encoder, whose head is kept; or any Hugging Face or sentence-transformers encoder, which gets a new
+        head. A folder, a Hub id, or `package:NAME/SUBFOLDER`.
+    :param layers:
+        Indexes of the layers to keep, from 0, in ascending order; by default all.
+    :param max_tokens:
+        Length at which a pair is cut, special tokens included.
+    :param seed:
+        Seed of a new head.
+    :param options:
+        Passed to `CrossEncoder`, such as `revision`.
+    :raises ValueError:
+        If the layers or the length are not there, or the trunk gives several scores a pair.
+    """
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        started = CrossEncoder(
+            resolve_model(trunk),
+            device="cpu",
+            num_labels=None if _scores_pairs(trunk) else 1,
+            model_kwargs={"use_safetensors": True},
+            **options,
+        )
+    if started.num_labels != 1:
+        msg = f"ranker: {trunk} gives {started.num_labels} scores a pair; a ranker gives one."
+        raise ValueError(msg)
+    if layers is not None:
+        _cut_layers(started[0].model, layers, trunk)
+    if max_tokens is not None:
+        limit = started[0].config.get_text_config().max_position_embeddings
+        if not FEWEST_PAIR_TOKENS <= max_tokens <= limit:
+            between = f"between {FEWEST_PAIR_TOKENS} and the model's {limit} positions"
+            msg = f"max_tokens={max_tokens}: must lie {between}."
+            raise ValueError(msg)
+        started.max_seq_length = max_tokens
+    return started.float()
+
+
+def _scores_pairs(trunk: str) -> bool:
+    """Look up whether a trunk has a head already; a new one must be asked for."""
+    from transformers import AutoConfig
+
+    return any("For" in name for name in AutoConfig.from_pretrained(resolve_model(trunk)).architectures or [])
 
 
 def two_towers(query: dict[str, Any], document: dict[str, Any], **options: Any) -> SentenceTransformer:

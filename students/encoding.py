@@ -11,7 +11,7 @@ is encoded once, and results come back in the order of the texts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from retort.students.sides import Side, max_tokens, prompt_for, route
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.model import BaseModel
 
 CPU_TOKENS = 1024  # small chunks stay in cache; 8 texts of 128 tokens beat 32 on the CPUs tried
 GPU_TOKENS = 32768
@@ -70,21 +71,38 @@ def plan_chunks(counts: np.ndarray, budget: int) -> list[np.ndarray]:
 
 def forward(model: SentenceTransformer, texts: list[str], side: Side) -> dict[str, Any]:
     """Run one chunk through the model, gradients and all; the caller chooses the mode."""
+    return model(
+        on_device(model, model.preprocess(texts, prompt=prompt_for(model, side) or None, task=side)), task=side
+    )
+
+
+def on_device(model: BaseModel, features: dict[str, Any]) -> dict[str, Any]:
+    """Move a chunk's tensors to the model."""
     import torch
 
-    features = model.preprocess(texts, prompt=prompt_for(model, side) or None, task=side)
     device = model.device
-    features = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in features.items()}
-    return model(features, task=side)
+    return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in features.items()}
 
 
-def default_budget(model: SentenceTransformer) -> int:
+def recomputed(run: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """
+    Run a chunk without keeping its activations; the backward pass runs it once more, with the same dropout.
+
+    Memory then holds one chunk's activations instead of all (gradient caching: Gao et al. 2021, "Scaling Deep
+    Contrastive Learning Batch Size under Memory Limited Setup").
+    """
+    from torch.utils.checkpoint import checkpoint
+
+    return checkpoint(run, use_reentrant=False)
+
+
+def default_budget(model: BaseModel) -> int:
     """Padded tokens a chunk that suit the model's device."""
     return CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS
 
 
 def encode_chunks(
-    model: SentenceTransformer, texts: Sequence[str], side: Side, *, budget: int | None = None
+    model: SentenceTransformer, texts: Sequence[str], side: Side, *, budget: int | None = None, recompute: bool = False
 ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
     """
     Encode texts chunk by chunk, on the model's device, with gradients unless they are off.
@@ -97,27 +115,37 @@ def encode_chunks(
         `query` or `document`: chooses tower, prompt and length.
     :param budget:
         Padded tokens a chunk; by default what suits the device.
+    :param recompute:
+        Keep no activations for the backward pass (see `recomputed`).
     :returns:
         Pairs of rows `[c]` and their vectors `[c, d]` in the model's dtype; the rows partition `range(n)`.
     """
-    if len(texts) == 1:  # a query: nothing to sort, so not tokenised twice
-        yield np.zeros(1, dtype=np.int64), forward(model, list(texts), side)["sentence_embedding"]
-        return
-    for chunk in plan_chunks(token_counts(model, texts, side), budget or default_budget(model)):
-        yield chunk, forward(model, [texts[i] for i in chunk], side)["sentence_embedding"]
+    # A single query has nothing to sort, so it is not tokenised twice.
+    counts = np.zeros(1, dtype=np.int64) if len(texts) == 1 else token_counts(model, texts, side)
+    for chunk in plan_chunks(counts, budget or default_budget(model)):
+
+        def run(part: tuple[str, ...] = tuple(texts[i] for i in chunk)) -> torch.Tensor:
+            return forward(model, list(part), side)["sentence_embedding"]
+
+        yield chunk, recomputed(run) if recompute else run()
 
 
 def encode_texts(
-    model: SentenceTransformer, texts: Sequence[str], side: Side, *, budget: int | None = None
+    model: SentenceTransformer, texts: Sequence[str], side: Side, *, budget: int | None = None, recompute: bool = False
 ) -> torch.Tensor:
     """
     Encode texts into one tensor `[n, d]` in their own order; parameters as in `encode_chunks`.
     """
+    return in_order(encode_chunks(model, texts, side, budget=budget, recompute=recompute))
+
+
+def in_order(chunks: Iterable[tuple[np.ndarray, torch.Tensor]]) -> torch.Tensor:
+    """Join what chunks gave, one row an item, in the order of the items."""
     import torch
 
-    chunks, vectors = zip(*encode_chunks(model, texts, side, budget=budget), strict=True)
-    back = np.argsort(np.concatenate(chunks), kind="stable")
-    return torch.cat(vectors)[torch.from_numpy(back).to(model.device)]
+    rows, values = zip(*chunks, strict=True)
+    back = np.argsort(np.concatenate(rows), kind="stable")
+    return torch.cat(values)[torch.from_numpy(back).to(values[0].device)]
 
 
 def encode_numpy(

@@ -16,10 +16,11 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from retort.students.scoring import is_ranker, pair_prompt
 from retort.students.sides import Side, max_tokens, prompt_for, route
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import CrossEncoder, SentenceTransformer
     from torch import nn
 
 # Configuration that says where a model came from or how it was trained, not what it computes.
@@ -35,8 +36,12 @@ def space_of(model: SentenceTransformer) -> str:
     return _digest(route(model, "document"), {"sides": {"document": _side(model, "document")}})
 
 
-def fingerprint_of(model: SentenceTransformer, *, backend: str = "torch") -> str:
-    """Hash everything that decides what this exact artefact computes, on both sides."""
+def fingerprint_of(model: SentenceTransformer | CrossEncoder, *, backend: str = "torch") -> str:
+    """Hash everything that decides what this exact artefact computes, on both sides (of a ranker: for a pair)."""
+    if is_ranker(model):
+        pair = {"prompt": pair_prompt(model), "max_tokens": model.max_seq_length}
+        config = {"backend": backend, "pair": {**pair, "modules": [_semantics(module) for module in model.children()]}}
+        return _digest(list(model.children()), config)
     sides = {side: _side(model, side) for side in ("query", "document")}
     similarity = model.similarity_fn_name
     return _digest(list(model.children()), {"backend": backend, "sides": sides, "similarity": similarity})

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -77,3 +78,22 @@ def set_max_tokens(model: SentenceTransformer, *, query: int | None = None, docu
             first.query_length = length
         else:
             first.document_length = length
+
+
+def document_string(
+    content: str | None, meta: Mapping[str, Any], fields: Sequence[str] | None = None, separator: str = " "
+) -> str:
+    """
+    Return the string of a document that models see.
+
+    :param content:
+        Its text.
+    :param meta:
+        Its metadata.
+    :param fields:
+        Metadata put before the content; None is `["title"]`, as in training.
+    :param separator:
+        What stands between the parts.
+    """
+    parts = [str(meta[name]) for name in (["title"] if fields is None else fields) if meta.get(name) is not None]
+    return separator.join([*parts, content or ""]).strip()

@@ -9,53 +9,27 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
 from retort.students.encoding import encode_numpy
 from retort.students.files import replace_folder, resolve_model
 from retort.students.hashing import fingerprint_of, space_of
+from retort.students.loading import Precision, load_model, pick_device, set_precision
 from retort.students.manifest import MANIFEST_FILE, Manifest, ManifestError
+from retort.students.scoring import is_ranker, pair_prompt
 from retort.students.sides import Side, max_tokens, prompt_for, set_max_tokens
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
+    from retort.students.ranker import Ranker
 
 logger = logging.getLogger(__name__)
 
 
-class PrecisionError(ValueError):
-    """The hardware has no such arithmetic."""
-
-
-Precision = Literal["float32", "bfloat16", "auto"]
-
-
-def pick_device(device: str | None) -> str:
-    """Return `device`, or for None the best there is: CUDA, then Apple's GPU, then the CPU."""
-    import torch
-
-    if device is not None:
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def has_bfloat16(device: str) -> bool:
-    """Tell whether the hardware multiplies in bfloat16; emulated, it is far slower than float32."""
-    import torch
-
-    if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device == "cpu":
-        found = torch.cpu.get_capabilities()
-        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-    return False
-
-
-def build_manifest(model: SentenceTransformer, **provenance: Any) -> Manifest:
+def build_manifest(model: SentenceTransformer | CrossEncoder, **provenance: Any) -> Manifest:
     """
     Compute the manifest of a model, hashes included.
 
@@ -67,27 +41,43 @@ def build_manifest(model: SentenceTransformer, **provenance: Any) -> Manifest:
     import sentence_transformers
     import torch
     import transformers
+
+    versions = {
+        "sentence_transformers": sentence_transformers.__version__,
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+    }
+    described = _describe_ranker(model) if is_ranker(model) else _describe_embedder(model)
+    return Manifest(**described, fingerprint=fingerprint_of(model), versions=versions, **provenance)
+
+
+def _describe_embedder(model: SentenceTransformer) -> dict[str, Any]:
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     sides: tuple[Side, Side] = ("query", "document")
-    return Manifest(
-        kind="static" if isinstance(model[0], StaticEmbedding) else "dense",
-        dim=int(model.get_embedding_dimension() or 0),
-        similarity=model.similarity_fn_name,
-        prompts={side: prompt_for(model, side) for side in sides},
-        max_tokens={side: max_tokens(model, side) for side in sides},
-        space=space_of(model),
-        fingerprint=fingerprint_of(model),
-        versions={
-            "sentence_transformers": sentence_transformers.__version__,
-            "transformers": transformers.__version__,
-            "torch": torch.__version__,
-        },
-        **provenance,
-    )
+    return {
+        "kind": "static" if isinstance(model[0], StaticEmbedding) else "dense",
+        "dim": int(model.get_embedding_dimension() or 0),
+        "similarity": model.similarity_fn_name,
+        "prompts": {side: prompt_for(model, side) for side in sides},
+        "max_tokens": {side: max_tokens(model, side) for side in sides},
+        "space": space_of(model),
+    }
 
 
-def save_student(model: SentenceTransformer, path: str | Path, **provenance: Any) -> Manifest:
+def _describe_ranker(model: CrossEncoder) -> dict[str, Any]:
+    """One score a pair: a ranker has no vectors, hence no similarity and no space."""
+    return {
+        "kind": "ranker",
+        "dim": 1,
+        "similarity": "",
+        "prompts": {"pair": pair_prompt(model)},
+        "max_tokens": {"query": None, "document": None, "pair": model.max_seq_length},
+        "space": "",
+    }
+
+
+def save_student(model: SentenceTransformer | CrossEncoder, path: str | Path, **provenance: Any) -> Manifest:
     """
     Save a model as a student folder: whole or not at all.
 
@@ -174,42 +164,24 @@ class Student:
         """
         from sentence_transformers import SentenceTransformer
 
-        path = resolve_model(model)
-        folder = Path(path)
-        msg = f"No student at {path!r}. Give a student folder, a Hugging Face Hub id, or 'package:NAME/SUBFOLDER'."
-        if not folder.is_dir() and (path.count("/") > 1 or ("/" in path and folder.parent.is_dir())):  # no Hub id
-            raise FileNotFoundError(msg)
         device = pick_device(device)
-        try:
-            loaded = SentenceTransformer(
-                path,
-                device=device,
-                revision=revision,
-                token=token,
-                local_files_only=local_files_only,
-                trust_remote_code=trust_remote_code,
-                model_kwargs={"use_safetensors": True},
-            )
-        except OSError as error:
-            if folder.is_dir():
-                raise
-            raise FileNotFoundError(msg) from error
-        loaded.eval()
-        manifest = _verified(loaded, folder)
+        loaded = load_model(
+            SentenceTransformer,
+            model,
+            device=device,
+            revision=revision,
+            token=token,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+        )
+        manifest = verified(loaded, model)
+        if manifest.kind == "ranker":
+            msg = f"{model} is a ranker: it scores pairs and gives no vectors. Load it as StudentRanker does."
+            raise ManifestError(msg)
         if max_query_tokens is not None or max_document_tokens is not None:
             set_max_tokens(loaded, query=max_query_tokens, document=max_document_tokens)
             manifest = build_manifest(loaded)
-        if precision == "auto":
-            precision = "bfloat16" if has_bfloat16(device) else "float32"
-        if precision == "bfloat16":
-            if not has_bfloat16(device):
-                msg = f"precision='bfloat16': {device} would emulate it, slower than float32. Use 'auto' or 'float32'."
-                raise PrecisionError(msg)
-            import torch
-
-            loaded.to(torch.bfloat16)
-        elif precision == "float32":
-            loaded.float()  # a folder may be stored in less
+        set_precision(loaded, precision, device)
         return cls(loaded, manifest, model)
 
     @property
@@ -266,55 +238,72 @@ class Student:
             return encode_numpy(self.model, texts, side, budget=tokens_per_chunk, progress=progress)
 
 
-def _verified(model: SentenceTransformer, folder: Path) -> Manifest:
+def verified(loaded: SentenceTransformer | CrossEncoder, model: str) -> Manifest:
+    """
+    Return the manifest of a loaded model; that of a folder without one is computed.
+
+    :raises ManifestError:
+        If the model is not the one that its manifest describes.
+    """
+    folder = Path(resolve_model(model))
     manifest = Manifest.read(folder) if folder.is_dir() else None
     if manifest is None:
-        return build_manifest(model)
-    space, fingerprint = space_of(model), fingerprint_of(model)
-    if (space, fingerprint) != (manifest.space, manifest.fingerprint):
+        return build_manifest(loaded)
+    if is_ranker(loaded) is not (manifest.kind == "ranker"):
+        return manifest  # the caller says what is wrong with its kind
+    found = build_manifest(loaded)
+    if (found.space, found.fingerprint) != (manifest.space, manifest.fingerprint):
         changed = "weights, tokenizer, prompts or lengths"
         msg = (
             f"{folder}: the model does not match its {MANIFEST_FILE}: {changed} were changed after it was written "
-            f"(fingerprint {fingerprint[:12]}, the manifest says {manifest.fingerprint[:12]}). Restore the folder, or "
-            f"delete {MANIFEST_FILE} to accept the model as it is and rebuild the indexes made with the old one."
+            f"(fingerprint {found.fingerprint[:12]}, the manifest says {manifest.fingerprint[:12]}). Restore the "
+            f"folder, or delete {MANIFEST_FILE} to accept the model as it is and rebuild the indexes made with the "
+            "old one."
         )
         raise ManifestError(msg)
     return manifest
 
 
-_shared: dict[tuple[Any, ...], tuple[Student, int]] = {}
+Loaded = TypeVar("Loaded", Student, "Ranker")
+
+_shared: dict[tuple[Any, ...], tuple[Any, int]] = {}
 _warned: set[str] = set()
 _shared_lock = threading.Lock()
 
 
-class StudentHandle:
+class StudentHandle(Generic[Loaded]):
     """
     A student that components of one process share, loaded when it is first asked for.
 
     Handles of the same folder and options give the same model; it leaves memory when the last one is released. Safe
     to use from several threads.
 
+    :param kind:
+        `Student` or `Ranker`.
     :param model:
-        As `Student.load`.
+        As its `load`.
     :param options:
-        Further arguments of `Student.load`; a callable is called when the student is loaded.
+        Further arguments of its `load`; a callable is called when the student is loaded.
     """
 
-    def __init__(self, model: str, **options: Any) -> None:
+    def __init__(self, kind: type[Loaded], model: str, **options: Any) -> None:
+        self._kind: Any = kind
         self._model = model
         self._options = options
         self._key: tuple[Any, ...] | None = None
 
     @property
-    def student(self) -> Student:
+    def student(self) -> Loaded:
         """The student; loads it if need be."""
         with _shared_lock:
             if self._key is None:
                 real, stamp = _identity(self._model)
-                options = {name: value() if callable(value) else value for name, value in self._options.items()}
-                key = (real, stamp, *sorted(options.items()))
+                options: dict[str, Any] = {
+                    name: value() if callable(value) else value for name, value in self._options.items()
+                }
+                key = (self._kind, real, stamp, *sorted(options.items()))
                 if key not in _shared:
-                    _shared[key] = (Student.load(self._model, **options), 0)
+                    _shared[key] = (self._kind.load(self._model, **options), 0)
                     if stamp and not (Path(real) / MANIFEST_FILE).is_file() and real not in _warned:
                         _warned.add(real)
                         message = "%s has no %s: its space and fingerprint were computed."

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import TOPICS, WORDS, tiny_config, write_jsonl
 
 os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
@@ -59,6 +60,30 @@ def tiny_student(tiny_model, tmp_path_factory) -> str:
 
     path = tmp_path_factory.mktemp("students") / "tiny"
     save_student(tiny_model(1), path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def trunk(tokenizer_path, tmp_path_factory) -> str:
+    """Folder of a tiny encoder of four random layers, for rankers."""
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    path = tmp_path_factory.mktemp("trunk")
+    words = AutoTokenizer.from_pretrained(tokenizer_path)
+    words.save_pretrained(path)
+    torch.manual_seed(11)
+    AutoModel.from_config(AutoConfig.for_model(vocab_size=len(words), **tiny_config(4))).save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def tiny_ranker(trunk, tmp_path_factory) -> str:
+    """Folder of a tiny ranker."""
+    from retort.students import save_student
+    from retort.students.create import ranker
+
+    path = tmp_path_factory.mktemp("rankers") / "tiny"
+    save_student(ranker(trunk, layers=[0, 2], seed=3), path)
     return str(path)
 
 
@@ -155,6 +180,4 @@ def recipe_tree(tokenizer_path, tiny_student) -> dict:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """Tiny matrices gain nothing from threads, and lose much on a busy machine."""
-    import torch
-
     torch.set_num_threads(1)

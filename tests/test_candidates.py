@@ -8,9 +8,12 @@ import torch
 from retort.trainers.candidates.batches import ListBatches, TextBatches, picked
 from retort.trainers.candidates.bm25 import BM25, BM25Miner, top_rows
 from retort.trainers.candidates.dense import DenseMiner, search_vectors
+from retort.trainers.candidates.given import GivenMiner
 from retort.trainers.candidates.lists import CandidateLists, build_lists, mine
 from retort.trainers.candidates.workbench import Workbench
 from retort.trainers.data.beir import read_beir
+from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.errors import DataError
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 
 
@@ -98,6 +101,83 @@ class TestDense:
         rows, _ = mine(miner, bench)
         assert asked == [10, 10, 10, 10]
         assert np.array_equal(rows, BM25(bench.data.corpus.texts).search(bench.data.queries.texts, 4)[0])
+
+
+class Ragged:
+    """Finds as many documents as the query's number in its block, from the last row down."""
+
+    def __init__(self, numbers: list[int]) -> None:
+        self.numbers = numbers
+
+    def key(self, bench) -> str:
+        return f"ragged{self.numbers}"
+
+    def mine(self, bench, queries):
+        counts = [self.numbers[bench.data.queries.rows[q]] for q in queries.ids]
+        rows = np.full((len(counts), max(counts)), -1)
+        for i, count in enumerate(counts):
+            rows[i, :count] = np.arange(39, 39 - count, -1)
+        return rows, np.where(rows < 0, np.nan, rows).astype(np.float32)
+
+
+class TestRaggedMiners:
+    NUMBERS = (0, 1, 0, 3, 2, 0, 0, 0, 0, 5)
+
+    @pytest.fixture
+    def ten(self, bench, monkeypatch) -> Workbench:
+        monkeypatch.setattr("retort.trainers.candidates.lists.MINING_BLOCK", 3)
+        bench.data = bench.data.subset(range(10))
+        return bench
+
+    def test_blocks_of_different_widths(self, ten):
+        rows, scores = mine(Ragged(list(self.NUMBERS)), ten)
+        assert rows.shape == scores.shape == (10, 5)
+        assert rows.dtype == np.int32
+        assert (rows >= 0).sum(1).tolist() == list(self.NUMBERS)
+        assert rows[3].tolist() == [39, 38, 37, -1, -1]
+        assert np.array_equal(np.isnan(scores), rows == -1)
+
+    def test_lists_hold_what_was_found_and_nothing_else(self, ten):
+        lists = build_lists(ten, {"ragged": Ragged(list(self.NUMBERS)), "bm25": BM25Miner(depth=2)})
+        for i, count in enumerate(self.NUMBERS):
+            span = slice(lists.offsets[i], lists.offsets[i + 1])
+            found = lists.rows[span][lists.source[span] == 1]
+            assert found.tolist() == list(range(39, 39 - count, -1))
+        assert lists.rows.min() >= 0
+
+
+class TestGiven:
+    @pytest.fixture
+    def given(self, tmp_path) -> Workbench:
+        nan = float("nan")
+        data = RetrievalData(
+            "given",
+            TextStore([f"d{i}" for i in range(6)], [f"text {i}" for i in range(6)]),
+            TextStore(["q0", "q1", "q2"], ["a", "b", "c"]),
+            {"q0": {"d5": 1, "d2": 0}},
+            {"q0": {"d4": nan, "d5": 0.5, "d1": nan, "d2": 0.75, "d3": -1.0, "d0": 0.5}, "q2": {"d3": nan}},
+        )
+        return Workbench(data, {}, tmp_path / "cache")
+
+    def test_best_score_first_then_the_order_of_the_data(self, given):
+        rows, scores = mine(GivenMiner(), given)
+        assert rows.tolist() == [[2, 5, 0, 3, 4, 1], [-1] * 6, [3, -1, -1, -1, -1, -1]]
+        assert scores[0, :4].tolist() == [0.75, 0.5, 0.5, -1.0]
+        assert np.isnan(scores[0, 4:]).all()
+        assert mine(GivenMiner(depth=2), given)[0].tolist() == [[2, 5], [-1, -1], [3, -1]]
+
+    def test_lists(self, given):
+        lists = build_lists(given, {"given": GivenMiner()})
+        assert lists.offsets.tolist() == [0, 6, 6, 7]
+        assert lists.rows.tolist() == [5, 2, 0, 3, 4, 1, 3]
+        assert lists.labels.tolist() == [1, 0, -1, -1, -1, -1, -1]
+
+    def test_key(self, given, bench):
+        keys = {GivenMiner().key(given), GivenMiner(depth=3).key(given)}
+        given.data = given.data.subset([0])
+        assert len(keys | {GivenMiner().key(given)}) == 3
+        with pytest.raises(DataError, match="data gives no documents for its queries.*Take another miner"):
+            GivenMiner().key(bench)
 
 
 class TestLists:

@@ -80,7 +80,7 @@ class TestIndexAndAsk:
 
     def test_no_student(self, beir, tmp_path, capsys):
         error = fail(capsys, "index", "./nowhere", "--documents", str(beir), "--store", str(tmp_path / "i"))
-        assert "No student at './nowhere'" in error
+        assert "No model at './nowhere'" in error
 
 
 class TestEvaluate:

@@ -109,7 +109,7 @@ class TestStudentTextEmbedder:
 
     def test_a_missing_student_is_reported_at_the_first_run(self):
         embedder = StudentTextEmbedder(model="./nowhere")
-        with pytest.raises(FileNotFoundError, match="No student at './nowhere'"):
+        with pytest.raises(FileNotFoundError, match="No model at './nowhere'"):
             embedder.run(text="a")
 
 

@@ -29,6 +29,7 @@ FROZEN = {
     "haystack_integrations.components.embedders.retort.student_text_embedder.StudentTextEmbedder",
     "haystack_integrations.components.embedders.retort.student_document_embedder.StudentDocumentEmbedder",
     "haystack_integrations.components.retrievers.retort.student_retriever.StudentRetriever",
+    "haystack_integrations.components.rankers.retort.student_ranker.StudentRanker",
     "haystack_integrations.components.readers.retort.extractive_answerer.ExtractiveAnswerer",
     "haystack_integrations.document_stores.retort.qdrant_edge_document_store.QdrantEdgeDocumentStore",
 }
@@ -110,7 +111,7 @@ def test_shipped_pipelines_use_frozen_types_and_quickstart_paths():
         types = {t for t in values(tree, "type") if ".retort." in t}
         assert types <= FROZEN
         assert types
-        assert set(values(tree, "model")) <= {"runs/quickstart/student"}
+        assert set(values(tree, "model")) <= {"runs/quickstart/student", "runs/ranker/student"}
         assert set(values(tree, "path")) <= {"runs/quickstart/index"}
         assert tree["inputs"]
         assert tree["outputs"]
@@ -166,7 +167,7 @@ def test_yaml_loads_in_a_fresh_process_with_an_empty_environment(tmp_path, place
     )
     assert found.returncode == 0, found.stderr
     # A missing student is reported at the first request.
-    assert "No student at 'runs/quickstart/student'" in found.stdout
+    assert "No model at 'runs/quickstart/student'" in found.stdout
 
 
 def test_no_host_or_machine_path_in_any_file():

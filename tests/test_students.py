@@ -124,7 +124,7 @@ class TestFolder:
     def test_any_model_may_be_dropped_in_with_one_warning(self, tiny_model, tmp_path, caplog):
         tiny_model().save(str(tmp_path / "plain"))
         for _ in range(2):
-            handle = StudentHandle(str(tmp_path / "plain"))
+            handle = StudentHandle(Student, str(tmp_path / "plain"))
             assert handle.student.dim == 16
             handle.release()
         assert [r.message for r in caplog.records if "has no retort.json" in r.message] == [
@@ -132,7 +132,7 @@ class TestFolder:
         ]
 
     def test_missing_folder(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="No student at"):
+        with pytest.raises(FileNotFoundError, match="No model at"):
             Student.load(str(tmp_path / "nowhere"))
 
     def test_missing_package(self):
@@ -171,7 +171,7 @@ class TestFolder:
 
 class TestHandle:
     def test_one_model_for_all_and_none_after_the_last(self, tiny_student):
-        first, second, third = (StudentHandle(tiny_student) for _ in range(3))
+        first, second, third = (StudentHandle(Student, tiny_student) for _ in range(3))
         student = first.student
         assert second.student is student
         first.release()
@@ -183,18 +183,18 @@ class TestHandle:
         first.release()
 
     def test_cold_and_asked_by_many(self, tiny_student):
-        handle = StudentHandle(tiny_student)
+        handle = StudentHandle(Student, tiny_student)
         with ThreadPoolExecutor(8) as pool:
             found = list(pool.map(lambda _: handle.student, range(24)))
         assert len(set(map(id, found))) == 1
         handle.release()
-        again = StudentHandle(tiny_student)
+        again = StudentHandle(Student, tiny_student)
         assert again.student is not found[0]
         again.release()
 
     def test_a_retrained_folder_is_loaded_anew(self, tiny_model, tmp_path):
         save_student(tiny_model(1), tmp_path / "s")
-        old, new = StudentHandle(str(tmp_path / "s")), StudentHandle(str(tmp_path / "s"))
+        old, new = StudentHandle(Student, str(tmp_path / "s")), StudentHandle(Student, str(tmp_path / "s"))
         before = old.student.fingerprint
         save_student(tiny_model(2), tmp_path / "s")
         assert new.student.fingerprint != before

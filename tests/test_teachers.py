@@ -13,7 +13,8 @@ from retort.students import save_student
 from retort.trainers.data.texts import TextStore
 from retort.trainers.errors import CacheError, RecipeError
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
-from retort.trainers.teachers.embedder import EmbedderTeacher, is_local
+from retort.trainers.teachers.embedder import EmbedderTeacher
+from retort.trainers.teachers.haystack import is_local
 from retort.trainers.teachers.vector_cache import VectorCache
 
 TEXTS = TextStore(["1", "2", "3", "4", "5"], ["the ship", "bread", "rose and bee", "the sea", "a b c ship"])

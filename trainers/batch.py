@@ -57,6 +57,48 @@ class CandidateBatch:
         """`[B]` bool: the list has a positive."""
         return ((self.labels == 1) & self.mask).any(-1)
 
+    def split(self, parts: int) -> list[CandidateBatch]:
+        """
+        Cut the batch into parts of equally many queries, for gradient accumulation; empty parts are left out.
+
+        A part holds the documents of its own lists only; mere texts are divided as the queries are.
+        """
+        if parts == 1:
+            return [self]
+        rows = torch.arange(len(self.queries)).tensor_split(parts)
+        texts = torch.arange(len(self.documents)).tensor_split(parts)
+        lists = self.index.shape[1] > 0
+        found = (
+            self.part(r, self.index[r][self.mask[r]].unique() if lists else t) for r, t in zip(rows, texts, strict=True)
+        )
+        return [part for part in found if part.queries and part.documents]
+
+    def part(self, rows: Tensor, documents: Tensor) -> CandidateBatch:
+        """
+        Return some queries with their lists.
+
+        :param rows:
+            `[b]` rows of the queries.
+        :param documents:
+            `[u]` ascending rows of the documents, those of the queries' lists among them.
+        """
+        index, mask = torch.searchsorted(documents, self.index[rows]), self.mask[rows]
+        query_items = [self.query_items[r] for r in rows.tolist()] if self.query_items else []
+        document_items = [self.document_items[r] for r in documents.tolist()] if self.document_items else []
+        return CandidateBatch(
+            queries=[self.queries[r] for r in rows.tolist()],
+            documents=[self.documents[r] for r in documents.tolist()],
+            index=index.masked_fill(~mask, 0),
+            labels=self.labels[rows],
+            mask=mask,
+            known_positive=self.known_positive[rows][:, documents],
+            sources=self.sources[rows],
+            teacher_scores={name: scores[rows] for name, scores in self.teacher_scores.items()},
+            teacher_vectors={name: (q[rows], d[documents]) for name, (q, d) in self.teacher_vectors.items()},
+            query_items=query_items,
+            document_items=document_items,
+        )
+
     def to(self, device: torch.device, dtype: torch.dtype) -> CandidateBatch:
         """Move tensors to a device; scores and vectors get the student's dtype."""
         moved = {

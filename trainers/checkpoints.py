@@ -20,7 +20,13 @@ _SEPARATOR = "::"
 
 
 def save_checkpoint(
-    folder: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer | None, state: dict[str, Any], *, keep: int
+    folder: Path,
+    module: torch.nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    state: dict[str, Any],
+    rng: list[dict[str, Tensor]],
+    *,
+    keep: int,
 ) -> None:
     """
     Write `folder/step-N` (N is `state["global_step"]`) and remove the oldest beyond `keep`.
@@ -33,13 +39,16 @@ def save_checkpoint(
         Its optimiser; None between stages.
     :param state:
         Counters, as JSON.
+    :param rng:
+        Every rank's random generators (see `rng_state`).
     :param keep:
         How many checkpoints stay.
     """
     tensors = {f"module{_SEPARATOR}{name}": t for name, t in module.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items() if optimizer else ():
         tensors |= {f"optimizer{_SEPARATOR}{index}{_SEPARATOR}{key}": t for key, t in values.items()}
-    tensors |= {f"rng{_SEPARATOR}{name}": t for name, t in _rng_state().items()}
+    for rank, generators in enumerate(rng):
+        tensors |= {f"rng{_SEPARATOR}{rank}{_SEPARATOR}{name}": t for name, t in generators.items()}
     with replace_folder(folder / f"step-{state['global_step']:08d}") as aside:
         # Clones: safetensors refuses tensors that share memory, as tied weights do.
         save_file({name: t.detach().cpu().clone() for name, t in tensors.items()}, aside / "state.safetensors")
@@ -72,23 +81,24 @@ def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
 
-def load_rng(checkpoint: Path) -> None:
-    """Set the random generators to where they stood."""
-    for name, value in _part(checkpoint, "rng").items():
-        if name == "cpu":
-            torch.set_rng_state(value)
-        else:
-            torch.cuda.set_rng_state(value, int(name))
+def load_rng(checkpoint: Path, rank: int) -> None:
+    """Set a rank's random generators to where they stood; a rank that the checkpoint does not know keeps its own."""
+    state = _part(checkpoint, f"rng{_SEPARATOR}{rank}")
+    if "cpu" in state:
+        torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def rng_state() -> dict[str, Tensor]:
+    """Return the state of this process' random generators."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
 
 
 def _part(checkpoint: Path, part: str) -> dict[str, Tensor]:
     prefix = f"{part}{_SEPARATOR}"
     tensors = load_file(checkpoint / "state.safetensors")
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-def _rng_state() -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state |= {str(i): torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())}
-    return state

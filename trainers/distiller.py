@@ -10,34 +10,67 @@ classes; none owns a forward pass of its own, so methods combine in one recipe.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retort.students.encoding import encode_texts
+from retort.students.scoring import is_ranker, score_pairs
+from retort.students.sides import Side
 from retort.trainers.batch import CandidateBatch
+from retort.trainers.ranks import Ranks
+from retort.trainers.rng import rng_for
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import CrossEncoder, SentenceTransformer
 
 Terms = dict[str, tuple[Tensor, Tensor]]
+COSINE_SCALE = 20.0  # cosines lie in [-1, 1], too narrow for a softmax
 
 
 @dataclass
 class Context:
-    """Where training stands: `progress` runs from 0 to 1 within the stage."""
+    """
+    Where training stands.
+
+    :param stage:
+        Name of the stage.
+    :param step:
+        Step within it.
+    :param progress:
+        From 0 to 1 within the stage.
+    :param seed:
+        Seed of the run.
+    :param ranks:
+        The processes; `ranks.gather` joins what each computed of its share.
+    :param temperature:
+        What the stage's temperature gave for this batch, a scalar or `[B, 1]`; None if it has none.
+    """
 
     stage: str
     step: int
     progress: float
+    seed: int = 0
+    ranks: Ranks = field(default_factory=Ranks)
+    temperature: Tensor | None = None
+
+    def rng(self, *parts: object) -> np.random.Generator:
+        """Return a generator of this step, the same however often and wherever it is asked for."""
+        return rng_for(self.seed, self.stage, self.step, *parts)
 
 
 @dataclass
 class Spec:
-    """What an objective may need to know before the first step; `teacher_similarities` are `cosine` or `dot`."""
+    """
+    What an objective may need to know before the first step.
+
+    Of teachers that give vectors: their dimensions, and how these are compared (`cosine` or `dot`). `student_dim` is 0
+    for a ranker.
+    """
 
     student_dim: int
     teacher_dims: dict[str, int]
@@ -54,7 +87,7 @@ class Encoded:
     :param documents:
         `[U, d]` pooled vectors.
     :param scale:
-        Factor on similarities: scores of normalised vectors lie in [-1, 1], too narrow for a softmax.
+        Factor on similarities.
     :param similarity:
         `cosine` or `dot`.
     """
@@ -64,6 +97,11 @@ class Encoded:
     scale: float
     similarity: str
 
+    @property
+    def cosine_scale(self) -> float:
+        """Factor that makes a teacher's cosines comparable with these scores."""
+        return self.scale if self.similarity == "cosine" else COSINE_SCALE
+
     def in_batch_scores(self) -> Tensor:
         """`[B, U]` scores of every query against every document of the batch."""
         return similarities(self.queries, self.documents, self.similarity) * self.scale
@@ -71,6 +109,26 @@ class Encoded:
     def list_scores(self, batch: CandidateBatch) -> Tensor:
         """`[B, N]` scores of every query against its own list."""
         return self.in_batch_scores().gather(1, batch.index)
+
+
+@dataclass
+class Scored:
+    """
+    A batch as a ranker sees it: pairs, not vectors.
+
+    :param scores:
+        `[B, N]` scores of every query against its own list; 0 where the list is shorter.
+    :param scale:
+        Factor on the logits.
+    """
+
+    scores: Tensor
+    scale: float = 1.0
+    cosine_scale: float = COSINE_SCALE
+
+    def list_scores(self, batch: CandidateBatch) -> Tensor:  # noqa: ARG002
+        """`[B, N]` scores of every query against its own list."""
+        return self.scores * self.scale
 
 
 def similarities(queries: Tensor, documents: Tensor, similarity: str) -> Tensor:
@@ -85,28 +143,51 @@ class Objective(nn.Module):
     A term, or several, of the loss; may own parameters.
 
     Subclasses set `needs_positives` where a query without a positive cannot be learned from, `needs_lists` where a
-    batch of mere texts will not do, and `teacher` to the name of the teacher they learn from.
+    batch of mere texts will not do, `needs_vectors` where a ranker cannot be the student, `takes_ranks` where an order
+    will do as a teacher's scores, and `teacher` to the name of the teacher they learn from.
     """
 
     needs_positives = False
     needs_lists = False
+    needs_vectors = False
+    takes_ranks = False
     teacher: str | None = None
 
     def bind(self, spec: Spec) -> None:
         """Create what depends on dimensions; called once, before the optimiser sees the parameters."""
 
-    def forward(self, out: Encoded, batch: CandidateBatch, ctx: Context) -> Terms:
+    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
         """
         Compute the terms.
 
         :param out:
-            The student's vectors.
+            The student's vectors (`Encoded`) or a ranker's scores (`Scored`), of the whole batch.
         :param batch:
             The batch.
         :param ctx:
             Where training stands.
         :returns:
-            Per term its values and which of them count, both `[B]` (or any equal length).
+            Per term its values and which of them count, both `[B]` (or any equal length). What counts depends on the
+            batch alone, never on `out`: it is asked for in advance.
+        """
+        raise NotImplementedError
+
+
+class Temperature(nn.Module):
+    """What divides a stage's scores before softmaxes, the student's and the teacher's alike; may own parameters."""
+
+    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Tensor:
+        """
+        Compute the temperature.
+
+        :param out:
+            As for objectives.
+        :param batch:
+            The batch.
+        :param ctx:
+            Where training stands.
+        :returns:
+            A scalar, or one value a query, `[B, 1]`.
         """
         raise NotImplementedError
 
@@ -116,25 +197,31 @@ class Distiller(nn.Module):
     Student and objectives in one module.
 
     :param student:
-        The model to train.
+        The model to train: a bi-encoder or a ranker.
     :param objectives:
         Per stage a list of objectives with their weights.
     :param spec:
         Dimensions for the objectives.
     :param scale:
-        Factor on the student's similarities (20 suits cosine, 1 suits dot products).
+        Factor on the student's scores (20 suits cosines; 1 dot products and logits).
+    :param temperatures:
+        Per stage its temperature, where it has one.
     :param tokens_per_chunk:
         Padded tokens of a forward pass; None takes what suits the device.
+    :param cache_gradients:
+        Hold one chunk's activations at a time, for another forward pass (see `students.encoding.recomputed`).
     """
 
     def __init__(
         self,
-        student: SentenceTransformer,
+        student: SentenceTransformer | CrossEncoder,
         objectives: dict[str, list[tuple[Objective, float]]],
         spec: Spec,
         *,
         scale: float,
+        temperatures: dict[str, Temperature] | None = None,
         tokens_per_chunk: int | None = None,
+        cache_gradients: bool = False,
     ) -> None:
         super().__init__()
         self.roles = nn.ModuleDict({"student": student})
@@ -142,9 +229,12 @@ class Distiller(nn.Module):
         self.objectives = nn.ModuleDict(
             {f"stage_{stage}": nn.ModuleList(o for o, _ in pairs) for stage, pairs in objectives.items()}
         )
+        self.temperatures = nn.ModuleDict({f"stage_{stage}": t for stage, t in (temperatures or {}).items()})
         self.weights = {stage: [weight for _, weight in pairs] for stage, pairs in objectives.items()}
         self.scale = scale
         self.tokens_per_chunk = tokens_per_chunk
+        self.cache_gradients = cache_gradients
+        self._dim = spec.student_dim
         for pairs in objectives.values():
             for objective, _ in pairs:
                 objective.bind(spec)
@@ -157,7 +247,8 @@ class Distiller(nn.Module):
     def enter(self, stage: str) -> list[nn.Parameter]:
         """Turn on the gradients of what learns in this stage, turn off all others, and return the former."""
         self.requires_grad_(False)
-        for part in (self.student, *self.objectives_of(stage)):
+        temperature = [self.temperatures[f"stage_{stage}"]] if f"stage_{stage}" in self.temperatures else []
+        for part in (self.student, *self.objectives_of(stage), *temperature):
             part.requires_grad_(True)
         return [p for p in self.parameters() if p.requires_grad]
 
@@ -167,29 +258,78 @@ class Distiller(nn.Module):
 
     def forward(self, batch: CandidateBatch, ctx: Context) -> dict[str, tuple[Tensor, Tensor, float]]:
         """
-        Encode the batch and compute every term of the stage.
+        Encode the batch, or score its pairs, and compute every term of the stage.
 
         :param batch:
-            The batch, on the right device.
+            The batch, on the right device; the same one on every rank.
         :param ctx:
             Where training stands.
         :returns:
-            Per term: values, which of them count, and the objective's weight.
+            Per term: values, which of them count, and the objective's weight; the same on every rank.
         """
-        queries = encode_texts(self.student, batch.queries, "query", budget=self.tokens_per_chunk)
-        documents = encode_texts(self.student, batch.documents, "document", budget=self.tokens_per_chunk)
-        terms = {}
+        out: Encoded | Scored
+        if is_ranker(self.student):
+            out = Scored(self._score(batch, ctx.ranks), self.scale)
+        else:
+            queries = self._encode(batch.queries, "query", ctx.ranks)
+            documents = self._encode(batch.documents, "document", ctx.ranks)
+            out = Encoded(queries, documents, self.scale, self.student.similarity_fn_name)
         # Autocast is for the encoder: scores and losses would lose digits that a softmax needs.
-        with torch.autocast(queries.device.type, enabled=False):
-            dtype = next(self.student.parameters()).dtype
-            similarity = self.student.similarity_fn_name
-            out = Encoded(queries.to(dtype), documents.to(dtype), self.scale, similarity)
-            objectives = self.objectives_of(ctx.stage)
-            for number, (objective, weight) in enumerate(zip(objectives, self.weights[ctx.stage], strict=True)):
-                for name, (values, mask) in objective(out, batch, ctx).items():
-                    # Two objectives of one kind, say with two teachers, keep their own terms.
-                    terms[f"{name}#{number}" if name in terms else name] = (values, mask, weight)
+        with torch.autocast(batch.index.device.type, enabled=False):
+            return self._terms(out, batch, ctx)
+
+    def counts(self, batch: CandidateBatch, ctx: Context) -> dict[str, float]:
+        """Count each term's valid values without encoding anything; what is valid depends on the batch alone."""
+        like = next(self.student.parameters())
+        out: Encoded | Scored
+        if is_ranker(self.student):
+            out = Scored(like.new_zeros(batch.index.shape), self.scale)
+        else:
+            queries, documents = (like.new_zeros(len(texts), self._dim) for texts in (batch.queries, batch.documents))
+            out = Encoded(queries, documents, self.scale, self.student.similarity_fn_name)
+        with torch.no_grad():
+            return {name: float(mask.sum()) for name, (_, mask, _) in self._terms(out, batch, ctx).items()}
+
+    def _terms(
+        self, out: Encoded | Scored, batch: CandidateBatch, ctx: Context
+    ) -> dict[str, tuple[Tensor, Tensor, float]]:
+        if f"stage_{ctx.stage}" in self.temperatures:
+            ctx = replace(ctx, temperature=self.temperatures[f"stage_{ctx.stage}"](out, batch, ctx))
+        terms = {}
+        objectives = self.objectives_of(ctx.stage)
+        for number, (objective, weight) in enumerate(zip(objectives, self.weights[ctx.stage], strict=True)):
+            for name, (values, mask) in objective(out, batch, ctx).items():
+                # Two objectives of one kind, say with two teachers, keep their own terms.
+                terms[f"{name}#{number}" if name in terms else name] = (values, mask, weight)
         return terms
+
+    def _encode(self, texts: list[str], side: Side, ranks: Ranks) -> Tensor:
+        """Encode this rank's share of the texts, and gather the vectors of all."""
+        like, dealt = next(self.student.parameters()), ranks.deal(texts)
+        own = [texts[row] for row in dealt[ranks.index]]
+        if own:
+            vectors = encode_texts(
+                self.student, own, side, budget=self.tokens_per_chunk, recompute=self.cache_gradients
+            ).to(like.dtype)
+        else:  # fewer texts than ranks
+            vectors = like.new_zeros(0, self._dim, requires_grad=True)
+        return ranks.gather(vectors, dealt)
+
+    def _score(self, batch: CandidateBatch, ranks: Ranks) -> Tensor:
+        """Score this rank's share of the pairs, and gather the scores of all, `[B, N]`."""
+        like, places = next(self.student.parameters()), batch.mask.nonzero()
+        rows, columns = places[:, 0], places[:, 1]
+        documents = batch.index[rows, columns].tolist()
+        pairs = [(batch.queries[q], batch.documents[d]) for q, d in zip(rows.tolist(), documents, strict=True)]
+        dealt = ranks.deal([query + document for query, document in pairs])
+        own = [pairs[row] for row in dealt[ranks.index]]
+        if own:
+            scores = score_pairs(self.student, own, budget=self.tokens_per_chunk, recompute=self.cache_gradients).to(
+                like.dtype
+            )
+        else:
+            scores = like.new_zeros(0, requires_grad=True)
+        return like.new_zeros(batch.mask.shape).index_put((rows, columns), ranks.gather(scores, dealt))
 
 
 def step_loss(terms: dict[str, tuple[Tensor, Tensor, float]], counts: dict[str, float]) -> Tensor:

@@ -14,3 +14,7 @@ class RecipeError(ValueError):
 
 class CacheError(ValueError):
     """A cache is held by another process or does not fit what is asked of it."""
+
+
+class TeacherError(ValueError):
+    """A teacher failed, or its answer cannot be used."""

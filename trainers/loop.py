@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,12 +22,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from retort.students.files import replace_file
-from retort.students.student import has_bfloat16
+from retort.students.loading import has_bfloat16
 from retort.trainers.batch import CandidateBatch
 from retort.trainers.candidates.workbench import progress_bar
-from retort.trainers.checkpoints import load_module, load_optimizer, load_rng, read_state, save_checkpoint
+from retort.trainers.checkpoints import load_module, load_optimizer, load_rng, read_state, rng_state, save_checkpoint
 from retort.trainers.distiller import Context, Distiller, step_loss
 from retort.trainers.errors import RecipeError
+from retort.trainers.ranks import Ranks
 from retort.trainers.recipe import Stage, TrainingSection
 
 if TYPE_CHECKING:
@@ -62,21 +64,36 @@ class Progress:
     lists: str = ""
 
 
-def make_accelerator() -> Accelerator:
+def make_accelerator(training: TrainingSection, out: Path) -> Accelerator:
     """
-    Create the Accelerator of a run.
+    Create the Accelerator of a run; it joins the processes that `accelerate launch` started.
 
+    :param training:
+        Names the trackers.
+    :param out:
+        The run folder; trackers that write files write under it.
     :raises RecipeError:
-        If the run was launched in several processes.
+        If a tracker is not known or not installed.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
+    from accelerate.tracking import filter_trackers
 
-    # Not its mixed precision: that is fixed once for a whole process, and bf16 needs no gradient scaler.
-    accelerator = Accelerator(mixed_precision="no")
-    if accelerator.num_processes > 1:
-        msg = "Training in several processes is not supported yet; launch one."
+    try:
+        known = filter_trackers(list(training.trackers), str(out))
+    except (ValueError, ImportError) as error:
+        msg = f"training.trackers: {error}"
+        raise RecipeError(msg) from error
+    if missing := [name for name in training.trackers if name not in known]:
+        msg = f"training.trackers: install the package of {', '.join(missing)} (`pip install {' '.join(missing)}`)."
         raise RecipeError(msg)
-    return accelerator
+    return Accelerator(
+        # Its mixed precision is fixed once for a whole process, and bf16 needs no gradient scaler: we use ours.
+        mixed_precision="no",
+        log_with=list(training.trackers) or None,
+        project_dir=str(out),
+        # The first rank mines and asks teachers while the others wait.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))],
+    )
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
@@ -111,6 +128,14 @@ def learning_rate(stage: Stage, warmup: float, step: int) -> float:
     rising = max(1, round(warmup * stage.steps))
     factor = (step + 1) / rising if step < rising else (stage.steps - step) / max(1, stage.steps - rising)
     return stage.lr * factor
+
+
+def total(parts: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Add up dictionaries by key."""
+    summed: dict[str, float] = {}
+    for part in parts:
+        summed |= {name: summed.get(name, 0.0) + value for name, value in part.items()}
+    return summed
 
 
 class Loop:
@@ -151,6 +176,7 @@ class Loop:
         self.open_stage = open_stage
         self.evaluate = evaluate
         self.accelerator = accelerator
+        self.ranks = Ranks(accelerator)
         self._bf16 = uses_bf16(training.precision, accelerator.device)
         self.progress = Progress()
         self._log_path = run / "log.jsonl"
@@ -166,16 +192,21 @@ class Loop:
             Where the run ended.
         """
         if checkpoint is None:
-            torch.manual_seed(self.training.seed)
-            self._log_path.unlink(missing_ok=True)
+            self.ranks.start_alike(self.distiller)
+            torch.manual_seed(self.training.seed + self.ranks.index)  # each rank's dropout is its own
+            if self.ranks.is_first:
+                self._log_path.unlink(missing_ok=True)
             self._log(event="start", dev_sample_ndcg=self._evaluated())
         else:
             self.progress = Progress(**read_state(checkpoint))
             load_module(checkpoint, self.distiller)
-            self._cut_log()
+            torch.manual_seed(self.training.seed + self.ranks.index)  # for ranks that the checkpoint does not know
+            if self.ranks.is_first:
+                self._cut_log()
         while self.progress.stage < len(self.stages):
             self._train_stage(self.stages[self.progress.stage], checkpoint)
             checkpoint = None
+        self.ranks.agreed(None)  # the first rank may still be writing it
         self.distiller.student.load_state_dict(load_file(self._best_path))
         self.distiller.student.eval()
         return self.progress
@@ -191,11 +222,10 @@ class Loop:
         learning = self.distiller.enter(stage.name)
         groups = parameter_groups(self.distiller, training.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=stage.lr, fused=True)  # half a CPU step goes to the unfused one
-        model, prepared = self.accelerator.prepare(self.distiller, optimizer)
         if checkpoint is not None:
             if progress.step > 0:
                 load_optimizer(checkpoint, optimizer)
-            load_rng(checkpoint)  # last: whatever was made above may have drawn numbers
+            load_rng(checkpoint, self.ranks.index)  # last: whatever was made above may have drawn numbers
         self.distiller.train()
         started, first = time.perf_counter(), progress.step
         window: list[dict[str, float]] = []  # the steps since the last line of the log
@@ -205,7 +235,7 @@ class Loop:
                 lr = learning_rate(stage, training.warmup, progress.step)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                terms, norm = self._step(model, prepared, learning, source, stage)
+                terms, norm = self._step(optimizer, learning, source, stage)
                 window.append(terms)
                 progress.step += 1
                 progress.global_step += 1
@@ -220,37 +250,35 @@ class Loop:
                 if progress.step % training.checkpoint_every == 0 and progress.step < stage.steps:
                     self._save(optimizer)
         progress.stage, progress.step, progress.since_best = progress.stage + 1, 0, 0
-        self.accelerator.free_memory()
         self._save(None)  # the next stage begins with an optimiser of its own
 
     def _step(
-        self,
-        model: torch.nn.Module,
-        optimizer: Any,
-        learning: list[torch.nn.Parameter],
-        source: BatchSource,
-        stage: Stage,
+        self, optimizer: torch.optim.Optimizer, learning: list[torch.nn.Parameter], source: BatchSource, stage: Stage
     ) -> tuple[dict[str, float], float]:
-        batch = source.batch(self.progress.step)
+        progress, training, device = self.progress, self.training, self.accelerator.device
+        batch = source.batch(progress.step)
         if stage.batches == "lists":
-            self.progress.queries_without_positive += int((~batch.has_positive).sum())
-        ctx = Context(stage.name, self.progress.step, self.progress.step / stage.steps)
-        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._bf16):
-            terms = model(batch.to(self.accelerator.device, next(model.parameters()).dtype), ctx)
-            counts = {name: float(mask.sum()) for name, (_, mask, _) in terms.items()}
-            loss = step_loss(terms, counts)
-        self._refuse_not_finite("loss", float(loss.detach()))
-        self.accelerator.backward(loss)
-        limit = self.training.clip or float("inf")
-        norm = float(self.accelerator.clip_grad_norm_(learning, limit))
+            progress.queries_without_positive += int((~batch.has_positive).sum())
+        ctx = Context(stage.name, progress.step, progress.step / stage.steps, training.seed, self.ranks)
+        dtype = next(self.distiller.student.parameters()).dtype
+        parts = [part.to(device, dtype) for part in batch.split(training.accumulation)]
+        # Each part's loss is divided by what counts in the whole step, so this must be known before the first.
+        counts = total(self.distiller.counts(part, ctx) for part in parts)
+        found: list[dict[str, float]] = []
+        for part in parts:
+            with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
+                terms = self.distiller(part, ctx)
+                loss = step_loss(terms, counts)
+            self._refuse_not_finite("loss", float(loss.detach()))
+            self.accelerator.backward(loss)
+            sums = {name: float(v.detach().masked_fill(~m, 0.0).sum()) for name, (v, m, _) in terms.items()}
+            found.append({"loss": float(loss.detach())} | {n: s / max(counts[n], 1.0) for n, s in sums.items()})
+        self.ranks.average(learning)
+        norm = float(self.accelerator.clip_grad_norm_(learning, training.clip or float("inf")))
         self._refuse_not_finite("gradient's norm", norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        means = {
-            name: float(values.detach().masked_fill(~mask, 0.0).sum()) / max(counts[name], 1.0)
-            for name, (values, mask, _) in terms.items()
-        }
-        return {"loss": float(loss.detach()), **means}, norm
+        return total(found), norm
 
     def _refuse_not_finite(self, what: str, value: float) -> None:
         """Stop before the weights, and then the checkpoints, are spoilt."""
@@ -279,16 +307,17 @@ class Loop:
             if score > self.progress.best:
                 self.progress.best, self.progress.best_step = score, self.progress.global_step
                 self.progress.since_best = 0
-                state = {k: t.detach().cpu().clone() for k, t in self.distiller.student.state_dict().items()}
-                with replace_file(self._best_path) as aside:
-                    save_file(state, aside)
+                if self.ranks.is_first:
+                    state = {k: t.detach().cpu().clone() for k, t in self.distiller.student.state_dict().items()}
+                    with replace_file(self._best_path) as aside:
+                        save_file(state, aside)
             else:
                 self.progress.since_best += 1
         return due
 
     def _evaluated(self) -> float:
         self.distiller.eval()
-        score = self.evaluate()
+        score = self.ranks.agreed(self.evaluate() if self.ranks.is_first else None)
         self.distiller.train()
         return score
 
@@ -301,9 +330,15 @@ class Loop:
     def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
         folder = self.run_folder / "checkpoints"
         keep = self.training.keep_checkpoints
-        save_checkpoint(folder, self.distiller, optimizer, vars(self.progress), keep=keep)
+        rng = self.ranks.all(rng_state())
+        if self.ranks.is_first:
+            save_checkpoint(folder, self.distiller, optimizer, vars(self.progress), rng, keep=keep)
 
     def _log(self, **entry: Any) -> None:
+        if not self.ranks.is_first:
+            return
+        figures = {n: v for n, v in {**entry, **entry.get("terms", {})}.items() if isinstance(v, float)}
+        self.accelerator.log(figures, step=self.progress.global_step)
         stage = min(self.progress.stage, len(self.stages) - 1)
         entry = {
             "stage": self.stages[stage].name,

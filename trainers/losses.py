@@ -84,6 +84,89 @@ def listwise_kl(
     return values
 
 
+def margin_mse(student: Tensor, teacher: Tensor, positive: Tensor, mask: Tensor) -> Tensor:
+    r"""
+    Squared difference of margins, mean over all pairs of a positive and a negative.
+
+    $$L = \frac{1}{|P||N|} \sum_{p \in P, n \in N} \big((s_p - s_n) - (t_p - t_n)\big)^2$$
+
+    (Hofstätter et al. 2020, "Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge
+    Distillation", eq. 2.)
+
+    :param student:
+        `[B, N]` student scores.
+    :param teacher:
+        `[B, N]` raw teacher scores; no gradient reaches them. NaN marks a missing score.
+    :param positive:
+        `[B, N]` bool.
+    :param mask:
+        `[B, N]` bool, what takes part; missing teacher scores are left out besides.
+    :returns:
+        `[B]`; 0 where there is no such pair.
+    """
+    mask = mask & ~teacher.isnan()
+    gap = (student - teacher.detach()).masked_fill(~mask, 0.0)
+    pairs = (mask & positive)[:, :, None] & (mask & ~positive)[:, None, :]
+    squares = (gap[:, :, None] - gap[:, None, :]).pow(2).masked_fill(~pairs, 0.0)
+    return squares.sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
+
+
+def ordered_pairs(teacher: Tensor, mask: Tensor) -> Tensor:
+    """`[B, N, N]` bool: the teacher puts the former before the latter. NaN marks a missing score."""
+    mask = mask & ~teacher.isnan()
+    return mask[:, :, None] & mask[:, None, :] & (teacher[:, :, None] > teacher[:, None, :])
+
+
+def rank_net(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    r"""
+    Pairwise logistic loss on the order of the teacher's scores, mean over all pairs that it orders.
+
+    $$L = \frac{1}{|O|} \sum_{(i, j) \in O} \log(1 + e^{-(s_i - s_j)}), \quad O = \{(i, j) : t_i > t_j\}$$
+
+    (Burges et al. 2005, with target probability 1.)
+
+    :param student:
+        `[B, N]` student scores.
+    :param teacher:
+        `[B, N]` scores, or negated ranks: only their order counts. NaN marks a missing score.
+    :param mask:
+        `[B, N]` bool, what takes part.
+    :returns:
+        `[B]`; 0 where the teacher orders nothing.
+    """
+    pairs = ordered_pairs(teacher, mask)
+    each = F.softplus(student[:, None, :] - student[:, :, None]).masked_fill(~pairs, 0.0)
+    return each.sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
+
+
+def list_mle(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    r"""
+    Negative log-likelihood of the teacher's order under Plackett and Luce's model, divided by the list's length.
+
+    $$L = -\frac1n \sum_{i=1}^{n} \log \frac{e^{s_{\pi(i)}}}{\sum_{k=i}^{n} e^{s_{\pi(k)}}}$$
+
+    where $\pi$ sorts the teacher's scores, best first (Xia et al. 2008; the paper does not divide). Equal scores keep
+    the order of the list.
+
+    :param student:
+        `[B, N]` student scores.
+    :param teacher:
+        `[B, N]` scores, or negated ranks: only their order counts. NaN marks a missing score.
+    :param mask:
+        `[B, N]` bool, what takes part.
+    :returns:
+        `[B]`; 0 where fewer than two entries take part.
+    """
+    mask = mask & ~teacher.isnan()
+    order = teacher.masked_fill(~mask, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    sorted_mask = mask.gather(-1, order)
+    low = torch.finfo(student.dtype).min
+    scores = student.gather(-1, order).masked_fill(~sorted_mask, low)
+    rest = scores.flip(-1).logcumsumexp(-1).flip(-1)
+    each = (rest - scores).masked_fill(~sorted_mask, 0.0)
+    return each.sum(-1) / mask.sum(-1).clamp(min=1)
+
+
 def alignment(student: Tensor, teacher: Tensor, *, distance: str = "cosine") -> Tensor:
     r"""
     Distance between student and teacher vectors of the same texts.

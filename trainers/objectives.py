@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The objectives that most recipes share; a method's own stand in `methods/`."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,33 +30,70 @@ class Contrastive(Objective):
     def __init__(self, *, scope: Literal["list", "in_batch"] = "in_batch", temperature: float = 1.0) -> None:
         super().__init__()
         self.scope = _one_of("scope", scope, ("list", "in_batch"))
+        self.needs_vectors = scope == "in_batch"
         self.temperature = temperature
 
-    def forward(self, out: Encoded, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
+    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
         """One value a query; queries without a positive do not count."""
         if self.scope == "list":
             scores, positive, mask = out.list_scores(batch), batch.labels == 1, batch.mask
         else:
             scores, positive = out.in_batch_scores(), in_list(batch, (batch.labels == 1) & batch.mask)
             mask = positive | ~batch.known_positive
-        return {"contrastive": (losses.contrastive(scores / self.temperature, positive, mask), batch.has_positive)}
+        temperature = self.temperature if ctx.temperature is None else ctx.temperature
+        return {"contrastive": (losses.contrastive(scores / temperature, positive, mask), batch.has_positive)}
 
 
-class ListwiseKL(Objective):
+class TeacherObjective(Objective):
+    """
+    What objectives over a teacher's scores share.
+
+    :param teacher:
+        Name of the teacher: one that scores lists, or one that gives vectors.
+    :param teacher_scale:
+        Factor on the similarities of a teacher that gives vectors; by default the student's scale for cosines (20 if
+        the student's own scores are no cosines), 1 for dot products.
+    """
+
+    def __init__(self, *, teacher: str, teacher_scale: float | None = None) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.teacher_scale = teacher_scale
+        self._teacher_similarity = "cosine"
+
+    def bind(self, spec: Spec) -> None:
+        """Note how a teacher that gives vectors compares them; one that gives scores has no such thing."""
+        self._teacher_similarity = spec.teacher_similarities.get(str(self.teacher), "cosine")
+
+    def in_batch_teacher(self, out: Any, batch: CandidateBatch) -> Tensor:
+        """`[B, U]` similarities of a teacher that gives vectors."""
+        queries, documents = batch.teacher_vectors[str(self.teacher)]
+        default = out.cosine_scale if self._teacher_similarity == "cosine" else 1.0
+        scale = default if self.teacher_scale is None else self.teacher_scale
+        return similarities(queries, documents, self._teacher_similarity) * scale
+
+    def list_teacher(self, out: Any, batch: CandidateBatch) -> Tensor:
+        """`[B, N]` scores of a teacher, NaN where missing."""
+        if self.teacher in batch.teacher_scores:
+            return batch.teacher_scores[self.teacher]
+        return self.in_batch_teacher(out, batch).gather(1, batch.index)
+
+
+class ListwiseKL(TeacherObjective):
     """
     Divergence from a teacher's scores over each query's list (see `losses.listwise_kl`).
 
     :param teacher:
         Name of the teacher.
     :param student_temperature:
-        Divides the student's scaled scores.
+        Divides the student's scaled scores. A stage's `temperature` takes the place of both.
     :param teacher_temperature:
-        Divides the teacher's scores; by default the student's temperature.
+        Divides the teacher's scores; by default the student's temperature. Scores that were squeezed between 0 and 1
+        want one well below 1.
     :param tau_squared:
         Multiply by the squared student temperature.
     :param teacher_scale:
-        Factor on the similarities of a teacher that gives vectors; by default the student's scale for cosines, 1 for
-        dot products.
+        As in `TeacherObjective`.
     """
 
     needs_lists = True
@@ -70,43 +107,25 @@ class ListwiseKL(Objective):
         tau_squared: bool = True,
         teacher_scale: float | None = None,
     ) -> None:
-        super().__init__()
-        self.teacher = teacher
+        super().__init__(teacher=teacher, teacher_scale=teacher_scale)
         self.student_temperature = student_temperature
         self.teacher_temperature = student_temperature if teacher_temperature is None else teacher_temperature
         self.tau_squared = tau_squared
-        self.teacher_scale = teacher_scale
-        self._teacher_similarity = "cosine"
 
-    def bind(self, spec: Spec) -> None:
-        """Note how a teacher that gives vectors compares them; one that gives scores has no such thing."""
-        self._teacher_similarity = spec.teacher_similarities.get(str(self.teacher), "cosine")
-
-    def _kl(self, student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _kl(self, student: Tensor, teacher: Tensor, mask: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
         values = losses.listwise_kl(
             student,
             teacher,
             mask,
-            student_temperature=self.student_temperature,
-            teacher_temperature=self.teacher_temperature,
+            student_temperature=self.student_temperature if ctx.temperature is None else ctx.temperature,
+            teacher_temperature=self.teacher_temperature if ctx.temperature is None else ctx.temperature,
             tau_squared=self.tau_squared,
         )
-        return values, (mask & ~teacher.isnan()).sum(-1) > 1
+        return values, _scored(teacher, mask).sum(-1) > 1
 
-    def _in_batch_teacher(self, out: Encoded, batch: CandidateBatch) -> Tensor:
-        queries, documents = batch.teacher_vectors[str(self.teacher)]
-        # Cosines need the student's scale to tell documents apart; dot products have their own.
-        default = out.scale if self._teacher_similarity == "cosine" else 1.0
-        scale = default if self.teacher_scale is None else self.teacher_scale
-        return similarities(queries, documents, self._teacher_similarity) * scale
-
-    def forward(self, out: Encoded, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
+    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
         """One value a query; lists with fewer than two scores do not count."""
-        if self.teacher in batch.teacher_scores:
-            teacher = batch.teacher_scores[self.teacher]
-        else:
-            teacher = self._in_batch_teacher(out, batch).gather(1, batch.index)
-        return {"listwise_kl": self._kl(out.list_scores(batch), teacher, batch.mask)}
+        return {"listwise_kl": self._kl(out.list_scores(batch), self.list_teacher(out, batch), batch.mask, ctx)}
 
 
 class InBatchKL(ListwiseKL):
@@ -117,11 +136,63 @@ class InBatchKL(ListwiseKL):
     """
 
     needs_lists = False
+    needs_vectors = True
 
-    def forward(self, out: Encoded, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
+    def forward(self, out: Encoded, batch: CandidateBatch, ctx: Context) -> Terms:
         """One value a query."""
-        student, teacher = out.in_batch_scores(), self._in_batch_teacher(out, batch)
-        return {"in_batch_kl": self._kl(student, teacher, torch.ones_like(student, dtype=torch.bool))}
+        student, teacher = out.in_batch_scores(), self.in_batch_teacher(out, batch)
+        return {"in_batch_kl": self._kl(student, teacher, torch.ones_like(student, dtype=torch.bool), ctx)}
+
+
+class MarginMSE(TeacherObjective):
+    """
+    Squared difference of the student's and a teacher's margins between positives and negatives (`losses.margin_mse`).
+
+    The teacher's scores must be raw: margins of probabilities are squashed. Parameters as in `TeacherObjective`.
+    """
+
+    needs_positives = True
+    needs_lists = True
+
+    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
+        """One value a query; lists without a scored positive and negative do not count."""
+        student, teacher = out.list_scores(batch), self.list_teacher(out, batch)
+        positive, scored = batch.labels == 1, _scored(teacher, batch.mask)
+        valid = (scored & positive).any(-1) & (scored & ~positive).any(-1)
+        return {"margin_mse": (losses.margin_mse(student, teacher, positive, batch.mask), valid)}
+
+
+class RankNet(TeacherObjective):
+    """
+    Pairwise logistic loss on the teacher's order (`losses.rank_net`); scores or mere ranks will do.
+
+    Parameters as in `TeacherObjective`.
+    """
+
+    needs_lists = True
+    takes_ranks = True
+
+    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
+        """One value a query; lists that the teacher does not order do not count."""
+        student, teacher = out.list_scores(batch), self.list_teacher(out, batch)
+        valid = losses.ordered_pairs(teacher, batch.mask).any(-1).any(-1)
+        return {"rank_net": (losses.rank_net(student, teacher, batch.mask), valid)}
+
+
+class ListMLE(TeacherObjective):
+    """
+    Likelihood of the teacher's order (`losses.list_mle`); scores or mere ranks will do.
+
+    Parameters as in `TeacherObjective`.
+    """
+
+    needs_lists = True
+    takes_ranks = True
+
+    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
+        """One value a query; lists with fewer than two scores do not count."""
+        student, teacher = out.list_scores(batch), self.list_teacher(out, batch)
+        return {"list_mle": (losses.list_mle(student, teacher, batch.mask), _scored(teacher, batch.mask).sum(-1) > 1)}
 
 
 class Alignment(Objective):
@@ -135,6 +206,8 @@ class Alignment(Objective):
     :param projection:
         Learn a linear map from the student's to the teacher's dimension. It is left out of the exported student.
     """
+
+    needs_vectors = True
 
     def __init__(
         self, *, teacher: str, distance: Literal["cosine", "l2", "mse"] = "cosine", projection: bool = False
@@ -176,6 +249,10 @@ def in_list(batch: CandidateBatch, chosen: Tensor) -> Tensor:
     """`[B, U]` bool from `[B, N]` bool: the documents that a query's list chose."""
     found = torch.zeros_like(batch.known_positive, dtype=torch.int32)
     return found.scatter_add_(1, batch.index, chosen.to(torch.int32)) > 0
+
+
+def _scored(teacher: Tensor, mask: Tensor) -> Tensor:
+    return mask & ~teacher.isnan()
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:

@@ -24,9 +24,10 @@ RECIPES = Path(__file__).parent / "recipes"
 # Haystack's own list without `builtins`, `typing` and `collections`, of which nothing belongs into a recipe.
 TRUSTED = ("retort", "haystack", "haystack_integrations", "haystack_experimental")
 
-Role = Literal["student", "teacher", "miner", "objective"]
+Role = Literal["student", "teacher", "miner", "objective", "temperature"]
 _LEAST = {
-    "batch_size": 1, "log_every": 1, "checkpoint_every": 1, "keep_checkpoints": 1, "dev_queries": 1, "dev_documents": 1,
+    "batch_size": 1, "accumulation": 1, "dev_depth": 1,
+    "log_every": 1, "checkpoint_every": 1, "keep_checkpoints": 1, "dev_queries": 1, "dev_documents": 1,
     "evaluate_every": 0, "patience": 0, "clip": 0, "weight_decay": 0,
 }  # fmt: skip
 
@@ -76,13 +77,19 @@ class TrainingSection:
     How to train, for all stages.
 
     :param batch_size:
-        Queries (or texts) a step, over all processes.
+        Queries (or texts) a step, over all processes and accumulation steps.
+    :param accumulation:
+        Parts into which a step's batch is cut, one after the other, to save memory. In-batch negatives come from the
+        part.
+    :param cache_gradients:
+        Hold one chunk's activations at a time and compute them once more for the backward pass: memory no longer
+        grows with the batch, and in-batch negatives still come from all of it.
     :param seed:
         Seed of every order, draw and dropout.
     :param precision:
         `no` (float32), `bf16` (autocast), or `auto`: bf16 where the hardware has it.
     :param scale:
-        Factor on the student's similarities; by default 20 for cosine and 1 for dot products.
+        Factor on the student's scores; by default 20 for cosines, 1 for dot products and a ranker's logits.
     :param weight_decay:
         AdamW's, on matrices only.
     :param warmup:
@@ -105,9 +112,15 @@ class TrainingSection:
         Queries of the fixed dev sample.
     :param dev_documents:
         Documents of the fixed dev sample.
+    :param dev_depth:
+        For rankers: how many documents of BM25's each query of the sample has ranked.
+    :param trackers:
+        What logs besides `log.jsonl`: names that Accelerate knows, such as `tensorboard`.
     """
 
     batch_size: int = 32
+    accumulation: int = 1
+    cache_gradients: bool = False
     seed: int = 0
     precision: Literal["no", "bf16", "auto"] = "no"
     scale: float | None = None
@@ -122,6 +135,8 @@ class TrainingSection:
     log_every: int = 10
     dev_queries: int = 200
     dev_documents: int = 2000
+    dev_depth: int = 20
+    trackers: list[str] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -164,6 +179,8 @@ class Stage:
         Highest learning rate.
     :param steps:
         Optimiser steps.
+    :param temperature:
+        Divides the scores of all objectives that have a softmax, in place of their own temperatures.
     """
 
     name: str
@@ -173,9 +190,9 @@ class Stage:
     batches: Literal["lists", "texts"] = "lists"
     teacher: str | None = None
     candidates: CandidatesSection | None = None
+    temperature: Component | None = None
     # Part of format 1; nothing fills these roles yet, so anything but null is refused.
     selector: None = None
-    temperature: None = None
     weighting: None = None
     refresh: None = None
     anchor: None = None
@@ -259,7 +276,7 @@ class Recipe:
         Train by this recipe.
 
         :param data:
-            BEIR folder.
+            A BEIR folder, or training data as `retort.trainers.data.read` reads it.
         :param out:
             Run folder to write.
         :param resume:
@@ -353,6 +370,7 @@ class Recipe:
         specs |= {
             f"stages.{i}.objectives.{j}": o for i, s in enumerate(self.stages) for j, o in enumerate(s.objectives)
         }
+        specs |= {f"stages.{i}.temperature": s.temperature for i, s in enumerate(self.stages) if s.temperature}
         for where, spec in specs.items():
             _refuse_untrusted(spec.type, f"{where}.type", self.allow)
 
@@ -399,8 +417,16 @@ def _fits(made: Any, role: Role) -> bool:
     if role == "student":
         # Our own ways to start one; anything in a module that the user allowed.
         return not made.__module__.startswith("retort.") or made.__module__ == "retort.students.create"
-    methods = {"teacher": ("encode", "key"), "miner": ("mine", "key"), "objective": ("forward", "bind")}
-    return inspect.isclass(made) and all(hasattr(made, method) for method in methods[role])
+    if role == "temperature":
+        from retort.trainers.distiller import Temperature
+
+        return inspect.isclass(made) and issubclass(made, Temperature)
+    ways = {
+        "teacher": [("encode", "key"), ("score", "key")],
+        "miner": [("mine", "key")],
+        "objective": [("forward", "bind")],
+    }
+    return inspect.isclass(made) and any(all(hasattr(made, method) for method in way) for way in ways[role])
 
 
 def _refuse_untrusted(path: str, where: str, allow: Sequence[str]) -> None:
@@ -503,6 +529,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return {key: _convert(options[1], inner, f"{where}.{key}") for key, inner in value.items()}
     if hasattr(hint, "__dataclass_fields__"):
         return _build(hint, value, where)
+    if hint is bool and isinstance(value, bool):
+        return value
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 5e-5 as a string

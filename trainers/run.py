@@ -9,7 +9,7 @@ import copy
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,10 @@ from filelock import FileLock, Timeout
 from retort.students.encoding import encode_numpy
 from retort.students.files import replace_file, write_json
 from retort.students.hashing import fingerprint_of, hash_text
+from retort.students.ranker import Ranker
+from retort.students.scoring import is_ranker, score_numpy
 from retort.students.student import Student, build_manifest, save_student
-from retort.trainers.candidates.batches import ListBatches, TextBatches, rng_for
+from retort.trainers.candidates.batches import ListBatches, TextBatches
 from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.candidates.dense import search_vectors
 from retort.trainers.candidates.lists import CandidateLists, build_lists
@@ -31,19 +33,29 @@ from retort.trainers.candidates.workbench import Miner, Workbench
 from retort.trainers.checkpoints import list_checkpoints
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import RetrievalData, TextStore
-from retort.trainers.distiller import Distiller, Objective, Spec
+from retort.trainers.distiller import COSINE_SCALE, Distiller, Objective, Spec
 from retort.trainers.errors import DataError, RecipeError
 from retort.trainers.evaluation.metrics import mean, per_query
-from retort.trainers.evaluation.rank import Evaluation, evaluate_model, evaluate_vectors
+from retort.trainers.evaluation.rank import (
+    Evaluation,
+    evaluate_model,
+    evaluate_ranker,
+    evaluate_rows,
+    evaluate_vectors,
+    rankings,
+    rerank,
+)
 from retort.trainers.loop import BatchSource, Loop, make_accelerator
+from retort.trainers.objectives import TeacherObjective
+from retort.trainers.ranks import Ranks
 from retort.trainers.recipe import DataSection, Recipe, Stage, TrainingSection
+from retort.trainers.rng import rng_for
+from retort.trainers.teachers import AnyTeacher, ScoreTeacher
 from retort.trainers.teachers.vector_cache import cache_root
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from sentence_transformers import SentenceTransformer
-
-    from retort.trainers.teachers import VectorTeacher
+    from sentence_transformers import CrossEncoder, SentenceTransformer
 
 logger = logging.getLogger(__name__)
 
@@ -73,24 +85,35 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
     refuse_other_run(recipe, out, resume=resume)
     if (out / "metrics.json").is_file():
         return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    accelerator = make_accelerator()
+    accelerator = make_accelerator(recipe.training, out)
     torch.manual_seed(recipe.training.seed)  # weights that objectives create
     student = recipe.create(recipe.student, "student", "student", seed=recipe.training.seed)
     trunk = fingerprint_of(student)
-    teachers: dict[str, VectorTeacher] = {
-        name: recipe.create(spec, "teacher", f"teachers.{name}", allowed_modules=recipe.allow or None)
+    allowed = recipe.allow or None
+    teachers: dict[str, AnyTeacher] = {
+        name: recipe.create(spec, "teacher", f"teachers.{name}", allowed_modules=allowed)
         for name, spec in recipe.teachers.items()
     }
     bench = Workbench(train, teachers, cache_root(out), student)
-    miners = {name: recipe.create(spec, "miner", f"candidates.{name}") for name, spec in recipe.candidates.items()}
+    miners = {
+        name: recipe.create(spec, "miner", f"candidates.{name}", allowed_modules=allowed)
+        for name, spec in recipe.candidates.items()
+    }
     for name, miner in miners.items():
         _checked(f"candidates.{name}", miner.key, bench)
     distiller = build_distiller(recipe, student, teachers)
-    with _only_writer(out):
+    ranks = Ranks(accelerator)
+    ranks.wait()  # nobody writes before all have looked
+    with _only_writer(out) if ranks.is_first else nullcontext():
         # Only now: a recipe that fails above leaves no run behind.
-        with replace_file(out / "recipe.yaml") as aside:
-            aside.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
-        return _train(recipe, out, bench, miners, distiller, dev, accelerator, trunk)
+        if ranks.is_first:
+            with replace_file(out / "recipe.yaml") as aside:
+                text = yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
+                aside.write_text(text, encoding="utf-8")
+        accelerator.init_trackers("trackers")
+        metrics = _train(recipe, out, bench, miners, distiller, dev, accelerator, trunk)
+        accelerator.end_training()
+        return metrics
 
 
 def _train(
@@ -104,33 +127,42 @@ def _train(
     trunk: str,
 ) -> dict[str, Any]:
     student = distiller.student
+    ranks = Ranks(accelerator)
+
+    def opened(stage: Stage) -> BatchSource:
+        # The first rank mines and asks teachers; the others then find everything in the cache.
+        with ranks.first():
+            return open_stage(recipe, stage, bench, miners, distiller, out)
+
     loop = Loop(
         distiller,
         recipe.stages,
         recipe.training,
         out,
-        open_stage=lambda stage: open_stage(recipe, stage, bench, miners, out),
+        open_stage=opened,
         evaluate=dev_sampler(dev, student, recipe.training),
         accelerator=accelerator,
     )
     checkpoints = list_checkpoints(out / "checkpoints")
     progress = loop.run(checkpoints[-1] if checkpoints else None)
-    metrics, evaluation = final_metrics(student, dev, bench, vars(progress))
-    save_student(
-        student,
-        out / "student",
-        recipe=recipe.name,
-        teachers=[
-            {"name": name, "key": teacher.key, **asdict(recipe.teachers[name])}
-            for name, teacher in bench.teachers.items()
-        ],
-        data={"name": bench.data.name, "hash": recipe.data.hash},
-        metrics=metrics["dev"]["student"],
-        parents=[trunk],
-    )
-    _write_rankings(out, recipe.data.dev, evaluation)
-    write_json(out / "metrics.json", metrics)
-    return metrics
+    metrics: dict[str, Any] = {}
+    if ranks.is_first:
+        metrics, evaluation = final_metrics(student, dev, bench, recipe.training, vars(progress))
+        save_student(
+            student,
+            out / "student",
+            recipe=recipe.name,
+            teachers=[
+                {"name": name, "key": teacher.key, **asdict(recipe.teachers[name])}
+                for name, teacher in bench.teachers.items()
+            ],
+            data={"name": bench.data.name, "hash": recipe.data.hash},
+            metrics=metrics["dev"]["student"],
+            parents=[trunk],
+        )
+        _write_rankings(out, recipe.data.dev, evaluation)
+        write_json(out / "metrics.json", metrics)
+    return ranks.agreed(metrics)
 
 
 def read_train_and_dev(folder: Path, section: DataSection) -> tuple[RetrievalData, RetrievalData]:
@@ -160,61 +192,108 @@ def read_train_and_dev(folder: Path, section: DataSection) -> tuple[RetrievalDat
     return train, dev
 
 
-def build_distiller(recipe: Recipe, student: SentenceTransformer, teachers: dict[str, VectorTeacher]) -> Distiller:
+def build_distiller(
+    recipe: Recipe, student: SentenceTransformer | CrossEncoder, teachers: dict[str, AnyTeacher]
+) -> Distiller:
     """Create the objectives of all stages and the distiller around them."""
+    ranker = is_ranker(student)
     objectives: dict[str, list[tuple[Objective, float]]] = {}
     for i, stage in enumerate(recipe.stages):
         objectives[stage.name] = []
         for j, spec in enumerate(stage.objectives):
             where = f"stages.{i}.objectives.{j}"
-            objective = recipe.create(spec, "objective", where, teacher=stage.teacher)
+            objective: Objective = recipe.create(spec, "objective", where, teacher=stage.teacher)
             if objective.needs_lists and stage.batches == "texts":
                 msg = f"{where}: {spec.type} needs candidate lists; the stage's batches are mere texts."
+                raise RecipeError(msg)
+            if objective.needs_vectors and ranker:
+                msg = f"{where}: {spec.type} compares vectors, and the student is a ranker, which has none."
+                raise RecipeError(msg)
+            teacher = teachers.get(str(objective.teacher))
+            if isinstance(teacher, ScoreTeacher) and not isinstance(objective, TeacherObjective):
+                msg = f"{where}: {spec.type} needs vectors, and teacher {objective.teacher!r} scores lists."
                 raise RecipeError(msg)
             objectives[stage.name].append((objective, spec.weight))
     used = sorted({o.teacher for pairs in objectives.values() for o, _ in pairs if o.teacher is not None})
     for name in used:
         _checked(f"teachers.{name}", getattr, teachers[name], "key")
+    vectors = {name: t for name in used if not isinstance(t := teachers[name], ScoreTeacher)}
     bound = Spec(
-        student_dim=int(student.get_embedding_dimension() or 0),
-        teacher_dims={name: teachers[name].dim for name in used},
-        teacher_similarities={name: teachers[name].similarity for name in used},
+        student_dim=0 if is_ranker(student) else int(student.get_embedding_dimension() or 0),
+        teacher_dims={name: teacher.dim for name, teacher in vectors.items()},
+        teacher_similarities={name: teacher.similarity for name, teacher in vectors.items()},
     )
-    scale = recipe.training.scale
-    if scale is None:
-        scale = 20.0 if student.similarity_fn_name == "cosine" else 1.0
-    if student.similarity_fn_name not in {"cosine", "dot"}:
+    if not ranker and student.similarity_fn_name not in {"cosine", "dot"}:
         msg = f"student: its similarity is {student.similarity_fn_name!r}; set similarity_fn_name to cosine or dot."
         raise RecipeError(msg)
+    scale = recipe.training.scale
+    if scale is None:
+        scale = COSINE_SCALE if not ranker and student.similarity_fn_name == "cosine" else 1.0
+    temperatures = {
+        stage.name: recipe.create(stage.temperature, "temperature", f"stages.{i}.temperature")
+        for i, stage in enumerate(recipe.stages)
+        if stage.temperature is not None
+    }
     try:
-        return Distiller(student, objectives, bound, scale=scale, tokens_per_chunk=recipe.training.tokens_per_chunk)
+        return Distiller(
+            student,
+            objectives,
+            bound,
+            scale=scale,
+            temperatures=temperatures,
+            tokens_per_chunk=recipe.training.tokens_per_chunk,
+            cache_gradients=recipe.training.cache_gradients,
+        )
     except ValueError as error:
         msg = f"objectives: {error}"
         raise RecipeError(msg) from error
 
 
-def open_stage(recipe: Recipe, stage: Stage, bench: Workbench, miners: dict[str, Miner], out: Path) -> BatchSource:
-    """Make a stage's candidate lists, or read those it began with, and give its batches."""
+def open_stage(
+    recipe: Recipe, stage: Stage, bench: Workbench, miners: dict[str, Miner], distiller: Distiller, out: Path
+) -> BatchSource:
+    """Make a stage's candidate lists and have them scored, or read those it began with, and give its batches."""
     number = next(i for i, other in enumerate(recipe.stages) if other.name == stage.name)
-    seed = f"{recipe.training.seed} {number}"
-    declared = {spec.init_parameters.get("teacher", stage.teacher) for spec in stage.objectives}
-    names = sorted(name for name in declared if name is not None)
-    size = recipe.training.batch_size
-    if stage.batches == "texts" or stage.candidates is None:
-        return TextBatches(bench, batch_size=size, vector_teachers=names, seed=seed)
+    objectives = distiller.objectives_of(stage.name)
+    names = sorted({o.teacher for o in objectives if o.teacher is not None})
+    scorers = [name for name in names if isinstance(bench.teachers[name], ScoreTeacher)]
+    vectors = [name for name in names if name not in scorers]
+    seed, size = f"{recipe.training.seed} {number}", recipe.training.batch_size
+    section = stage.candidates
+    if stage.batches == "texts" or section is None:
+        return TextBatches(bench, batch_size=size, vector_teachers=vectors, seed=seed)
+
+    def batches(lists: CandidateLists) -> ListBatches:
+        return ListBatches(
+            bench,
+            lists,
+            batch_size=size,
+            negatives=section.negatives,
+            order=section.order,
+            positives=section.positives,
+            vector_teachers=vectors,
+            seed=seed,
+        )
+
     path = out / "candidates" / f"{stage.name}.parquet"
     if not path.is_file():
-        build_lists(bench, {name: miners[name] for name in stage.candidates.sources}).save(path, bench.data)
-    return ListBatches(
-        bench,
-        CandidateLists.load(path, bench.data),  # read back even when new: a resumed run sees the same
-        batch_size=size,
-        negatives=stage.candidates.negatives,
-        order=stage.candidates.order,
-        positives=stage.candidates.positives,
-        vector_teachers=names,
-        seed=seed,
-    )
+        lists = build_lists(bench, {name: miners[name] for name in section.sources})
+        used = batches(lists).used(stage.steps) if scorers else np.zeros(0)
+        for name in scorers:
+            lists.scores[name] = bench.scores(name, lists, used)
+            _refuse_ranks(stage, name, bench.kinds[name], objectives)
+        lists.save(path, bench.data)
+    return batches(CandidateLists.load(path, bench.data))  # read back even when new: a resumed run sees the same
+
+
+def _refuse_ranks(stage: Stage, name: str, kind: str, objectives: list[Any]) -> None:
+    needy = [type(o).__name__ for o in objectives if o.teacher == name and not o.takes_ranks]
+    if kind == "ranks" and needy:
+        msg = (
+            f"stage {stage.name}: teacher {name!r} gives an order without scores, and {', '.join(needy)} needs scores. "
+            "Use RankNet or ListMLE."
+        )
+        raise RecipeError(msg)
 
 
 def dev_sample(dev: RetrievalData, training: TrainingSection) -> RetrievalData:
@@ -237,32 +316,63 @@ def dev_sample(dev: RetrievalData, training: TrainingSection) -> RetrievalData:
     return RetrievalData(dev.name, dev.corpus.select(sorted(rows)), sample.queries, sample.qrels)
 
 
-def dev_sampler(dev: RetrievalData, model: SentenceTransformer, training: TrainingSection) -> Callable[[], float]:
+def dev_sampler(
+    dev: RetrievalData, model: SentenceTransformer | CrossEncoder, training: TrainingSection
+) -> Callable[[], float]:
     """Return a function that gives the model's nDCG@10 on the dev sample."""
+    if is_ranker(model):
+        sample, candidates = ranker_sample(dev, training)
+
+        def reranked() -> float:
+            rows = rerank(sample, candidates, lambda pairs: score_numpy(model, pairs))
+            return mean(per_query(rankings(sample, rows), sample.qrels))["ndcg@10"]
+
+        return reranked
     sample = dev_sample(dev, training)
 
     def score() -> float:
         documents = encode_numpy(model, sample.corpus.texts, "document")
         queries = encode_numpy(model, sample.queries.texts, "query")
         rows, _ = search_vectors(queries, documents, 10, similarity=model.similarity_fn_name)
-        ids = sample.corpus.ids
-        rankings = {q: [ids[r] for r in found] for q, found in zip(sample.queries.ids, rows, strict=True)}
-        return mean(per_query(rankings, sample.qrels))["ndcg@10"]
+        return mean(per_query(rankings(sample, rows), sample.qrels))["ndcg@10"]
 
     return score
 
 
+def ranker_sample(dev: RetrievalData, training: TrainingSection) -> tuple[RetrievalData, np.ndarray]:
+    """Draw the fixed dev sample of a ranker: queries, and BM25's first documents of the full corpus for each."""
+    order = rng_for("dev sample", dev.queries.hash).permutation(len(dev.queries))[: training.dev_queries]
+    sample = _subset(dev, np.sort(order))
+    return sample, BM25(dev.corpus.texts).search(sample.queries.texts, training.dev_depth)[0]
+
+
 def final_metrics(
-    student: SentenceTransformer, dev: RetrievalData, bench: Workbench, progress: dict[str, Any]
+    student: SentenceTransformer | CrossEncoder,
+    dev: RetrievalData,
+    bench: Workbench,
+    training: TrainingSection,
+    progress: dict[str, Any],
 ) -> tuple[dict[str, Any], Evaluation]:
-    """Rank the full corpus for all dev queries with the student and each teacher."""
+    """
+    Measure the student and its teachers.
+
+    A bi-encoder, and each teacher that gives vectors, ranks the full corpus for all dev queries. A ranker ranks
+    BM25's first documents for the dev sample, beside BM25 itself: all dev queries would take too long.
+    """
+    if is_ranker(student):
+        sample, candidates = ranker_sample(dev, training)
+        evaluation = evaluate_ranker(Ranker(student, build_manifest(student), "student"), sample, candidates)
+        bm25 = evaluate_rows("bm25", sample, candidates)
+        dev_metrics = {"student": evaluation.metrics, "teachers": {}, "candidates": {"bm25": bm25.metrics}}
+        return {"dev": dev_metrics, "training": progress}, evaluation
     loaded = Student(student, build_manifest(student), "student")
     evaluation = evaluate_model(loaded, dev)
     teachers = {}
     for name, teacher in bench.teachers.items():
-        queries = bench.teacher_cache(name, "query", dev.queries).gather(dev.queries.item_ids)
-        documents = bench.teacher_cache(name, "document", dev.corpus).gather(dev.corpus.item_ids)
-        teachers[name] = evaluate_vectors(name, dev, queries, documents, teacher.similarity).metrics
+        if not isinstance(teacher, ScoreTeacher):
+            queries = bench.teacher_cache(name, "query", dev.queries).gather(dev.queries.item_ids)
+            documents = bench.teacher_cache(name, "document", dev.corpus).gather(dev.corpus.item_ids)
+            teachers[name] = evaluate_vectors(name, dev, queries, documents, teacher.similarity).metrics
     return {"dev": {"student": evaluation.metrics, "teachers": teachers}, "training": progress}, evaluation
 
 

@@ -12,7 +12,7 @@ from haystack import Document, component
 from haystack.utils import ComponentDevice, Secret
 from tqdm import tqdm
 
-from retort.students import SPACE_STAMP, STUDENT_STAMP, StudentHandle
+from retort.students import SPACE_STAMP, STUDENT_STAMP, Student, StudentHandle, document_string
 
 
 @component
@@ -87,6 +87,7 @@ class StudentDocumentEmbedder:
         self.local_files_only = local_files_only
         self.trust_remote_code = trust_remote_code
         self._handle = StudentHandle(
+            Student,
             model,
             device=device.to_torch_str() if device else None,
             precision=precision,
@@ -120,7 +121,8 @@ class StudentDocumentEmbedder:
             msg = "StudentDocumentEmbedder expects a list of Documents. To embed a query, use the StudentTextEmbedder."
             raise TypeError(msg)
         student = self._handle.student
-        texts = [self._text(d) for d in documents]
+        fields, separator = self.meta_fields_to_embed, self.embedding_separator
+        texts = [document_string(d.content, d.meta, fields, separator) for d in documents]
         quiet = not self.progress_bar or not sys.stderr.isatty()
         with tqdm(total=len(texts), desc="embedding documents", disable=quiet, leave=False) as bar:
             vectors = student.encode_document(texts, progress=bar.update)[:, : self.truncate_dim]
@@ -143,8 +145,3 @@ class StudentDocumentEmbedder:
             As `run`.
         """
         return await asyncio.to_thread(self.run, documents=documents)
-
-    def _text(self, document: Document) -> str:
-        names = ["title"] if self.meta_fields_to_embed is None else self.meta_fields_to_embed
-        parts = [str(document.meta[n]) for n in names if document.meta.get(n) is not None]
-        return self.embedding_separator.join([*parts, document.content or ""]).strip()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from haystack import component
 from haystack.utils import ComponentDevice, Secret
 
-from retort.students import StudentHandle
+from retort.students import Student, StudentHandle
 
 
 @component
@@ -72,6 +72,7 @@ class StudentTextEmbedder:
         self.local_files_only = local_files_only
         self.trust_remote_code = trust_remote_code
         self._handle = StudentHandle(
+            Student,
             model,
             device=device.to_torch_str() if device else None,
             precision=precision,

@@ -11,7 +11,7 @@ from haystack import Document, ExtractedAnswer, component
 from haystack.utils import ComponentDevice, Secret
 
 from haystack_integrations.components.readers.retort.sentences import sentence_spans
-from retort.students import StudentHandle
+from retort.students import Student, StudentHandle
 
 
 @component
@@ -97,6 +97,7 @@ class ExtractiveAnswerer:
         self.local_files_only = local_files_only
         self.trust_remote_code = trust_remote_code
         self._handle = StudentHandle(
+            Student,
             model,
             device=device.to_torch_str() if device else None,
             precision=precision,

@@ -9,7 +9,10 @@ from typing import Any
 
 from haystack import Document, component
 from haystack.document_stores.types import FilterPolicy, apply_filter_policy
+from qdrant_client.http.models import Filter
 
+from haystack_integrations.components.retrievers.retort.qdrant_server import ServerIndex, search_params
+from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.students import SPACE_STAMP, STUDENT_STAMP, read_space
 
@@ -24,6 +27,9 @@ class SpaceMismatchError(ValueError):
 class StudentRetriever:
     """
     Finds the documents nearest to a query's embedding.
+
+    It searches a folder (`QdrantEdgeDocumentStore`) or a Qdrant server (qdrant-haystack's `QdrantDocumentStore`), and
+    gives the raw similarity as score from both.
 
     Vectors of two models can have one dimension and mean nothing to each other. `StudentDocumentEmbedder` stamps
     every document with its model's space; this retriever compares the stamps of what it found with the space of the
@@ -43,14 +49,17 @@ class StudentRetriever:
     def __init__(
         self,
         *,
-        document_store: QdrantEdgeDocumentStore,
+        document_store: QdrantEdgeDocumentStore | QdrantDocumentStore,
         top_k: int = 10,
-        filters: dict[str, Any] | None = None,
+        filters: dict[str, Any] | Filter | None = None,
         filter_policy: str | FilterPolicy = FilterPolicy.REPLACE,
         score_threshold: float | None = None,
         return_embedding: bool = False,
         hnsw_ef: int | None = None,
         exact: bool | None = None,
+        rescore: bool | None = None,
+        oversampling: float | None = None,
+        ignore_quantization: bool | None = None,
         student: str | None = None,
         allow_unstamped: bool = False,
     ) -> None:
@@ -62,7 +71,7 @@ class StudentRetriever:
         :param top_k:
             Documents to return, at most.
         :param filters:
-            Haystack filters.
+            Haystack filters; for a server also native ones, which YAML cannot hold.
         :param filter_policy:
             Whether filters given to `run` replace these or are merged with them.
         :param score_threshold:
@@ -73,20 +82,49 @@ class StudentRetriever:
             Width of the graph search: larger finds more of the true neighbours, and is slower.
         :param exact:
             Search without the graph.
+        :param rescore:
+            Where the server quantises embeddings: score what they found once more, by the original ones.
+        :param oversampling:
+            Where the server quantises embeddings: find so many times `top_k` by them, of which rescoring chooses.
+        :param ignore_quantization:
+            Where the server quantises embeddings: search by the original ones.
         :param student:
             Model that embeds the queries, for pipelines where `space` is not connected.
         :param allow_unstamped:
             Answer from an index whose documents carry no stamp, embedded by something else than
             `StudentDocumentEmbedder`.
         :raises ValueError:
-            If `top_k` is not above 0, or the store is of another kind.
+            If `top_k` is not above 0, `oversampling` is below 1, the store is of another kind, or it is a folder and a
+            parameter of quantised embeddings is given.
         """
-        if not isinstance(document_store, QdrantEdgeDocumentStore):
-            msg = f"document_store must be a QdrantEdgeDocumentStore, not a {type(document_store).__name__}."
-            raise ValueError(msg)
         if top_k <= 0:
             msg = f"top_k must be above 0; it is {top_k}."
             raise ValueError(msg)
+        if oversampling is not None and oversampling < 1:
+            msg = f"oversampling must be 1 or more; it is {oversampling}."
+            raise ValueError(msg)
+        self._index: QdrantEdgeDocumentStore | ServerIndex
+        self._search: dict[str, Any] = {"hnsw_ef": hnsw_ef, "exact": exact}
+        quantization: dict[str, Any] = {
+            "rescore": rescore,
+            "oversampling": oversampling,
+            "ignore_quantization": ignore_quantization,
+        }
+        if isinstance(document_store, QdrantDocumentStore):
+            self._index = ServerIndex(document_store)
+            self._search = {"params": search_params(**self._search, **quantization)}
+        elif not isinstance(document_store, QdrantEdgeDocumentStore):
+            kind = type(document_store).__name__
+            msg = f"document_store must be a QdrantEdgeDocumentStore or a QdrantDocumentStore, not a {kind}."
+            raise ValueError(msg)
+        elif given := [name for name, value in quantization.items() if value is not None]:
+            msg = (
+                f"QdrantEdgeDocumentStore does not quantise embeddings: leave out {', '.join(given)}, or take a "
+                "QdrantDocumentStore with a quantization_config."
+            )
+            raise ValueError(msg)
+        else:
+            self._index = document_store
         self.document_store = document_store
         self.top_k = top_k
         self.filters = filters
@@ -96,6 +134,9 @@ class StudentRetriever:
         self.return_embedding = return_embedding
         self.hnsw_ef = hnsw_ef
         self.exact = exact
+        self.rescore = rescore
+        self.oversampling = oversampling
+        self.ignore_quantization = ignore_quantization
         self.student = student
         self.allow_unstamped = allow_unstamped
         self._space: str | None = None
@@ -108,14 +149,18 @@ class StudentRetriever:
 
     def close(self) -> None:
         """Close the document store."""
-        self.document_store.close()
+        self._index.close()
+
+    async def close_async(self) -> None:
+        """Close the document store, and what `run_async` opened."""
+        await self._index.close_async()
 
     @component.output_types(documents=list[Document])
     def run(
         self,
         query_embedding: list[float],
         space: str | None = None,
-        filters: dict[str, Any] | None = None,
+        filters: dict[str, Any] | Filter | None = None,
         top_k: int | None = None,
         score_threshold: float | None = None,
     ) -> dict[str, Any]:
@@ -127,7 +172,7 @@ class StudentRetriever:
         :param space:
             Space of the model that made it (an output of `StudentTextEmbedder`).
         :param filters:
-            Haystack filters for this query.
+            Haystack filters for this query; for a server also native ones.
         :param top_k:
             Documents to return, at most, for this query.
         :param score_threshold:
@@ -138,7 +183,7 @@ class StudentRetriever:
             If the index was built by a model of another space, or is not stamped.
         """
         self.warm_up()
-        found = self.document_store.search(query_embedding, **self._arguments(filters, top_k, score_threshold))
+        found = self._index.search(query_embedding, **self._arguments(filters, top_k, score_threshold))
         self._check(found, space or self._space)
         return {"documents": found}
 
@@ -147,7 +192,7 @@ class StudentRetriever:
         self,
         query_embedding: list[float],
         space: str | None = None,
-        filters: dict[str, Any] | None = None,
+        filters: dict[str, Any] | Filter | None = None,
         top_k: int | None = None,
         score_threshold: float | None = None,
     ) -> dict[str, Any]:
@@ -159,7 +204,7 @@ class StudentRetriever:
         :param space:
             Space of the model that made it.
         :param filters:
-            Haystack filters for this query.
+            Haystack filters for this query; for a server also native ones.
         :param top_k:
             Documents to return, at most, for this query.
         :param score_threshold:
@@ -169,21 +214,29 @@ class StudentRetriever:
         """
         await asyncio.to_thread(self.warm_up)
         arguments = self._arguments(filters, top_k, score_threshold)
-        found = await self.document_store.search_async(query_embedding, **arguments)
+        found = await self._index.search_async(query_embedding, **arguments)
         self._check(found, space or self._space)
         return {"documents": found}
 
     def _arguments(
-        self, filters: dict[str, Any] | None, top_k: int | None, score_threshold: float | None
+        self, filters: dict[str, Any] | Filter | None, top_k: int | None, score_threshold: float | None
     ) -> dict[str, Any]:
         return {
             "top_k": self.top_k if top_k is None else top_k,
-            "filters": apply_filter_policy(FilterPolicy.from_str(self.filter_policy), self.filters, filters),
+            "filters": self._filters(filters),
             "score_threshold": self.score_threshold if score_threshold is None else score_threshold,
             "return_embedding": self.return_embedding,
-            "hnsw_ef": self.hnsw_ef,
-            "exact": self.exact,
+            **self._search,
         }
+
+    def _filters(self, filters: dict[str, Any] | Filter | None) -> dict[str, Any] | Filter | None:
+        policy = FilterPolicy.from_str(self.filter_policy)
+        if not isinstance(filters, Filter) and not isinstance(self.filters, Filter):
+            return apply_filter_policy(policy, self.filters, filters)
+        if policy is FilterPolicy.MERGE and filters and self.filters:
+            msg = "Native filters cannot be merged: set filter_policy='replace', or give Haystack filters."
+            raise ValueError(msg)
+        return filters or self.filters
 
     def _check(self, found: list[Document], space: str | None) -> None:
         if space is None:
@@ -198,17 +251,20 @@ class StudentRetriever:
             stamp = document.meta.get(SPACE_STAMP)
             if stamp == space or (stamp is None and self.allow_unstamped):
                 continue
-            path = self.document_store.path
-            mend = f"Re-index with `retort index STUDENT --documents DIR --store {path}`"
+            if isinstance(self._index, ServerIndex):
+                place, mend = self._index.address, f"Re-index {self._index.how_to_index}"
+            else:
+                place = self._index.path
+                mend = f"Re-index with `retort index STUDENT --documents DIR --store {place}`"
             if stamp is None:
                 msg = (
-                    f"The documents of the index at {path} carry no stamp: nobody can tell which model embedded them. "
+                    f"The documents of the index at {place} carry no stamp: nobody can tell which model embedded them. "
                     f"{mend}, or set allow_unstamped=True if you know that it was this one."
                 )
             else:
                 built_by = document.meta.get(STUDENT_STAMP, "an unnamed student")
                 msg = (
-                    f"The index at {path} was built by {built_by} (space {stamp[:12]}); the query was embedded in "
+                    f"The index at {place} was built by {built_by} (space {stamp[:12]}); the query was embedded in "
                     f"space {space[:12]}. Their vectors cannot be compared. {mend}, or ask with {built_by}."
                 )
             raise SpaceMismatchError(msg)

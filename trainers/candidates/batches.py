@@ -9,7 +9,7 @@ A batch is a pure function of seed, stage and step: training can stop and go on 
 
 from __future__ import annotations
 
-import hashlib
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -18,13 +18,8 @@ import torch
 from retort.trainers.batch import CandidateBatch
 from retort.trainers.candidates.lists import CandidateLists, texts_of
 from retort.trainers.candidates.workbench import Workbench
+from retort.trainers.rng import rng_for
 from retort.trainers.teachers.vector_cache import VectorCache
-
-
-def rng_for(*parts: object) -> np.random.Generator:
-    """Return a generator that depends on nothing but these parts."""
-    digest = hashlib.blake2b("|".join(map(str, parts)).encode(), digest_size=8).digest()
-    return np.random.default_rng(int.from_bytes(digest))
 
 
 def picked(seed: object, size: int, batch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,8 +31,12 @@ def picked(seed: object, size: int, batch: int, step: int) -> tuple[np.ndarray, 
     """
     wanted = np.arange(step * batch, (step + 1) * batch)
     epochs = wanted // size
-    orders = {epoch: rng_for(seed, "order", epoch).permutation(size) for epoch in np.unique(epochs)}
-    return np.array([orders[at // size][at % size] for at in wanted]), epochs
+    return np.array([_order(seed, int(at // size), size)[at % size] for at in wanted]), epochs
+
+
+@lru_cache(maxsize=8)  # two epochs of a step, queries and documents
+def _order(seed: object, epoch: int, size: int) -> np.ndarray:
+    return rng_for(seed, "order", epoch).permutation(size)
 
 
 class _Vectors:
@@ -132,12 +131,23 @@ class ListBatches:
         negative = negative[:count] if self._order == "top" else rng.choice(negative, count, replace=False)
         return np.concatenate([positive, negative])
 
+    def used(self, steps: int) -> np.ndarray:
+        """`[m]` bool: the entries that some batch of the first so many steps holds. Only these need teacher scores."""
+        found = np.zeros(len(self._lists.rows), dtype=bool)
+        for step in range(steps):
+            found[np.concatenate(self._chosen(step)[1])] = True
+        return found
+
+    def _chosen(self, step: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Choose a step's lists, and the entries of each."""
+        places, epochs = picked(self._seed, len(self._keep), self._batch_size, step)
+        numbers = self._keep[places]
+        return numbers, [self._entries(int(n), int(epoch)) for n, epoch in zip(numbers, epochs, strict=True)]
+
     def batch(self, step: int) -> CandidateBatch:
         """Build the batch of a step, on the CPU."""
         data, lists = self._bench.data, self._lists
-        places, epochs = picked(self._seed, len(self._keep), self._batch_size, step)
-        numbers = self._keep[places]
-        chosen = [self._entries(int(n), int(epoch)) for n, epoch in zip(numbers, epochs, strict=True)]
+        numbers, chosen = self._chosen(step)
         query_rows = lists.query_rows[numbers]
         unique = np.unique(np.concatenate([lists.rows[c] for c in chosen]))
         shape = (len(numbers), max(len(c) for c in chosen))

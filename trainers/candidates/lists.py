@@ -60,6 +60,11 @@ class CandidateLists:
     def __len__(self) -> int:
         return len(self.query_rows)
 
+    @property
+    def owners(self) -> np.ndarray:
+        """`[m]` rows of the queries that the entries belong to."""
+        return np.repeat(self.query_rows, np.diff(self.offsets))
+
     @cached_property
     def hash(self) -> str:
         """Hash of who trains on what."""
@@ -68,9 +73,8 @@ class CandidateLists:
 
     def save(self, path: Path, data: RetrievalData) -> None:
         """Write the lists as parquet, one line a candidate, with ids instead of rows."""
-        owner = np.repeat(self.query_rows, np.diff(self.offsets))
         columns = {
-            "query_id": pa.array([data.queries.ids[r] for r in owner]),
+            "query_id": pa.array([data.queries.ids[r] for r in self.owners]),
             "document_id": pa.array([data.corpus.ids[r] for r in self.rows]),
             "label": pa.array(self.labels),
             "source": pa.array([self.sources[s] for s in self.source]),
@@ -108,7 +112,8 @@ def mine(miner: Miner, bench: Workbench) -> tuple[np.ndarray, np.ndarray]:
     :param bench:
         Data and models.
     :returns:
-        Rows `[q, k]` int32 and scores `[q, k]` float32, best first, positives included.
+        Rows `[q, k]` int32 and scores `[q, k]` float32, best first, positives included; where fewer than `k` documents
+        were found, rows of -1 with NaN for a score.
     """
     folder = bench.cache / "mined" / miner.key(bench)
     queries = bench.data.queries
@@ -124,7 +129,13 @@ def mine(miner: Miner, bench: Workbench) -> tuple[np.ndarray, np.ndarray]:
             with np.load(path) as block:
                 blocks.append((block["rows"], block["scores"]))
             update(len(part))
-    return np.concatenate([r for r, _ in blocks]), np.concatenate([s for _, s in blocks])
+    width = max(rows.shape[1] for rows, _ in blocks)
+    return _joined([r for r, _ in blocks], width, -1), _joined([s for _, s in blocks], width, np.nan)
+
+
+def _joined(blocks: list[np.ndarray], width: int, fill: float) -> np.ndarray:
+    """Put blocks of lists under each other, padded to one width."""
+    return np.concatenate([np.pad(b, ((0, 0), (0, width - b.shape[1])), constant_values=fill) for b in blocks])
 
 
 def build_lists(bench: Workbench, miners: dict[str, Miner]) -> CandidateLists:
@@ -140,7 +151,8 @@ def build_lists(bench: Workbench, miners: dict[str, Miner]) -> CandidateLists:
     """
     # Copies of a text count as one document: a positive's copy is no negative.
     first = bench.data.corpus.first_rows
-    mined = [first[mine(miner, bench)[0]] for miner in miners.values()]
+    found = [mine(miner, bench)[0] for miner in miners.values()]
+    mined = [np.where(rows < 0, -1, first[rows]) for rows in found]
     refuted = bench.data.judged(lambda grade: grade <= 0)
     rows: list[int] = []
     labels: list[int] = []
@@ -151,9 +163,9 @@ def build_lists(bench: Workbench, miners: dict[str, Miner]) -> CandidateLists:
         judged = len(entries)
         depth = max((m.shape[1] for m in mined), default=0)
         for rank in range(depth):
-            for number, found in enumerate(mined, 1):
-                if rank < found.shape[1]:
-                    entries.setdefault(int(found[query, rank]), number)
+            for number, ranked in enumerate(mined, 1):
+                if rank < ranked.shape[1] and ranked[query, rank] >= 0:
+                    entries.setdefault(int(ranked[query, rank]), number)
         rows.extend(entries)
         labels.extend([1] * len(positives) + [0] * (judged - len(positives)) + [-1] * (len(entries) - judged))
         source.extend(entries.values())

@@ -16,17 +16,20 @@ import numpy as np
 from tqdm import tqdm
 
 from retort.students.encoding import encode_numpy
-from retort.students.hashing import fingerprint_of
+from retort.students.hashing import fingerprint_of, hash_text
+from retort.students.scoring import is_ranker
 from retort.students.sides import Side
 from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.errors import RecipeError
+from retort.trainers.teachers import AnyTeacher, ScoreTeacher, VectorTeacher
+from retort.trainers.teachers.score_store import ScoreStore
 from retort.trainers.teachers.vector_cache import VectorCache
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import CrossEncoder, SentenceTransformer
 
-    from retort.trainers.teachers import VectorTeacher
+    from retort.trainers.candidates.lists import CandidateLists
 
 
 class Miner(Protocol):
@@ -61,14 +64,15 @@ class Workbench:
     def __init__(
         self,
         data: RetrievalData,
-        teachers: dict[str, VectorTeacher],
+        teachers: dict[str, AnyTeacher],
         cache: Path,
-        student: SentenceTransformer | None = None,
+        student: SentenceTransformer | CrossEncoder | None = None,
     ) -> None:
         self.data = data
         self.teachers = teachers
         self.cache = cache
         self._student = student
+        self.kinds: dict[str, str] = {}  # of teachers that were asked for scores: `scores` or `ranks`
         self._vectors: dict[tuple[str, str, Side], np.ndarray] = {}
 
     def model_key(self, name: str) -> str:
@@ -101,17 +105,48 @@ class Workbench:
             cache.fill(texts, lambda block: teacher.encode(block, side), update)
         return cache
 
+    def scores(self, name: str, lists: CandidateLists, wanted: np.ndarray) -> np.ndarray:
+        """
+        Return a teacher's scores of the entries of lists; what was never asked for is asked for now.
+
+        :param name:
+            A teacher that scores lists.
+        :param lists:
+            The lists, with `m` entries.
+        :param wanted:
+            `[m]` bool, which entries to score.
+        :returns:
+            `[m]` float32, NaN where not wanted or not given.
+        """
+        teacher = self.teachers[name]
+        if not isinstance(teacher, ScoreTeacher):
+            msg = f"teacher {name!r} gives vectors, not scores."
+            raise TypeError(msg)
+        key = hash_text(teacher.key + self.data.hash) if teacher.corpus_dependent else teacher.key
+        store = ScoreStore(self.cache, key)
+        queries, documents = lists.owners[wanted], lists.rows[wanted]
+        with progress_bar(f"teacher {name}: pairs", len(queries)) as update:
+            store.fill(teacher, self.data, queries, documents, update)
+        found = np.full(len(lists.rows), np.nan, dtype=np.float32)
+        found[wanted] = store.gather(self.data.queries.item_ids[queries], self.data.corpus.item_ids[documents])[0]
+        self.kinds[name] = store.kind or "scores"
+        return found
+
     def teacher(self, name: str) -> VectorTeacher:
         """
-        Return a teacher.
+        Return a teacher that gives vectors.
 
         :raises RecipeError:
-            If the recipe has none of this name.
+            If the recipe has none of this name, or it gives scores only.
         """
         if name not in self.teachers:
             msg = f"There is no teacher {name!r}; there are: {', '.join(self.teachers) or 'none'}, and student."
             raise RecipeError(msg)
-        return self.teachers[name]
+        teacher = self.teachers[name]
+        if isinstance(teacher, ScoreTeacher):
+            msg = f"teacher {name!r} scores lists; it gives no vectors."
+            raise RecipeError(msg)
+        return teacher
 
     @cached_property
     def bm25(self) -> BM25:
@@ -122,4 +157,7 @@ class Workbench:
         if self._student is None:
             msg = "There is no student yet to mine with."
             raise RuntimeError(msg)
+        if is_ranker(self._student):
+            msg = "the student is a ranker: it has no vectors to mine with. Name a teacher."
+            raise RecipeError(msg)
         return self._student

@@ -3,13 +3,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data sets in the BEIR layout: `corpus.jsonl[.gz]`, `queries.jsonl[.gz]`, `qrels/{train,dev,test}.tsv`."""
 
-import gzip
-import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from retort.trainers.data.files import read_json_lines
 from retort.trainers.data.texts import RetrievalData, TextStore, document_text
 from retort.trainers.errors import DataError
 
@@ -89,23 +87,11 @@ def _jsonl(folder: Path, name: str) -> Path:
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as lines:
-        number = 0
-        try:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    record = json.loads(line)
-                    if not isinstance(record, dict) or not isinstance(record.get("_id"), str):
-                        msg = f'{path}, line {number}: expected an object with a string "_id".'
-                        raise DataError(msg)
-                    yield number, record
-        except json.JSONDecodeError as error:
-            msg = f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno}). Mend or remove the line."
-            raise DataError(msg) from error
-        except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-            msg = f"{path}, after line {number}: the file is damaged or not UTF-8 ({error})."
-            raise DataError(msg) from error
+    for number, record in read_json_lines(path):
+        if not isinstance(record, dict) or not isinstance(record.get("_id"), str):
+            msg = f'{path}, line {number}: expected an object with a string "_id".'
+            raise DataError(msg)
+        yield number, record
 
 
 def _read_texts(path: Path, fields: tuple[str, ...], empty: EmptyTexts) -> _ReadTexts:

@@ -7,7 +7,7 @@ import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -78,13 +78,15 @@ class RetrievalData:
     """
     A corpus with queries and judgements.
 
-    `qrels` maps a query id to its judged document ids and grades; a grade above 0 is a positive.
+    `qrels` maps a query id to its judged document ids and grades; a grade above 0 is a positive. `given` maps a query
+    id to the documents that came with it and the scores that a teacher gave them elsewhere, NaN where it gave none.
     """
 
     name: str
     corpus: TextStore
     queries: TextStore
     qrels: dict[str, dict[str, int]] = field(default_factory=dict)
+    given: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @cached_property
     def hash(self) -> str:
@@ -92,7 +94,16 @@ class RetrievalData:
         digest = hashlib.sha256(f"{self.corpus.hash}{self.queries.hash}".encode())
         for query, judged in sorted(self.qrels.items()):
             digest.update(f"{query}{sorted(judged.items())}".encode())
+        for query, scores in sorted(self.given.items()):
+            digest.update(f"given {query}{list(scores.items())}".encode())
         return digest.hexdigest()
+
+    def subset(self, rows: Iterable[int]) -> "RetrievalData":
+        """Return the data of these rows of `queries` only, with the whole corpus."""
+        queries = self.queries.select(rows)
+        qrels = {q: self.qrels[q] for q in queries.ids if q in self.qrels}
+        given = {q: self.given[q] for q in queries.ids if q in self.given}
+        return RetrievalData(self.name, self.corpus, queries, qrels, given)
 
     def positives(self) -> list[np.ndarray]:
         """For each query, the sorted corpus rows of its positives; of copies of a text the first."""
@@ -105,3 +116,22 @@ class RetrievalData:
             np.array(sorted({first[rows[d]] for d, g in self.qrels.get(q, {}).items() if wanted(g)}), dtype=np.int64)
             for q in self.queries.ids
         ]
+
+
+def share_corpus(first: RetrievalData, second: RetrievalData) -> tuple[RetrievalData, RetrievalData]:
+    """
+    Give two splits of a data set one corpus object, so that its cache keys are computed once.
+
+    :param first:
+        The split whose documents come first.
+    :param second:
+        The other; ids that both know must mean the same texts.
+    :returns:
+        Both, over the documents of either.
+    """
+    corpus = first.corpus
+    new = [row for row, i in enumerate(second.corpus.ids) if i not in corpus.rows]
+    if new:
+        more = second.corpus.select(new)
+        corpus = TextStore([*corpus.ids, *more.ids], [*corpus.texts, *more.texts])
+    return replace(first, corpus=corpus), replace(second, corpus=corpus)

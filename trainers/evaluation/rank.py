@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from retort.students.student import Precision, Student
+from retort.students.loading import Precision
+from retort.students.ranker import Ranker
+from retort.students.student import Student
 from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.candidates.dense import search_vectors
 from retort.trainers.candidates.workbench import progress_bar
@@ -21,6 +23,7 @@ from retort.trainers.evaluation.metrics import mean, per_query
 
 DEPTH = 100
 TIMED_QUERIES = 100
+TIMED_LISTS = 20
 
 
 @dataclass
@@ -89,6 +92,72 @@ def evaluate_vectors(
     return _scored(name, data, search_vectors(queries, documents, DEPTH, similarity=similarity)[0], {})
 
 
+def evaluate_rows(name: str, data: RetrievalData, rows: np.ndarray) -> Evaluation:
+    """Evaluate ready rankings: rows of the corpus `[q, k]`, best first."""
+    return _scored(name, data, rows, {})
+
+
+def evaluate_ranker(
+    model: str | Ranker,
+    data: RetrievalData,
+    candidates: np.ndarray,
+    *,
+    precision: Precision = "float32",
+    device: str | None = None,
+) -> Evaluation:
+    """
+    Evaluate a ranker on what a first stage retrieved.
+
+    :param model:
+        A loaded ranker; or a folder, a Hub id, or `package:NAME/SUBFOLDER`.
+    :param data:
+        Corpus, queries and judgements.
+    :param candidates:
+        `[q, k]` rows of the corpus for each query.
+    :param precision:
+        `float32`, `bfloat16` or `auto`.
+    :param device:
+        Torch device; None takes the best there is.
+    :returns:
+        `ms` is the median of ranking one query's list, one by one; `documents_per_s` counts pairs.
+    """
+    ranker = model if isinstance(model, Ranker) else Ranker.load(model, precision=precision, device=device)
+    started = time.perf_counter()
+    rows = rerank(data, candidates, ranker.score)
+    rate = candidates.size / (time.perf_counter() - started)
+    lists = {q: [data.corpus.texts[r] for r in found] for q, found in zip(data.queries.texts, candidates, strict=True)}
+    ms = _median_ms(lambda query: ranker.score([(query, text) for text in lists[query]]), list(lists)[:TIMED_LISTS])
+    costs = {"ms": ms, "ms_encode": ms, "documents_per_s": rate, "mb": _megabytes(ranker)}
+    return _scored(ranker.name, data, rows, costs)
+
+
+def rerank(
+    data: RetrievalData, candidates: np.ndarray, score: Callable[[list[tuple[str, str]]], np.ndarray]
+) -> np.ndarray:
+    """
+    Order each query's candidates by a score of pairs; equal scores keep the order of the first stage.
+
+    :param data:
+        Corpus and queries.
+    :param candidates:
+        `[q, k]` rows of the corpus.
+    :param score:
+        Gives `[n]` scores for `n` pairs of query and document.
+    :returns:
+        `[q, k]` rows, best first.
+    """
+    texts = data.corpus.texts
+    pairs = [(q, texts[r]) for q, found in zip(data.queries.texts, candidates, strict=True) for r in found]
+    order = np.argsort(-score(pairs).reshape(candidates.shape), axis=1, kind="stable")
+    return np.take_along_axis(candidates, order, axis=1)
+
+
+def rankings(data: RetrievalData, rows: np.ndarray) -> dict[str, list[str]]:
+    """Turn rows of the corpus `[q, k]` into ids by query."""
+    ids = data.corpus.ids
+    return {q: [ids[r] for r in found] for q, found in zip(data.queries.ids, rows, strict=True)}
+
+
 def encoding_rates(students: dict[str, Student], texts: list[str], *, rounds: int = 3) -> dict[str, float]:
     """
     Time how many documents a second several models encode, in turn, so that a busy machine slows all alike.
@@ -127,11 +196,10 @@ def query_costs(student: Student, documents: np.ndarray, queries: list[str]) -> 
 
 
 def _scored(name: str, data: RetrievalData, rows: np.ndarray, costs: dict[str, float]) -> Evaluation:
-    ids = data.corpus.ids
-    rankings = {q: [ids[r] for r in found] for q, found in zip(data.queries.ids, rows, strict=True)}
-    scores = per_query(rankings, data.qrels)
+    ranked = rankings(data, rows)
+    scores = per_query(ranked, data.qrels)
     sizes = {"queries": len(data.queries), "documents": len(data.corpus)}
-    return Evaluation(name, {**mean(scores), **costs, **sizes}, scores, rankings)
+    return Evaluation(name, {**mean(scores), **costs, **sizes}, scores, ranked)
 
 
 def _median_ms(run: Callable[[str], Any], texts: list[str]) -> float:
@@ -144,5 +212,5 @@ def _median_ms(run: Callable[[str], Any], texts: list[str]) -> float:
     return float(np.median(timed))
 
 
-def _megabytes(student: Student) -> float:
+def _megabytes(student: Student | Ranker) -> float:
     return sum(p.numel() * p.element_size() for p in student.model.parameters()) / 1e6

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from retort.students.hashing import canonical_json, hash_text
+from retort.students.loading import Precision
 from retort.students.sides import Side
-from retort.students.student import Precision, Student
+from retort.students.student import Student
 
 
 class BiEncoderTeacher:

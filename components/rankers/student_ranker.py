@@ -1,0 +1,219 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Ranks documents with a distilled cross-encoder."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from haystack import Document, component
+from haystack.utils import ComponentDevice, Secret
+
+from retort.students import Ranker, StudentHandle, document_string
+
+
+@component
+class StudentRanker:
+    """
+    Ranks documents by a cross-encoder that reads query and document together.
+
+    The model is a ranker trained by retort, or any other cross-encoder with one score a pair. All pairs are scored in
+    one list sorted by length. Components of one process that name the same model share it.
+
+    ### Usage example
+
+    ```python
+    from haystack import Document
+    from haystack_integrations.components.rankers.retort import StudentRanker
+
+    ranker = StudentRanker(model="runs/ranker/student", top_k=3)
+    documents = [Document(content="json.loads parses a string."), Document(content="Bread needs flour.")]
+    ranker.run(query="How do I parse JSON?", documents=documents)["documents"]
+    ```
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str = "runs/ranker/student",
+        top_k: int = 10,
+        score_threshold: float | None = None,
+        scale_score: bool = True,
+        meta_fields_to_embed: list[str] | None = None,
+        embedding_separator: str = " ",
+        device: ComponentDevice | None = None,
+        precision: Literal["float32", "bfloat16", "auto"] = "float32",
+        max_tokens: int | None = None,
+        revision: str | None = None,
+        token: Secret | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """
+        Create the ranker; the model is loaded at the first run.
+
+        :param model:
+            Folder of a ranker, Hugging Face Hub id, or `package:NAME/SUBFOLDER`.
+        :param top_k:
+            Documents to return, at most.
+        :param score_threshold:
+            Leave out documents below it, on the scale that `scale_score` chooses.
+        :param scale_score:
+            Scores between 0 and 1 (a sigmoid) instead of raw logits. The order is the same.
+        :param meta_fields_to_embed:
+            Metadata put before the content; None is `["title"]`, as in training.
+        :param embedding_separator:
+            What stands between them.
+        :param device:
+            Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
+        :param precision:
+            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there.
+        :param max_tokens:
+            Cut pairs here instead of where the model says.
+        :param revision:
+            Hub revision.
+        :param token:
+            Hub token.
+        :param local_files_only:
+            Never ask the Hub.
+        :param trust_remote_code:
+            Run code that the model brings along.
+        :raises ValueError:
+            If `top_k` is not above 0.
+        """
+        self.model = model
+        self.top_k = _positive(top_k)
+        self.score_threshold = score_threshold
+        self.scale_score = scale_score
+        self.meta_fields_to_embed = meta_fields_to_embed
+        self.embedding_separator = embedding_separator
+        self.device = device
+        self.precision = precision
+        self.max_tokens = max_tokens
+        self.revision = revision
+        self.token = token
+        self.local_files_only = local_files_only
+        self.trust_remote_code = trust_remote_code
+        self._handle = StudentHandle(
+            Ranker,
+            model,
+            device=device.to_torch_str() if device else None,
+            precision=precision,
+            max_tokens=max_tokens,
+            revision=revision,
+            token=token.resolve_value if token else None,  # asked for when the model is loaded
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+        )
+
+    def warm_up(self) -> None:
+        """Load the model, once."""
+        _ = self._handle.student
+
+    def close(self) -> None:
+        """Give the model back; it leaves memory when no component uses it."""
+        self._handle.release()
+
+    @component.output_types(documents=list[Document])
+    def run(
+        self,
+        query: str,
+        documents: list[Document],
+        top_k: int | None = None,
+        scale_score: bool | None = None,
+        score_threshold: float | None = None,
+    ) -> dict[str, Any]:
+        """
+        Rank documents.
+
+        :param query:
+            The query.
+        :param documents:
+            The documents; they are not changed. Of several with one id the best-scored counts, as retrievers that
+            were joined may give a document twice.
+        :param top_k:
+            Documents to return, at most, for this query.
+        :param scale_score:
+            Scores between 0 and 1 instead of logits, for this query.
+        :param score_threshold:
+            Leave out documents below it, for this query.
+        :returns:
+            `documents`, best first, with the ranker's scores; equal ones keep their order.
+        :raises TypeError:
+            If `query` is not a string or `documents` not a list of documents.
+        :raises ValueError:
+            If `top_k` is not above 0.
+        """
+        if not isinstance(query, str):
+            msg = f"StudentRanker expects a string as query, not {type(query).__name__}."
+            raise TypeError(msg)
+        if not isinstance(documents, list) or not all(isinstance(d, Document) for d in documents):
+            msg = "StudentRanker expects a list of Documents."
+            raise TypeError(msg)
+        top_k = self.top_k if top_k is None else _positive(top_k)
+        scale_score = self.scale_score if scale_score is None else scale_score
+        threshold = self.score_threshold if score_threshold is None else score_threshold
+        unique = _without_copies(documents)
+        texts = [
+            document_string(d.content, d.meta, self.meta_fields_to_embed, self.embedding_separator) for d in unique
+        ]
+        scores = self._handle.student.score([(query, text) for text in texts]).astype(np.float64)
+        order = np.argsort(-scores, kind="stable")
+        if scale_score:
+            scores = 1 / (1 + np.exp(-scores))
+        ranked = [replace(unique[i], score=float(scores[i])) for i in order]
+        if threshold is not None:
+            ranked = [d for d in ranked if d.score is not None and d.score >= threshold]
+        return {"documents": ranked[:top_k]}
+
+    @component.output_types(documents=list[Document])
+    async def run_async(
+        self,
+        query: str,
+        documents: list[Document],
+        top_k: int | None = None,
+        scale_score: bool | None = None,
+        score_threshold: float | None = None,
+    ) -> dict[str, Any]:
+        """
+        Rank documents in a thread, so that the event loop stays free; parameters and result as `run`.
+
+        :param query:
+            The query.
+        :param documents:
+            The documents.
+        :param top_k:
+            Documents to return, at most, for this query.
+        :param scale_score:
+            Scores between 0 and 1 instead of logits, for this query.
+        :param score_threshold:
+            Leave out documents below it, for this query.
+        :returns:
+            As `run`.
+        """
+        return await asyncio.to_thread(
+            self.run,
+            query=query,
+            documents=documents,
+            top_k=top_k,
+            scale_score=scale_score,
+            score_threshold=score_threshold,
+        )
+
+
+def _positive(top_k: int) -> int:
+    if top_k <= 0:
+        msg = f"top_k must be above 0; it is {top_k}."
+        raise ValueError(msg)
+    return top_k
+
+
+def _without_copies(documents: list[Document]) -> list[Document]:
+    best: dict[str, Document] = {}
+    for document in documents:
+        there = best.get(document.id)
+        if there is None or (document.score or 0.0) > (there.score or 0.0):
+            best[document.id] = document
+    return list(best.values())

@@ -1,0 +1,319 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+What qdrant-haystack's `QdrantDocumentStore` does not offer: search parameters, and reading that changes nothing.
+
+The one file that uses private names of that store; a contract test tells which of them have gone away.
+"""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+from haystack import Document
+from haystack.document_stores.errors import DocumentStoreError
+from qdrant_client import AsyncQdrantClient, QdrantClient
+from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
+from qdrant_client.http.models import Distance, Filter, QuantizationSearchParams, ScoredPoint, SearchParams
+
+from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
+from haystack_integrations.document_stores.qdrant.converters import (
+    DENSE_VECTORS_NAME,
+    convert_qdrant_point_to_haystack_document,
+)
+from haystack_integrations.document_stores.qdrant.filters import convert_filters_to_qdrant
+
+_PAGE = 10_000
+
+
+def search_params(
+    *,
+    hnsw_ef: int | None = None,
+    exact: bool | None = None,
+    rescore: bool | None = None,
+    oversampling: float | None = None,
+    ignore_quantization: bool | None = None,
+) -> SearchParams:
+    """Build Qdrant's search parameters; the parameters are those of `StudentRetriever`."""
+    quantization = None
+    if (rescore, oversampling, ignore_quantization) != (None, None, None):
+        quantization = QuantizationSearchParams(
+            rescore=rescore, oversampling=oversampling, ignore=bool(ignore_quantization)
+        )
+    return SearchParams(hnsw_ef=hnsw_ef, exact=exact, quantization=quantization)
+
+
+class MissingCollectionError(DocumentStoreError):
+    """There is no such collection on the server."""
+
+
+class _Vectors(NamedTuple):
+    """What a collection says of its dense embeddings."""
+
+    dim: int
+    sign: float
+    named: bool
+
+
+class ServerIndex:
+    """
+    The collection of a `QdrantDocumentStore`, for those who read it.
+
+    It opens clients of its own. The store's creates a collection that is missing as soon as it is opened, empties it
+    if `recreate_index` is set, and its asynchronous one serves a single event loop. A local mode allows one client
+    only, so there the store's is used, or becomes the one opened here.
+
+    :param store:
+        The document store: of a Qdrant server, or in one of its local modes.
+    """
+
+    def __init__(self, store: QdrantDocumentStore) -> None:
+        self.store = store
+        self._lock = threading.Lock()
+        self._client: QdrantClient | None = None
+        self._async_client: tuple[asyncio.AbstractEventLoop, AsyncQdrantClient] | None = None
+        self._vectors: _Vectors | None = None
+
+    @property
+    def address(self) -> str:
+        """Where the collection is; for a server its URL, as `retort index --store` takes it."""
+        given = self.store._prepare_client_params()
+        if self._is_local:
+            return f"{given['path'] or given['location']}/{self.store.index}"
+        url = given["url"] or given["location"] or given["host"] or "localhost"
+        if "://" not in url:
+            secure = given["api_key"] is not None if given["https"] is None else given["https"]
+            url = f"{'https' if secure else 'http'}://{url}"
+        parts = urlsplit(url)
+        path = "/".join(filter(None, [(given["prefix"] or parts.path).strip("/"), self.store.index]))
+        return f"{parts.scheme}://{parts.hostname}:{parts.port or given['port']}/{path}"
+
+    @property
+    def how_to_index(self) -> str:
+        """What builds the collection, as the end of a sentence."""
+        if self._is_local:  # the command line knows servers and folders of Qdrant Edge only
+            return "by writing documents that StudentDocumentEmbedder embedded"
+        return f"with `retort index STUDENT --documents DIR --store {self.address}`"
+
+    def close(self) -> None:
+        """Close the store and what was opened for reading; using it again opens it again."""
+        with self._lock:
+            client, self._client, self._vectors = self._client, None, None
+        if client is not None:
+            client.close()
+        self.store.close()
+
+    async def close_async(self) -> None:
+        """Close everything, see `close`."""
+        opened, self._async_client = self._async_client, None
+        if opened is not None and opened[0] is asyncio.get_running_loop():
+            await opened[1].close()
+        await self.store.close_async()
+        await asyncio.to_thread(self.close)
+
+    def search(
+        self,
+        query_embedding: list[float],
+        *,
+        top_k: int,
+        params: SearchParams,
+        filters: dict[str, Any] | Filter | None = None,
+        score_threshold: float | None = None,
+        return_embedding: bool = False,
+    ) -> list[Document]:
+        """
+        Return the documents whose embeddings are most similar to a query's.
+
+        :param query_embedding:
+            The query.
+        :param top_k:
+            The number of documents.
+        :param params:
+            Qdrant's search parameters.
+        :param filters:
+            Haystack filters, or native ones.
+        :param score_threshold:
+            The least score of a document.
+        :param return_embedding:
+            Whether the documents have their embeddings.
+        :returns:
+            The documents, best first. A higher score is better (of a collection compared by distance, the negative).
+        :raises DocumentStoreError:
+            If the collection is missing or not one of Haystack's, if the query has another dimension or is not
+            finite, or if the server fails.
+        """
+        with self._clear_errors():
+            client, vectors = self._open()
+            request = self._request(vectors, query_embedding, top_k, params, filters, score_threshold, return_embedding)
+            return _documents(vectors, client.query_points(**request).points)
+
+    async def search_async(
+        self,
+        query_embedding: list[float],
+        *,
+        top_k: int,
+        params: SearchParams,
+        filters: dict[str, Any] | Filter | None = None,
+        score_threshold: float | None = None,
+        return_embedding: bool = False,
+    ) -> list[Document]:
+        """
+        Return the documents whose embeddings are most similar to a query's; parameters and result as `search`.
+
+        A second, asynchronous client of a local mode would find another collection, or its folder locked. There the
+        synchronous one searches, in a thread.
+        """
+        if self._is_local:
+            return await asyncio.to_thread(
+                self.search,
+                query_embedding,
+                top_k=top_k,
+                params=params,
+                filters=filters,
+                score_threshold=score_threshold,
+                return_embedding=return_embedding,
+            )
+        with self._clear_errors():
+            vectors = self._vectors or (await asyncio.to_thread(self._open))[1]
+            request = self._request(vectors, query_embedding, top_k, params, filters, score_threshold, return_embedding)
+            loop = asyncio.get_running_loop()
+            if self._async_client is None or self._async_client[0] is not loop:  # connections belong to a loop
+                self._async_client = (loop, AsyncQdrantClient(**self.store._prepare_client_params()))
+            return _documents(vectors, (await self._async_client[1].query_points(**request)).points)
+
+    def sample_meta(self) -> dict[str, Any] | None:
+        """
+        Read the meta of one document, whichever is found first.
+
+        :returns:
+            The meta, `None` where there is no document or no collection.
+        :raises DocumentStoreError:
+            If the server fails.
+        """
+        try:
+            with self._clear_errors():
+                records, _ = self._open()[0].scroll(self.store.index, limit=1, with_payload=["meta"])
+        except MissingCollectionError:
+            return None
+        return (records[0].payload or {}).get("meta", {}) if records else None
+
+    def document_ids(self, filters: dict[str, Any] | Filter | None = None) -> set[str]:
+        """
+        Read the ids of documents, and nothing else of them.
+
+        :param filters:
+            Haystack filters, or native ones; `None` for all documents.
+        :returns:
+            Their Haystack ids.
+        :raises DocumentStoreError:
+            If the collection is missing, or the server fails.
+        """
+        ids: set[str] = set()
+        condition = convert_filters_to_qdrant(filters)
+        with self._clear_errors():
+            client, _ = self._open()
+            offset = None
+            while True:
+                records, offset = client.scroll(
+                    self.store.index, scroll_filter=condition, limit=_PAGE, offset=offset, with_payload=["id"]
+                )
+                ids |= {(record.payload or {})["id"] for record in records}
+                if offset is None:
+                    return ids
+
+    @property
+    def _is_local(self) -> bool:
+        given = self.store._prepare_client_params()
+        return given["location"] == ":memory:" or given["path"] is not None
+
+    def _open(self) -> tuple[QdrantClient, _Vectors]:
+        with self._lock:
+            client = self.store._client if self._is_local else self._client
+            if client is not None and self._vectors is not None:
+                return client, self._vectors
+            opened = client or QdrantClient(**self.store._prepare_client_params())
+            try:
+                self._vectors = self._read_vectors(opened)
+            except Exception:
+                if client is None:
+                    opened.close()
+                raise
+            if self._is_local:
+                self.store._client = opened
+            else:
+                self._client = opened
+            return opened, self._vectors
+
+    def _read_vectors(self, client: QdrantClient) -> _Vectors:
+        if not client.collection_exists(self.store.index):
+            raise MissingCollectionError(self._missing())
+        vectors = client.get_collection(self.store.index).config.params.vectors
+        named = isinstance(vectors, dict)
+        dense = vectors.get(DENSE_VECTORS_NAME) if isinstance(vectors, dict) else vectors
+        if dense is None:
+            msg = f"The collection at {self.address} has no vectors '{DENSE_VECTORS_NAME}': Haystack did not build it."
+            raise DocumentStoreError(msg)
+        # Qdrant gives distances, of which less is better, where Qdrant Edge's store gives their negative.
+        sign = -1.0 if dense.distance in (Distance.EUCLID, Distance.MANHATTAN) else 1.0
+        return _Vectors(dense.size, sign, named)
+
+    def _request(
+        self,
+        vectors: _Vectors,
+        query_embedding: list[float],
+        top_k: int,
+        params: SearchParams,
+        filters: dict[str, Any] | Filter | None,
+        score_threshold: float | None,
+        return_embedding: bool,
+    ) -> dict[str, Any]:
+        query = np.asarray(query_embedding, dtype=float)
+        if query.shape != (vectors.dim,):
+            msg = (
+                f"The query embedding has the shape {query.shape}, but the collection at {self.address} holds "
+                f"embeddings of {vectors.dim} dimensions. Was it built with another model?"
+            )
+            raise DocumentStoreError(msg)
+        if not np.isfinite(query).all():
+            msg = "The query embedding holds NaN or infinity."
+            raise DocumentStoreError(msg)
+        return {
+            "collection_name": self.store.index,
+            "query": query.tolist(),
+            "using": DENSE_VECTORS_NAME if vectors.named else None,
+            "query_filter": convert_filters_to_qdrant(filters),
+            "search_params": params,
+            "limit": top_k,
+            "score_threshold": None if score_threshold is None else vectors.sign * score_threshold,
+            "with_payload": True,
+            "with_vectors": return_embedding,
+        }
+
+    def _missing(self) -> str:
+        return f"There is no collection at {self.address}. Build it {self.how_to_index}."
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except UnexpectedResponse as error:
+            if error.status_code == HTTPStatus.NOT_FOUND:  # it was deleted meanwhile
+                raise MissingCollectionError(self._missing()) from error
+            raise DocumentStoreError(self._failed(error)) from error
+        except ApiException as error:
+            raise DocumentStoreError(self._failed(error)) from error
+
+    def _failed(self, error: ApiException) -> str:
+        return f"The Qdrant server of {self.address} failed: {' '.join(str(error).split())}"
+
+
+def _documents(vectors: _Vectors, points: list[ScoredPoint]) -> list[Document]:
+    found = (convert_qdrant_point_to_haystack_document(point, vectors.named) for point in points)
+    return [replace(document, score=vectors.sign * (document.score or 0.0)) for document in found]

@@ -1,0 +1,190 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks' runner, with arms that pretend: no test here looks at a clock."""
+
+import json
+import subprocess
+import sys
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def runner(monkeypatch):
+    """Scripts import the runner from their own folder."""
+    monkeypatch.syspath_prepend(FOLDER)
+    return import_module("runner")
+
+
+@pytest.fixture
+def arguments(runner, tmp_path):
+    def parse(*given: str):
+        path = str(tmp_path / "results" / "fake.json")
+        return runner.parser("benchmarks/fake.py", "A fake.").parse_args(["--json", path, *given])
+
+    return parse
+
+
+def arms_of(runner, figures: dict[str, list[dict]], log: list) -> dict:
+    """Arms that return, round by round, what they are told to."""
+
+    def arm(name, results):
+        @contextmanager
+        def around():
+            log.append(f"set up {name}")
+            yield len(log)
+            log.append(f"tear down {name}")
+
+        def run(given):
+            assert given == len(log)
+            log.append(name)
+            result = next(results)
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        return runner.Arm(run, around)
+
+    return {name: arm(name, iter(results)) for name, results in figures.items()}
+
+
+FIGURES = {
+    "slow": [{"ms": 10.0, "rate": 1.0}, {"ms": 40.0, "rate": 2.0}, {"ms": 20.0, "rate": 4.0}],
+    "fast": [{"ms": 5.0, "rate": 3.0}, {"ms": 10.0, "rate": 4.0}, {"ms": 2.0, "rate": 16.0}],
+    "other": [{"ms": 20.0, "rate": 1.0}, {"ms": 40.0, "rate": 2.0}, {"ms": 40.0, "rate": 4.0}],
+}
+BETTER = {"ms": "lower", "rate": "higher"}
+
+
+def test_arms_take_turns_and_each_has_its_own_surroundings(runner, arguments):
+    log = []
+    result = runner.compare(arms_of(runner, FIGURES, log), arguments("--rounds", "3"), baseline="slow", better=BETTER)
+    orders = [["slow", "fast", "other"], ["fast", "other", "slow"], ["other", "slow", "fast"]]
+    assert [done["order"] for done in result["rounds"]] == orders
+    expected = [step for order in orders for name in order for step in (f"set up {name}", name, f"tear down {name}")]
+    assert log == expected
+
+
+def test_medians_and_paired_ratios(runner, arguments):
+    result = runner.compare(arms_of(runner, FIGURES, []), arguments("--rounds", "3"), baseline="slow", better=BETTER)
+    assert result["summary"]["slow"] == {
+        "ms": {"median": 20.0, "min": 10.0, "max": 40.0},
+        "rate": {"median": 2.0, "min": 1.0, "max": 4.0},
+    }
+    # Round by round 2, 4 and 10 times as fast; of the medians it would be 4 too, but of the rates 2 instead of 3.
+    assert result["ratios"] == {
+        "fast": {"ms": {"median": 4.0, "min": 2.0, "max": 10.0}, "rate": {"median": 3.0, "min": 2.0, "max": 4.0}},
+        "other": {"ms": {"median": 0.5, "min": 0.5, "max": 1.0}, "rate": {"median": 1.0, "min": 1.0, "max": 1.0}},
+    }
+
+
+def test_the_file_holds_the_result(runner, arguments, capsys):
+    given = arguments("--rounds", "2")
+    result = runner.compare(arms_of(runner, FIGURES, []), given, baseline="slow", better=BETTER)
+    text = given.json.read_text()
+    written = json.loads(text)
+    assert written == result
+    assert written["complete"] is True
+    assert written["arguments"] == {"rounds": 2}
+    assert [done["figures"]["fast"] for done in written["rounds"]] == FIGURES["fast"][:2]
+    assert set(written["machine"]) == {"cpu", "cpus", "torch_threads", "device", "system", "versions"}
+    assert {"python", "numpy", "torch", "retort-haystack"} <= set(written["machine"]["versions"])
+    assert str(Path.home()) not in text.replace("//", "/") or Path.home() == Path("/")
+    assert str(given.json.parent) not in text
+    table = capsys.readouterr().out
+    assert "median of 2 rounds" in table
+    assert "times better than slow" in table
+    assert runner.format_result(written) in table
+
+
+def test_without_figures_the_seconds_are_taken(runner, arguments):
+    result = runner.compare(
+        {"only": runner.Arm(lambda _: None)}, arguments("--rounds", "2"), baseline="only", better={}
+    )
+    assert [list(done["figures"]["only"]) for done in result["rounds"]] == [["seconds"]] * 2
+    assert result["ratios"] == {}
+
+
+def test_a_failing_arm_is_named_and_the_finished_rounds_are_kept(runner, arguments):
+    given, log = arguments("--rounds", "3"), []
+    figures = {**FIGURES, "fast": [*FIGURES["fast"][:2], ValueError("the disk is full")]}
+    with pytest.raises(runner.ArmError, match=r"'fast' failed in round 3: ValueError: the disk is full .*the 2 fin"):
+        runner.compare(arms_of(runner, figures, log), given, baseline="slow", better=BETTER)
+    written = json.loads(given.json.read_text())
+    assert written["complete"] is False
+    assert [done["figures"]["fast"] for done in written["rounds"]] == FIGURES["fast"][:2]
+    assert written["ratios"]["fast"]["ms"]["median"] == 3.0
+
+
+def test_an_arm_that_fails_at_once_leaves_the_last_result(runner, arguments):
+    given = arguments("--rounds", "3")
+    given.json.parent.mkdir()
+    given.json.write_text("what was there")
+    arms = arms_of(runner, {"slow": [OSError("no")]}, [])
+    with pytest.raises(runner.ArmError, match="no round was finished"):
+        runner.compare(arms, given, baseline="slow", better={})
+    assert given.json.read_text() == "what was there"
+
+
+def test_no_rounds_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit):
+        arguments("--rounds", "0")
+    assert "0 is not above 0" in capsys.readouterr().err
+
+
+def test_missing_data_ends_with_status_2(runner, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RETORT_DATA", str(tmp_path))
+    assert runner.data_folder() == tmp_path
+    with pytest.raises(SystemExit) as error:
+        runner.data_folder("wiki")
+    assert error.value.code == 2
+    assert "Set RETORT_DATA" in capsys.readouterr().err
+
+
+HELP = """
+import contextlib, io, runpy, sys
+for path in sys.argv[1:]:
+    sys.argv = [path, "--help"]
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(shown):
+            runpy.run_path(path, run_name="__main__")
+        sys.exit(f"{path} has no --help")
+    except SystemExit as end:
+        assert end.code == 0, f"{path}: {end.code}"
+    assert "--rounds" in shown.getvalue(), path
+    heavy = {"torch", "haystack", "sentence_transformers", "qdrant_client"} & set(sys.modules)
+    assert not heavy, f"{path} --help loads {heavy}"
+"""
+
+
+def test_every_script_has_help_that_loads_nothing_heavy():
+    scripts = [str(path) for path in sorted(FOLDER.glob("*.py")) if path.stem != "runner"]
+    assert scripts
+    environment = {"PYTHONPATH": str(FOLDER), "PYTHONDONTWRITEBYTECODE": "1"}
+    found = subprocess.run([sys.executable, "-c", HELP, *scripts], env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    readme = (FOLDER / "README.md").read_text()
+    assert all(Path(script).name in readme for script in scripts)
+
+
+def test_recall_counts_ties_and_not_copies(monkeypatch):
+    import numpy as np
+
+    monkeypatch.syspath_prepend(FOLDER)
+    stores = import_module("stores")
+    ids = [f"d{i:02}" for i in range(20)]
+    angles = np.linspace(0, 1, 20)
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32) * 3.0
+    vectors[10] = vectors[9]  # as near as the tenth
+    recall = stores.exact_recall(ids, vectors, np.array([[1.0, 0.0]], dtype=np.float32))
+    assert recall([ids[:10]]) == 1.0
+    assert recall([[*ids[:9], ids[10]]]) == 1.0
+    assert recall([ids[5:15]]) == pytest.approx(0.6)
+    assert recall([[ids[0]] * 10]) == pytest.approx(0.1)

@@ -1,0 +1,69 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Candidates that the training data itself gives."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from retort.students.hashing import hash_text
+from retort.trainers.data.texts import TextStore
+from retort.trainers.errors import DataError
+
+if TYPE_CHECKING:
+    from retort.trainers.candidates.workbench import Workbench
+
+
+class GivenMiner:
+    """
+    Takes the documents that the training data gives for each query, as hard negatives mined elsewhere.
+
+    :param depth:
+        Documents a query, at most; None takes all.
+    """
+
+    def __init__(self, *, depth: int | None = None) -> None:
+        self.depth = depth
+
+    def key(self, bench: Workbench) -> str:
+        """
+        Identify the lists: they change with the data.
+
+        :raises DataError:
+            If the data gives no lists.
+        """
+        if not bench.data.given:
+            msg = (
+                f"{bench.data.name} gives no documents for its queries; files of examples do, BEIR folders do not. "
+                "Take another miner."
+            )
+            raise DataError(msg)
+        return hash_text(f"given {self.depth} {bench.data.hash}")
+
+    def mine(self, bench: Workbench, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Look up what is given for each query.
+
+        :param bench:
+            Data and models at hand.
+        :param queries:
+            `q` queries.
+        :returns:
+            Rows `[q, k]` and scores `[q, k]`: best score first, then those without a score (NaN) in the data's order,
+            positives included; `k` is the longest list's length. Shorter lists end in rows of -1.
+        """
+        lists = [sorted(bench.data.given.get(q, {}).items(), key=_rank)[: self.depth] for q in queries.ids]
+        shape = (len(lists), max((len(found) for found in lists), default=0))
+        rows, scores = np.full(shape, -1, dtype=np.int64), np.full(shape, np.nan, dtype=np.float32)
+        for i, found in enumerate(lists):
+            rows[i, : len(found)] = [bench.data.corpus.rows[document] for document, _ in found]
+            scores[i, : len(found)] = [score for _, score in found]
+        return rows, scores
+
+
+def _rank(entry: tuple[str, float]) -> float:
+    return math.inf if math.isnan(entry[1]) else -entry[1]

@@ -1,0 +1,204 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Any Haystack retriever as a miner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retort.students.hashing import hash_text
+from retort.trainers.data.texts import TextStore
+from retort.trainers.errors import RecipeError, TeacherError
+from retort.trainers.teachers.haystack import HaystackComponents
+
+if TYPE_CHECKING:
+    from retort.trainers.candidates.workbench import Workbench
+
+WRITE_BLOCK = 1024
+# What an embedder gives, by the names under which retrievers take it.
+_HANDED_ON = {"query_embedding": "embedding", "query_sparse_embedding": "sparse_embedding", "space": "space"}
+
+
+class HaystackRetriever:
+    """
+    A retriever with its embedder, searching one corpus.
+
+    :param retriever:
+        `{type, init_parameters}` of a component whose `run` takes `query`, `query_embedding` or
+        `query_sparse_embedding`.
+    :param text_embedder:
+        `{type, init_parameters}` of the embedder of queries, where the retriever takes an embedding.
+    :param document_embedder:
+        `{type, init_parameters}` of the embedder of documents, where an empty document store is to be filled.
+    :param revision:
+        Version of a model behind a remote interface; required where a component has an API key.
+    :param retries:
+        How often a failed call is repeated; None: 5 times for remote components, never for local ones.
+    :param concurrency:
+        Calls at a time.
+    :param allowed_modules:
+        Further modules that the components may come from (filled from `--allow`).
+    :raises RecipeError:
+        If the component is no retriever, or an embedder is missing.
+    """
+
+    def __init__(
+        self,
+        *,
+        retriever: dict[str, Any],
+        text_embedder: dict[str, Any] | None = None,
+        document_embedder: dict[str, Any] | None = None,
+        revision: str | None = None,
+        retries: int | None = None,
+        concurrency: int = 1,
+        allowed_modules: list[str] | None = None,
+    ) -> None:
+        given = {"retriever": retriever, "text_embedder": text_embedder, "document_embedder": document_embedder}
+        self._specs = {name: spec for name, spec in given.items() if spec is not None}
+        self._components = HaystackComponents(
+            self._specs,
+            revision=revision,
+            retries=retries,
+            concurrency=concurrency,
+            allowed_modules=allowed_modules,
+        )
+        self._type = retriever["type"]
+        self._takes = self._components.parameters("retriever")
+        if not self._takes & {"query", *_HANDED_ON}:
+            msg = f"retriever: {self._type} is no retriever: its run takes {', '.join(sorted(self._takes))}."
+            raise RecipeError(msg)
+        if "query" not in self._takes and text_embedder is None:
+            msg = f"retriever: {self._type} takes an embedding; name the text_embedder that makes it."
+            raise RecipeError(msg)
+        self._known: dict[str, int] = {}
+
+    @property
+    def key(self) -> str:
+        """The components' key (see `HaystackComponents`)."""
+        return self._components.key
+
+    def open(self, corpus: TextStore) -> None:
+        """
+        Fill the retriever's document store if it is empty; one that holds documents is searched as it is.
+
+        :param corpus:
+            What is searched; ids of documents are its ids.
+        """
+        from haystack import Document
+        from haystack.document_stores.types import DuplicatePolicy
+
+        self._known = corpus.rows
+        store = self._components["retriever"].document_store if self._has_store() else None
+        if store is None or store.count_documents() > 0:
+            return
+        for start in range(0, len(corpus), WRITE_BLOCK):
+            part = slice(start, start + WRITE_BLOCK)
+            documents = [Document(id=i, content=t) for i, t in zip(corpus.ids[part], corpus.texts[part], strict=True)]
+            if "document_embedder" in self._specs:
+                documents = self._components.warm["document_embedder"].run(documents=documents)["documents"]
+            store.write_documents(documents, policy=DuplicatePolicy.OVERWRITE)
+
+    def _has_store(self) -> bool:
+        return "document_store" in vars(self._components["retriever"])
+
+    def search(self, queries: list[str], top_k: int) -> Iterator[dict[str, float]]:
+        """
+        Search for one query after the other.
+
+        :param queries:
+            The queries.
+        :param top_k:
+            Documents a query, at most.
+        :returns:
+            Per query the ids that were found, best first, with their scores (NaN without one).
+        :raises TeacherError:
+            If the retriever fails, or finds what is not in the corpus.
+        """
+
+        def once(query: str) -> dict[str, float]:
+            return self._search(query, top_k)
+
+        return self._components.each(once, queries)
+
+    def _search(self, query: str, top_k: int) -> dict[str, float]:
+        try:
+            inputs: dict[str, Any] = {"query": query} if "query" in self._takes else {}
+            if "text_embedder" in self._specs:
+                made = self._components.warm["text_embedder"].run(text=query)
+                inputs |= {to: made[name] for to, name in _HANDED_ON.items() if to in self._takes and name in made}
+            options = {"top_k": top_k} if "top_k" in self._takes else {}
+            found = self._components.warm["retriever"].run(**inputs, **options)["documents"]
+        except Exception as error:
+            msg = f"{self._type} failed on the query {query!r}: {error}"
+            raise TeacherError(msg) from error
+        if strange := [d.id for d in found if d.id not in self._known]:
+            msg = (
+                f"{self._type} found the document {strange[0]!r}, which is not in the corpus. Its index must hold the "
+                "corpus under the same ids, or be empty: it is then filled."
+            )
+            raise TeacherError(msg)
+        scores: dict[str, float] = {}
+        for document in found[:top_k]:
+            scores.setdefault(document.id, math.nan if document.score is None else float(document.score))
+        return scores
+
+
+class RetrieverMiner:
+    """
+    Mines what a Haystack retriever finds.
+
+    :param retriever:
+        As in `HaystackRetriever`.
+    :param depth:
+        Passages a query.
+    :param options:
+        Further parameters of `HaystackRetriever`.
+    """
+
+    def __init__(
+        self,
+        *,
+        retriever: dict[str, Any],
+        depth: int = 50,
+        allowed_modules: list[str] | None = None,
+        **options: Any,
+    ) -> None:
+        self.depth = depth
+        self._retriever = HaystackRetriever(retriever=retriever, allowed_modules=allowed_modules, **options)
+        self._opened: str | None = None
+
+    @cached_property
+    def _components_key(self) -> str:
+        return self._retriever.key
+
+    def key(self, bench: Workbench) -> str:
+        """Identify the mined lists: they change with the components, the corpus and the queries."""
+        data = f"{bench.data.corpus.hash} {bench.data.queries.hash}"
+        return hash_text(f"retriever {self._components_key} {self.depth} {data}")
+
+    def mine(self, bench: Workbench, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Search for each query.
+
+        :param bench:
+            Data and models at hand.
+        :param queries:
+            `q` queries.
+        :returns:
+            Rows `[q, depth]` and scores `[q, depth]`, best first, positives included; -1 where fewer were found.
+        """
+        if self._opened != bench.data.corpus.hash:
+            self._retriever.open(bench.data.corpus)
+            self._opened = bench.data.corpus.hash
+        rows = np.full((len(queries), self.depth), -1, dtype=np.int64)
+        scores = np.full((len(queries), self.depth), np.nan, dtype=np.float32)
+        for i, found in enumerate(self._retriever.search(queries.texts, self.depth)):
+            rows[i, : len(found)] = [bench.data.corpus.rows[d] for d in found]
+            scores[i, : len(found)] = list(found.values())
+        return rows, scores

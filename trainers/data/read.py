@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Training data in any layout that is read: BEIR, FlagEmbedding, sentence-transformers."""
+
+from pathlib import Path
+
+from retort.trainers.data.beir import EmptyTexts, is_beir, read_beir
+from retort.trainers.data.examples import read_examples
+from retort.trainers.data.files import SUFFIXES, suffix_of
+from retort.trainers.data.texts import RetrievalData
+from retort.trainers.errors import DataError
+
+ACCEPTED = (
+    "Training data is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/train.tsv), a folder with a file of examples a "
+    "split (train.jsonl, dev.jsonl), or one such file. Examples are FlagEmbedding's (query, pos, neg) or columns as "
+    f"sentence-transformers takes them (query, positive, negatives, score), in {', '.join(SUFFIXES)}."
+)
+
+
+def read_data(path: str | Path, split: str = "train", *, empty: EmptyTexts = "error") -> RetrievalData:
+    """
+    Read one split of a data set, in whatever layout it is.
+
+    :param path:
+        A BEIR folder (see `read_beir`); a folder with a file of examples for each split, as `train.jsonl`; or one file
+        of examples, which is the split `train` (see `read_examples`).
+    :param split:
+        The split.
+    :param empty:
+        What to do with an empty query or document: `error`, or `skip` it.
+    :returns:
+        The data set. The corpus of a file of examples is what that file names (see `share_corpus`).
+    :raises DataError:
+        If nothing that can be read is there, or it is malformed (named with its line).
+    """
+    path = Path(path)
+    if is_beir(path):
+        return read_beir(path, split, empty=empty)
+    files = _files(path)
+    if split not in files:
+        msg = f"{path} has no split {split!r}; there are: {', '.join(files)}. {ACCEPTED}"
+        raise DataError(msg)
+    if len(files[split]) > 1:
+        msg = f"{path}: {' and '.join(f.name for f in files[split])} are the same split. Keep one."
+        raise DataError(msg)
+    return read_examples(files[split][0], empty=empty)
+
+
+def has_split(path: str | Path, split: str) -> bool:
+    """
+    Tell whether a data set has a split.
+
+    :param path:
+        As in `read_data`.
+    :param split:
+        The split.
+    :raises DataError:
+        If nothing that can be read is there.
+    """
+    path = Path(path)
+    if is_beir(path):
+        return (path / "qrels" / f"{split}.tsv").is_file()
+    return split in _files(path)
+
+
+def _files(path: Path) -> dict[str, list[Path]]:
+    """Return the files of examples by split."""
+    if not path.exists():
+        msg = f"{path} does not exist. {ACCEPTED}"
+        raise DataError(msg)
+    if path.is_file() and suffix_of(path):
+        return {"train": [path]}
+    files: dict[str, list[Path]] = {}
+    for file in sorted(path.iterdir()) if path.is_dir() else []:
+        if file.is_file() and (suffix := suffix_of(file)):
+            files.setdefault(file.name.removesuffix(suffix), []).append(file)
+    if not files:
+        msg = f"{path} holds no training data. {ACCEPTED}"
+        raise DataError(msg)
+    return files

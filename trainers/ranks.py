@@ -1,0 +1,148 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+The processes of a run.
+
+All ranks build the same batch. Each encodes its share of the texts and gathers those of the others, so that every
+rank holds the vectors of the whole batch and computes the whole loss: objectives see what they would see in one
+process, in-batch negatives of all ranks included, and need to know nothing about processes. A rank's gradients
+through the vectors reach only the texts it encoded; what objectives own gets its full gradient everywhere. `average`
+brings both to what one process would have computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class Ranks:
+    """
+    This process and the others; a lone one by default.
+
+    :param accelerator:
+        The run's Accelerator, which launched or joined the processes.
+    """
+
+    def __init__(self, accelerator: Accelerator | None = None) -> None:
+        self.count = accelerator.num_processes if accelerator else 1
+        self.index = accelerator.process_index if accelerator else 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files, mines and asks teachers."""
+        return self.index == 0
+
+    def deal(self, texts: Sequence[Any]) -> list[np.ndarray]:
+        """
+        Divide texts among the ranks, of all lengths alike; every rank computes the same division.
+
+        :param texts:
+            `n` texts, or anything with a length.
+        :returns:
+            Per rank its rows; together they are `range(n)`.
+        """
+        if self.count == 1:
+            return [np.arange(len(texts))]
+        order = np.argsort([-len(text) for text in texts], kind="stable")
+        return [order[rank :: self.count] for rank in range(self.count)]
+
+    def gather(self, own: Tensor, dealt: list[np.ndarray]) -> Tensor:
+        """
+        Collect what every rank computed of its share; gradients go back to where it was computed.
+
+        :param own:
+            `[m, ...]` for this rank's rows.
+        :param dealt:
+            The division, as `deal` gave it.
+        :returns:
+            `[n, ...]` in the order of the texts, the same on every rank.
+        """
+        if self.count == 1:
+            return own
+        joined: Tensor = _Gather.apply(own, self.index, [len(rows) for rows in dealt])  # type: ignore[no-untyped-call]
+        back = np.argsort(np.concatenate(dealt), kind="stable")
+        return joined[torch.from_numpy(back).to(own.device)]
+
+    def average(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Average gradients over the ranks, in place; what no rank has a gradient for keeps none."""
+        if self.count == 1:
+            return
+        device = parameters[0].device
+        # A rank without texts has no gradients where others have some. Zeros for all would let weight decay loose on
+        # parameters that one process would leave alone.
+        found = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32, device=device)
+        distributed.all_reduce(found, distributed.ReduceOp.MAX)
+        used = [p for p, any_has in zip(parameters, found.tolist(), strict=True) if any_has]
+        for p in used:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        for dtype in dict.fromkeys(p.dtype for p in used):
+            gradients = [p.grad for p in used if p.dtype == dtype and p.grad is not None]
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            distributed.all_reduce(flat)
+            flat /= self.count
+            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    def start_alike(self, module: torch.nn.Module) -> None:
+        """Give every rank the first one's weights."""
+        for tensor in module.state_dict().values() if self.count > 1 else ():
+            distributed.broadcast(tensor, 0)
+
+    def agreed(self, value: Any) -> Any:
+        """Return the first rank's value on every rank; decisions must not differ by a rounding."""
+        if self.count == 1:
+            return value
+        held = [value]
+        distributed.broadcast_object_list(held, 0)
+        return held[0]
+
+    def wait(self) -> None:
+        """Wait for all ranks."""
+        if self.count > 1:
+            distributed.barrier()
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """Let the first rank go ahead; the others follow once it is through. If it fails, the launcher ends them."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
+
+    def all(self, value: Any) -> list[Any]:
+        """Return every rank's value, in the order of ranks."""
+        if self.count == 1:
+            return [value]
+        held: list[Any] = [None] * self.count
+        distributed.all_gather_object(held, value)
+        return held
+
+
+class _Gather(torch.autograd.Function):
+    """All ranks compute the same loss: each takes its own slice of the gradient, times what `average` divides by."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, rank: int, sizes: list[int]) -> Tensor:
+        ctx.rank, ctx.sizes = rank, sizes
+        padded = own.new_zeros(max(sizes), *own.shape[1:])
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in sizes]
+        distributed.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        start = sum(ctx.sizes[: ctx.rank])
+        return gradients[0][start : start + ctx.sizes[ctx.rank]] * len(ctx.sizes), None, None

@@ -1,0 +1,79 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""A local cross-encoder as teacher: the fast path, by the student's own scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from retort.students.hashing import canonical_json, hash_text
+from retort.students.loading import Precision
+from retort.students.ranker import Ranker
+from retort.trainers.errors import TeacherError
+from retort.trainers.teachers import Ask, ScoreTeacher
+
+
+class CrossEncoderTeacher(ScoreTeacher):
+    """
+    A sentence-transformers `CrossEncoder`, or a ranker of earlier days; the pairs of a whole block in one sorted list.
+
+    :param model:
+        A folder, a Hub id, or `package:NAME/SUBFOLDER`.
+    :param device:
+        Torch device; None takes the best there is.
+    :param precision:
+        `float32`, `bfloat16` or `auto`.
+    :param max_tokens:
+        Cut pairs here; None: where the model does.
+    :param revision:
+        Hub revision.
+    :param token:
+        Hub token.
+    :param trust_remote_code:
+        Run code that the model brings along.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        device: str | None = None,
+        precision: Precision = "float32",
+        max_tokens: int | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.model = model
+        self._options: dict[str, Any] = {
+            "device": device,
+            "precision": precision,
+            "max_tokens": max_tokens,
+            "revision": revision,
+            "token": token,
+            "trust_remote_code": trust_remote_code,
+        }
+
+    @cached_property
+    def _ranker(self) -> Ranker:
+        return Ranker.load(self.model, **self._options)
+
+    @property
+    def key(self) -> str:
+        """The model's fingerprint (weights, tokenizer, prompt, length), the dtype it runs in, and the library."""
+        library = version("sentence-transformers")
+        return hash_text(canonical_json([self._ranker.fingerprint, str(self._ranker.model.dtype), library]))
+
+    def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
+        """Score a block at once; see `ScoreTeacher.score`."""
+        scores = self._ranker.score([(ask.query, document) for ask in asks for document in ask.documents])
+        if not np.isfinite(scores).all():
+            msg = f"{self.model} gave scores that are not finite. Try precision float32, or look at the model."
+            raise TeacherError(msg)
+        yield from np.split(scores, np.cumsum([len(ask.documents) for ask in asks])[:-1])

@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Any Haystack ranker as teacher."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retort.students.hashing import hash_text
+from retort.trainers.errors import RecipeError, TeacherError
+from retort.trainers.teachers import Ask, ScoreTeacher
+from retort.trainers.teachers.haystack import HaystackComponents
+
+if TYPE_CHECKING:
+    from haystack import Document
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 5  # ids in a message
+
+
+class RankerTeacher(ScoreTeacher):
+    """
+    A Haystack ranker, as YAML would name it: a component whose `run(query, documents)` gives `documents`.
+
+    It must answer with every document that it was given. Where its `run` takes them, it is called with `top_k` the
+    length of the list, `scale_score` off and no `score_threshold`. A ranker that gives an order without scores is a
+    teacher of ranks.
+
+    :param ranker:
+        `{type, init_parameters}`.
+    :param listwise:
+        Scores depend on the whole list, as an LLM's do: a list of which something is missing is asked for anew.
+    :param revision:
+        Version of a model behind a remote interface; required where the ranker has an API key.
+    :param retries:
+        How often a failed call is repeated; None: 5 times for remote rankers, never for local ones.
+    :param concurrency:
+        Calls at a time.
+    :param allowed_modules:
+        Further modules that the component may come from (filled from `--allow`).
+    :raises RecipeError:
+        If the component is no ranker, is told to scale or cut, or has an API key and no revision is given.
+    """
+
+    kind = None  # known after the first answer
+
+    def __init__(
+        self,
+        *,
+        ranker: dict[str, Any],
+        listwise: bool = False,
+        revision: str | None = None,
+        retries: int | None = None,
+        concurrency: int = 1,
+        allowed_modules: list[str] | None = None,
+    ) -> None:
+        given = ranker.get("init_parameters") or {}
+        for name, harm in (("scale_score", "squash its scores"), ("score_threshold", "cut its lists")):
+            if given.get(name) not in (None, False):
+                msg = f"ranker: remove {name} from its init_parameters: it would {harm}."
+                raise RecipeError(msg)
+        self.listwise = listwise
+        self._components = HaystackComponents(
+            {"ranker": ranker},
+            revision=revision,
+            retries=retries,
+            concurrency=concurrency,
+            allowed_modules=allowed_modules,
+        )
+        self._takes = self._components.parameters("ranker")
+        if not {"query", "documents"} <= self._takes:
+            msg = f"ranker: {ranker.get('type')} is no ranker: its run takes {', '.join(sorted(self._takes))}."
+            raise RecipeError(msg)
+        self._type = ranker["type"]
+        self._warned = False
+
+    @property
+    def key(self) -> str:
+        """The component's key (see `HaystackComponents`)."""
+        return hash_text(f"ranker {self.listwise} {self._components.key}")
+
+    def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
+        """Score lists, one call each; see `ScoreTeacher.score`."""
+        for ask, scores in zip(asks, self._components.each(self._answer, asks), strict=True):
+            self._warn_of_scaling(scores, ask)
+            yield scores
+
+    def _answer(self, ask: Ask) -> np.ndarray:
+        from haystack import Document
+
+        documents = [Document(id=i, content=text) for i, text in zip(ask.document_ids, ask.documents, strict=True)]
+        # None would mean the ranker's own default, which may cut.
+        wanted = {"top_k": len(documents), "scale_score": False, "score_threshold": -math.inf}
+        options = {name: value for name, value in wanted.items() if name in self._takes}
+        try:
+            found = self._components.warm["ranker"].run(query=ask.query, documents=documents, **options)["documents"]
+        except Exception as error:
+            msg = f"{self._type} failed on the query {ask.query!r}: {error}"
+            raise TeacherError(msg) from error
+        return self._scores(ask, found)
+
+    def _scores(self, ask: Ask, found: list[Document]) -> np.ndarray:
+        counts = Counter(document.id for document in found)
+        asked = set(ask.document_ids)
+        told = f"{self._type}, asked to rank {len(asked)} documents for the query {ask.query!r},"
+        if twice := [i for i, count in counts.items() if count > 1]:
+            msg = f"{told} gave some of them twice: {', '.join(twice[:SHOWN])}."
+            raise TeacherError(msg)
+        if missing := [i for i in ask.document_ids if i not in counts]:
+            msg = (
+                f"{told} left out {len(missing)}: {', '.join(missing[:SHOWN])}. A teacher must score all that it is "
+                "given: raise its top_k, and turn off whatever filters in it."
+            )
+            raise TeacherError(msg)
+        if strange := [i for i in counts if i not in asked]:
+            msg = f"{told} gave others: {', '.join(strange[:SHOWN])}."
+            raise TeacherError(msg)
+        unscored = sum(document.score is None for document in found)
+        kind = self.kind or ("ranks" if unscored else "scores")
+        if unscored not in {0, len(found)} or (unscored > 0) is not (kind == "ranks"):
+            msg = f"{told} gave a score to {len(found) - unscored}; it must score all documents of all lists, or none."
+            raise TeacherError(msg)
+        values = {d.id: float(-rank if d.score is None else d.score) for rank, d in enumerate(found)}
+        if bad := [i for i, value in values.items() if not math.isfinite(value)]:
+            msg = f"{told} gave scores that are not finite: {', '.join(f'{i} ({values[i]})' for i in bad[:SHOWN])}."
+            raise TeacherError(msg)
+        self.kind = kind
+        return np.array([values[i] for i in ask.document_ids], dtype=np.float32)
+
+    def _warn_of_scaling(self, scores: np.ndarray, ask: Ask) -> None:
+        if (
+            not self._warned
+            and "scale_score" not in self._takes
+            and len(scores) > 1
+            and 0 <= scores.min() < scores.max() <= 1
+        ):
+            self._warned = True
+            logger.warning(
+                "%s: all scores for the query %r lie between 0 and 1, so they may be squashed. Margins then mean "
+                "little; give ListwiseKL a teacher_temperature well below 1.",
+                self._type,
+                ask.query,
+            )
