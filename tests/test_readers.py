@@ -71,6 +71,7 @@ class TestFlagEmbedding:
             FLAG,
             {"query": "r", "pos": ["n"], "neg": ["p"]},
             {"query": "q", "pos": ["p", "p2"], "neg": ["n2", "n2"], "pos_scores": [0.5, 0.25]},
+            FLAG,
         ]
         assert lists_of(read(lines)) == {
             "q": [("p", 1, 0.5), ("n", 0, None), ("p2", 1, 0.25), ("n2", 0, None)],
@@ -100,6 +101,8 @@ class TestFlagEmbedding:
         [
             ('{"query": "q", ', r"train.jsonl, line 2: not valid JSON .*column"),
             ('["q"]', "line 2: expected an object"),
+            ('{"query": ' + "9" * 5000 + "}", "line 2: this JSON cannot be read"),
+            ('{"query": ' + "[" * 100_000, "line 2: this JSON cannot be read"),
             ({"pos": ["p"]}, "line 2: the query is empty or missing.*data.empty=skip"),
             ({"query": "q"}, "line 2: pos must be a list of texts"),
             ({**FLAG, "query": 5}, "line 2: the query must be a text; it is '5'"),
@@ -171,7 +174,7 @@ WRITERS = {
     "tsv": lambda dataset, path: dataset.to_csv(path, sep="\t"),
     "parquet": lambda dataset, path: dataset.to_parquet(path),
 }
-TEXT = 'a "quoted", text\nof two lines\tand é'
+TEXT = 'a "quoted", text\r\nof three\nlines\tand é'
 TABLES: dict[str, tuple[dict, Lists]] = {
     "pairs": (
         {"title": ["q", "q", "r"], "body": ["p", TEXT, "p"]},
@@ -180,6 +183,10 @@ TABLES: dict[str, tuple[dict, Lists]] = {
     "triplets": (
         {"anchor": ["q", "q"], "positive": ["p", "p"], "negative": ["None", "NA"]},
         {"q": [("p", 1, None), ("None", 0, None), ("NA", 0, None)]},
+    ),
+    "triplets with FlagEmbedding's names": (
+        {"query": ["q"], "pos": ["p"], "neg": ["n"]},
+        {"q": [("p", 1, None), ("n", 0, None)]},
     ),
     "several negatives": (
         {"dataset_name": ["x", "x"], "a": ["q", "r"], "b": ["p", "o"], "c": ["m", "m"], "d": ["n", "p"]},
@@ -260,6 +267,8 @@ class TestColumns:
             (["q", "d", "label", "score"], "'label' and 'score' are all names of labels. Keep one"),
             (["", "query", "positive"], "index=False"),
             (["query_id", "positive_id", "score"], "'query_id' and 'positive_id' look like ids"),
+            (["sentence1", "sentence2", "Label"], "'Label' would be read as a text. Name it 'label' or 'score'"),
+            (["a", "b", "similarity_score", "label"], "'similarity_score' would be read as a text"),
             (["id", "query", "positive"], "'id' look like ids"),
             (["answer", "question"], "the first is taken for the query, but 'question' is number 2"),
             (["query", "text", "Positive"], "order must be query, positive, negatives, but 'Positive' is number 3"),
@@ -308,6 +317,8 @@ class TestColumns:
         records = [{"q": "q", "d": f"d{i}", "label": label} for i, label in enumerate(labels)]
         with pytest.raises(DataError, match="'label' holds whole numbers.*rename the column to 'score'"):
             read(records)
+        # One fraction is enough to show that they are scores.
+        assert len(lists_of(read([{"q": "r", "d": "d", "label": 0.5}, *records]))) == 2
         scores = [{"q": r["q"], "d": r["d"], "score": r["label"]} for r in records]
         assert [score for *_, score in lists_of(read(scores))["q"]] == labels
 
@@ -341,8 +352,8 @@ class TestColumns:
             read_data(tmp_path)
 
     def test_csv_from_excel(self, tmp_path):
-        (tmp_path / "train.csv").write_bytes(b"\xef\xbb\xbfquery,positive\r\nq,p\r\n")
-        assert lists_of(read_data(tmp_path)) == {"q": [("p", 1, None)]}
+        (tmp_path / "train.csv").write_bytes(b"\xef\xbb\xbfscore,query,positive\r\n0.5,q,p\r\n")
+        assert lists_of(read_data(tmp_path)) == {"q": [("p", None, 0.5)]}
 
     def test_pandas_row_numbers(self, tmp_path):
         pd.DataFrame({"query": ["q"], "positive": ["p"]}).to_csv(tmp_path / "train.csv")

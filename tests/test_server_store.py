@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import numpy as np
 import pytest
 import yaml
@@ -89,7 +90,7 @@ class StandIn(ThreadingHTTPServer):
                 points, following = engine.scroll(name, **options, with_payload=body["with_payload"])
                 return {"points": points, "next_page_offset": following}
             case "POST points/query":
-                nearest = engine.query_points(
+                return engine.query_points(
                     name,
                     query=body["query"]["nearest"],
                     using=body.get("using"),
@@ -98,8 +99,7 @@ class StandIn(ThreadingHTTPServer):
                     score_threshold=body.get("score_threshold"),
                     with_vectors=body["with_vector"],
                 )
-                return nearest
-        raise NotImplementedError(f"{method} {parts}")
+        raise NotImplementedError(method, parts)
 
 
 def _vectors(given):
@@ -130,7 +130,521 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    do_GET = do_POST = do_PUT = do_DELETE = _serve
+    do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815
 
     def log_message(self, *_):
         pass
+
+
+@pytest.fixture(scope="module")
+def stand_in():
+    server = StandIn()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def client_of(url: str) -> tuple[QdrantClient, str]:
+    """A client of the server of a collection, and the collection's name."""
+    base, _, name = url.rpartition("/")
+    return QdrantClient(url=base, api_key=os.environ.get("QDRANT_API_KEY")), name
+
+
+def new_collection(request) -> str:
+    """URL of a collection that is not there yet, and will be gone: of the stand-in, or of a real server."""
+    if request.param == "server" and "QDRANT_URL" not in os.environ:
+        pytest.skip("set QDRANT_URL to a Qdrant server to run it")
+    base = request.getfixturevalue("stand_in").url if request.param == "stand-in" else os.environ["QDRANT_URL"]
+    url = f"{base.rstrip('/')}/retort-test-{uuid4().hex}"
+
+    def delete():
+        client, name = client_of(url)
+        client.delete_collection(name)
+        client.close()
+
+    request.addfinalizer(delete)
+    return url
+
+
+@pytest.fixture(params=["stand-in", "server"])
+def collection(request) -> str:
+    return new_collection(request)
+
+
+@pytest.fixture(params=["edge", "stand-in", "server"])
+def place(request, tmp_path) -> str:
+    """What --store takes."""
+    return str(tmp_path / "index") if request.param == "edge" else new_collection(request)
+
+
+@pytest.fixture(params=["edge", "memory", "stand-in", "server"])
+def any_store(request, tmp_path):
+    """An empty document store of each kind."""
+    if request.param == "edge":
+        return QdrantEdgeDocumentStore(path=str(tmp_path / "edge"))
+    return in_memory() if request.param == "memory" else store_at(new_collection(request))
+
+
+def store_at(url: str, **options) -> QdrantDocumentStore:
+    spec = store_spec(url, embedding_dim=DIM)
+    return QdrantDocumentStore.from_dict(spec | {"init_parameters": spec["init_parameters"] | options})
+
+
+def in_memory(**options) -> QdrantDocumentStore:
+    return QdrantDocumentStore(":memory:", embedding_dim=DIM, progress_bar=False, **options)
+
+
+@pytest.fixture
+def embedded(tiny_student) -> list[Document]:
+    return StudentDocumentEmbedder(model=tiny_student).run(documents=DOCUMENTS)["documents"]
+
+
+@pytest.fixture
+def query(tiny_student) -> dict:
+    found = StudentTextEmbedder(model=tiny_student).run(text="the ship near the harbour")
+    return {"query_embedding": found["embedding"], "space": found["space"]}
+
+
+def hits(found: dict) -> list[tuple[str, float]]:
+    return [(d.id, pytest.approx(d.score, abs=1e-5)) for d in found["documents"]]
+
+
+class TestContract:
+    """What we use of qdrant-haystack that it does not promise. A failure says what to adapt to a new version."""
+
+    SOURCE = Path(qdrant_server.__file__)
+
+    def test_private_names(self):
+        names = set(re.findall(r"self\.store\.(_\w+)", self.SOURCE.read_text()))
+        assert names == {"_client", "_prepare_client_params"}
+        gone = sorted(name for name in names if name not in dir(in_memory()))
+        assert not gone, (
+            f"qdrant-haystack {version('qdrant-haystack')} has no QdrantDocumentStore.{', '.join(gone)} any more: "
+            f"adapt components/retrievers/{self.SOURCE.name}."
+        )
+
+    def test_client_parameters(self):
+        given = QdrantDocumentStore(url="http://a:1", client_kwargs={"timeout": 7})._prepare_client_params()
+        assert {"location", "url", "port", "https", "api_key", "prefix", "host", "path"} <= set(given)
+        assert (given["url"], given["timeout"]) == ("http://a:1", 7)
+
+    def test_the_client_is_opened_late_and_is_the_one_in_use(self, embedded, query):
+        store = in_memory()
+        assert store._client is None
+        store.write_documents(embedded)
+        assert store._client.count(store.index).count == 3
+        store.close()
+        assert store._client is None
+
+    def test_no_other_file_uses_private_names(self):
+        for folder in ("components", "pipelines", "cli"):
+            for path in (ROOT / folder).rglob("*.py"):
+                if path.name != self.SOURCE.name:
+                    assert not re.search(r"store\._(async_)?client|_prepare_client_params", path.read_text()), path
+
+
+class TestAddress:
+    @pytest.mark.parametrize(
+        ("options", "address"),
+        [
+            ({}, "http://localhost:6333/Document"),
+            ({"url": "http://qdrant:7000", "index": "x"}, "http://qdrant:7000/x"),
+            ({"url": "https://qdrant.example.org", "index": "x"}, "https://qdrant.example.org:6333/x"),
+            ({"url": "https://qdrant.example.org:443/a/b/", "index": "x"}, "https://qdrant.example.org:443/a/b/x"),
+            ({"url": "http://user:word@qdrant", "index": "x"}, "http://qdrant:6333/x"),
+            ({"location": "http://qdrant:7000", "index": "x"}, "http://qdrant:7000/x"),
+            ({"host": "qdrant", "port": 1, "https": True, "prefix": "/p", "index": "x"}, "https://qdrant:1/p/x"),
+            ({"client_kwargs": {"url": "http://other:2"}, "index": "x"}, "http://other:2/x"),
+            ({"location": ":memory:", "index": "x"}, ":memory:/x"),
+            ({"path": "some/folder", "index": "x"}, "some/folder/x"),
+        ],
+    )
+    def test_address(self, options, address):
+        assert ServerIndex(QdrantDocumentStore(**options)).address == address
+
+    def test_the_address_of_a_server_is_what_the_command_line_takes(self):
+        for url in ("http://qdrant:7000/x", "https://qdrant.example.org:443/a/b/x"):
+            assert ServerIndex(QdrantDocumentStore.from_dict(store_spec(url))).address == url
+
+    @pytest.mark.parametrize("url", ["http://qdrant:6333", "http://qdrant:6333/"])
+    def test_a_url_without_a_collection(self, url):
+        with pytest.raises(DocumentStoreError, match="names no collection"):
+            store_spec(url)
+
+
+class TestRetriever:
+    """Over the wire."""
+
+    @pytest.fixture
+    def store(self, collection, embedded):
+        store = store_at(collection)
+        store.write_documents(embedded)
+        return store
+
+    @pytest.fixture
+    def edge(self, embedded, tmp_path):
+        store = QdrantEdgeDocumentStore(path=str(tmp_path / "edge"))
+        store.write_documents(embedded)
+        return store
+
+    def test_as_from_the_embedded_engine(self, store, edge, query):
+        here, there = StudentRetriever(document_store=edge), StudentRetriever(document_store=store)
+        native = models.Filter(must=[models.FieldCondition(key="meta.year", range=models.Range(gte=2000))])
+        year = {"field": "meta.year", "operator": ">=", "value": 2000}
+        second = here.run(**query)["documents"][1].score
+        for options in ({}, {"top_k": 2}, {"filters": KITCHEN}, {"filters": year}, {"score_threshold": second}):
+            assert hits(there.run(**query, **options)) == hits(here.run(**query, **options))
+        assert hits(there.run(**query, filters=native)) == hits(here.run(**query, filters=year))
+        found = there.run(**query)["documents"]
+        assert [(d.content, d.meta, d.embedding) for d in found] == [
+            (d.content, d.meta, None) for d in here.run(**query)["documents"]
+        ]
+        full = StudentRetriever(document_store=store, return_embedding=True).run(**query)["documents"]
+        assert np.linalg.norm(full[0].embedding) == pytest.approx(1, abs=1e-5)
+
+    def test_filter_policies(self, store, query):
+        year = {"field": "meta.year", "operator": ">=", "value": 2000}
+        merged = StudentRetriever(document_store=store, filters=year, filter_policy="merge")
+        assert [d.id for d in merged.run(**query, filters=KITCHEN)["documents"]] == ["2"]
+        assert merged.run(**query, filters=KITCHEN | {"value": "sea"})["documents"] == []
+        replaced = StudentRetriever(document_store=store, filters=year)
+        assert [d.id for d in replaced.run(**query, filters=KITCHEN | {"value": "sea"})["documents"]] == ["1"]
+        with pytest.raises(ValueError, match="cannot be merged"):
+            merged.run(**query, filters=models.Filter())
+
+    def test_distances_become_similarities(self, collection, embedded, query, tmp_path):
+        store, edge = (
+            store_at(collection, similarity="l2"),
+            QdrantEdgeDocumentStore(path=str(tmp_path), similarity="l2"),
+        )
+        store.write_documents(embedded)
+        edge.write_documents(embedded)
+        expected = StudentRetriever(document_store=edge).run(**query)
+        assert hits(StudentRetriever(document_store=store).run(**query)) == hits(expected)
+        limit = expected["documents"][1].score - 1e-4
+        found = StudentRetriever(document_store=store, score_threshold=limit).run(**query)
+        assert hits(found) == hits({"documents": expected["documents"][:2]})
+
+    def test_async_in_one_event_loop_after_the_other(self, store, query):
+        # By default the client keeps no connection to this machine, and connections are what outlives a loop.
+        kept = store_at(ServerIndex(store).address, client_kwargs={"limits": httpx.Limits()})
+        retriever = StudentRetriever(document_store=kept)
+        expected = hits(retriever.run(**query))
+
+        async def ask(times: int):
+            found = await asyncio.gather(*(retriever.run_async(**query) for _ in range(times)))
+            await asyncio.sleep(0)
+            return [hits(one) for one in found]
+
+        for _ in range(3):
+            assert asyncio.run(ask(4)) == [expected] * 4
+
+    def test_close_and_go_on(self, store, query):
+        retriever = StudentRetriever(document_store=store)
+
+        async def ask_and_close():
+            found = hits(await retriever.run_async(**query))
+            await retriever.close_async()
+            return found
+
+        expected = hits(retriever.run(**query))
+        retriever.close()
+        assert hits(retriever.run(**query)) == expected
+        assert asyncio.run(ask_and_close()) == expected
+        assert hits(retriever.run(**query)) == expected
+
+    def test_another_space_is_refused(self, store, other_student, tiny_student):
+        wrong = StudentTextEmbedder(model=other_student).run(text="the ship")
+        with pytest.raises(SpaceMismatchError) as error:
+            StudentRetriever(document_store=store).run(query_embedding=wrong["embedding"], space=wrong["space"])
+        address = ServerIndex(store).address
+        assert f"The index at {address} was built by {tiny_student}" in str(error.value)
+        assert f"retort index STUDENT --documents DIR --store {address}`" in str(error.value)
+
+    def test_an_unstamped_index(self, collection, query):
+        store = store_at(collection)
+        store.write_documents([Document(content="a", embedding=[0.1] * DIM)])
+        with pytest.raises(SpaceMismatchError, match="carry no stamp.*allow_unstamped=True"):
+            StudentRetriever(document_store=store).run(**query)
+        assert len(StudentRetriever(document_store=store, allow_unstamped=True).run(**query)["documents"]) == 1
+
+    def test_the_dimension_of_the_collection_counts(self, store, query):
+        """Not that of the store, whose default nobody changes who only reads."""
+        default = store_at(ServerIndex(store).address, embedding_dim=768)
+        assert len(StudentRetriever(document_store=default).run(**query)["documents"]) == 3
+        with pytest.raises(DocumentStoreError, match=rf"shape \(5,\), but .* holds embeddings of {DIM} dimensions"):
+            StudentRetriever(document_store=default).run(query_embedding=[0.1] * 5)
+        with pytest.raises(DocumentStoreError, match="NaN"):
+            StudentRetriever(document_store=default).run(query_embedding=[float("nan")] * DIM)
+
+    def test_a_query_creates_and_empties_nothing(self, collection, store, query):
+        emptying = StudentRetriever(document_store=store_at(collection, recreate_index=True))
+        assert len(emptying.run(**query)["documents"]) == 3
+        assert len(asyncio.run(emptying.run_async(**query))["documents"]) == 3
+        missing = StudentRetriever(document_store=store_at(f"{collection}-missing"))
+        for ask in (missing.run, lambda **q: asyncio.run(missing.run_async(**q))):
+            with pytest.raises(
+                DocumentStoreError, match=f"no collection at {collection}-missing. Build it with `retort"
+            ):
+                ask(**query)
+        client, name = client_of(collection)
+        assert not client.collection_exists(f"{name}-missing")
+
+    def test_a_collection_that_goes_away(self, collection, store, query):
+        retriever = StudentRetriever(document_store=store)
+        retriever.run(**query)
+        client, name = client_of(collection)
+        client.delete_collection(name)
+        with pytest.raises(DocumentStoreError, match=f"no collection at {collection}"):
+            retriever.run(**query)
+
+    def test_a_collection_of_somebody_else(self, collection, query):
+        client, name = client_of(collection)
+        size = models.VectorParams(size=DIM, distance=models.Distance.COSINE)
+        client.create_collection(name, vectors_config={"mine": size})
+        with pytest.raises(DocumentStoreError, match="has no vectors 'text-dense'"):
+            StudentRetriever(document_store=store_at(collection)).run(**query)
+
+    def test_search_parameters_and_quantised_embeddings(self, collection, query):
+        """
+        The engine quantises what its optimiser has seen, so few documents need a low threshold, and a moment.
+        """
+        rows = np.random.default_rng(0).normal(size=(500, DIM))
+        store = store_at(
+            collection,
+            quantization_config={"scalar": {"type": "int8", "always_ram": True}},
+            optimizers_config={"indexing_threshold": 1},
+            write_batch_size=500,
+        )
+        store.write_documents(
+            [Document(id=str(i), content=str(i), embedding=row.tolist()) for i, row in enumerate(rows)]
+        )
+
+        def ask(**options):
+            retriever = StudentRetriever(document_store=store, allow_unstamped=True, top_k=10, **options)
+            return retriever.run(**query)
+
+        exact = hits(ask(exact=True, ignore_quantization=True))
+        cosines = rows @ np.array(query["query_embedding"]) / np.linalg.norm(rows, axis=1)
+        assert [i for i, _ in exact] == [str(i) for i in np.argsort(-cosines)[:10]]
+        assert hits(ask(hnsw_ef=500, rescore=True, oversampling=4.0)) == exact
+        for document in ask(hnsw_ef=500, rescore=False)["documents"]:
+            assert document.score == pytest.approx(cosines[int(document.id)], abs=0.05)
+
+
+class TestWire:
+    """What only the stand-in can show."""
+
+    def test_search_parameters_are_sent(self, stand_in, embedded, query):
+        store = store_at(f"{stand_in.url}/{uuid4().hex}")
+        store.write_documents(embedded)
+
+        def sent(**options) -> list[dict]:
+            stand_in.seen.clear()
+            retriever = StudentRetriever(document_store=store, **options)
+            retriever.run(**query)
+            asyncio.run(retriever.run_async(**query))
+            return [body.get("params", {}) for _, path, body in stand_in.seen if path == "points/query"]
+
+        assert sent() == [{}] * 2
+        assert sent(hnsw_ef=64, exact=False) == [{"hnsw_ef": 64, "exact": False}] * 2
+        quantization = {"rescore": True, "oversampling": 2.5, "ignore": False}
+        assert sent(rescore=True, oversampling=2.5) == [{"quantization": quantization}] * 2
+        assert [p["quantization"]["ignore"] for p in sent(ignore_quantization=True)] == [True] * 2
+
+    def test_queries_ask_for_the_collection_once(self, stand_in, embedded, query):
+        store = store_at(f"{stand_in.url}/{uuid4().hex}")
+        store.write_documents(embedded)
+        retriever = StudentRetriever(document_store=store)
+        stand_in.seen.clear()
+        for _ in range(3):
+            retriever.run(**query)
+        assert [path for _, path, _ in stand_in.seen] == ["exists", "", *["points/query"] * 3]
+
+    @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+    def test_the_key_comes_from_the_environment(self, stand_in, monkeypatch):
+        stand_in.keys.clear()
+        monkeypatch.setenv("QDRANT_API_KEY", "secret")
+        url = f"{stand_in.url}/{uuid4().hex}"
+        assert ServerIndex(store_at(url)).sample_meta() is None
+        assert stand_in.keys == {"secret"}
+        assert "secret" not in pipeline_yaml("indexing", index=url)
+
+    def test_no_server(self, query):
+        store = store_at("http://127.0.0.1:1/x", client_kwargs={"check_compatibility": False})
+        retriever, index = StudentRetriever(document_store=store), ServerIndex(store)
+        for call in (
+            lambda: retriever.run(**query),
+            lambda: asyncio.run(retriever.run_async(**query)),
+            index.sample_meta,
+        ):
+            with pytest.raises(DocumentStoreError, match="The Qdrant server of http://127.0.0.1:1/x failed: .*refused"):
+                call()
+
+
+class TestLocalModes:
+    def test_both_ways_find_the_same(self, embedded, query, tmp_path):
+        folder = QdrantDocumentStore(path=str(tmp_path / "q"), embedding_dim=DIM, progress_bar=False)
+        for store in (in_memory(), folder, in_memory(use_sparse_embeddings=True)):
+            store.write_documents(embedded)
+            retriever = StudentRetriever(document_store=store)
+            expected = hits(retriever.run(**query))
+            assert len(expected) == 3
+            assert hits(asyncio.run(retriever.run_async(**query))) == expected
+
+    def test_a_folder_is_opened_by_the_query_and_not_emptied(self, embedded, query, tmp_path):
+        options = {"path": str(tmp_path / "q"), "embedding_dim": DIM, "progress_bar": False}
+        store = QdrantDocumentStore(**options)
+        store.write_documents(embedded)
+        store.close()
+        again = QdrantDocumentStore(**options, recreate_index=True)
+        retriever = StudentRetriever(document_store=again)
+        assert len(asyncio.run(retriever.run_async(**query))["documents"]) == 3
+        again.write_documents(embedded[:1], DuplicatePolicy.OVERWRITE)  # the same client: a folder takes only one
+        assert again.count_documents() == 3
+        retriever.close()
+
+    def test_nothing_written_yet(self, embedded, query):
+        store = in_memory()
+        retriever = StudentRetriever(document_store=store)
+        with pytest.raises(
+            DocumentStoreError, match="no collection at :memory:/Document. Build it by writing documents"
+        ):
+            retriever.run(**query)
+        assert ServerIndex(store).sample_meta() is None
+        store.write_documents(embedded)  # the failed query has left nothing behind that stops it
+        assert len(retriever.run(**query)["documents"]) == 3
+
+    def test_another_space_is_refused(self, embedded, other_student):
+        store = in_memory()
+        store.write_documents(embedded)
+        wrong = StudentTextEmbedder(model=other_student).run(text="the ship")
+        with pytest.raises(SpaceMismatchError, match="Re-index by writing documents that StudentDocumentEmbedder"):
+            StudentRetriever(document_store=store).run(query_embedding=wrong["embedding"], space=wrong["space"])
+
+
+def test_documents_added_updated_and_deleted(any_store, tiny_student, tmp_path):
+    """Through `indexing.yaml`, with a search after each step."""
+    indexing = load_pipeline("indexing", student=tiny_student, index=str(tmp_path / "unused"))
+    indexing.get_component("writer").document_store = any_store
+    embedder, retriever = StudentTextEmbedder(model=tiny_student), StudentRetriever(document_store=any_store)
+
+    def write(**contents: str) -> None:
+        documents = [Document(id=name, content=text) for name, text in contents.items()]
+        found = indexing.run({"embedder": {"documents": documents}})
+        assert found["writer"]["documents_written"] == len(documents)
+
+    def same(text: str) -> list[str]:
+        """Ids of the documents that say exactly this, as the search finds them."""
+        found = embedder.run(text=text)
+        documents = retriever.run(query_embedding=found["embedding"], space=found["space"])["documents"]
+        assert [d.id for d in documents if d.content == text] == [d.id for d in documents if d.score > 1 - 1e-5]
+        return [d.id for d in documents if d.content == text]
+
+    write(a="the ship in the harbour", b="bread and butter", c="the rose and the bee")
+    write(d="a violin in the choir")
+    assert [same(t) for t in ("the ship in the harbour", "bread and butter", "a violin in the choir")] == [
+        ["a"],
+        ["b"],
+        ["d"],
+    ]
+    write(b="salt and sugar")
+    assert same("salt and sugar") == ["b"]
+    assert same("bread and butter") == []
+    assert any_store.count_documents() == 4
+    any_store.delete_documents(["a", "d"])
+    assert same("the ship in the harbour") == []
+    assert same("the rose and the bee") == ["c"]
+    assert any_store.count_documents() == 2
+
+
+class TestCommandLine:
+    def run(self, capsys, *arguments) -> str:
+        main([str(argument) for argument in arguments])
+        return capsys.readouterr().out
+
+    def fail(self, capsys, *arguments) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        assert stop.value.code == 2
+        return capsys.readouterr().err
+
+    @pytest.fixture
+    def texts(self, tmp_path):
+        folder = tmp_path / "texts"
+        folder.mkdir()
+        (folder / "a.txt").write_text("the ship in the harbour. " * 100)
+        (folder / "b.txt").write_text("bread and butter.")
+        (folder / "c.txt").write_text("the rose and the bee.")
+        return folder
+
+    def test_index_and_ask(self, place, texts, tiny_student, other_student, capsys):
+        index = ("index", tiny_student, "--documents", texts, "--store", place)
+        missing = self.fail(capsys, "ask", "the ship", "--store", place)
+        assert f"retort index STUDENT --documents DIR --store {place}" in missing
+        count = int(self.run(capsys, *index).split(" documents in ")[0])
+        assert self.run(capsys, *index).startswith(f"{count} documents in {place} after")
+        found = json.loads(self.run(capsys, "ask", "bread and butter.", "--store", place, "--json"))
+        assert found["documents"][0]["title"] == "b.txt"
+        assert found["documents"][0]["score"] == pytest.approx(1, abs=1e-3)
+        assert found["answers"]
+        refused = self.fail(capsys, "index", other_student, "--documents", texts, "--store", place)
+        assert f"The index at {place} was built by {tiny_student}" in refused
+        wrong = self.fail(capsys, "ask", "bread", "--store", place, "--student", other_student)
+        assert f"The index at {place} was built by {tiny_student}" in wrong
+
+    def test_prune(self, place, texts, tiny_student, capsys):
+        index = ("index", tiny_student, "--documents", texts, "--store", place)
+        before = int(self.run(capsys, *index).split(" documents in ")[0])
+        (texts / "b.txt").unlink()
+        (texts / "a.txt").write_text("the ship.")  # several passages before
+        out = self.run(capsys, *index)
+        assert out.startswith("3 documents in")  # those of b.txt stay
+        assert f"\n{before - 2} deleted that {texts} no longer gives" in out
+        out = self.run(capsys, *index, "--prune")
+        assert out.startswith("2 documents in")
+        assert f"\n1 deleted that {texts} no longer gives" in out
+        assert f"\n0 deleted that {texts} no longer gives" in self.run(capsys, *index, "--prune")
+        found = json.loads(self.run(capsys, "ask", "bread and butter.", "--store", place, "--json"))
+        assert sorted(d["title"] for d in found["documents"]) == ["a.txt", "c.txt"]
+
+    def test_a_url_without_a_collection(self, texts, tiny_student, capsys):
+        arguments = ("index", tiny_student, "--documents", texts, "--store", "http://127.0.0.1:1")
+        assert "names no collection" in self.fail(capsys, *arguments)
+
+
+ROUND_TRIP = """
+import sys
+from haystack import Pipeline
+text = sys.stdin.read()
+pipeline = Pipeline.loads(text)
+assert pipeline.dumps() == text
+print([type(pipeline.get_component(name).document_store).__name__ for name in ("edge", "server")])
+"""
+
+
+@pytest.mark.integration
+def test_yaml_of_both_kinds_in_a_fresh_process(tmp_path):
+    pipeline = Pipeline()
+    edge = QdrantEdgeDocumentStore(path="some/folder")
+    pipeline.add_component(
+        "edge", StudentRetriever(document_store=edge, hnsw_ef=32, filter_policy="merge", student="x")
+    )
+    server = QdrantDocumentStore(
+        url="http://qdrant:6333",
+        index="x",
+        embedding_dim=DIM,
+        api_key=Secret.from_env_var("NO_SUCH_KEY", strict=False),
+        quantization_config={"scalar": {"type": "int8"}},
+    )
+    options = {"rescore": True, "oversampling": 2.0, "ignore_quantization": False, "exact": False, "filters": KITCHEN}
+    pipeline.add_component("server", StudentRetriever(document_store=server, **options))
+    text = pipeline.dumps()
+    written = yaml.safe_load(text)["components"]["server"]["init_parameters"]
+    assert written.items() >= options.items()
+    found = subprocess.run(
+        [sys.executable, "-c", ROUND_TRIP], input=text, env={"HOME": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() == "['QdrantEdgeDocumentStore', 'QdrantDocumentStore']"

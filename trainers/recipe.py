@@ -372,7 +372,7 @@ class Recipe:
         }
         specs |= {f"stages.{i}.temperature": s.temperature for i, s in enumerate(self.stages) if s.temperature}
         for where, spec in specs.items():
-            _refuse_untrusted(spec.type, f"{where}.type", self.allow)
+            refuse_untrusted(spec.type, f"{where}.type", self.allow)
 
 
 def find_recipe(name_or_path: str | Path) -> Path:
@@ -398,7 +398,7 @@ def load_type(path: str, where: str, allow: Sequence[str] = ()) -> Any:
     :raises RecipeError:
         If its module is not trusted, or there is no such thing; also if a trusted module merely re-exports it.
     """
-    _refuse_untrusted(path, where, allow)
+    refuse_untrusted(path, where, allow)
     module, _, name = path.rpartition(".")
     try:
         found = getattr(import_module(module), name)
@@ -408,7 +408,7 @@ def load_type(path: str, where: str, allow: Sequence[str] = ()) -> Any:
     if not (inspect.isclass(found) or inspect.isfunction(found)):
         msg = f"{where}: {path!r} is neither a class nor a function."
         raise RecipeError(msg)
-    _refuse_untrusted(f"{found.__module__}.{name}", where, allow)
+    refuse_untrusted(f"{found.__module__}.{name}", where, allow)
     return found
 
 
@@ -429,7 +429,13 @@ def _fits(made: Any, role: Role) -> bool:
     return inspect.isclass(made) and any(all(hasattr(made, method) for method in way) for way in ways[role])
 
 
-def _refuse_untrusted(path: str, where: str, allow: Sequence[str]) -> None:
+def refuse_untrusted(path: str, where: str, allow: Sequence[str]) -> None:
+    """
+    Check that a type's module may be imported.
+
+    :raises RecipeError:
+        If it is in none of the trusted modules, nor in one that was allowed.
+    """
     module = path.rpartition(".")[0]
     environment = os.environ.get("HAYSTACK_DESERIALIZATION_ALLOWLIST", "").split(",")
     patterns = [*TRUSTED, *allow, *(p.strip() for p in environment if p.strip())]

@@ -24,6 +24,7 @@ _QUERY_NAMES = {"query", "question", "anchor"}
 _POSITIVE_NAME = re.compile(r"pos(itives?)?[ _-]?\d*", re.IGNORECASE)
 _NEGATIVE_NAME = re.compile(r"(hard[ _-]?)?neg(atives?)?[ _-]?\d*", re.IGNORECASE)
 _ID_NAME = re.compile(r"(.+_)?(id|ids|idx)", re.IGNORECASE)
+_NUMBERS_NAME = re.compile(r".*(label|score|similarity|relevance|margin).*", re.IGNORECASE)
 
 # A text (yet to be checked), its grade or None if it is unknown, its score or NaN.
 Candidate = tuple[Any, int | None, float]
@@ -36,7 +37,7 @@ def read_examples(path: str | Path, *, empty: EmptyTexts = "error") -> Retrieval
     Texts are known by their content: records with the same query are joined, and the corpus is every different
     document of the file. Two Unicode spellings of one text are one. A document's first score counts.
 
-    **FlagEmbedding**: records with `query` and `pos`. `pos` and `neg` are lists of texts, `pos_scores` and
+    **FlagEmbedding**: records with `query` and a list `pos`. `pos` and `neg` are lists of texts, `pos_scores` and
     `neg_scores` lists of a teacher's scores, as long as theirs. `neg` and the scores may be missing. `prompt` is not
     used; other keys are passed over.
 
@@ -56,7 +57,7 @@ def read_examples(path: str | Path, *, empty: EmptyTexts = "error") -> Retrieval
     teacher's scores, and nothing is known of relevance, unless all documents but the first are named `negative...`
     (`neg_2`, `negative`, ...): then the first is the positive. Refused, because it could mean two things:
 
-    - several label columns; a column named like an id;
+    - several label columns, or one with almost such a name (`Label`, `similarity_score`); one named like an id;
     - `query`, `question` or `anchor` that is not first while the first column is none of these, `positive` that is not
       second, `negative` that is second;
     - with labels: `positive` or `negative` among names that do not say which is which;
@@ -80,7 +81,7 @@ def read_examples(path: str | Path, *, empty: EmptyTexts = "error") -> Retrieval
     layout: _Layout | None = None
     for where, record in read_records(path):
         if layout is None:
-            layout = _layout_of(path, list(record))
+            layout = _layout_of(path, record)
         try:
             merged.add(where, *layout.read(record))
         except DataError as error:
@@ -105,13 +106,13 @@ class _Layout(Protocol):
         ...
 
 
-def _layout_of(path: Path, columns: list[str]) -> _Layout:
-    if {"query", "pos"} <= set(columns):
+def _layout_of(path: Path, record: dict[str, Any]) -> _Layout:
+    if {"query", "pos"} <= record.keys() and not isinstance(record["pos"], str):
         return _FlagEmbedding()
     try:
-        return _Columns(columns)
+        return _Columns(list(record))
     except DataError as error:
-        msg = f"{path} has the columns {', '.join(map(repr, columns))}: {error}"
+        msg = f"{path} has the columns {', '.join(map(repr, record))}: {error}"
         raise DataError(msg) from error
 
 
@@ -221,6 +222,13 @@ def _check_names(texts: list[str], labels: list[str]) -> None:
     """Refuse columns that do not say clearly what is what."""
     if len(labels) > 1:
         msg = f"{' and '.join(map(repr, labels))} are all names of labels. Keep one, and remove the others."
+        raise DataError(msg)
+    numbers = [c for c in texts if _NUMBERS_NAME.fullmatch(c)]
+    if numbers:
+        msg = (
+            f"{numbers[0]!r} would be read as a text. Name it 'label' or 'score' if it holds the labels, and remove it "
+            "or rename it otherwise."
+        )
         raise DataError(msg)
     if any(not c.strip() or c.startswith("Unnamed:") for c in texts):
         msg = "one has no name, as the row numbers have that pandas writes. Write the file with index=False."
@@ -348,16 +356,14 @@ class _Merged:
     def _text(self, value: Any, number: int) -> str:
         """Return a text without outer blanks, of document `number` or the query (0); empty if it is to be skipped."""
         text = "" if value is None else value
-        if not isinstance(text, str):
-            what = f"document {number}" if number else "the query"
-            msg = f"{what} must be a text; it is {str(value)[:40]!r}."
-            raise DataError(msg)
-        text = text.strip()
-        if not text and not self._skip:
-            what = f"document {number}" if number else "the query"
+        if isinstance(text, str) and (text.strip() or self._skip):
+            return text.strip()
+        what = f"document {number}" if number else "the query"
+        if isinstance(text, str):
             msg = f"{what} is empty or missing. Fill it in, or set data.empty=skip to leave it out."
-            raise DataError(msg)
-        return text
+        else:
+            msg = f"{what} must be a text; it is {str(value)[:40]!r}."
+        raise DataError(msg)
 
 
 def _first(places: list[str]) -> str:

@@ -50,13 +50,17 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     for number, line in read_lines(path):
         if line.strip():
             try:
-                yield number, json.loads(line)
+                value = json.loads(line)
             except json.JSONDecodeError as error:
                 msg = (
                     f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno}). "
                     "Each line must be a JSON value of its own: mend or remove this one."
                 )
                 raise DataError(msg) from error
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, or a thousand brackets
+                msg = f"{path}, line {number}: this JSON cannot be read ({error}). Mend or remove the line."
+                raise DataError(msg) from error
+            yield number, value
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

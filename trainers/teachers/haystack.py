@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from retort.students.hashing import canonical_json, hash_text
 from retort.trainers.errors import RecipeError
+from retort.trainers.recipe import refuse_untrusted
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ class HaystackComponents:
         self._revision = revision
         self._concurrency = concurrency
         tree = {"components": self.specs, "connections": []}
+        for spec in self.specs.values():
+            refuse_untrusted(str(spec.get("type")), "type", allowed_modules or ())
         self._pipeline = Pipeline.from_dict(tree, allowed_modules=allowed_modules)
         self._made = {name: self._pipeline.get_component(name) for name in self.specs}
         remote = any("api_key" in inspect.signature(type(made).__init__).parameters for made in self._made.values())

@@ -1,0 +1,401 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Teachers that score lists: any ranker and retriever of Haystack, cross-encoders, given scores; and their store."""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from tiny_components import WordRanker, overlap
+
+from retort.students import Ranker, save_student
+from retort.students.create import ranker as make_ranker
+from retort.trainers.candidates.bm25 import BM25Miner
+from retort.trainers.candidates.lists import CandidateLists, build_lists
+from retort.trainers.candidates.retriever import RetrieverMiner
+from retort.trainers.candidates.workbench import Workbench
+from retort.trainers.data.beir import read_beir
+from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.errors import CacheError, RecipeError, TeacherError
+from retort.trainers.recipe import Recipe
+from retort.trainers.teachers import Ask
+from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
+from retort.trainers.teachers.given import GivenTeacher
+from retort.trainers.teachers.ranker import RankerTeacher
+from retort.trainers.teachers.retriever import RetrieverTeacher
+from retort.trainers.teachers.score_store import ScoreStore
+
+ST_RANKER = (
+    "haystack_integrations.components.rankers.sentence_transformers."
+    "sentence_transformers_similarity.SentenceTransformersSimilarityRanker"
+)
+OUR_RANKER = "haystack_integrations.components.rankers.retort.student_ranker.StudentRanker"
+ASK = Ask("q", "the ship in the harbour", ["a", "b", "c"], ["bread and butter", "a ship", "the ship in the harbour"])
+
+
+def words(**parameters) -> dict:
+    return {"type": "tiny_components.WordRanker", "init_parameters": parameters}
+
+
+def word_teacher(**parameters) -> RankerTeacher:
+    return RankerTeacher(ranker=words(**parameters), allowed_modules=["tiny_components"])
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    WordRanker.calls.clear()
+
+
+@pytest.fixture
+def bench(beir, tmp_path):
+    return Workbench(read_beir(beir, "train"), {}, tmp_path / "cache")
+
+
+@pytest.fixture
+def lists(bench) -> CandidateLists:
+    return build_lists(bench, {"bm25": BM25Miner(depth=4)})
+
+
+def everything(lists: CandidateLists) -> np.ndarray:
+    return np.ones(len(lists.rows), dtype=bool)
+
+
+class TestRankerTeacher:
+    def test_matches_by_id_not_by_place(self):
+        (scores,) = word_teacher().score([ASK])
+        assert scores.tolist() == pytest.approx([overlap(ASK.query, text) for text in ASK.documents])
+
+    def test_asks_for_raw_scores_of_all(self, tiny_ranker):
+        """The component's own defaults would scale, and cut at 10."""
+        texts = [f"{'ship ' * i}bread" for i in range(12)]
+        ask = Ask("q", "a ship", [str(i) for i in range(12)], texts)
+        expected = Ranker.load(tiny_ranker).score([(ask.query, text) for text in texts])
+        for kind in (ST_RANKER, OUR_RANKER):
+            (found,) = RankerTeacher(ranker={"type": kind, "init_parameters": {"model": tiny_ranker}}).score([ask])
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("fault", "message"),
+        [
+            ("cuts", r"asked to rank 3 documents for the query 'the ship in the harbour', left out 1: a\. .* top_k"),
+            ("twice", "gave some of them twice: c"),
+            ("nan", r"not finite: c \(nan\)"),
+            ("some", "gave a score to 2; it must score all documents of all lists, or none"),
+            ("others", "gave others: elsewhere"),
+        ],
+    )
+    def test_bad_answers_are_refused(self, fault, message):
+        with pytest.raises(TeacherError, match=message):
+            list(word_teacher(fault=fault).score([ASK]))
+
+    def test_an_order_without_scores(self):
+        teacher = word_teacher(fault="ranks")
+        (scores,) = teacher.score([ASK])
+        assert scores.tolist() == [-2.0, -1.0, 0.0]
+        assert teacher.kind == "ranks"
+
+    @pytest.mark.parametrize("name", ["scale_score", "score_threshold"])
+    def test_told_to_scale_or_cut(self, name, tiny_ranker):
+        spec = {"type": ST_RANKER, "init_parameters": {"model": tiny_ranker, name: 0.5}}
+        with pytest.raises(RecipeError, match=f"remove {name}"):
+            RankerTeacher(ranker=spec)
+
+    def test_squashed_scores_are_noticed(self, caplog):
+        with caplog.at_level(logging.WARNING):
+            list(word_teacher(fault="squashed").score([ASK, ASK]))
+        assert [r.message for r in caplog.records if "may be squashed" in r.message] != []
+        assert len(caplog.records) == 1
+
+    def test_no_ranker(self, tiny_student):
+        kind = "haystack_integrations.components.embedders.retort.student_text_embedder.StudentTextEmbedder"
+        with pytest.raises(RecipeError, match="is no ranker: its run takes text"):
+            RankerTeacher(ranker={"type": kind, "init_parameters": {"model": tiny_student}})
+
+    def test_retries_remote_calls_only(self, monkeypatch):
+        naps = []
+        monkeypatch.setattr("tenacity.nap.time.sleep", naps.append)
+        spec = {"type": "tiny_components.RemoteRanker", "init_parameters": {"failures": 3}}
+        with pytest.raises(RecipeError, match="name a `revision`"):
+            RankerTeacher(ranker=spec, allowed_modules=["tiny_components"])
+        teacher = RankerTeacher(ranker=spec, revision="v1", allowed_modules=["tiny_components"])
+        (scores,) = teacher.score([ASK])
+        assert scores.tolist() == pytest.approx([overlap(ASK.query, text) for text in ASK.documents])
+        assert len(naps) == 3
+        with pytest.raises(TeacherError, match="failed on the query .*: the line is dead"):
+            list(word_teacher(fails_after=0).score([ASK]))
+        assert len(naps) == 3
+
+    def test_several_calls_at_a_time_keep_their_order(self):
+        asks = [Ask(str(i), f"ship number {i}", ["a", "b"], [f"number {i}", "bread"]) for i in range(20)]
+        teacher = RankerTeacher(ranker=words(), concurrency=4, allowed_modules=["tiny_components"])
+        for ask, scores in zip(asks, teacher.score(asks), strict=True):
+            assert scores.tolist() == pytest.approx([overlap(ask.query, text) for text in ask.documents])
+
+    def test_key_follows_the_files_under_a_path(self, trunk, tmp_path):
+        path = str(tmp_path / "r")
+        save_student(make_ranker(trunk, seed=1), path)
+        spec = {"type": ST_RANKER, "init_parameters": {"model": path}}
+        first = RankerTeacher(ranker=spec).key
+        assert RankerTeacher(ranker=spec).key == first
+        save_student(make_ranker(trunk, seed=2), path)
+        assert RankerTeacher(ranker=spec).key != first
+
+
+class TestScoreStore:
+    def test_asks_once(self, bench, lists):
+        bench.teachers["words"] = word_teacher()
+        found = bench.scores("words", lists, everything(lists))
+        corpus, queries = bench.data.corpus, bench.data.queries
+        expected = [overlap(queries.texts[q], corpus.texts[d]) for q, d in zip(lists.owners, lists.rows, strict=True)]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        asked = len(WordRanker.calls)
+        assert asked == len(queries)
+        assert np.array_equal(bench.scores("words", lists, everything(lists)), found)
+        assert len(WordRanker.calls) == asked
+
+    def test_only_what_is_wanted(self, bench, lists):
+        bench.teachers["words"] = word_teacher()
+        wanted = np.arange(len(lists.rows)) % 3 == 0
+        found = bench.scores("words", lists, wanted)
+        assert np.array_equal(np.isfinite(found), wanted)
+
+    def test_an_error_midway_keeps_what_was_scored(self, bench, lists, monkeypatch):
+        monkeypatch.setattr("retort.trainers.teachers.score_store.BLOCK", 20)
+        bench.teachers["words"] = word_teacher(fails_after=11)
+        with pytest.raises(TeacherError, match=r"the line is dead Kept: \d+ scores; .* --resume") as error:
+            bench.scores("words", lists, everything(lists))
+        kept = int(str(error.value).split("Kept: ")[1].split()[0])
+        sizes = np.diff(lists.offsets)
+        assert kept >= 11 * sizes.min()
+        before = list(WordRanker.calls)
+        assert len(before) == 11
+        # The same component without the fault: another key, so its store is put in the place of the first.
+        whole = word_teacher()
+        cache = bench.cache / "scores"
+        shutil.move(cache / bench.teachers["words"].key, cache / whole.key)
+        bench.teachers["words"] = whole
+        found = bench.scores("words", lists, everything(lists))
+        assert np.isfinite(found).all()
+        assert len(WordRanker.calls) == len(bench.data.queries)  # each query once over both runs
+        assert not set(before) & set(WordRanker.calls[11:])
+
+    def test_a_changed_teacher_is_asked_anew(self, bench, lists, trunk, tmp_path):
+        path = str(tmp_path / "r")
+        found = []
+        for seed in (1, 2):
+            save_student(make_ranker(trunk, layers=[0], seed=seed), path)
+            spec = {"type": OUR_RANKER, "init_parameters": {"model": path}}
+            bench.teachers["ranker"] = RankerTeacher(ranker=spec)
+            found.append(bench.scores("ranker", lists, everything(lists)))
+            pairs = [
+                (bench.data.queries.texts[q], bench.data.corpus.texts[d])
+                for q, d in zip(lists.owners, lists.rows, strict=True)
+            ]
+            np.testing.assert_allclose(found[-1], Ranker.load(path).score(pairs), atol=1e-5)
+        assert not np.allclose(*found)
+
+    def test_lists_of_ranks_are_asked_for_as_a_whole(self, bench, lists):
+        bench.teachers["words"] = word_teacher(fault="ranks")
+        first = np.arange(len(lists.rows)) % 2 == 0
+        bench.scores("words", lists, first)
+        assert bench.kinds["words"] == "ranks"
+        found = bench.scores("words", lists, everything(lists))
+        for start, end in zip(lists.offsets, lists.offsets[1:], strict=False):
+            assert sorted(-found[start:end]) == list(range(end - start))
+
+    def test_one_writer(self, bench, lists):
+        teacher = word_teacher()
+        store = ScoreStore(bench.cache, teacher.key)
+        store.folder.mkdir(parents=True)
+        with FileLock(store.folder / ".lock"), pytest.raises(CacheError, match="written by another process"):
+            store.fill(teacher, bench.data, lists.owners, lists.rows, lambda n: None)
+
+    def test_interrupted_blocks_are_the_same_blocks(self, bench, lists, monkeypatch, tiny_ranker, tmp_path):
+        """A local cross-encoder's last digits depend on what it scores together: fixed blocks keep them."""
+        monkeypatch.setattr("retort.trainers.teachers.score_store.BLOCK", 20)
+        teacher = CrossEncoderTeacher(model=tiny_ranker, device="cpu")
+        whole = ScoreStore(tmp_path / "a", "k")
+        whole.fill(teacher, bench.data, lists.owners, lists.rows, lambda n: None)
+        real, blocks = teacher.score, []
+
+        def dying(asks):
+            blocks.append(asks)
+            if len(blocks) == 3:
+                raise KeyboardInterrupt
+            return real(asks)
+
+        monkeypatch.setattr(teacher, "score", dying)
+        killed = ScoreStore(tmp_path / "b", "k")
+        with pytest.raises(KeyboardInterrupt):
+            killed.fill(teacher, bench.data, lists.owners, lists.rows, lambda n: None)
+        ScoreStore(tmp_path / "b", "k").fill(teacher, bench.data, lists.owners, lists.rows, lambda n: None)
+        names = sorted(p.name for p in whole.folder.glob("*.parquet"))
+        assert len(names) > 3
+        assert names == sorted(p.name for p in killed.folder.glob("*.parquet"))
+        assert all((whole.folder / n).read_bytes() == (killed.folder / n).read_bytes() for n in names)
+
+
+BM25 = {
+    "type": "haystack.components.retrievers.in_memory.bm25_retriever.InMemoryBM25Retriever",
+    "init_parameters": {
+        "document_store": {
+            "type": "haystack.document_stores.in_memory.document_store.InMemoryDocumentStore",
+            "init_parameters": {"bm25_algorithm": "BM25Plus"},
+        }
+    },
+}
+
+
+class TestRetriever:
+    def test_mines_an_index_that_it_fills(self, bench):
+        found = build_lists(bench, {"theirs": RetrieverMiner(retriever=BM25, depth=5)})
+        best, _ = RetrieverMiner(retriever=BM25, depth=5).mine(bench, bench.data.queries)
+        for query, rows in enumerate(best[:, :3]):
+            topic = bench.data.queries.texts[query].rsplit(maxsplit=1)[-1].strip("?")
+            assert topic in bench.data.corpus.texts[rows[0]]
+        assert len(found.rows) > len(bench.data.queries)
+
+    def test_fewer_than_asked_for(self, bench):
+        rows, scores = RetrieverMiner(retriever=BM25, depth=60).mine(bench, bench.data.queries)
+        short = rows[:, -1] == -1  # the corpus has 40 documents
+        assert short.all()
+        assert np.isnan(scores[:, -1]).all()
+        lists = build_lists(bench, {"theirs": RetrieverMiner(retriever=BM25, depth=60)})
+        assert lists.rows.min() >= 0
+
+    def test_embedding_retriever_and_teacher(self, bench, lists, tiny_student):
+        kind = "haystack_integrations.components.embedders.retort.student_{0}_embedder.Student{1}Embedder"
+        store = {
+            "type": "haystack.document_stores.in_memory.document_store.InMemoryDocumentStore",
+            "init_parameters": {"embedding_similarity_function": "cosine"},
+        }
+        spec = {
+            "retriever": {
+                "type": "haystack.components.retrievers.in_memory.embedding_retriever.InMemoryEmbeddingRetriever",
+                "init_parameters": {"document_store": store},
+            },
+            "text_embedder": {"type": kind.format("text", "Text"), "init_parameters": {"model": tiny_student}},
+            "document_embedder": {
+                "type": kind.format("document", "Document"),
+                "init_parameters": {"model": tiny_student},
+            },
+        }
+        bench.teachers["theirs"] = RetrieverTeacher(**spec, depth=10)
+        found = bench.scores("theirs", lists, everything(lists))
+        from retort.students import Student
+
+        student = Student.load(tiny_student)
+        q, d = student.encode_query(bench.data.queries.texts), student.encode_document(bench.data.corpus.texts)
+        expected = (q @ d.T)[lists.owners, lists.rows]
+        retrieved = np.isfinite(found)
+        assert 0 < retrieved.sum() < len(found)
+        np.testing.assert_allclose(found[retrieved], expected[retrieved], atol=1e-5)
+        depth = np.sort(q @ d.T, axis=1)[:, -10]
+        assert np.array_equal(retrieved, expected >= depth[lists.owners] - 1e-6)
+        del spec["text_embedder"]
+        with pytest.raises(RecipeError, match="takes an embedding; name the text_embedder"):
+            RetrieverTeacher(**spec)
+
+    def test_an_index_of_something_else(self, bench, tmp_path):
+        miner = RetrieverMiner(retriever=BM25, depth=5)
+        miner.mine(bench, bench.data.queries)
+        other = TextStore(["x"], ["the ship"])
+        elsewhere = Workbench(RetrievalData("other", other, bench.data.queries), {}, tmp_path / "other")
+        with pytest.raises(TeacherError, match="which is not in the corpus"):
+            miner.mine(elsewhere, bench.data.queries)
+
+
+def test_given_scores(bench, lists):
+    with pytest.raises(TeacherError, match="gives no scores"):
+        GivenTeacher().open(bench.data)
+    query = bench.data.queries.ids[0]
+    inside = [bench.data.corpus.ids[r] for r in lists.rows[: lists.offsets[1]]]
+    data = RetrievalData(
+        bench.data.name, bench.data.corpus, bench.data.queries, bench.data.qrels, given={query: {inside[1]: 2.5}}
+    )
+    own = Workbench(data, {"given": GivenTeacher()}, bench.cache)
+    found = own.scores("given", lists, everything(lists))
+    assert found[1] == 2.5
+    assert np.isfinite(found).sum() == 1
+
+
+class TestTraining:
+    """Students trained from rankers of every kind."""
+
+    @pytest.fixture
+    def tree(self, recipe_tree):
+        stage = {
+            "name": "distil",
+            "teacher": "ranker",
+            "lr": 1e-3,
+            "steps": 4,
+            "candidates": {"sources": ["bm25"], "negatives": 3},
+            "objectives": [
+                {"type": "retort.trainers.objectives.ListwiseKL"},
+                {"type": "retort.trainers.objectives.MarginMSE", "weight": 0.1},
+                {"type": "retort.trainers.objectives.RankNet", "weight": 0.1},
+            ],
+        }
+        return recipe_tree | {"stages": [stage]}
+
+    def run(self, tree, spec, beir, out, **options) -> dict:
+        kind = "retort.trainers.teachers.ranker.RankerTeacher"
+        tree = tree | {"teachers": {"ranker": {"type": kind, "init_parameters": {"ranker": spec}}}}
+        return Recipe.from_dict(tree, **options).run(beir, out)
+
+    @pytest.mark.parametrize("kind", [ST_RANKER, OUR_RANKER])
+    def test_a_ranker_given_by_yaml(self, tree, kind, tiny_ranker, beir, tmp_path):
+        spec = {"type": kind, "init_parameters": {"model": tiny_ranker}}
+        metrics = self.run(tree, spec, beir, tmp_path / "x" / "run")
+        lists = CandidateLists.load(tmp_path / "x" / "run" / "candidates" / "distil.parquet", read_beir(beir, "train"))
+        assert metrics["training"]["global_step"] == 4
+        scored = np.isfinite(lists.scores["ranker"])
+        assert 0 < scored.sum() < len(lists.rows)  # only what the four steps use
+        manifest = json.loads((tmp_path / "x" / "run" / "student" / "retort.json").read_text())
+        assert manifest["teachers"][0]["init_parameters"]["ranker"]["type"] == kind
+
+    def test_a_ranker_that_somebody_wrote(self, tree, beir, tmp_path):
+        out = tmp_path / "x" / "run"
+        self.run(tree, words(), beir, out, allow=["tiny_components"])
+        log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+        assert {"listwise_kl", "margin_mse", "rank_net"} <= log[1]["terms"].keys()
+        with pytest.raises(RecipeError, match=r"teachers.ranker .*If you trust it, pass --allow tiny_components"):
+            self.run(tree, words(), beir, tmp_path / "y" / "run")
+
+    def test_a_run_goes_on_from_the_scores_that_were_kept(self, tree, beir, tmp_path, monkeypatch):
+        out = tmp_path / "x" / "run"
+        monkeypatch.setattr(WordRanker, "dies_after", 7)
+        with pytest.raises(TeacherError, match="Kept"):
+            self.run(tree, words(), beir, out, allow=["tiny_components"])
+        before = len(WordRanker.calls)
+        monkeypatch.setattr(WordRanker, "dies_after", None)
+        tree = tree | {
+            "teachers": {
+                "ranker": {
+                    "type": "retort.trainers.teachers.ranker.RankerTeacher",
+                    "init_parameters": {"ranker": words()},
+                }
+            }
+        }
+        Recipe.from_dict(tree, allow=["tiny_components"]).run(beir, out, resume=True)
+        assert before == 7
+        assert len(set(WordRanker.calls)) == len(WordRanker.calls)  # nobody was asked twice
+
+    def test_ranks_suit_order_objectives_only(self, tree, beir, tmp_path):
+        with pytest.raises(RecipeError, match=r"gives an order without scores, and ListwiseKL, MarginMSE needs scores"):
+            self.run(tree, words(fault="ranks"), beir, tmp_path / "x" / "run", allow=["tiny_components"])
+        tree["stages"][0]["objectives"] = [
+            {"type": "retort.trainers.objectives.RankNet"},
+            {"type": "retort.trainers.objectives.ListMLE"},
+        ]
+        metrics = self.run(tree, words(fault="ranks"), beir, tmp_path / "y" / "run", allow=["tiny_components"])
+        assert metrics["training"]["global_step"] == 4
+
+    def test_scores_do_not_serve_where_vectors_are_needed(self, tree, beir, tmp_path):
+        tree["stages"][0]["objectives"] = [{"type": "retort.trainers.objectives.Alignment"}]
+        with pytest.raises(RecipeError, match="Alignment needs vectors, and teacher 'ranker' scores lists"):
+            self.run(tree, words(), beir, tmp_path / "x" / "run", allow=["tiny_components"])
