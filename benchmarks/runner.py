@@ -95,7 +95,8 @@ def compare(
     """
     Run the arms in rounds, print what they measured and write it as JSON, anew after each round.
 
-    The order rotates: over as many rounds as there are arms, each of them has had each turn.
+    Over as many rounds as there are arms each of them has each turn once and, if their number is even, comes once
+    after each other arm: what one leaves behind, in caches and on the disk, falls on all of them alike.
 
     :param arms:
         The arms by name.
@@ -125,8 +126,7 @@ def compare(
     }
     names, rounds = list(arms), []
     for number in range(given["rounds"]):
-        turn = number % len(names)
-        order = names[turn:] + names[:turn]
+        order = _order(names, number)
         load, figures = os.getloadavg()[0], {}
         for name in order:
             print(f"round {number + 1} of {given['rounds']}: {name}", file=sys.stderr, flush=True)
@@ -191,6 +191,12 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions,
     }
+
+
+def _order(names: list[str], number: int) -> list[str]:
+    """Return a row of a Latin square: 0, 1, -1, 2, -2 ... and in the next round one further each."""
+    zigzag = ((place + 1) // 2 * (1 if place % 2 else -1) for place in range(len(names)))
+    return [names[(step + number) % len(names)] for step in zigzag]
 
 
 def _measure(arm: Arm) -> Figures:

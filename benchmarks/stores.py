@@ -33,7 +33,7 @@ SETS = ("wiki", "medquad")  # in this order; the questions are those of the firs
 TOP_K = 10
 WARM_UP_QUERIES = 10
 BASELINE = ":memory:"
-EDGE_SEARCHES = {
+EDGE_SEARCHES: dict[str, dict[str, Any]] = {
     "Edge": {},
     "Edge, hnsw_ef=32": {"hnsw_ef": 32},
     "Edge, exact": {"exact": True},
@@ -41,7 +41,7 @@ EDGE_SEARCHES = {
 
 
 def main() -> None:
-    parser = runner.parser(__file__, __doc__)
+    parser = runner.parser(__file__, __doc__, rounds=8)
     parser.add_argument(
         "--documents", type=runner.positive, default=20_000, help="documents to write (default: %(default)s)"
     )

@@ -5,6 +5,8 @@
 
 import argparse
 
+from accelerate import PartialState
+
 from retort.cli.table import COLUMNS, format_table
 from retort.trainers.recipe import Recipe
 
@@ -13,6 +15,10 @@ def run(given: argparse.Namespace) -> None:
     """Train a student by a recipe and print how good it became."""
     recipe = Recipe.from_yaml(given.recipe, overrides=given.set, allow=given.allow)
     metrics = recipe.run(given.data, given.out, resume=given.resume)
+    processes = PartialState()
+    processes.destroy_process_group()
+    if not processes.is_main_process:
+        return
     dev = metrics["dev"]
     found = {"student": dev["student"], **dev["teachers"], **dev.get("candidates", {})}
     student = found["student"]

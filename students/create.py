@@ -114,6 +114,7 @@ def from_config(
     import tempfile
 
     import torch
+    from safetensors.torch import save_model
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Normalize, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
@@ -128,7 +129,9 @@ def from_config(
         torch.manual_seed(seed)
         encoder = AutoModel.from_config(AutoConfig.for_model(**fields))
     with tempfile.TemporaryDirectory() as folder:  # the Transformer module only loads from a folder or the Hub
-        encoder.save_pretrained(folder)
+        # Not `encoder.save_pretrained`: in a run of several processes it writes on the first alone.
+        encoder.config.to_json_file(f"{folder}/config.json", use_diff=False)
+        save_model(encoder, f"{folder}/model.safetensors", metadata={"format": "pt"})
         words.save_pretrained(folder)
         first = Transformer(folder)
     positions = encoder.config.max_position_embeddings

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -65,10 +66,18 @@ BETTER = {"ms": "lower", "rate": "higher"}
 def test_arms_take_turns_and_each_has_its_own_surroundings(runner, arguments):
     log = []
     result = runner.compare(arms_of(runner, FIGURES, log), arguments("--rounds", "3"), baseline="slow", better=BETTER)
-    orders = [["slow", "fast", "other"], ["fast", "other", "slow"], ["other", "slow", "fast"]]
+    orders = [["slow", "fast", "other"], ["fast", "other", "slow"], ["other", "slow", "fast"]]  # a rotation, for three
     assert [done["order"] for done in result["rounds"]] == orders
     expected = [step for order in orders for name in order for step in (f"set up {name}", name, f"tear down {name}")]
     assert log == expected
+
+
+def test_each_arm_has_each_turn_and_follows_each_other(runner, arguments):
+    arms = {name: runner.Arm(lambda _: {"x": 1.0}) for name in "abcd"}
+    result = runner.compare(arms, arguments("--rounds", "4"), baseline="a", better={})
+    orders = [done["order"] for done in result["rounds"]]
+    assert [sorted(turn) for turn in zip(*orders, strict=True)] == [list("abcd")] * 4
+    assert len({pair for order in orders for pair in pairwise(order)}) == 12
 
 
 def test_medians_and_paired_ratios(runner, arguments):

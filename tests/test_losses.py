@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from retort.trainers.losses import alignment, contrastive, listwise_kl
+from retort.trainers.losses import alignment, contrastive, list_mle, listwise_kl, margin_mse, rank_net
 
 S = [[2.0, 1.0, 0.5], [0.3, 1.2, -0.4]]
 T = [[6.0, 2.0, -1.0], [1.0, 3.0, 0.0]]
@@ -148,3 +148,77 @@ class TestAlignment:
     def test_dimensions_differ(self):
         with pytest.raises(ValueError, match="projection: true"):
             alignment(torch.zeros(1, 2), torch.zeros(1, 3))
+
+
+class TestGivenScores:
+    """Losses over a teacher's scores of lists, against loops over their definitions."""
+
+    GONE = float("nan")
+    STUDENT = torch.tensor([[2.0, 1.0, 0.5, 9.0], [0.3, 1.2, -0.4, 0.1]], dtype=torch.float64)
+    TEACHER = torch.tensor([[6.0, 2.0, -1.0, 9.0], [1.0, 3.0, GONE, 1.0]], dtype=torch.float64)
+    MASK = torch.tensor([[True, True, True, False], [True, True, True, True]])
+    POSITIVE = torch.tensor([[True, False, False, False], [True, True, False, False]])
+
+    def entries(self):
+        for s, t, m, p in zip(self.STUDENT, self.TEACHER, self.MASK, self.POSITIVE, strict=True):
+            yield [(float(a), float(b), bool(d)) for a, b, c, d in zip(s, t, m, p, strict=True) if c and not b.isnan()]
+
+    def test_margin_mse(self):
+        expected = []
+        for entries in self.entries():
+            pairs = [(p, n) for p in entries for n in entries if p[2] and not n[2]]
+            expected.append(sum(((p[0] - n[0]) - (p[1] - n[1])) ** 2 for p, n in pairs) / len(pairs))
+        assert margin_mse(self.STUDENT, self.TEACHER, self.POSITIVE, self.MASK).tolist() == pytest.approx(expected)
+
+    def test_margin_mse_equals_that_of_sentence_transformers(self):
+        """One positive, as there: mean over margins."""
+        student, teacher = torch.tensor(S), torch.tensor(T)
+        theirs = torch.nn.functional.mse_loss(student[:, :1] - student[:, 1:], teacher[:, :1] - teacher[:, 1:])
+        assert float(margin_mse(student, teacher, FIRST, FULL).mean()) == pytest.approx(float(theirs))
+
+    def test_rank_net(self):
+        expected = []
+        for entries in self.entries():
+            pairs = [(a[0], b[0]) for a in entries for b in entries if a[1] > b[1]]
+            expected.append(sum(torch.tensor(b - a).exp().log1p().item() for a, b in pairs) / len(pairs))
+        assert rank_net(self.STUDENT, self.TEACHER, self.MASK).tolist() == pytest.approx(expected)
+
+    def test_list_mle(self):
+        expected = []
+        for entries in self.entries():
+            scores = [s for s, _, _ in sorted(entries, key=lambda e: -e[1])]
+            terms = [torch.tensor(scores[i:], dtype=torch.float64).logsumexp(0) - scores[i] for i in range(len(scores))]
+            expected.append(float(sum(terms)) / len(scores))
+        assert list_mle(self.STUDENT, self.TEACHER, self.MASK).tolist() == pytest.approx(expected)
+
+    @pytest.mark.parametrize("loss", ["margin_mse", "rank_net", "list_mle", "listwise_kl"])
+    def test_what_is_left_out_has_no_gradient_and_none_is_nan(self, loss):
+        from retort.trainers import losses
+
+        student = self.STUDENT.clone().requires_grad_()
+        gone = torch.cat([self.TEACHER[:1], torch.full((1, 4), float("nan"), dtype=torch.float64)])  # a row without any
+        for teacher in (self.TEACHER, gone):
+            student.grad = None
+            more = (self.POSITIVE,) if loss == "margin_mse" else ()
+            getattr(losses, loss)(student, teacher, *more, self.MASK).sum().backward()
+            left_out = ~self.MASK | teacher.isnan()
+            assert student.grad.isfinite().all()
+            assert (student.grad[left_out] == 0).all()
+            assert (student.grad[0, :3] != 0).all()
+
+    def test_a_learned_temperature_survives_missing_scores(self):
+        temperature = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+
+        def value(tau):
+            options = {"student_temperature": tau, "teacher_temperature": tau}
+            return listwise_kl(self.STUDENT, self.TEACHER, self.MASK, **options).sum()
+
+        value(temperature).backward()
+        step = 1e-6
+        expected = (value(temperature.detach() + step) - value(temperature.detach() - step)) / (2 * step)
+        assert float(temperature.grad) == pytest.approx(float(expected), rel=1e-6)
+
+    def test_only_the_order_counts(self):
+        ranks = torch.tensor([[-0.0, -1.0, -2.0, 0.0], [-1.0, 0.0, float("nan"), -1.0]], dtype=torch.float64)
+        for loss in (rank_net, list_mle):
+            assert torch.equal(loss(self.STUDENT, self.TEACHER, self.MASK), loss(self.STUDENT, ranks, self.MASK))

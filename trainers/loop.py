@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def make_accelerator(training: TrainingSection, out: Path) -> Accelerator:
     :param out:
         The run folder; trackers that write files write under it.
     :raises RecipeError:
-        If a tracker is not known or not installed.
+        If a tracker is not known or not installed, or the processes did not find each other.
     """
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.tracking import filter_trackers
@@ -86,7 +87,7 @@ def make_accelerator(training: TrainingSection, out: Path) -> Accelerator:
     if missing := [name for name in training.trackers if name not in known]:
         msg = f"training.trackers: install the package of {', '.join(missing)} (`pip install {' '.join(missing)}`)."
         raise RecipeError(msg)
-    return Accelerator(
+    accelerator = Accelerator(
         # Its mixed precision is fixed once for a whole process, and bf16 needs no gradient scaler: we use ours.
         mixed_precision="no",
         log_with=list(training.trackers) or None,
@@ -94,6 +95,14 @@ def make_accelerator(training: TrainingSection, out: Path) -> Accelerator:
         # The first rank mines and asks teachers while the others wait.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))],
     )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        msg = (
+            f"{launched} processes were launched, and this one works with {accelerator.num_processes}. "
+            "Without GPUs, set ACCELERATE_USE_CPU=true."
+        )
+        raise RecipeError(msg)
+    return accelerator
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:

@@ -76,7 +76,8 @@ def listwise_kl(
     # Rows without a list become uniform: finite, and without gradient.
     low = torch.finfo(student.dtype).min
     q = (student / student_temperature).masked_fill(~mask, low).masked_fill(~usable, 0.0).log_softmax(-1)
-    p = (teacher.detach() / teacher_temperature).masked_fill(~mask, low).masked_fill(~usable, 0.0).log_softmax(-1)
+    teacher = teacher.detach().masked_fill(~mask, 0.0)  # before dividing: a learned temperature would turn NaN
+    p = (teacher / teacher_temperature).masked_fill(~mask, low).masked_fill(~usable, 0.0).log_softmax(-1)
     values = (p.exp() * (p - q)).masked_fill(~mask, 0.0).sum(-1)
     if tau_squared:
         factor = student_temperature**2
@@ -160,9 +161,10 @@ def list_mle(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     mask = mask & ~teacher.isnan()
     order = teacher.masked_fill(~mask, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     sorted_mask = mask.gather(-1, order)
-    low = torch.finfo(student.dtype).min
-    scores = student.gather(-1, order).masked_fill(~sorted_mask, low)
-    rest = scores.flip(-1).logcumsumexp(-1).flip(-1)
+    scores = student.gather(-1, order)
+    # Not logcumsumexp: its gradient is NaN where entries are left out.
+    after = torch.ones_like(mask[0]).repeat(len(order[0]), 1).triu() & sorted_mask[:, None, :]
+    rest = scores[:, None, :].masked_fill(~after, torch.finfo(student.dtype).min).logsumexp(-1)
     each = (rest - scores).masked_fill(~sorted_mask, 0.0)
     return each.sum(-1) / mask.sum(-1).clamp(min=1)
 

@@ -31,8 +31,8 @@ from retort.trainers.candidates.dense import search_vectors
 from retort.trainers.candidates.lists import CandidateLists, build_lists
 from retort.trainers.candidates.workbench import Miner, Workbench
 from retort.trainers.checkpoints import list_checkpoints
-from retort.trainers.data.beir import read_beir
-from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.data.read import has_split, read_data
+from retort.trainers.data.texts import RetrievalData, share_corpus
 from retort.trainers.distiller import COSINE_SCALE, Distiller, Objective, Spec
 from retort.trainers.errors import DataError, RecipeError
 from retort.trainers.evaluation.metrics import mean, per_query
@@ -112,7 +112,8 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
                 aside.write_text(text, encoding="utf-8")
         accelerator.init_trackers("trackers")
         metrics = _train(recipe, out, bench, miners, distiller, dev, accelerator, trunk)
-        accelerator.end_training()
+        for tracker in accelerator.trackers:  # not `end_training`: a notebook may train again in these processes
+            tracker.finish()
         return metrics
 
 
@@ -171,22 +172,27 @@ def read_train_and_dev(folder: Path, section: DataSection) -> tuple[RetrievalDat
 
     Without a dev split a fixed tenth of the training queries (500 at most) is held out, and said so.
     """
-    train = read_beir(folder, section.train, empty=section.empty)
-    if (folder / "qrels" / f"{section.dev}.tsv").is_file():
-        dev = read_beir(folder, section.dev, empty=section.empty)
-        # One corpus object: its cache keys are computed once.
-        dev = RetrievalData(dev.name, train.corpus, dev.queries, dev.qrels)
+    train = read_data(folder, section.train, empty=section.empty)
+    if has_split(folder, section.dev):
+        train, dev = share_corpus(train, read_data(folder, section.dev, empty=section.empty))
     else:
         count = min(HELD_OUT_MOST, max(1, round(HELD_OUT_SHARE * len(train.queries))))
         order = rng_for("held out", train.hash).permutation(len(train.queries))
+        # Those with a positive first: the others cannot tell a good student from a bad one.
+        judged = np.array([len(rows) > 0 for rows in train.positives()], dtype=bool)
+        order = order[np.argsort(~judged[order], kind="stable")]
         logger.warning("%s has no %s split: %d training queries are held out for it.", folder, section.dev, count)
-        dev = _subset(train, order[:count])
-        train = _subset(train, order[count:])
+        dev = train.subset(order[:count])
+        train = train.subset(order[count:])
     if section.max_queries is not None:
-        train = _subset(train, np.arange(min(section.max_queries, len(train.queries))))
-    if not len(train.queries) or not len(dev.queries):
+        train = train.subset(np.arange(min(section.max_queries, len(train.queries))))
+    if not len(train.queries):
+        msg = f"{folder}: there is no query to train on."
+        raise DataError(msg)
+    if not any(len(rows) for rows in dev.positives()):
         msg = (
-            f"{folder}: there is no query to {'train on' if not len(train.queries) else 'choose the best student by'}."
+            f"{folder}: no query to choose the best student by has a positive. Add a split {section.dev!r} with "
+            "positives (qrels, pos, or labels of 0 and 1): scores alone do not say what is relevant."
         )
         raise DataError(msg)
     return train, dev
@@ -307,7 +313,7 @@ def dev_sample(dev: RetrievalData, training: TrainingSection) -> RetrievalData:
     """
     rng = rng_for("dev sample", dev.queries.hash)
     order = rng.permutation(len(dev.queries))[: training.dev_queries]
-    sample = _subset(dev, np.sort(order))
+    sample = dev.subset(np.sort(order))
     rows = {int(r) for found in sample.positives() for r in found}
     near, _ = BM25(dev.corpus.texts).search(sample.queries.texts, BM25_NEIGHBOURS)
     rows |= {int(r) for r in near.ravel()}
@@ -342,7 +348,7 @@ def dev_sampler(
 def ranker_sample(dev: RetrievalData, training: TrainingSection) -> tuple[RetrievalData, np.ndarray]:
     """Draw the fixed dev sample of a ranker: queries, and BM25's first documents of the full corpus for each."""
     order = rng_for("dev sample", dev.queries.hash).permutation(len(dev.queries))[: training.dev_queries]
-    sample = _subset(dev, np.sort(order))
+    sample = dev.subset(np.sort(order))
     return sample, BM25(dev.corpus.texts).search(sample.queries.texts, training.dev_depth)[0]
 
 
@@ -374,11 +380,6 @@ def final_metrics(
             documents = bench.teacher_cache(name, "document", dev.corpus).gather(dev.corpus.item_ids)
             teachers[name] = evaluate_vectors(name, dev, queries, documents, teacher.similarity).metrics
     return {"dev": {"student": evaluation.metrics, "teachers": teachers}, "training": progress}, evaluation
-
-
-def _subset(data: RetrievalData, rows: np.ndarray) -> RetrievalData:
-    queries: TextStore = data.queries.select(rows)
-    return RetrievalData(data.name, data.corpus, queries, {q: data.qrels[q] for q in queries.ids if q in data.qrels})
 
 
 def resolve(recipe: Recipe, train: RetrievalData, dev: RetrievalData) -> Recipe:

@@ -115,7 +115,7 @@ class StudentRetriever:
             self._search = {"params": search_params(**self._search, **quantization)}
         elif not isinstance(document_store, QdrantEdgeDocumentStore):
             kind = type(document_store).__name__
-            msg = f"document_store must be a QdrantEdgeDocumentStore or a QdrantDocumentStore, not a {kind}."
+            msg = f"document_store must be a QdrantEdgeDocumentStore or a QdrantDocumentStore, not {kind}."
             raise ValueError(msg)
         elif given := [name for name, value in quantization.items() if value is not None]:
             msg = (

@@ -1,0 +1,162 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes: all ranks learn the same, and what one process would have learned."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from two_ranks import run_all
+
+from retort.trainers.checkpoints import list_checkpoints
+
+SCRIPT = Path(__file__).parent / "two_ranks.py"
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+LAUNCH += ["--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
+# gloo on CPUs: without the variable Accelerate would look for GPUs and leave each process alone.
+ENV = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent)}
+KIND = "retort.trainers.objectives"
+EXACT = ["whole", "accumulated", "cached", "both", "small", "ranker", "ranker_cached"]
+
+
+@pytest.fixture
+def data(beir):
+    """Half of the queries have no positive, so that ranks and parts count differently."""
+    path = beir / "qrels" / "train.tsv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line.replace("\t1\n", "\t0\n") if i % 2 else line for i, line in enumerate(lines)))
+    return beir
+
+
+@pytest.fixture
+def jobs(recipe_tree, trunk, tiny_ranker):
+    """The recipe with all kinds of objectives, heads and a learned temperature, in float64 without dropout."""
+    whole = copy.deepcopy(recipe_tree)
+    whole["student"]["type"] = "two_ranks.double_student"
+    config = whole["student"]["init_parameters"]["config"]
+    config["hidden_dropout_prob"] = config["attention_probs_dropout_prob"] = 0.0
+    cross_encoder = {
+        "type": "retort.trainers.teachers.cross_encoder.CrossEncoderTeacher",
+        "init_parameters": {"model": tiny_ranker, "device": "cpu"},
+    }
+    whole["teachers"]["ranker"] = cross_encoder
+    temperature = {"type": "retort.trainers.temperature.LearnedTemperature", "init_parameters": {"initial": 1.5}}
+    whole["stages"][1]["temperature"] = temperature
+    given = {"init_parameters": {"teacher": "ranker"}, "weight": 0.2}
+    whole["stages"][1]["objectives"] += [
+        {"type": f"{KIND}.{name}", **given} for name in ("ListwiseKL", "MarginMSE", "RankNet", "ListMLE")
+    ]
+    whole["training"] |= {"clip": 0.5, "batch_size": 6}
+    ranker = copy.deepcopy(whole)
+    ranker["student"] = {
+        "type": "two_ranks.double_ranker",
+        "init_parameters": {"trunk": trunk, "layers": [0, 3], "max_tokens": 32},
+    }
+    ranker["candidates"].pop("own")
+    ranker["stages"] = [ranker["stages"][1]]
+    ranker["stages"][0]["candidates"]["sources"] = ["bm25"]
+    ranker["stages"][0]["objectives"] = [
+        {"type": f"{KIND}.Contrastive", "init_parameters": {"scope": "list"}},
+        *({"type": f"{KIND}.{name}", **given} for name in ("ListwiseKL", "MarginMSE")),
+    ]
+
+    def changed(tree, **training):
+        tree = copy.deepcopy(tree)
+        tree["training"] |= training
+        return tree
+
+    return {
+        "whole": whole,
+        "accumulated": changed(whole, accumulation=2),
+        "cached": changed(whole, cache_gradients=True, tokens_per_chunk=24),
+        "both": changed(whole, accumulation=2, cache_gradients=True, tokens_per_chunk=24),
+        "small": changed(whole, batch_size=1),  # fewer texts than ranks
+        "ranker": ranker,
+        "ranker_cached": changed(ranker, accumulation=2, cache_gradients=True, tokens_per_chunk=24),
+        # Float32 with dropout: the ranks must agree, and a killed run must come back to it.
+        "dropout": long(recipe_tree),
+    }
+
+
+def long(tree):
+    tree = copy.deepcopy(tree)
+    tree["stages"][1]["steps"] = 60
+    return tree
+
+
+def launch(*arguments, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([*LAUNCH, *map(str, arguments)], capture_output=True, text=True, env=ENV, **options)
+
+
+def states(out: Path, rank: int) -> dict[str, torch.Tensor]:
+    paths = sorted(out.glob(f"rank-{rank}-*.safetensors"))
+    assert paths
+    return {name: t for path in paths for name, t in load_file(path).items()}
+
+
+@pytest.mark.integration
+def test_two_ranks(jobs, data, tmp_path):
+    """One launch for all: starting processes is what costs."""
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    two, one = tmp_path / "two", tmp_path / "one"
+    found = launch(SCRIPT, tmp_path / "jobs.json", data, two)
+    assert found.returncode == 0, found.stderr
+    run_all({name: jobs[name] for name in EXACT}, data, one)
+    for name in jobs:
+        first, second = states(two / name, 0), states(two / name, 1)
+        assert [k for k in first if not torch.equal(first[k], second[k])] == [], name
+    for name in EXACT:
+        ours, theirs = states(one / name, 0), states(two / name, 0)
+        assert ours.keys() == theirs.keys()
+        assert any("temperature" in k for k in ours)
+        worst = {k: float((ours[k] - theirs[k]).abs().max()) for k in ours if ours[k].is_floating_point()}
+        assert max(worst.values()) < 1e-10, (name, max(worst, key=lambda k: worst[k]), max(worst.values()))
+        lines = [[json.loads(line) for line in (o / name / "log.jsonl").read_text().splitlines()] for o in (one, two)]
+        for mine, other in zip(*lines, strict=True):
+            assert mine.get("terms", {}) == pytest.approx(other.get("terms", {}), abs=1e-9)
+            assert mine["queries_without_positive"] == other["queries_without_positive"]
+    log = [json.loads(line) for line in (one / "whole" / "log.jsonl").read_text().splitlines()]
+    assert 0 < log[-1]["queries_without_positive"] < 7 * 6
+    # Something was learned, the temperature too; and memory tricks change nothing.
+    start, end = states(one / "whole", 0), states(one / "cached", 0)
+    moved = start["2.temperatures.stage_distil.log_temperature"] - torch.tensor(1.5).double().log()
+    assert abs(float(moved)) > 1e-4
+    assert max(float((start[k] - end[k]).abs().max()) for k in start if start[k].is_floating_point()) < 1e-10
+
+    killed_run_comes_back(jobs["dropout"], data, tmp_path, two / "dropout")
+
+
+def killed_run_comes_back(tree, data, tmp_path, expected) -> None:
+    """SIGKILL one of two processes; `--resume` then ends where the uninterrupted run did, bit for bit."""
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    out = tmp_path / "killed" / "run"
+    command = ["-m", "retort.cli", "train", "--recipe", tmp_path / "recipe.yaml", "--data", data, "--out", out]
+    process = subprocess.Popen([*LAUNCH, *map(str, command)], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list_checkpoints(out / "checkpoints"):
+        assert process.poll() is None, process.communicate()[1].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    for worker in psutil.Process(process.pid).children(recursive=True):
+        worker.kill()
+    process.communicate()
+    assert process.returncode != 0
+    assert not (out / "metrics.json").exists()
+    found = launch(*command, "--resume")
+    assert found.returncode == 0, found.stderr
+    finished = [load_file(list_checkpoints(o / "checkpoints")[-1] / "state.safetensors") for o in (expected, out)]
+    assert finished[0].keys() == finished[1].keys()
+    assert {k for k in finished[0] if k.startswith("rng::")} == {"rng::0::cpu", "rng::1::cpu"}
+    assert [k for k in finished[0] if not torch.equal(finished[0][k], finished[1][k])] == []
+    students = [load_file(o / "student" / "model.safetensors") for o in (expected, out)]
+    assert all(torch.equal(students[0][k], students[1][k]) for k in students[0])

@@ -1,0 +1,58 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+Runs recipes in this process, or as one of several that `accelerate launch` started; see test_ranks.py.
+
+Each rank leaves everything it learned in `rank-N.safetensors`, as it stood at every stage's end.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from retort.students import create
+from retort.trainers.loop import Loop
+from retort.trainers.recipe import Recipe
+
+
+def double_student(**parameters: Any) -> Any:
+    """Start from random weights in float64."""
+    return create.from_config(**parameters).double()
+
+
+def double_ranker(**parameters: Any) -> Any:
+    """Start a ranker in float64."""
+    return create.ranker(**parameters).double()
+
+
+def run_all(jobs: dict[str, dict], data: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    real = Loop._save
+
+    def saving(self: Loop, optimizer: Any) -> None:
+        real(self, optimizer)
+        if optimizer is None:
+            state = {f"{self.progress.stage}.{name}": t.clone() for name, t in self.distiller.state_dict().items()}
+            save_file(state, self.run_folder / f"rank-{self.ranks.index}-{self.progress.stage}.safetensors")
+
+    Loop._save = saving  # type: ignore[method-assign]
+    try:
+        for name, tree in jobs.items():
+            build = torch.float64 if tree["student"]["type"].startswith("two_ranks.") else torch.float32
+            torch.set_default_dtype(build)  # what objectives create
+            Recipe.from_dict(tree, allow=["two_ranks"]).run(data, out / name)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        Loop._save = real  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    import two_ranks  # under its own name, as recipes know it
+
+    jobs, data, out = sys.argv[1:]
+    two_ranks.run_all(json.loads(Path(jobs).read_text()), Path(data), Path(out))
