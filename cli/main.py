@@ -34,17 +34,24 @@ examples:
   retort train --recipe kd --data my-data --out runs/first --resume         go on after an interruption
   retort train --recipe kd --data my-data --out runs/long --set stages.1.steps=4000 --set training.precision=auto
   retort train --recipe my-recipe.yaml --data my-data --out runs/own
+  retort train --recipe ranker --data my-data --out runs/ranker
+  accelerate launch -m retort.cli train --recipe kd --data my-data --out runs/many      on all GPUs
+
+DATA is a BEIR folder; or a folder with train.jsonl (and dev.jsonl), or one file, as FlagEmbedding (query, pos, neg,
+scores) or sentence-transformers (pairs, triplets, lists with scores) have them: .jsonl, .csv, .tsv or .parquet.
 
 The run folder gets recipe.yaml (everything resolved), log.jsonl, checkpoints/, candidates/, student/, metrics.json,
 per_query/ and rankings/. student/ is a plain sentence-transformers folder.
 """
 
 EVALUATE_EPILOG = """\
-example:
+examples:
   retort evaluate bm25 sentence-transformers/all-MiniLM-L6-v2 runs/first/student --data my-data --split dev
+  retort evaluate runs/first/student --rerank runs/ranker/student --depth 50 --data my-data --split dev
 
 Every model ranks the whole corpus, exactly. ms is the median time of one query from text to its top 100, encoding
-alone in brackets; MB are its weights in the precision evaluated.
+alone in brackets; MB are its weights in the precision evaluated. With --rerank the lines of a ranker give the time of
+ranking alone, pairs a second, and the change's p by a paired randomisation test.
 """
 
 INDEX_EPILOG = """\
@@ -102,6 +109,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("models", nargs="+", metavar="MODEL", help="student or model folder, Hub id, or bm25")
     evaluate.add_argument("--data", required=True, type=Path, help="BEIR folder")
     evaluate.add_argument("--split", required=True, help="split to evaluate on: dev, or test once at the very end")
+    evaluate.add_argument("--rerank", default=None, metavar="RANKER", help="rank each model's first documents anew")
+    evaluate.add_argument("--depth", type=int, default=50, help="how many documents --rerank ranks")
+    evaluate.add_argument("--max-queries", type=int, default=None, metavar="N", help="the first N queries only")
     evaluate.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here, too")
     evaluate.add_argument("--precision", choices=["float32", "bfloat16", "auto"], default="float32", help="arithmetic")
     evaluate.add_argument("--empty", choices=["error", "skip"], default="error", help="what to do with empty texts")

@@ -98,11 +98,22 @@ class TestRankerTeacher:
         assert scores.tolist() == [-2.0, -1.0, 0.0]
         assert teacher.kind == "ranks"
 
-    @pytest.mark.parametrize("name", ["scale_score", "score_threshold"])
-    def test_told_to_scale_or_cut(self, name, tiny_ranker):
-        spec = {"type": ST_RANKER, "init_parameters": {"model": tiny_ranker, name: 0.5}}
-        with pytest.raises(RecipeError, match=f"remove {name}"):
-            RankerTeacher(ranker=spec)
+    def test_told_to_scale_and_cut(self, tiny_ranker):
+        """What the call can overrule is overruled; what it cannot must be set right."""
+        init = {"model": tiny_ranker, "scale_score": True, "score_threshold": 0.9, "top_k": 1}
+        (found,) = RankerTeacher(ranker={"type": ST_RANKER, "init_parameters": init}).score([ASK])
+        expected = Ranker.load(tiny_ranker).score([(ASK.query, text) for text in ASK.documents])
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        spec = {"type": "tiny_components.StubbornRanker", "init_parameters": {}}
+        for given, message in (
+            ({}, "set scale_score: false"),
+            ({"scale_score": False, "score_threshold": 0.5}, "set score_threshold: null"),
+        ):
+            with pytest.raises(RecipeError, match=message):
+                RankerTeacher(ranker=spec | {"init_parameters": given}, allowed_modules=["tiny_components"])
+        right = spec | {"init_parameters": {"scale_score": False}}
+        (scores,) = RankerTeacher(ranker=right, allowed_modules=["tiny_components"]).score([ASK])
+        assert scores.tolist() == pytest.approx([overlap(ASK.query, text) for text in ASK.documents])
 
     def test_squashed_scores_are_noticed(self, caplog):
         with caplog.at_level(logging.WARNING):

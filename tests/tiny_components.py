@@ -65,3 +65,16 @@ class RemoteRanker:
             msg = "try again"
             raise TimeoutError(msg)
         return {"documents": [replace(d, score=overlap(query, d.content or "")) for d in documents]}
+
+
+@component
+class StubbornRanker:
+    """Scales and cuts as it was made, whatever a call says."""
+
+    def __init__(self, *, scale_score: bool = True, score_threshold: float | None = None) -> None:
+        self.scale_score = scale_score
+        self.score_threshold = score_threshold
+
+    @component.output_types(documents=list[Document])
+    def run(self, query: str, documents: list[Document]) -> dict[str, Any]:
+        return {"documents": [replace(d, score=overlap(query, d.content or "")) for d in documents]}

@@ -80,7 +80,7 @@ def make_accelerator(training: TrainingSection, out: Path) -> Accelerator:
     from accelerate.tracking import filter_trackers
 
     try:
-        known = filter_trackers(list(training.trackers), str(out))
+        known = {str(tracker) for tracker in filter_trackers(list(training.trackers), str(out))}
     except (ValueError, ImportError) as error:
         msg = f"training.trackers: {error}"
         raise RecipeError(msg) from error

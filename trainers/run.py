@@ -70,7 +70,7 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
     :param recipe:
         The recipe.
     :param data_folder:
-        BEIR folder.
+        A BEIR folder, or training data as `retort.trainers.data.read` reads it.
     :param out:
         Run folder.
     :param resume:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from collections import Counter
@@ -47,7 +48,7 @@ class RankerTeacher(ScoreTeacher):
     :param allowed_modules:
         Further modules that the component may come from (filled from `--allow`).
     :raises RecipeError:
-        If the component is no ranker, is told to scale or cut, or has an API key and no revision is given.
+        If the component is no ranker, scales or cuts whatever it is told, or has an API key and no revision is given.
     """
 
     kind = None  # known after the first answer
@@ -62,11 +63,6 @@ class RankerTeacher(ScoreTeacher):
         concurrency: int = 1,
         allowed_modules: list[str] | None = None,
     ) -> None:
-        given = ranker.get("init_parameters") or {}
-        for name, harm in (("scale_score", "squash its scores"), ("score_threshold", "cut its lists")):
-            if given.get(name) not in (None, False):
-                msg = f"ranker: remove {name} from its init_parameters: it would {harm}."
-                raise RecipeError(msg)
         self.listwise = listwise
         self._components = HaystackComponents(
             {"ranker": ranker},
@@ -80,7 +76,19 @@ class RankerTeacher(ScoreTeacher):
             msg = f"ranker: {ranker.get('type')} is no ranker: its run takes {', '.join(sorted(self._takes))}."
             raise RecipeError(msg)
         self._type = ranker["type"]
+        self._refuse_cuts(ranker.get("init_parameters") or {})
         self._warned = False
+
+    def _refuse_cuts(self, given: dict[str, Any]) -> None:
+        """What `run` takes is given at each call; what only `__init__` takes must be right there."""
+        known = inspect.signature(type(self._components["ranker"]).__init__).parameters
+        for name, right, harm in (
+            ("scale_score", False, "squash its scores"),
+            ("score_threshold", None, "cut its lists"),
+        ):
+            if name in known and name not in self._takes and given.get(name, known[name].default) != right:
+                msg = f"ranker: set {name}: {str(right).lower()} in its init_parameters; it would {harm}."
+                raise RecipeError(msg.replace("none", "null"))
 
     @property
     def key(self) -> str:

@@ -1,0 +1,213 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Training rankers and students from Python, by the recipes that come with retort."""
+
+import json
+
+import numpy as np
+import pytest
+
+import retort
+from haystack_integrations.components.rankers.retort import StudentRanker
+from retort.cli.main import main
+from retort.students import Ranker, Student
+from retort.trainers.data.beir import read_beir
+from retort.trainers.errors import RecipeError
+from retort.trainers.evaluation.rank import evaluate_ranker, rerank
+from retort.trainers.evaluation.significance import paired_test, values
+
+SMALL = {
+    "training.batch_size": 4,
+    "training.dev_queries": 5,
+    "training.dev_depth": 6,
+    "training.evaluate_every": 0,
+    "training.precision": "no",
+    "training.log_every": 1,
+    "stages.0.steps": 4,
+    "candidates.bm25.init_parameters.depth": 8,
+}
+
+
+def ranker_start(trunk: str) -> dict:
+    kind = "retort.students.create.ranker"
+    return {"type": kind, "init_parameters": {"trunk": trunk, "layers": [0, 1], "max_tokens": 32}}
+
+
+@pytest.fixture
+def trained(trunk, tiny_student, beir, tmp_path):
+    """A ranker trained on labels by the recipe `ranker`."""
+    return retort.distill(
+        beir,
+        tmp_path / "x" / "ranker",
+        recipe="ranker",
+        teacher=tiny_student,
+        student=ranker_start(trunk),
+        settings=SMALL | {"stages.0.steps": 60, "stages.0.lr": 5e-3, "candidates.dense.init_parameters.depth": 8},
+    )
+
+
+class TestRankers:
+    def test_from_labels_to_a_smaller_one_to_a_student(self, trained, trunk, tiny_student, beir, tmp_path):
+        """The whole chain: a ranker from labels, a smaller one from it, a bi-encoder from its component."""
+        out = tmp_path / "x"
+        assert isinstance(trained, Ranker)
+        metrics = json.loads((out / "ranker" / "metrics.json").read_text())["dev"]
+        log = [json.loads(line) for line in (out / "ranker" / "log.jsonl").read_text().splitlines()]
+        losses = [line["terms"]["contrastive"] for line in log if line["event"] == "step"]
+        assert np.mean(losses[-5:]) < 0.9 * np.log(6)  # which knowing nothing gives
+        assert metrics["student"]["queries"] == 5
+        assert metrics["candidates"]["bm25"]["ndcg@10"] > 0
+        assert trained.manifest.kind == "ranker"
+        assert trained.manifest.metrics["ndcg@10"] == metrics["student"]["ndcg@10"]
+
+        smaller = retort.distill(
+            beir,
+            out / "smaller",
+            recipe="ranker_kd",
+            teacher=str(out / "ranker" / "student"),
+            student=ranker_start(trunk),
+            settings=SMALL,
+        )
+        assert smaller.manifest.teachers[0]["name"] == "ranker"
+        student = retort.distill(
+            beir,
+            out / "student",
+            recipe="kd_scores",
+            teacher=StudentRanker(model=str(out / "ranker" / "student")),
+            student=tiny_student,
+            settings=SMALL | {"candidates.own.init_parameters.depth": 8},
+        )
+        assert isinstance(student, Student)
+        assert student.manifest.kind == "dense"
+        spec = student.manifest.teachers[0]["init_parameters"]["ranker"]
+        assert spec["type"].endswith("student_ranker.StudentRanker")
+
+    def test_a_killed_ranker_run_comes_back(self, trunk, tiny_student, beir, tmp_path, monkeypatch):
+        from safetensors.torch import load_file
+
+        from retort.trainers.loop import Loop
+
+        settings = SMALL | {
+            "stages.0.steps": 6,
+            "training.checkpoint_every": 2,
+            "candidates.dense.init_parameters.depth": 8,
+        }
+
+        def train(out, **options):
+            start = ranker_start(trunk)
+            found = retort.distill(
+                beir, out, recipe="ranker", teacher=tiny_student, student=start, settings=settings, **options
+            )
+            return load_file(out / "student" / "model.safetensors"), found
+
+        expected, _ = train(tmp_path / "a" / "run")
+        real, steps = Loop._step, []
+
+        def dying(self, *rest):
+            steps.append(1)
+            if len(steps) == 4:
+                raise KeyboardInterrupt
+            return real(self, *rest)
+
+        monkeypatch.setattr(Loop, "_step", dying)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "b" / "run")
+        found, _ = train(tmp_path / "b" / "run", resume=True)
+        assert all((expected[name] == found[name]).all() for name in expected)
+
+    @pytest.mark.parametrize("objective", ["Alignment", "InBatchKL", "Contrastive"])
+    def test_objectives_that_compare_vectors_are_refused(self, objective, trunk, tiny_student, beir, tmp_path):
+        with pytest.raises(RecipeError, match=f"{objective} compares vectors, and the student is a ranker"):
+            retort.distill(
+                beir,
+                tmp_path / "x" / "run",
+                recipe="ranker",
+                teacher=tiny_student,
+                student=ranker_start(trunk),
+                settings={
+                    "stages.0.teacher": "retriever",
+                    "stages.0.objectives": [{"type": f"retort.trainers.objectives.{objective}"}],
+                },
+            )
+
+    def test_a_ranker_cannot_mine(self, trunk, tiny_student, beir, tmp_path):
+        with pytest.raises(RecipeError, match="the student is a ranker: it has no vectors to mine with"):
+            retort.distill(
+                beir,
+                tmp_path / "x" / "run",
+                recipe="ranker",
+                teacher=tiny_student,
+                student=ranker_start(trunk),
+                settings={"candidates.dense.init_parameters.model": "student"},
+            )
+
+
+class TestDistill:
+    def test_names_and_errors(self, beir, tmp_path):
+        assert retort.Recipe.from_yaml("kd").name == "kd"
+        with pytest.raises(AttributeError, match="no attribute 'distil'"):
+            _ = retort.distil
+        two = retort.Recipe.from_yaml("kd").to_dict()
+        two["teachers"]["second"] = two["teachers"]["teacher"]
+        with pytest.raises(RecipeError, match="has not one teacher but teacher, second"):
+            retort.distill(beir, tmp_path, recipe=retort.Recipe.from_dict(two), teacher="x")
+        with pytest.raises(RecipeError, match="stages.0.setps: unknown key"):
+            retort.distill(beir, tmp_path, settings={"stages.0.setps": 3})
+
+    def test_trackers(self, recipe_tree, beir, tmp_path):
+        """TensorBoard through Accelerate: curves of the loss and of the dev sample."""
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        recipe_tree["training"]["trackers"] = ["tensorboard"]
+        retort.Recipe.from_dict(recipe_tree).run(beir, tmp_path / "x" / "run")
+        curves = EventAccumulator(str(tmp_path / "x" / "run" / "trackers")).Reload()
+        assert {"loss", "lr", "grad_norm", "dev_sample_ndcg", "in_batch_kl"} <= set(curves.Tags()["scalars"])
+        assert [e.step for e in curves.Scalars("loss")] == list(range(1, 13))
+        for name in ("nothing", "wandb"):
+            recipe_tree["training"]["trackers"] = [name]
+            with pytest.raises(RecipeError, match=rf"training.trackers: .*{name}"):
+                retort.Recipe.from_dict(recipe_tree).run(beir, tmp_path / "x" / name)
+
+
+class TestEvaluation:
+    def test_rerank_by_hand(self, beir):
+        data = read_beir(beir, "dev")
+        rows = np.tile(np.array([[3, 1, 2]]), (len(data.queries), 1))
+        scores = {data.corpus.texts[3]: 0.0, data.corpus.texts[1]: 1.0, data.corpus.texts[2]: 0.0}
+        found = rerank(data, rows, lambda pairs: np.array([scores[text] for _, text in pairs]))
+        assert found[0].tolist() == [1, 3, 2]  # ties keep their order
+
+    def test_cli(self, trained, tiny_student, beir, tmp_path, capsys):
+        ranker = str(tmp_path / "x" / "ranker" / "student")
+        arguments = ["--data", str(beir), "--split", "dev", "--json", str(tmp_path / "t.json"), "--max-queries", "8"]
+        main(["evaluate", "bm25", tiny_student, "--rerank", ranker, "--depth", "6", *arguments])
+        printed = capsys.readouterr().out
+        assert "bm25: ranking its first 6 anew changes nDCG@10 by" in printed
+        found = json.loads((tmp_path / "t.json").read_text())["models"]
+        assert list(found) == ["bm25", f"bm25 + {ranker}", tiny_student, f"{tiny_student} + {ranker}"]
+        data = read_beir(beir, "dev").subset(range(8))
+        from retort.trainers.evaluation.rank import evaluate_bm25
+
+        first = evaluate_bm25(data)
+        rows = np.array([[data.corpus.rows[i] for i in first.rankings[q][:6]] for q in data.queries.ids])
+        expected = evaluate_ranker(trained, data, rows).metrics["ndcg@10"]
+        assert found[f"bm25 + {ranker}"]["ndcg@10"] == pytest.approx(expected)
+
+    def test_significance(self):
+        rng = np.random.default_rng(1)
+        base = rng.random(200)
+        same = paired_test(base, base)
+        assert (same.difference, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
+        better = paired_test(base, base + rng.normal(0.1, 0.3, 200))
+        assert better.low > 0
+        assert better.p < 0.01
+        worse = paired_test(base + rng.normal(0.1, 0.3, 200), base)
+        assert worse.difference < 0 < worse.p < 0.01
+        # Normal theory: 0.1 +- 1.96 * 0.3 / sqrt(200).
+        assert (better.high - better.low) / 2 == pytest.approx(1.96 * 0.3 / 200**0.5, rel=0.15)
+        false_alarms = [paired_test(rng.random(50), rng.random(50), draws=400, seed=i).p < 0.05 for i in range(200)]
+        assert 0.01 < np.mean(false_alarms) < 0.11
+        with pytest.raises(ValueError, match="two equally long lists"):
+            paired_test(base, base[1:])
+        assert values({"b": {"m": 2.0}, "a": {"m": 1.0}}, "m").tolist() == [1.0, 2.0]
