@@ -53,7 +53,7 @@ def built_by(store: str) -> str:
 
 def ask(pipeline: Any, question: str, *, top_k: int = 3) -> dict[str, Any]:
     """
-    Ask one question through `extractive_qa.yaml`.
+    Ask one question through `extractive_qa.yml`.
 
     :returns:
         `question`, `answers` (text, score, document, title, start, end), `best_score`, `documents` (id, title, score).

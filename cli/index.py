@@ -36,7 +36,7 @@ def run(given: argparse.Namespace) -> None:
 
 def index_documents(student: str, source: Path, store: str | Path, *, prune: bool = False) -> tuple[int, int]:
     """
-    Index documents through `indexing.yaml`, in blocks.
+    Index documents through `indexing.yml`, in blocks.
 
     An interrupted run leaves whole blocks; the same command replaces them and writes the rest. Passages that a file
     gave before and no longer gives are deleted; files that are gone are left alone, unless `prune` is set.

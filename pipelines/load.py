@@ -83,9 +83,9 @@ def pipeline_yaml(
     :raises FileNotFoundError:
         If there is no such pipeline.
     """
-    path = Path(__file__).parent / f"{name}.yaml"
+    path = Path(__file__).parent / f"{name}.yml"
     if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        names = ", ".join(sorted(p.stem for p in path.parent.glob("*.yml")))
         msg = f"There is no pipeline {name!r}; there are: {names}."
         raise FileNotFoundError(msg)
     shipped = store_spec(INDEX)

@@ -183,7 +183,7 @@ def test_quickstart_and_a_second_run(monkeypatch, tmp_path, capsys):
     out = tmp_path / "quick"
     first = say(capsys, "quickstart", "--out", str(out))
     assert "student: mining" in first
-    for title in ("bm25", quickstart.TEACHER_ROW, quickstart.STUDENT_ROW, "through pipelines/indexing.yaml", "next:"):
+    for title in ("bm25", quickstart.TEACHER_ROW, quickstart.STUDENT_ROW, "through pipelines/indexing.yml", "next:"):
         assert title in first
     assert (out / "student" / "retort.json").is_file()
     asked = json.loads(say(capsys, "ask", quickstart.QUESTIONS[0], "--store", str(out / "index"), "--json"))

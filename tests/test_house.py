@@ -106,7 +106,7 @@ def test_shipped_pipelines_use_frozen_types_and_quickstart_paths():
             for v in node:
                 yield from values(v, key)
 
-    for path in (ROOT / "pipelines").glob("*.yaml"):
+    for path in (ROOT / "pipelines").glob("*.yml"):
         tree = yaml.safe_load(path.read_text())
         types = {t for t in values(tree, "type") if ".retort." in t}
         assert types <= FROZEN
@@ -161,7 +161,7 @@ def test_yaml_loads_in_a_fresh_process_with_an_empty_environment(tmp_path, place
     (tmp_path / "retort").mkdir()
     (tmp_path / "haystack_integrations").mkdir()
     cwd = tmp_path if place == "another folder" else ROOT.parent
-    files = sorted(map(str, (ROOT / "pipelines").glob("*.yaml")), reverse=True)
+    files = sorted(map(str, (ROOT / "pipelines").glob("*.yml")), reverse=True)
     found = subprocess.run(
         [sys.executable, "-c", PROBE, *files], cwd=cwd, env={"HOME": str(tmp_path)}, capture_output=True, text=True
     )

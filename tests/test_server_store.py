@@ -275,6 +275,37 @@ class TestAddress:
             store_spec(url)
 
 
+class TestBinding:
+    """Shipped YAML, bound to other places."""
+
+    def values(self, **places) -> dict[str, dict]:
+        tree = yaml.safe_load(pipeline_yaml("retrieve_and_rank", **places))["components"]
+        return {name: component["init_parameters"] for name, component in tree.items()}
+
+    def test_folders(self):
+        found = self.values(student="a/student", index="an/index", ranker="a/ranker")
+        assert found["embedder"]["model"] == "a/student"
+        assert found["ranker"]["model"] == "a/ranker"
+        assert found["retriever"]["document_store"] == store_spec("an/index")
+        assert found["retriever"]["top_k"] == self.values()["retriever"]["top_k"]
+
+    def test_a_collection(self):
+        found = self.values(index="https://qdrant:443/x", embedding_dim=5)["retriever"]["document_store"]
+        assert found["type"].endswith(".QdrantDocumentStore")
+        store = load_pipeline("indexing", index="https://qdrant:443/x", embedding_dim=5).get_component("writer")
+        for name, value in {
+            "url": "https://qdrant:443",
+            "index": "x",
+            "embedding_dim": 5,
+            "similarity": "cosine",
+        }.items():
+            assert found["init_parameters"][name] == getattr(store.document_store, name) == value
+
+    def test_no_such_pipeline(self):
+        with pytest.raises(FileNotFoundError, match="no pipeline 'x'; there are: .*rag, retrieve_and_rank"):
+            pipeline_yaml("x")
+
+
 class TestRetriever:
     """Over the wire."""
 
@@ -527,7 +558,7 @@ class TestLocalModes:
 
 
 def test_documents_added_updated_and_deleted(any_store, tiny_student, tmp_path):
-    """Through `indexing.yaml`, with a search after each step."""
+    """Through `indexing.yml`, with a search after each step."""
     indexing = load_pipeline("indexing", student=tiny_student, index=str(tmp_path / "unused"))
     indexing.get_component("writer").document_store = any_store
     embedder, retriever = StudentTextEmbedder(model=tiny_student), StudentRetriever(document_store=any_store)

@@ -111,12 +111,14 @@ class StudentDocumentEmbedder:
         Embed documents.
 
         :param documents:
-            The documents; they are not changed.
+            The documents; they are not changed. Dictionaries, as `Document.to_dict` makes them, are taken too.
         :returns:
             `documents`: copies with the same ids, an embedding and the stamps in `meta`.
         :raises TypeError:
             If `documents` is not a list of documents.
         """
+        if isinstance(documents, list):  # Hayhooks hands on a request's JSON as it is
+            documents = [Document.from_dict(d) if isinstance(d, dict) else d for d in documents]
         if not isinstance(documents, list) or not all(isinstance(d, Document) for d in documents):
             msg = "StudentDocumentEmbedder expects a list of Documents. To embed a query, use the StudentTextEmbedder."
             raise TypeError(msg)
