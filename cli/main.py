@@ -99,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = add("train", "Train a student by a recipe.", TRAIN_EPILOG)
     train.add_argument("--recipe", required=True, help="name of a recipe that comes with retort, or a YAML file")
-    train.add_argument("--data", required=True, type=Path, help="BEIR folder")
+    train.add_argument("--data", required=True, type=Path, help="BEIR folder, or training data (see below)")
     train.add_argument("--out", required=True, type=Path, help="run folder to write")
     train.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change one value of the recipe")
     train.add_argument("--allow", action="append", default=[], metavar="MODULE", help="trust types of this module, too")
@@ -107,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     evaluate = add("evaluate", "Measure quality, speed and size of students, models and BM25.", EVALUATE_EPILOG)
     evaluate.add_argument("models", nargs="+", metavar="MODEL", help="student or model folder, Hub id, or bm25")
-    evaluate.add_argument("--data", required=True, type=Path, help="BEIR folder")
+    evaluate.add_argument("--data", required=True, type=Path, help="BEIR folder, or training data with labels")
     evaluate.add_argument("--split", required=True, help="split to evaluate on: dev, or test once at the very end")
     evaluate.add_argument("--rerank", default=None, metavar="RANKER", help="rank each model's first documents anew")
     evaluate.add_argument("--depth", type=int, default=50, help="how many documents --rerank ranks")

@@ -6,7 +6,9 @@
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from tiny import write_jsonl
 
 import retort
 from haystack_integrations.components.rankers.retort import StudentRanker
@@ -168,6 +170,42 @@ class TestDistill:
             recipe_tree["training"]["trackers"] = [name]
             with pytest.raises(RecipeError, match=rf"training.trackers: .*{name}"):
                 retort.Recipe.from_dict(recipe_tree).run(beir, tmp_path / "x" / name)
+
+
+class TestGivenData:
+    """Training data of other tools: one file with hard negatives and scores, nothing else."""
+
+    def test_flag_embedding_scores_teach(self, tiny_student, beir, tmp_path):
+        data = read_beir(beir, "train")
+        texts, lines = data.corpus.texts, []
+        for query, positives in zip(data.queries.texts, data.positives(), strict=True):
+            negatives = [(int(positives[0]) + k) % len(texts) for k in (3, 9, 17)]
+            line = {"query": query, "pos": [texts[positives[0]]], "neg": [texts[n] for n in negatives]}
+            lines.append(line | {"pos_scores": [6.5], "neg_scores": [1.0, -0.5, 2.0]})
+        write_jsonl(tmp_path / "mined.jsonl", lines)
+        given = "retort.trainers.candidates.given.GivenMiner"
+        student = retort.distill(
+            tmp_path / "mined.jsonl",
+            tmp_path / "x" / "run",
+            recipe="kd_scores",
+            teacher={"type": "retort.trainers.teachers.given.GivenTeacher"},
+            student=tiny_student,
+            settings={
+                "candidates": {"given": {"type": given}},
+                "stages.0.candidates": {"sources": ["given"], "negatives": 3},
+                "stages.0.steps": 5,
+                "training.batch_size": 8,
+                "training.log_every": 1,
+                "training.precision": "no",
+            },
+        )
+        assert isinstance(student, Student)
+        lists = pq.read_table(tmp_path / "x" / "run" / "candidates" / "distil.parquet").to_pandas()
+        scored = lists[lists["score.ranker"].notna()]
+        assert set(scored["score.ranker"]) == {6.5, 1.0, -0.5, 2.0}
+        assert (scored[scored["score.ranker"] == 6.5]["label"] == 1).all()
+        log = [json.loads(line) for line in (tmp_path / "x" / "run" / "log.jsonl").read_text().splitlines()]
+        assert all(line["terms"]["listwise_kl"] > 0 for line in log if line["event"] == "step")
 
 
 class TestEvaluation:

@@ -271,3 +271,52 @@ class TestLists:
         assert (len(batch.queries), len(batch.documents)) == (6, 8)
         assert batch.index.shape == (6, 0)
         assert not batch.has_positive.any()
+
+
+class TestParts:
+    def test_parts_hold_the_same_lists(self, bench):
+        lists = build_lists(bench, {"bm25": BM25Miner(depth=4)})
+        lists.scores["words"] = np.arange(len(lists.rows), dtype=np.float32)
+        source = ListBatches(bench, lists, batch_size=7, negatives=3, vector_teachers=["teacher"], seed=0)
+        batch = source.batch(0)
+        parts = batch.split(3)
+        assert [len(p.queries) for p in parts] == [3, 2, 2]
+
+        def entries(b):
+            found = {}
+            queries, documents = b.teacher_vectors["teacher"]
+            for i, query in enumerate(b.queries):
+                rows = b.index[i][b.mask[i]].tolist()
+                found[query] = (
+                    [b.documents[r] for r in rows],
+                    b.labels[i][b.mask[i]].tolist(),
+                    b.teacher_scores["words"][i][b.mask[i]].tolist(),
+                    (documents[rows] @ queries[i]).tolist(),
+                    b.known_positive[i][rows].tolist(),
+                    [b.document_items[r] for r in rows],
+                )
+            return found
+
+        assert {q: e for p in parts for q, e in entries(p).items()} == entries(batch)
+        assert all(set(p.index[p.mask].tolist()) == set(range(len(p.documents))) for p in parts)
+        assert batch.split(1) == [batch]
+        assert len(batch.split(20)) == 7  # no more parts than queries
+
+    def test_texts_are_divided_too(self, bench):
+        batch = TextBatches(bench, batch_size=9, vector_teachers=[], seed=0).batch(0)
+        parts = batch.split(2)
+        assert [t for p in parts for t in p.documents] == batch.documents
+        assert [t for p in parts for t in p.queries] == batch.queries
+
+    def test_only_entries_that_steps_use_are_scored(self, bench):
+        lists = build_lists(bench, {"bm25": BM25Miner(depth=8)})
+        source = ListBatches(bench, lists, batch_size=4, negatives=2, vector_teachers=[], seed=0)
+        used = source.used(3)
+        expected = set()
+        for step in range(3):
+            batch = source.batch(step)
+            for i, query in enumerate(batch.queries):
+                expected |= {(query, batch.documents[r]) for r in batch.index[i][batch.mask[i]].tolist()}
+        texts, queries = bench.data.corpus.texts, bench.data.queries.texts
+        pairs = {(queries[q], texts[d]) for q, d in zip(lists.owners[used], lists.rows[used], strict=True)}
+        assert pairs == expected

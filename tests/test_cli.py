@@ -4,6 +4,9 @@
 """The command line on tiny models, in process."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -198,3 +201,17 @@ def test_quickstart_and_a_second_run(monkeypatch, tmp_path, capsys):
     second = say(capsys, "quickstart", "--out", str(out))
     assert "student: finished before" in second
     assert second.split("answers, through")[1].split("]")[1] == first.split("answers, through")[1].split("]")[1]
+
+
+@pytest.mark.integration
+def test_the_notebook(tmp_path):
+    """The example runs through as it stands, in a folder of its own."""
+    command = [sys.executable, "-m", "retort.examples.notebook"]
+    found = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    assert found.returncode == 0, found.stderr
+    assert "dense, 384 dimensions" in found.stdout
+    scores = {line.split()[0]: float(line.split()[-1]) for line in found.stdout.splitlines() if "nDCG@10" in line}
+    assert scores["runs/notebook/run/student"] > scores["bm25"]
+    assert found.stdout.rstrip().endswith("(random.sample)")

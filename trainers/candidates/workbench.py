@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Miner(Protocol):
-    """Ranks the corpus for each query; see `BM25Miner`."""
+    """Ranks the corpus for each query; see `BM25Miner`. Where it finds fewer than `depth`, rows end in -1."""
 
     def key(self, bench: Workbench) -> str: ...  # noqa: D102
 
