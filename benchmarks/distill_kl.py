@@ -27,8 +27,8 @@ OURS, THEIRS = "retort ListwiseKL", "sentence-transformers"
 
 
 def main() -> None:
-    parser = runner.parser(__file__, __doc__, rounds=3)
-    parser.add_argument("--steps", type=runner.positive, default=94, help="optimiser steps (default: %(default)s)")
+    parser = runner.parser(__file__, __doc__, rounds=2)
+    parser.add_argument("--steps", type=runner.positive, default=60, help="optimiser steps (default: %(default)s)")
     parser.add_argument(
         "--batch-size", type=runner.positive, default=16, help="questions a step (default: %(default)s)"
     )
@@ -88,7 +88,7 @@ def recipe_for(arguments: argparse.Namespace, seed: int) -> Any:
             "teachers": {
                 "teacher": {
                     "type": f"{kind}.teachers.bi_encoder.BiEncoderTeacher",
-                    "init_parameters": {"model": TRUNK, "precision": "auto", "max_document_tokens": 128},
+                    "init_parameters": {"model": TRUNK, "precision": "auto"},
                 }
             },
             "candidates": {"bm25": {"type": f"{kind}.candidates.bm25.BM25Miner", "init_parameters": {"depth": 20}}},

@@ -40,7 +40,7 @@ class QdrantEdgeDocumentStore:
     All stores of a process whose `path` leads to the same folder share one open index, so several pipelines may use
     it; another process gets an error while it is open. `close()` gives it back. Once `write_documents` returns, its
     documents outlive the process, however it ends. A power failure may take those not flushed yet: `close()` and
-    `optimize()` flush, and so does every 10,000th document.
+    `optimize()` flush, and so does every 50,000th document.
 
     Embeddings are searched one by one, exactly, until the search graph (HNSW) is built. Writing never builds it:
     `optimize()` does, `close()` of the last store does, and so does the first search with more than 10,000 unindexed

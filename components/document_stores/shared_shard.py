@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 DISTANCES = {"cosine": "Cosine", "dot_product": "Dot", "l2": "Euclid"}
 BATCH_SIZE = 1000
 OPTIMIZE_THRESHOLD = 10_000
-FLUSH_THRESHOLD = 10_000
+FLUSH_THRESHOLD = 50_000
 _CONFIG_FILE = "edge_config.json"
 
 # Weak: a shard lives as long as a store holds it. Dropping it releases the folder; nothing written is lost, as the
