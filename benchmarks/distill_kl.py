@@ -187,6 +187,8 @@ def train_theirs(arguments: argparse.Namespace, folder: Path, scratch: Path, see
         max_grad_norm=1.0,
         seed=seed,
         batch_sampler=in_order,
+        # Without a task for its column a text is cut at the model's 256 tokens, not at the student's lengths.
+        router_mapping={"query": "query"} | {f"doc_{i}": "document" for i in range(1, NEGATIVES + 2)},
         use_cpu=not torch.cuda.is_available(),
         save_strategy="no",
         report_to="none",
