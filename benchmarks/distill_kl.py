@@ -6,12 +6,14 @@ Listwise distillation, ours against sentence-transformers' `DistillKLDivLoss`, o
 
 Both arms start from the same two layers of all-MiniLM-L6-v2 and see the same lists (a positive and seven of BM25's
 passages, in the same batches and order), the same teacher scores (cosines of all-MiniLM-L6-v2 times 20), steps, seed,
-learning rate, schedule, weight decay, clipping and lengths, in float32. A round is a seed. Students are compared on all
+learning rate, schedule, weight decay, clipping and lengths, in float32 and without dropout, whose masks no two programs
+draw alike. A round is a seed. Students are compared on all
 dev questions over the full corpus; the interval of the difference is paired over questions, means over seeds.
 """
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from itertools import count
@@ -35,7 +37,17 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = runner.data_folder("wiki") / "wiki"
     with tempfile.TemporaryDirectory() as scratch:
+        without_dropout(Path(scratch))
         compare(arguments, folder, Path(scratch))
+
+
+def without_dropout(scratch: Path) -> None:
+    """Copy the trunk, its dropout set to 0."""
+    from retort.students.files import resolve_model, write_json
+
+    shutil.copytree(resolve_model(TRUNK), scratch / "trunk")
+    path = scratch / "trunk" / "config.json"
+    write_json(path, json.loads(path.read_text()) | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
 
 
 def compare(arguments: argparse.Namespace, folder: Path, scratch: Path) -> None:
@@ -74,7 +86,7 @@ def compare(arguments: argparse.Namespace, folder: Path, scratch: Path) -> None:
     )
 
 
-def recipe_for(arguments: argparse.Namespace, seed: int) -> Any:
+def recipe_for(arguments: argparse.Namespace, seed: int, scratch: Path) -> Any:
     from retort.trainers.recipe import Recipe
 
     kind = "retort.trainers"
@@ -83,7 +95,7 @@ def recipe_for(arguments: argparse.Namespace, seed: int) -> Any:
             "format": 1,
             "student": {
                 "type": "retort.students.create.from_layers",
-                "init_parameters": {"trunk": TRUNK, "layers": [0, 5], "max_tokens": TOKENS},
+                "init_parameters": {"trunk": str(scratch / "trunk"), "layers": [0, 5], "max_tokens": TOKENS},
             },
             "teachers": {
                 "teacher": {
@@ -119,19 +131,15 @@ def recipe_for(arguments: argparse.Namespace, seed: int) -> Any:
 
 def prepared(arguments: argparse.Namespace, folder: Path, scratch: Path, seed: int) -> tuple[Any, Any]:
     """Make the stage's batches as a run does: the cache is the run's."""
-    from retort.trainers.candidates.workbench import Workbench
-    from retort.trainers.run import build_distiller, open_stage, read_train_and_dev
+    from retort.trainers.parts import build_parts
+    from retort.trainers.run import read_train_and_dev
+    from retort.trainers.stages import open_stage
     from retort.trainers.teachers.vector_cache import cache_root
 
-    recipe = recipe_for(arguments, seed)
+    recipe = recipe_for(arguments, seed, scratch)
     train, _ = read_train_and_dev(folder, recipe.data)
-    student = recipe.create(recipe.student, "student", "student")
-    teachers = {n: recipe.create(s, "teacher", n) for n, s in recipe.teachers.items()}
-    miners = {n: recipe.create(s, "miner", n) for n, s in recipe.candidates.items()}
-    out = scratch / f"ours-{seed}"
-    bench = Workbench(train, teachers, cache_root(out), student)
-    distiller = build_distiller(recipe, student, teachers)
-    return student, open_stage(recipe, recipe.stages[0], bench, miners, distiller, scratch / f"lists-{seed}")
+    parts = build_parts(recipe, train, cache_root(scratch / f"ours-{seed}"))
+    return parts.distiller.student, open_stage(parts, recipe.stages[0], scratch / f"lists-{seed}")
 
 
 def train_ours(arguments: argparse.Namespace, folder: Path, scratch: Path, seed: int) -> tuple[Any, float]:
@@ -141,7 +149,7 @@ def train_ours(arguments: argparse.Namespace, folder: Path, scratch: Path, seed:
     from retort.trainers.checkpoints import list_checkpoints
 
     out = scratch / f"ours-{seed}"
-    recipe_for(arguments, seed).run(folder, out)
+    recipe_for(arguments, seed, scratch).run(folder, out)
     last = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     seconds = next(line["seconds_per_step"] for line in reversed(last) if line["event"] == "step") * arguments.steps
     # The last state, as theirs: not the best on the dev sample.
@@ -163,6 +171,7 @@ def train_theirs(arguments: argparse.Namespace, folder: Path, scratch: Path, see
 
     from retort.students.student import Student, build_manifest
     from retort.trainers.distiller import similarities
+    from retort.trainers.loop import learning_rate, parameter_groups
 
     model, source = prepared(arguments, folder, scratch, seed)
     rows: list[dict[str, Any]] = []
@@ -181,9 +190,6 @@ def train_theirs(arguments: argparse.Namespace, folder: Path, scratch: Path, see
         output_dir=str(scratch / f"theirs-{seed}"),
         per_device_train_batch_size=arguments.batch_size,
         max_steps=arguments.steps,
-        learning_rate=LEARNING_RATE,
-        warmup_steps=round(0.1 * arguments.steps),
-        weight_decay=0.01,
         max_grad_norm=1.0,
         seed=seed,
         batch_sampler=in_order,
@@ -195,9 +201,17 @@ def train_theirs(arguments: argparse.Namespace, folder: Path, scratch: Path, see
         disable_tqdm=True,
         logging_strategy="no",
     )
+    # Their own schedule makes its first step with a learning rate of 0.
+    stage, training = (recipe := recipe_for(arguments, seed, scratch)).stages[0], recipe.training
+    optimizer = torch.optim.AdamW(parameter_groups(model, training.weight_decay), lr=1.0, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(stage, training.warmup, step))
     loss = DistillKLDivLoss(model, similarity_fct=lambda a, b: SCALE * pairwise_cos_sim(a, b), temperature=1.0)
     trainer = SentenceTransformerTrainer(
-        model=model, args=settings, train_dataset=datasets.Dataset.from_list(rows), loss=loss
+        model=model,
+        args=settings,
+        train_dataset=datasets.Dataset.from_list(rows),
+        loss=loss,
+        optimizers=(optimizer, schedule),
     )
     started = time.perf_counter()
     trainer.train()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sentence_transformers.base.model import BaseModel
 
 CPU_TOKENS = 1024  # small chunks stay in cache; 8 texts of 128 tokens beat 32 on the CPUs tried
+CPU_TRAINING_TOKENS = 4096  # the backward pass of each chunk writes a gradient of the whole vocabulary
 GPU_TOKENS = 32768
 
 
@@ -97,8 +98,12 @@ def recomputed(run: Callable[[], torch.Tensor]) -> torch.Tensor:
 
 
 def default_budget(model: BaseModel) -> int:
-    """Padded tokens a chunk that suit the model's device."""
-    return CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS
+    """Padded tokens a chunk that suit the model's device, and training if gradients are on."""
+    import torch
+
+    if model.device.type != "cpu":
+        return GPU_TOKENS
+    return CPU_TRAINING_TOKENS if torch.is_grad_enabled() else CPU_TOKENS
 
 
 def encode_chunks(

@@ -311,7 +311,7 @@ class TestParts:
     def test_only_entries_that_steps_use_are_scored(self, bench):
         lists = build_lists(bench, {"bm25": BM25Miner(depth=8)})
         source = ListBatches(bench, lists, batch_size=4, negatives=2, vector_teachers=[], seed=0)
-        used = source.used(3)
+        used = source.used(range(3))
         expected = set()
         for step in range(3):
             batch = source.batch(step)

@@ -19,13 +19,14 @@ from safetensors.torch import load_file
 
 from retort.students import Student
 from retort.trainers import loop as loop_module
-from retort.trainers.candidates.workbench import Workbench
 from retort.trainers.checkpoints import list_checkpoints
 from retort.trainers.distiller import Context, step_loss
 from retort.trainers.errors import RecipeError
 from retort.trainers.loop import Loop, learning_rate
+from retort.trainers.parts import build_parts
 from retort.trainers.recipe import Recipe, Stage
-from retort.trainers.run import build_distiller, open_stage, read_train_and_dev
+from retort.trainers.run import read_train_and_dev
+from retort.trainers.stages import open_stage
 
 
 def final_state(out: Path) -> dict[str, torch.Tensor]:
@@ -314,7 +315,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("overrides", "message"),
         [
-            (["candidates.own.init_parameters.model=techer"], "candidates.own: There is no teacher 'techer'"),
+            (["candidates.own.init_parameters.model=techer"], "candidates.own: there is no teacher 'techer'"),
             (["candidates.bm25.init_parameters.dept=3"], "takes no 'dept'. Did you mean 'depth'"),
             (["stages.0.teacher=null"], "stages.0.objectives.0.init_parameters: .*needs teacher"),
             (
@@ -345,14 +346,11 @@ class TestStep:
         recipe = Recipe.from_dict(recipe_tree)
         recipe.student.init_parameters["config"]["hidden_dropout_prob"] = 0.0
         recipe.student.init_parameters["config"]["attention_probs_dropout_prob"] = 0.0
-        student = recipe.create(recipe.student, "student", "student").double()
-        teachers = {n: recipe.create(s, "teacher", n) for n, s in recipe.teachers.items()}
-        miners = {n: recipe.create(s, "miner", n) for n, s in recipe.candidates.items()}
         train, _ = read_train_and_dev(beir, recipe.data)
-        bench = Workbench(train, teachers, tmp_path / "cache", student)
         torch.manual_seed(0)
-        distiller = build_distiller(recipe, student, teachers).double()
-        source = open_stage(recipe, recipe.stages[1], bench, miners, distiller, tmp_path)
+        parts = build_parts(recipe, train, tmp_path / "cache")
+        distiller = parts.distiller.double()
+        source = open_stage(parts, recipe.stages[1], tmp_path)
         return distiller, source.batch(0).to(torch.device("cpu"), torch.float64)
 
     @staticmethod

@@ -60,6 +60,12 @@ def lists(bench) -> CandidateLists:
     return build_lists(bench, {"bm25": BM25Miner(depth=4)})
 
 
+def scores_of(bench, name, lists, wanted) -> np.ndarray:
+    found = np.full(len(lists.rows), np.nan, dtype=np.float32)
+    found[wanted] = bench.scores(name, lists.owners[wanted], lists.rows[wanted])
+    return found
+
+
 def everything(lists: CandidateLists) -> np.ndarray:
     return np.ones(len(lists.rows), dtype=bool)
 
@@ -159,26 +165,26 @@ class TestRankerTeacher:
 class TestScoreStore:
     def test_asks_once(self, bench, lists):
         bench.teachers["words"] = word_teacher()
-        found = bench.scores("words", lists, everything(lists))
+        found = scores_of(bench, "words", lists, everything(lists))
         corpus, queries = bench.data.corpus, bench.data.queries
         expected = [overlap(queries.texts[q], corpus.texts[d]) for q, d in zip(lists.owners, lists.rows, strict=True)]
         np.testing.assert_allclose(found, expected, atol=1e-6)
         asked = len(WordRanker.calls)
         assert asked == len(queries)
-        assert np.array_equal(bench.scores("words", lists, everything(lists)), found)
+        assert np.array_equal(scores_of(bench, "words", lists, everything(lists)), found)
         assert len(WordRanker.calls) == asked
 
     def test_only_what_is_wanted(self, bench, lists):
         bench.teachers["words"] = word_teacher()
         wanted = np.arange(len(lists.rows)) % 3 == 0
-        found = bench.scores("words", lists, wanted)
+        found = scores_of(bench, "words", lists, wanted)
         assert np.array_equal(np.isfinite(found), wanted)
 
     def test_an_error_midway_keeps_what_was_scored(self, bench, lists, monkeypatch):
         monkeypatch.setattr("retort.trainers.teachers.score_store.BLOCK", 20)
         bench.teachers["words"] = word_teacher(fails_after=11)
         with pytest.raises(TeacherError, match=r"the line is dead Kept: \d+ scores; .* --resume") as error:
-            bench.scores("words", lists, everything(lists))
+            scores_of(bench, "words", lists, everything(lists))
         kept = int(str(error.value).split("Kept: ")[1].split()[0])
         sizes = np.diff(lists.offsets)
         assert kept >= 11 * sizes.min()
@@ -189,7 +195,7 @@ class TestScoreStore:
         cache = bench.cache / "scores"
         shutil.move(cache / bench.teachers["words"].key, cache / whole.key)
         bench.teachers["words"] = whole
-        found = bench.scores("words", lists, everything(lists))
+        found = scores_of(bench, "words", lists, everything(lists))
         assert np.isfinite(found).all()
         assert len(WordRanker.calls) == len(bench.data.queries)  # each query once over both runs
         assert not set(before) & set(WordRanker.calls[11:])
@@ -201,7 +207,7 @@ class TestScoreStore:
             save_student(make_ranker(trunk, layers=[0], seed=seed), path)
             spec = {"type": OUR_RANKER, "init_parameters": {"model": path}}
             bench.teachers["ranker"] = RankerTeacher(ranker=spec)
-            found.append(bench.scores("ranker", lists, everything(lists)))
+            found.append(scores_of(bench, "ranker", lists, everything(lists)))
             pairs = [
                 (bench.data.queries.texts[q], bench.data.corpus.texts[d])
                 for q, d in zip(lists.owners, lists.rows, strict=True)
@@ -212,9 +218,9 @@ class TestScoreStore:
     def test_lists_of_ranks_are_asked_for_as_a_whole(self, bench, lists):
         bench.teachers["words"] = word_teacher(fault="ranks")
         first = np.arange(len(lists.rows)) % 2 == 0
-        bench.scores("words", lists, first)
+        scores_of(bench, "words", lists, first)
         assert bench.kinds["words"] == "ranks"
-        found = bench.scores("words", lists, everything(lists))
+        found = scores_of(bench, "words", lists, everything(lists))
         for start, end in zip(lists.offsets, lists.offsets[1:], strict=False):
             assert sorted(-found[start:end]) == list(range(end - start))
 
@@ -296,7 +302,7 @@ class TestRetriever:
             },
         }
         bench.teachers["theirs"] = RetrieverTeacher(**spec, depth=10)
-        found = bench.scores("theirs", lists, everything(lists))
+        found = scores_of(bench, "theirs", lists, everything(lists))
         from retort.students import Student
 
         student = Student.load(tiny_student)

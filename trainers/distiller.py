@@ -10,6 +10,7 @@ classes; none owns a forward pass of its own, so methods combine in one recipe.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,8 @@ class Context:
         The processes; `ranks.gather` joins what each computed of its share.
     :param temperature:
         What the stage's temperature gave for this batch, a scalar or `[B, 1]`; None if it has none.
+    :param anchor:
+        The batch as the stage's frozen copy of the student sees it; None if there is none.
     """
 
     stage: str
@@ -57,6 +60,7 @@ class Context:
     seed: int = 0
     ranks: Ranks = field(default_factory=Ranks)
     temperature: Tensor | None = None
+    anchor: Encoded | Scored | None = None
 
     def rng(self, *parts: object) -> np.random.Generator:
         """Return a generator of this step, the same however often and wherever it is asked for."""
@@ -144,13 +148,15 @@ class Objective(nn.Module):
 
     Subclasses set `needs_positives` where a query without a positive cannot be learned from, `needs_lists` where a
     batch of mere texts will not do, `needs_vectors` where a ranker cannot be the student, `takes_ranks` where an order
-    will do as a teacher's scores, and `teacher` to the name of the teacher they learn from.
+    will do as a teacher's scores, `needs_anchor` where they compare with a frozen copy of the student, and `teacher` to
+    the name of the teacher they learn from.
     """
 
     needs_positives = False
     needs_lists = False
     needs_vectors = False
     takes_ranks = False
+    needs_anchor = False
     teacher: str | None = None
 
     def bind(self, spec: Spec) -> None:
@@ -244,6 +250,25 @@ class Distiller(nn.Module):
         """The model in training."""
         return self.roles["student"]
 
+    def drop_anchor(self) -> None:
+        """Let go of the frozen copy of the student."""
+        if "anchor" in self.roles:
+            del self.roles["anchor"]
+
+    def take_anchor(self, stage: str) -> None:
+        """Freeze a copy of the student as it is now, if an objective of the stage with any weight needs one."""
+        self.drop_anchor()
+        objectives = zip(self.objectives_of(stage), self.weights[stage], strict=True)
+        if any(objective.needs_anchor and weight for objective, weight in objectives):
+            self.roles["anchor"] = copy.deepcopy(self.student).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Distiller:
+        """Switch dropout on or off; never the anchor's, which is a fixed target."""
+        super().train(mode)
+        if "anchor" in self.roles:
+            self.roles["anchor"].eval()
+        return self
+
     def enter(self, stage: str) -> list[nn.Parameter]:
         """Turn on the gradients of what learns in this stage, turn off all others, and return the former."""
         self.requires_grad_(False)
@@ -267,13 +292,10 @@ class Distiller(nn.Module):
         :returns:
             Per term: values, which of them count, and the objective's weight; the same on every rank.
         """
-        out: Encoded | Scored
-        if is_ranker(self.student):
-            out = Scored(self._score(batch, ctx.ranks), self.scale)
-        else:
-            queries = self._encode(batch.queries, "query", ctx.ranks)
-            documents = self._encode(batch.documents, "document", ctx.ranks)
-            out = Encoded(queries, documents, self.scale, self.student.similarity_fn_name)
+        out = self._seen_by(self.student, batch, ctx.ranks)
+        if "anchor" in self.roles:
+            with torch.no_grad():
+                ctx = replace(ctx, anchor=self._seen_by(self.roles["anchor"], batch, ctx.ranks))
         # Autocast is for the encoder: scores and losses would lose digits that a softmax needs.
         with torch.autocast(batch.index.device.type, enabled=False):
             return self._terms(out, batch, ctx)
@@ -287,6 +309,8 @@ class Distiller(nn.Module):
         else:
             queries, documents = (like.new_zeros(len(texts), self._dim) for texts in (batch.queries, batch.documents))
             out = Encoded(queries, documents, self.scale, self.student.similarity_fn_name)
+        if "anchor" in self.roles:
+            ctx = replace(ctx, anchor=out)
         with torch.no_grad():
             return {name: float(mask.sum()) for name, (_, mask, _) in self._terms(out, batch, ctx).items()}
 
@@ -298,33 +322,42 @@ class Distiller(nn.Module):
         terms = {}
         objectives = self.objectives_of(ctx.stage)
         for number, (objective, weight) in enumerate(zip(objectives, self.weights[ctx.stage], strict=True)):
+            if objective.needs_anchor and ctx.anchor is None:  # its weight is 0
+                continue
             for name, (values, mask) in objective(out, batch, ctx).items():
                 # Two objectives of one kind, say with two teachers, keep their own terms.
                 terms[f"{name}#{number}" if name in terms else name] = (values, mask, weight)
         return terms
 
-    def _encode(self, texts: list[str], side: Side, ranks: Ranks) -> Tensor:
+    def _seen_by(self, model: Any, batch: CandidateBatch, ranks: Ranks) -> Encoded | Scored:
+        if is_ranker(model):
+            return Scored(self._score(model, batch, ranks), self.scale)
+        queries = self._encode(model, batch.queries, "query", ranks)
+        documents = self._encode(model, batch.documents, "document", ranks)
+        return Encoded(queries, documents, self.scale, model.similarity_fn_name)
+
+    def _encode(self, model: Any, texts: list[str], side: Side, ranks: Ranks) -> Tensor:
         """Encode this rank's share of the texts, and gather the vectors of all."""
-        like, dealt = next(self.student.parameters()), ranks.deal(texts)
+        like, dealt = next(model.parameters()), ranks.deal(texts)
         own = [texts[row] for row in dealt[ranks.index]]
         if own:
-            vectors = encode_texts(
-                self.student, own, side, budget=self.tokens_per_chunk, recompute=self.cache_gradients
-            ).to(like.dtype)
+            vectors = encode_texts(model, own, side, budget=self.tokens_per_chunk, recompute=self.cache_gradients).to(
+                like.dtype
+            )
         else:  # fewer texts than ranks
             vectors = like.new_zeros(0, self._dim, requires_grad=True)
         return ranks.gather(vectors, dealt)
 
-    def _score(self, batch: CandidateBatch, ranks: Ranks) -> Tensor:
+    def _score(self, model: Any, batch: CandidateBatch, ranks: Ranks) -> Tensor:
         """Score this rank's share of the pairs, and gather the scores of all, `[B, N]`."""
-        like, places = next(self.student.parameters()), batch.mask.nonzero()
+        like, places = next(model.parameters()), batch.mask.nonzero()
         rows, columns = places[:, 0], places[:, 1]
         documents = batch.index[rows, columns].tolist()
         pairs = [(batch.queries[q], batch.documents[d]) for q, d in zip(rows.tolist(), documents, strict=True)]
         dealt = ranks.deal([query + document for query, document in pairs])
         own = [pairs[row] for row in dealt[ranks.index]]
         if own:
-            scores = score_pairs(self.student, own, budget=self.tokens_per_chunk, recompute=self.cache_gradients).to(
+            scores = score_pairs(model, own, budget=self.tokens_per_chunk, recompute=self.cache_gradients).to(
                 like.dtype
             )
         else:

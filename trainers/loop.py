@@ -160,7 +160,7 @@ class Loop:
     :param run:
         Run folder: `log.jsonl` and `checkpoints/` are written there.
     :param open_stage:
-        Called at each stage's start, gives its batches.
+        Called when a stage starts, and whenever it is refreshed, with how often it was before; gives its batches.
     :param evaluate:
         Gives the dev sample's nDCG@10 of the student as it is.
     :param accelerator:
@@ -174,7 +174,7 @@ class Loop:
         training: TrainingSection,
         run: Path,
         *,
-        open_stage: Callable[[Stage], BatchSource],
+        open_stage: Callable[[Stage, int], BatchSource],
         evaluate: Callable[[], float],
         accelerator: Accelerator,
     ) -> None:
@@ -208,6 +208,8 @@ class Loop:
             self._log(event="start", dev_sample_ndcg=self._evaluated())
         else:
             self.progress = Progress(**read_state(checkpoint))
+            if self.progress.step > 0:
+                self.distiller.take_anchor(self.stages[self.progress.stage].name)  # its weights come next
             load_module(checkpoint, self.distiller)
             torch.manual_seed(self.training.seed + self.ranks.index)  # for ranks that the checkpoint does not know
             if self.ranks.is_first:
@@ -215,6 +217,10 @@ class Loop:
         while self.progress.stage < len(self.stages):
             self._train_stage(self.stages[self.progress.stage], checkpoint)
             checkpoint = None
+        if self.progress.best_step < 0:
+            names = ", ".join(stage.name for stage in self.stages)
+            msg = f"stage {names}: no query was left to train on. Look at the selector."
+            raise RecipeError(msg)
         self.ranks.agreed(None)  # the first rank may still be writing it
         self.distiller.student.load_state_dict(load_file(self._best_path))
         self.distiller.student.eval()
@@ -222,9 +228,9 @@ class Loop:
 
     def _train_stage(self, stage: Stage, checkpoint: Path | None) -> None:
         progress, training = self.progress, self.training
-        source = self.open_stage(stage)
-        self._refuse_hopeless(stage, source)
-        if checkpoint is not None and progress.step > 0 and source.lists_hash != progress.lists:
+        every, opened = stage.refresh or stage.steps, progress.step
+        source = self._opened(stage)
+        if opened % every and source.lists_hash != progress.lists:
             msg = f"stage {stage.name}: its candidate lists are not those that it began with; give another --out."
             raise RecipeError(msg)
         progress.lists = source.lists_hash
@@ -241,6 +247,16 @@ class Loop:
         with progress_bar(f"stage {stage.name}", stage.steps) as update:
             update(progress.step)
             while progress.step < stage.steps:
+                if progress.step % every == 0:
+                    if progress.step > opened:
+                        source = self._opened(stage)
+                        progress.lists = source.lists_hash
+                    self.distiller.take_anchor(stage.name)
+                if not source.size:
+                    self._log(event="no_queries")
+                    if progress.step > 0:
+                        self._evaluates(stage, due=True)
+                    break
                 lr = learning_rate(stage, training.warmup, progress.step)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
@@ -258,8 +274,17 @@ class Loop:
                     break
                 if progress.step % training.checkpoint_every == 0 and progress.step < stage.steps:
                     self._save(optimizer)
+        self.distiller.drop_anchor()
         progress.stage, progress.step, progress.since_best = progress.stage + 1, 0, 0
         self._save(None)  # the next stage begins with an optimiser of its own
+
+    def _opened(self, stage: Stage) -> BatchSource:
+        cuda = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+        with torch.random.fork_rng(cuda):  # a teacher may be trained now, or may have been before a kill
+            source = self.open_stage(stage, self.progress.step // stage.refresh if stage.refresh else 0)
+        if source.size:
+            self._refuse_hopeless(stage, source)
+        return source
 
     def _step(
         self, optimizer: torch.optim.Optimizer, learning: list[torch.nn.Parameter], source: BatchSource, stage: Stage
@@ -307,9 +332,9 @@ class Loop:
             )
             raise RecipeError(msg)
 
-    def _evaluates(self, stage: Stage) -> bool:
+    def _evaluates(self, stage: Stage, *, due: bool = False) -> bool:
         every = self.training.evaluate_every
-        due = self.progress.step == stage.steps or (every > 0 and self.progress.step % every == 0)
+        due = due or self.progress.step == stage.steps or (every > 0 and self.progress.step % every == 0)
         if due:
             score = self._evaluated()
             self._log(event="evaluation", dev_sample_ndcg=score, best_before=self.progress.best)

@@ -29,7 +29,7 @@ class Contrastive(Objective):
 
     def __init__(self, *, scope: Literal["list", "in_batch"] = "in_batch", temperature: float = 1.0) -> None:
         super().__init__()
-        self.scope = _one_of("scope", scope, ("list", "in_batch"))
+        self.scope = one_of("scope", scope, ("list", "in_batch"))
         self.needs_vectors = scope == "in_batch"
         self.temperature = temperature
 
@@ -214,7 +214,7 @@ class Alignment(Objective):
     ) -> None:
         super().__init__()
         self.teacher = teacher
-        self.distance = _one_of("distance", distance, ("cosine", "l2", "mse"))
+        self.distance = one_of("distance", distance, ("cosine", "l2", "mse"))
         self.projection: nn.Module = nn.Linear(1, 1) if projection else nn.Identity()
 
     def bind(self, spec: Spec) -> None:
@@ -255,7 +255,8 @@ def _scored(teacher: Tensor, mask: Tensor) -> Tensor:
     return mask & ~teacher.isnan()
 
 
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
+def one_of(name: str, value: str, known: tuple[str, ...]) -> str:
+    """Check a parameter's value."""
     if value not in known:
         msg = f"{name} must be one of {', '.join(known)}; it is {value!r}."
         raise ValueError(msg)

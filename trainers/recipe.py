@@ -24,7 +24,7 @@ RECIPES = Path(__file__).parent / "recipes"
 # Haystack's own list without `builtins`, `typing` and `collections`, of which nothing belongs into a recipe.
 TRUSTED = ("retort", "haystack", "haystack_integrations", "haystack_experimental")
 
-Role = Literal["student", "teacher", "miner", "objective", "temperature"]
+Role = Literal["student", "teacher", "miner", "selector", "objective", "temperature"]
 _LEAST = {
     "batch_size": 1, "accumulation": 1, "dev_depth": 1,
     "log_every": 1, "checkpoint_every": 1, "keep_checkpoints": 1, "dev_queries": 1, "dev_documents": 1,
@@ -181,6 +181,12 @@ class Stage:
         Optimiser steps.
     :param temperature:
         Divides the scores of all objectives that have a softmax, in place of their own temperatures.
+    :param selector:
+        Chooses the queries to train on when the stage opens; a stage that none is left for is passed over.
+    :param refresh:
+        Steps after which candidates are mined, queries selected and lists scored anew, and the anchor is taken anew.
+    :param anchor:
+        `start`: keep a frozen copy of the student as it was when the stage opened, for objectives that compare with it.
     """
 
     name: str
@@ -191,11 +197,10 @@ class Stage:
     teacher: str | None = None
     candidates: CandidatesSection | None = None
     temperature: Component | None = None
-    # Part of format 1; nothing fills these roles yet, so anything but null is refused.
-    selector: None = None
-    weighting: None = None
-    refresh: None = None
-    anchor: None = None
+    selector: Component | None = None
+    refresh: int | None = None
+    anchor: Literal["start"] | None = None
+    weighting: None = None  # part of format 1; nothing fills this role yet, so anything but null is refused
 
 
 @dataclass(kw_only=True)
@@ -355,6 +360,12 @@ class Recipe:
                 if name not in self.candidates:
                     msg = f"{where}.candidates.sources: there is no {name!r}.{_hint(name, self.candidates)}"
                     raise RecipeError(msg)
+            if stage.batches != "lists" and (stage.selector or stage.refresh is not None):
+                msg = f"{where}: selector and refresh are for batches of lists."
+                raise RecipeError(msg)
+            if stage.refresh is not None and stage.refresh < 1:
+                msg = f"{where}.refresh: must be at least 1; it is {stage.refresh}. Leave it out to mine once."
+                raise RecipeError(msg)
             if stage.steps < 1 or stage.lr <= 0 or not stage.objectives:
                 msg = f"{where}: steps and lr must be above 0, and there must be an objective."
                 raise RecipeError(msg)
@@ -371,6 +382,7 @@ class Recipe:
             f"stages.{i}.objectives.{j}": o for i, s in enumerate(self.stages) for j, o in enumerate(s.objectives)
         }
         specs |= {f"stages.{i}.temperature": s.temperature for i, s in enumerate(self.stages) if s.temperature}
+        specs |= {f"stages.{i}.selector": s.selector for i, s in enumerate(self.stages) if s.selector}
         for where, spec in specs.items():
             refuse_untrusted(spec.type, f"{where}.type", self.allow)
 
@@ -421,9 +433,10 @@ def _fits(made: Any, role: Role) -> bool:
         from retort.trainers.distiller import Temperature
 
         return inspect.isclass(made) and issubclass(made, Temperature)
-    ways = {
+    ways: dict[str, list[tuple[str, ...]]] = {
         "teacher": [("encode", "key"), ("score", "key")],
-        "miner": [("mine", "key")],
+        "miner": [("mine", "key", "teachers")],
+        "selector": [("keep", "teachers")],
         "objective": [("forward", "bind")],
     }
     return inspect.isclass(made) and any(all(hasattr(made, method) for method in way) for way in ways[role])

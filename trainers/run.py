@@ -21,19 +21,16 @@ from filelock import FileLock, Timeout
 
 from retort.students.encoding import encode_numpy
 from retort.students.files import replace_file, write_json
-from retort.students.hashing import fingerprint_of, hash_text
+from retort.students.hashing import hash_text
 from retort.students.ranker import Ranker
 from retort.students.scoring import is_ranker, score_numpy
 from retort.students.student import Student, build_manifest, save_student
-from retort.trainers.candidates.batches import ListBatches, TextBatches
 from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.candidates.dense import search_vectors
-from retort.trainers.candidates.lists import CandidateLists, build_lists
-from retort.trainers.candidates.workbench import Miner, Workbench
+from retort.trainers.candidates.workbench import Workbench
 from retort.trainers.checkpoints import list_checkpoints
 from retort.trainers.data.read import has_split, read_data
 from retort.trainers.data.texts import RetrievalData, share_corpus
-from retort.trainers.distiller import COSINE_SCALE, Distiller, Objective, Spec
 from retort.trainers.errors import DataError, RecipeError
 from retort.trainers.evaluation.metrics import mean, per_query
 from retort.trainers.evaluation.rank import (
@@ -46,11 +43,13 @@ from retort.trainers.evaluation.rank import (
     rerank,
 )
 from retort.trainers.loop import BatchSource, Loop, make_accelerator
-from retort.trainers.objectives import TeacherObjective
+from retort.trainers.parts import Parts, build_parts
 from retort.trainers.ranks import Ranks
 from retort.trainers.recipe import DataSection, Recipe, Stage, TrainingSection
 from retort.trainers.rng import rng_for
-from retort.trainers.teachers import AnyTeacher, ScoreTeacher
+from retort.trainers.stages import open_stage
+from retort.trainers.teachers import ScoreTeacher
+from retort.trainers.teachers.fitted import Fitted
 from retort.trainers.teachers.vector_cache import cache_root
 
 if TYPE_CHECKING:
@@ -87,56 +86,51 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
         return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     accelerator = make_accelerator(recipe.training, out)
     torch.manual_seed(recipe.training.seed)  # weights that objectives create
-    student = recipe.create(recipe.student, "student", "student", seed=recipe.training.seed)
-    trunk = fingerprint_of(student)
-    allowed = recipe.allow or None
-    teachers: dict[str, AnyTeacher] = {
-        name: recipe.create(spec, "teacher", f"teachers.{name}", allowed_modules=allowed)
-        for name, spec in recipe.teachers.items()
-    }
-    bench = Workbench(train, teachers, cache_root(out), student)
-    miners = {
-        name: recipe.create(spec, "miner", f"candidates.{name}", allowed_modules=allowed)
-        for name, spec in recipe.candidates.items()
-    }
-    for name, miner in miners.items():
-        _checked(f"candidates.{name}", miner.key, bench)
-    distiller = build_distiller(recipe, student, teachers)
+    parts = build_parts(recipe, train, cache_root(out))
     ranks = Ranks(accelerator)
     ranks.wait()  # nobody writes before all have looked
     with _only_writer(out) if ranks.is_first else nullcontext():
         # Only now: a recipe that fails above leaves no run behind.
         if ranks.is_first:
-            with replace_file(out / "recipe.yaml") as aside:
-                text = yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
-                aside.write_text(text, encoding="utf-8")
+            _write_recipe(recipe, out)
         accelerator.init_trackers("trackers")
-        metrics = _train(recipe, out, bench, miners, distiller, dev, accelerator, trunk)
+        metrics = train_parts(parts, out, dev, accelerator)
         for tracker in accelerator.trackers:  # not `end_training`: a notebook may train again in these processes
             tracker.finish()
         return metrics
 
 
-def _train(
-    recipe: Recipe,
-    out: Path,
-    bench: Workbench,
-    miners: dict[str, Miner],
-    distiller: Distiller,
-    dev: RetrievalData,
-    accelerator: Accelerator,
-    trunk: str,
+def train_parts(
+    parts: Parts, out: Path, dev: RetrievalData, accelerator: Accelerator, *, home: Path | None = None
 ) -> dict[str, Any]:
-    student = distiller.student
+    """
+    Train what a recipe trains: the student of a run, or a teacher within one.
+
+    :param parts:
+        The recipe and all that it names.
+    :param out:
+        The folder to write; what it holds already is gone on with.
+    :param dev:
+        What the best state is chosen by.
+    :param accelerator:
+        Device and processes.
+    :param home:
+        The run folder, in which teachers are trained; None: `out` is it.
+    :returns:
+        What it measured, the same on every rank.
+    """
+    recipe, bench, student = parts.recipe, parts.bench, parts.distiller.student
     ranks = Ranks(accelerator)
 
-    def opened(stage: Stage) -> BatchSource:
+    def opened(stage: Stage, number: int) -> BatchSource:
+        for name in parts.asked(stage):
+            fit_teacher(parts, name, home or out, dev, accelerator)
         # The first rank mines and asks teachers; the others then find everything in the cache.
         with ranks.first():
-            return open_stage(recipe, stage, bench, miners, distiller, out)
+            return open_stage(parts, stage, out, number=number)
 
     loop = Loop(
-        distiller,
+        parts.distiller,
         recipe.stages,
         recipe.training,
         out,
@@ -148,22 +142,34 @@ def _train(
     progress = loop.run(checkpoints[-1] if checkpoints else None)
     metrics: dict[str, Any] = {}
     if ranks.is_first:
-        metrics, evaluation = final_metrics(student, dev, bench, recipe.training, vars(progress))
+        teachers = {n: bench.teachers[n] for n in sorted({n for stage in recipe.stages for n in parts.asked(stage)})}
+        metrics, evaluation = final_metrics(student, dev, bench, list(teachers), recipe.training, vars(progress))
         save_student(
             student,
             out / "student",
             recipe=recipe.name,
-            teachers=[
-                {"name": name, "key": teacher.key, **asdict(recipe.teachers[name])}
-                for name, teacher in bench.teachers.items()
-            ],
+            teachers=[{"name": n, "key": t.key, **asdict(recipe.teachers[n])} for n, t in teachers.items()],
             data={"name": bench.data.name, "hash": recipe.data.hash},
             metrics=metrics["dev"]["student"],
-            parents=[trunk],
+            parents=[parts.trunk],
         )
         _write_rankings(out, recipe.data.dev, evaluation)
         write_json(out / "metrics.json", metrics)
     return ranks.agreed(metrics)
+
+
+def fit_teacher(parts: Parts, name: str, home: Path, dev: RetrievalData, accelerator: Accelerator) -> None:
+    """Train a teacher that is trained within the run, unless it is already, in `home/teachers/NAME`."""
+    teacher = parts.bench.teachers[name]
+    if not isinstance(teacher, Fitted) or teacher.is_fitted:
+        return
+    folder, ranks = home / "teachers" / name, Ranks(accelerator)
+    within = parts.fits.pop(name)  # its memory is free afterwards
+    if not ranks.agreed((folder / "metrics.json").is_file()):
+        if ranks.is_first:
+            _write_recipe(within.recipe, folder)
+        train_parts(within, folder, dev, accelerator, home=home)
+    teacher.load(folder / "student")
 
 
 def read_train_and_dev(folder: Path, section: DataSection) -> tuple[RetrievalData, RetrievalData]:
@@ -196,110 +202,6 @@ def read_train_and_dev(folder: Path, section: DataSection) -> tuple[RetrievalDat
         )
         raise DataError(msg)
     return train, dev
-
-
-def build_distiller(
-    recipe: Recipe, student: SentenceTransformer | CrossEncoder, teachers: dict[str, AnyTeacher]
-) -> Distiller:
-    """Create the objectives of all stages and the distiller around them."""
-    ranker = is_ranker(student)
-    objectives: dict[str, list[tuple[Objective, float]]] = {}
-    for i, stage in enumerate(recipe.stages):
-        objectives[stage.name] = []
-        for j, spec in enumerate(stage.objectives):
-            where = f"stages.{i}.objectives.{j}"
-            objective: Objective = recipe.create(spec, "objective", where, teacher=stage.teacher)
-            if objective.needs_lists and stage.batches == "texts":
-                msg = f"{where}: {spec.type} needs candidate lists; the stage's batches are mere texts."
-                raise RecipeError(msg)
-            if objective.needs_vectors and ranker:
-                msg = f"{where}: {spec.type} compares vectors, and the student is a ranker, which has none."
-                raise RecipeError(msg)
-            teacher = teachers.get(str(objective.teacher))
-            if isinstance(teacher, ScoreTeacher) and not isinstance(objective, TeacherObjective):
-                msg = f"{where}: {spec.type} needs vectors, and teacher {objective.teacher!r} scores lists."
-                raise RecipeError(msg)
-            objectives[stage.name].append((objective, spec.weight))
-    used = sorted({o.teacher for pairs in objectives.values() for o, _ in pairs if o.teacher is not None})
-    for name in used:
-        _checked(f"teachers.{name}", getattr, teachers[name], "key")
-    vectors = {name: t for name in used if not isinstance(t := teachers[name], ScoreTeacher)}
-    bound = Spec(
-        student_dim=0 if is_ranker(student) else int(student.get_embedding_dimension() or 0),
-        teacher_dims={name: teacher.dim for name, teacher in vectors.items()},
-        teacher_similarities={name: teacher.similarity for name, teacher in vectors.items()},
-    )
-    if not ranker and student.similarity_fn_name not in {"cosine", "dot"}:
-        msg = f"student: its similarity is {student.similarity_fn_name!r}; set similarity_fn_name to cosine or dot."
-        raise RecipeError(msg)
-    scale = recipe.training.scale
-    if scale is None:
-        scale = COSINE_SCALE if not ranker and student.similarity_fn_name == "cosine" else 1.0
-    temperatures = {
-        stage.name: recipe.create(stage.temperature, "temperature", f"stages.{i}.temperature")
-        for i, stage in enumerate(recipe.stages)
-        if stage.temperature is not None
-    }
-    try:
-        return Distiller(
-            student,
-            objectives,
-            bound,
-            scale=scale,
-            temperatures=temperatures,
-            tokens_per_chunk=recipe.training.tokens_per_chunk,
-            cache_gradients=recipe.training.cache_gradients,
-        )
-    except ValueError as error:
-        msg = f"objectives: {error}"
-        raise RecipeError(msg) from error
-
-
-def open_stage(
-    recipe: Recipe, stage: Stage, bench: Workbench, miners: dict[str, Miner], distiller: Distiller, out: Path
-) -> BatchSource:
-    """Make a stage's candidate lists and have them scored, or read those it began with, and give its batches."""
-    number = next(i for i, other in enumerate(recipe.stages) if other.name == stage.name)
-    objectives = distiller.objectives_of(stage.name)
-    names = sorted({o.teacher for o in objectives if o.teacher is not None})
-    scorers = [name for name in names if isinstance(bench.teachers[name], ScoreTeacher)]
-    vectors = [name for name in names if name not in scorers]
-    seed, size = f"{recipe.training.seed} {number}", recipe.training.batch_size
-    section = stage.candidates
-    if stage.batches == "texts" or section is None:
-        return TextBatches(bench, batch_size=size, vector_teachers=vectors, seed=seed)
-
-    def batches(lists: CandidateLists) -> ListBatches:
-        return ListBatches(
-            bench,
-            lists,
-            batch_size=size,
-            negatives=section.negatives,
-            order=section.order,
-            positives=section.positives,
-            vector_teachers=vectors,
-            seed=seed,
-        )
-
-    path = out / "candidates" / f"{stage.name}.parquet"
-    if not path.is_file():
-        lists = build_lists(bench, {name: miners[name] for name in section.sources})
-        used = batches(lists).used(stage.steps) if scorers else np.zeros(0)
-        for name in scorers:
-            lists.scores[name] = bench.scores(name, lists, used)
-            _refuse_ranks(stage, name, bench.kinds[name], objectives)
-        lists.save(path, bench.data)
-    return batches(CandidateLists.load(path, bench.data))  # read back even when new: a resumed run sees the same
-
-
-def _refuse_ranks(stage: Stage, name: str, kind: str, objectives: list[Any]) -> None:
-    needy = [type(o).__name__ for o in objectives if o.teacher == name and not o.takes_ranks]
-    if kind == "ranks" and needy:
-        msg = (
-            f"stage {stage.name}: teacher {name!r} gives an order without scores, and {', '.join(needy)} needs scores. "
-            "Use RankNet or ListMLE."
-        )
-        raise RecipeError(msg)
 
 
 def dev_sample(dev: RetrievalData, training: TrainingSection) -> RetrievalData:
@@ -356,11 +258,12 @@ def final_metrics(
     student: SentenceTransformer | CrossEncoder,
     dev: RetrievalData,
     bench: Workbench,
+    asked: list[str],
     training: TrainingSection,
     progress: dict[str, Any],
 ) -> tuple[dict[str, Any], Evaluation]:
     """
-    Measure the student and its teachers.
+    Measure the student and the teachers that it asked.
 
     A bi-encoder, and each teacher that gives vectors, ranks the full corpus for all dev queries. A ranker ranks
     BM25's first documents for the dev sample, beside BM25 itself: all dev queries would take too long.
@@ -374,7 +277,8 @@ def final_metrics(
     loaded = Student(student, build_manifest(student), "student")
     evaluation = evaluate_model(loaded, dev)
     teachers = {}
-    for name, teacher in bench.teachers.items():
+    for name in asked:
+        teacher = bench.teachers[name]
         if not isinstance(teacher, ScoreTeacher):
             queries = bench.teacher_cache(name, "query", dev.queries).gather(dev.queries.item_ids)
             documents = bench.teacher_cache(name, "document", dev.corpus).gather(dev.corpus.item_ids)
@@ -435,13 +339,9 @@ def _only_writer(out: Path) -> Iterator[None]:
         raise RecipeError(msg) from error
 
 
-def _checked(where: str, look: Callable[..., Any], *arguments: Any) -> None:
-    """Find out early, and say where, what a teacher or miner cannot do."""
-    try:
-        look(*arguments)
-    except (ValueError, OSError) as error:  # RecipeError among them
-        msg = f"{where}: {error}"
-        raise RecipeError(msg) from error
+def _write_recipe(recipe: Recipe, out: Path) -> None:
+    with replace_file(out / "recipe.yaml") as aside:
+        aside.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def _write_rankings(out: Path, split: str, evaluation: Evaluation) -> None:

@@ -131,10 +131,10 @@ class ListBatches:
         negative = negative[:count] if self._order == "top" else rng.choice(negative, count, replace=False)
         return np.concatenate([positive, negative])
 
-    def used(self, steps: int) -> np.ndarray:
-        """`[m]` bool: the entries that some batch of the first so many steps holds. Only these need teacher scores."""
+    def used(self, steps: range) -> np.ndarray:
+        """`[m]` bool: the entries that some batch of these steps holds. Only these need teacher scores."""
         found = np.zeros(len(self._lists.rows), dtype=bool)
-        for step in range(steps):
+        for step in steps:
             found[np.concatenate(self._chosen(step)[1])] = True
         return found
 

@@ -89,6 +89,8 @@ class BM25Miner:
         Passages a query.
     """
 
+    teachers: tuple[str, ...] = ()
+
     def __init__(self, *, depth: int = 50) -> None:
         self.depth = depth
 

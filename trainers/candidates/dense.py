@@ -71,9 +71,12 @@ class DenseMiner:
         Passages a query.
     """
 
+    teachers: tuple[str, ...] = ()
+
     def __init__(self, *, model: str, depth: int = 50) -> None:
         self.model = model
         self.depth = depth
+        self.teachers = () if model == "student" else (model,)
 
     def key(self, bench: Workbench) -> str:
         """Identify the mined lists: they change with corpus, queries and the model's weights."""

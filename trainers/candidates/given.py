@@ -26,6 +26,8 @@ class GivenMiner:
         Documents a query, at most; None takes all.
     """
 
+    teachers: tuple[str, ...] = ()
+
     def __init__(self, *, depth: int | None = None) -> None:
         self.depth = depth
 

@@ -71,6 +71,21 @@ class CandidateLists:
         parts = (self.query_rows, self.offsets, self.rows, self.labels, *self.scores.values())
         return hash_text("".join(hashlib.sha256(p.tobytes()).hexdigest() for p in parts))
 
+    def only(self, keep: np.ndarray) -> CandidateLists:
+        """Return the lists of some queries: `keep` `[q]` bool, by the rows of the data's queries."""
+        chosen = keep[self.query_rows]
+        lengths = np.diff(self.offsets)
+        entries = np.repeat(chosen, lengths)
+        return CandidateLists(
+            query_rows=self.query_rows[chosen],
+            offsets=np.concatenate([[0], np.cumsum(lengths[chosen])]),
+            rows=self.rows[entries],
+            labels=self.labels[entries],
+            source=self.source[entries],
+            sources=self.sources,
+            scores={name: values[entries] for name, values in self.scores.items()},
+        )
+
     def save(self, path: Path, data: RetrievalData) -> None:
         """Write the lists as parquet, one line a candidate, with ids instead of rows."""
         columns = {

@@ -161,6 +161,8 @@ class RetrieverMiner:
         Further parameters of `HaystackRetriever`.
     """
 
+    teachers: tuple[str, ...] = ()
+
     def __init__(
         self,
         *,

@@ -29,15 +29,27 @@ from retort.trainers.teachers.vector_cache import VectorCache
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
-    from retort.trainers.candidates.lists import CandidateLists
-
 
 class Miner(Protocol):
-    """Ranks the corpus for each query; see `BM25Miner`. Where it finds fewer than `depth`, rows end in -1."""
+    """
+    Ranks the corpus for each query; see `BM25Miner`. Where it finds fewer than `depth`, rows end in -1.
+
+    `teachers` names those of the recipe's that it asks.
+    """
+
+    teachers: tuple[str, ...]
 
     def key(self, bench: Workbench) -> str: ...  # noqa: D102
 
     def mine(self, bench: Workbench, queries: TextStore) -> tuple[np.ndarray, np.ndarray]: ...  # noqa: D102
+
+
+class Selector(Protocol):
+    """Chooses the queries that a stage trains on; see `ConfusingQueries`. `teachers`: as for miners."""
+
+    teachers: tuple[str, ...]
+
+    def keep(self, bench: Workbench) -> np.ndarray: ...  # noqa: D102 - `[q]` bool
 
 
 @contextmanager
@@ -105,32 +117,36 @@ class Workbench:
             cache.fill(texts, lambda block: teacher.encode(block, side), update)
         return cache
 
-    def scores(self, name: str, lists: CandidateLists, wanted: np.ndarray) -> np.ndarray:
+    def scores(self, name: str, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
         """
-        Return a teacher's scores of the entries of lists; what was never asked for is asked for now.
+        Return a teacher's scores of pairs; what was never asked for is asked for now.
 
         :param name:
-            A teacher that scores lists.
-        :param lists:
-            The lists, with `m` entries.
-        :param wanted:
-            `[m]` bool, which entries to score.
+            A teacher, of either kind: one that gives vectors scores by their similarity.
+        :param queries:
+            `[m]` rows of queries, those of a query next to each other.
+        :param documents:
+            `[m]` rows of documents.
         :returns:
-            `[m]` float32, NaN where not wanted or not given.
+            `[m]` float32, NaN where not given.
         """
         teacher = self.teachers[name]
         if not isinstance(teacher, ScoreTeacher):
-            msg = f"teacher {name!r} gives vectors, not scores."
-            raise TypeError(msg)
+            return self._vector_scores(name, queries, documents)
         key = hash_text(teacher.key + self.data.hash) if teacher.corpus_dependent else teacher.key
         store = ScoreStore(self.cache, key)
-        queries, documents = lists.owners[wanted], lists.rows[wanted]
         with progress_bar(f"teacher {name}: pairs", len(queries)) as update:
             store.fill(teacher, self.data, queries, documents, update)
-        found = np.full(len(lists.rows), np.nan, dtype=np.float32)
-        found[wanted] = store.gather(self.data.queries.item_ids[queries], self.data.corpus.item_ids[documents])[0]
+        found = store.gather(self.data.queries.item_ids[queries], self.data.corpus.item_ids[documents])[0]
         self.kinds[name] = store.kind or "scores"
         return found
+
+    def _vector_scores(self, name: str, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
+        asked, given = self.vectors(name, "query")[queries], self.vectors(name, "document")[documents]
+        if self.similarity(name) == "cosine":
+            asked, given = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in (asked, given))
+        self.kinds[name] = "scores"
+        return np.einsum("md,md->m", asked, given).astype(np.float32)
 
     def teacher(self, name: str) -> VectorTeacher:
         """

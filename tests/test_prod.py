@@ -1,0 +1,359 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""PROD: reference values, the anchor, the selection of queries, teachers trained within the run, and kills."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from retort.students import Student
+from retort.trainers import loop as loop_module
+from retort.trainers.batch import CandidateBatch
+from retort.trainers.checkpoints import list_checkpoints
+from retort.trainers.distiller import Context, Scored, step_loss
+from retort.trainers.errors import RecipeError
+from retort.trainers.methods.prod import AnchorKL, ConfusingQueries, confusing, first_ranks
+from retort.trainers.objectives import Contrastive, ListwiseKL
+from retort.trainers.parts import build_parts
+from retort.trainers.recipe import RECIPES, Recipe
+from retort.trainers.run import read_train_and_dev
+from retort.trainers.stages import open_stage
+
+OBJECTIVES = "retort.trainers.objectives"
+PROD = "retort.trainers.methods.prod"
+INF = np.inf
+
+
+def lists(teacher: torch.Tensor) -> CandidateBatch:
+    b, n = teacher.shape
+    index = torch.arange(b * n).reshape(b, n)
+    labels = torch.zeros(b, n, dtype=torch.int8)
+    labels[:, 0] = 1
+    return CandidateBatch(
+        queries=["q"] * b,
+        documents=["d"] * (b * n),
+        index=index,
+        labels=labels,
+        mask=torch.ones(b, n, dtype=torch.bool),
+        known_positive=torch.zeros(b, b * n, dtype=torch.bool).scatter_(1, index[:, :1], value=True),
+        sources=torch.zeros(b, n, dtype=torch.int8),
+        teacher_scores={"t": teacher},
+    )
+
+
+class TestReferenceValues:
+    def test_a_cross_encoder_stage(self):
+        """01-A: 0.1 hard + 0.9 soft + 1.0 regulariser at temperature 4, value and gradient."""
+        scores = torch.tensor([[2.0, 1.0, 0.5], [0.3, 1.2, -0.4]], requires_grad=True)
+        teacher = torch.tensor([[6.0, 2.0, -1.0], [1.0, 3.0, 0.0]])
+        old = torch.tensor([[1.5, 1.0, 0.2], [0.8, 0.9, -0.1]])
+        batch = lists(teacher)
+        ctx = Context("tpd", 0, 0.0, anchor=Scored(old))
+        objectives = [
+            (Contrastive(scope="list"), 0.1),
+            (ListwiseKL(teacher="t", student_temperature=4.0), 0.9),
+            (AnchorKL(temperature=4.0), 1.0),
+        ]
+        terms = {
+            name: (*term, weight) for o, weight in objectives for name, term in o(Scored(scores), batch, ctx).items()
+        }
+        means = {name: float(values.detach().mean()) for name, (values, _, _) in terms.items()}
+        assert means == pytest.approx(
+            {"contrastive": 0.919825, "listwise_kl": 1.183753, "anchor_kl": 0.042404}, abs=1e-6
+        )
+        total = step_loss(terms, {name: float(mask.sum()) for name, (_, mask, _) in terms.items()})
+        assert float(total) == pytest.approx(1.199764, abs=1e-6)
+        total.backward()
+        expected = [[-0.412997, 0.104554, 0.308444], [-0.041714, -0.021759, 0.063473]]
+        torch.testing.assert_close(scores.grad, torch.tensor(expected), atol=1e-6, rtol=0)
+
+    @pytest.mark.parametrize(
+        ("rule", "kept"), [("windows", ["q2", "q3"]), ("above", ["q2", "q3", "q4", "q5"])], ids=["marco", "nq"]
+    )
+    def test_c_confusing_queries(self, rule, kept):
+        """01-C; the note counts ranks from 0."""
+        student = np.array([0, 1, 14, 15, 3, INF]) + 1
+        teacher = np.array([0, 0, 0, 0, 2, INF]) + 1
+        found = confusing(student, teacher, rule=rule, window=15)
+        assert [f"q{i}" for i in np.flatnonzero(found) + 1] == kept
+
+    def test_an_anchor_equal_to_the_student_says_nothing(self):
+        scores = torch.tensor([[2.0, 1.0, 0.5]], requires_grad=True)
+        out = Scored(scores)
+        ((values, _),) = AnchorKL()(
+            out, lists(scores.detach()), Context("x", 0, 0, anchor=Scored(scores.detach()))
+        ).values()
+        values.sum().backward()
+        assert float(values) == pytest.approx(0, abs=1e-7)
+        assert scores.grad.abs().max() < 1e-7
+
+
+def test_first_ranks():
+    found = np.array([[False, True, True], [True, False, False], [False, False, False]])
+    assert first_ranks(found).tolist() == [2, 1, INF]
+
+
+@pytest.fixture
+def prod_tree(recipe_tree, trunk) -> dict:
+    """PROD over tiny models: warm-up, a dual-encoder stage, a ranker trained on the way, a round that may be refreshed."""
+    ranker = {
+        "type": "retort.trainers.teachers.fitted.FittedRanker",
+        "init_parameters": {
+            "student": {"type": "retort.students.create.ranker", "init_parameters": {"trunk": trunk, "layers": [0]}},
+            "training": {"batch_size": 3, "dev_depth": 5},
+            "stages": [
+                {
+                    "name": "rank",
+                    "steps": 4,
+                    "lr": 1e-3,
+                    "candidates": {"sources": ["own"], "negatives": 2},
+                    "objectives": [{"type": f"{OBJECTIVES}.Contrastive", "init_parameters": {"scope": "list"}}],
+                }
+            ],
+        },
+    }
+    loss = [
+        {"type": f"{OBJECTIVES}.Contrastive", "init_parameters": {"scope": "list"}, "weight": 0.1},
+        {"type": f"{OBJECTIVES}.ListwiseKL", "init_parameters": {"student_temperature": 4.0}, "weight": 0.9},
+        {"type": f"{PROD}.AnchorKL", "weight": 1.0},
+    ]
+    stage = {"teacher": "ranker", "lr": 1e-3, "anchor": "start", "objectives": loss}
+    return recipe_tree | {
+        "teachers": {**recipe_tree["teachers"], "ranker": ranker},
+        "stages": [
+            {
+                "name": "dual",
+                "teacher": "teacher",
+                "lr": 1e-3,
+                "steps": 3,
+                "candidates": {"sources": ["bm25"], "negatives": 1},
+                "objectives": [{"type": f"{OBJECTIVES}.InBatchKL", "init_parameters": {"student_temperature": 4.0}}],
+            },
+            stage | {"name": "cross", "steps": 5, "candidates": {"sources": ["own"], "negatives": 3}},
+            stage
+            | {
+                "name": "round",
+                "steps": 6,
+                "refresh": 3,
+                "selector": {"type": f"{PROD}.ConfusingQueries", "init_parameters": {"rule": "above", "depth": 30}},
+                "candidates": {"sources": ["own"], "negatives": 3, "order": "top"},
+            },
+        ],
+    }
+
+
+def everything(out: Path) -> dict[str, torch.Tensor]:
+    """All weights and random generators at the end: the student's, and those of the teacher trained on the way."""
+    last = {
+        f"run.{k}": t for k, t in load_file(list_checkpoints(out / "checkpoints")[-1] / "state.safetensors").items()
+    }
+    for name in ("student", "teachers/ranker/student"):
+        last |= {f"{name}.{k}": t for k, t in load_file(out / name / "model.safetensors").items()}
+    return last
+
+
+class TestRun:
+    @pytest.fixture
+    def reference(self, prod_tree, beir, tmp_path):
+        out = tmp_path / "reference" / "run"
+        Recipe.from_dict(prod_tree).run(beir, out)
+        return out
+
+    def test_killed_in_each_stage_and_in_the_teacher(self, reference, prod_tree, beir, tmp_path, monkeypatch):
+        """Steps in the order they are made: 3 of `dual`, 4 of the teacher, 5 of `cross`, 6 of `round` in two halves."""
+        real, expected = loop_module.Loop._step, everything(reference)
+        assert any(name.startswith("run.") for name in expected)
+        for killed_at in (2, 5, 9, 13, 16):
+            out = tmp_path / f"killed-{killed_at}" / "run"
+            made = 0
+
+            def step(self, *arguments):
+                nonlocal made
+                made += 1
+                if made == killed_at:  # noqa: B023 - used within the turn
+                    raise KeyboardInterrupt
+                return real(self, *arguments)
+
+            monkeypatch.setattr(loop_module.Loop, "_step", step)
+            with pytest.raises(KeyboardInterrupt):
+                Recipe.from_dict(prod_tree).run(beir, out)
+            monkeypatch.setattr(loop_module.Loop, "_step", real)
+            Recipe.from_dict(prod_tree).run(beir, out, resume=True)
+            found = everything(out)
+            assert found.keys() == expected.keys()
+            assert [name for name in found if not torch.equal(found[name], expected[name])] == [], killed_at
+
+    def test_what_it_leaves_behind(self, reference):
+        names = {p.name for p in (reference / "candidates").iterdir()}
+        assert names == {"dual.parquet", "cross.parquet", "round.parquet", "round.1.parquet"}
+        manifest = json.loads((reference / "student" / "retort.json").read_text())
+        assert [t["name"] for t in manifest["teachers"]] == ["ranker", "teacher"]
+        metrics = json.loads((reference / "teachers" / "ranker" / "metrics.json").read_text())
+        assert metrics["dev"]["student"]["ndcg@10"] > 0
+        assert not [name for name in everything(reference) if "anchor" in name]
+        Student.load(str(reference / "student"))
+
+    def test_the_teacher_learns_from_the_errors_of_the_student_as_it_was(self, reference, prod_tree, beir, tmp_path):
+        """Its candidates are what the student found after the first stage, not what it found at the start."""
+        prod_tree["stages"] = prod_tree["stages"][1:2]
+        early = tmp_path / "early" / "run"
+        Recipe.from_dict(prod_tree).run(beir, early)
+        mined = [(out / "teachers/ranker/candidates/rank.parquet").read_bytes() for out in (reference, early)]
+        assert mined[0] != mined[1]
+
+    def test_the_anchor(self, prod_tree, beir, tmp_path):
+        recipe = Recipe.from_dict(prod_tree)
+        train, _ = read_train_and_dev(beir, recipe.data)
+        distiller = build_parts(recipe, train, tmp_path / "cache").distiller
+        distiller.take_anchor("dual")
+        assert "anchor" not in distiller.roles
+        distiller.take_anchor("cross")
+        anchor, student = distiller.roles["anchor"], distiller.student
+        distiller.train()
+        assert student.training
+        assert not any(m.training for m in anchor.modules())
+        learning = distiller.enter("cross")
+        assert not {id(p) for p in anchor.parameters()} & {id(p) for p in learning}
+        with torch.no_grad():
+            next(student.parameters()).add_(1.0)
+        assert not torch.equal(next(student.parameters()), next(anchor.parameters()))
+        distiller.weights["cross"][2] = 0.0  # no copy is held for nothing
+        distiller.take_anchor("cross")
+        assert "anchor" not in distiller.roles
+
+    def test_a_weight_of_0_runs_without_a_copy(self, prod_tree, beir, tmp_path):
+        prod_tree["stages"] = prod_tree["stages"][1:2]
+        prod_tree["stages"][0]["objectives"][2]["weight"] = 0
+        Recipe.from_dict(prod_tree).run(beir, tmp_path / "x" / "run")
+        log = [json.loads(line) for line in (tmp_path / "x" / "run" / "log.jsonl").read_text().splitlines()]
+        assert next(set(line["terms"]) for line in log if "terms" in line) == {"loss", "contrastive", "listwise_kl"}
+
+    def test_a_stage_without_queries_is_passed_over(self, prod_tree, beir, tmp_path, monkeypatch):
+        monkeypatch.setattr(ConfusingQueries, "keep", lambda _, bench: np.zeros(len(bench.data.queries), dtype=bool))
+        out = tmp_path / "x" / "run"
+        Recipe.from_dict(prod_tree).run(beir, out)
+        log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+        assert [line["stage"] for line in log if line["event"] == "no_queries"] == ["round"]
+        assert log[-1]["global_step"] == 8
+        prod_tree["stages"] = prod_tree["stages"][2:]
+        with pytest.raises(RecipeError, match="stage round: no query was left to train on"):
+            Recipe.from_dict(prod_tree).run(beir, tmp_path / "y" / "run")
+
+
+class TestSelection:
+    def test_the_queries_that_the_student_confuses(self, prod_tree, beir, tmp_path):
+        """Against the rule by hand, over the student's own ranking and the teacher's similarities."""
+        recipe = Recipe.from_dict(prod_tree)
+        train, _ = read_train_and_dev(beir, recipe.data)
+        bench = build_parts(recipe, train, tmp_path / "cache").bench
+        kept = ConfusingQueries(teacher="teacher", rule="above", depth=10, window=3).keep(bench)
+        vectors = {n: (bench.vectors(n, "query"), bench.vectors(n, "document")) for n in ("student", "teacher")}
+        unit = {n: [v / np.linalg.norm(v, axis=1, keepdims=True) for v in pair] for n, pair in vectors.items()}
+        scores = {n: q @ d.T for n, (q, d) in unit.items()}
+        expected = []
+        for query, positives in enumerate(train.positives()):
+            found = np.argsort(-scores["student"][query], kind="stable")[:10]
+            again = found[np.argsort(-scores["teacher"][query][found], kind="stable")]
+            ranks = [next((i for i, r in enumerate(order, 1) if r in positives), INF) for order in (found, again)]
+            expected.append(ranks[1] < ranks[0] and ranks[1] <= 3)
+        assert kept.tolist() == expected
+        assert 0 < sum(expected) < len(expected)
+
+    def test_only_their_lists_are_trained_on(self, prod_tree, beir, tmp_path, monkeypatch):
+        recipe = Recipe.from_dict(prod_tree)
+        train, _ = read_train_and_dev(beir, recipe.data)
+        parts = build_parts(recipe, train, tmp_path / "cache")
+        keep = np.arange(len(train.queries)) % 3 == 0
+        monkeypatch.setattr(ConfusingQueries, "keep", lambda *_: keep)
+        stage = recipe.stages[2]
+        for objective in list(parts.distiller.objectives_of("round")):
+            objective.teacher = None
+        source = open_stage(parts, stage, tmp_path)
+        assert source.size == keep.sum()
+        allowed = {text for text, kept in zip(train.queries.texts, keep, strict=True) if kept}
+        assert {q for step in range(6) for q in source.batch(step).queries} <= allowed
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("overrides", "message"),
+        [
+            (["stages.1.anchor=null"], r"stages.1.objectives.2: .*AnchorKL compares .*set stages.1.anchor: start"),
+            (["stages.1.anchor=end"], "stages.1.anchor: must be one of start"),
+            (["stages.2.refresh=0"], "stages.2.refresh: must be at least 1"),
+            (["stages.2.batches=texts"], "selector and refresh are for batches of lists"),
+            (["stages.2.selector.type=retort.trainers.losses.contrastive"], "is no selector"),
+            (["stages.2.selector.init_parameters.teacher=rankr"], "stages.2.selector: there is no teacher 'rankr'"),
+            (["stages.2.selector.init_parameters.rule=window"], "rule must be one of windows, above"),
+            (["teachers.ranker.init_parameters.stages=[]"], "teachers.ranker.init_parameters: stages: there must be"),
+            (["teachers.ranker.init_parameters.training={batch: 3}"], "training.batch: unknown key"),
+            (
+                ["teachers.ranker.type=retort.trainers.teachers.fitted.FittedBiEncoder"],
+                "teachers.ranker: FittedBiEncoder trains a bi-encoder",
+            ),
+        ],
+    )
+    def test_mistakes_are_found_before_the_first_step(self, prod_tree, beir, tmp_path, overrides, message):
+        with pytest.raises(RecipeError, match=message):
+            Recipe.from_dict(prod_tree, overrides=overrides).run(beir, tmp_path / "x" / "run")
+        assert not (tmp_path / "x" / "run").exists()
+
+    def test_teachers_that_need_each_other(self, prod_tree, beir, tmp_path):
+        teachers = prod_tree["teachers"]
+        teachers["other"] = json.loads(json.dumps(teachers["ranker"]))
+        for name, needed in (("ranker", "other"), ("other", "ranker")):
+            objective = {"type": f"{OBJECTIVES}.ListwiseKL", "init_parameters": {"teacher": needed}}
+            teachers[name]["init_parameters"]["stages"][0]["objectives"] = [objective]
+        with pytest.raises(RecipeError, match="teachers.other and teachers.ranker need each other"):
+            Recipe.from_dict(prod_tree).run(beir, tmp_path / "x" / "run")
+
+
+class TestRecipes:
+    def test_small_and_full_differ_in_sizes_alone(self):
+        def shape(tree, path=""):
+            sizes = {"steps", "lr", "batch_size", "negatives", "depth", "max_tokens", "layers", "trunk", "model"}
+            sizes |= {"evaluate_every", "checkpoint_every", "dev_queries", "dev_depth", "dev_documents", "accumulation"}
+            if isinstance(tree, dict):
+                return {k: shape(v) for k, v in tree.items() if k not in sizes}
+            return [shape(v) for v in tree] if isinstance(tree, list) else tree
+
+        full, small = (Recipe.from_yaml(name).to_dict() for name in ("prod", "prod-small"))
+        assert shape(full) == shape(small)
+        assert full != small
+        assert {"prod.yaml", "prod-small.yaml"} <= {p.name for p in RECIPES.iterdir()}
+
+
+def test_a_dual_encoder_trained_on_the_way_mines_and_teaches(prod_tree, beir, tmp_path, tiny_student):
+    """`FittedBiEncoder`: as a teacher of vectors, and as a miner of the stage that it teaches."""
+    prod_tree["teachers"]["dual"] = {
+        "type": "retort.trainers.teachers.fitted.FittedBiEncoder",
+        "init_parameters": {
+            "student": {"type": "retort.students.create.pretrained", "init_parameters": {"model": tiny_student}},
+            "stages": [
+                {
+                    "name": "warm",
+                    "steps": 3,
+                    "candidates": {"sources": ["bm25"], "negatives": 1},
+                    "objectives": [{"type": f"{OBJECTIVES}.Contrastive"}],
+                }
+            ],
+        },
+    }
+    prod_tree["candidates"]["dual"] = {
+        "type": "retort.trainers.candidates.dense.DenseMiner",
+        "init_parameters": {"model": "dual", "depth": 6},
+    }
+    prod_tree["stages"] = prod_tree["stages"][:1]
+    prod_tree["stages"][0] |= {"teacher": "dual", "candidates": {"sources": ["dual"], "negatives": 2}}
+    out = tmp_path / "x" / "run"
+    metrics = Recipe.from_dict(prod_tree).run(beir, out)
+    assert metrics["dev"]["teachers"]["dual"]["ndcg@10"] > 0
+    trained, before = (load_file(Path(f) / "model.safetensors") for f in (out / "teachers/dual/student", tiny_student))
+    assert any(not torch.equal(trained[name], before[name]) for name in before)
+    shutil.rmtree(out)

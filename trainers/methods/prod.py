@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+PROD: progressive distillation (Lin et al. 2023, arXiv 2209.13335).
+
+Stronger and stronger teachers, each trained on the pool of its time (`FittedRanker`), then rounds on the queries that
+still confuse the student. A stage's loss is $0.1 L_h + 0.9 L_s + 1.0 L_r$: `Contrastive` on the list, `ListwiseKL` at
+temperature 4, and the regulariser below at the same. What stands here is what the other methods do not share.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from retort.trainers import losses
+from retort.trainers.batch import CandidateBatch
+from retort.trainers.candidates.dense import DenseMiner
+from retort.trainers.candidates.lists import mine
+from retort.trainers.candidates.workbench import Workbench
+from retort.trainers.distiller import Context, Objective, Terms
+from retort.trainers.objectives import one_of
+
+
+class AnchorKL(Objective):
+    r"""
+    Divergence of the student's lists from those of its own frozen copy, so that a stage forgets less of the last.
+
+    $$L_r = \tau^2 \sum_j p_j \log \frac{p_j}{q_j},
+    \quad p = \mathrm{softmax}(S_{old}/\tau),\; q = \mathrm{softmax}(S/\tau)$$
+
+    (PROD's regulariser, `LwF` in its code.) The copy is taken when the stage starts, and is in evaluation mode.
+
+    :param temperature:
+        $\tau$.
+    """
+
+    needs_lists = True
+    needs_anchor = True
+
+    def __init__(self, *, temperature: float = 4.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
+        """One value a query; lists of one candidate do not count."""
+        if ctx.anchor is None:
+            msg = "AnchorKL needs the stage's anchor."
+            raise RuntimeError(msg)
+        tau = self.temperature if ctx.temperature is None else ctx.temperature
+        student, anchor = out.list_scores(batch), ctx.anchor.list_scores(batch)
+        values = losses.listwise_kl(student, anchor, batch.mask, student_temperature=tau, teacher_temperature=tau)
+        return {"anchor_kl": (values, batch.mask.sum(-1) > 1)}
+
+
+class ConfusingQueries:
+    """
+    Selects the queries that the student confuses and the teacher does not (PROD's data progression).
+
+    The student searches the corpus, the teacher orders what it found; compared are the ranks, from 1, of the first
+    relevant document. `windows` (MS MARCO in the official code): the student's is 2 to `window`, the teacher's 1.
+    `above` (Natural Questions there): the teacher's is smaller than the student's and at most `window`.
+
+    :param teacher:
+        The teacher that orders.
+    :param rule:
+        `windows` or `above`.
+    :param window:
+        See above.
+    :param depth:
+        How many documents the student finds; None takes `window` for `windows`, which asks for no more, and 100 for
+        `above`.
+    :param model:
+        Who searches: `student`, or a teacher with vectors.
+    """
+
+    teachers: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        *,
+        teacher: str,
+        rule: Literal["windows", "above"] = "windows",
+        window: int = 15,
+        depth: int | None = None,
+        model: str = "student",
+    ) -> None:
+        self.teacher = teacher
+        self.rule = one_of("rule", rule, ("windows", "above"))
+        self.window = window
+        least = 2 if rule == "windows" else 1
+        if window < least:
+            msg = f"window must be at least {least} for rule {rule}; it is {window}."
+            raise ValueError(msg)
+        self._miner = DenseMiner(model=model, depth=depth or (window if rule == "windows" else 100))
+        self.teachers = (teacher, *self._miner.teachers)
+
+    def keep(self, bench: Workbench) -> np.ndarray:
+        """
+        Choose the queries.
+
+        :param bench:
+            Data and models at hand.
+        :returns:
+            `[q]` bool.
+        """
+        found = bench.data.corpus.first_rows[mine(self._miner, bench)[0]]
+        relevant = relevant_in(found, bench.data.positives())
+        student = first_ranks(relevant)
+        # The teacher is asked only where its answer can matter.
+        open_rows = np.flatnonzero((student > 1) & np.isfinite(student))
+        teacher = np.full(len(student), np.inf)
+        if len(open_rows):
+            asked = found[open_rows]
+            scores = bench.scores(self.teacher, np.repeat(open_rows, asked.shape[1]), asked.ravel())
+            # Equal scores keep the student's order; what has no score comes last.
+            order = np.argsort(-np.nan_to_num(scores.reshape(asked.shape), nan=-np.inf), axis=1, kind="stable")
+            teacher[open_rows] = first_ranks(np.take_along_axis(relevant[open_rows], order, axis=1))
+        return confusing(student, teacher, rule=self.rule, window=self.window)
+
+
+def confusing(student: np.ndarray, teacher: np.ndarray, *, rule: str, window: int = 15) -> np.ndarray:
+    """
+    Apply a rule of `ConfusingQueries`.
+
+    :param student:
+        `[q]` ranks of the first relevant document, from 1; inf where none was found.
+    :param teacher:
+        The teacher's.
+    :param rule:
+        `windows` or `above`.
+    :param window:
+        See `ConfusingQueries`.
+    :returns:
+        `[q]` bool.
+    """
+    if rule == "windows":
+        return (student >= 2) & (student <= window) & (teacher == 1)  # noqa: PLR2004
+    return (teacher < student) & (teacher <= window)
+
+
+def relevant_in(found: np.ndarray, positives: list[np.ndarray]) -> np.ndarray:
+    """`[q, k]` bool: which of the documents found, `[q, k]` rows, are positives of their query."""
+    return np.stack([np.isin(rows, own) for rows, own in zip(found, positives, strict=True)])
+
+
+def first_ranks(relevant: np.ndarray) -> np.ndarray:
+    """`[q]` rank, from 1, of the first relevant one in `[q, k]` bool; inf where there is none."""
+    return np.where(relevant.any(1), relevant.argmax(1) + 1.0, np.inf)

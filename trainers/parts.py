@@ -1,0 +1,200 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""What stands behind a recipe's names: teachers, miners, selectors, and the distiller with student and objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retort.students.hashing import fingerprint_of
+from retort.students.scoring import is_ranker
+from retort.trainers.candidates.workbench import Miner, Selector, Workbench
+from retort.trainers.data.texts import RetrievalData
+from retort.trainers.distiller import COSINE_SCALE, Distiller, Objective, Spec
+from retort.trainers.errors import RecipeError
+from retort.trainers.objectives import TeacherObjective
+from retort.trainers.recipe import Recipe, Stage
+from retort.trainers.teachers import AnyTeacher, ScoreTeacher
+from retort.trainers.teachers.fitted import Fitted
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
+
+@dataclass
+class Parts:
+    """
+    A recipe with all that it names.
+
+    :param recipe:
+        The recipe.
+    :param bench:
+        Data and models; its student is the run's, whatever this recipe trains.
+    :param miners:
+        By name.
+    :param selectors:
+        By stage, where it has one.
+    :param distiller:
+        What learns.
+    :param trunk:
+        Fingerprint of the model that it starts from.
+    :param fits:
+        Of teachers that are trained within the run: the parts of their recipes, until they are.
+    """
+
+    recipe: Recipe
+    bench: Workbench
+    miners: dict[str, Miner]
+    selectors: dict[str, Selector]
+    distiller: Distiller
+    trunk: str
+    fits: dict[str, Parts] = field(default_factory=dict)
+
+    def asked(self, stage: Stage) -> list[str]:
+        """List the teachers that a stage needs: for its objectives, for mining, for choosing its queries."""
+        names = {o.teacher for o in self.distiller.objectives_of(stage.name)}
+        names |= {n for s in (stage.candidates.sources if stage.candidates else []) for n in self.miners[s].teachers}
+        if stage.name in self.selectors:
+            names |= set(self.selectors[stage.name].teachers)
+        return sorted(name for name in names if name is not None)
+
+
+def build_parts(recipe: Recipe, data: RetrievalData, cache: Path) -> Parts:
+    """
+    Create everything that a recipe names; whatever is wrong with it shows here, before the first step.
+
+    :param recipe:
+        The recipe.
+    :param data:
+        The training data.
+    :param cache:
+        The cache folder.
+    :raises RecipeError:
+        If a piece cannot be created, or does not fit the others.
+    """
+    student = recipe.create(recipe.student, "student", "student", seed=recipe.training.seed)
+    allowed = recipe.allow or None
+    teachers: dict[str, AnyTeacher] = {
+        name: recipe.create(spec, "teacher", f"teachers.{name}", allowed_modules=allowed)
+        for name, spec in recipe.teachers.items()
+    }
+    bench = Workbench(data, teachers, cache, student)
+    miners = {
+        name: recipe.create(spec, "miner", f"candidates.{name}", allowed_modules=allowed)
+        for name, spec in recipe.candidates.items()
+    }
+    for name, miner in miners.items():
+        _check_names(f"candidates.{name}", miner.teachers, teachers)
+        if not any(isinstance(teachers[asked], Fitted) for asked in miner.teachers):
+            _checked(f"candidates.{name}", miner.key, bench)
+    fits: dict[str, Parts] = {}
+    for name, teacher in teachers.items():
+        if isinstance(teacher, Fitted):
+            within = teacher.recipe(recipe, name)
+            model = within.create(within.student, "student", f"teachers.{name}.student", seed=within.training.seed)
+            _checked(f"teachers.{name}", teacher.look_at, model)
+            fits[name] = _parts(within, model, bench, miners, fits)
+    _check_order(fits)
+    return _parts(recipe, student, bench, miners, fits)
+
+
+def _parts(recipe: Recipe, student: Any, bench: Workbench, miners: dict[str, Miner], fits: dict[str, Parts]) -> Parts:
+    selectors: dict[str, Selector] = {}
+    for i, stage in enumerate(recipe.stages):
+        if stage.selector is not None:
+            where = f"stages.{i}.selector"
+            selectors[stage.name] = recipe.create(stage.selector, "selector", where, teacher=stage.teacher)
+            _check_names(where, selectors[stage.name].teachers, bench.teachers)
+    distiller = build_distiller(recipe, student, bench.teachers)
+    return Parts(recipe, bench, miners, selectors, distiller, fingerprint_of(student), fits)
+
+
+def _check_order(fits: dict[str, Parts]) -> None:
+    """Refuse teachers of which each must be trained before the other."""
+    needs = {name: {n for s in p.recipe.stages for n in p.asked(s) if n in fits} for name, p in fits.items()}
+    for _ in fits:  # as far as a chain can reach
+        needs = {name: asked.union(*(needs[n] for n in asked)) for name, asked in needs.items()}
+    if stuck := sorted(name for name, asked in needs.items() if name in asked):
+        msg = f"{' and '.join(f'teachers.{name}' for name in stuck)} need each other: neither can be trained first."
+        raise RecipeError(msg)
+
+
+def _check_names(where: str, asked: tuple[str, ...], teachers: dict[str, AnyTeacher]) -> None:
+    for name in asked:
+        if name not in teachers:
+            msg = f"{where}: there is no teacher {name!r}; there are: {', '.join(teachers) or 'none'}, and student."
+            raise RecipeError(msg)
+
+
+def build_distiller(
+    recipe: Recipe, student: SentenceTransformer | CrossEncoder, teachers: dict[str, AnyTeacher]
+) -> Distiller:
+    """Create the objectives of all stages and the distiller around them."""
+    ranker = is_ranker(student)
+    objectives: dict[str, list[tuple[Objective, float]]] = {}
+    for i, stage in enumerate(recipe.stages):
+        objectives[stage.name] = []
+        for j, spec in enumerate(stage.objectives):
+            where = f"stages.{i}.objectives.{j}"
+            objective: Objective = recipe.create(spec, "objective", where, teacher=stage.teacher)
+            if objective.needs_lists and stage.batches == "texts":
+                msg = f"{where}: {spec.type} needs candidate lists; the stage's batches are mere texts."
+                raise RecipeError(msg)
+            if objective.needs_vectors and ranker:
+                msg = f"{where}: {spec.type} compares vectors, and the student is a ranker, which has none."
+                raise RecipeError(msg)
+            if objective.needs_anchor and spec.weight and stage.anchor is None:
+                msg = f"{where}: {spec.type} compares with a frozen copy of the student; set stages.{i}.anchor: start."
+                raise RecipeError(msg)
+            teacher = teachers.get(str(objective.teacher))
+            if isinstance(teacher, ScoreTeacher) and not isinstance(objective, TeacherObjective):
+                msg = f"{where}: {spec.type} needs vectors, and teacher {objective.teacher!r} scores lists."
+                raise RecipeError(msg)
+            objectives[stage.name].append((objective, spec.weight))
+    used = sorted({o.teacher for pairs in objectives.values() for o, _ in pairs if o.teacher is not None})
+    for name in used:
+        if not isinstance(teachers[name], Fitted):  # it has no weights yet
+            _checked(f"teachers.{name}", getattr, teachers[name], "key")
+    vectors = {name: t for name in used if not isinstance(t := teachers[name], ScoreTeacher)}
+    bound = Spec(
+        student_dim=0 if is_ranker(student) else int(student.get_embedding_dimension() or 0),
+        teacher_dims={name: teacher.dim for name, teacher in vectors.items()},
+        teacher_similarities={name: teacher.similarity for name, teacher in vectors.items()},
+    )
+    if not ranker and student.similarity_fn_name not in {"cosine", "dot"}:
+        msg = f"student: its similarity is {student.similarity_fn_name!r}; set similarity_fn_name to cosine or dot."
+        raise RecipeError(msg)
+    scale = recipe.training.scale
+    if scale is None:
+        scale = COSINE_SCALE if not ranker and student.similarity_fn_name == "cosine" else 1.0
+    temperatures = {
+        stage.name: recipe.create(stage.temperature, "temperature", f"stages.{i}.temperature")
+        for i, stage in enumerate(recipe.stages)
+        if stage.temperature is not None
+    }
+    try:
+        return Distiller(
+            student,
+            objectives,
+            bound,
+            scale=scale,
+            temperatures=temperatures,
+            tokens_per_chunk=recipe.training.tokens_per_chunk,
+            cache_gradients=recipe.training.cache_gradients,
+        )
+    except ValueError as error:
+        msg = f"objectives: {error}"
+        raise RecipeError(msg) from error
+
+
+def _checked(where: str, look: Callable[..., Any], *arguments: Any) -> None:
+    """Find out early, and say where, what a teacher or miner cannot do."""
+    try:
+        look(*arguments)
+    except (ValueError, OSError) as error:  # RecipeError among them
+        msg = f"{where}: {error}"
+        raise RecipeError(msg) from error

@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Opening a stage: its candidates are mined, its queries selected, what it trains on is scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retort.trainers.candidates.batches import ListBatches, TextBatches
+from retort.trainers.candidates.lists import CandidateLists, build_lists
+from retort.trainers.errors import RecipeError
+from retort.trainers.loop import BatchSource
+from retort.trainers.parts import Parts
+from retort.trainers.recipe import Stage
+from retort.trainers.teachers import ScoreTeacher
+
+
+def open_stage(parts: Parts, stage: Stage, out: Path, *, number: int = 0) -> BatchSource:
+    """
+    Make a stage's candidate lists and have them scored, or read those it began with, and give its batches.
+
+    :param parts:
+        The recipe and all that it names; the teachers that the stage asks are trained.
+    :param stage:
+        One of its stages.
+    :param out:
+        Folder whose `candidates/` holds the lists, those of each refresh.
+    :param number:
+        How often the stage was refreshed before.
+    """
+    recipe, bench = parts.recipe, parts.bench
+    place = next(i for i, other in enumerate(recipe.stages) if other.name == stage.name)
+    objectives = parts.distiller.objectives_of(stage.name)
+    names = sorted({o.teacher for o in objectives if o.teacher is not None})
+    scorers = [name for name in names if isinstance(bench.teachers[name], ScoreTeacher)]
+    vectors = [name for name in names if name not in scorers]
+    seed, size = f"{recipe.training.seed} {place}", recipe.training.batch_size
+    section = stage.candidates
+    if stage.batches == "texts" or section is None:
+        return TextBatches(bench, batch_size=size, vector_teachers=vectors, seed=seed)
+
+    def batches(lists: CandidateLists) -> ListBatches:
+        return ListBatches(
+            bench,
+            lists,
+            batch_size=size,
+            negatives=section.negatives,
+            order=section.order,
+            positives=section.positives,
+            vector_teachers=vectors,
+            seed=seed,
+        )
+
+    path = out / "candidates" / (f"{stage.name}.{number}.parquet" if number else f"{stage.name}.parquet")
+    if not path.is_file():
+        lists = build_lists(bench, {name: parts.miners[name] for name in section.sources})
+        if stage.name in parts.selectors:
+            lists = lists.only(parts.selectors[stage.name].keep(bench))
+        if scorers and len(lists):
+            first = number * (stage.refresh or 0)
+            used = batches(lists).used(range(first, min(first + (stage.refresh or stage.steps), stage.steps)))
+            for name in scorers:
+                lists.scores[name] = np.full(len(lists.rows), np.nan, dtype=np.float32)
+                lists.scores[name][used] = bench.scores(name, lists.owners[used], lists.rows[used])
+                _refuse_ranks(stage, name, bench.kinds[name], objectives)
+        lists.save(path, bench.data)
+    return batches(CandidateLists.load(path, bench.data))  # read back even when new: a resumed run sees the same
+
+
+def _refuse_ranks(stage: Stage, name: str, kind: str, objectives: list[Any]) -> None:
+    needy = [type(o).__name__ for o in objectives if o.teacher == name and not o.takes_ranks]
+    if kind == "ranks" and needy:
+        msg = (
+            f"stage {stage.name}: teacher {name!r} gives an order without scores, and {', '.join(needy)} needs scores. "
+            "Use RankNet or ListMLE."
+        )
+        raise RecipeError(msg)

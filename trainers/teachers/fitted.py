@@ -1,0 +1,149 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+Teachers that are trained within a run, when a stage first asks them.
+
+They learn on the candidates of that time: a miner of the recipe that searches with `student` gives them the errors of
+the student as it is then. So teachers follow the pool, as in PROD (Lin et al. 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retort.students.loading import Precision
+from retort.students.scoring import is_ranker
+from retort.students.sides import Side
+from retort.trainers.errors import RecipeError
+from retort.trainers.recipe import Recipe
+from retort.trainers.teachers import Ask, ScoreTeacher
+from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
+from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
+
+
+class Fitted:
+    """
+    What both kinds have in common; its model ends in `teachers/NAME/student` of the run folder.
+
+    :param student:
+        The model to start from, as a recipe's `student`.
+    :param stages:
+        How it is trained, as a recipe's `stages`; teachers and candidates are those of the recipe around.
+    :param training:
+        As a recipe's `training`; what is left out is as in the recipe around.
+    :param precision:
+        In which it teaches: `float32`, `bfloat16` or `auto`.
+    """
+
+    def __init__(
+        self,
+        *,
+        student: dict[str, Any],
+        stages: list[dict[str, Any]],
+        training: dict[str, Any] | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        self._student = student
+        self._stages = stages
+        self._training = training or {}
+        self._precision: Precision = precision
+        self._teacher: Any = None
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it can be asked."""
+        return self._teacher is not None
+
+    @property
+    def key(self) -> str:
+        """Identify its weights, once it has them."""
+        return self._fitted.key
+
+    @property
+    def _fitted(self) -> Any:
+        if self._teacher is None:
+            msg = "this teacher is trained when a stage asks it, and none has yet."
+            raise RecipeError(msg)
+        return self._teacher
+
+    def recipe(self, around: Recipe, name: str) -> Recipe:
+        """
+        Return the recipe that trains it.
+
+        :param around:
+            The run's recipe.
+        :param name:
+            Its own name there.
+        :raises RecipeError:
+            If its parameters are no recipe.
+        """
+        whole = around.to_dict()
+        tree = {
+            **whole,
+            "student": self._student,
+            "teachers": {other: spec for other, spec in whole["teachers"].items() if other != name},
+            "training": {**whole["training"], **self._training},
+            "stages": self._stages,
+        }
+        found = Recipe.from_dict(tree, allow=around.allow, origin=f"teachers.{name}.init_parameters")
+        found.name = f"{around.name}, teacher {name}"
+        return found
+
+    def look_at(self, model: Any) -> None:
+        """
+        Note what others must know of the model before it is trained.
+
+        :raises ValueError:
+            If it is of the other kind.
+        """
+        raise NotImplementedError
+
+    def load(self, folder: Path) -> None:
+        """Take up the trained model."""
+        raise NotImplementedError
+
+
+class FittedRanker(Fitted, ScoreTeacher):
+    """A cross-encoder that is trained within the run; parameters as in `Fitted`."""
+
+    def look_at(self, model: Any) -> None:
+        """Refuse a bi-encoder."""
+        if not is_ranker(model):
+            msg = "FittedRanker trains a ranker; for a bi-encoder take FittedBiEncoder."
+            raise ValueError(msg)
+
+    def load(self, folder: Path) -> None:
+        """Take up the trained ranker."""
+        self._teacher = CrossEncoderTeacher(model=str(folder), precision=self._precision)
+
+    def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
+        """Score lists; see `ScoreTeacher.score`."""
+        yield from self._fitted.score(asks)
+
+
+class FittedBiEncoder(Fitted):
+    """A bi-encoder that is trained within the run; parameters as in `Fitted`."""
+
+    dim = 0
+    similarity = "cosine"
+
+    def look_at(self, model: Any) -> None:
+        """Note dimension and similarity; refuse a ranker."""
+        if is_ranker(model):
+            msg = "FittedBiEncoder trains a bi-encoder; for a ranker take FittedRanker."
+            raise ValueError(msg)
+        self.dim = int(model.get_embedding_dimension() or 0)
+        self.similarity = model.similarity_fn_name
+
+    def load(self, folder: Path) -> None:
+        """Take up the trained bi-encoder."""
+        self._teacher = BiEncoderTeacher(model=str(folder), precision=self._precision)
+
+    def encode(self, texts: list[str], side: Side) -> np.ndarray:
+        """Give the vectors `[n, dim]` float32 of `n` texts."""
+        return self._fitted.encode(texts, side)
