@@ -335,7 +335,7 @@ def test_given_scores(bench, lists):
         bench.data.name, bench.data.corpus, bench.data.queries, bench.data.qrels, given={query: {inside[1]: 2.5}}
     )
     own = Workbench(data, {"given": GivenTeacher()}, bench.cache)
-    found = own.scores("given", lists, everything(lists))
+    found = scores_of(own, "given", lists, everything(lists))
     assert found[1] == 2.5
     assert np.isfinite(found).sum() == 1
 
