@@ -54,6 +54,15 @@ alone in brackets; MB are its weights in the precision evaluated. With --rerank 
 ranking alone, pairs a second, and the change's p by a paired randomisation test.
 """
 
+COMPARE_EPILOG = """\
+examples:
+  retort compare runs/first runs/second --split dev
+  retort compare bm25 runs/first runs/second --data my-data --split dev --json comparison.json
+
+Each is compared with the first, query by query. A run folder has the figures of its dev split; for another split, and
+for models and bm25, --data is needed. Forgotten: the first relevant document was at rank 1, and is not any more.
+"""
+
 INDEX_EPILOG = """\
 examples:
   retort index runs/first/student --documents handbook/ --store runs/first/index
@@ -115,6 +124,13 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here, too")
     evaluate.add_argument("--precision", choices=["float32", "bfloat16", "auto"], default="float32", help="arithmetic")
     evaluate.add_argument("--empty", choices=["error", "skip"], default="error", help="what to do with empty texts")
+
+    compare = add("compare", "Tell whether runs differ by more than chance, query by query.", COMPARE_EPILOG)
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="run folder, model, or bm25; the first is the baseline")
+    compare.add_argument("--split", required=True, help="split to compare on")
+    compare.add_argument("--data", default=None, type=Path, help="BEIR folder, for what has no figures yet")
+    compare.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here, too")
+    compare.add_argument("--empty", choices=["error", "skip"], default="error", help="what to do with empty texts")
 
     index = add("index", "Embed documents with a student and write them into a Qdrant index.", INDEX_EPILOG)
     index.add_argument("student", help="student or model folder, or Hub id")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
+from retort.students.card import model_card
 from retort.students.encoding import encode_numpy
 from retort.students.files import replace_folder, resolve_model
 from retort.students.hashing import fingerprint_of, space_of
@@ -79,7 +80,7 @@ def _describe_ranker(model: CrossEncoder) -> dict[str, Any]:
 
 def save_student(model: SentenceTransformer | CrossEncoder, path: str | Path, **provenance: Any) -> Manifest:
     """
-    Save a model as a student folder: whole or not at all.
+    Save a model as a student folder, with manifest and model card: whole or not at all.
 
     :param model:
         The model to save.
@@ -94,6 +95,7 @@ def save_student(model: SentenceTransformer | CrossEncoder, path: str | Path, **
     with replace_folder(Path(path)) as aside:
         model.save(str(aside), create_model_card=False, safe_serialization=True)
         manifest.write(aside)
+        (aside / "README.md").write_text(model_card(manifest), encoding="utf-8")
     return manifest
 
 

@@ -35,6 +35,7 @@ from retort.trainers.errors import DataError, RecipeError
 from retort.trainers.evaluation.metrics import mean, per_query
 from retort.trainers.evaluation.rank import (
     Evaluation,
+    evaluate_bm25,
     evaluate_model,
     evaluate_ranker,
     evaluate_rows,
@@ -42,6 +43,7 @@ from retort.trainers.evaluation.rank import (
     rankings,
     rerank,
 )
+from retort.trainers.evaluation.runs import write_evaluation
 from retort.trainers.loop import BatchSource, Loop, make_accelerator
 from retort.trainers.parts import Parts, build_parts
 from retort.trainers.ranks import Ranks
@@ -143,7 +145,7 @@ def train_parts(
     metrics: dict[str, Any] = {}
     if ranks.is_first:
         teachers = {n: bench.teachers[n] for n in sorted({n for stage in recipe.stages for n in parts.asked(stage)})}
-        metrics, evaluation = final_metrics(student, dev, bench, list(teachers), recipe.training, vars(progress))
+        metrics, found = final_metrics(student, dev, bench, list(teachers), recipe.training, vars(progress))
         save_student(
             student,
             out / "student",
@@ -153,7 +155,9 @@ def train_parts(
             metrics=metrics["dev"]["student"],
             parents=[parts.trunk],
         )
-        _write_rankings(out, recipe.data.dev, evaluation)
+        for name, evaluation in found.items():
+            split = recipe.data.dev
+            write_evaluation(out, split if name == "student" else f"{split}.{name}", evaluation)
         write_json(out / "metrics.json", metrics)
     return ranks.agreed(metrics)
 
@@ -261,29 +265,38 @@ def final_metrics(
     asked: list[str],
     training: TrainingSection,
     progress: dict[str, Any],
-) -> tuple[dict[str, Any], Evaluation]:
+) -> tuple[dict[str, Any], dict[str, Evaluation]]:
     """
-    Measure the student and the teachers that it asked.
+    Measure the student, BM25 and the teachers that it asked.
 
-    A bi-encoder, and each teacher that gives vectors, ranks the full corpus for all dev queries. A ranker ranks
+    A bi-encoder, BM25, and each teacher that gives vectors, rank the full corpus for all dev queries. A ranker ranks
     BM25's first documents for the dev sample, beside BM25 itself: all dev queries would take too long.
+
+    :returns:
+        The metrics, and the evaluations by name: `student`, `bm25` and teachers.
     """
+    manifest = build_manifest(student)
     if is_ranker(student):
         sample, candidates = ranker_sample(dev, training)
-        evaluation = evaluate_ranker(Ranker(student, build_manifest(student), "student"), sample, candidates)
-        bm25 = evaluate_rows("bm25", sample, candidates)
-        dev_metrics = {"student": evaluation.metrics, "teachers": {}, "candidates": {"bm25": bm25.metrics}}
-        return {"dev": dev_metrics, "training": progress}, evaluation
-    loaded = Student(student, build_manifest(student), "student")
-    evaluation = evaluate_model(loaded, dev)
-    teachers = {}
-    for name in asked:
-        teacher = bench.teachers[name]
-        if not isinstance(teacher, ScoreTeacher):
-            queries = bench.teacher_cache(name, "query", dev.queries).gather(dev.queries.item_ids)
-            documents = bench.teacher_cache(name, "document", dev.corpus).gather(dev.corpus.item_ids)
-            teachers[name] = evaluate_vectors(name, dev, queries, documents, teacher.similarity).metrics
-    return {"dev": {"student": evaluation.metrics, "teachers": teachers}, "training": progress}, evaluation
+        found = {
+            "student": evaluate_ranker(Ranker(student, manifest, "student"), sample, candidates),
+            "bm25": evaluate_rows("bm25", sample, candidates),
+        }
+    else:
+        found = {"student": evaluate_model(Student(student, manifest, "student"), dev), "bm25": evaluate_bm25(dev)}
+        for name in asked:
+            teacher = bench.teachers[name]
+            if not isinstance(teacher, ScoreTeacher):
+                queries = bench.teacher_cache(name, "query", dev.queries).gather(dev.queries.item_ids)
+                documents = bench.teacher_cache(name, "document", dev.corpus).gather(dev.corpus.item_ids)
+                found[name] = evaluate_vectors(name, dev, queries, documents, teacher.similarity)
+    teachers = {name: e.metrics for name, e in found.items() if name not in {"student", "bm25"}}
+    metrics = {
+        "student": found["student"].metrics,
+        "teachers": teachers,
+        "candidates": {"bm25": found["bm25"].metrics},
+    }
+    return {"dev": metrics, "training": progress}, found
 
 
 def resolve(recipe: Recipe, train: RetrievalData, dev: RetrievalData) -> Recipe:
@@ -342,16 +355,3 @@ def _only_writer(out: Path) -> Iterator[None]:
 def _write_recipe(recipe: Recipe, out: Path) -> None:
     with replace_file(out / "recipe.yaml") as aside:
         aside.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-def _write_rankings(out: Path, split: str, evaluation: Evaluation) -> None:
-    import pandas as pd
-
-    table = pd.DataFrame.from_dict(evaluation.per_query, orient="index").rename_axis("query_id").reset_index()
-    (out / "per_query").mkdir(exist_ok=True)
-    with replace_file(out / "per_query" / f"{split}.parquet") as aside:
-        table.to_parquet(aside)
-    with replace_file(out / "rankings" / f"{split}.run") as aside, aside.open("w", encoding="utf-8") as file:
-        for query, ids in evaluation.rankings.items():
-            for rank, document in enumerate(ids, 1):
-                file.write(f"{query} Q0 {document} {rank} {len(ids) - rank + 1} student\n")

@@ -1,0 +1,94 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""`retort compare`."""
+
+import argparse
+from pathlib import Path
+
+from retort.cli.table import COLUMNS, format_table
+from retort.students.files import write_json
+from retort.trainers.data.read import read_data
+from retort.trainers.data.texts import RetrievalData
+from retort.trainers.errors import DataError
+from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model
+from retort.trainers.evaluation.runs import Comparison, PerQuery, compare, read_per_query, write_evaluation
+
+
+def run(given: argparse.Namespace) -> None:
+    """Compare each run with the first."""
+    data = read_data(given.data, given.split, empty=given.empty) if given.data else None
+    systems = {name: figures(name, given.split, data) for name in given.runs}
+    first, *others = systems
+    if not others:
+        msg = "give two runs or more: each is compared with the first."
+        raise ValueError(msg)
+    found: dict[str, Comparison] = {}
+    for name in others:
+        try:
+            found[name] = compare(systems[first], systems[name])
+        except DataError as error:
+            msg = f"{first} and {name}: {error}"
+            raise DataError(msg) from error
+        print(f"{name}, compared with {first} ({given.split}, {len(systems[first])} queries)")
+        print(comparison_table(found[name]))
+        print(
+            f"first relevant at rank 1: {len(found[name].forgotten)} forgotten, {len(found[name].gained)} gained"
+            f"{_examples(found[name].forgotten)}\n"
+        )
+    if given.json:
+        comparisons = {name: comparison.to_dict() for name, comparison in found.items()}
+        write_json(given.json, {"split": given.split, "baseline": first, "compared": comparisons})
+
+
+def figures(name: str, split: str, data: RetrievalData | None) -> PerQuery:
+    """
+    Read a run's figures; what has none is evaluated, and a run's are kept in it.
+
+    :param name:
+        A run folder, `bm25`, or a model.
+    :param split:
+        The split.
+    :param data:
+        Its data, if given.
+    """
+    folder = Path(name)
+    is_run = (folder / "recipe.yaml").is_file()
+    if is_run and (data is None or (folder / "per_query" / f"{split}.parquet").is_file()):
+        found = read_per_query(folder, split)
+        if data is not None and found.keys() != data.qrels.keys():
+            msg = f"{name} was evaluated on other {split} queries than those of {data.name}."
+            raise DataError(msg)
+        return found
+    if data is None:
+        msg = f"{name} is no run folder: give --data to evaluate it."
+        raise DataError(msg)
+    if name == "bm25":
+        return evaluate_bm25(data).per_query
+    evaluation = evaluate_model(str(folder / "student") if is_run else name, data)
+    if is_run:
+        write_evaluation(folder, split, evaluation)
+    return evaluation.per_query
+
+
+def comparison_table(comparison: Comparison) -> str:
+    """Table of a comparison, one line a measure."""
+    rows = [
+        [
+            COLUMNS[name],
+            f"{c.before:.4f}",
+            f"{c.after:.4f}",
+            f"{c.test.difference:+.4f}",
+            f"{c.test.low:+.4f} to {c.test.high:+.4f}",
+            f"{c.test.p:.4f}",
+            f"{c.t_p:.4f}",
+            f"{c.wins}/{c.losses}/{c.ties}",
+        ]
+        for name, c in comparison.changes.items()
+    ]
+    header = ["measure", "first", "this", "change", "95% interval", "p (randomisation)", "p (t)", "won/lost/tied"]
+    return format_table(header, rows)
+
+
+def _examples(queries: list[str]) -> str:
+    return f"; forgotten: {', '.join(queries[:5])}{', ...' if len(queries) > 5 else ''}" if queries else ""  # noqa: PLR2004

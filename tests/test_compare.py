@@ -1,0 +1,123 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Comparing runs, fusing rankings, and what a student folder says of itself."""
+
+import json
+
+import pytest
+from test_cli import fail, say
+
+from retort.students import Student
+from retort.students.card import model_card
+from retort.students.manifest import Manifest
+from retort.trainers.errors import DataError
+from retort.trainers.evaluation.fusion import fuse
+from retort.trainers.evaluation.runs import compare, read_per_query, read_rankings
+from retort.trainers.recipe import Recipe
+
+
+def scores(*first_ranks: int) -> dict[str, dict[str, float]]:
+    """Queries whose one relevant document is at these ranks; 0: nowhere."""
+    found = {}
+    for i, rank in enumerate(first_ranks):
+        near = 0 < rank <= 10
+        gain = 1 / rank if near else 0.0
+        found[f"q{i}"] = {"ndcg@10": gain, "mrr@10": gain, "recall@20": float(rank > 0), "recall@100": float(rank > 0)}
+    return found
+
+
+class TestCompare:
+    def test_counts(self):
+        found = compare(scores(1, 1, 2, 0, 5), scores(1, 2, 1, 3, 5))
+        change = found.changes["mrr@10"]
+        assert (change.wins, change.losses, change.ties) == (2, 1, 2)
+        assert (found.forgotten, found.gained) == (["q1"], ["q2"])
+        assert change.after - change.before == pytest.approx(change.test.difference)
+        assert change.test.low <= change.test.difference <= change.test.high
+
+    def test_a_system_and_itself(self):
+        change = compare(scores(1, 2, 3), scores(1, 2, 3)).changes["ndcg@10"]
+        assert (change.test.difference, change.test.p, change.t_p, change.ties) == (0, 1, 1, 3)
+
+    def test_a_clear_difference_is_told_from_chance(self):
+        found = compare(scores(*[5, 4] * 20), scores(*[1, 2] * 20)).changes["ndcg@10"]
+        assert found.test.p < 0.001
+        assert found.t_p < 0.001
+        found = compare(scores(*[1, 2] * 20), scores(*[2, 1] * 20)).changes["ndcg@10"]
+        assert found.test.p > 0.5
+        assert found.t_p > 0.5
+
+    def test_other_queries_are_refused(self):
+        with pytest.raises(DataError, match="different queries: 1 are not in both, 'q2'"):
+            compare(scores(1, 2, 3), scores(1, 2))
+
+
+class TestCommand:
+    @pytest.fixture
+    def runs(self, recipe_tree, beir, tmp_path):
+        found = []
+        for seed in (1, 2):
+            recipe_tree["training"]["seed"] = seed
+            found.append(tmp_path / "runs" / str(seed))
+            Recipe.from_dict(recipe_tree).run(beir, found[-1])
+        return [str(run) for run in found]
+
+    def test_runs(self, runs, beir, tmp_path, capsys):
+        out = say(capsys, "compare", *runs, "--split", "dev", "--json", str(tmp_path / "c.json"))
+        written = json.loads((tmp_path / "c.json").read_text())
+        change = written["compared"][runs[1]]["changes"]["ndcg@10"]
+        metrics = [json.loads((tmp_path / "runs" / s / "metrics.json").read_text())["dev"] for s in ("1", "2")]
+        assert change["before"] == pytest.approx(metrics[0]["student"]["ndcg@10"])
+        assert change["after"] == pytest.approx(metrics[1]["student"]["ndcg@10"])
+        assert f"{change['before']:.4f}" in out
+        assert "forgotten" in out
+        # The same with what is evaluated on the way.
+        out = say(capsys, "compare", "bm25", f"{runs[0]}/student", runs[0], "--data", str(beir), "--split", "dev")
+        lines = [line.split() for line in out.splitlines() if line.startswith("nDCG@10")]
+        assert lines[0] == lines[1]
+        assert lines[0][1] == f"{metrics[0]['candidates']['bm25']['ndcg@10']:.4f}"
+
+    def test_a_split_that_the_run_does_not_have(self, runs, beir, tmp_path, capsys):
+        error = fail(capsys, "compare", *runs, "--split", "train")
+        assert "has no figures for split 'train' (it has: dev" in error
+        assert "Give --data" in error
+        say(capsys, "compare", *runs, "--split", "train", "--data", str(beir))
+        assert (tmp_path / "runs" / "1" / "per_query" / "train.parquet").is_file()
+
+    def test_mistakes(self, runs, capsys):
+        assert "give two runs or more" in fail(capsys, "compare", runs[0], "--split", "dev")
+        assert "bm25 is no run folder: give --data" in fail(capsys, "compare", "bm25", runs[0], "--split", "dev")
+
+    def test_what_a_run_holds(self, runs, tmp_path):
+        run = tmp_path / "runs" / "1"
+        for name in ("dev", "dev.bm25", "dev.teacher"):
+            assert read_rankings(run, name).keys() == read_per_query(run, name).keys()
+
+    def test_the_card(self, runs):
+        folder = f"{runs[0]}/student"
+        manifest = Student.load(folder).manifest
+        with open(f"{folder}/README.md", encoding="utf-8") as file:
+            card = file.read()
+        assert f"{manifest.metrics['ndcg@10']:.4f}" in card
+        assert "teacher `teacher`: BiEncoderTeacher" in card
+        assert "StudentTextEmbedder" in card
+        assert "encode_query" in card
+
+
+def test_the_card_of_a_bare_model():
+    manifest = Manifest(
+        kind="ranker", dim=1, similarity="", prompts={}, max_tokens={"pair": 64}, space="", fingerprint="f"
+    )
+    card = model_card(manifest)
+    assert "How good" not in card
+    assert "Where it comes from" not in card
+    assert "StudentRanker" in card
+    assert "pair: 64 tokens" in card
+
+
+def test_fusion():
+    """By hand: b has 1/62 + 1/61, a 1/61, c 1/62 of the second list, d 1/63."""
+    found = fuse({"q": ["a", "b", "d"]}, {"q": ["b", "c"]})
+    assert found == {"q": ["b", "a", "c", "d"]}
+    assert fuse({"q": ["a", "b"]}, {}, depth=1) == {"q": ["a"]}

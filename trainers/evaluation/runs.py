@@ -1,0 +1,159 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""What a run folder holds of evaluations, and comparing two of them query by query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from retort.students.files import replace_file
+from retort.trainers.errors import DataError
+from retort.trainers.evaluation.metrics import MEASURES
+from retort.trainers.evaluation.rank import Evaluation
+from retort.trainers.evaluation.significance import Paired, paired_test, values
+
+PerQuery = dict[str, dict[str, float]]
+
+
+def write_evaluation(run: Path, split: str, evaluation: Evaluation) -> None:
+    """
+    Write `per_query/SPLIT.parquet` and `rankings/SPLIT.run` (TREC format).
+
+    :param run:
+        The run folder.
+    :param split:
+        The split's name; of others than the student `SPLIT.NAME`.
+    :param evaluation:
+        What was found.
+    """
+    table = pd.DataFrame.from_dict(evaluation.per_query, orient="index").rename_axis("query_id").reset_index()
+    with replace_file(run / "per_query" / f"{split}.parquet") as aside:
+        table.to_parquet(aside)
+    with replace_file(run / "rankings" / f"{split}.run") as aside, aside.open("w", encoding="utf-8") as file:
+        for query, ids in evaluation.rankings.items():
+            for rank, document in enumerate(ids, 1):
+                file.write(f"{query} Q0 {document} {rank} {len(ids) - rank + 1} {evaluation.name.replace(' ', '_')}\n")
+
+
+def read_per_query(run: Path, split: str) -> PerQuery:
+    """
+    Read what `write_evaluation` wrote.
+
+    :raises DataError:
+        If the run was not evaluated on this split.
+    """
+    path = run / "per_query" / f"{split}.parquet"
+    if not path.is_file():
+        found = ", ".join(sorted(p.stem for p in path.parent.glob("*.parquet"))) or "none"
+        msg = f"{run} has no figures for split {split!r} (it has: {found}). Give --data to evaluate it there."
+        raise DataError(msg)
+    table = pd.read_parquet(path).set_index("query_id")
+    return {str(query): {name: float(v) for name, v in row.items()} for query, row in table.to_dict("index").items()}
+
+
+def read_rankings(run: Path, split: str) -> dict[str, list[str]]:
+    """Read the rankings that `write_evaluation` wrote, best first."""
+    found: dict[str, list[str]] = {}
+    for line in (run / "rankings" / f"{split}.run").read_text(encoding="utf-8").splitlines():
+        query, _, document, *_ = line.split(" ")
+        found.setdefault(query, []).append(document)
+    return found
+
+
+@dataclass
+class Change:
+    """
+    What changed from one system to another, in one measure.
+
+    :param before:
+        Mean of the first.
+    :param after:
+        Mean of the second.
+    :param test:
+        Interval of the difference and its p (see `paired_test`).
+    :param t_p:
+        Two-sided p of the paired t-test.
+    :param wins:
+        Queries for which the second is better.
+    :param losses:
+        Queries for which it is worse.
+    :param ties:
+        All others.
+    """
+
+    before: float
+    after: float
+    test: Paired
+    t_p: float
+    wins: int
+    losses: int
+    ties: int
+
+
+@dataclass
+class Comparison:
+    """
+    Two systems over the same queries.
+
+    :param changes:
+        By measure.
+    :param forgotten:
+        Queries whose first relevant document was at rank 1 before, and is not after.
+    :param gained:
+        The reverse.
+    """
+
+    changes: dict[str, Change]
+    forgotten: list[str]
+    gained: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON would have it."""
+        return asdict(self)
+
+
+def compare(before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]) -> Comparison:
+    """
+    Compare two systems query by query.
+
+    :param before:
+        Per query the measures of the first.
+    :param after:
+        The same of the second.
+    :raises DataError:
+        If they are not of the same queries.
+    """
+    from scipy.stats import ttest_rel
+
+    if before.keys() != after.keys():
+        odd = sorted(before.keys() ^ after.keys())
+        msg = f"they were evaluated on different queries: {len(odd)} are not in both, {odd[0]!r} among them."
+        raise DataError(msg)
+    changes = {}
+    for name in MEASURES:
+        first, second = values(before, name), values(after, name)
+        gaps = second - first
+        t_p = float(ttest_rel(second, first).pvalue) if np.ptp(gaps) > 0 else 1.0
+        wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
+        changes[name] = Change(
+            before=float(first.mean()),
+            after=float(second.mean()),
+            test=paired_test(first, second),
+            t_p=t_p,
+            wins=wins,
+            losses=losses,
+            ties=len(gaps) - wins - losses,
+        )
+    right = {q: (before[q]["mrr@10"] == 1.0, after[q]["mrr@10"] == 1.0) for q in before}
+    return Comparison(
+        changes=changes,
+        forgotten=sorted(q for q, (was, is_now) in right.items() if was and not is_now),
+        gained=sorted(q for q, (was, is_now) in right.items() if is_now and not was),
+    )
