@@ -22,7 +22,7 @@ def run(given: argparse.Namespace) -> None:
     first, *others = systems
     if not others:
         msg = "give two runs or more: each is compared with the first."
-        raise ValueError(msg)
+        raise DataError(msg)
     found: dict[str, Comparison] = {}
     for name in others:
         try:

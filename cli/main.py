@@ -63,6 +63,14 @@ Each is compared with the first, query by query. A run folder has the figures of
 for models and bm25, --data is needed. Forgotten: the first relevant document was at rank 1, and is not any more.
 """
 
+REPORT_EPILOG = """\
+examples:
+  retort report runs/first
+  retort report runs/first --data my-data --others bm25 sentence-transformers/all-MiniLM-L6-v2 --out report.html
+
+One page without scripts or anything to fetch. With --data it shows queries as texts, and others beside the student.
+"""
+
 INDEX_EPILOG = """\
 examples:
   retort index runs/first/student --documents handbook/ --store runs/first/index
@@ -131,6 +139,14 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("--data", default=None, type=Path, help="BEIR folder, for what has no figures yet")
     compare.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here, too")
     compare.add_argument("--empty", choices=["error", "skip"], default="error", help="what to do with empty texts")
+
+    report = add("report", "Write a page about a run, for people.", REPORT_EPILOG)
+    report.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    report.add_argument("--out", type=Path, default=None, metavar="FILE", help="default: report.html in the run folder")
+    report.add_argument("--data", type=Path, default=None, help="BEIR folder that the run was trained on")
+    report.add_argument("--split", default="dev", help="its split")
+    report.add_argument("--others", nargs="+", default=[], metavar="MODEL", help="models or bm25 to show, too")
+    report.add_argument("--empty", choices=["error", "skip"], default="error", help="what to do with empty texts")
 
     index = add("index", "Embed documents with a student and write them into a Qdrant index.", INDEX_EPILOG)
     index.add_argument("student", help="student or model folder, or Hub id")

@@ -177,6 +177,59 @@ def recipe_tree(tokenizer_path, tiny_student) -> dict:
     }
 
 
+@pytest.fixture
+def prod_tree(recipe_tree, trunk) -> dict:
+    """PROD over tiny models: warm-up, a dual-encoder stage, a ranker trained on the way, a round that may be refreshed."""
+    objectives = "retort.trainers.objectives"
+    ranker = {
+        "type": "retort.trainers.teachers.fitted.FittedRanker",
+        "init_parameters": {
+            "student": {"type": "retort.students.create.ranker", "init_parameters": {"trunk": trunk, "layers": [0]}},
+            "training": {"batch_size": 3, "dev_depth": 5},
+            "stages": [
+                {
+                    "name": "rank",
+                    "steps": 4,
+                    "lr": 1e-3,
+                    "candidates": {"sources": ["own"], "negatives": 2},
+                    "objectives": [{"type": f"{objectives}.Contrastive", "init_parameters": {"scope": "list"}}],
+                }
+            ],
+        },
+    }
+    loss = [
+        {"type": f"{objectives}.Contrastive", "init_parameters": {"scope": "list"}, "weight": 0.1},
+        {"type": f"{objectives}.ListwiseKL", "init_parameters": {"student_temperature": 4.0}, "weight": 0.9},
+        {"type": "retort.trainers.methods.prod.AnchorKL", "weight": 1.0},
+    ]
+    stage = {"teacher": "ranker", "lr": 1e-3, "anchor": "start", "objectives": loss}
+    return recipe_tree | {
+        "teachers": {**recipe_tree["teachers"], "ranker": ranker},
+        "stages": [
+            {
+                "name": "dual",
+                "teacher": "teacher",
+                "lr": 1e-3,
+                "steps": 3,
+                "candidates": {"sources": ["bm25"], "negatives": 1},
+                "objectives": [{"type": f"{objectives}.InBatchKL", "init_parameters": {"student_temperature": 4.0}}],
+            },
+            stage | {"name": "cross", "steps": 5, "candidates": {"sources": ["own"], "negatives": 3}},
+            stage
+            | {
+                "name": "round",
+                "steps": 6,
+                "refresh": 3,
+                "selector": {
+                    "type": "retort.trainers.methods.prod.ConfusingQueries",
+                    "init_parameters": {"rule": "above", "depth": 30},
+                },
+                "candidates": {"sources": ["own"], "negatives": 3, "order": "top"},
+            },
+        ],
+    }
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """Tiny matrices gain nothing from threads, and lose much on a busy machine."""

@@ -51,7 +51,8 @@ from retort.trainers.recipe import DataSection, Recipe, Stage, TrainingSection
 from retort.trainers.rng import rng_for
 from retort.trainers.stages import open_stage
 from retort.trainers.teachers import ScoreTeacher
-from retort.trainers.teachers.fitted import Fitted
+from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
+from retort.trainers.teachers.fitted import Fitted, FittedBiEncoder
 from retort.trainers.teachers.vector_cache import cache_root
 
 if TYPE_CHECKING:
@@ -289,7 +290,8 @@ def final_metrics(
             if not isinstance(teacher, ScoreTeacher):
                 queries = bench.teacher_cache(name, "query", dev.queries).gather(dev.queries.item_ids)
                 documents = bench.teacher_cache(name, "document", dev.corpus).gather(dev.corpus.item_ids)
-                found[name] = evaluate_vectors(name, dev, queries, documents, teacher.similarity)
+                local = teacher.student if isinstance(teacher, BiEncoderTeacher | FittedBiEncoder) else None
+                found[name] = evaluate_vectors(name, dev, queries, documents, teacher.similarity, student=local)
     teachers = {name: e.metrics for name, e in found.items() if name not in {"student", "bm25"}}
     metrics = {
         "student": found["student"].metrics,

@@ -86,10 +86,17 @@ def evaluate_model(
 
 
 def evaluate_vectors(
-    name: str, data: RetrievalData, queries: np.ndarray, documents: np.ndarray, similarity: str
+    name: str,
+    data: RetrievalData,
+    queries: np.ndarray,
+    documents: np.ndarray,
+    similarity: str,
+    *,
+    student: Student | None = None,
 ) -> Evaluation:
-    """Evaluate ready vectors, `[q, d]` and `[n, d]`, over the whole corpus."""
-    return _scored(name, data, search_vectors(queries, documents, DEPTH, similarity=similarity)[0], {})
+    """Evaluate ready vectors, `[q, d]` and `[n, d]`, over the whole corpus; with times, if their model is given."""
+    costs = query_costs(student, documents, data.queries.texts) if student else {}
+    return _scored(name, data, search_vectors(queries, documents, DEPTH, similarity=similarity)[0], costs)
 
 
 def evaluate_rows(name: str, data: RetrievalData, rows: np.ndarray) -> Evaluation:

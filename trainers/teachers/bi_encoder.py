@@ -63,25 +63,26 @@ class BiEncoderTeacher:
         }
 
     @cached_property
-    def _student(self) -> Student:
+    def student(self) -> Student:
+        """The loaded model."""
         return Student.load(self.model, **self._options)
 
     @cached_property
     def key(self) -> str:
         """The model's fingerprint (weights, tokenizer, prompts, lengths), the dtype it runs in, and the library."""
         library = version("sentence-transformers")
-        return hash_text(canonical_json([self._student.fingerprint, str(self._student.model.dtype), library]))
+        return hash_text(canonical_json([self.student.fingerprint, str(self.student.model.dtype), library]))
 
     @property
     def similarity(self) -> str:
         """How its vectors are compared."""
-        return self._student.manifest.similarity
+        return self.student.manifest.similarity
 
     @property
     def dim(self) -> int:
         """Dimension of its vectors."""
-        return self._student.dim
+        return self.student.dim
 
     def encode(self, texts: list[str], side: Side) -> np.ndarray:
         """Give the vectors `[n, dim]` float32 of `n` texts."""
-        return self._student.encode(texts, side)
+        return self.student.encode(texts, side)

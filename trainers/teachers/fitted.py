@@ -19,6 +19,7 @@ import numpy as np
 from retort.students.loading import Precision
 from retort.students.scoring import is_ranker
 from retort.students.sides import Side
+from retort.students.student import Student
 from retort.trainers.errors import RecipeError
 from retort.trainers.recipe import Recipe
 from retort.trainers.teachers import Ask, ScoreTeacher
@@ -143,6 +144,11 @@ class FittedBiEncoder(Fitted):
     def load(self, folder: Path) -> None:
         """Take up the trained bi-encoder."""
         self._teacher = BiEncoderTeacher(model=str(folder), precision=self._precision)
+
+    @property
+    def student(self) -> Student:
+        """The loaded model."""
+        return self._fitted.student
 
     def encode(self, texts: list[str], side: Side) -> np.ndarray:
         """Give the vectors `[n, dim]` float32 of `n` texts."""

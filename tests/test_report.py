@@ -1,0 +1,112 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""The report: one page that shows what the run folder holds, and fetches nothing."""
+
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from xml.etree import ElementTree as ET
+
+import pytest
+from test_cli import fail, say
+
+from retort.trainers.evaluation import plots
+from retort.trainers.recipe import Recipe
+
+
+class Page(HTMLParser):
+    """Checks that tags close and collects text and whatever would be fetched or run."""
+
+    VOID = frozenset({"meta", "link", "img", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.active: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        if tag in {"script", "link", "img", "iframe", "object"} or {"src", "href"} & {k for k, _ in attrs}:
+            self.active.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture
+def run(prod_tree, beir, tmp_path):
+    out = tmp_path / "runs" / "a<b>"
+    Recipe.from_dict(prod_tree).run(beir, out)
+    return out
+
+
+def test_the_page(run, beir, capsys, tmp_path):
+    out = tmp_path / "report.html"
+    others = ["--others", "bm25", "--data", str(beir)]
+    assert str(out) in say(capsys, "report", str(run), "--out", str(out), *others)
+    text = out.read_text(encoding="utf-8")
+    page = Page(text)
+    assert not page.active
+    assert "url(" not in text
+    assert "a<b>" in page.text  # names are shown, not interpreted
+    metrics = json.loads((run / "metrics.json").read_text())
+    for system in (
+        metrics["dev"]["student"],
+        metrics["dev"]["candidates"]["bm25"],
+        metrics["dev"]["teachers"]["teacher"],
+    ):
+        assert f"{system['ndcg@10']:.4f}" in page.text
+    for stage in ("dual", "cross", "round"):
+        assert stage in page.text
+    fitted = json.loads((run / "teachers" / "ranker" / "metrics.json").read_text())["dev"]["student"]["ndcg@10"]
+    assert f"{fitted:.4f}" in page.text
+    for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        ET.fromstring(svg)  # noqa: S314 - our own
+    assert text.count("<svg") == text.count("</svg>") == 5
+
+
+def test_without_data_there_are_no_texts(run, capsys):
+    say(capsys, "report", str(run))
+    assert 'class="text"' in (run / "report.html").read_text()
+    assert "the ship" not in (run / "report.html").read_text()
+
+
+def test_mistakes(run, tmp_path, capsys):
+    assert "bm25: give --data" in fail(capsys, "report", str(run), "--others", "bm25")
+    (run / "metrics.json").unlink()
+    assert "is no finished run" in fail(capsys, "report", str(run))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0.531, 0.794), (0, 1600), (-3, 2.5), (5, 5), (0, 0), (1e-7, 3e-7)], ids=str
+)
+def test_ticks_cover_the_range(low, high):
+    found = plots.ticks(low, high)
+    steps = [b - a for a, b in pairwise(found)]
+    assert found[0] <= low + 1e-12
+    assert found[-1] >= high - 1e-12
+    assert 2 <= len(found) <= 9
+    assert max(steps) == pytest.approx(min(steps), rel=1e-3)
+
+
+def test_plots_escape():
+    for plot in (
+        plots.lines({"<a>": [(1, 2)], "b": [(2, 3)]}, title="<t>", x="<x>", y="y", bands={"<s>": 2}),
+        plots.scatter({"<a>": (1, 2)}, title="<t>", x="x", y="y"),
+        plots.bars({"<a>": 1}, title="<t>", x="x", y="y"),
+    ):
+        assert "<a>" not in plot
+        assert "<t>" not in plot
+        assert "&lt;a&gt;" in plot
