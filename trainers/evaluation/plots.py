@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 480, 300
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 14, 44
+LEFT, RIGHT, TOP, BOTTOM = 68, 12, 14, 44
 Points = Sequence[tuple[float, float]]
 
 
@@ -133,7 +133,7 @@ def _axes(
     parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x)}</text>')
     middle = (TOP + floor) / 2
     parts.append(
-        f'<text x="13" y="{middle}" text-anchor="middle" transform="rotate(-90 13 {middle})">{escape(y)}</text>'
+        f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">{escape(y)}</text>'
     )
     return parts
 

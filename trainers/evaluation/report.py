@@ -74,7 +74,7 @@ def _collected(run: Path, data: RetrievalData | None, others: list[str]) -> dict
         "verdict": _verdict(comparisons),
         "split": split,
         "systems": systems,
-        "measures": list(MEASURES),
+        "measures": MEASURES,
         "manifest": manifest,
         "learning": _learning(log),
         "losses": _losses(log),
