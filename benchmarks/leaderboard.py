@@ -41,7 +41,7 @@ WITHOUT_ANCHOR = ("one-step", "prod-no-regulariser", PEER)
 RANKERS = ("ranker", "large-ranker")
 
 
-def main() -> None:
+def command_line() -> argparse.ArgumentParser:
     parser = runner.parser(__file__, __doc__, rounds=1)
     parser.add_argument("--data", default="wiki", help="folder in RETORT_DATA (default: %(default)s)")
     parser.add_argument("--arms", nargs="+", choices=list(SHARES), default=list(SHARES), help="default: all")
@@ -59,7 +59,11 @@ def main() -> None:
     parser.add_argument("--teacher-steps", type=runner.positive, default=400, help="of 8 lists (default: %(default)s)")
     parser.add_argument("--work", type=Path, default=Path("runs/leaderboard"), help="default: %(default)s")
     parser.add_argument("--one", nargs=2, metavar=("ARM", "SEED"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = command_line().parse_args()
     folder = runner.data_folder(arguments.data) / arguments.data
     work = arguments.work / arguments.data
     os.environ.setdefault("RETORT_CACHE", str((work / "cache").resolve()))  # teachers are asked once for all arms

@@ -174,7 +174,7 @@ for path in sys.argv[1:]:
 
 
 def test_every_script_has_help_that_loads_nothing_heavy():
-    scripts = [str(path) for path in sorted(FOLDER.glob("*.py")) if path.stem != "runner"]
+    scripts = [str(path) for path in sorted(FOLDER.glob("*.py")) if path.stem not in {"runner", "peers"}]
     assert scripts
     environment = {"PYTHONPATH": str(FOLDER), "PYTHONDONTWRITEBYTECODE": "1"}
     found = subprocess.run([sys.executable, "-c", HELP, *scripts], env=environment, capture_output=True, text=True)
@@ -197,3 +197,23 @@ def test_recall_counts_ties_and_not_copies(monkeypatch):
     assert recall([[*ids[:9], ids[10]]]) == 1.0
     assert recall([ids[5:15]]) == pytest.approx(0.6)
     assert recall([[ids[0]] * 10]) == pytest.approx(0.1)
+
+
+def test_arms_of_the_leaderboard_have_equal_budgets(monkeypatch, tmp_path):
+    """As many steps each, on lists of one size, from one start; teachers are those of `prod-small`."""
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setattr("sys.argv", ["leaderboard.py"])
+    board = import_module("leaderboard")
+    given = board.command_line().parse_args(["--steps", "400", "--negatives", "5", "--layers", "0", "1"])
+    found = {arm: board.recipe_for(given, tmp_path, arm, 3) for arm in board.SHARES}
+    assert {sum(stage.steps for stage in recipe.stages) for recipe in found.values()} == {400}
+    assert {stage.candidates.negatives for recipe in found.values() for stage in recipe.stages} == {5}
+    assert len({str(recipe.student) + str(recipe.training) + str(recipe.data) for recipe in found.values()}) == 1
+    assert found["prod"].student.init_parameters["layers"] == [0, 1]
+    assert found["prod"].training.seed == 3
+    anchored = {arm for arm, recipe in found.items() if any(stage.anchor for stage in recipe.stages)}
+    assert anchored == {"prod", "prod-no-data"}
+    assert [stage.name for stage in found["one-step"].stages] == ["warm-up", "large-ranker"]
+    teacher = board.teacher_recipe(given, "large-ranker")
+    assert teacher.stages[0].candidates.sources == ["bm25", "dual"]
+    assert teacher.student.type.endswith("create.ranker")

@@ -39,7 +39,7 @@ def data(beir):
 
 
 @pytest.fixture
-def jobs(recipe_tree, trunk, tiny_ranker):
+def jobs(recipe_tree, prod_tree, trunk, tiny_ranker):
     """The recipe with all kinds of objectives, heads and a learned temperature, in float64 without dropout."""
     whole = copy.deepcopy(recipe_tree)
     whole["student"]["type"] = "two_ranks.double_student"
@@ -70,6 +70,11 @@ def jobs(recipe_tree, trunk, tiny_ranker):
         *({"type": f"{KIND}.{name}", **given} for name in ("ListwiseKL", "MarginMSE")),
     ]
 
+    # Anchors, a selection, a refresh, and a teacher that is trained within the run.
+    prod = copy.deepcopy(prod_tree)
+    prod["student"] = whole["student"]
+    prod["stages"][2]["selector"]["init_parameters"]["teacher"] = "teacher"
+
     def changed(tree, **training):
         tree = copy.deepcopy(tree)
         tree["training"] |= training
@@ -83,6 +88,7 @@ def jobs(recipe_tree, trunk, tiny_ranker):
         "small": changed(whole, batch_size=1),  # fewer texts than ranks
         "ranker": ranker,
         "ranker_cached": changed(ranker, accumulation=2, cache_gradients=True, tokens_per_chunk=24),
+        "prod": prod,
         # Float32 with dropout: the ranks must agree, and a killed run must come back to it.
         "dropout": long(recipe_tree),
     }
@@ -111,7 +117,7 @@ def test_two_ranks(jobs, data, tmp_path):
     two, one = tmp_path / "two", tmp_path / "one"
     found = launch(SCRIPT, tmp_path / "jobs.json", data, two)
     assert found.returncode == 0, found.stderr
-    run_all({name: jobs[name] for name in EXACT}, data, one)
+    run_all({name: jobs[name] for name in (*EXACT, "prod")}, data, one)
     for name in jobs:
         first, second = states(two / name, 0), states(two / name, 1)
         assert [k for k in first if not torch.equal(first[k], second[k])] == [], name
@@ -125,6 +131,10 @@ def test_two_ranks(jobs, data, tmp_path):
         for mine, other in zip(*lines, strict=True):
             assert mine.get("terms", {}) == pytest.approx(other.get("terms", {}), abs=1e-9)
             assert mine["queries_without_positive"] == other["queries_without_positive"]
+    # The teacher that is trained on the way learns and teaches in float32.
+    ours, theirs = states(one / "prod", 0), states(two / "prod", 0)
+    assert ours.keys() == theirs.keys()
+    assert max(float((ours[k] - theirs[k]).abs().max()) for k in ours if ours[k].is_floating_point()) < 1e-5
     log = [json.loads(line) for line in (one / "whole" / "log.jsonl").read_text().splitlines()]
     assert 0 < log[-1]["queries_without_positive"] < 7 * 6
     # Something was learned, the temperature too; and memory tricks change nothing.
