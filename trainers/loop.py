@@ -165,6 +165,8 @@ class Loop:
         Gives the dev sample's nDCG@10 of the student as it is.
     :param accelerator:
         Device and processes.
+    :param tracked:
+        Whether trackers are told.
     """
 
     def __init__(
@@ -177,7 +179,9 @@ class Loop:
         open_stage: Callable[[Stage, int], BatchSource],
         evaluate: Callable[[], float],
         accelerator: Accelerator,
+        tracked: bool = True,
     ) -> None:
+        self.tracked = tracked
         self.distiller = distiller.to(accelerator.device)
         self.stages = stages
         self.training = training
@@ -372,7 +376,8 @@ class Loop:
         if not self.ranks.is_first:
             return
         figures = {n: v for n, v in {**entry, **entry.get("terms", {})}.items() if isinstance(v, float)}
-        self.accelerator.log(figures, step=self.progress.global_step)
+        if self.tracked:
+            self.accelerator.log(figures, step=self.progress.global_step)
         stage = min(self.progress.stage, len(self.stages) - 1)
         entry = {
             "stage": self.stages[stage].name,

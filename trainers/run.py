@@ -140,6 +140,7 @@ def train_parts(
         open_stage=opened,
         evaluate=dev_sampler(dev, student, recipe.training),
         accelerator=accelerator,
+        tracked=home is None,  # a teacher's steps would fall among the student's
     )
     checkpoints = list_checkpoints(out / "checkpoints")
     progress = loop.run(checkpoints[-1] if checkpoints else None)
