@@ -326,5 +326,51 @@ def write_result(arguments: argparse.Namespace, work: Path) -> str:
     return format_table(header, lines)
 
 
+def write_methods(name: str, result: dict[str, Any]) -> None:
+    """Put the table into METHODS.md, in the place of the one that it holds of this name."""
+    from retort.students.files import replace_file
+
+    given = result["arguments"]
+    first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    query, document = given["tokens"]
+    what = (
+        f"`{given['data']}` dev: {given['queries']} training queries, {given['steps']} steps of {given['batch_size']} "
+        f"lists of 1 + {given['negatives']}, layers {given['layers']} of MiniLM, {query}/{document} tokens."
+    )
+    header = ["arm", "nDCG@10, mean (spread), seeds", "to one-step", "to MiniLM-L6", "with BM25 (to BM25)", "s", "MB"]
+    lines = [first, what, "", f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    lines += [f"| {n} | {m['ndcg@10']:.4f} | | | | | |" for n, m in result["references"].items()]
+
+    def change(test: dict[str, float] | None) -> str:
+        return f"{test['difference']:+.4f} (p {test['p']:.3f})" if test else ""
+
+    for arm, found in result["arms"].items():
+        score, walls = found["ndcg@10"], found["wall_s"]
+        cells = [
+            arm,
+            f"{score['mean']:.4f} ({score['spread']:.4f}), {len(score['seeds'])}",
+            change(found.get("against one-step")),
+            change(found["against minilm"]),
+            f"{found['hybrid ndcg@10']:.4f} ({change(found['hybrid against bm25'])})",
+            f"{sum(walls) / len(walls):.0f}",
+            f"{found['peak_mb']:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    for teacher, row in result["teachers"].items():
+        score, bm25 = row["metrics"]["ndcg@10"], row["bm25"]["ndcg@10"]
+        there = f"{score:.4f} on {row['metrics']['queries']} questions, BM25 {bm25:.4f}"
+        costs = f"{row['wall_s']:.0f} | {row['peak_mb']:.0f}"
+        lines.append(f"| teacher `{teacher}`, ordering BM25's first 20 | {there} | | | | {costs} |")
+    block = "\n".join([*lines, last])
+    path = runner.ROOT / "METHODS.md"
+    text = path.read_text(encoding="utf-8")
+    if first in text:
+        text = text[: text.index(first)] + block + text[text.index(last) + len(last) :]
+    else:
+        text = f"{text.rstrip()}\n\n{block}\n"
+    with replace_file(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
     main()

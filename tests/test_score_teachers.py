@@ -23,6 +23,7 @@ from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.errors import CacheError, RecipeError, TeacherError
 from retort.trainers.recipe import Recipe
 from retort.trainers.teachers import Ask
+from retort.trainers.teachers.bm25 import BM25Teacher
 from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
 from retort.trainers.teachers.given import GivenTeacher
 from retort.trainers.teachers.ranker import RankerTeacher
@@ -324,6 +325,16 @@ class TestRetriever:
         elsewhere = Workbench(RetrievalData("other", other, bench.data.queries), {}, tmp_path / "other")
         with pytest.raises(TeacherError, match="which is not in the corpus"):
             miner.mine(elsewhere, bench.data.queries)
+
+
+def test_bm25_teaches_what_it_finds(bench, lists):
+    own = Workbench(bench.data, {"bm25": BM25Teacher()}, bench.cache)
+    found = scores_of(own, "bm25", lists, everything(lists))
+    rows, scores = bench.bm25.search(bench.data.queries.texts, 40)
+    expected = [dict(zip(r, s, strict=True)) for r, s in zip(rows.tolist(), scores.tolist(), strict=True)]
+    wanted = [expected[q][d] for q, d in zip(lists.owners.tolist(), lists.rows.tolist(), strict=True)]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    assert found.max() > found.min() >= 0
 
 
 def test_given_scores(bench, lists):

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,12 +63,16 @@ class BM25:
         top_k = min(top_k, self._size)
         rows = np.empty((len(queries), top_k), dtype=np.int64)
         scores = np.empty((len(queries), top_k), dtype=np.float32)
-        for i, tokens in enumerate(self._tokens(queries)):
-            known = [t for t in tokens if t in self._index.vocab_dict]
-            found = self._index.get_scores(known) if known else np.zeros(self._size, dtype=np.float32)
+        for i, found in enumerate(self.scores(queries)):
             rows[i] = best = top_rows(found, top_k)
             scores[i] = found[best]
         return rows, scores
+
+    def scores(self, queries: Sequence[str]) -> Iterator[np.ndarray]:
+        """Score all documents, `[n]` float32, for one query after the other."""
+        for tokens in self._tokens(queries):
+            known = [t for t in tokens if t in self._index.vocab_dict]
+            yield self._index.get_scores(known) if known else np.zeros(self._size, dtype=np.float32)
 
 
 def top_rows(scores: np.ndarray, top_k: int) -> np.ndarray:

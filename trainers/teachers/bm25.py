@@ -1,0 +1,42 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""BM25 as a teacher: what words alone can teach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from retort.trainers.candidates.bm25 import BM25, K1, B
+from retort.trainers.data.texts import RetrievalData
+from retort.trainers.teachers import Ask, ScoreTeacher
+
+
+class BM25Teacher(ScoreTeacher):
+    """BM25's scores over the corpus, from 0 to some tens: a softmax over them wants a temperature of a few units."""
+
+    corpus_dependent = True
+
+    def __init__(self) -> None:
+        self._index: BM25 | None = None
+        self._rows: dict[str, int] = {}
+
+    @property
+    def key(self) -> str:
+        """Its parameters; the store adds the data's hash."""
+        return f"bm25-{K1}-{B}"
+
+    def open(self, data: RetrievalData) -> None:
+        """Index the corpus."""
+        if self._index is None:
+            self._index, self._rows = BM25(data.corpus.texts), data.corpus.rows
+
+    def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
+        """Score lists; see `ScoreTeacher.score`."""
+        if self._index is None:
+            msg = "open it first."
+            raise RuntimeError(msg)
+        for ask, scores in zip(asks, self._index.scores([a.query for a in asks]), strict=True):
+            yield scores[[self._rows[i] for i in ask.document_ids]].astype(np.float32)
