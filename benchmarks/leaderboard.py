@@ -38,7 +38,7 @@ SHARES: dict[str, dict[str, float]] = {
     PEER: {"warm-up": 0.5, "large-ranker": 0.5},
 }
 WITHOUT_ANCHOR = ("one-step", "prod-no-regulariser", PEER)
-RANKERS = ("ranker", "large-ranker")
+RANKERS, START = ("ranker", "large-ranker"), "start"
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -56,6 +56,9 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument("--tokens", nargs=2, type=int, default=[24, 64], help="query and document (default: 24 64)")
     parser.add_argument("--layers", nargs="+", type=int, default=[0, 5], help="of MiniLM, the student's (default: 0 5)")
+    parser.add_argument(
+        "--align", type=int, default=0, help="steps of alignment to MiniLM before all arms, once (default: %(default)s)"
+    )
     parser.add_argument("--teacher-steps", type=runner.positive, default=400, help="of 8 lists (default: %(default)s)")
     parser.add_argument("--work", type=Path, default=Path("runs/leaderboard"), help="default: %(default)s")
     parser.add_argument("--one", nargs=2, metavar=("ARM", "SEED"), help=argparse.SUPPRESS)
@@ -70,7 +73,8 @@ def main() -> None:
     if arguments.one:
         run_one(arguments, folder, work, arguments.one[0], int(arguments.one[1]))
         return
-    for name in RANKERS:
+    refuse_other_settings(arguments, work)
+    for name in (*RANKERS, *([START] if arguments.align else [])):
         child(work, name, 0)
     references(folder, work)
     for seed in arguments.seeds:
@@ -78,6 +82,19 @@ def main() -> None:
             child(work, arm, seed)
             print(write_result(arguments, work), flush=True)
     print(write_result(arguments, work))
+
+
+def refuse_other_settings(arguments: argparse.Namespace, work: Path) -> None:
+    """Runs of other sizes are not to be mixed."""
+    from retort.students.files import write_json
+
+    free = {"benchmark", "json", "one", "work", "rounds", "arms", "seeds", "baseline"}
+    settings, path = {k: v for k, v in vars(arguments).items() if k not in free}, work / "settings.json"
+    if path.is_file() and (found := json.loads(path.read_text())) != settings:
+        odd = ", ".join(k for k in settings if found.get(k) != settings[k])
+        print(f"{work} holds runs of other settings ({odd}): give another --work.", file=sys.stderr)
+        raise SystemExit(2)
+    write_json(path, settings)
 
 
 def child(work: Path, arm: str, seed: int) -> None:
@@ -101,7 +118,7 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
     from retort.trainers.data.beir import read_beir
     from retort.trainers.evaluation.fusion import fuse
     from retort.trainers.evaluation.metrics import mean, per_query
-    from retort.trainers.evaluation.rank import evaluate_model
+    from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model
 
     started = time.perf_counter()
     out = work / arm / str(seed)
@@ -110,7 +127,7 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
         metrics = recipe.run(folder, out, resume=out.exists())["dev"]
         row: dict[str, Any] = {"metrics": metrics["student"], "bm25": metrics["candidates"]["bm25"]}
     else:
-        recipe = recipe_for(arguments, work, arm, seed)
+        recipe = start_recipe(arguments) if arm == START else recipe_for(arguments, work, arm, seed)
         if arm == PEER:
             train_peer(recipe, folder, out)
         else:
@@ -118,7 +135,7 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
         trained = time.perf_counter() - started
         dev = read_beir(folder, "dev")
         evaluation = evaluate_model(str(out / "student"), dev)
-        lexical = json.loads((work / "bm25.json").read_text())["rankings"]
+        lexical = evaluate_bm25(dev).rankings
         hybrid = per_query(fuse(evaluation.rankings, lexical), dev.qrels)
         write_json(out / "dev.json", {"student": evaluation.per_query, "hybrid": hybrid})
         row = {"metrics": evaluation.metrics, "hybrid": mean(hybrid), "training_s": trained}
@@ -168,6 +185,23 @@ def teacher_recipe(arguments: argparse.Namespace, name: str) -> Any:
     )
 
 
+def start_recipe(arguments: argparse.Namespace) -> Any:
+    """Make the recipe of the model that all arms start from: the alignment of `kd`, without labels."""
+    from retort.trainers.recipe import Recipe
+
+    tree = Recipe.from_yaml("kd").to_dict()
+    tree["student"] = cut(arguments)
+    tree["training"] = sizes(tree, 0)
+    return Recipe.from_dict(tree | {"stages": [tree["stages"][0] | {"steps": arguments.align}]})
+
+
+def cut(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Describe the cut trunk."""
+    query, document = arguments.tokens
+    given = {"trunk": MINILM, "layers": arguments.layers, "max_tokens": {"query": query, "document": document}}
+    return {"type": "retort.students.create.from_layers", "init_parameters": given}
+
+
 def recipe_for(arguments: argparse.Namespace, work: Path, arm: str, seed: int) -> Any:
     """Make the recipe of an arm: stages of `prod-small`, with the arm's shares of the steps."""
     from retort.trainers.recipe import Recipe
@@ -178,11 +212,10 @@ def recipe_for(arguments: argparse.Namespace, work: Path, arm: str, seed: int) -
         n: {"type": cross, "init_parameters": {"model": str(work / n / "0" / "student"), "precision": "auto"}}
         for n in RANKERS
     }
-    query, document = arguments.tokens
-    tree["student"]["init_parameters"] |= {
-        "layers": arguments.layers,
-        "max_tokens": {"query": query, "document": document},
-    }
+    tree["student"] = cut(arguments)
+    if arguments.align:
+        model = {"model": str(work / START / "0" / "student")}
+        tree["student"] = {"type": "retort.students.create.pretrained", "init_parameters": model}
     tree["training"] = sizes(tree, seed) | {"batch_size": arguments.batch_size}
     tree["data"]["max_queries"] = arguments.queries
     stages = []
@@ -284,6 +317,8 @@ def write_result(arguments: argparse.Namespace, work: Path) -> str:
             if other != arm and common:
                 pair = (per_question(name, "student", common) for name in (other, arm))
                 arms[arm][f"against {other}"] = vars(paired_test(*pair)) | {"seeds": len(common)}
+    if row_path(work, START, 0).is_file():
+        kept[START] = json.loads(row_path(work, START, 0).read_text())
     teachers = {n: json.loads(row_path(work, n, 0).read_text()) for n in RANKERS if row_path(work, n, 0).is_file()}
     given = {k: v for k, v in vars(arguments).items() if k not in {"benchmark", "json", "one", "work", "rounds"}}
     result = {

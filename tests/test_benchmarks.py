@@ -217,3 +217,8 @@ def test_arms_of_the_leaderboard_have_equal_budgets(monkeypatch, tmp_path):
     teacher = board.teacher_recipe(given, "large-ranker")
     assert teacher.stages[0].candidates.sources == ["bm25", "dual"]
     assert teacher.student.type.endswith("create.ranker")
+    board.refuse_other_settings(given, tmp_path)
+    board.refuse_other_settings(given, tmp_path)
+    given.steps = 10
+    with pytest.raises(SystemExit):
+        board.refuse_other_settings(given, tmp_path)
