@@ -7,7 +7,7 @@ Methods against each other under equal budgets: the same start, queries, list si
 Each arm and seed is a run of its own process, kept under `--work`; what is there is not run again, and the result is
 written anew as each ends. Teachers are trained once, on BM25's and the dual encoder's candidates, and teach all arms.
 Students are compared on all dev questions over the full corpus: p is of the paired randomisation test over questions,
-of each question's mean over seeds.
+of each question's mean over seeds. Hybrids fuse with BM25, each half of the questions with the other half's best weight.
 
 `DATA/` (in RETORT_DATA) is a BEIR folder: `wiki` by default.
 """
@@ -116,7 +116,7 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
     """Train, evaluate, and write the arm's row; a run that was interrupted goes on."""
     from retort.students.files import write_json
     from retort.trainers.data.beir import read_beir
-    from retort.trainers.evaluation.fusion import fuse
+    from retort.trainers.evaluation.fusion import fuse_cross_fitted
     from retort.trainers.evaluation.metrics import mean, per_query
     from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model
 
@@ -136,9 +136,10 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
         dev = read_beir(folder, "dev")
         evaluation = evaluate_model(str(out / "student"), dev)
         lexical = evaluate_bm25(dev).rankings
-        hybrid = per_query(fuse(evaluation.rankings, lexical), dev.qrels)
+        fused, weights = fuse_cross_fitted(evaluation.rankings, lexical, dev.qrels)
+        hybrid = per_query(fused, dev.qrels)
         write_json(out / "dev.json", {"student": evaluation.per_query, "hybrid": hybrid})
-        row = {"metrics": evaluation.metrics, "hybrid": mean(hybrid), "training_s": trained}
+        row = {"metrics": evaluation.metrics, "hybrid": mean(hybrid), "weights": weights, "training_s": trained}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     row |= {"arm": arm, "seed": seed, "wall_s": time.perf_counter() - started, "peak_mb": peak}
     write_json(row_path(work, arm, seed), row)
@@ -148,7 +149,7 @@ def references(folder: Path, work: Path) -> None:
     """Measure BM25, the untrained MiniLM, and both together, once."""
     from retort.students.files import write_json
     from retort.trainers.data.beir import read_beir
-    from retort.trainers.evaluation.fusion import fuse
+    from retort.trainers.evaluation.fusion import fuse_cross_fitted
     from retort.trainers.evaluation.metrics import mean, per_query
     from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model
 
@@ -156,12 +157,11 @@ def references(folder: Path, work: Path) -> None:
         return
     dev = read_beir(folder, "dev")
     found = {"bm25": evaluate_bm25(dev), "minilm": evaluate_model(MINILM, dev)}
-    fused = per_query(fuse(found["minilm"].rankings, found["bm25"].rankings), dev.qrels)
+    fused, _ = fuse_cross_fitted(found["minilm"].rankings, found["bm25"].rankings, dev.qrels)
+    hybrid = per_query(fused, dev.qrels)
     for name, e in found.items():
-        hybrid = {"hybrid": fused, "hybrid metrics": mean(fused)} if name == "minilm" else {}
-        write_json(
-            work / f"{name}.json", {"metrics": e.metrics, "per_query": e.per_query, "rankings": e.rankings, **hybrid}
-        )
+        both = {"hybrid": hybrid, "hybrid metrics": mean(hybrid)} if name == "minilm" else {}
+        write_json(work / f"{name}.json", {"metrics": e.metrics, "per_query": e.per_query, **both})
 
 
 def teacher_recipe(arguments: argparse.Namespace, name: str) -> Any:
@@ -331,6 +331,8 @@ def write_result(arguments: argparse.Namespace, work: Path) -> str:
     }
     name = f"leaderboard-{arguments.data}-{arguments.queries}-{arguments.steps}.json"
     write_json(arguments.json or runner.ROOT / "benchmarks" / "results" / name, result)
+    if arguments.json is None:
+        write_methods(name.removesuffix(".json"), result)
     lines = [[n, f"{m['ndcg@10']:.4f}", *["-"] * 7] for n, m in result["references"].items()]
     for arm, found in arms.items():
         test = found.get(f"against {arguments.baseline}")

@@ -12,7 +12,7 @@ from retort.students import Student
 from retort.students.card import model_card
 from retort.students.manifest import Manifest
 from retort.trainers.errors import DataError
-from retort.trainers.evaluation.fusion import fuse
+from retort.trainers.evaluation.fusion import fuse, fuse_cross_fitted
 from retort.trainers.evaluation.runs import compare, read_per_query, read_rankings
 from retort.trainers.recipe import Recipe
 
@@ -121,3 +121,16 @@ def test_fusion():
     found = fuse({"q": ["a", "b", "d"]}, {"q": ["b", "c"]})
     assert found == {"q": ["b", "a", "c", "d"]}
     assert fuse({"q": ["a", "b"]}, {}, depth=1) == {"q": ["a"]}
+
+
+def test_fusion_takes_its_weights_from_the_other_half():
+    """Half of the queries are answered by the first retriever alone, the others by the second; weights come crosswise."""
+    first, second, qrels = {}, {}, {}
+    for i in range(8):
+        good, bad = [f"r{i}", *(f"a{j}" for j in range(20))], [f"b{j}" for j in range(20)]
+        first[f"q{i}"], second[f"q{i}"] = (good, bad) if i % 2 else (bad, good)
+        qrels[f"q{i}"] = {f"r{i}": 1}
+    fused, weights = fuse_cross_fitted(first, second, qrels)
+    assert weights == (0.5, 0.05)  # of q0, q2, ...: what is best for q1, q3, ...; ties there go to the smallest
+    assert fused["q0"] == fuse(first, second, weight=weights[0])["q0"]
+    assert fused["q1"] == fuse(first, second, weight=weights[1])["q1"]

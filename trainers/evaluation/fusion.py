@@ -6,14 +6,16 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from retort.trainers.evaluation.metrics import mean, per_query
+
 K = 60  # as in the paper, and in Haystack's DocumentJoiner
+WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+Rankings = Mapping[str, Sequence[str]]
 
 
-def fuse(
-    first: Mapping[str, Sequence[str]], second: Mapping[str, Sequence[str]], depth: int = 100
-) -> dict[str, list[str]]:
+def fuse(first: Rankings, second: Rankings, depth: int = 100, weight: float = 0.5) -> dict[str, list[str]]:
     r"""
-    Reciprocal rank fusion: $s(d) = \sum_i 1 / (60 + r_i(d))$ (Cormack et al. 2009).
+    Reciprocal rank fusion: $s(d) = \sum_i w_i / (60 + r_i(d))$ (Cormack et al. 2009; without $w$ there).
 
     :param first:
         Per query the document ids, best first.
@@ -21,14 +23,46 @@ def fuse(
         The same of another retriever.
     :param depth:
         How many to give.
+    :param weight:
+        Of `first`, between 0 and 1; `second` has the rest. Haystack's DocumentJoiner takes the two as its `weights`.
     :returns:
         Per query the fused ids; ties go to the one that comes first in `first`, then in `second`.
     """
     fused = {}
     for query in first:
         scores: dict[str, float] = defaultdict(float)
-        for ranking in (first, second):
+        for share, ranking in ((weight, first), (1 - weight, second)):
             for rank, document in enumerate(ranking.get(query, ()), 1):
-                scores[document] += 1 / (K + rank)
+                scores[document] += share / (K + rank)
         fused[query] = sorted(scores, key=lambda d: -scores[d])[:depth]
     return fused
+
+
+def fuse_cross_fitted(
+    first: Rankings, second: Rankings, qrels: Mapping[str, Mapping[str, int]], depth: int = 100
+) -> tuple[dict[str, list[str]], tuple[float, float]]:
+    """
+    Fuse with weights that were not chosen on the queries that they are used for: each half's come from the other half.
+
+    :param first:
+        Per query the document ids, best first.
+    :param second:
+        The same of another retriever.
+    :param qrels:
+        Per query, the relevant documents' grades.
+    :param depth:
+        How many to give.
+    :returns:
+        Per query the fused ids, and the weights of `first` (of `WEIGHTS`; best nDCG@10) for the two halves.
+    """
+    queries = sorted(first)
+    halves = queries[::2], queries[1::2]
+    tried = {w: fuse(first, second, depth, w) for w in WEIGHTS}
+    scores = {w: per_query(rankings, qrels) for w, rankings in tried.items()}
+
+    def best(half: Sequence[str]) -> float:
+        return max(WEIGHTS, key=lambda w: mean({q: scores[w][q] for q in half if q in scores[w]})["ndcg@10"])
+
+    weights = best(halves[1]), best(halves[0])
+    fused = {q: tried[w][q] for w, half in zip(weights, halves, strict=True) for q in half}
+    return fused, weights
