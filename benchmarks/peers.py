@@ -58,7 +58,7 @@ def train_sentence_transformers(
     from sentence_transformers.base.sampler import DefaultBatchSampler
     from torch.utils.data import SequentialSampler
 
-    from retort.trainers.loop import learning_rate, parameter_groups
+    from retort.trainers.optimizers import pace, parameter_groups
 
     def in_order(dataset: Any, batch_size: int, drop_last: bool, **_: Any) -> DefaultBatchSampler:
         return DefaultBatchSampler(SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last)
@@ -80,8 +80,8 @@ def train_sentence_transformers(
         logging_strategy="no",
     )
     # Their own schedule makes its first step with a learning rate of 0.
-    optimizer = torch.optim.AdamW(parameter_groups(model, training.weight_decay), lr=1.0, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(stage, training.warmup, step))
+    optimizer = torch.optim.AdamW(parameter_groups(model, stage.lr, training.weight_decay), lr=stage.lr, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: pace(training.warmup, step, stage.steps))
     trainer = SentenceTransformerTrainer(
         model=model,
         args=settings,

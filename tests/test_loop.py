@@ -22,9 +22,10 @@ from retort.trainers import loop as loop_module
 from retort.trainers.checkpoints import list_checkpoints
 from retort.trainers.distiller import Context, step_loss
 from retort.trainers.errors import RecipeError
-from retort.trainers.loop import Loop, learning_rate
+from retort.trainers.loop import Loop
+from retort.trainers.optimizers import pace
 from retort.trainers.parts import build_parts
-from retort.trainers.recipe import Recipe, Stage
+from retort.trainers.recipe import Recipe
 from retort.trainers.run import read_train_and_dev
 from retort.trainers.stages import open_stage
 
@@ -357,7 +358,7 @@ class TestStep:
     def gradients(distiller, batch, factor: float) -> dict[str, torch.Tensor]:
         distiller.enter("distil")
         distiller.zero_grad()
-        terms = distiller(batch, Context("distil", 0, 0.0))
+        terms = distiller(batch, Context("distil", 0, 1))
         counts = {name: float(mask.sum()) for name, (_, mask, _) in terms.items()}
         # As an accumulation of 1 / factor steps would: through the counts, not by scaling what comes out.
         step_loss(terms, {name: count / factor for name, count in counts.items()}).backward()
@@ -378,7 +379,7 @@ class TestStep:
         distiller.enter("distil")
 
         def terms_of(part):
-            return distiller(part, Context("distil", 0, 0.0))
+            return distiller(part, Context("distil", 0, 1))
 
         def gradients():
             found = {n: p.grad.clone() for n, p in distiller.named_parameters() if p.grad is not None}
@@ -387,7 +388,7 @@ class TestStep:
 
         whole = terms_of(batch)
         counts = {name: float(mask.sum()) for name, (_, mask, _) in whole.items()}
-        assert distiller.counts(batch, Context("distil", 0, 0.0)) == counts
+        assert distiller.counts(batch, Context("distil", 0, 1)) == counts
         step_loss(whole, counts).backward()
         expected = gradients()
         for part in batch.split(3):
@@ -414,7 +415,7 @@ class TestStep:
         distiller.float()
         batch = batch.to(torch.device("cpu"), torch.float32)
         with torch.autocast("cpu", torch.bfloat16):
-            terms = distiller(batch, Context("distil", 0, 0.0))
+            terms = distiller(batch, Context("distil", 0, 1))
         assert {values.dtype for values, _, _ in terms.values()} == {torch.float32}
 
     def test_another_stages_parameters_have_no_gradient(self, parts):
@@ -433,11 +434,10 @@ class TestStep:
         seen = []
         real = distiller.student.preprocess
         monkeypatch.setattr(distiller.student, "preprocess", lambda t, **k: seen.extend(t) or real(t, **k))
-        distiller(batch, Context("distil", 0, 0.0))
+        distiller(batch, Context("distil", 0, 1))
         assert sorted(seen) == sorted([*batch.queries, *batch.documents])
 
 
 def test_learning_rate_is_a_function_of_the_step():
-    stage = Stage(name="s", steps=10, objectives=[], lr=1.0)
-    rates = [learning_rate(stage, 0.2, step) for step in range(10)]
+    rates = [pace(0.2, step, 10) for step in range(10)]
     assert rates == pytest.approx([0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])

@@ -130,7 +130,7 @@ class TestObjectives:
         out = Encoded(queries, documents, 20.0 if similarity == "cosine" else 1.0, similarity)
         for objective in (InBatchKL(teacher="t"), ListwiseKL(teacher="t")):
             objective.bind(Spec(2, {"t": 2}, {"t": similarity}))
-            ((values, mask),) = objective(out, batch, Context("s", 0, 0.0)).values()
+            ((values, mask),) = objective(out, batch, Context("s", 0, 1)).values()
             assert values.abs().max() < 1e-6
             assert mask.all()
 

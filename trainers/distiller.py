@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
 Terms = dict[str, tuple[Tensor, Tensor]]
+Compared = tuple[Tensor, Tensor, Tensor]
 COSINE_SCALE = 20.0  # cosines lie in [-1, 1], too narrow for a softmax
 
 
@@ -42,21 +43,21 @@ class Context:
         Name of the stage.
     :param step:
         Step within it.
-    :param progress:
-        From 0 to 1 within the stage.
+    :param steps:
+        How many it has.
     :param seed:
         Seed of the run.
     :param ranks:
         The processes; `ranks.gather` joins what each computed of its share.
     :param temperature:
-        What the stage's temperature gave for this batch, a scalar or `[B, 1]`; None if it has none.
+        What the stage's temperature gave for this batch and objective, a scalar or `[B, 1]`; None if it has none.
     :param anchor:
         The batch as the stage's frozen copy of the student sees it; None if there is none.
     """
 
     stage: str
     step: int
-    progress: float
+    steps: int
     seed: int = 0
     ranks: Ranks = field(default_factory=Ranks)
     temperature: Tensor | None = None
@@ -148,8 +149,9 @@ class Objective(nn.Module):
 
     Subclasses set `needs_positives` where a query without a positive cannot be learned from, `needs_lists` where a
     batch of mere texts will not do, `needs_vectors` where a ranker cannot be the student, `takes_ranks` where an order
-    will do as a teacher's scores, `needs_anchor` where they compare with a frozen copy of the student, and `teacher` to
-    the name of the teacher they learn from.
+    will do as a teacher's scores, `needs_anchor` where they compare with a frozen copy of the student, `divergence`
+    where they compare two distributions, `teacher` to the name of the teacher they learn from, and `lr` where their own
+    parameters want a learning rate other than the stage's; these do not decay.
     """
 
     needs_positives = False
@@ -158,6 +160,8 @@ class Objective(nn.Module):
     takes_ranks = False
     needs_anchor = False
     teacher: str | None = None
+    divergence = False
+    lr: float | None = None
 
     def bind(self, spec: Spec) -> None:
         """Create what depends on dimensions; called once, before the optimiser sees the parameters."""
@@ -178,11 +182,29 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
+    def compared(self, out: Any, batch: CandidateBatch, ctx: Context) -> Compared:
+        """
+        Give what a divergence between two distributions compares.
+
+        :returns:
+            The student's scores, those that it is compared with, and which take part, each `[B, N]`.
+        """
+        raise NotImplementedError
+
 
 class Temperature(nn.Module):
-    """What divides a stage's scores before softmaxes, the student's and the teacher's alike; may own parameters."""
+    """
+    What divides a stage's scores before softmaxes, the student's and the teacher's alike; may own parameters.
 
-    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Tensor:
+    `lr` is as in `Objective`.
+    """
+
+    lr: float | None = None
+
+    def bind(self, objectives: list[Objective]) -> None:
+        """Create what depends on the stage's objectives; called once, before the optimiser sees the parameters."""
+
+    def forward(self, out: Any, batch: CandidateBatch, ctx: Context, objective: Objective) -> Tensor | None:
         """
         Compute the temperature.
 
@@ -192,8 +214,10 @@ class Temperature(nn.Module):
             The batch.
         :param ctx:
             Where training stands.
+        :param objective:
+            Whose scores it is to divide.
         :returns:
-            A scalar, or one value a query, `[B, 1]`.
+            A scalar, or one value a query, `[B, 1]`; None leaves the objective its own.
         """
         raise NotImplementedError
 
@@ -244,6 +268,8 @@ class Distiller(nn.Module):
         for pairs in objectives.values():
             for objective, _ in pairs:
                 objective.bind(spec)
+        for stage, temperature in (temperatures or {}).items():
+            temperature.bind([objective for objective, _ in objectives[stage]])
 
     @property
     def student(self) -> Any:
@@ -272,10 +298,17 @@ class Distiller(nn.Module):
     def enter(self, stage: str) -> list[nn.Parameter]:
         """Turn on the gradients of what learns in this stage, turn off all others, and return the former."""
         self.requires_grad_(False)
-        temperature = [self.temperatures[f"stage_{stage}"]] if f"stage_{stage}" in self.temperatures else []
-        for part in (self.student, *self.objectives_of(stage), *temperature):
+        for part in (self.student, *self._around(stage)):
             part.requires_grad_(True)
         return [p for p in self.parameters() if p.requires_grad]
+
+    def paces(self, stage: str) -> list[tuple[nn.Module, float]]:
+        """List what has a learning rate of its own in this stage, with it."""
+        return [(part, part.lr) for part in self._around(stage) if part.lr is not None]
+
+    def _around(self, stage: str) -> list[Any]:
+        temperature = [self.temperatures[f"stage_{stage}"]] if f"stage_{stage}" in self.temperatures else []
+        return [*self.objectives_of(stage), *temperature]
 
     def objectives_of(self, stage: str) -> list[Any]:
         """List a stage's objectives."""
@@ -317,16 +350,20 @@ class Distiller(nn.Module):
     def _terms(
         self, out: Encoded | Scored, batch: CandidateBatch, ctx: Context
     ) -> dict[str, tuple[Tensor, Tensor, float]]:
-        if f"stage_{ctx.stage}" in self.temperatures:
-            ctx = replace(ctx, temperature=self.temperatures[f"stage_{ctx.stage}"](out, batch, ctx))
         terms = {}
+        temperatures = self.temperatures[f"stage_{ctx.stage}"] if f"stage_{ctx.stage}" in self.temperatures else None
         objectives = self.objectives_of(ctx.stage)
         for number, (objective, weight) in enumerate(zip(objectives, self.weights[ctx.stage], strict=True)):
             if objective.needs_anchor and ctx.anchor is None:  # its weight is 0
                 continue
-            for name, (values, mask) in objective(out, batch, ctx).items():
+            tau = None if temperatures is None else temperatures(out, batch, ctx, objective)
+            found = {n: (v, m, weight) for n, (v, m) in objective(out, batch, replace(ctx, temperature=tau)).items()}
+            if tau is not None:  # of weight 0: for the log
+                each = tau.detach().expand(len(batch.queries), 1).reshape(-1)
+                found["temperature"] = (each, torch.ones_like(each, dtype=torch.bool), 0.0)
+            for name, term in found.items():
                 # Two objectives of one kind, say with two teachers, keep their own terms.
-                terms[f"{name}#{number}" if name in terms else name] = (values, mask, weight)
+                terms[f"{name}#{number}" if name in terms else name] = term
         return terms
 
     def _seen_by(self, model: Any, batch: CandidateBatch, ranks: Ranks) -> Encoded | Scored:

@@ -29,6 +29,7 @@ from retort.trainers.candidates.workbench import progress_bar
 from retort.trainers.checkpoints import load_module, load_optimizer, load_rng, read_state, rng_state, save_checkpoint
 from retort.trainers.distiller import Context, Distiller, step_loss
 from retort.trainers.errors import RecipeError
+from retort.trainers.optimizers import pace, parameter_groups, set_learning_rates
 from retort.trainers.ranks import Ranks
 from retort.trainers.recipe import Stage, TrainingSection
 
@@ -121,22 +122,6 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
         msg = f"training.precision: {device.type} would emulate bf16, slower than float32; use auto or no."
         raise RecipeError(msg)
     return precision != "no" and available
-
-
-def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split what learns into matrices, which decay, and vectors and scalars, which do not."""
-    learning = [p for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in learning if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-def learning_rate(stage: Stage, warmup: float, step: int) -> float:
-    """Linear rise over the first `warmup` share of the stage, then linear fall to 0: a function of the step alone."""
-    rising = max(1, round(warmup * stage.steps))
-    factor = (step + 1) / rising if step < rising else (stage.steps - step) / max(1, stage.steps - rising)
-    return stage.lr * factor
 
 
 def total(parts: Iterable[dict[str, float]]) -> dict[str, float]:
@@ -239,7 +224,7 @@ class Loop:
             raise RecipeError(msg)
         progress.lists = source.lists_hash
         learning = self.distiller.enter(stage.name)
-        groups = parameter_groups(self.distiller, training.weight_decay)
+        groups = parameter_groups(self.distiller, stage.lr, training.weight_decay, self.distiller.paces(stage.name))
         optimizer = torch.optim.AdamW(groups, lr=stage.lr, fused=True)  # half a CPU step goes to the unfused one
         if checkpoint is not None:
             if progress.step > 0:
@@ -261,9 +246,7 @@ class Loop:
                     if progress.step > 0:
                         self._evaluates(stage, due=True)
                     break
-                lr = learning_rate(stage, training.warmup, progress.step)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
+                lr = set_learning_rates(optimizer, pace(training.warmup, progress.step, stage.steps))
                 terms, norm = self._step(optimizer, learning, source, stage)
                 window.append(terms)
                 progress.step += 1
@@ -297,7 +280,7 @@ class Loop:
         batch = source.batch(progress.step)
         if stage.batches == "lists":
             progress.queries_without_positive += int((~batch.has_positive).sum())
-        ctx = Context(stage.name, progress.step, progress.step / stage.steps, training.seed, self.ranks)
+        ctx = Context(stage.name, progress.step, stage.steps, training.seed, self.ranks)
         dtype = next(self.distiller.student.parameters()).dtype
         parts = [part.to(device, dtype) for part in batch.split(training.accumulation)]
         # Each part's loss is divided by what counts in the whole step, so this must be known before the first.

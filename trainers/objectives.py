@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from retort.trainers import losses
 from retort.trainers.batch import CandidateBatch
-from retort.trainers.distiller import Context, Encoded, Objective, Spec, Terms, similarities
+from retort.trainers.distiller import Compared, Context, Encoded, Objective, Spec, Terms, similarities
 
 
 class Contrastive(Objective):
@@ -97,6 +97,7 @@ class ListwiseKL(TeacherObjective):
     """
 
     needs_lists = True
+    divergence = True
 
     def __init__(
         self,
@@ -123,9 +124,13 @@ class ListwiseKL(TeacherObjective):
         )
         return values, _scored(teacher, mask).sum(-1) > 1
 
+    def compared(self, out: Any, batch: CandidateBatch, ctx: Context) -> Compared:  # noqa: ARG002
+        """Scores of each query's list."""
+        return out.list_scores(batch), self.list_teacher(out, batch), batch.mask
+
     def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
         """One value a query; lists with fewer than two scores do not count."""
-        return {"listwise_kl": self._kl(out.list_scores(batch), self.list_teacher(out, batch), batch.mask, ctx)}
+        return {"listwise_kl": self._kl(*self.compared(out, batch, ctx), ctx)}
 
 
 class InBatchKL(ListwiseKL):
@@ -138,10 +143,14 @@ class InBatchKL(ListwiseKL):
     needs_lists = False
     needs_vectors = True
 
+    def compared(self, out: Encoded, batch: CandidateBatch, ctx: Context) -> Compared:  # noqa: ARG002
+        """Scores of all documents of the batch."""
+        student, teacher = out.in_batch_scores(), self.in_batch_teacher(out, batch)
+        return student, teacher, torch.ones_like(student, dtype=torch.bool)
+
     def forward(self, out: Encoded, batch: CandidateBatch, ctx: Context) -> Terms:
         """One value a query."""
-        student, teacher = out.in_batch_scores(), self.in_batch_teacher(out, batch)
-        return {"in_batch_kl": self._kl(student, teacher, torch.ones_like(student, dtype=torch.bool), ctx)}
+        return {"in_batch_kl": self._kl(*self.compared(out, batch, ctx), ctx)}
 
 
 class MarginMSE(TeacherObjective):

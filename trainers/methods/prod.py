@@ -20,7 +20,7 @@ from retort.trainers.batch import CandidateBatch
 from retort.trainers.candidates.dense import DenseMiner
 from retort.trainers.candidates.lists import mine
 from retort.trainers.candidates.workbench import Workbench
-from retort.trainers.distiller import Context, Objective, Terms
+from retort.trainers.distiller import Compared, Context, Objective, Terms
 from retort.trainers.objectives import one_of
 
 
@@ -39,19 +39,24 @@ class AnchorKL(Objective):
 
     needs_lists = True
     needs_anchor = True
+    divergence = True
 
     def __init__(self, *, temperature: float = 4.0) -> None:
         super().__init__()
         self.temperature = temperature
 
-    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
-        """One value a query; lists of one candidate do not count."""
+    def compared(self, out: Any, batch: CandidateBatch, ctx: Context) -> Compared:
+        """Scores of each query's list."""
         if ctx.anchor is None:
             msg = "AnchorKL needs the stage's anchor."
             raise RuntimeError(msg)
+        return out.list_scores(batch), ctx.anchor.list_scores(batch), batch.mask
+
+    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
+        """One value a query; lists of one candidate do not count."""
         tau = self.temperature if ctx.temperature is None else ctx.temperature
-        student, anchor = out.list_scores(batch), ctx.anchor.list_scores(batch)
-        values = losses.listwise_kl(student, anchor, batch.mask, student_temperature=tau, teacher_temperature=tau)
+        compared = self.compared(out, batch, ctx)
+        values = losses.listwise_kl(*compared, student_temperature=tau, teacher_temperature=tau)
         return {"anchor_kl": (values, batch.mask.sum(-1) > 1)}
 
 

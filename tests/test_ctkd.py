@@ -1,0 +1,206 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""CTKD: reference values, the reversal's sign, what it leaves alone, and a killed run."""
+
+import copy
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import everything, lists, run_killed
+
+from retort.trainers.distiller import Context, Scored
+from retort.trainers.losses import listwise_kl
+from retort.trainers.methods.ctkd import CurriculumTemperature, features
+from retort.trainers.methods.prod import AnchorKL
+from retort.trainers.objectives import Contrastive, ListwiseKL
+from retort.trainers.recipe import Recipe
+
+S = torch.tensor([[2.0, 1.0, 0.5, -0.5, 0.0], [0.2, 1.5, -0.3, 0.9, 0.4]], dtype=torch.float64)
+T = torch.tensor([[3.0, 1.0, 0.0, -1.0, 0.5], [2.0, 0.5, -1.0, 1.5, 0.0]], dtype=torch.float64)
+TYPE = "retort.trainers.methods.ctkd.CurriculumTemperature"
+PAPER = {"initial": 15.621172, "rise": 10 / 240}  # theta = 1
+
+
+def at(step: int, steps: int = 240) -> Context:
+    """A step of which one is an epoch of the paper's 240; the first is 0 here, 1 there."""
+    return Context("s", step, steps)
+
+
+def loss(temperature: CurriculumTemperature, ctx: Context, scores: torch.Tensor) -> torch.Tensor:
+    objective = ListwiseKL(teacher="t")
+    batch, out = lists(T), Scored(scores)
+    ctx.temperature = temperature(out, batch, ctx, objective)
+    ((values, _),) = objective(out, batch, ctx).values()
+    return values.mean()
+
+
+def module(**parameters) -> CurriculumTemperature:
+    return CurriculumTemperature(**parameters).double()
+
+
+class TestReferenceValues:
+    def test_the_curriculum(self):
+        found = [CurriculumTemperature(**PAPER).strength(at(epoch - 1)) for epoch in (1, 2, 5, 9, 10, 240)]
+        assert found == pytest.approx([-0.024472, -0.095492, -0.5, -0.975528, -1, -1], abs=1e-6)
+        assert CurriculumTemperature(rise=0).strength(at(0)) == -1
+        assert CurriculumTemperature(reversal=-1).strength(at(239)) == 1
+
+    @pytest.mark.parametrize(
+        ("tau", "value"), [(1.0, 0.342290), (2.0, 0.381577), (4.0, 0.374651), (15.621172, 0.355538), (21.0, 0.353351)]
+    )
+    def test_the_divergence(self, tau, value):
+        mask = torch.ones_like(S, dtype=torch.bool)
+        found = listwise_kl(S, T, mask, student_temperature=tau, teacher_temperature=tau).mean()
+        assert float(found) == pytest.approx(value, abs=1e-6)
+
+    @pytest.mark.parametrize(
+        ("theta", "tau", "gradient"),
+        [
+            (1.0, 15.621172, -0.002113),
+            (-1.0, 6.378828, -0.009994),
+            (-3.0, 1.948517, 0.004880),
+            (-6.0, 1.049452, 0.005093),
+        ],
+    )
+    def test_the_adversary_sees_the_opposite_sign(self, theta, tau, gradient):
+        """The factor tau^2 is part of the graph: without it all four would have one sign."""
+        temperature = module(**PAPER)
+        temperature.theta.data.fill_(theta)
+        ctx = at(100)
+        loss(temperature, ctx, S).backward()
+        assert float(ctx.temperature.detach()) == pytest.approx(tau, abs=1e-6)
+        assert float(temperature.theta.grad) == pytest.approx(-gradient, abs=1e-6)
+
+    def test_at_epoch_5(self):
+        temperature, scores = module(**PAPER), S.clone().requires_grad_(True)
+        assert float(temperature.theta.detach()) == pytest.approx(1.0, abs=1e-6)
+        loss(temperature, at(4), scores).backward()
+        assert float(temperature.theta.grad) == pytest.approx(0.001056, abs=1e-6)
+        expected = [-0.097314, 0.013607, 0.061583, 0.057765, -0.035641]
+        assert scores.grad[0].tolist() == pytest.approx(expected, abs=1e-6)
+
+    def test_it_settles_where_the_divergence_is_greatest(self):
+        """T = 2.209, from both sides."""
+        for initial in (1.2, 6.0):
+            temperature = module(initial=initial, rise=0)
+            optimizer = torch.optim.Adam(temperature.parameters(), lr=0.05)
+            for _ in range(400):
+                optimizer.zero_grad()
+                ctx = at(0)
+                loss(temperature, ctx, S).backward()
+                optimizer.step()
+            assert float(ctx.temperature.detach()) == pytest.approx(2.209, abs=0.01)
+
+
+def test_no_reversal_is_a_fixed_temperature():
+    temperature, ctx = module(initial=4.0, reversal=0.0), at(100)
+    value = loss(temperature, ctx, S)
+    value.backward()
+    assert float(value.detach()) == pytest.approx(0.374651, abs=1e-6)
+    assert temperature.theta.grad.abs().max() == 0
+
+
+def test_only_divergences_are_divided():
+    batch, out, ctx = lists(T), Scored(S), Context("s", 0, 10, anchor=Scored(S))
+    objectives = [Contrastive(scope="list"), ListwiseKL(teacher="t"), AnchorKL(), ListwiseKL(teacher="other")]
+    temperature = module(granularity="per_teacher")
+    temperature.bind(objectives)
+    temperature.theta.data += torch.tensor([0.0, 1.0, 2.0])  # the anchor, other, t
+    first, t, anchor, other = (temperature(out, batch, ctx, o) for o in objectives)
+    assert first is None
+    assert float(anchor.detach()) == pytest.approx(4.0)
+    assert anchor < other < t
+
+
+class TestPerQuery:
+    def test_features(self):
+        """By hand for two candidates; their order, and what is missing, do not matter."""
+        nan = float("nan")
+        student = torch.tensor([[0.0, 0.0, 9.0], [9.0, 0.0, 0.0], [1.0, 2.0, 3.0]])
+        teacher = torch.tensor([[1.0, 0.0, nan], [nan, 0.0, 1.0], [1.0, nan, nan]])
+        found = features(student, teacher, torch.ones_like(student, dtype=torch.bool))
+        p = torch.tensor([1.0, 0.0]).softmax(0)
+        entropy = float(-(p * p.log()).sum() / torch.tensor(2.0).log())
+        assert found[0].tolist() == pytest.approx([entropy, 1, float(p[0]), 0.5, float((p * (2 * p).log()).sum())])
+        torch.testing.assert_close(found[0], found[1])
+        assert found[2].tolist() == [0] * 5
+
+    def test_one_temperature_a_query(self):
+        temperature, scores, ctx = module(granularity="per_query"), S.clone().requires_grad_(True), at(100)
+        with torch.no_grad():
+            assert loss(temperature, ctx, S) == pytest.approx(0.374651, abs=1e-6)  # all start at `initial`
+        torch.manual_seed(0)
+        torch.nn.init.normal_(temperature.network[-1].weight)
+        loss(temperature, ctx, scores).backward()
+        assert ctx.temperature.shape == (2, 1)
+        assert ctx.temperature[0] != ctx.temperature[1]
+        # The student's gradient is that at these temperatures: none goes through the network.
+        fixed = S.clone().requires_grad_(True)
+        tau = ctx.temperature.detach()
+        mask = torch.ones_like(S, dtype=torch.bool)
+        listwise_kl(fixed, T, mask, student_temperature=tau, teacher_temperature=tau).mean().backward()
+        torch.testing.assert_close(scores.grad, fixed.grad)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"initial": 21.0}, "initial must lie between"),
+        ({"rise": 1.5}, "rise is a share"),
+        ({"granularity": "layer"}, "granularity must be one of"),
+    ],
+)
+def test_bad_parameters(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        CurriculumTemperature(**parameters)
+
+
+@pytest.fixture
+def tree(prod_tree):
+    """PROD's stages, each with a temperature of another kind."""
+    tree = copy.deepcopy(prod_tree)
+    kinds = [
+        {"rise": 0.5},
+        {"granularity": "per_query"},
+        {"granularity": "per_teacher"},
+    ]
+    for stage, parameters in zip(tree["stages"], kinds, strict=True):
+        stage["temperature"] = {"type": TYPE, "init_parameters": parameters}
+    return tree
+
+
+def test_a_killed_run_and_what_is_kept(tree, beir, tmp_path, monkeypatch):
+    """In PROD's stages: checkpoints hold the temperatures, the student does not."""
+    out = tmp_path / "whole" / "run"
+    Recipe.from_dict(tree).run(beir, out)
+    expected = everything(out)
+    for after in (2, 9, 14):
+        killed = tmp_path / f"killed-{after}" / "run"
+        run_killed(Recipe.from_dict(tree), beir, killed, monkeypatch, after)
+        found = everything(killed)
+        assert found.keys() == expected.keys()
+        assert [name for name in found if not torch.equal(found[name], expected[name])] == [], after
+    names = [name for name in expected if "temperatures" in name]
+    assert len([name for name in names if "module" in name]) == 1 + 4 + 1
+    assert all(name.startswith("run.") for name in names)
+    assert expected["run.module::temperatures.stage_dual.theta"] != CurriculumTemperature(rise=0.5).theta
+    assert set(load_file(out / "student" / "model.safetensors")) == {
+        name.removeprefix("student.") for name in expected if name.startswith("student.")
+    }
+    steps = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    logged = [line["terms"] for line in steps if line["event"] == "step"]
+    assert all(1 < terms["temperature"] < 21 for terms in logged)
+    assert "temperature#2" in logged[-1]  # the anchor's
+
+
+def test_its_own_learning_rate(tree, beir, tmp_path):
+    """With none for the student, the temperature moves; it never decays."""
+    tree["training"]["weight_decay"] = 0.5
+    tree["stages"] = [tree["stages"][0] | {"lr": 1e-30}]
+    out = tmp_path / "a" / "run"
+    Recipe.from_dict(tree).run(beir, out)
+    moved = everything(out)["run.module::temperatures.stage_dual.theta"] - CurriculumTemperature().theta
+    assert 1e-3 < float(moved.abs()) < 0.06  # three steps of 0.02 at most
