@@ -162,7 +162,7 @@ def train_ours(arguments: argparse.Namespace, folder: Path, scratch: Path, seed:
 
 def train_theirs(arguments: argparse.Namespace, folder: Path, scratch: Path, seed: int) -> tuple[Any, float]:
     from retort.students.student import Student, build_manifest
-    from retort.trainers.distiller import similarities
+    from retort.trainers.outputs import similarities
 
     model, source = prepared(arguments, folder, scratch, seed)
     recipe = recipe_for(arguments, seed, scratch)

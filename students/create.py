@@ -8,22 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from retort.students.files import resolve_model
+from retort.students.layers import layer_stack, layers_of
 from retort.students.sides import set_max_tokens
 
 if TYPE_CHECKING:
-    from sentence_transformers import CrossEncoder, SentenceTransformer
-    from torch import nn
+    from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 
 FEWEST_PAIR_TOKENS = 5  # three special ones and two words
-
-# Where an architecture keeps its stack of equal layers, and which configuration field counts them.
-_LAYERS = {
-    **dict.fromkeys(
-        ["bert", "roberta", "xlm-roberta", "camembert", "electra", "mpnet", "deberta-v2", "ernie"],
-        ("encoder.layer", "num_hidden_layers"),
-    ),
-    "distilbert": ("transformer.layer", "n_layers"),
-}
 
 
 def pretrained(model: str, *, max_tokens: dict[str, int] | None = None, **options: Any) -> SentenceTransformer:
@@ -70,12 +61,12 @@ def _cut_layers(model: Any, layers: list[int], trunk: str) -> None:
     from torch import nn
 
     encoder = model.base_model  # without a ranker's head
-    kind = encoder.config.model_type
-    if kind not in _LAYERS:
-        msg = f"Cutting layers of {kind!r} is not known; it is for {', '.join(sorted(_LAYERS))}. Use `pretrained`."
-        raise ValueError(msg)
-    stack_name, count_name = _LAYERS[kind]
-    stack: nn.ModuleList = encoder.get_submodule(stack_name)
+    try:
+        stack_name, count_name = layer_stack(model)
+    except ValueError as error:
+        msg = f"Cutting layers: {error} Use `pretrained`."
+        raise ValueError(msg) from error
+    stack = layers_of(model)
     if not layers or sorted(set(layers)) != layers or not 0 <= layers[0] <= layers[-1] < len(stack):
         msg = f"layers={layers}: {trunk} has {len(stack)} layers; give ascending indexes from 0 to {len(stack) - 1}."
         raise ValueError(msg)
@@ -195,6 +186,33 @@ def _scores_pairs(trunk: str) -> bool:
     from transformers import AutoConfig
 
     return any("For" in name for name in AutoConfig.from_pretrained(resolve_model(trunk)).architectures or [])
+
+
+def late_interaction(
+    model: str, *, max_tokens: dict[str, int] | None = None, seed: int = 0, **options: Any
+) -> MultiVectorEncoder:
+    """
+    Start from a model with a vector a token (ColBERT), or make one of an encoder, with a new projection.
+
+    :param model:
+        A folder, a Hub id, or `package:NAME/SUBFOLDER`.
+    :param max_tokens:
+        Lengths `{query, document}` at which texts are cut.
+    :param seed:
+        Seed of a new projection.
+    :param options:
+        Passed to `MultiVectorEncoder`, such as `revision`.
+    """
+    import torch
+    from sentence_transformers import MultiVectorEncoder
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        started = MultiVectorEncoder(
+            resolve_model(model), device="cpu", model_kwargs={"use_safetensors": True}, **options
+        )
+    set_max_tokens(started, **(max_tokens or {}))
+    return started.float()
 
 
 def two_towers(query: dict[str, Any], document: dict[str, Any], **options: Any) -> SentenceTransformer:

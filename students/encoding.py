@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retort.students.layers import captured, layers_of
 from retort.students.sides import Side, max_tokens, prompt_for, route
 
 if TYPE_CHECKING:
@@ -77,6 +78,17 @@ def forward(model: SentenceTransformer, texts: list[str], side: Side) -> dict[st
     )
 
 
+def _forward_layers(model: SentenceTransformer, texts: list[str], side: Side, layers: Sequence[int]) -> torch.Tensor:
+    """Run one chunk; pool the states of some layers as the model pools its last, and put them before its vectors."""
+    import torch
+
+    modules = route(model, side)
+    with captured(layers_of(modules[0].model), layers) as states:
+        features = forward(model, texts, side)
+    pooled = [modules[1]({**features, "token_embeddings": states[n]})["sentence_embedding"] for n in layers]
+    return torch.cat([*pooled, features["sentence_embedding"]], dim=-1)
+
+
 def on_device(model: BaseModel, features: dict[str, Any]) -> dict[str, Any]:
     """Move a chunk's tensors to the model."""
     import torch
@@ -107,7 +119,13 @@ def default_budget(model: BaseModel) -> int:
 
 
 def encode_chunks(
-    model: SentenceTransformer, texts: Sequence[str], side: Side, *, budget: int | None = None, recompute: bool = False
+    model: SentenceTransformer,
+    texts: Sequence[str],
+    side: Side,
+    *,
+    budget: int | None = None,
+    recompute: bool = False,
+    layers: Sequence[int] = (),
 ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
     """
     Encode texts chunk by chunk, on the model's device, with gradients unless they are off.
@@ -122,26 +140,27 @@ def encode_chunks(
         Padded tokens a chunk; by default what suits the device.
     :param recompute:
         Keep no activations for the backward pass (see `recomputed`).
+    :param layers:
+        Layers, from 0, whose states are pooled besides.
     :returns:
-        Pairs of rows `[c]` and their vectors `[c, d]` in the model's dtype; the rows partition `range(n)`.
+        Pairs of rows `[c]` and their vectors `[c, d]` in the model's dtype; the rows partition `range(n)`. Before the
+        `d` entries of a vector stand the `h` of each layer asked for.
     """
     # A single query has nothing to sort, so it is not tokenised twice.
     counts = np.zeros(1, dtype=np.int64) if len(texts) == 1 else token_counts(model, texts, side)
     for chunk in plan_chunks(counts, budget or default_budget(model)):
 
         def run(part: tuple[str, ...] = tuple(texts[i] for i in chunk)) -> torch.Tensor:
+            if layers:
+                return _forward_layers(model, list(part), side, layers)
             return forward(model, list(part), side)["sentence_embedding"]
 
         yield chunk, recomputed(run) if recompute else run()
 
 
-def encode_texts(
-    model: SentenceTransformer, texts: Sequence[str], side: Side, *, budget: int | None = None, recompute: bool = False
-) -> torch.Tensor:
-    """
-    Encode texts into one tensor `[n, d]` in their own order; parameters as in `encode_chunks`.
-    """
-    return in_order(encode_chunks(model, texts, side, budget=budget, recompute=recompute))
+def encode_texts(model: SentenceTransformer, texts: Sequence[str], side: Side, **options: Any) -> torch.Tensor:
+    """Encode texts into one tensor `[n, d]` in their own order; options as in `encode_chunks`."""
+    return in_order(encode_chunks(model, texts, side, **options))
 
 
 def in_order(chunks: Iterable[tuple[np.ndarray, torch.Tensor]]) -> torch.Tensor:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retort.students.encoding import default_budget, in_order, on_device, plan_chunks, recomputed
+from retort.students.layers import captured, head_scores, layers_of
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +47,12 @@ def pair_token_counts(model: CrossEncoder, pairs: Sequence[Pair]) -> np.ndarray:
 
 
 def score_chunks(
-    model: CrossEncoder, pairs: Sequence[Pair], *, budget: int | None = None, recompute: bool = False
+    model: CrossEncoder,
+    pairs: Sequence[Pair],
+    *,
+    budget: int | None = None,
+    recompute: bool = False,
+    layers: Sequence[int] = (),
 ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
     """
     Score pairs chunk by chunk, on the model's device, with gradients unless they are off.
@@ -59,23 +65,35 @@ def score_chunks(
         Padded tokens a chunk; by default what suits the device.
     :param recompute:
         Keep no activations for the backward pass (see `retort.students.encoding.recomputed`).
+    :param layers:
+        Layers, from 0, whose states the model's head scores besides.
     :returns:
-        Pairs of rows `[c]` and their logits `[c]`; the rows partition `range(n)`.
+        Pairs of rows `[c]` and their logits `[c]`; the rows partition `range(n)`. With `layers` they are `[c, l + 1]`,
+        the model's own last.
     """
     for chunk in plan_chunks(pair_token_counts(model, pairs), budget or default_budget(model)):
 
         def run(part: tuple[Pair, ...] = tuple(pairs[i] for i in chunk)) -> torch.Tensor:
-            features = model.preprocess(list(part), prompt=pair_prompt(model) or None)
-            return model(on_device(model, features))["scores"].reshape(-1)
+            features = on_device(model, model.preprocess(list(part), prompt=pair_prompt(model) or None))
+            if layers:
+                return _forward_layers(model, features, layers)
+            return model(features)["scores"].reshape(-1)
 
         yield chunk, recomputed(run) if recompute else run()
 
 
-def score_pairs(
-    model: CrossEncoder, pairs: Sequence[Pair], *, budget: int | None = None, recompute: bool = False
-) -> torch.Tensor:
-    """Score pairs into one tensor `[n]` in their own order; parameters as in `score_chunks`."""
-    return in_order(score_chunks(model, pairs, budget=budget, recompute=recompute))
+def _forward_layers(model: CrossEncoder, features: dict[str, Any], layers: Sequence[int]) -> torch.Tensor:
+    import torch
+
+    inner = model[0].model
+    with captured(layers_of(inner), layers) as states:
+        own = model(features)["scores"].reshape(-1)
+    return torch.stack([*(head_scores(inner, states[n]) for n in layers), own], dim=-1)
+
+
+def score_pairs(model: CrossEncoder, pairs: Sequence[Pair], **options: Any) -> torch.Tensor:
+    """Score pairs into one tensor `[n]`, or `[n, l + 1]`, in their own order; options as in `score_chunks`."""
+    return in_order(score_chunks(model, pairs, **options))
 
 
 def score_numpy(

@@ -298,11 +298,11 @@ class TestBadInput:
         real = Loop._step
         taken = []
 
-        def poisoned(self, optimizer, learning, *rest):
+        def poisoned(self, turns, *rest):
             taken.append(1)
-            hook = learning[0].register_hook(lambda g: g * float("nan")) if len(taken) == 4 else None
+            hook = turns.learning[0].register_hook(lambda g: g * float("nan")) if len(taken) == 4 else None
             try:
-                return real(self, optimizer, learning, *rest)
+                return real(self, turns, *rest)
             finally:
                 if hook:
                     hook.remove()

@@ -113,8 +113,9 @@ class TestObjectives:
     def test_no_divergence_from_an_equal_teacher(self, similarity):
         """A teacher is compared by its own similarity."""
         from retort.trainers.batch import CandidateBatch
-        from retort.trainers.distiller import Context, Encoded, Spec
+        from retort.trainers.distiller import Context, Spec
         from retort.trainers.objectives import InBatchKL, ListwiseKL
+        from retort.trainers.outputs import Encoded
 
         queries, documents = torch.tensor([[1.0, 0.0], [0.3, 0.4]]), torch.tensor([[1.0, 0.0], [5.0, 5.0], [0.0, 2.0]])
         batch = CandidateBatch(

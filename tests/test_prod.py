@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from tiny import everything, lists, run_killed
 
 from retort.students import Student
-from retort.trainers.distiller import Context, Scored, step_loss
+from retort.trainers.distiller import Context, step_loss
 from retort.trainers.errors import RecipeError
 from retort.trainers.methods.prod import AnchorKL, ConfusingQueries, confusing, first_ranks
 from retort.trainers.objectives import Contrastive, ListwiseKL
+from retort.trainers.outputs import Scored
 from retort.trainers.parts import build_parts
 from retort.trainers.recipe import RECIPES, Recipe
 from retort.trainers.run import read_train_and_dev

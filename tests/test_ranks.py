@@ -26,7 +26,7 @@ LAUNCH += ["--num_machines", "1", "--main_process_port", "0", "--mixed_precision
 # gloo on CPUs: without the variable Accelerate would look for GPUs and leave each process alone.
 ENV = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent)}
 KIND = "retort.trainers.objectives"
-EXACT = ["whole", "accumulated", "cached", "both", "small", "ranker", "ranker_cached", "ctkd"]
+EXACT = ["whole", "accumulated", "cached", "both", "small", "ranker", "ranker_cached", "ctkd", "lead", "turns"]
 
 
 @pytest.fixture
@@ -83,6 +83,35 @@ def jobs(recipe_tree, prod_tree, trunk, tiny_ranker):
         "init_parameters": {"granularity": "per_query", "rise": 0.3},
     }
 
+    # A live teacher that learns with the student, looked at in its layers; and one that learns in turns with it.
+    live = {"type": "retort.trainers.teachers.live.LiveTeacher"}
+    lead = copy.deepcopy(whole)
+    lead["training"] |= {"accumulation": 2, "cache_gradients": True, "tokens_per_chunk": 24}
+    lead["teachers"]["live"] = live | {
+        "init_parameters": {"student": copy.deepcopy(whole["student"]), "train": True, "lr": 2e-3}
+    }
+    lead["teachers"]["live"]["init_parameters"]["student"]["init_parameters"]["seed"] = 6
+    lead["stages"] = [whole["stages"][1]]
+    lead["stages"][0] = lead["stages"][0] | {
+        "teacher": "live",
+        "objectives": [
+            {"type": f"{KIND}.Contrastive", "init_parameters": {"scope": "list"}},
+            {"type": f"{KIND}.TeacherContrastive", "init_parameters": {"scope": "in_batch"}},
+            {"type": "retort.trainers.methods.lead.MutualKL", "init_parameters": {"both": True}},
+            {
+                "type": "retort.trainers.methods.lead.LayerKL",
+                "init_parameters": {"redraw": 2, "weight_temperature": 1.0},
+            },
+        ],
+    }
+    turns = copy.deepcopy(lead)
+    turns["teachers"]["live"]["init_parameters"] = {"student": copy.deepcopy(ranker["student"])}
+    turns["stages"][0]["objectives"] = [
+        {"type": f"{KIND}.Contrastive", "init_parameters": {"scope": "list"}},
+        {"type": f"{KIND}.ListwiseKL"},
+        {"type": f"{KIND}.TeacherContrastive", "init_parameters": {"turn": {"steps": 1, "cycle": 3}, "lr": 2e-3}},
+    ]
+
     def changed(tree, **training):
         tree = copy.deepcopy(tree)
         tree["training"] |= training
@@ -98,6 +127,8 @@ def jobs(recipe_tree, prod_tree, trunk, tiny_ranker):
         "ranker_cached": changed(ranker, accumulation=2, cache_gradients=True, tokens_per_chunk=24),
         "prod": prod,
         "ctkd": ctkd,
+        "lead": lead,
+        "turns": turns,
         # Float32 with dropout: the ranks must agree, and a killed run must come back to it.
         "dropout": long(recipe_tree),
     }

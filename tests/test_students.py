@@ -292,7 +292,7 @@ class TestCreate:
     def test_unknown_architecture(self, tokenizer_path, tmp_path):
         config = {"model_type": "albert", "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
         from_config(config, tokenizer_path).save(str(tmp_path / "albert"))
-        with pytest.raises(ValueError, match=r"'albert' is not known; it is for bert, .*roberta"):
+        with pytest.raises(ValueError, match=r"'albert' keeps its layers is not known; it is for bert, .*roberta"):
             from_layers(str(tmp_path / "albert"), [0])
 
     def test_a_wrong_length(self, tiny_student):

@@ -22,7 +22,7 @@ _SEPARATOR = "::"
 def save_checkpoint(
     folder: Path,
     module: torch.nn.Module,
-    optimizer: torch.optim.Optimizer | None,
+    optimizers: dict[str, torch.optim.Optimizer],
     state: dict[str, Any],
     rng: list[dict[str, Tensor]],
     *,
@@ -35,8 +35,8 @@ def save_checkpoint(
         The run's checkpoint folder.
     :param module:
         Everything learned.
-    :param optimizer:
-        Its optimiser; None between stages.
+    :param optimizers:
+        Its optimisers, by whose turn it is; none between stages.
     :param state:
         Counters, as JSON.
     :param rng:
@@ -45,8 +45,10 @@ def save_checkpoint(
         How many checkpoints stay.
     """
     tensors = {f"module{_SEPARATOR}{name}": t for name, t in module.state_dict().items()}
-    for index, values in optimizer.state_dict()["state"].items() if optimizer else ():
-        tensors |= {f"optimizer{_SEPARATOR}{index}{_SEPARATOR}{key}": t for key, t in values.items()}
+    for name, optimizer in optimizers.items():
+        for index, values in optimizer.state_dict()["state"].items():
+            place = _SEPARATOR.join(["optimizer", name, str(index)])
+            tensors |= {f"{place}{_SEPARATOR}{key}": t for key, t in values.items()}
     for rank, generators in enumerate(rng):
         tensors |= {f"rng{_SEPARATOR}{rank}{_SEPARATOR}{name}": t for name, t in generators.items()}
     with replace_folder(folder / f"step-{state['global_step']:08d}") as aside:
@@ -72,11 +74,11 @@ def load_module(checkpoint: Path, module: torch.nn.Module) -> None:
     module.load_state_dict(_part(checkpoint, "module"))
 
 
-def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Load the optimiser's state."""
+def load_optimizer(checkpoint: Path, name: str, optimizer: torch.optim.Optimizer) -> None:
+    """Load an optimiser's state."""
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _part(checkpoint, "optimizer").items():
-        index, key = name.split(_SEPARATOR)
+    for entry, tensor in _part(checkpoint, f"optimizer{_SEPARATOR}{name}").items():
+        index, key = entry.split(_SEPARATOR)
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 

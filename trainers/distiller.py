@@ -11,18 +11,16 @@ classes; none owns a forward pass of its own, so methods combine in one recipe.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from retort.students.encoding import encode_texts
-from retort.students.scoring import is_ranker, score_pairs
-from retort.students.sides import Side
 from retort.trainers.batch import CandidateBatch
+from retort.trainers.outputs import Encoded, Seen, Sight, blank
 from retort.trainers.ranks import Ranks
 from retort.trainers.rng import rng_for
 
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 
 Terms = dict[str, tuple[Tensor, Tensor]]
 Compared = tuple[Tensor, Tensor, Tensor]
-COSINE_SCALE = 20.0  # cosines lie in [-1, 1], too narrow for a softmax
+STUDENT = "student"
 
 
 @dataclass
@@ -53,6 +51,8 @@ class Context:
         What the stage's temperature gave for this batch and objective, a scalar or `[B, 1]`; None if it has none.
     :param anchor:
         The batch as the stage's frozen copy of the student sees it; None if there is none.
+    :param teachers:
+        The batch as live teachers see it; with gradients where they learn.
     """
 
     stage: str
@@ -61,7 +61,8 @@ class Context:
     seed: int = 0
     ranks: Ranks = field(default_factory=Ranks)
     temperature: Tensor | None = None
-    anchor: Encoded | Scored | None = None
+    anchor: Seen | None = None
+    teachers: dict[str, Seen] = field(default_factory=dict)
 
     def rng(self, *parts: object) -> np.random.Generator:
         """Return a generator of this step, the same however often and wherever it is asked for."""
@@ -74,73 +75,39 @@ class Spec:
     What an objective may need to know before the first step.
 
     Of teachers that give vectors: their dimensions, and how these are compared (`cosine` or `dot`). `student_dim` is 0
-    for a ranker.
+    for a ranker. `student_layers` and `teacher_layers` count the layers of the student and of live teachers, where an
+    objective needs them.
     """
 
     student_dim: int
     teacher_dims: dict[str, int]
     teacher_similarities: dict[str, str]
+    student_layers: int = 0
+    teacher_layers: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The first `steps` of every `cycle` steps of a stage belong to a live teacher; the student rests."""
+
+    steps: int
+    cycle: int
+
+    def __post_init__(self) -> None:
+        """Refuse turns that leave the student no step."""
+        if not 0 <= self.steps < self.cycle:
+            msg = f"turn: 0 <= steps < cycle must hold; they are {self.steps} and {self.cycle}."
+            raise ValueError(msg)
 
 
 @dataclass
-class Encoded:
-    """
-    A batch as the student sees it.
+class Live:
+    """A teacher in the loop: model, whether it learns in the student's steps, its rate, the factor on its scores."""
 
-    :param queries:
-        `[B, d]` pooled vectors.
-    :param documents:
-        `[U, d]` pooled vectors.
-    :param scale:
-        Factor on similarities.
-    :param similarity:
-        `cosine` or `dot`.
-    """
-
-    queries: Tensor
-    documents: Tensor
+    model: Any
+    train: bool
+    lr: float | None
     scale: float
-    similarity: str
-
-    @property
-    def cosine_scale(self) -> float:
-        """Factor that makes a teacher's cosines comparable with these scores."""
-        return self.scale if self.similarity == "cosine" else COSINE_SCALE
-
-    def in_batch_scores(self) -> Tensor:
-        """`[B, U]` scores of every query against every document of the batch."""
-        return similarities(self.queries, self.documents, self.similarity) * self.scale
-
-    def list_scores(self, batch: CandidateBatch) -> Tensor:
-        """`[B, N]` scores of every query against its own list."""
-        return self.in_batch_scores().gather(1, batch.index)
-
-
-@dataclass
-class Scored:
-    """
-    A batch as a ranker sees it: pairs, not vectors.
-
-    :param scores:
-        `[B, N]` scores of every query against its own list; 0 where the list is shorter.
-    :param scale:
-        Factor on the logits.
-    """
-
-    scores: Tensor
-    scale: float = 1.0
-    cosine_scale: float = COSINE_SCALE
-
-    def list_scores(self, batch: CandidateBatch) -> Tensor:  # noqa: ARG002
-        """`[B, N]` scores of every query against its own list."""
-        return self.scores * self.scale
-
-
-def similarities(queries: Tensor, documents: Tensor, similarity: str) -> Tensor:
-    """`[B, U]` similarities of `[B, d]` and `[U, d]`, `cosine` or `dot`."""
-    if similarity == "cosine":
-        queries, documents = F.normalize(queries, dim=-1), F.normalize(documents, dim=-1)
-    return queries @ documents.T
 
 
 class Objective(nn.Module):
@@ -150,8 +117,10 @@ class Objective(nn.Module):
     Subclasses set `needs_positives` where a query without a positive cannot be learned from, `needs_lists` where a
     batch of mere texts will not do, `needs_vectors` where a ranker cannot be the student, `takes_ranks` where an order
     will do as a teacher's scores, `needs_anchor` where they compare with a frozen copy of the student, `divergence`
-    where they compare two distributions, `teacher` to the name of the teacher they learn from, and `lr` where their own
-    parameters want a learning rate other than the stage's; these do not decay.
+    where they compare two distributions, `needs_live_teacher` where their teacher must be in the loop, `needs_layers`
+    where they look at its layers and the student's, `teacher` to the name of the teacher they learn from, `turn` where
+    that teacher learns from them, in steps of its own, and `lr` where their own parameters (with `turn`, the teacher)
+    want a learning rate other than the stage's; such parameters do not decay.
     """
 
     needs_positives = False
@@ -161,6 +130,9 @@ class Objective(nn.Module):
     needs_anchor = False
     teacher: str | None = None
     divergence = False
+    needs_live_teacher = False
+    needs_layers = False
+    turn: Turn | None = None
     lr: float | None = None
 
     def bind(self, spec: Spec) -> None:
@@ -190,6 +162,10 @@ class Objective(nn.Module):
             The student's scores, those that it is compared with, and which take part, each `[B, N]`.
         """
         raise NotImplementedError
+
+    def layers(self, ctx: Context) -> list[tuple[int, int]]:  # noqa: ARG002
+        """Choose pairs of a teacher's and a student's layer, from 0, to look at in a step."""
+        return []
 
 
 class Temperature(nn.Module):
@@ -236,6 +212,8 @@ class Distiller(nn.Module):
         Factor on the student's scores (20 suits cosines; 1 dot products and logits).
     :param temperatures:
         Per stage its temperature, where it has one.
+    :param live:
+        Teachers in the loop, by name.
     :param tokens_per_chunk:
         Padded tokens of a forward pass; None takes what suits the device.
     :param cache_gradients:
@@ -250,21 +228,21 @@ class Distiller(nn.Module):
         *,
         scale: float,
         temperatures: dict[str, Temperature] | None = None,
+        live: dict[str, Live] | None = None,
         tokens_per_chunk: int | None = None,
         cache_gradients: bool = False,
     ) -> None:
         super().__init__()
-        self.roles = nn.ModuleDict({"student": student})
-        # Prefixed: a stage may be called `train` or `type`, as a module's own attributes are.
+        self.live = live or {}
+        # Prefixed, as stages are below: a teacher may be called `student`, a stage `train`.
+        self.roles = nn.ModuleDict({STUDENT: student} | {_role(name): t.model for name, t in self.live.items()})
         self.objectives = nn.ModuleDict(
             {f"stage_{stage}": nn.ModuleList(o for o, _ in pairs) for stage, pairs in objectives.items()}
         )
         self.temperatures = nn.ModuleDict({f"stage_{stage}": t for stage, t in (temperatures or {}).items()})
         self.weights = {stage: [weight for _, weight in pairs] for stage, pairs in objectives.items()}
         self.scale = scale
-        self.tokens_per_chunk = tokens_per_chunk
-        self.cache_gradients = cache_gradients
-        self._dim = spec.student_dim
+        self.sight = Sight(Ranks(), tokens_per_chunk, cache_gradients)
         for pairs in objectives.values():
             for objective, _ in pairs:
                 objective.bind(spec)
@@ -274,7 +252,7 @@ class Distiller(nn.Module):
     @property
     def student(self) -> Any:
         """The model in training."""
-        return self.roles["student"]
+        return self.roles[STUDENT]
 
     def drop_anchor(self) -> None:
         """Let go of the frozen copy of the student."""
@@ -289,26 +267,43 @@ class Distiller(nn.Module):
             self.roles["anchor"] = copy.deepcopy(self.student).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Distiller:
-        """Switch dropout on or off; never the anchor's, which is a fixed target."""
+        """Switch dropout on or off; never that of models that do not learn now, which are fixed targets."""
         super().train(mode)
-        if "anchor" in self.roles:
-            self.roles["anchor"].eval()
+        for role in self.roles.values():
+            if not any(p.requires_grad for p in role.parameters()):
+                role.eval()
         return self
 
-    def enter(self, stage: str) -> list[nn.Parameter]:
-        """Turn on the gradients of what learns in this stage, turn off all others, and return the former."""
+    def turn_at(self, stage: str, step: int) -> str:
+        """Say whose step it is: `student`, or a live teacher's role."""
+        for objective in self.objectives_of(stage):
+            if objective.turn is not None and step % objective.turn.cycle < objective.turn.steps:
+                return _role(str(objective.teacher))
+        return STUDENT
+
+    def enter(self, stage: str, turn: str = STUDENT) -> list[nn.Parameter]:
+        """Turn on the gradients of what learns in this stage and turn, turn off all others, and return the former."""
         self.requires_grad_(False)
-        for part in (self.student, *self._around(stage)):
+        for part in (*self._learning(stage, turn), *self._around(stage, turn)):
             part.requires_grad_(True)
         return [p for p in self.parameters() if p.requires_grad]
 
-    def paces(self, stage: str) -> list[tuple[nn.Module, float]]:
-        """List what has a learning rate of its own in this stage, with it."""
-        return [(part, part.lr) for part in self._around(stage) if part.lr is not None]
+    def taught(self) -> list[str]:
+        """List the live teachers that learn in any stage."""
+        turns = {str(o.teacher) for pairs in self.objectives.values() for o in pairs.children() if o.turn is not None}
+        return [name for name, teacher in self.live.items() if teacher.train or name in turns]
 
-    def _around(self, stage: str) -> list[Any]:
-        temperature = [self.temperatures[f"stage_{stage}"]] if f"stage_{stage}" in self.temperatures else []
-        return [*self.objectives_of(stage), *temperature]
+    def highest_rate(self, stage: str, turn: str, lr: float) -> float:
+        """Return the highest learning rate of a turn: the stage's, or what the teacher's objective wants."""
+        own = (o.lr for o, _ in self._objectives_in(stage, turn) if o.turn is not None)
+        return next((rate for rate in own if rate is not None), lr)
+
+    def paces(self, stage: str, turn: str = STUDENT) -> list[tuple[nn.Module, float]]:
+        """List what has a learning rate of its own in this stage and turn, with it."""
+        parts = (part for part in self._around(stage, turn) if not isinstance(part, Objective) or part.turn is None)
+        found: list[tuple[nn.Module, float]] = [(part, part.lr) for part in parts if part.lr is not None]
+        live = (self.live[name] for name in self._live_in(stage, turn) if turn == STUDENT)
+        return found + [(teacher.model, teacher.lr) for teacher in live if teacher.train and teacher.lr is not None]
 
     def objectives_of(self, stage: str) -> list[Any]:
         """List a stage's objectives."""
@@ -316,7 +311,7 @@ class Distiller(nn.Module):
 
     def forward(self, batch: CandidateBatch, ctx: Context) -> dict[str, tuple[Tensor, Tensor, float]]:
         """
-        Encode the batch, or score its pairs, and compute every term of the stage.
+        Encode the batch, or score its pairs, and compute every term of the stage, or of the turn.
 
         :param batch:
             The batch, on the right device; the same one on every rank.
@@ -325,38 +320,59 @@ class Distiller(nn.Module):
         :returns:
             Per term: values, which of them count, and the objective's weight; the same on every rank.
         """
-        out = self._seen_by(self.student, batch, ctx.ranks)
-        if "anchor" in self.roles:
+        self.sight.ranks = ctx.ranks
+
+        def see(model: Any, scale: float, layers: list[int]) -> Seen:
+            if any(p.requires_grad for p in model.parameters()):
+                return self.sight.see(model, batch, scale, layers)
+            if model is self.student:  # it rests: nothing of the turn looks at it
+                return blank(model, batch, scale, layers)
             with torch.no_grad():
-                ctx = replace(ctx, anchor=self._seen_by(self.roles["anchor"], batch, ctx.ranks))
-        # Autocast is for the encoder: scores and losses would lose digits that a softmax needs.
-        with torch.autocast(batch.index.device.type, enabled=False):
-            return self._terms(out, batch, ctx)
+                return self.sight.see(model, batch, scale, layers)
+
+        return self._terms(batch, ctx, see)
 
     def counts(self, batch: CandidateBatch, ctx: Context) -> dict[str, float]:
         """Count each term's valid values without encoding anything; what is valid depends on the batch alone."""
-        like = next(self.student.parameters())
-        out: Encoded | Scored
-        if is_ranker(self.student):
-            out = Scored(like.new_zeros(batch.index.shape), self.scale)
-        else:
-            queries, documents = (like.new_zeros(len(texts), self._dim) for texts in (batch.queries, batch.documents))
-            out = Encoded(queries, documents, self.scale, self.student.similarity_fn_name)
-        if "anchor" in self.roles:
-            ctx = replace(ctx, anchor=out)
+
+        def see(model: Any, scale: float, layers: list[int]) -> Seen:
+            return blank(model, batch, scale, layers)
+
         with torch.no_grad():
-            return {name: float(mask.sum()) for name, (_, mask, _) in self._terms(out, batch, ctx).items()}
+            return {name: float(mask.sum()) for name, (_, mask, _) in self._terms(batch, ctx, see).items()}
 
     def _terms(
-        self, out: Encoded | Scored, batch: CandidateBatch, ctx: Context
+        self, batch: CandidateBatch, ctx: Context, see: Callable[[Any, float, list[int]], Seen]
+    ) -> dict[str, tuple[Tensor, Tensor, float]]:
+        turn = self.turn_at(ctx.stage, ctx.step)
+        pairs = self._objectives_in(ctx.stage, turn)
+        wanted: dict[str, set[int]] = {}
+        for objective, _ in pairs:
+            for theirs, own in objective.layers(ctx):
+                wanted.setdefault(str(objective.teacher), set()).add(theirs)
+                wanted.setdefault(STUDENT, set()).add(own)
+        layers = {name: sorted(numbers) for name, numbers in wanted.items()}
+        out = see(self.student, self.scale, layers.get(STUDENT, []))
+        anchor = see(self.roles["anchor"], self.scale, []) if "anchor" in self.roles and turn == STUDENT else None
+        teachers = {
+            name: see(self.live[name].model, self.live[name].scale, layers.get(name, []))
+            for name in self._live_in(ctx.stage, turn)
+        }
+        ctx = replace(ctx, anchor=anchor, teachers=teachers)
+        # Autocast is for the encoder: scores and losses would lose digits that a softmax needs.
+        with torch.autocast(batch.index.device.type, enabled=False):
+            return self._terms_of(pairs, out, _with_teachers(batch, teachers, self.student), ctx)
+
+    def _terms_of(
+        self, pairs: list[tuple[Any, float]], out: Seen, batch: CandidateBatch, ctx: Context
     ) -> dict[str, tuple[Tensor, Tensor, float]]:
         terms = {}
         temperatures = self.temperatures[f"stage_{ctx.stage}"] if f"stage_{ctx.stage}" in self.temperatures else None
-        objectives = self.objectives_of(ctx.stage)
-        for number, (objective, weight) in enumerate(zip(objectives, self.weights[ctx.stage], strict=True)):
+        for number, (objective, weight) in enumerate(pairs):
             if objective.needs_anchor and ctx.anchor is None:  # its weight is 0
                 continue
-            tau = None if temperatures is None else temperatures(out, batch, ctx, objective)
+            own = temperatures is None or objective.turn is not None
+            tau = None if own else temperatures(out, batch, ctx, objective)
             found = {n: (v, m, weight) for n, (v, m) in objective(out, batch, replace(ctx, temperature=tau)).items()}
             if tau is not None:  # of weight 0: for the log
                 each = tau.detach().expand(len(batch.queries), 1).reshape(-1)
@@ -366,40 +382,40 @@ class Distiller(nn.Module):
                 terms[f"{name}#{number}" if name in terms else name] = term
         return terms
 
-    def _seen_by(self, model: Any, batch: CandidateBatch, ranks: Ranks) -> Encoded | Scored:
-        if is_ranker(model):
-            return Scored(self._score(model, batch, ranks), self.scale)
-        queries = self._encode(model, batch.queries, "query", ranks)
-        documents = self._encode(model, batch.documents, "document", ranks)
-        return Encoded(queries, documents, self.scale, model.similarity_fn_name)
+    def _objectives_in(self, stage: str, turn: str) -> list[tuple[Any, float]]:
+        pairs = zip(self.objectives_of(stage), self.weights[stage], strict=True)
+        return [(o, w) for o, w in pairs if (STUDENT if o.turn is None else _role(str(o.teacher))) == turn]
 
-    def _encode(self, model: Any, texts: list[str], side: Side, ranks: Ranks) -> Tensor:
-        """Encode this rank's share of the texts, and gather the vectors of all."""
-        like, dealt = next(model.parameters()), ranks.deal(texts)
-        own = [texts[row] for row in dealt[ranks.index]]
-        if own:
-            vectors = encode_texts(model, own, side, budget=self.tokens_per_chunk, recompute=self.cache_gradients).to(
-                like.dtype
-            )
-        else:  # fewer texts than ranks
-            vectors = like.new_zeros(0, self._dim, requires_grad=True)
-        return ranks.gather(vectors, dealt)
+    def _live_in(self, stage: str, turn: str) -> list[str]:
+        asked = {o.teacher for o, _ in self._objectives_in(stage, turn)}
+        return [name for name in self.live if name in asked]
 
-    def _score(self, model: Any, batch: CandidateBatch, ranks: Ranks) -> Tensor:
-        """Score this rank's share of the pairs, and gather the scores of all, `[B, N]`."""
-        like, places = next(model.parameters()), batch.mask.nonzero()
-        rows, columns = places[:, 0], places[:, 1]
-        documents = batch.index[rows, columns].tolist()
-        pairs = [(batch.queries[q], batch.documents[d]) for q, d in zip(rows.tolist(), documents, strict=True)]
-        dealt = ranks.deal([query + document for query, document in pairs])
-        own = [pairs[row] for row in dealt[ranks.index]]
-        if own:
-            scores = score_pairs(model, own, budget=self.tokens_per_chunk, recompute=self.cache_gradients).to(
-                like.dtype
-            )
+    def _learning(self, stage: str, turn: str) -> list[nn.Module]:
+        if turn != STUDENT:
+            return [self.roles[turn]]
+        return [self.student, *(self.live[n].model for n in self._live_in(stage, turn) if self.live[n].train)]
+
+    def _around(self, stage: str, turn: str) -> list[Any]:
+        objectives = [objective for objective, _ in self._objectives_in(stage, turn)]
+        if turn != STUDENT or f"stage_{stage}" not in self.temperatures:
+            return objectives
+        return [*objectives, self.temperatures[f"stage_{stage}"]]
+
+
+def _role(teacher: str) -> str:
+    return f"teacher_{teacher}"
+
+
+def _with_teachers(batch: CandidateBatch, teachers: dict[str, Seen], student: nn.Module) -> CandidateBatch:
+    """Put what live teachers gave where that of others stands, without gradients and in the student's dtype."""
+    like = next(student.parameters())
+    scores, vectors = dict(batch.teacher_scores), dict(batch.teacher_vectors)
+    for name, seen in teachers.items():
+        if isinstance(seen, Encoded):
+            vectors[name] = (seen.queries.detach().to(like.dtype), seen.documents.detach().to(like.dtype))
         else:
-            scores = like.new_zeros(0, requires_grad=True)
-        return like.new_zeros(batch.mask.shape).index_put((rows, columns), ranks.gather(scores, dealt))
+            scores[name] = seen.list_scores(batch).detach().to(like.dtype)
+    return replace(batch, teacher_scores=scores, teacher_vectors=vectors)
 
 
 def step_loss(terms: dict[str, tuple[Tensor, Tensor, float]], counts: dict[str, float]) -> Tensor:

@@ -26,10 +26,10 @@ from retort.students.files import replace_file
 from retort.students.loading import has_bfloat16
 from retort.trainers.batch import CandidateBatch
 from retort.trainers.candidates.workbench import progress_bar
-from retort.trainers.checkpoints import load_module, load_optimizer, load_rng, read_state, rng_state, save_checkpoint
+from retort.trainers.checkpoints import load_module, load_rng, read_state, rng_state, save_checkpoint
 from retort.trainers.distiller import Context, Distiller, step_loss
 from retort.trainers.errors import RecipeError
-from retort.trainers.optimizers import pace, parameter_groups, set_learning_rates
+from retort.trainers.optimizers import Turns
 from retort.trainers.ranks import Ranks
 from retort.trainers.recipe import Stage, TrainingSection
 
@@ -223,12 +223,10 @@ class Loop:
             msg = f"stage {stage.name}: its candidate lists are not those that it began with; give another --out."
             raise RecipeError(msg)
         progress.lists = source.lists_hash
-        learning = self.distiller.enter(stage.name)
-        groups = parameter_groups(self.distiller, stage.lr, training.weight_decay, self.distiller.paces(stage.name))
-        optimizer = torch.optim.AdamW(groups, lr=stage.lr, fused=True)  # half a CPU step goes to the unfused one
+        turns = Turns(self.distiller, stage, training)
         if checkpoint is not None:
             if progress.step > 0:
-                load_optimizer(checkpoint, optimizer)
+                turns.load(checkpoint)
             load_rng(checkpoint, self.ranks.index)  # last: whatever was made above may have drawn numbers
         self.distiller.train()
         started, first = time.perf_counter(), progress.step
@@ -246,21 +244,22 @@ class Loop:
                     if progress.step > 0:
                         self._evaluates(stage, due=True)
                     break
-                lr = set_learning_rates(optimizer, pace(training.warmup, progress.step, stage.steps))
-                terms, norm = self._step(optimizer, learning, source, stage)
+                lr = turns.take(progress.step)
+                terms, norm = self._step(turns, source, stage)
                 window.append(terms)
                 progress.step += 1
                 progress.global_step += 1
                 update(1)
                 if progress.step % training.log_every == 0 or progress.step == stage.steps:
                     seconds = (time.perf_counter() - started) / (progress.step - first)
-                    means = {name: sum(t[name] for t in window) / len(window) for name in terms}
+                    made = total(dict.fromkeys(terms, 1.0) for terms in window)
+                    means = {name: value / made[name] for name, value in total(window).items()}
                     self._log(event="step", lr=lr, grad_norm=norm, terms=means, seconds_per_step=seconds)
                     window.clear()
                 if self._evaluates(stage) and self._patience_lost():
                     break
                 if progress.step % training.checkpoint_every == 0 and progress.step < stage.steps:
-                    self._save(optimizer)
+                    self._save(turns)
         self.distiller.drop_anchor()
         progress.stage, progress.step, progress.since_best = progress.stage + 1, 0, 0
         self._save(None)  # the next stage begins with an optimiser of its own
@@ -273,9 +272,7 @@ class Loop:
             self._refuse_hopeless(stage, source)
         return source
 
-    def _step(
-        self, optimizer: torch.optim.Optimizer, learning: list[torch.nn.Parameter], source: BatchSource, stage: Stage
-    ) -> tuple[dict[str, float], float]:
+    def _step(self, turns: Turns, source: BatchSource, stage: Stage) -> tuple[dict[str, float], float]:
         progress, training, device = self.progress, self.training, self.accelerator.device
         batch = source.batch(progress.step)
         if stage.batches == "lists":
@@ -294,11 +291,11 @@ class Loop:
             self.accelerator.backward(loss)
             sums = {name: float(v.detach().masked_fill(~m, 0.0).sum()) for name, (v, m, _) in terms.items()}
             found.append({"loss": float(loss.detach())} | {n: s / max(counts[n], 1.0) for n, s in sums.items()})
-        self.ranks.average(learning)
-        norm = float(self.accelerator.clip_grad_norm_(learning, training.clip or float("inf")))
+        self.ranks.average(turns.learning)
+        norm = float(self.accelerator.clip_grad_norm_(turns.learning, training.clip or float("inf")))
         self._refuse_not_finite("gradient's norm", norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        turns.optimizer.step()
+        turns.optimizer.zero_grad(set_to_none=True)
         return total(found), norm
 
     def _refuse_not_finite(self, what: str, value: float) -> None:
@@ -348,12 +345,14 @@ class Loop:
             self._log(event="early_stop", best_step=self.progress.best_step)
         return lost
 
-    def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
+    def _save(self, turns: Turns | None) -> None:
         folder = self.run_folder / "checkpoints"
         keep = self.training.keep_checkpoints
         rng = self.ranks.all(rng_state())
         if self.ranks.is_first:
-            save_checkpoint(folder, self.distiller, optimizer, vars(self.progress), rng, keep=keep)
+            save_checkpoint(
+                folder, self.distiller, turns.optimizers if turns else {}, vars(self.progress), rng, keep=keep
+            )
 
     def _log(self, **entry: Any) -> None:
         if not self.ranks.is_first:

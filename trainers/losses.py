@@ -46,6 +46,7 @@ def listwise_kl(
     student_temperature: float | Tensor = 1.0,
     teacher_temperature: float | Tensor = 1.0,
     tau_squared: bool = True,
+    detach: bool = True,
 ) -> Tensor:
     r"""
     Divergence of the student's list distribution from the teacher's.
@@ -58,7 +59,7 @@ def listwise_kl(
     :param student:
         `[B, N]` student scores.
     :param teacher:
-        `[B, N]` teacher scores; no gradient reaches them. NaN marks a missing score.
+        `[B, N]` teacher scores. NaN marks a missing score.
     :param mask:
         `[B, N]` bool, what takes part; missing teacher scores are left out besides.
     :param student_temperature:
@@ -67,6 +68,8 @@ def listwise_kl(
         The same for the teacher's.
     :param tau_squared:
         Multiply by the squared student temperature.
+    :param detach:
+        No gradient reaches the teacher's scores.
     :returns:
         `[B]`; 0 where fewer than two entries take part.
     """
@@ -76,7 +79,9 @@ def listwise_kl(
     # Rows without a list become uniform: finite, and without gradient.
     low = torch.finfo(student.dtype).min
     q = (student / student_temperature).masked_fill(~mask, low).masked_fill(~usable, 0.0).log_softmax(-1)
-    teacher = teacher.detach().masked_fill(~mask, 0.0)  # before dividing: a learned temperature would turn NaN
+    teacher = (teacher.detach() if detach else teacher).masked_fill(
+        ~mask, 0.0
+    )  # before dividing: a learned temperature would turn NaN
     p = (teacher / teacher_temperature).masked_fill(~mask, low).masked_fill(~usable, 0.0).log_softmax(-1)
     values = (p.exp() * (p - q)).masked_fill(~mask, 0.0).sum(-1)
     if tau_squared:

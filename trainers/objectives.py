@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from retort.trainers import losses
 from retort.trainers.batch import CandidateBatch
-from retort.trainers.distiller import Compared, Context, Encoded, Objective, Spec, Terms, similarities
+from retort.trainers.distiller import Compared, Context, Objective, Spec, Terms, Turn
+from retort.trainers.errors import RecipeError
+from retort.trainers.outputs import Encoded, Scored, Seen, similarities
+
+Scope = Literal["list", "in_batch"]
 
 
 class Contrastive(Objective):
@@ -27,7 +31,7 @@ class Contrastive(Objective):
     needs_positives = True
     needs_lists = True
 
-    def __init__(self, *, scope: Literal["list", "in_batch"] = "in_batch", temperature: float = 1.0) -> None:
+    def __init__(self, *, scope: Scope = "in_batch", temperature: float = 1.0) -> None:
         super().__init__()
         self.scope = one_of("scope", scope, ("list", "in_batch"))
         self.needs_vectors = scope == "in_batch"
@@ -35,13 +39,43 @@ class Contrastive(Objective):
 
     def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
         """One value a query; queries without a positive do not count."""
-        if self.scope == "list":
-            scores, positive, mask = out.list_scores(batch), batch.labels == 1, batch.mask
-        else:
-            scores, positive = out.in_batch_scores(), in_list(batch, (batch.labels == 1) & batch.mask)
-            mask = positive | ~batch.known_positive
         temperature = self.temperature if ctx.temperature is None else ctx.temperature
-        return {"contrastive": (losses.contrastive(scores / temperature, positive, mask), batch.has_positive)}
+        values = losses.contrastive(scores_of(out, batch, self.scope) / temperature, *judged(batch, self.scope))
+        return {"contrastive": (values, batch.has_positive)}
+
+
+class TeacherContrastive(Objective):
+    """
+    `Contrastive` for a live teacher: it learns from the labels.
+
+    :param teacher:
+        Its name.
+    :param scope:
+        As in `Contrastive`; a ranker scores lists only.
+    :param turn:
+        `{steps, cycle}`: the first `steps` of every `cycle` steps are the teacher's alone, with an optimiser and a
+        schedule of its own; the student rests, and in its own steps the teacher does. By default both learn at once.
+    :param lr:
+        The teacher's highest learning rate in its turn; by default the stage's.
+    """
+
+    needs_positives = True
+    needs_lists = True
+    needs_live_teacher = True
+
+    def __init__(
+        self, *, teacher: str, scope: Scope = "list", turn: dict[str, int] | None = None, lr: float | None = None
+    ) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.scope = one_of("scope", scope, ("list", "in_batch"))
+        self.turn = None if turn is None else Turn(**turn)
+        self.lr = lr
+
+    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
+        """One value a query; queries without a positive do not count."""
+        scores = scores_of(ctx.teachers[str(self.teacher)], batch, self.scope)
+        return {"teacher_contrastive": (losses.contrastive(scores, *judged(batch, self.scope)), batch.has_positive)}
 
 
 class TeacherObjective(Objective):
@@ -252,6 +286,34 @@ class Alignment(Objective):
             values = losses.alignment(self.projection(student), teacher, distance=self.distance)
             terms[name] = (values, torch.ones_like(values, dtype=torch.bool))
         return terms
+
+
+def scores_of(seen: Seen, batch: CandidateBatch, scope: Scope) -> Tensor:
+    """
+    Return what a model scored, `[B, N]` of lists or `[B, U]` in the batch.
+
+    :raises RecipeError:
+        If a ranker is to score more than its lists.
+    """
+    if scope == "list":
+        return seen.list_scores(batch)
+    if isinstance(seen, Scored):
+        msg = "scope: in_batch compares vectors, and a ranker scores lists only; set scope: list."
+        raise RecipeError(msg)
+    return seen.in_batch_scores()
+
+
+def judged(batch: CandidateBatch, scope: Scope) -> tuple[Tensor, Tensor]:
+    """Return the positives to learn from, and what takes part beside them: other known positives do not."""
+    if scope == "list":
+        return batch.labels == 1, batch.mask
+    positive = in_list(batch, (batch.labels == 1) & batch.mask)
+    return positive, positive | ~batch.known_positive
+
+
+def candidates(batch: CandidateBatch, scope: Scope) -> Tensor:
+    """Return what a distribution is over, bool: `[B, N]`, or `[B, U]`."""
+    return batch.mask if scope == "list" else torch.ones_like(batch.known_positive)
 
 
 def in_list(batch: CandidateBatch, chosen: Tensor) -> Tensor:

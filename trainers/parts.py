@@ -11,15 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retort.students.hashing import fingerprint_of
+from retort.students.late_interaction import is_late_interaction
+from retort.students.layers import layers_of
 from retort.students.scoring import is_ranker
+from retort.students.sides import route
 from retort.trainers.candidates.workbench import Miner, Selector, Workbench
 from retort.trainers.data.texts import RetrievalData
-from retort.trainers.distiller import COSINE_SCALE, Distiller, Objective, Spec
+from retort.trainers.distiller import Distiller, Live, Objective, Spec
 from retort.trainers.errors import RecipeError
 from retort.trainers.objectives import TeacherObjective
-from retort.trainers.recipe import Recipe, Stage
+from retort.trainers.outputs import COSINE_SCALE
+from retort.trainers.recipe import Recipe, Stage, component
 from retort.trainers.teachers import AnyTeacher, ScoreTeacher
 from retort.trainers.teachers.fitted import Fitted
+from retort.trainers.teachers.live import LiveTeacher
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -82,6 +87,11 @@ def build_parts(recipe: Recipe, data: RetrievalData, cache: Path) -> Parts:
         name: recipe.create(spec, "teacher", f"teachers.{name}", allowed_modules=allowed)
         for name, spec in recipe.teachers.items()
     }
+    for name, teacher in teachers.items():
+        if isinstance(teacher, LiveTeacher):
+            where = f"teachers.{name}.student"
+            spec = component(teacher.student_spec, where)
+            teacher.load(recipe.create(spec, "student", where, seed=recipe.training.seed))
     bench = Workbench(data, teachers, cache, student)
     miners = {
         name: recipe.create(spec, "miner", f"candidates.{name}", allowed_modules=allowed)
@@ -128,6 +138,9 @@ def _check_names(where: str, asked: tuple[str, ...], teachers: dict[str, AnyTeac
         if name not in teachers:
             msg = f"{where}: there is no teacher {name!r}; there are: {', '.join(teachers) or 'none'}, and student."
             raise RecipeError(msg)
+        if isinstance(teachers[name], LiveTeacher):
+            msg = f"{where}: teacher {name!r} is asked at every step, and cannot be in advance; name another one."
+            raise RecipeError(msg)
 
 
 def build_distiller(
@@ -151,6 +164,9 @@ def build_distiller(
                 msg = f"{where}: {spec.type} compares with a frozen copy of the student; set stages.{i}.anchor: start."
                 raise RecipeError(msg)
             teacher = teachers.get(str(objective.teacher))
+            if objective.needs_live_teacher and not isinstance(teacher, LiveTeacher):
+                msg = f"{where}: {spec.type} needs its teacher in the loop; make {objective.teacher!r} a LiveTeacher."
+                raise RecipeError(msg)
             if isinstance(teacher, ScoreTeacher) and not isinstance(objective, TeacherObjective):
                 msg = f"{where}: {spec.type} needs vectors, and teacher {objective.teacher!r} scores lists."
                 raise RecipeError(msg)
@@ -159,11 +175,15 @@ def build_distiller(
     for name in used:
         if not isinstance(teachers[name], Fitted):  # it has no weights yet
             _checked(f"teachers.{name}", getattr, teachers[name], "key")
-    vectors = {name: t for name in used if not isinstance(t := teachers[name], ScoreTeacher)}
+    live = {name: t for name in used if isinstance(t := teachers[name], LiveTeacher)}
+    vectors = {n: v for n in used if (v := _vectors(teachers[n])) is not None}
+    deep = any(o.needs_layers for pairs in objectives.values() for o, _ in pairs)
     bound = Spec(
         student_dim=0 if is_ranker(student) else int(student.get_embedding_dimension() or 0),
-        teacher_dims={name: teacher.dim for name, teacher in vectors.items()},
-        teacher_similarities={name: teacher.similarity for name, teacher in vectors.items()},
+        teacher_dims={name: dim for name, (dim, _) in vectors.items()},
+        teacher_similarities={name: similarity for name, (_, similarity) in vectors.items()},
+        student_layers=_checked("student", _depth, student) if deep else 0,
+        teacher_layers={n: _checked(f"teachers.{n}", _depth, t.model) for n, t in live.items()} if deep else {},
     )
     if not ranker and student.similarity_fn_name not in {"cosine", "dot"}:
         msg = f"student: its similarity is {student.similarity_fn_name!r}; set similarity_fn_name to cosine or dot."
@@ -183,6 +203,7 @@ def build_distiller(
             bound,
             scale=scale,
             temperatures=temperatures,
+            live={name: Live(t.model, t.train, t.lr, t.scale) for name, t in live.items()},
             tokens_per_chunk=recipe.training.tokens_per_chunk,
             cache_gradients=recipe.training.cache_gradients,
         )
@@ -191,10 +212,25 @@ def build_distiller(
         raise RecipeError(msg) from error
 
 
-def _checked(where: str, look: Callable[..., Any], *arguments: Any) -> None:
+def _vectors(teacher: AnyTeacher) -> tuple[int, str] | None:
+    """Dimension and similarity of a teacher that gives vectors, else None."""
+    if isinstance(teacher, ScoreTeacher):
+        return None
+    if not isinstance(teacher, LiveTeacher):
+        return teacher.dim, teacher.similarity
+    if is_ranker(teacher.model) or is_late_interaction(teacher.model):
+        return None
+    return int(teacher.model.get_embedding_dimension() or 0), teacher.model.similarity_fn_name
+
+
+def _depth(model: Any) -> int:
+    return len(layers_of(route(model, "document")[0].model))
+
+
+def _checked(where: str, look: Callable[..., Any], *arguments: Any) -> Any:
     """Find out early, and say where, what a teacher or miner cannot do."""
     try:
-        look(*arguments)
+        return look(*arguments)
     except (ValueError, OSError) as error:  # RecipeError among them
         msg = f"{where}: {error}"
         raise RecipeError(msg) from error

@@ -424,6 +424,17 @@ def load_type(path: str, where: str, allow: Sequence[str] = ()) -> Any:
     return found
 
 
+def component(tree: Any, where: str) -> Component:
+    """
+    Read a `{type, init_parameters}` that stands within another piece's parameters.
+
+    :raises RecipeError:
+        If it is none.
+    """
+    found: Component = _build(Component, tree, where)
+    return found
+
+
 def _fits(made: Any, role: Role) -> bool:
     """Tell whether a trusted type is of a role: trust in a package is no leave to call all that it holds."""
     if role == "student":
@@ -434,7 +445,7 @@ def _fits(made: Any, role: Role) -> bool:
 
         return inspect.isclass(made) and issubclass(made, Temperature)
     ways: dict[str, list[tuple[str, ...]]] = {
-        "teacher": [("encode", "key"), ("score", "key")],
+        "teacher": [("encode", "key"), ("score", "key"), ("load", "key")],
         "miner": [("mine", "key", "teachers")],
         "selector": [("keep", "teachers")],
         "objective": [("forward", "bind")],

@@ -53,6 +53,7 @@ from retort.trainers.stages import open_stage
 from retort.trainers.teachers import ScoreTeacher
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 from retort.trainers.teachers.fitted import Fitted, FittedBiEncoder
+from retort.trainers.teachers.live import LiveTeacher
 from retort.trainers.teachers.vector_cache import cache_root
 
 if TYPE_CHECKING:
@@ -157,6 +158,13 @@ def train_parts(
             metrics=metrics["dev"]["student"],
             parents=[parts.trunk],
         )
+        for name in parts.distiller.taught():
+            save_student(
+                bench.teachers[name].model,
+                out / "teachers" / name / "student",
+                recipe=recipe.name,
+                parents=[teachers[name].key],
+            )
         for name, evaluation in found.items():
             split = recipe.data.dev
             write_evaluation(out, split if name == "student" else f"{split}.{name}", evaluation)
@@ -288,7 +296,7 @@ def final_metrics(
         found = {"student": evaluate_model(Student(student, manifest, "student"), dev), "bm25": evaluate_bm25(dev)}
         for name in asked:
             teacher = bench.teachers[name]
-            if not isinstance(teacher, ScoreTeacher):
+            if not isinstance(teacher, ScoreTeacher | LiveTeacher):
                 queries = bench.teacher_cache(name, "query", dev.queries).gather(dev.queries.item_ids)
                 documents = bench.teacher_cache(name, "document", dev.corpus).gather(dev.corpus.item_ids)
                 local = teacher.student if isinstance(teacher, BiEncoderTeacher | FittedBiEncoder) else None

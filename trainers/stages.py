@@ -17,6 +17,7 @@ from retort.trainers.loop import BatchSource
 from retort.trainers.parts import Parts
 from retort.trainers.recipe import Stage
 from retort.trainers.teachers import ScoreTeacher
+from retort.trainers.teachers.live import LiveTeacher
 
 
 def open_stage(parts: Parts, stage: Stage, out: Path, *, number: int = 0) -> BatchSource:
@@ -35,7 +36,8 @@ def open_stage(parts: Parts, stage: Stage, out: Path, *, number: int = 0) -> Bat
     recipe, bench = parts.recipe, parts.bench
     place = next(i for i, other in enumerate(recipe.stages) if other.name == stage.name)
     objectives = parts.distiller.objectives_of(stage.name)
-    names = sorted({o.teacher for o in objectives if o.teacher is not None})
+    asked = {o.teacher for o in objectives if o.teacher is not None}
+    names = sorted(name for name in asked if not isinstance(bench.teachers[name], LiveTeacher))
     scorers = [name for name in names if isinstance(bench.teachers[name], ScoreTeacher)]
     vectors = [name for name in names if name not in scorers]
     seed, size = f"{recipe.training.seed} {place}", recipe.training.batch_size

@@ -74,4 +74,4 @@ class ScoreTeacher:
         raise NotImplementedError
 
 
-AnyTeacher = VectorTeacher | ScoreTeacher
+AnyTeacher = VectorTeacher | ScoreTeacher  # or one in the loop, `live.LiveTeacher`

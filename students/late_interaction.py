@@ -1,0 +1,86 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Models with a vector a token (ColBERT), encoded as in `retort.students.encoding`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from retort.students.encoding import default_budget, in_order, on_device, plan_chunks, recomputed
+from retort.students.layers import captured, layers_of
+from retort.students.sides import Side
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import MultiVectorEncoder
+    from typing_extensions import TypeIs
+
+
+def is_late_interaction(model: Any) -> TypeIs[MultiVectorEncoder]:
+    """Tell a model with a vector a token from others."""
+    from sentence_transformers import MultiVectorEncoder
+
+    return isinstance(model, MultiVectorEncoder)
+
+
+def encode_tokens(
+    model: MultiVectorEncoder,
+    texts: Sequence[str],
+    side: Side,
+    *,
+    length: int,
+    budget: int | None = None,
+    recompute: bool = False,
+    layers: Sequence[int] = (),
+) -> torch.Tensor:
+    """
+    Encode texts into a vector a token.
+
+    :param model:
+        The model.
+    :param texts:
+        `n` texts, in any order.
+    :param side:
+        `query` or `document`.
+    :param length:
+        Tokens that the longest text has at least, see `longest`.
+    :param budget:
+        Padded tokens a chunk; by default what suits the device.
+    :param recompute:
+        Keep no activations for the backward pass (see `retort.students.encoding.recomputed`).
+    :param layers:
+        Layers, from 0, whose states are given besides.
+    :returns:
+        `[n, length, l * h + d + 1]`: each layer's states, the model's vectors, and 1 where a token counts.
+    """
+    import torch
+
+    def run(part: list[str]) -> torch.Tensor:
+        features = on_device(model, model.preprocess(part, task=side))
+        with captured(layers_of(model[0].model), layers) as states:
+            found = model(features, task=side)
+        vectors = found["token_embeddings"]
+        mask = found["attention_mask"].to(vectors.dtype).unsqueeze(-1)
+        joined = torch.cat([*(states[n].to(vectors.dtype) for n in layers), vectors, mask], dim=-1)
+        return torch.nn.functional.pad(joined, (0, 0, 0, length - joined.shape[1]))
+
+    def chunks() -> Any:
+        for chunk in plan_chunks(_counts(model, texts, side), budget or default_budget(model)):
+            part = [texts[i] for i in chunk]
+            yield chunk, recomputed(lambda part=part: run(part)) if recompute else run(part)
+
+    return in_order(chunks())
+
+
+def longest(model: MultiVectorEncoder, texts: Sequence[str], side: Side) -> int:
+    """Count the tokens of the longest text, after truncation, special tokens and expansion included."""
+    return int(_counts(model, texts, side).max())
+
+
+def _counts(model: MultiVectorEncoder, texts: Sequence[str], side: Side) -> Any:
+    import numpy as np
+
+    # One by one: prompts, marker tokens and query expansion are the model's own affair.
+    return np.array([model.preprocess([text], task=side)["input_ids"].shape[1] for text in texts], dtype=np.int64)

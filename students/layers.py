@@ -1,0 +1,93 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Where an encoder keeps its layers, what they put out, and what a model's head makes of that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Where an architecture keeps its stack of equal layers, and which configuration field counts them.
+_LAYERS = {
+    **dict.fromkeys(
+        ["bert", "roberta", "xlm-roberta", "camembert", "electra", "mpnet", "deberta-v2", "ernie"],
+        ("encoder.layer", "num_hidden_layers"),
+    ),
+    "distilbert": ("transformer.layer", "n_layers"),
+}
+
+
+def layer_stack(model: Any) -> tuple[str, str]:
+    """
+    Name where a transformers model, with or without a head, keeps its layers, and the field that counts them.
+
+    :raises ValueError:
+        If that is not known for its architecture.
+    """
+    kind = model.base_model.config.model_type
+    if kind not in _LAYERS:
+        msg = f"where {kind!r} keeps its layers is not known; it is for {', '.join(sorted(_LAYERS))}."
+        raise ValueError(msg)
+    return _LAYERS[kind]
+
+
+def layers_of(model: Any) -> nn.ModuleList:
+    """Return a transformers model's stack of layers; errors as in `layer_stack`."""
+    stack: nn.ModuleList = model.base_model.get_submodule(layer_stack(model)[0])
+    return stack
+
+
+@contextmanager
+def captured(stack: nn.ModuleList, wanted: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """
+    Note what some layers put out in forward passes within.
+
+    :param stack:
+        The layers.
+    :param wanted:
+        Which, from 0.
+    :returns:
+        Filled in the forward pass: per layer its states `[c, t, h]`.
+    """
+    states: dict[int, Tensor] = {}
+
+    def noting(number: int) -> Any:
+        def note(_module: Any, _given: Any, out: Any) -> None:
+            states[number] = out[0] if isinstance(out, tuple) else out
+
+        return note
+
+    hooks = [stack[number].register_forward_hook(noting(number)) for number in wanted]
+    try:
+        yield states
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def head_scores(model: Any, states: Tensor) -> Tensor:
+    """
+    Score states with a sequence classification model's head, as it scores its last layer's.
+
+    :param model:
+        A transformers model for sequence classification.
+    :param states:
+        `[c, t, h]` states of any of its layers.
+    :returns:
+        `[c]`, of its first label.
+    """
+    parts, base = dict(model.named_children()), dict(model.base_model.named_children())
+    pooler = base.get("pooler") or parts.get("pooler")
+    if "pre_classifier" in parts:  # DistilBERT
+        states = parts["pre_classifier"](states[:, 0]).relu()
+    elif pooler is not None:  # BERT, DeBERTa
+        states = pooler(states)
+    # Heads of RoBERTa's kind choose the first token themselves.
+    dropped = parts["dropout"](states) if "dropout" in parts else states
+    scores: Tensor = parts["classifier"](dropped)
+    return scores[:, 0]

@@ -1,0 +1,264 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""LEAD and teachers in the loop: reference values, pairs of layers, kinds of teachers, who learns, killed runs."""
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import everything, lists, run_killed, tiny_config
+
+from retort.trainers.distiller import Context, Spec, step_loss
+from retort.trainers.errors import RecipeError
+from retort.trainers.losses import contrastive
+from retort.trainers.methods.lead import LayerKL, MutualKL
+from retort.trainers.objectives import Contrastive, TeacherContrastive
+from retort.trainers.outputs import Late, Scored
+from retort.trainers.recipe import Recipe
+
+OBJECTIVES = "retort.trainers.objectives"
+LEAD = "retort.trainers.methods.lead"
+TEACHER_LAYERS = [[1.0, 0.8, 0.2], [2.0, 0.5, 0.0], [0.2, 1.0, 0.4]]
+STUDENT_LAYERS = [[0.5, 0.5, 0.1], [1.0, 0.2, 0.3], [0.7, 0.6, 0.0]]
+
+
+def scored(last: torch.Tensor, layers: list[list[float]]) -> Scored:
+    return Scored(last, layers={i: Scored(torch.tensor([scores])) for i, scores in enumerate(layers)})
+
+
+def bound(teacher: int = 3, student: int = 3, **parameters) -> LayerKL:
+    objective = LayerKL(teacher="t", **parameters)
+    objective.bind(Spec(4, {}, {}, student, {"t": teacher}))
+    return objective
+
+
+class TestReferenceValues:
+    def test_a_layers(self):
+        """02-A: the teacher's own loss by layer, the divergences, their sum with weights at 10 and without."""
+        batch, mask = lists(torch.zeros(1, 3)), torch.ones(1, 3, dtype=torch.bool)
+        positive = batch.labels == 1
+        own = [float(contrastive(torch.tensor([scores]), positive, mask)) for scores in TEACHER_LAYERS]
+        assert own == pytest.approx([0.818925, 0.306356, 1.492217], abs=1e-6)
+        assert (-torch.tensor(own) / 10).softmax(0).tolist() == pytest.approx([0.334730, 0.352335, 0.312935], abs=1e-6)
+        assert (-torch.tensor(own)).softmax(0).tolist() == pytest.approx([0.314505, 0.525089, 0.160406], abs=1e-6)
+        ctx = Context("s", 0, 1, teachers={"t": scored(torch.zeros(1, 3), TEACHER_LAYERS)})
+        out = scored(torch.zeros(1, 3), STUDENT_LAYERS)
+        found = {
+            tau: float(bound(pairs=3, choose="last", weight_temperature=tau)(out, batch, ctx)["layer_kl"][0])
+            for tau in (10.0, 1.0, None)
+        }
+        by_layer = 0.314505 * 0.011832 + 0.525089 * 0.114889 + 0.160406 * 0.081458
+        assert found == pytest.approx({10.0: 0.069931, 1.0: by_layer, None: 0.208180}, abs=1e-6)
+
+    def test_b_everything(self):
+        """02-B: a teacher that learns, with targets that are not detached; value and both gradients."""
+        theirs = torch.tensor([[3.0, 1.0, 0.5]], requires_grad=True)
+        own = torch.tensor([[1.2, 0.9, 0.1]], requires_grad=True)
+        batch = lists(torch.zeros(1, 3))
+        ctx = Context("s", 0, 1, teachers={"t": scored(theirs, TEACHER_LAYERS)})
+        out = scored(own, STUDENT_LAYERS)
+        objectives = [
+            Contrastive(scope="list"),
+            TeacherContrastive(teacher="t"),
+            MutualKL(teacher="t", both=True),
+            bound(pairs=3, choose="last"),
+        ]
+        terms = {name: (*term, 1.0) for o in objectives for name, term in o(out, batch, ctx).items()}
+        found = {name: float(values.detach()) for name, (values, _, _) in terms.items()}
+        expected = {"contrastive": 0.729329, "teacher_contrastive": 0.196734}
+        expected |= {"mutual_kl": 0.249218 + 0.299454, "layer_kl": 0.069931}
+        assert found == pytest.approx(expected, abs=1e-6)
+        loss = step_loss(terms, dict.fromkeys(terms, 1.0))
+        assert float(loss.detach()) == pytest.approx(1.544666, abs=1e-6)
+        loss.backward()
+        assert own.grad[0].tolist() == pytest.approx([-1.258185, 0.913400, 0.344785], abs=1e-6)
+        assert theirs.grad[0].tolist() == pytest.approx([0.393354, -0.292395, -0.100959], abs=1e-6)
+
+    def test_detached_targets(self):
+        theirs = torch.tensor([[3.0, 1.0, 0.5]], requires_grad=True)
+        own = torch.tensor([[1.2, 0.9, 0.1]], requires_grad=True)
+        ctx, batch = Context("s", 0, 1, teachers={"t": Scored(theirs)}), lists(torch.zeros(1, 3))
+        MutualKL(teacher="t", detach_targets=True)(Scored(own), batch, ctx)["mutual_kl"][0].sum().backward()
+        assert theirs.grad is None
+        assert own.grad is not None
+
+    def test_c_late_interaction(self):
+        """02-C: the best match of each query token; padding matches nothing."""
+        documents = torch.tensor([[[2.0, 0.0], [0.0, 1.0]], [[0.5, 0.5], [9.0, 9.0]]])
+        mask = torch.tensor([[True, True], [True, False]])
+        seen = Late(torch.eye(2)[None], torch.ones(1, 2, dtype=torch.bool), documents, mask)
+        assert seen.in_batch_scores().tolist() == [[3.0, 1.0]]
+
+
+class TestLayers:
+    def test_drawn_pairs_are_sorted_unique_and_redrawn(self):
+        objective = bound(12, 6, pairs=4, redraw=10)
+        drawn = [objective.layers(Context("s", step, 100)) for step in range(100)]
+        for pairs in drawn:
+            for side, depth in zip(zip(*pairs, strict=True), (12, 6), strict=True):
+                assert list(side) == sorted(set(side))
+                assert len(side) == 4
+                assert max(side) < depth
+        assert all(drawn[i] == drawn[i - i % 10] for i in range(100))
+        assert len({tuple(pairs) for pairs in drawn}) > 5
+        assert max(pairs[-1][1] for pairs in drawn) == 5  # the last layer can be drawn
+
+    def test_other_choices(self):
+        assert bound(12, 6, pairs=3, choose="last").layers(Context("s", 0, 1)) == [(9, 3), (10, 4), (11, 5)]
+        assert bound(12, 6, pairs=3, choose="skip").layers(Context("s", 0, 1)) == [(3, 1), (7, 3), (11, 5)]
+        assert len(bound(12, 2, pairs=5).layers(Context("s", 0, 1))) == 2
+
+    def test_weights_carry_no_gradient_and_equal_models_nothing(self):
+        """Otherwise the loss would fall by moving weight to layers that agree already."""
+        layer = torch.tensor([[1.0, 0.3, 0.2]], requires_grad=True)
+        other = torch.tensor([[0.1, 0.9, 0.2]], requires_grad=True)
+        teacher = Scored(layer, layers={0: Scored(layer), 1: Scored(other)})
+        ctx = Context("s", 0, 1, teachers={"t": teacher})
+        values = bound(2, 2, pairs=2, weight_temperature=1.0)(teacher, lists(torch.zeros(1, 3)), ctx)["layer_kl"][0]
+        assert float(values.detach()) == pytest.approx(0, abs=1e-7)
+        values.sum().backward()
+        assert max(layer.grad.abs().max(), other.grad.abs().max()) < 1e-7
+
+
+@pytest.fixture
+def tree(recipe_tree, trunk, tiny_student, tokenizer_path):
+    """A student of one layer; teachers of three kinds, the bi-encoder's tokenizer another than the student's."""
+    create = "retort.students.create"
+    models = {
+        "dual": {"type": f"{create}.pretrained", "init_parameters": {"model": tiny_student}},
+        "ranker": {"type": f"{create}.ranker", "init_parameters": {"trunk": trunk, "layers": [0, 1, 2]}},
+        "late": {"type": f"{create}.late_interaction", "init_parameters": {"model": trunk}},
+    }
+    live = "retort.trainers.teachers.live.LiveTeacher"
+    tree = copy.deepcopy(recipe_tree)
+    tree["student"]["init_parameters"]["config"] = tiny_config(2, 8, 0.1)
+    tree["teachers"] |= {n: {"type": live, "init_parameters": {"student": m}} for n, m in models.items()}
+    tree["stages"] = [
+        {
+            "name": name,
+            "teacher": name,
+            "lr": 1e-3,
+            "steps": 4,
+            "candidates": {"sources": ["bm25"], "negatives": 2},
+            "objectives": [
+                {"type": f"{OBJECTIVES}.Contrastive", "init_parameters": {"scope": "list"}},
+                {"type": f"{LEAD}.MutualKL"},
+                {"type": f"{LEAD}.LayerKL", "init_parameters": {"pairs": 2, "redraw": 2}},
+            ],
+        }
+        for name in models
+    ]
+    return tree
+
+
+def weights(found: dict[str, torch.Tensor], teacher: str) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in found.items() if f"roles.teacher_{teacher}." in name}
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_frozen_teachers_of_three_kinds(tree, beir, tmp_path, in_batch):
+    """They stay as they are, and teach: without them the student ends elsewhere."""
+    if in_batch:
+        del tree["stages"][1]  # a ranker scores lists only
+        for stage in tree["stages"]:
+            for objective in stage["objectives"]:
+                objective.setdefault("init_parameters", {})["scope"] = "in_batch"
+    out = tmp_path / "a" / "run"
+    Recipe.from_dict(tree).run(beir, out)
+    found = everything(out)
+    assert weights(found, "dual")
+    ends = sorted((out / "checkpoints").glob("step-*"))
+    before = load_file(ends[0] / "state.safetensors")
+    for name in ("dual", "late"):
+        mine = weights(found, name)
+        assert all(torch.equal(t, before[k.removeprefix("run.")]) for k, t in mine.items())
+    for stage in tree["stages"]:
+        stage["objectives"] = stage["objectives"][:1]
+    Recipe.from_dict(tree).run(beir, tmp_path / "b" / "run")
+    alone = everything(tmp_path / "b" / "run")
+    assert not [name for name in alone if "teacher_" in name]
+    assert any(not torch.equal(t, alone[k]) for k, t in found.items() if k.startswith("student."))
+
+
+@pytest.mark.parametrize("kind", ["dual", "ranker"])
+def test_a_teacher_that_learns_and_a_kill(tree, beir, tmp_path, monkeypatch, kind):
+    """Its weights are in the checkpoint, come back bit for bit, and end in a folder of their own."""
+    (stage,) = tree["stages"] = [s for s in tree["stages"] if s["name"] == kind]
+    stage["objectives"][1]["init_parameters"] = {"both": True}
+    stage["objectives"].append({"type": f"{OBJECTIVES}.TeacherContrastive"})
+    tree["teachers"][kind]["init_parameters"] |= {"train": True, "lr": 5e-3}
+    out, killed = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    Recipe.from_dict(tree).run(beir, out)
+    expected = everything(out)
+    run_killed(Recipe.from_dict(tree), beir, killed, monkeypatch, 3)
+    found = everything(killed)
+    assert found.keys() == expected.keys()
+    assert [name for name in found if not torch.equal(found[name], expected[name])] == []
+    mine = weights(expected, kind)
+    assert mine
+    saved = [name for name in expected if name.startswith(f"teachers/{kind}/student")]
+    assert saved
+    tree["teachers"][kind]["init_parameters"]["train"] = False
+    Recipe.from_dict(tree).run(beir, tmp_path / "c" / "run")
+    frozen = weights(everything(tmp_path / "c" / "run"), kind)
+    assert any(not torch.equal(mine[name], frozen[name]) for name in mine)
+
+
+def test_turns(tree, beir, tmp_path, monkeypatch):
+    """In the teacher's steps the student rests, and the other way round; each has an optimiser that counts its own."""
+    (stage,) = tree["stages"] = [s for s in tree["stages"] if s["name"] == "ranker"]
+    stage |= {"steps": 8, "objectives": stage["objectives"][:1]}
+    stage["objectives"] += [
+        {"type": f"{OBJECTIVES}.ListwiseKL"},
+        {
+            "type": f"{OBJECTIVES}.TeacherContrastive",
+            "init_parameters": {"turn": {"steps": 1, "cycle": 4}, "lr": 1e-2},
+        },
+    ]
+    seen = []
+    from retort.trainers.loop import Loop
+
+    real = Loop._step
+
+    def watching(self, turns, *rest):
+        before = {name: t.clone() for name, t in self.distiller.state_dict().items()}
+        terms = real(self, turns, *rest)
+        after = self.distiller.state_dict()
+        moved = {name.split(".")[1] for name in after if not torch.equal(before[name], after[name])}
+        seen.append((moved, turns.optimizer.param_groups[0]["lr"], set(terms[0]) - {"loss"}))
+        return terms
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_step", watching)
+        Recipe.from_dict(tree).run(beir, tmp_path / "a" / "run")
+    student = ({"student"}, {"contrastive", "listwise_kl"})
+    teacher = ({"teacher_ranker"}, {"teacher_contrastive"})
+    assert [(moved, terms) for moved, _, terms in seen] == [teacher, student, student, student] * 2
+    assert [rate for moved, rate, _ in seen if moved == {"teacher_ranker"}] == pytest.approx([1e-2, 1e-2])
+    assert [rate for moved, rate, _ in seen if moved == {"student"}] == pytest.approx(
+        [1e-3 * share for share in (1, 1, 0.8, 0.6, 0.4, 0.2)]
+    )
+    expected = everything(tmp_path / "a" / "run")
+    for after in (1, 2, 5):
+        out = tmp_path / f"killed-{after}" / "run"
+        run_killed(Recipe.from_dict(tree), beir, out, monkeypatch, after)
+        found = everything(out)
+        assert [name for name in found if not torch.equal(found[name], expected[name])] == [], after
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("overrides", "message"),
+        [
+            (["stages.0.teacher=teacher"], "stages.0.objectives.1: .*MutualKL needs its teacher in the loop"),
+            (["stages.0.objectives.2.init_parameters.pairs=0"], "pairs and redraw must be at least 1"),
+            (["stages.1.objectives.1.init_parameters={scope: in_batch}"], "a ranker scores lists only"),
+            (["candidates.own.init_parameters.model=dual"], "'dual' is asked at every step"),
+            (["teachers.dual.init_parameters.student={kind: x}"], "teachers.dual.student"),
+        ],
+    )
+    def test_mistakes(self, tree, beir, tmp_path, overrides, message):
+        with pytest.raises(RecipeError, match=message):
+            Recipe.from_dict(tree, overrides=overrides).run(beir, tmp_path / "run")

@@ -1,0 +1,176 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+LEAD: liberal feature-based distillation (Sun et al. 2023, arXiv 2212.05225).
+
+Every layer of teacher and student is turned into a distribution over the same candidates, and these are matched; so the
+two need to share neither width, depth, tokenizer nor kind. The teacher is a `LiveTeacher`, which may learn besides. The
+loss is `Contrastive` of the student + `TeacherContrastive` (if the teacher learns) + `MutualKL` + `LayerKL`, all of
+weight 1 in the official code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from retort.trainers import losses
+from retort.trainers.batch import CandidateBatch
+from retort.trainers.distiller import Compared, Context, Objective, Spec, Terms
+from retort.trainers.objectives import Scope, candidates, judged, one_of, scores_of
+from retort.trainers.outputs import Encoded, Seen
+from retort.trainers.rng import rng_for
+
+
+class LayerKL(Objective):
+    r"""
+    Divergence between paired layers' distributions over the candidates.
+
+    $$L_{lyr} = \sum_k w_k \, \mathrm{KL}(p^T_{a_k} \| p^S_{b_k}), \quad
+    w = \mathrm{softmax}_k(-\mathrm{NLL}(t_{a_k}, y) / \tau_L)$$
+
+    $w$, which carries no gradient, gives more weight to layers of the teacher that rank the positives well; it is each
+    query's own, and uniform for queries without a positive.
+
+    :param teacher:
+        Name of a live teacher.
+    :param pairs:
+        $K$: how many layers; as many as the shallower of the two has, if that is less.
+    :param choose:
+        `random`: drawn without replacement on both sides, and paired in order; `last`: the last ones; `skip`: evenly
+        spaced ones.
+    :param redraw:
+        Draw anew every so many steps.
+    :param weight_temperature:
+        $\tau_L$; at 10 the weights are nearly even. None makes them even, $w_k = 1$.
+    :param temperature:
+        Divides both sides' scores.
+    :param scope:
+        `list`: each query's own candidates, all that a ranker as teacher scores; `in_batch`: all documents.
+    :param similarity:
+        `model`: layers' vectors are compared and scaled as the model's own are. `dot`: by their dot products, as in
+        the official code; those of layers that were never trained so can be huge.
+    :param detach_targets:
+        A teacher that learns is not moved towards the student.
+    """
+
+    needs_lists = True
+    needs_live_teacher = True
+    needs_layers = True
+
+    def __init__(
+        self,
+        *,
+        teacher: str,
+        pairs: int = 5,
+        choose: Literal["random", "last", "skip"] = "random",
+        redraw: int = 10,
+        weight_temperature: float | None = 10.0,
+        temperature: float = 1.0,
+        scope: Scope = "list",
+        similarity: Literal["model", "dot"] = "model",
+        detach_targets: bool = False,
+    ) -> None:
+        super().__init__()
+        if pairs < 1 or redraw < 1:
+            msg = f"LayerKL: pairs and redraw must be at least 1; they are {pairs} and {redraw}."
+            raise ValueError(msg)
+        self.teacher, self.pairs, self.redraw = teacher, pairs, redraw
+        self.choose = one_of("choose", choose, ("random", "last", "skip"))
+        self.scope = one_of("scope", scope, ("list", "in_batch"))
+        self.similarity = one_of("similarity", similarity, ("model", "dot"))
+        self.weight_temperature, self.temperature, self.detach_targets = weight_temperature, temperature, detach_targets
+        self._depths = (0, 0)
+
+    def bind(self, spec: Spec) -> None:
+        """Note how many layers there are."""
+        self._depths = (spec.teacher_layers[str(self.teacher)], spec.student_layers)
+
+    def layers(self, ctx: Context) -> list[tuple[int, int]]:
+        """Pair layers, ascending on both sides."""
+        count = min(self.pairs, *self._depths)
+        if self.choose == "random":
+            rng = rng_for(ctx.seed, ctx.stage, "layers", ctx.step // self.redraw)
+            drawn = [np.sort(rng.choice(depth, size=count, replace=False)).tolist() for depth in self._depths]
+        elif self.choose == "last":
+            drawn = [list(range(depth - count, depth)) for depth in self._depths]
+        else:
+            drawn = [[(k + 1) * depth // count - 1 for k in range(count)] for depth in self._depths]
+        return list(zip(*drawn, strict=True))
+
+    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
+        """One value a query; lists of one candidate do not count."""
+        teacher, positive, mask = ctx.teachers[str(self.teacher)], *judged(batch, self.scope)
+        everything = candidates(batch, self.scope)
+        options = {"student_temperature": self.temperature, "teacher_temperature": self.temperature}
+        divergences, misfits = [], []
+        for theirs, own in self.layers(ctx):
+            target = scores_of(self._as_asked(teacher.layers[theirs]), batch, self.scope)
+            scores = scores_of(self._as_asked(out.layers[own]), batch, self.scope)
+            misfits.append(losses.contrastive(target.detach(), positive, mask))
+            divergences.append(losses.listwise_kl(scores, target, everything, **options, detach=self.detach_targets))
+        values = torch.stack(divergences, dim=-1)
+        if self.weight_temperature is not None:
+            values = values * (-torch.stack(misfits, dim=-1) / self.weight_temperature).softmax(-1)
+        return {"layer_kl": (values.sum(-1), everything.sum(-1) > 1)}
+
+    def _as_asked(self, seen: Seen) -> Seen:
+        if self.similarity == "dot" and isinstance(seen, Encoded):
+            return replace(seen, similarity="dot", scale=1.0)
+        return seen
+
+
+class MutualKL(Objective):
+    r"""
+    Divergence of the last layers' distributions, in both directions if the teacher learns.
+
+    $$L_{rep} = \mathrm{KL}(p_T \| p_S) + \mathrm{KL}(p_S \| p_T)$$
+
+    :param teacher:
+        Name of a live teacher.
+    :param both:
+        The second term too; as in the official code, set it for a teacher that learns.
+    :param temperature:
+        Divides both sides' scores.
+    :param scope:
+        As in `LayerKL`.
+    :param detach_targets:
+        Each term moves one of the two only. The official code lets the first move the teacher as well, and the second
+        the student.
+    """
+
+    needs_lists = True
+    needs_live_teacher = True
+    divergence = True
+
+    def __init__(
+        self,
+        *,
+        teacher: str,
+        both: bool = False,
+        temperature: float = 1.0,
+        scope: Scope = "list",
+        detach_targets: bool = False,
+    ) -> None:
+        super().__init__()
+        self.teacher, self.both, self.temperature, self.detach_targets = teacher, both, temperature, detach_targets
+        self.scope = one_of("scope", scope, ("list", "in_batch"))
+
+    def compared(self, out: Any, batch: CandidateBatch, ctx: Context) -> Compared:
+        """Scores of the last layers."""
+        scores, target = (scores_of(seen, batch, self.scope) for seen in (out, ctx.teachers[str(self.teacher)]))
+        return scores, target, candidates(batch, self.scope)
+
+    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
+        """One value a query; lists of one candidate do not count."""
+        scores, target, mask = self.compared(out, batch, ctx)
+        tau = self.temperature if ctx.temperature is None else ctx.temperature
+        options = {"student_temperature": tau, "teacher_temperature": tau, "detach": self.detach_targets}
+        values = losses.listwise_kl(scores, target, mask, **options)
+        if self.both:
+            values = values + losses.listwise_kl(target, scores, mask, **options)
+        return {"mutual_kl": (values, mask.sum(-1) > 1)}

@@ -1,0 +1,275 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""A batch as a model sees it: vectors, several vectors a text, or scores of pairs; and the model's layers, if asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from retort.students.encoding import encode_texts
+from retort.students.late_interaction import encode_tokens, is_late_interaction, longest
+from retort.students.scoring import is_ranker, score_pairs
+from retort.students.sides import Side, route
+from retort.trainers.batch import CandidateBatch
+from retort.trainers.ranks import Ranks
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
+
+COSINE_SCALE = 20.0  # cosines lie in [-1, 1], too narrow for a softmax
+
+
+@dataclass
+class Encoded:
+    """
+    A batch as a bi-encoder sees it.
+
+    :param queries:
+        `[B, d]` pooled vectors.
+    :param documents:
+        `[U, d]` pooled vectors.
+    :param scale:
+        Factor on similarities.
+    :param similarity:
+        `cosine` or `dot`.
+    :param layers:
+        The same of layers that were asked for, by their number from 0.
+    """
+
+    queries: Tensor
+    documents: Tensor
+    scale: float
+    similarity: str
+    layers: dict[int, Encoded] = field(default_factory=dict)
+
+    @property
+    def cosine_scale(self) -> float:
+        """Factor that makes a teacher's cosines comparable with these scores."""
+        return self.scale if self.similarity == "cosine" else COSINE_SCALE
+
+    def in_batch_scores(self) -> Tensor:
+        """`[B, U]` scores of every query against every document of the batch."""
+        return similarities(self.queries, self.documents, self.similarity) * self.scale
+
+    def list_scores(self, batch: CandidateBatch) -> Tensor:
+        """`[B, N]` scores of every query against its own list."""
+        return self.in_batch_scores().gather(1, batch.index)
+
+
+@dataclass
+class Scored:
+    """
+    A batch as a ranker sees it: pairs, not vectors.
+
+    :param scores:
+        `[B, N]` scores of every query against its own list; 0 where the list is shorter.
+    :param scale:
+        Factor on the logits.
+    :param layers:
+        The same of layers that were asked for, by their number from 0.
+    """
+
+    scores: Tensor
+    scale: float = 1.0
+    cosine_scale: float = COSINE_SCALE
+    layers: dict[int, Scored] = field(default_factory=dict)
+
+    def list_scores(self, batch: CandidateBatch) -> Tensor:  # noqa: ARG002
+        """`[B, N]` scores of every query against its own list."""
+        return self.scores * self.scale
+
+
+@dataclass
+class Late:
+    """
+    A batch as a model with a vector a token sees it.
+
+    :param queries:
+        `[B, t, d]` vectors.
+    :param query_mask:
+        `[B, t]` bool, which count.
+    :param documents:
+        `[U, s, d]` vectors.
+    :param document_mask:
+        `[U, s]` bool, which count.
+    :param scale:
+        Factor on the scores.
+    :param layers:
+        The same of layers that were asked for, by their number from 0.
+    """
+
+    queries: Tensor
+    query_mask: Tensor
+    documents: Tensor
+    document_mask: Tensor
+    scale: float = 1.0
+    cosine_scale: float = COSINE_SCALE
+    layers: dict[int, Late] = field(default_factory=dict)
+
+    def in_batch_scores(self) -> Tensor:
+        r"""`[B, U]` scores of every query against every document: $\sum_i \max_j q_i \cdot d_j$ (MaxSim)."""
+        low = torch.finfo(self.queries.dtype).min
+        rows = []
+        for query, counts in zip(self.queries, self.query_mask, strict=True):  # one at a time bounds memory
+            best = (self.documents @ query[counts].T).masked_fill(~self.document_mask[:, :, None], low).amax(1)
+            rows.append(best.sum(-1))
+        return torch.stack(rows) * self.scale
+
+    def list_scores(self, batch: CandidateBatch) -> Tensor:
+        """`[B, N]` scores of every query against its own list."""
+        return self.in_batch_scores().gather(1, batch.index)
+
+
+Seen = Encoded | Scored | Late
+
+
+def similarities(queries: Tensor, documents: Tensor, similarity: str) -> Tensor:
+    """`[B, U]` similarities of `[B, d]` and `[U, d]`, `cosine` or `dot`."""
+    if similarity == "cosine":
+        queries, documents = F.normalize(queries, dim=-1), F.normalize(documents, dim=-1)
+    return queries @ documents.T
+
+
+@dataclass
+class Sight:
+    """
+    How models look at a batch.
+
+    :param ranks:
+        The processes, which share the work.
+    :param tokens_per_chunk:
+        Padded tokens of a forward pass; None takes what suits the device.
+    :param cache_gradients:
+        Hold one chunk's activations at a time, for another forward pass (see `students.encoding.recomputed`).
+    """
+
+    ranks: Ranks
+    tokens_per_chunk: int | None = None
+    cache_gradients: bool = False
+
+    def see(
+        self,
+        model: SentenceTransformer | CrossEncoder | MultiVectorEncoder,
+        batch: CandidateBatch,
+        scale: float,
+        layers: Sequence[int] = (),
+    ) -> Seen:
+        """
+        Encode the batch's texts, or score its pairs.
+
+        :param model:
+            A bi-encoder, a ranker, or a model with a vector a token.
+        :param batch:
+            The batch, the same on every rank.
+        :param scale:
+            Factor on the scores.
+        :param layers:
+            Layers, from 0, to look at besides.
+        :returns:
+            The whole batch, the same on every rank.
+        """
+        if is_ranker(model):
+            own = self._score(model, batch, layers)
+            *found, last = (Scored(scores, scale) for scores in own.unbind(-1))
+            last.layers = dict(zip(layers, found, strict=True))
+            return last
+        if is_late_interaction(model):
+            asked, given = (
+                self._tokens(model, texts, side, layers).split([*_widths(model, layers), 1], dim=-1)
+                for texts, side in ((batch.queries, "query"), (batch.documents, "document"))
+            )
+            masks = [part[-1].squeeze(-1) > 0 for part in (asked, given)]
+            *parts, last_part = (
+                Late(q, masks[0], d, masks[1], scale) for q, d in zip(asked[:-1], given[:-1], strict=True)
+            )
+            last_part.layers = dict(zip(layers, parts, strict=True))
+            return last_part
+        queries, documents = (
+            self._encode(model, texts, side, layers).split(_widths(model, layers), dim=-1)
+            for texts, side in ((batch.queries, "query"), (batch.documents, "document"))
+        )
+        *seen, out = (Encoded(q, d, scale, model.similarity_fn_name) for q, d in zip(queries, documents, strict=True))
+        out.layers = dict(zip(layers, seen, strict=True))
+        return out
+
+    def _encode(self, model: Any, texts: list[str], side: Side, layers: Sequence[int]) -> Tensor:
+        def work(own: list[str]) -> Tensor:
+            return encode_texts(
+                model, own, side, budget=self.tokens_per_chunk, recompute=self.cache_gradients, layers=layers
+            )
+
+        return self._shared(model, texts, texts, work, (sum(_widths(model, layers)),))
+
+    def _tokens(self, model: Any, texts: list[str], side: Side, layers: Sequence[int]) -> Tensor:
+        length = longest(model, texts, side)
+
+        def work(own: list[str]) -> Tensor:
+            options = {"budget": self.tokens_per_chunk, "recompute": self.cache_gradients, "layers": layers}
+            return encode_tokens(model, own, side, length=length, **options)
+
+        return self._shared(model, texts, texts, work, (length, sum(_widths(model, layers)) + 1))
+
+    def _score(self, model: Any, batch: CandidateBatch, layers: Sequence[int]) -> Tensor:
+        """`[B, N, l + 1]`."""
+        places = batch.mask.nonzero()
+        rows, columns = places[:, 0], places[:, 1]
+        documents = batch.index[rows, columns].tolist()
+        pairs = [(batch.queries[q], batch.documents[d]) for q, d in zip(rows.tolist(), documents, strict=True)]
+
+        def work(own: list[tuple[str, str]]) -> Tensor:
+            found = score_pairs(model, own, budget=self.tokens_per_chunk, recompute=self.cache_gradients, layers=layers)
+            return found.reshape(len(own), -1)
+
+        scores = self._shared(model, pairs, [q + d for q, d in pairs], work, (len(layers) + 1,))
+        return scores.new_zeros(*batch.mask.shape, scores.shape[-1]).index_put((rows, columns), scores)
+
+    def _shared(
+        self,
+        model: Any,
+        items: list[Any],
+        texts: list[str],
+        work: Callable[[list[Any]], Tensor],
+        shape: tuple[int, ...],
+    ) -> Tensor:
+        """Do this rank's share, and gather that of all, `[n, *shape]` in the model's dtype."""
+        like, dealt = next(model.parameters()), self.ranks.deal(texts)
+        own = [items[row] for row in dealt[self.ranks.index]]
+        if own:
+            found = work(own).to(like.dtype)
+        else:  # fewer texts than ranks
+            found = like.new_zeros(0, *shape, requires_grad=True)
+        return self.ranks.gather(found, dealt)
+
+
+def blank(model: Any, batch: CandidateBatch, scale: float, layers: Sequence[int] = ()) -> Seen:
+    """Give what `Sight.see` would, of zeros: enough for what depends on the batch alone."""
+    like = next(model.parameters())
+    if is_ranker(model):
+        scored = Scored(like.new_zeros(batch.index.shape), scale)
+        scored.layers = dict.fromkeys(layers, scored)
+        return scored
+    if is_late_interaction(model):
+        tokens = [like.new_zeros(len(texts), 1, 1) for texts in (batch.queries, batch.documents)]
+        masks = [t.squeeze(-1) == 0 for t in tokens]
+        late = Late(tokens[0], masks[0], tokens[1], masks[1], scale)
+        late.layers = dict.fromkeys(layers, late)
+        return late
+    queries, documents = (
+        like.new_zeros(len(texts), model.get_embedding_dimension()) for texts in (batch.queries, batch.documents)
+    )
+    encoded = Encoded(queries, documents, scale, model.similarity_fn_name)
+    encoded.layers = dict.fromkeys(layers, encoded)
+    return encoded
+
+
+def _widths(model: Any, layers: Sequence[int]) -> list[int]:
+    """Sizes of the pooled states of some layers, and of the vectors."""
+    hidden = route(model, "query")[0].config.get_text_config().hidden_size if layers else 0
+    return [*[hidden] * len(layers), int(model.get_embedding_dimension())]

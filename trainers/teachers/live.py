@@ -1,0 +1,69 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Teachers that are asked at every step, in the loop: their layers can be looked at, and they may learn themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from retort.students.hashing import fingerprint_of
+from retort.students.late_interaction import is_late_interaction
+from retort.students.scoring import is_ranker
+from retort.trainers.errors import RecipeError
+from retort.trainers.outputs import COSINE_SCALE
+
+
+class LiveTeacher:
+    """
+    A model beside the student. It costs a forward pass a step; whatever only needs its scores asks another kind.
+
+    What it gave for a batch stands where other teachers' scores and vectors do, without gradients, and for objectives
+    that teach it, or look at its layers, in `Context.teachers`. One that learns ends in `teachers/NAME/student`.
+
+    :param student:
+        The model, as a recipe's `student`: a bi-encoder, a ranker, or a model with a vector a token.
+    :param train:
+        It learns in the student's steps, from objectives that do not detach what it gave. Objectives with turns of
+        their own (AR2) teach it in these.
+    :param lr:
+        Its highest learning rate then; by default the stage's.
+    :param scale:
+        Factor on its scores; by default 20 for cosines, otherwise 1.
+    """
+
+    def __init__(
+        self, *, student: dict[str, Any], train: bool = False, lr: float | None = None, scale: float | None = None
+    ) -> None:
+        self.student_spec = student
+        self.train = train
+        self.lr = lr
+        self._scale = scale
+        self._model: Any = None
+        self._key = ""
+
+    def load(self, model: Any) -> None:
+        """Take up the model."""
+        self._model = model
+        self._key = fingerprint_of(model)
+
+    @property
+    def model(self) -> Any:
+        """The model, which may be learning."""
+        if self._model is None:
+            msg = "a live teacher has its model from the recipe around it."
+            raise RecipeError(msg)
+        return self._model
+
+    @property
+    def key(self) -> str:
+        """Identify the weights that it started from."""
+        return self._key
+
+    @property
+    def scale(self) -> float:
+        """Factor on its scores."""
+        if self._scale is not None:
+            return self._scale
+        single = not is_ranker(self.model) and not is_late_interaction(self.model)
+        return COSINE_SCALE if single and self.model.similarity_fn_name == "cosine" else 1.0
