@@ -26,7 +26,7 @@ LAUNCH += ["--num_machines", "1", "--main_process_port", "0", "--mixed_precision
 # gloo on CPUs: without the variable Accelerate would look for GPUs and leave each process alone.
 ENV = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent)}
 KIND = "retort.trainers.objectives"
-EXACT = ["whole", "accumulated", "cached", "both", "small", "ranker", "ranker_cached", "ctkd", "lead", "turns"]
+EXACT = ["whole", "accumulated", "cached", "both", "small", "ranker", "ranker_cached", "ctkd", "lead", "ar2"]
 
 
 @pytest.fixture
@@ -104,11 +104,13 @@ def jobs(recipe_tree, prod_tree, trunk, tiny_ranker):
             },
         ],
     }
-    turns = copy.deepcopy(lead)
-    turns["teachers"]["live"]["init_parameters"] = {"student": copy.deepcopy(ranker["student"])}
-    turns["stages"][0]["objectives"] = [
+    ar2 = copy.deepcopy(lead)
+    ar2["stages"][0] |= {"refresh": 3}
+    ar2["teachers"]["live"]["init_parameters"] = {"student": copy.deepcopy(ranker["student"])}
+    ar2["stages"][0]["objectives"] = [
         {"type": f"{KIND}.Contrastive", "init_parameters": {"scope": "list"}},
         {"type": f"{KIND}.ListwiseKL"},
+        {"type": "retort.trainers.methods.ar2.Adversarial", "init_parameters": {"reduction": "sum"}, "weight": 0.1},
         {"type": f"{KIND}.TeacherContrastive", "init_parameters": {"turn": {"steps": 1, "cycle": 3}, "lr": 2e-3}},
     ]
 
@@ -128,7 +130,7 @@ def jobs(recipe_tree, prod_tree, trunk, tiny_ranker):
         "prod": prod,
         "ctkd": ctkd,
         "lead": lead,
-        "turns": turns,
+        "ar2": ar2,
         # Float32 with dropout: the ranks must agree, and a killed run must come back to it.
         "dropout": long(recipe_tree),
     }

@@ -43,6 +43,8 @@ class Context:
         Step within it.
     :param steps:
         How many it has.
+    :param queries:
+        Queries of the whole step, over all parts of its batch.
     :param seed:
         Seed of the run.
     :param ranks:
@@ -58,6 +60,7 @@ class Context:
     stage: str
     step: int
     steps: int
+    queries: int = 1
     seed: int = 0
     ranks: Ranks = field(default_factory=Ranks)
     temperature: Tensor | None = None

@@ -277,7 +277,7 @@ class Loop:
         batch = source.batch(progress.step)
         if stage.batches == "lists":
             progress.queries_without_positive += int((~batch.has_positive).sum())
-        ctx = Context(stage.name, progress.step, stage.steps, training.seed, self.ranks)
+        ctx = Context(stage.name, progress.step, stage.steps, len(batch.queries), training.seed, self.ranks)
         dtype = next(self.distiller.student.parameters()).dtype
         parts = [part.to(device, dtype) for part in batch.split(training.accumulation)]
         # Each part's loss is divided by what counts in the whole step, so this must be known before the first.

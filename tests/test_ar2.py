@@ -1,0 +1,140 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""AR2: reference values of both forms, what the paper's form does, and a whole game, killed and resumed."""
+
+import copy
+
+import pytest
+import torch
+from tiny import everything, lists, run_killed
+
+from retort.trainers.distiller import Context
+from retort.trainers.losses import listwise_kl
+from retort.trainers.methods.ar2 import Adversarial
+from retort.trainers.objectives import TeacherContrastive
+from retort.trainers.outputs import Scored
+from retort.trainers.recipe import Recipe
+
+OBJECTIVES = "retort.trainers.objectives"
+D = torch.tensor([[3.0, 1.0, 2.5, -1.0], [0.5, 1.5, -0.5, 0.0]])
+G = torch.tensor([[1.0, 0.5, 2.0, -0.5], [0.2, 0.1, 0.4, 0.3]])
+
+
+def values(scores: torch.Tensor, **parameters) -> torch.Tensor:
+    objective = Adversarial(teacher="t", **parameters)
+    ((found, mask),) = objective(Scored(scores), lists(D), Context("s", 0, 1, queries=len(D))).values()
+    assert mask.all()
+    return found
+
+
+class TestReferenceValues:
+    def test_a_the_codes_form(self):
+        """04-A: the sum over the batch; half of it with half of the regulariser; gradients of both."""
+        scores = G.clone().requires_grad_(True)
+        adversarial = values(scores, form="code", reduction="sum").mean()
+        assert float(adversarial.detach()) == pytest.approx(5.655668, abs=1e-5)
+        adversarial.backward()
+        expected = [[-0.404598, 0.048086, 0.310279, 0.046234], [-0.032907, -0.715851, 0.493157, 0.255601]]
+        torch.testing.assert_close(scores.grad, torch.tensor(expected), atol=1e-5, rtol=0)
+        assert float(values(G, form="code").mean()) == pytest.approx(5.655668 / 2, abs=1e-5)
+
+        p, again = D.softmax(-1), G.clone().requires_grad_(True)
+        divergence = listwise_kl(again, D, torch.ones_like(D, dtype=torch.bool)).mean()
+        entropy = -(p * p.log()).sum(-1).mean()
+        normal = divergence + entropy
+        assert float(normal.detach()) == pytest.approx(1.348000, abs=1e-5)
+        assert float(0.5 * adversarial.detach() + 0.5 * normal.detach()) == pytest.approx(3.501834, abs=1e-5)
+        divergence.backward()
+        expected = [[-0.174122, 0.028238, 0.126555, 0.019328], [0.011615, -0.182710, 0.105129, 0.065966]]
+        torch.testing.assert_close(again.grad, torch.tensor(expected), atol=1e-5, rtol=0)
+
+    def test_b_the_papers_form(self):
+        """04-B: over the negatives alone; and the ranker's own loss."""
+        scores = G.clone().requires_grad_(True)
+        found = values(scores).mean()
+        assert float(found.detach()) == pytest.approx(-0.517166, abs=1e-5)
+        found.backward()
+        expected = [[0, 0.022149, -0.033718, 0.011569], [0, -0.093102, 0.063314, 0.029789]]
+        torch.testing.assert_close(scores.grad, torch.tensor(expected), atol=1e-5, rtol=0)
+        ctx = Context("s", 0, 1, teachers={"t": Scored(D)})
+        ((own, _),) = TeacherContrastive(teacher="t")(None, lists(D), ctx).values()
+        assert float(own.mean()) == pytest.approx(1.055712, abs=1e-5)
+
+    def test_c_entropy(self):
+        """04-C: of the retriever over the whole list."""
+        p = G.softmax(-1)
+        assert (-(p * p.log()).sum(-1)).tolist() == pytest.approx([1.057255, 1.380071], abs=1e-5)
+
+
+def test_descending_raises_what_the_ranker_takes_for_the_positive():
+    scores = G.clone().requires_grad_(True)
+    values(scores).sum().backward()
+    before, after = ((s.detach()[:, 1:]).softmax(-1) for s in (scores, scores - scores.grad))
+    hardest = D[:, 1:].argmax(-1, keepdim=True)
+    assert (after.gather(1, hardest) > before.gather(1, hardest)).all()
+
+
+@pytest.mark.parametrize("form", ["paper", "code"])
+def test_lists_that_are_short_or_not_scored(form):
+    """Padding and missing scores change nothing; a list of one side only is 0, without a gradient."""
+    wide = torch.cat([G, torch.full((2, 1), 7.0)], dim=1).requires_grad_(True)
+    batch = lists(torch.cat([D, torch.tensor([[float("nan")], [2.0]])], dim=1))
+    batch.mask[1, 4] = False
+    ctx, objective = Context("s", 0, 1), Adversarial(teacher="t", form=form)
+    ((found, _),) = objective(Scored(wide), batch, ctx).values()
+    torch.testing.assert_close(found, values(G, form=form))
+    batch.labels[0, 0] = 0
+    ((found, mask),) = objective(Scored(wide), batch, ctx).values()
+    assert mask.tolist() == [False, True]
+    assert float(found[0].detach()) == 0
+    found[0].backward()
+    assert wide.grad.abs().max() == 0
+
+
+@pytest.fixture
+def tree(recipe_tree, trunk):
+    """Two iterations of one step of the ranker and two of the retriever, on lists that are mined anew."""
+    tree = copy.deepcopy(recipe_tree)
+    ranker = {"type": "retort.students.create.ranker", "init_parameters": {"trunk": trunk, "layers": [0]}}
+    live = {"type": "retort.trainers.teachers.live.LiveTeacher", "init_parameters": {"student": ranker}}
+    tree["teachers"] = {"ranker": live}
+    tree["stages"] = [
+        {
+            "name": "game",
+            "teacher": "ranker",
+            "lr": 1e-2,
+            "steps": 6,
+            "refresh": 3,
+            "candidates": {"sources": ["own"], "negatives": 3},
+            "objectives": [
+                {"type": f"{OBJECTIVES}.TeacherContrastive", "init_parameters": {"turn": {"steps": 1, "cycle": 3}}},
+                {"type": f"{OBJECTIVES}.ListwiseKL", "weight": 0.5},
+                {"type": "retort.trainers.methods.ar2.Adversarial", "weight": 0.5},
+            ],
+        }
+    ]
+    return tree
+
+
+def test_a_game_killed_in_both_turns(tree, beir, tmp_path, monkeypatch):
+    """Lists follow the student; weights, both optimisers and the lists come back bit for bit."""
+    out = tmp_path / "whole" / "run"
+    Recipe.from_dict(tree).run(beir, out)
+    expected = everything(out)
+    first, second = ((out / "candidates" / name).read_bytes() for name in ("game.parquet", "game.1.parquet"))
+    assert first != second
+    assert any(name.startswith("teachers/ranker/student.") for name in expected)
+    for after in (1, 2, 4):
+        killed = tmp_path / f"killed-{after}" / "run"
+        run_killed(Recipe.from_dict(tree), beir, killed, monkeypatch, after)
+        found = everything(killed)
+        assert found.keys() == expected.keys()
+        assert [name for name in found if not torch.equal(found[name], expected[name])] == [], after
+
+
+def test_a_frozen_ranker(tree, beir, tmp_path):
+    """Without its objective it stays as it was, and no folder of it is written."""
+    del tree["stages"][0]["objectives"][0]
+    Recipe.from_dict(tree).run(beir, tmp_path / "run")
+    assert not (tmp_path / "run" / "teachers").exists()
