@@ -247,7 +247,7 @@ def dual() -> dict[str, Any]:
 def sizes(tree: dict[str, Any], seed: int) -> dict[str, Any]:
     """Evaluate at the ends of stages alone, as the peer does."""
     small = {"evaluate_every": 0, "checkpoint_every": 100, "dev_queries": 200, "dev_documents": 1000}
-    return tree["training"] | small | {"seed": seed, "accumulation": 1}
+    return tree["training"] | small | {"seed": seed, "accumulation": 1, "dropout": 0.0}  # a third less time on CPUs
 
 
 def train_peer(recipe: Any, folder: Path, out: Path) -> None:

@@ -42,6 +42,18 @@ def layers_of(model: Any) -> nn.ModuleList:
     return stack
 
 
+def set_dropout(model: nn.Module, share: float) -> None:
+    """Set the dropout of a whole model; its configuration, and so what is saved, stays."""
+    from torch.nn import Dropout
+
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.p = share
+        for name in ("dropout_prob", "attention_dropout"):  # attention that is computed in one piece has a number
+            if isinstance(module.__dict__.get(name), float):
+                setattr(module, name, share)
+
+
 @contextmanager
 def captured(stack: nn.ModuleList, wanted: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """

@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from retort.trainers.candidates.bm25 import BM25, BM25Miner, top_rows
 from retort.trainers.candidates.dense import DenseMiner, search_vectors
 from retort.trainers.candidates.given import GivenMiner
 from retort.trainers.candidates.lists import CandidateLists, build_lists, mine
+from retort.trainers.candidates.sampling import SAMPLINGS, draw
 from retort.trainers.candidates.workbench import Workbench
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import RetrievalData, TextStore
@@ -320,3 +323,54 @@ class TestParts:
         texts, queries = bench.data.corpus.texts, bench.data.queries.texts
         pairs = {(queries[q], texts[d]) for q, d in zip(lists.owners[used], lists.rows[used], strict=True)}
         assert pairs == expected
+
+
+class TestSampling:
+    """R2ANKER's reference 09-A: bm25 found a b c, dense b d, splade e b a."""
+
+    FOUND_BY = np.array([0b101, 0b111, 0b001, 0b010, 0b100]) << 1  # a b c d e
+    FIRST: ClassVar = {
+        "multiset": [0.25, 0.375, 0.125, 0.125, 0.125],
+        "union": [0.2] * 5,
+        "balanced": [0.222222, 0.388889, 0.111111, 0.166667, 0.111111],
+    }
+
+    @pytest.mark.parametrize("how", SAMPLINGS)
+    def test_r2anker_first_draws(self, how):
+        rng = np.random.default_rng(0)
+        drawn = [int(draw(self.FOUND_BY, 1, how, rng)[0]) for _ in range(10_000)]
+        assert np.bincount(drawn, minlength=5) / len(drawn) == pytest.approx(self.FIRST[how], abs=0.02)
+
+    @pytest.mark.parametrize("how", SAMPLINGS)
+    def test_r2anker_without_replacement(self, how):
+        rng = np.random.default_rng(0)
+        for count in (3, 5, 9):
+            drawn = draw(self.FOUND_BY, count, how, rng).tolist()
+            assert len(drawn) == len(set(drawn)) == min(count, 5)
+
+    def test_r2anker_second_draws_are_balanced_over_what_is_left(self):
+        """After b: bm25 has a and c, dense d alone, splade e and a; so d comes next once in three."""
+        rng = np.random.default_rng(1)
+        pairs = [draw(self.FOUND_BY, 2, "balanced", rng).tolist() for _ in range(20_000)]
+        after = [second for first, second in pairs if first == 1]
+        share = np.bincount(after, minlength=5) / len(after)
+        assert share == pytest.approx([1 / 3, 0, 1 / 6, 1 / 3, 1 / 6], abs=0.02)
+
+    def test_lists_know_all_that_found_a_document(self, bench):
+        """The second miner finds what the first does, and so do lists that were written and read."""
+        miner = BM25Miner(depth=5)
+        lists = build_lists(bench, {"one": miner, "two": miner, "none": BM25Miner(depth=1)})
+        mined = lists.source > 0
+        assert set((lists.found_by[mined] >> 1 & 0b11).tolist()) == {0b11}
+        assert 0 < (lists.found_by[mined] >> 3).sum() < mined.sum()
+        assert (lists.found_by[~mined] & 1).all()
+
+    def test_skip(self, bench):
+        miner = BM25Miner(depth=5)
+        whole, less = build_lists(bench, {"a": miner}), build_lists(bench, {"a": miner}, skip=2)
+        top = mine(miner, bench)[0]
+        for number in range(len(less)):
+            span = slice(less.offsets[number], less.offsets[number + 1])
+            mined = less.rows[span][less.source[span] > 0]
+            assert not set(mined) & set(bench.data.corpus.first_rows[top[number, :2]])
+        assert len(less.rows) < len(whole.rows)

@@ -322,3 +322,47 @@ def test_two_layers_of_minilm_through_sentence_transformers(tmp_path):
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     assert np.allclose(student.encode_query(texts), plain.encode_query(texts), atol=1e-6)
     assert student.manifest.max_tokens == {"query": 32, "document": 128}
+
+
+class TestLayers:
+    def test_dropout(self, tiny_model):
+        """Without it two passes in training mode are alike; the configuration that is saved keeps what it has."""
+        import torch
+
+        from retort.students.encoding import encode_texts
+        from retort.students.layers import set_dropout
+
+        model = tiny_model(3, dropout=0.5).train()
+
+        def twice() -> bool:
+            return torch.equal(*(encode_texts(model, ["the sea", "a ship"], "document") for _ in range(2)))
+
+        assert not twice()
+        set_dropout(model, 0.0)
+        assert twice()
+        assert model[0].config.hidden_dropout_prob == 0.5
+        set_dropout(model, 0.5)
+        assert not twice()
+
+    @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "deberta-v2", "electra"])
+    def test_the_head_scores_the_last_layer_as_the_model_does(self, kind):
+        """And another layer as a model without the layers above it would."""
+        import torch
+        from transformers import AutoConfig, AutoModelForSequenceClassification
+
+        from retort.students.layers import captured, head_scores, layers_of
+
+        small = {"num_hidden_layers": 3, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
+        if kind == "distilbert":
+            small = {"n_layers": 3, "dim": 8, "n_heads": 2, "hidden_dim": 8}
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(kind, vocab_size=30, num_labels=1, max_position_embeddings=16, **small)
+        model = AutoModelForSequenceClassification.from_config(config).eval()
+        ids = torch.randint(5, 30, (4, 7))
+        with torch.no_grad():
+            with captured(layers_of(model), [1, 2]) as states:
+                whole = model(ids).logits[:, 0]
+            torch.testing.assert_close(head_scores(model, states[2]), whole)
+            found = head_scores(model, states[1])
+            del layers_of(model)[2]
+            torch.testing.assert_close(found, model(ids).logits[:, 0])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import save_file
 
 from retort.students import create
@@ -56,3 +57,4 @@ if __name__ == "__main__":
 
     jobs, data, out = sys.argv[1:]
     two_ranks.run_all(json.loads(Path(jobs).read_text()), Path(data), Path(out))
+    PartialState().destroy_process_group()  # left to the end of the process, its threads may abort it

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from retort.students.hashing import fingerprint_of
 from retort.students.late_interaction import is_late_interaction
-from retort.students.layers import layers_of
+from retort.students.layers import layers_of, set_dropout
 from retort.students.scoring import is_ranker
 from retort.students.sides import route
 from retort.trainers.candidates.workbench import Miner, Selector, Workbench
@@ -196,6 +196,9 @@ def build_distiller(
         for i, stage in enumerate(recipe.stages)
         if stage.temperature is not None
     }
+    if recipe.training.dropout is not None:
+        for model in (student, *(t.model for t in live.values())):
+            set_dropout(model, recipe.training.dropout)
     try:
         return Distiller(
             student,

@@ -52,6 +52,7 @@ def open_stage(parts: Parts, stage: Stage, out: Path, *, number: int = 0) -> Bat
             batch_size=size,
             negatives=section.negatives,
             order=section.order,
+            sampling=section.sampling,
             positives=section.positives,
             vector_teachers=vectors,
             seed=seed,
@@ -59,7 +60,7 @@ def open_stage(parts: Parts, stage: Stage, out: Path, *, number: int = 0) -> Bat
 
     path = out / "candidates" / (f"{stage.name}.{number}.parquet" if number else f"{stage.name}.parquet")
     if not path.is_file():
-        lists = build_lists(bench, {name: parts.miners[name] for name in section.sources})
+        lists = build_lists(bench, {name: parts.miners[name] for name in section.sources}, skip=section.skip)
         if stage.name in parts.selectors:
             lists = lists.only(parts.selectors[stage.name].keep(bench))
         if scorers and len(lists):

@@ -17,6 +17,7 @@ import torch
 
 from retort.trainers.batch import CandidateBatch
 from retort.trainers.candidates.lists import CandidateLists, texts_of
+from retort.trainers.candidates.sampling import Sampling, draw
 from retort.trainers.candidates.workbench import Workbench
 from retort.trainers.rng import rng_for
 from retort.trainers.teachers.vector_cache import VectorCache
@@ -72,6 +73,8 @@ class ListBatches:
         Negatives a query; a query with fewer has a shorter list.
     :param order:
         `random`: negatives drawn without replacement, anew each epoch; `top`: the first of the list.
+    :param sampling:
+        How `random` draws: `union`, `multiset` or `balanced` (see `sampling.draw`).
     :param positives:
         `random`: one of the query's positives, drawn anew each epoch; `first`; `all`.
     :param vector_teachers:
@@ -90,6 +93,7 @@ class ListBatches:
         batch_size: int,
         negatives: int,
         order: Literal["random", "top"] = "random",
+        sampling: Sampling = "union",
         positives: Literal["random", "first", "all"] = "random",
         vector_teachers: list[str],
         seed: object,
@@ -100,6 +104,7 @@ class ListBatches:
         self._batch_size = batch_size
         self._negatives = negatives
         self._order = order
+        self._sampling: Sampling = sampling
         self._positives = positives
         self._seed = seed
         self._keep = np.arange(len(lists)) if keep is None else keep
@@ -127,9 +132,10 @@ class ListBatches:
             positive = rng.choice(positive, 1)
         elif self._positives == "first":
             positive = positive[:1]
-        count = min(self._negatives, len(negative))
-        negative = negative[:count] if self._order == "top" else rng.choice(negative, count, replace=False)
-        return np.concatenate([positive, negative])
+        if self._order == "top":
+            return np.concatenate([positive, negative[: self._negatives]])
+        drawn = draw(lists.found_by[negative], self._negatives, self._sampling, rng)
+        return np.concatenate([positive, negative[drawn]])
 
     def used(self, steps: range) -> np.ndarray:
         """`[m]` bool: the entries that some batch of these steps holds. Only these need teacher scores."""

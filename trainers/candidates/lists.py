@@ -42,7 +42,9 @@ class CandidateLists:
     :param labels:
         `[m]` int8: 1 positive, 0 negative, -1 unknown.
     :param source:
-        `[m]` int8, index into `sources`.
+        `[m]` int8, index into `sources`: the first that a document came from.
+    :param found_by:
+        `[m]` int64, all that it came from: bit `g` is source `g`.
     :param sources:
         Names of the sources; the first is `labels`.
     :param scores:
@@ -54,6 +56,7 @@ class CandidateLists:
     rows: np.ndarray
     labels: np.ndarray
     source: np.ndarray
+    found_by: np.ndarray
     sources: list[str]
     scores: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -68,7 +71,7 @@ class CandidateLists:
     @cached_property
     def hash(self) -> str:
         """Hash of who trains on what."""
-        parts = (self.query_rows, self.offsets, self.rows, self.labels, *self.scores.values())
+        parts = (self.query_rows, self.offsets, self.rows, self.labels, self.found_by, *self.scores.values())
         return hash_text("".join(hashlib.sha256(p.tobytes()).hexdigest() for p in parts))
 
     def only(self, keep: np.ndarray) -> CandidateLists:
@@ -82,6 +85,7 @@ class CandidateLists:
             rows=self.rows[entries],
             labels=self.labels[entries],
             source=self.source[entries],
+            found_by=self.found_by[entries],
             sources=self.sources,
             scores={name: values[entries] for name, values in self.scores.items()},
         )
@@ -93,6 +97,7 @@ class CandidateLists:
             "document_id": pa.array([data.corpus.ids[r] for r in self.rows]),
             "label": pa.array(self.labels),
             "source": pa.array([self.sources[s] for s in self.source]),
+            "found_by": pa.array(self.found_by),
             **{f"score.{name}": pa.array(values) for name, values in self.scores.items()},
         }
         with replace_file(path) as aside:
@@ -111,6 +116,7 @@ class CandidateLists:
             rows=np.array([data.corpus.rows[d] for d in table["document_id"].to_pylist()], dtype=np.int64),
             labels=table["label"].to_numpy(),
             source=np.array([sources.index(name) for name in table["source"].to_pylist()], dtype=np.int8),
+            found_by=table["found_by"].to_numpy(),
             sources=sources,
             scores={n[6:]: table[n].to_numpy() for n in table.column_names if n.startswith("score.")},
         )
@@ -153,9 +159,9 @@ def _joined(blocks: list[np.ndarray], width: int, fill: float) -> np.ndarray:
     return np.concatenate([np.pad(b, ((0, 0), (0, width - b.shape[1])), constant_values=fill) for b in blocks])
 
 
-def build_lists(bench: Workbench, miners: dict[str, Miner]) -> CandidateLists:
+def build_lists(bench: Workbench, miners: dict[str, Miner], *, skip: int = 0) -> CandidateLists:
     """
-    Join the judgements and what the miners found into one list a query; a document keeps its first source.
+    Join the judgements and what the miners found into one list a query, each document once.
 
     Labels are 1 for a positive, 0 for a document judged irrelevant, -1 (unknown) for one that was mined.
 
@@ -163,27 +169,34 @@ def build_lists(bench: Workbench, miners: dict[str, Miner]) -> CandidateLists:
         Data and models.
     :param miners:
         The sources by name.
+    :param skip:
+        How many documents at the top of each source to leave out: the more likely ones to be positives unknown.
     """
     # Copies of a text count as one document: a positive's copy is no negative.
     first = bench.data.corpus.first_rows
-    found = [mine(miner, bench)[0] for miner in miners.values()]
+    found = [mine(miner, bench)[0][:, skip:] for miner in miners.values()]
     mined = [np.where(rows < 0, -1, first[rows]) for rows in found]
     refuted = bench.data.judged(lambda grade: grade <= 0)
     rows: list[int] = []
     labels: list[int] = []
     source: list[int] = []
+    found_by: list[int] = []
     offsets = [0]
     for query, positives in enumerate(bench.data.positives()):
         entries: dict[int, int] = dict.fromkeys([*positives.tolist(), *refuted[query].tolist()], 0)
+        finders = dict.fromkeys(entries, 1)
         judged = len(entries)
         depth = max((m.shape[1] for m in mined), default=0)
         for rank in range(depth):
             for number, ranked in enumerate(mined, 1):
                 if rank < ranked.shape[1] and ranked[query, rank] >= 0:
-                    entries.setdefault(int(ranked[query, rank]), number)
+                    document = int(ranked[query, rank])
+                    entries.setdefault(document, number)
+                    finders[document] = finders.get(document, 0) | 1 << number
         rows.extend(entries)
         labels.extend([1] * len(positives) + [0] * (judged - len(positives)) + [-1] * (len(entries) - judged))
         source.extend(entries.values())
+        found_by.extend(finders.values())
         offsets.append(len(rows))
     return CandidateLists(
         query_rows=np.arange(len(bench.data.queries)),
@@ -191,6 +204,7 @@ def build_lists(bench: Workbench, miners: dict[str, Miner]) -> CandidateLists:
         rows=np.array(rows, dtype=np.int64),
         labels=np.array(labels, dtype=np.int8),
         source=np.array(source, dtype=np.int8),
+        found_by=np.array(found_by, dtype=np.int64),
         sources=[LABELS, *miners],
     )
 
