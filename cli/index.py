@@ -16,7 +16,15 @@ from haystack_integrations.components.retrievers.retort.qdrant_server import Ser
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.pipelines.load import is_url, load_pipeline, store_spec
-from retort.students import SPACE_STAMP, STUDENT_STAMP, Manifest, Student, read_space
+from retort.students import (
+    SPACE_STAMP,
+    SPARSE_SPACE_STAMP,
+    SPARSE_STUDENT_STAMP,
+    STUDENT_STAMP,
+    Manifest,
+    Student,
+    read_space,
+)
 from retort.students.files import resolve_model
 from retort.trainers.candidates.workbench import progress_bar
 from retort.trainers.data.documents import read_documents
@@ -27,16 +35,20 @@ BLOCK = 2048
 def run(given: argparse.Namespace) -> None:
     """Read documents, embed and write them, and optimise the index."""
     started = time.perf_counter()
-    count, deleted = index_documents(given.student, given.documents, given.store, prune=given.prune)
+    count, deleted = index_documents(
+        given.student, given.documents, given.store, sparse=given.sparse, prune=given.prune
+    )
     print(f"{count} documents in {given.store} after {time.perf_counter() - started:.0f} s")
     if given.prune or deleted:
         print(f"{deleted} deleted that {given.documents} no longer gives")
     print(f'next: retort ask "your question" --store {given.store}', file=sys.stderr)
 
 
-def index_documents(student: str, source: Path, store: str | Path, *, prune: bool = False) -> tuple[int, int]:
+def index_documents(
+    student: str, source: Path, store: str | Path, *, sparse: str | None = None, prune: bool = False
+) -> tuple[int, int]:
     """
-    Index documents through `indexing.yml`, in blocks.
+    Index documents through `indexing.yml` (`indexing_hybrid.yml` with a sparse student), in blocks.
 
     An interrupted run leaves whole blocks; the same command replaces them and writes the rest. Passages that a file
     gave before and no longer gives are deleted; files that are gone are left alone, unless `prune` is set.
@@ -47,6 +59,8 @@ def index_documents(student: str, source: Path, store: str | Path, *, prune: boo
         What to read (see `read_documents`).
     :param store:
         Folder of the index, or URL of a collection on a Qdrant server (see `store_spec`).
+    :param sparse:
+        A sparse student, whose embeddings documents get besides.
     :param prune:
         Delete every document of the index that `source` does not give.
     :returns:
@@ -55,14 +69,17 @@ def index_documents(student: str, source: Path, store: str | Path, *, prune: boo
         If another student built the index.
     """
     documents = read_documents(source)
-    name = str(Path(student).resolve()) if Path(student).is_dir() else student  # to be found from anywhere
-    store = str(store)
+    name, store = _absolute(student), str(store)
     dim = _dimension(name) if is_url(store) else None  # a folder takes that of the first embedding
-    pipeline = load_pipeline("indexing", student=name, index=store, embedding_dim=dim)
+    places: dict[str, Any] = {"student": name, "index": store, "embedding_dim": dim}
+    if sparse is None:
+        pipeline = load_pipeline("indexing", **places)
+    else:
+        pipeline = load_pipeline("indexing_hybrid", **places, sparse=_absolute(sparse))
     writer: Any = pipeline.get_component("writer")
     target = writer.document_store
     index = reader(target)
-    _refuse_other_space(index.sample_meta(), store, name)
+    _refuse_other_space(index.sample_meta(), store, name, sparse)
     with progress_bar("indexing", len(documents)) as update:
         for start in range(0, len(documents), BLOCK):
             pipeline.run({"embedder": {"documents": documents[start : start + BLOCK]}})
@@ -91,6 +108,11 @@ def reader(
     return ServerIndex(document_store) if isinstance(document_store, QdrantDocumentStore) else document_store
 
 
+def _absolute(student: str) -> str:
+    """Name a folder so that it is found from anywhere."""
+    return str(Path(student).resolve()) if Path(student).is_dir() else student
+
+
 def _dimension(student: str) -> int:
     manifest = Manifest.read(Path(resolve_model(student)))
     return manifest.dim if manifest is not None else Student.load(student).dim
@@ -107,11 +129,17 @@ def _replaceable(index: QdrantEdgeDocumentStore | ServerIndex, documents: list[D
     return {d.id for d in index.filter_documents(scope)}
 
 
-def _refuse_other_space(meta: dict[str, Any] | None, store: str, student: str) -> None:
+def _refuse_other_space(meta: dict[str, Any] | None, store: str, student: str, sparse: str | None) -> None:
     """Two spaces in one index would answer from either half, and nobody would notice."""
-    if meta is not None and meta.get(SPACE_STAMP) != read_space(student):
-        msg = (
-            f"The index at {store} was built by {meta.get(STUDENT_STAMP, 'something else')}, not by {student}. "
-            "Give another --store, or delete that one to build it anew."
-        )
+    if meta is None:
+        return
+    mend = "Give another --store, or delete that one to build it anew."
+    if meta.get(SPACE_STAMP) != read_space(student):
+        built_by = meta.get(STUDENT_STAMP, "something else")
+        msg = f"The index at {store} was built by {built_by}, not by {student}. {mend}"
+        raise DocumentStoreError(msg)
+    found = meta.get(SPARSE_SPACE_STAMP)
+    if found != (None if sparse is None else read_space(sparse)):
+        built_by = meta.get(SPARSE_STUDENT_STAMP, "no student")
+        msg = f"The sparse embeddings of the index at {store} are of {built_by}, not of {sparse or 'none'}. {mend}"
         raise DocumentStoreError(msg)

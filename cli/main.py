@@ -152,6 +152,7 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument("student", help="student or model folder, or Hub id")
     index.add_argument("--documents", required=True, type=Path, help="folder of documents, one file, or BEIR folder")
     index.add_argument("--store", required=True, metavar="STORE", help="folder of the index, or URL of a collection")
+    index.add_argument("--sparse", metavar="STUDENT", help="sparse student besides, for hybrid retrieval")
     index.add_argument(
         "--prune", action="store_true", help="delete every document of the index that --documents does not give"
     )

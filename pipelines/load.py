@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 STUDENT = "runs/quickstart/student"
 INDEX = "runs/quickstart/index"
 RANKER = "runs/ranker/student"
+SPARSE = "runs/sparse/student"
 
 EDGE_STORE = "haystack_integrations.document_stores.retort.qdrant_edge_document_store.QdrantEdgeDocumentStore"
 SERVER_STORE = "haystack_integrations.document_stores.qdrant.document_store.QdrantDocumentStore"
@@ -25,7 +26,7 @@ def is_url(store: str) -> bool:
     return store.startswith(("http://", "https://"))
 
 
-def store_spec(store: str, *, embedding_dim: int | None = None) -> dict[str, Any]:
+def store_spec(store: str, *, embedding_dim: int | None = None, sparse: bool = False) -> dict[str, Any]:
     """
     Describe a document store as pipelines in YAML do.
 
@@ -34,6 +35,8 @@ def store_spec(store: str, *, embedding_dim: int | None = None) -> dict[str, Any
         is taken from the environment variable QDRANT_API_KEY.
     :param embedding_dim:
         Dimension of the embeddings; only a server's collection must be told.
+    :param sparse:
+        Whether there are sparse embeddings; only a server's collection must be told.
     :returns:
         Its `type` and `init_parameters`.
     :raises DocumentStoreError:
@@ -56,6 +59,8 @@ def store_spec(store: str, *, embedding_dim: int | None = None) -> dict[str, Any
     }
     if embedding_dim is not None:
         parameters["embedding_dim"] = embedding_dim
+    if sparse:
+        parameters["use_sparse_embeddings"] = True
     return {"type": SERVER_STORE, "init_parameters": parameters}
 
 
@@ -65,6 +70,7 @@ def pipeline_yaml(
     student: str = STUDENT,
     index: str = INDEX,
     ranker: str = RANKER,
+    sparse: str = SPARSE,
     embedding_dim: int | None = None,
 ) -> str:
     """
@@ -78,6 +84,8 @@ def pipeline_yaml(
         Takes the place of the quickstart's index: a folder, or a URL (see `store_spec`).
     :param ranker:
         Takes the place of the ranker.
+    :param sparse:
+        Takes the place of the sparse student.
     :param embedding_dim:
         Dimension of the student's embeddings, for an index on a server.
     :raises FileNotFoundError:
@@ -88,16 +96,16 @@ def pipeline_yaml(
         names = ", ".join(sorted(p.stem for p in path.parent.glob("*.yml")))
         msg = f"There is no pipeline {name!r}; there are: {names}."
         raise FileNotFoundError(msg)
-    shipped = store_spec(INDEX)
+    shipped, hybrid = store_spec(INDEX), "hybrid" in name
 
     def filled(node: Any) -> Any:
         if node == shipped:
-            return store_spec(index, embedding_dim=embedding_dim)
+            return store_spec(index, embedding_dim=embedding_dim, sparse=hybrid)
         if isinstance(node, dict):
             return {key: filled(value) for key, value in node.items()}
         if isinstance(node, list):
             return [filled(value) for value in node]
-        return {STUDENT: student, RANKER: ranker}.get(node, node) if isinstance(node, str) else node
+        return {STUDENT: student, RANKER: ranker, SPARSE: sparse}.get(node, node) if isinstance(node, str) else node
 
     return yaml.safe_dump(filled(yaml.safe_load(path.read_text(encoding="utf-8"))), sort_keys=False)
 

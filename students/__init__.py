@@ -12,9 +12,14 @@ from retort.students.student import Student, StudentHandle, read_space, save_stu
 # Document metadata: the space that an embedding lies in, and the model that made it.
 SPACE_STAMP = "_retort_space"
 STUDENT_STAMP = "_retort_student"
+# The same of its sparse embedding: a document may have both.
+SPARSE_SPACE_STAMP = "_retort_sparse_space"
+SPARSE_STUDENT_STAMP = "_retort_sparse_student"
 
 __all__ = [
     "SPACE_STAMP",
+    "SPARSE_SPACE_STAMP",
+    "SPARSE_STUDENT_STAMP",
     "STUDENT_STAMP",
     "Manifest",
     "ManifestError",

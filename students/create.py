@@ -12,9 +12,10 @@ from retort.students.layers import layer_stack, layers_of
 from retort.students.sides import set_max_tokens
 
 if TYPE_CHECKING:
-    from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
+    from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
 
 FEWEST_PAIR_TOKENS = 5  # three special ones and two words
+VOCABULARY_SAMPLE, VOCABULARY_SHARE = 200, 0.01
 
 
 def pretrained(model: str, *, max_tokens: dict[str, int] | None = None, **options: Any) -> SentenceTransformer:
@@ -213,6 +214,79 @@ def late_interaction(
         )
     set_max_tokens(started, **(max_tokens or {}))
     return started.float()
+
+
+def sparse(
+    trunk: str,
+    *,
+    layers: list[int] | None = None,
+    max_tokens: dict[str, int] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> SparseEncoder:
+    r"""
+    Start a student with sparse vectors over the vocabulary (SPLADE, Formal et al. 2021).
+
+    $$v_j = \max_i \log(1 + \mathrm{ReLU}(w_{ij}))$$
+
+    where $w_{ij}$ is what the masked-language-model head gives token $i$ for word $j$.
+
+    :param trunk:
+        Any Hugging Face or sentence-transformers encoder. One without that head gets a new one, which compares states
+        with word embeddings and lets through one word in a hundred: texts start as their own words and near ones. A
+        folder, a Hub id, or `package:NAME/SUBFOLDER`.
+    :param layers:
+        Indexes of the layers to keep, from 0, in ascending order; by default all.
+    :param max_tokens:
+        Lengths `{query, document}` at which texts are cut.
+    :param seed:
+        Seed of what else is new.
+    :param options:
+        Passed to `SparseEncoder`, such as `revision`.
+    :raises ValueError:
+        If the layers or the lengths are not there.
+    """
+    import torch
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sparse_encoder.modules import SpladePooling
+    from transformers import AutoConfig
+
+    path = resolve_model(trunk)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            first = Transformer(path, transformer_task="fill-mask", model_kwargs={"use_safetensors": True})
+        except ValueError:  # a folder of modules: the first is the encoder
+            first = Transformer(
+                f"{path}/0_Transformer", transformer_task="fill-mask", model_kwargs={"use_safetensors": True}
+            )
+    if layers is not None:
+        _cut_layers(first.model, layers, trunk)
+    pool = SpladePooling(pooling_strategy="max", embedding_dimension=first.config.get_text_config().vocab_size)
+    started = SparseEncoder(modules=[first, pool], device="cpu", **options).float()
+    if not any(name.endswith("ForMaskedLM") for name in AutoConfig.from_pretrained(path).architectures or []):
+        _start_vocabulary_head(first)
+    set_max_tokens(started, **(max_tokens or {}))
+    return started
+
+
+def _start_vocabulary_head(encoder: Any) -> None:
+    """Let a new head compare states with word embeddings; what most words give each other counts as nothing."""
+    import torch
+
+    parts = dict(encoder.model.named_modules())
+    dense = next((m for n, m in parts.items() if n.endswith(("transform.dense", "lm_head.dense"))), None)
+    words = encoder.model.get_output_embeddings()
+    if dense is None or words.bias is None:
+        return
+    vocabulary = sorted(encoder.tokenizer.get_vocab())
+    some = [word for word in vocabulary if word.isalpha()][:: max(1, len(vocabulary) // VOCABULARY_SAMPLE)]
+    with torch.no_grad():
+        dense.weight.copy_(torch.eye(len(dense.weight)))
+        dense.bias.zero_()
+        logits = encoder(encoder.preprocess(some))["token_embeddings"].amax(1)
+        words.bias.fill_(-float(logits.flatten().quantile(1 - VOCABULARY_SHARE)))
 
 
 def two_towers(query: dict[str, Any], document: dict[str, Any], **options: Any) -> SentenceTransformer:

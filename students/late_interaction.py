@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from retort.students.encoding import default_budget, in_order, on_device, plan_chunks, recomputed
@@ -69,7 +70,7 @@ def encode_tokens(
     def chunks() -> Any:
         for chunk in plan_chunks(_counts(model, texts, side), budget or default_budget(model)):
             part = [texts[i] for i in chunk]
-            yield chunk, recomputed(lambda part=part: run(part)) if recompute else run(part)
+            yield chunk, recomputed(partial(run, part)) if recompute else run(part)
 
     return in_order(chunks())
 

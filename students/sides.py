@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.model import BaseModel
 
 Side = Literal["query", "document"]
 
@@ -19,7 +19,7 @@ _FEWEST_TOKENS = 3  # two special ones and a word
 _PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
-def route(model: SentenceTransformer, side: Side) -> list[Any]:
+def route(model: BaseModel, side: Side) -> list[Any]:
     """List the modules that a text of this side passes, a Router's tower unfolded."""
     from sentence_transformers.base.modules import Router
 
@@ -34,13 +34,13 @@ def route(model: SentenceTransformer, side: Side) -> list[Any]:
     return modules
 
 
-def prompt_for(model: SentenceTransformer, side: Side) -> str:
+def prompt_for(model: BaseModel, side: Side) -> str:
     """Return the prompt that sentence-transformers puts before a text of this side ('' if none)."""
     prompts = (model.prompts[name] for name in _PROMPT_NAMES[side] if name in model.prompts)
     return next(prompts, None) or ""
 
 
-def max_tokens(model: SentenceTransformer, side: Side) -> int | None:
+def max_tokens(model: BaseModel, side: Side) -> int | None:
     """Return the length at which a text of this side is cut, special tokens included; None if it is not."""
     from sentence_transformers.base.modules import Transformer
 
@@ -51,7 +51,7 @@ def max_tokens(model: SentenceTransformer, side: Side) -> int | None:
     return own or first.max_seq_length
 
 
-def set_max_tokens(model: SentenceTransformer, *, query: int | None = None, document: int | None = None) -> None:
+def set_max_tokens(model: BaseModel, *, query: int | None = None, document: int | None = None) -> None:
     """
     Set the lengths at which texts are cut; they are saved with the model.
 

@@ -53,11 +53,16 @@ def build_manifest(model: SentenceTransformer | CrossEncoder, **provenance: Any)
 
 
 def _describe_embedder(model: SentenceTransformer) -> dict[str, Any]:
+    from sentence_transformers import SparseEncoder
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     sides: tuple[Side, Side] = ("query", "document")
     return {
-        "kind": "static" if isinstance(model[0], StaticEmbedding) else "dense",
+        "kind": "sparse"
+        if isinstance(model, SparseEncoder)
+        else "static"
+        if isinstance(model[0], StaticEmbedding)
+        else "dense",
         "dim": int(model.get_embedding_dimension() or 0),
         "similarity": model.similarity_fn_name,
         "prompts": {side: prompt_for(model, side) for side in sides},
@@ -113,12 +118,21 @@ class Student:
     ```
     """
 
+    kinds: tuple[str, ...] = ("dense", "static", "multi_view")
+
     def __init__(self, model: SentenceTransformer, manifest: Manifest, name: str) -> None:
         self.model = model
         self.manifest = manifest
         self.name = name
         # Fast tokenizers keep the truncation of the last call: two threads at once raise 'Already borrowed'.
         self._lock = threading.Lock()
+
+    @staticmethod
+    def model_class() -> Any:
+        """The class of sentence-transformers that loads it."""
+        from sentence_transformers import SentenceTransformer
+
+        return SentenceTransformer
 
     @classmethod
     def load(
@@ -164,11 +178,12 @@ class Student:
         :raises ManifestError:
             If the folder's weights or configuration are not those that its manifest names.
         """
-        from sentence_transformers import SentenceTransformer
-
         device = pick_device(device)
+        folder = Path(resolve_model(model))
+        if folder.is_dir() and (known := Manifest.read(folder)) is not None:
+            cls._refuse_other_kind(known.kind, model)
         loaded = load_model(
-            SentenceTransformer,
+            cls.model_class(),
             model,
             device=device,
             revision=revision,
@@ -177,14 +192,21 @@ class Student:
             trust_remote_code=trust_remote_code,
         )
         manifest = verified(loaded, model)
-        if manifest.kind == "ranker":
-            msg = f"{model} is a ranker: it scores pairs and gives no vectors. Load it as StudentRanker does."
-            raise ManifestError(msg)
         if max_query_tokens is not None or max_document_tokens is not None:
             set_max_tokens(loaded, query=max_query_tokens, document=max_document_tokens)
             manifest = build_manifest(loaded)
         set_precision(loaded, precision, device)
         return cls(loaded, manifest, model)
+
+    @classmethod
+    def _refuse_other_kind(cls, kind: str, model: str) -> None:
+        if kind == "ranker":
+            msg = f"{model} is a ranker: it scores pairs and gives no vectors. Load it as StudentRanker does."
+            raise ManifestError(msg)
+        if kind not in cls.kinds:
+            have, take = ("sparse", "StudentSparseText") if kind == "sparse" else ("dense", "StudentText")
+            msg = f"{model} has {have} vectors: take {take}Embedder and its sister for documents."
+            raise ManifestError(msg)
 
     @property
     def dim(self) -> int:
@@ -251,7 +273,10 @@ def verified(loaded: SentenceTransformer | CrossEncoder, model: str) -> Manifest
     manifest = Manifest.read(folder) if folder.is_dir() else None
     if manifest is None:
         return build_manifest(loaded)
-    if is_ranker(loaded) is not (manifest.kind == "ranker"):
+    from sentence_transformers import SparseEncoder
+
+    kinds = {"ranker": is_ranker(loaded), "sparse": isinstance(loaded, SparseEncoder)}
+    if any(found is not (manifest.kind == kind) for kind, found in kinds.items()):
         return manifest  # the caller says what is wrong with its kind
     found = build_manifest(loaded)
     if (found.space, found.fingerprint) != (manifest.space, manifest.fingerprint):
@@ -328,8 +353,10 @@ class StudentHandle(Generic[Loaded]):
 
 def read_space(model: str) -> str:
     """Return the space of a student: from its manifest if it has one, else by loading it."""
+    from retort.students.sparse import load_student  # which is built on this module
+
     manifest = Manifest.read(Path(resolve_model(model)))
-    return manifest.space if manifest is not None else Student.load(model).space
+    return manifest.space if manifest is not None else load_student(model).space
 
 
 def _identity(model: str) -> tuple[str, int]:

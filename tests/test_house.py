@@ -28,6 +28,8 @@ ALLOWED = {
 FROZEN = {
     "haystack_integrations.components.embedders.retort.student_text_embedder.StudentTextEmbedder",
     "haystack_integrations.components.embedders.retort.student_document_embedder.StudentDocumentEmbedder",
+    "haystack_integrations.components.embedders.retort.student_sparse_text_embedder.StudentSparseTextEmbedder",
+    "haystack_integrations.components.embedders.retort.student_sparse_document_embedder.StudentSparseDocumentEmbedder",
     "haystack_integrations.components.retrievers.retort.student_retriever.StudentRetriever",
     "haystack_integrations.components.rankers.retort.student_ranker.StudentRanker",
     "haystack_integrations.components.readers.retort.extractive_answerer.ExtractiveAnswerer",
@@ -111,7 +113,7 @@ def test_shipped_pipelines_use_frozen_types_and_quickstart_paths():
         types = {t for t in values(tree, "type") if ".retort." in t}
         assert types <= FROZEN
         assert types
-        assert set(values(tree, "model")) <= {"runs/quickstart/student", "runs/ranker/student"}
+        assert set(values(tree, "model")) <= {f"runs/{name}/student" for name in ("quickstart", "ranker", "sparse")}
         assert set(values(tree, "path")) <= {"runs/quickstart/index"}
         assert tree["inputs"]
         assert tree["outputs"]

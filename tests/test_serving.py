@@ -23,9 +23,9 @@ from tiny import MINILM, write_jsonl
 
 from haystack_integrations.components.rankers.retort import StudentRanker
 from retort.cli.index import index_documents
-from retort.pipelines.load import INDEX, RANKER, STUDENT, pipeline_yaml
+from retort.pipelines.load import INDEX, RANKER, SPARSE, STUDENT, pipeline_yaml
 from retort.students import save_student
-from retort.students.create import ranker
+from retort.students.create import ranker, sparse
 from retort.students.files import resolve_model
 
 pytestmark = pytest.mark.integration
@@ -109,12 +109,15 @@ def server(tmp_path_factory, ranker_folder):
     for name, lost in {"student": STUDENT, "index": INDEX, "ranker": RANKER}.items():
         text = pipeline_yaml("retrieve_and_rank", **{name: lost.replace("runs", "lost")})
         (place / "pipelines" / f"no_{name}.yml").write_text(text)
-    for model, path in {resolve_model(MINILM): STUDENT, ranker_folder: RANKER}.items():
+    sparse_student = place / "sparse"
+    save_student(sparse(MINILM, layers=[0, 5]), sparse_student)
+    trained = {resolve_model(MINILM): STUDENT, ranker_folder: RANKER, sparse_student: SPARSE}
+    for model, path in trained.items():
         (place / path).parent.mkdir(parents=True)
         (place / path).symlink_to(model, target_is_directory=True)
     (place / "data").mkdir()
     write_jsonl(place / "data" / "corpus.jsonl", [{"_id": i, "title": "", "text": t} for i, t in PASSAGES.items()])
-    index_documents(str(place / STUDENT), place / "data", place / INDEX)
+    index_documents(str(place / STUDENT), place / "data", place / INDEX, sparse=str(place / SPARSE))
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -147,7 +150,7 @@ def _wait(server: Server, process: subprocess.Popen, log: Path) -> None:
 
 def test_every_pipeline_is_served(server):
     shipped = {path.stem for path in PIPELINES.glob("*.yml")}
-    assert shipped >= {"indexing", "extractive_qa", "rag", "retrieve_and_rank"}
+    assert shipped >= {"indexing", "indexing_hybrid", "extractive_qa", "hybrid_qa", "rag", "retrieve_and_rank"}
     assert set(server.get("status")["pipelines"]) == shipped | {"no_student", "no_index", "no_ranker"}
 
 
@@ -180,6 +183,17 @@ def test_retrieve_and_rank(server, ranker_folder, question, expected):
     passages = [Document(id=name, content=text) for name, text in PASSAGES.items()]
     best = StudentRanker(model=ranker_folder, top_k=10).run(query=question, documents=passages)["documents"]
     assert [document["score"] for document in documents] == pytest.approx([d.score for d in best], abs=1e-4)
+
+
+@pytest.mark.parametrize(("question", "expected"), QUESTIONS.items())
+def test_hybrid_qa(server, question, expected):
+    """Both rankings are fused: the retriever's scores are sums of two inverse ranks, each of which it found."""
+    found = server.run("hybrid_qa", query=question)
+    assert found["ranker"]["documents"][0]["id"] == expected
+    assert found["answerer"]["answers"][0]["data"] in PASSAGES[found["answerer"]["answers"][0]["document"]["id"]]
+    fused = {document["id"]: document["score"] for document in found["retriever"]["documents"]}
+    assert len(fused) == len(PASSAGES)
+    assert 1 / 61 < fused[expected] <= 2 / 61
 
 
 def test_many_at_once(server):

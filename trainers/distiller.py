@@ -374,8 +374,9 @@ class Distiller(nn.Module):
         for number, (objective, weight) in enumerate(pairs):
             if objective.needs_anchor and ctx.anchor is None:  # its weight is 0
                 continue
-            own = temperatures is None or objective.turn is not None
-            tau = None if own else temperatures(out, batch, ctx, objective)
+            tau = None
+            if temperatures is not None and objective.turn is None:
+                tau = temperatures(out, batch, ctx, objective)
             found = {n: (v, m, weight) for n, (v, m) in objective(out, batch, replace(ctx, temperature=tau)).items()}
             if tau is not None:  # of weight 0: for the log
                 each = tau.detach().expand(len(batch.queries), 1).reshape(-1)

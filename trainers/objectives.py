@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The objectives that most recipes share; a method's own stand in `methods/`."""
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from retort.trainers.errors import RecipeError
 from retort.trainers.outputs import Encoded, Scored, Seen, similarities
 
 Scope = Literal["list", "in_batch"]
+Choice = TypeVar("Choice", bound=str)
 
 
 class Contrastive(Objective):
@@ -33,7 +34,7 @@ class Contrastive(Objective):
 
     def __init__(self, *, scope: Scope = "in_batch", temperature: float = 1.0) -> None:
         super().__init__()
-        self.scope = one_of("scope", scope, ("list", "in_batch"))
+        self.scope: Scope = one_of("scope", scope, ("list", "in_batch"))
         self.needs_vectors = scope == "in_batch"
         self.temperature = temperature
 
@@ -68,7 +69,7 @@ class TeacherContrastive(Objective):
     ) -> None:
         super().__init__()
         self.teacher = teacher
-        self.scope = one_of("scope", scope, ("list", "in_batch"))
+        self.scope: Scope = one_of("scope", scope, ("list", "in_batch"))
         self.turn = None if turn is None else Turn(**turn)
         self.lr = lr
 
@@ -238,6 +239,44 @@ class ListMLE(TeacherObjective):
         return {"list_mle": (losses.list_mle(student, teacher, batch.mask), _scored(teacher, batch.mask).sum(-1) > 1)}
 
 
+class Flops(Objective):
+    r"""
+    Keeps sparse vectors sparse (Paria et al. 2020; as in SPLADE, Formal et al. 2021).
+
+    $$L = \sum_j \Big(\frac{1}{n} \sum_i |v_{ij}|\Big)^2$$
+
+    over the vectors of a batch (with accumulation: of a part), separately for queries and documents. The weight rises
+    as the square of the steps.
+
+    :param query_weight:
+        Of the queries' term, times the objective's weight.
+    :param document_weight:
+        Of the documents'.
+    :param rise:
+        Share of the stage's steps in which the weight rises.
+    """
+
+    needs_vectors = True
+
+    def __init__(self, *, query_weight: float = 5e-3, document_weight: float = 3e-3, rise: float = 0.33) -> None:
+        super().__init__()
+        self.query_weight = query_weight
+        self.document_weight = document_weight
+        self.rise = rise
+
+    def forward(self, out: Encoded, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
+        """One value a side."""
+        share = 1.0 if self.rise <= 0 else min((ctx.step + 1) / (self.rise * ctx.steps), 1.0) ** 2
+        terms = {}
+        for name, vectors, weight in (
+            ("flops_query", out.queries, self.query_weight),
+            ("flops_document", out.documents, self.document_weight),
+        ):
+            value = (vectors.abs().mean(0) ** 2).sum()[None] * weight * share
+            terms[name] = (value, torch.ones_like(value, dtype=torch.bool))
+        return terms
+
+
 class Alignment(Objective):
     """
     Distance between the student's vectors and a teacher's, for queries and documents (see `losses.alignment`).
@@ -326,7 +365,7 @@ def _scored(teacher: Tensor, mask: Tensor) -> Tensor:
     return mask & ~teacher.isnan()
 
 
-def one_of(name: str, value: str, known: tuple[str, ...]) -> str:
+def one_of(name: str, value: Choice, known: tuple[Choice, ...]) -> Choice:
     """Check a parameter's value."""
     if value not in known:
         msg = f"{name} must be one of {', '.join(known)}; it is {value!r}."

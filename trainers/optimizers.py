@@ -31,7 +31,9 @@ def parameter_groups(
     :param paces:
         Parts with a highest learning rate of their own; they do not decay.
     """
-    apart = [{"params": list(part.parameters()), "weight_decay": 0.0, "highest": own} for part, own in paces]
+    apart: list[dict[str, Any]] = [
+        {"params": list(part.parameters()), "weight_decay": 0.0, "highest": own} for part, own in paces
+    ]
     taken = {id(p) for group in apart for p in group["params"]}
     rest = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
     return [

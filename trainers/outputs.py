@@ -180,10 +180,11 @@ class Sight:
             *found, last = (Scored(scores, scale) for scores in own.unbind(-1))
             last.layers = dict(zip(layers, found, strict=True))
             return last
+        sides: list[tuple[list[str], Side]] = [(batch.queries, "query"), (batch.documents, "document")]
         if is_late_interaction(model):
             asked, given = (
                 self._tokens(model, texts, side, layers).split([*_widths(model, layers), 1], dim=-1)
-                for texts, side in ((batch.queries, "query"), (batch.documents, "document"))
+                for texts, side in sides
             )
             masks = [part[-1].squeeze(-1) > 0 for part in (asked, given)]
             *parts, last_part = (
@@ -192,8 +193,7 @@ class Sight:
             last_part.layers = dict(zip(layers, parts, strict=True))
             return last_part
         queries, documents = (
-            self._encode(model, texts, side, layers).split(_widths(model, layers), dim=-1)
-            for texts, side in ((batch.queries, "query"), (batch.documents, "document"))
+            self._encode(model, texts, side, layers).split(_widths(model, layers), dim=-1) for texts, side in sides
         )
         *seen, out = (Encoded(q, d, scale, model.similarity_fn_name) for q, d in zip(queries, documents, strict=True))
         out.layers = dict(zip(layers, seen, strict=True))
@@ -211,8 +211,15 @@ class Sight:
         length = longest(model, texts, side)
 
         def work(own: list[str]) -> Tensor:
-            options = {"budget": self.tokens_per_chunk, "recompute": self.cache_gradients, "layers": layers}
-            return encode_tokens(model, own, side, length=length, **options)
+            return encode_tokens(
+                model,
+                own,
+                side,
+                length=length,
+                budget=self.tokens_per_chunk,
+                recompute=self.cache_gradients,
+                layers=layers,
+            )
 
         return self._shared(model, texts, texts, work, (length, sum(_widths(model, layers)) + 1))
 

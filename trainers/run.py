@@ -19,11 +19,11 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from retort.students.encoding import encode_numpy
 from retort.students.files import replace_file, write_json
 from retort.students.hashing import hash_text
 from retort.students.ranker import Ranker
 from retort.students.scoring import is_ranker, score_numpy
+from retort.students.sparse import SparseStudent, encode_vectors, is_sparse
 from retort.students.student import Student, build_manifest, save_student
 from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.candidates.dense import search_vectors
@@ -159,12 +159,8 @@ def train_parts(
             parents=[parts.trunk],
         )
         for name in parts.distiller.taught():
-            save_student(
-                bench.teachers[name].model,
-                out / "teachers" / name / "student",
-                recipe=recipe.name,
-                parents=[teachers[name].key],
-            )
+            model, parents = parts.distiller.live[name].model, [teachers[name].key]
+            save_student(model, out / "teachers" / name / "student", recipe=recipe.name, parents=parents)
         for name, evaluation in found.items():
             split = recipe.data.dev
             write_evaluation(out, split if name == "student" else f"{split}.{name}", evaluation)
@@ -253,8 +249,8 @@ def dev_sampler(
     sample = dev_sample(dev, training)
 
     def score() -> float:
-        documents = encode_numpy(model, sample.corpus.texts, "document")
-        queries = encode_numpy(model, sample.queries.texts, "query")
+        documents = encode_vectors(model, sample.corpus.texts, "document")
+        queries = encode_vectors(model, sample.queries.texts, "query")
         rows, _ = search_vectors(queries, documents, 10, similarity=model.similarity_fn_name)
         return mean(per_query(rankings(sample, rows), sample.qrels))["ndcg@10"]
 
@@ -293,7 +289,8 @@ def final_metrics(
             "bm25": evaluate_rows("bm25", sample, candidates),
         }
     else:
-        found = {"student": evaluate_model(Student(student, manifest, "student"), dev), "bm25": evaluate_bm25(dev)}
+        loaded = (SparseStudent if is_sparse(student) else Student)(student, manifest, "student")
+        found = {"student": evaluate_model(loaded, dev), "bm25": evaluate_bm25(dev)}
         for name in asked:
             teacher = bench.teachers[name]
             if not isinstance(teacher, ScoreTeacher | LiveTeacher):

@@ -2,6 +2,15 @@
 #
 # SPDX-License-Identifier: Apache-2.0
 from haystack_integrations.components.embedders.retort.student_document_embedder import StudentDocumentEmbedder
+from haystack_integrations.components.embedders.retort.student_sparse_document_embedder import (
+    StudentSparseDocumentEmbedder,
+)
+from haystack_integrations.components.embedders.retort.student_sparse_text_embedder import StudentSparseTextEmbedder
 from haystack_integrations.components.embedders.retort.student_text_embedder import StudentTextEmbedder
 
-__all__ = ["StudentDocumentEmbedder", "StudentTextEmbedder"]
+__all__ = [
+    "StudentDocumentEmbedder",
+    "StudentSparseDocumentEmbedder",
+    "StudentSparseTextEmbedder",
+    "StudentTextEmbedder",
+]

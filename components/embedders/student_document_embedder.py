@@ -34,6 +34,9 @@ class StudentDocumentEmbedder:
     ```
     """
 
+    _kind = Student
+    _stamps = (SPACE_STAMP, STUDENT_STAMP)
+
     def __init__(
         self,
         *,
@@ -87,7 +90,7 @@ class StudentDocumentEmbedder:
         self.local_files_only = local_files_only
         self.trust_remote_code = trust_remote_code
         self._handle = StudentHandle(
-            Student,
+            self._kind,
             model,
             device=device.to_torch_str() if device else None,
             precision=precision,
@@ -120,21 +123,18 @@ class StudentDocumentEmbedder:
         if isinstance(documents, list):  # Hayhooks hands on a request's JSON as it is
             documents = [Document.from_dict(d) if isinstance(d, dict) else d for d in documents]
         if not isinstance(documents, list) or not all(isinstance(d, Document) for d in documents):
-            msg = "StudentDocumentEmbedder expects a list of Documents. To embed a query, use the StudentTextEmbedder."
+            name = type(self).__name__
+            msg = f"{name} expects a list of Documents. To embed a query, use the {name.replace('Document', 'Text')}."
             raise TypeError(msg)
         student = self._handle.student
         fields, separator = self.meta_fields_to_embed, self.embedding_separator
         texts = [document_string(d.content, d.meta, fields, separator) for d in documents]
         quiet = not self.progress_bar or not sys.stderr.isatty()
         with tqdm(total=len(texts), desc="embedding documents", disable=quiet, leave=False) as bar:
-            vectors = student.encode_document(texts, progress=bar.update)[:, : self.truncate_dim]
-        stamps = {SPACE_STAMP: student.space, STUDENT_STAMP: self.model}
-        return {
-            "documents": [
-                replace(d, embedding=vector.tolist(), meta={**d.meta, **stamps})
-                for d, vector in zip(documents, vectors, strict=True)
-            ]
-        }
+            vectors = student.encode_document(texts, progress=bar.update)
+        stamps = dict(zip(self._stamps, (student.space, self.model), strict=True))
+        stamped = [replace(d, meta={**d.meta, **stamps}) for d in documents]
+        return {"documents": self._with_vectors(stamped, vectors)}
 
     @component.output_types(documents=list[Document])
     async def run_async(self, documents: list[Document]) -> dict[str, Any]:
@@ -147,3 +147,7 @@ class StudentDocumentEmbedder:
             As `run`.
         """
         return await asyncio.to_thread(self.run, documents=documents)
+
+    def _with_vectors(self, documents: list[Document], vectors: Any) -> list[Document]:
+        cut = vectors[:, : self.truncate_dim]
+        return [replace(d, embedding=vector.tolist()) for d, vector in zip(documents, cut, strict=True)]

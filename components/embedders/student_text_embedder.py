@@ -31,6 +31,8 @@ class StudentTextEmbedder:
     ```
     """
 
+    _kind = Student
+
     def __init__(
         self,
         *,
@@ -72,7 +74,7 @@ class StudentTextEmbedder:
         self.local_files_only = local_files_only
         self.trust_remote_code = trust_remote_code
         self._handle = StudentHandle(
-            Student,
+            self._kind,
             model,
             device=device.to_torch_str() if device else None,
             precision=precision,

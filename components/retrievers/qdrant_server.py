@@ -18,14 +18,23 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from haystack import Document
+from haystack.dataclasses import SparseEmbedding
 from haystack.document_stores.errors import DocumentStoreError
 from qdrant_client import AsyncQdrantClient, QdrantClient
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
-from qdrant_client.http.models import Distance, Filter, QuantizationSearchParams, ScoredPoint, SearchParams
+from qdrant_client.http.models import (
+    Distance,
+    Filter,
+    QuantizationSearchParams,
+    ScoredPoint,
+    SearchParams,
+    SparseVector,
+)
 
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.qdrant.converters import (
     DENSE_VECTORS_NAME,
+    SPARSE_VECTORS_NAME,
     convert_qdrant_point_to_haystack_document,
 )
 from haystack_integrations.document_stores.qdrant.filters import convert_filters_to_qdrant
@@ -55,11 +64,12 @@ class MissingCollectionError(DocumentStoreError):
 
 
 class _Vectors(NamedTuple):
-    """What a collection says of its dense embeddings."""
+    """What a collection says of its embeddings."""
 
     dim: int
     sign: float
     named: bool
+    sparse: bool
 
 
 class ServerIndex:
@@ -120,7 +130,7 @@ class ServerIndex:
 
     def search(
         self,
-        query_embedding: list[float],
+        query_embedding: list[float] | SparseEmbedding,
         *,
         top_k: int,
         params: SearchParams,
@@ -132,7 +142,7 @@ class ServerIndex:
         Return the documents whose embeddings are most similar to a query's.
 
         :param query_embedding:
-            The query.
+            The query. A sparse one is compared with the sparse embeddings.
         :param top_k:
             The number of documents.
         :param params:
@@ -152,11 +162,11 @@ class ServerIndex:
         with self._clear_errors():
             client, vectors = self._open()
             request = self._request(vectors, query_embedding, top_k, params, filters, score_threshold, return_embedding)
-            return _documents(vectors, client.query_points(**request).points)
+            return _documents(vectors, query_embedding, client.query_points(**request).points)
 
     async def search_async(
         self,
-        query_embedding: list[float],
+        query_embedding: list[float] | SparseEmbedding,
         *,
         top_k: int,
         params: SearchParams,
@@ -186,7 +196,8 @@ class ServerIndex:
             loop = asyncio.get_running_loop()
             if self._async_client is None or self._async_client[0] is not loop:  # connections belong to a loop
                 self._async_client = (loop, AsyncQdrantClient(**self.store._prepare_client_params()))
-            return _documents(vectors, (await self._async_client[1].query_points(**request)).points)
+            points = (await self._async_client[1].query_points(**request)).points
+            return _documents(vectors, query_embedding, points)
 
     def sample_meta(self) -> dict[str, Any] | None:
         """
@@ -262,18 +273,36 @@ class ServerIndex:
             raise DocumentStoreError(msg)
         # Qdrant gives distances, of which less is better, where Qdrant Edge's store gives their negative.
         sign = -1.0 if dense.distance in (Distance.EUCLID, Distance.MANHATTAN) else 1.0
-        return _Vectors(dense.size, sign, named)
+        sparse = client.get_collection(self.store.index).config.params.sparse_vectors or {}
+        return _Vectors(dense.size, sign, named, SPARSE_VECTORS_NAME in sparse)
 
     def _request(
         self,
         vectors: _Vectors,
-        query_embedding: list[float],
+        query_embedding: list[float] | SparseEmbedding,
         top_k: int,
         params: SearchParams,
         filters: dict[str, Any] | Filter | None,
         score_threshold: float | None,
         return_embedding: bool,
     ) -> dict[str, Any]:
+        common = {
+            "collection_name": self.store.index,
+            "query_filter": convert_filters_to_qdrant(filters),
+            "search_params": params,
+            "limit": top_k,
+            "with_payload": True,
+            "with_vectors": return_embedding,
+        }
+        if isinstance(query_embedding, SparseEmbedding):
+            if not vectors.sparse:
+                msg = (
+                    f"The collection at {self.address} has no vectors '{SPARSE_VECTORS_NAME}': create its document "
+                    "store with use_sparse_embeddings=True, and write documents with sparse embeddings."
+                )
+                raise DocumentStoreError(msg)
+            sparse = SparseVector(indices=query_embedding.indices, values=query_embedding.values)
+            return {**common, "query": sparse, "using": SPARSE_VECTORS_NAME, "score_threshold": score_threshold}
         query = np.asarray(query_embedding, dtype=float)
         if query.shape != (vectors.dim,):
             msg = (
@@ -285,15 +314,10 @@ class ServerIndex:
             msg = "The query embedding holds NaN or infinity."
             raise DocumentStoreError(msg)
         return {
-            "collection_name": self.store.index,
+            **common,
             "query": query.tolist(),
             "using": DENSE_VECTORS_NAME if vectors.named else None,
-            "query_filter": convert_filters_to_qdrant(filters),
-            "search_params": params,
-            "limit": top_k,
             "score_threshold": None if score_threshold is None else vectors.sign * score_threshold,
-            "with_payload": True,
-            "with_vectors": return_embedding,
         }
 
     def _missing(self) -> str:
@@ -314,6 +338,7 @@ class ServerIndex:
         return f"The Qdrant server of {self.address} failed: {' '.join(str(error).split())}"
 
 
-def _documents(vectors: _Vectors, points: list[ScoredPoint]) -> list[Document]:
+def _documents(vectors: _Vectors, query: list[float] | SparseEmbedding, points: list[ScoredPoint]) -> list[Document]:
+    sign = 1.0 if isinstance(query, SparseEmbedding) else vectors.sign
     found = (convert_qdrant_point_to_haystack_document(point, vectors.named) for point in points)
-    return [replace(document, score=vectors.sign * (document.score or 0.0)) for document in found]
+    return [replace(document, score=sign * (document.score or 0.0)) for document in found]

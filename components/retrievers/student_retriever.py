@@ -5,18 +5,29 @@
 
 import asyncio
 import logging
+from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 from haystack import Document, component
+from haystack.dataclasses import SparseEmbedding
 from haystack.document_stores.types import FilterPolicy, apply_filter_policy
 from qdrant_client.http.models import Filter
 
 from haystack_integrations.components.retrievers.retort.qdrant_server import ServerIndex, search_params
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
-from retort.students import SPACE_STAMP, STUDENT_STAMP, read_space
+from retort.students import (
+    SPACE_STAMP,
+    SPARSE_SPACE_STAMP,
+    SPARSE_STUDENT_STAMP,
+    STUDENT_STAMP,
+    read_space,
+)
 
 logger = logging.getLogger(__name__)
+
+RRF_K = 60  # as in the paper, and in Haystack's DocumentJoiner
 
 
 class SpaceMismatchError(ValueError):
@@ -30,6 +41,9 @@ class StudentRetriever:
 
     It searches a folder (`QdrantEdgeDocumentStore`) or a Qdrant server (qdrant-haystack's `QdrantDocumentStore`), and
     gives the raw similarity as score from both.
+
+    Given a sparse embedding, it searches by that; given both, it searches twice and fuses the two rankings by their
+    ranks (reciprocal rank fusion, Cormack et al. 2009): $\\sum_i w_i / (60 + r_i)$ is then the score.
 
     Vectors of two models can have one dimension and mean nothing to each other. `StudentDocumentEmbedder` stamps
     every document with its model's space; this retriever compares the stamps of what it found with the space of the
@@ -62,6 +76,8 @@ class StudentRetriever:
         ignore_quantization: bool | None = None,
         student: str | None = None,
         allow_unstamped: bool = False,
+        fusion_weights: list[float] | None = None,
+        fusion_depth: int = 100,
     ) -> None:
         """
         Create the retriever.
@@ -93,15 +109,25 @@ class StudentRetriever:
         :param allow_unstamped:
             Answer from an index whose documents carry no stamp, embedded by something else than
             `StudentDocumentEmbedder`.
+        :param fusion_weights:
+            With both embeddings: weights of the dense and of the sparse ranking; None is the same for both.
+        :param fusion_depth:
+            With both embeddings: how many documents of each ranking are fused.
         :raises ValueError:
-            If `top_k` is not above 0, `oversampling` is below 1, the store is of another kind, or it is a folder and a
-            parameter of quantised embeddings is given.
+            If `top_k` or `fusion_depth` is not above 0, there are not two weights of at least 0, `oversampling` is
+            below 1, the store is of another kind, or it is a folder and a parameter of quantised embeddings is given.
         """
         if top_k <= 0:
             msg = f"top_k must be above 0; it is {top_k}."
             raise ValueError(msg)
         if oversampling is not None and oversampling < 1:
             msg = f"oversampling must be 1 or more; it is {oversampling}."
+            raise ValueError(msg)
+        if fusion_depth <= 0:
+            msg = f"fusion_depth must be above 0; it is {fusion_depth}."
+            raise ValueError(msg)
+        if fusion_weights is not None and (len(fusion_weights) != 2 or min(fusion_weights) < 0):  # noqa: PLR2004
+            msg = f"fusion_weights must be two numbers of at least 0, dense and sparse; they are {fusion_weights}."
             raise ValueError(msg)
         self._index: QdrantEdgeDocumentStore | ServerIndex
         self._search: dict[str, Any] = {"hnsw_ef": hnsw_ef, "exact": exact}
@@ -139,6 +165,8 @@ class StudentRetriever:
         self.ignore_quantization = ignore_quantization
         self.student = student
         self.allow_unstamped = allow_unstamped
+        self.fusion_weights = fusion_weights
+        self.fusion_depth = fusion_depth
         self._space: str | None = None
         self._warned = False
 
@@ -158,17 +186,19 @@ class StudentRetriever:
     @component.output_types(documents=list[Document])
     def run(
         self,
-        query_embedding: list[float],
+        query_embedding: list[float] | None = None,
         space: str | None = None,
         filters: dict[str, Any] | Filter | None = None,
         top_k: int | None = None,
         score_threshold: float | None = None,
+        query_sparse_embedding: SparseEmbedding | None = None,
+        sparse_space: str | None = None,
     ) -> dict[str, Any]:
         """
         Find the nearest documents.
 
         :param query_embedding:
-            The query's vector.
+            The query's vector, or none for a search by the sparse one alone.
         :param space:
             Space of the model that made it (an output of `StudentTextEmbedder`).
         :param filters:
@@ -176,31 +206,40 @@ class StudentRetriever:
         :param top_k:
             Documents to return, at most, for this query.
         :param score_threshold:
-            Leave out documents below it, for this query.
+            Leave out documents below it, for this query. With both embeddings it bounds the fused score.
+        :param query_sparse_embedding:
+            The query's sparse vector, from `StudentSparseTextEmbedder`.
+        :param sparse_space:
+            Space of the model that made it.
         :returns:
             `documents`, best first, with scores.
         :raises SpaceMismatchError:
             If the index was built by a model of another space, or is not stamped.
+        :raises ValueError:
+            If there is no embedding.
         """
         self.warm_up()
-        found = self._index.search(query_embedding, **self._arguments(filters, top_k, score_threshold))
-        self._check(found, space or self._space)
-        return {"documents": found}
+        queries = _given(query_embedding, query_sparse_embedding)
+        arguments = self._arguments(filters, top_k, score_threshold, fused=len(queries) > 1)
+        found = [self._index.search(query, **arguments) for query in queries]
+        return {"documents": self._joined(queries, found, space, sparse_space, top_k, score_threshold)}
 
     @component.output_types(documents=list[Document])
     async def run_async(
         self,
-        query_embedding: list[float],
+        query_embedding: list[float] | None = None,
         space: str | None = None,
         filters: dict[str, Any] | Filter | None = None,
         top_k: int | None = None,
         score_threshold: float | None = None,
+        query_sparse_embedding: SparseEmbedding | None = None,
+        sparse_space: str | None = None,
     ) -> dict[str, Any]:
         """
         Find the nearest documents; parameters and result as `run`.
 
         :param query_embedding:
-            The query's vector.
+            The query's vector, or none for a search by the sparse one alone.
         :param space:
             Space of the model that made it.
         :param filters:
@@ -208,26 +247,58 @@ class StudentRetriever:
         :param top_k:
             Documents to return, at most, for this query.
         :param score_threshold:
-            Leave out documents below it, for this query.
+            Leave out documents below it, for this query. With both embeddings it bounds the fused score.
+        :param query_sparse_embedding:
+            The query's sparse vector, from `StudentSparseTextEmbedder`.
+        :param sparse_space:
+            Space of the model that made it.
         :returns:
             `documents`, best first, with scores.
         """
         await asyncio.to_thread(self.warm_up)
-        arguments = self._arguments(filters, top_k, score_threshold)
-        found = await self._index.search_async(query_embedding, **arguments)
-        self._check(found, space or self._space)
-        return {"documents": found}
+        queries = _given(query_embedding, query_sparse_embedding)
+        arguments = self._arguments(filters, top_k, score_threshold, fused=len(queries) > 1)
+        found = [await self._index.search_async(query, **arguments) for query in queries]
+        return {"documents": self._joined(queries, found, space, sparse_space, top_k, score_threshold)}
 
     def _arguments(
-        self, filters: dict[str, Any] | Filter | None, top_k: int | None, score_threshold: float | None
+        self, filters: dict[str, Any] | Filter | None, top_k: int | None, score_threshold: float | None, *, fused: bool
     ) -> dict[str, Any]:
+        wanted = self.top_k if top_k is None else top_k
+        least = self.score_threshold if score_threshold is None else score_threshold
         return {
-            "top_k": self.top_k if top_k is None else top_k,
+            "top_k": max(wanted, self.fusion_depth) if fused else wanted,
             "filters": self._filters(filters),
-            "score_threshold": self.score_threshold if score_threshold is None else score_threshold,
+            "score_threshold": None if fused else least,
             "return_embedding": self.return_embedding,
             **self._search,
         }
+
+    def _joined(
+        self,
+        queries: list[list[float] | SparseEmbedding],
+        found: list[list[Document]],
+        space: str | None,
+        sparse_space: str | None,
+        top_k: int | None,
+        score_threshold: float | None,
+    ) -> list[Document]:
+        """Check the stamps of what each query found, and make one ranking of two."""
+        for query, documents in zip(queries, found, strict=True):
+            if isinstance(query, SparseEmbedding):
+                self._check(documents, sparse_space, SPARSE_SPACE_STAMP, SPARSE_STUDENT_STAMP)
+            else:
+                self._check(documents, space or self._space, SPACE_STAMP, STUDENT_STAMP)
+        if len(found) == 1:
+            return found[0]
+        scores: dict[str, float] = defaultdict(float)
+        for weight, documents in zip(self.fusion_weights or [1.0, 1.0], found, strict=True):
+            for rank, document in enumerate(documents, 1):
+                scores[document.id] += weight / (RRF_K + rank)
+        by_id = {document.id: document for documents in found for document in documents}
+        best = sorted(scores, key=lambda key: (-scores[key], key))[: self.top_k if top_k is None else top_k]
+        least = self.score_threshold if score_threshold is None else score_threshold
+        return [replace(by_id[key], score=scores[key]) for key in best if least is None or scores[key] >= least]
 
     def _filters(self, filters: dict[str, Any] | Filter | None) -> dict[str, Any] | Filter | None:
         policy = FilterPolicy.from_str(self.filter_policy)
@@ -238,17 +309,17 @@ class StudentRetriever:
             raise ValueError(msg)
         return filters or self.filters
 
-    def _check(self, found: list[Document], space: str | None) -> None:
+    def _check(self, found: list[Document], space: str | None, space_stamp: str, student_stamp: str) -> None:
         if space is None:
             if not self._warned:
                 self._warned = True
                 logger.warning(
-                    "StudentRetriever does not know which model embedded the query: connect StudentTextEmbedder.space "
-                    "to it, or name the `student`. Only the dimension was checked."
+                    "StudentRetriever does not know which model embedded the query: connect the embedder's `space` to "
+                    "it (to `sparse_space` from a sparse one), or name the `student`. Only the dimension was checked."
                 )
             return
         for document in found:
-            stamp = document.meta.get(SPACE_STAMP)
+            stamp = document.meta.get(space_stamp)
             if stamp == space or (stamp is None and self.allow_unstamped):
                 continue
             if isinstance(self._index, ServerIndex):
@@ -262,9 +333,17 @@ class StudentRetriever:
                     f"{mend}, or set allow_unstamped=True if you know that it was this one."
                 )
             else:
-                built_by = document.meta.get(STUDENT_STAMP, "an unnamed student")
+                built_by = document.meta.get(student_stamp, "an unnamed student")
                 msg = (
                     f"The index at {place} was built by {built_by} (space {stamp[:12]}); the query was embedded in "
                     f"space {space[:12]}. Their vectors cannot be compared. {mend}, or ask with {built_by}."
                 )
             raise SpaceMismatchError(msg)
+
+
+def _given(dense: list[float] | None, sparse: SparseEmbedding | None) -> list[list[float] | SparseEmbedding]:
+    queries: list[list[float] | SparseEmbedding] = [q for q in (dense, sparse) if q is not None]
+    if not queries:
+        msg = "StudentRetriever needs query_embedding, query_sparse_embedding, or both."
+        raise ValueError(msg)
+    return queries

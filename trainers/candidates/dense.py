@@ -5,27 +5,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.sparse.linalg import norm
 
 from retort.students.hashing import hash_text
 from retort.trainers.data.texts import TextStore
 
 if TYPE_CHECKING:
+    import torch
+
     from retort.trainers.candidates.workbench import Workbench
 
 
 def search_vectors(
-    queries: np.ndarray, documents: np.ndarray, top_k: int, *, similarity: str, block: int = 256
+    queries: Any, documents: Any, top_k: int, *, similarity: str, block: int = 256
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     Search exactly, in blocks of queries; ties go to the earlier document.
 
     :param queries:
-        `[q, d]` vectors.
+        `[q, d]` vectors: an array, or a `csr_array` of sparse ones.
     :param documents:
-        `[n, d]` vectors.
+        `[n, d]` vectors of the same kind.
     :param top_k:
         Documents a query, at most.
     :param similarity:
@@ -37,20 +41,16 @@ def search_vectors(
     :raises ValueError:
         If the similarity is another.
     """
-    import torch
 
     if similarity not in {"cosine", "dot"}:
         msg = f"similarity must be cosine or dot to search; it is {similarity!r}."
         raise ValueError(msg)
-    corpus = torch.from_numpy(np.ascontiguousarray(documents))
-    asked = torch.from_numpy(np.ascontiguousarray(queries))
-    if similarity == "cosine":
-        corpus, asked = torch.nn.functional.normalize(corpus), torch.nn.functional.normalize(asked)
-    top_k = min(top_k, len(documents))
-    rows = np.empty((len(queries), top_k), dtype=np.int64)
-    scores = np.empty((len(queries), top_k), dtype=np.float32)
-    for start in range(0, len(queries), block):
-        part = asked[start : start + block] @ corpus.T
+    score = _scorer(queries, documents, similarity)
+    top_k = min(top_k, documents.shape[0])
+    rows = np.empty((queries.shape[0], top_k), dtype=np.int64)
+    scores = np.empty((queries.shape[0], top_k), dtype=np.float32)
+    for start in range(0, queries.shape[0], block):
+        part = score(slice(start, start + block))
         best, where = part.topk(top_k)
         # topk leaves the order of equal scores open: sort by score, then row.
         where = where.gather(1, where.argsort(dim=1, stable=True))
@@ -61,9 +61,25 @@ def search_vectors(
     return rows, scores
 
 
+def _scorer(queries: Any, documents: Any, similarity: str) -> Callable[[slice], torch.Tensor]:
+    """Return what scores some queries against all documents, `[block, n]`."""
+    import torch
+
+    if isinstance(documents, np.ndarray):
+        corpus, asked = (torch.from_numpy(np.ascontiguousarray(v)) for v in (documents, queries))
+        if similarity == "cosine":
+            corpus, asked = torch.nn.functional.normalize(corpus), torch.nn.functional.normalize(asked)
+        return lambda part: asked[part] @ corpus.T
+    if similarity == "cosine":
+        queries, documents = (
+            v.multiply(1 / np.maximum(norm(v, axis=1), 1e-12)[:, None]).tocsr() for v in (queries, documents)
+        )
+    return lambda part: torch.from_numpy((documents @ queries[part].T).toarray().T)
+
+
 class DenseMiner:
     """
-    Mines with a bi-encoder: a teacher by its cached vectors, or the student as it is at the stage's start.
+    Mines with a bi-encoder, dense or sparse: a teacher by its vectors, or the student as it is at the stage's start.
 
     :param model:
         Name of a teacher of the recipe, or `student`.

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from retort.students.encoding import encode_numpy
 from retort.students.hashing import fingerprint_of, hash_text
 from retort.students.scoring import is_ranker
 from retort.students.sides import Side
+from retort.students.sparse import encode_vectors
 from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.errors import RecipeError
@@ -85,7 +85,7 @@ class Workbench:
         self.cache = cache
         self._student = student
         self.kinds: dict[str, str] = {}  # of teachers that were asked for scores: `scores` or `ranks`
-        self._vectors: dict[tuple[str, str, Side], np.ndarray] = {}
+        self._vectors: dict[tuple[str, str, Side], Any] = {}
 
     def model_key(self, name: str) -> str:
         """Identify a model's weights: a teacher's key, or the fingerprint of the student as it is now."""
@@ -95,8 +95,8 @@ class Workbench:
         """Return how a model's vectors are compared."""
         return self._current().similarity_fn_name if name == "student" else self.teacher(name).similarity
 
-    def vectors(self, name: str, side: Side) -> np.ndarray:
-        """Return a model's vectors of all queries or all documents of the data, `[n, d]`."""
+    def vectors(self, name: str, side: Side) -> Any:
+        """Return a model's vectors of all queries or all documents of the data, `[n, d]`; a `csr_array` if sparse."""
         texts = self.data.queries if side == "query" else self.data.corpus
         key = (name, self.model_key(name), side)
         if key not in self._vectors:
@@ -104,7 +104,7 @@ class Workbench:
             self._vectors = {k: v for k, v in self._vectors.items() if k[0] != name or k[1] == key[1]}
             if name == "student":
                 with progress_bar(f"encoding {side} texts with the student", len(texts)) as update:
-                    self._vectors[key] = encode_numpy(self._current(), texts.texts, side, progress=update)
+                    self._vectors[key] = encode_vectors(self._current(), texts.texts, side, progress=update)
             else:
                 self._vectors[key] = self.teacher_cache(name, side, texts).gather(texts.item_ids)
         return self._vectors[key]

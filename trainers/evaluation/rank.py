@@ -14,6 +14,7 @@ import numpy as np
 
 from retort.students.loading import Precision
 from retort.students.ranker import Ranker
+from retort.students.sparse import load_student
 from retort.students.student import Student
 from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.candidates.dense import search_vectors
@@ -73,7 +74,7 @@ def evaluate_model(
     :param device:
         Torch device; None takes the best there is.
     """
-    student = model if isinstance(model, Student) else Student.load(model, precision=precision, device=device)
+    student = model if isinstance(model, Student) else load_student(model, precision=precision, device=device)
     started = time.perf_counter()
     with progress_bar("encoding documents", len(data.corpus)) as update:
         documents = student.encode_document(data.corpus.texts, progress=update)
@@ -187,9 +188,9 @@ def encoding_rates(students: dict[str, Student], texts: list[str], *, rounds: in
     return {name: len(texts) / float(np.median(taken)) for name, taken in seconds.items()}
 
 
-def query_costs(student: Student, documents: np.ndarray, queries: list[str]) -> dict[str, float]:
+def query_costs(student: Student, documents: Any, queries: list[str]) -> dict[str, float]:
     """Time single queries: `ms` from text to the top 100 of `documents` `[n, d]`, `ms_encode` of it; and `mb`."""
-    if student.manifest.similarity == "cosine":  # once, as an index does
+    if student.manifest.similarity == "cosine" and isinstance(documents, np.ndarray):  # once, as an index does
         documents = documents / np.maximum(np.linalg.norm(documents, axis=1, keepdims=True), 1e-12)
 
     timed = []

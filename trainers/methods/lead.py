@@ -81,7 +81,7 @@ class LayerKL(Objective):
             raise ValueError(msg)
         self.teacher, self.pairs, self.redraw = teacher, pairs, redraw
         self.choose = one_of("choose", choose, ("random", "last", "skip"))
-        self.scope = one_of("scope", scope, ("list", "in_batch"))
+        self.scope: Scope = one_of("scope", scope, ("list", "in_batch"))
         self.similarity = one_of("similarity", similarity, ("model", "dot"))
         self.weight_temperature, self.temperature, self.detach_targets = weight_temperature, temperature, detach_targets
         self._depths = (0, 0)
@@ -106,7 +106,7 @@ class LayerKL(Objective):
         """One value a query; lists of one candidate do not count."""
         teacher, positive, mask = ctx.teachers[str(self.teacher)], *judged(batch, self.scope)
         everything = candidates(batch, self.scope)
-        options = {"student_temperature": self.temperature, "teacher_temperature": self.temperature}
+        options: dict[str, Any] = {"student_temperature": self.temperature, "teacher_temperature": self.temperature}
         divergences, misfits = [], []
         for theirs, own in self.layers(ctx):
             target = scores_of(self._as_asked(teacher.layers[theirs]), batch, self.scope)
@@ -158,7 +158,7 @@ class MutualKL(Objective):
     ) -> None:
         super().__init__()
         self.teacher, self.both, self.temperature, self.detach_targets = teacher, both, temperature, detach_targets
-        self.scope = one_of("scope", scope, ("list", "in_batch"))
+        self.scope: Scope = one_of("scope", scope, ("list", "in_batch"))
 
     def compared(self, out: Any, batch: CandidateBatch, ctx: Context) -> Compared:
         """Scores of the last layers."""
@@ -169,7 +169,11 @@ class MutualKL(Objective):
         """One value a query; lists of one candidate do not count."""
         scores, target, mask = self.compared(out, batch, ctx)
         tau = self.temperature if ctx.temperature is None else ctx.temperature
-        options = {"student_temperature": tau, "teacher_temperature": tau, "detach": self.detach_targets}
+        options: dict[str, Any] = {
+            "student_temperature": tau,
+            "teacher_temperature": tau,
+            "detach": self.detach_targets,
+        }
         values = losses.listwise_kl(scores, target, mask, **options)
         if self.both:
             values = values + losses.listwise_kl(target, scores, mask, **options)

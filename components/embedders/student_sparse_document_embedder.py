@@ -1,0 +1,127 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Embeds documents with a sparse student."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any, Literal
+
+from haystack import Document, component
+from haystack.dataclasses import SparseEmbedding
+from haystack.utils import ComponentDevice, Secret
+
+from haystack_integrations.components.embedders.retort.student_document_embedder import StudentDocumentEmbedder
+from retort.students import SPARSE_SPACE_STAMP, SPARSE_STUDENT_STAMP
+from retort.students.sparse import SparseStudent, largest
+
+
+@component
+class StudentSparseDocumentEmbedder(StudentDocumentEmbedder):
+    """
+    Embeds documents with a sparse student, or with any other SPLADE-type model of sentence-transformers.
+
+    Dense embeddings that documents have already are kept: for hybrid retrieval, run it after `StudentDocumentEmbedder`.
+
+    ### Usage example
+
+    ```python
+    from haystack import Document
+    from haystack_integrations.components.embedders.retort import StudentSparseDocumentEmbedder
+
+    embedder = StudentSparseDocumentEmbedder(model="runs/sparse/student")
+    documents = embedder.run(documents=[Document(content="json.loads parses a string.")])["documents"]
+    ```
+    """
+
+    _kind = SparseStudent
+    _stamps = (SPARSE_SPACE_STAMP, SPARSE_STUDENT_STAMP)
+
+    def __init__(
+        self,
+        *,
+        model: str = "runs/sparse/student",
+        device: ComponentDevice | None = None,
+        precision: Literal["float32", "bfloat16", "auto"] = "float32",
+        max_active_dims: int | None = None,
+        meta_fields_to_embed: list[str] | None = None,
+        embedding_separator: str = " ",
+        progress_bar: bool = True,
+        revision: str | None = None,
+        token: Secret | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """
+        Create the embedder; the model is loaded at the first run.
+
+        :param model:
+            Student folder, Hugging Face Hub id, or `package:NAME/SUBFOLDER`.
+        :param device:
+            Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
+        :param precision:
+            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there.
+        :param max_active_dims:
+            Keep so many of the largest entries.
+        :param meta_fields_to_embed:
+            Metadata put before the content; None is `["title"]`, as in training.
+        :param embedding_separator:
+            What stands between them.
+        :param progress_bar:
+            Show a bar, in a terminal.
+        :param revision:
+            Hub revision.
+        :param token:
+            Hub token.
+        :param local_files_only:
+            Never ask the Hub.
+        :param trust_remote_code:
+            Run code that the model brings along.
+        """
+        StudentDocumentEmbedder.__init__(  # not `super()`: `component` makes the class anew
+            self,
+            model=model,
+            device=device,
+            precision=precision,
+            meta_fields_to_embed=meta_fields_to_embed,
+            embedding_separator=embedding_separator,
+            progress_bar=progress_bar,
+            revision=revision,
+            token=token,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+        )
+        self.max_active_dims = max_active_dims
+
+    @component.output_types(documents=list[Document])
+    def run(self, documents: list[Document]) -> dict[str, Any]:
+        """
+        Embed documents.
+
+        :param documents:
+            The documents; they are not changed. Dictionaries, as `Document.to_dict` makes them, are taken too.
+        :returns:
+            `documents`: copies with the same ids, a sparse embedding and the stamps in `meta`.
+        :raises TypeError:
+            If `documents` is not a list of documents.
+        """
+        return StudentDocumentEmbedder.run(self, documents=documents)
+
+    @component.output_types(documents=list[Document])
+    async def run_async(self, documents: list[Document]) -> dict[str, Any]:
+        """
+        Embed documents in a thread, so that the event loop stays free.
+
+        :param documents:
+            The documents.
+        :returns:
+            As `run`.
+        """
+        return await asyncio.to_thread(self.run, documents=documents)
+
+    def _with_vectors(self, documents: list[Document], vectors: Any) -> list[Document]:
+        entries = largest(vectors, self.max_active_dims)
+        return [
+            replace(d, sparse_embedding=SparseEmbedding(indices=indices, values=values))
+            for d, (indices, values) in zip(documents, entries, strict=True)
+        ]

@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Embeds queries with a sparse student."""
+
+import asyncio
+from typing import Any, Literal
+
+from haystack import component
+from haystack.dataclasses import SparseEmbedding
+from haystack.utils import ComponentDevice, Secret
+
+from haystack_integrations.components.embedders.retort.student_text_embedder import StudentTextEmbedder
+from retort.students.sparse import SparseStudent, largest
+
+
+@component
+class StudentSparseTextEmbedder(StudentTextEmbedder):
+    """
+    Embeds a query with a sparse student, or with any other SPLADE-type model of sentence-transformers.
+
+    ### Usage example
+
+    ```python
+    from haystack_integrations.components.embedders.retort import StudentSparseTextEmbedder
+
+    embedder = StudentSparseTextEmbedder(model="runs/sparse/student")
+    embedder.run(text="How do I parse JSON?")["sparse_embedding"].indices
+    ```
+    """
+
+    _kind = SparseStudent
+
+    def __init__(
+        self,
+        *,
+        model: str = "runs/sparse/student",
+        device: ComponentDevice | None = None,
+        precision: Literal["float32", "bfloat16", "auto"] = "float32",
+        max_active_dims: int | None = None,
+        revision: str | None = None,
+        token: Secret | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """
+        Create the embedder; the model is loaded at the first run.
+
+        :param model:
+            Student folder, Hugging Face Hub id, or `package:NAME/SUBFOLDER`.
+        :param device:
+            Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
+        :param precision:
+            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there.
+        :param max_active_dims:
+            Keep so many of the largest entries.
+        :param revision:
+            Hub revision.
+        :param token:
+            Hub token.
+        :param local_files_only:
+            Never ask the Hub.
+        :param trust_remote_code:
+            Run code that the model brings along.
+        """
+        StudentTextEmbedder.__init__(  # not `super()`: `component` makes the class anew
+            self,
+            model=model,
+            device=device,
+            precision=precision,
+            revision=revision,
+            token=token,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+        )
+        self.max_active_dims = max_active_dims
+
+    @component.output_types(sparse_embedding=SparseEmbedding, space=str)
+    def run(self, text: str) -> dict[str, Any]:
+        """
+        Embed a query.
+
+        :param text:
+            The query.
+        :returns:
+            `sparse_embedding`: the entries that are not 0; `space`: the hash that tells which indexes it can search.
+        :raises TypeError:
+            If `text` is not a string.
+        """
+        if not isinstance(text, str):
+            msg = "StudentSparseTextEmbedder expects a string. For documents, use the StudentSparseDocumentEmbedder."
+            raise TypeError(msg)
+        student = self._handle.student
+        ((indices, values),) = largest(student.encode_query([text]), self.max_active_dims)
+        return {"sparse_embedding": SparseEmbedding(indices=indices, values=values), "space": student.space}
+
+    @component.output_types(sparse_embedding=SparseEmbedding, space=str)
+    async def run_async(self, text: str) -> dict[str, Any]:
+        """
+        Embed a query in a thread, so that the event loop stays free.
+
+        :param text:
+            The query.
+        :returns:
+            As `run`.
+        """
+        return await asyncio.to_thread(self.run, text=text)

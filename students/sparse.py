@@ -1,0 +1,120 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Students with sparse vectors over the vocabulary (SPLADE): few of their many dimensions are not 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retort.students.encoding import encode_chunks, encode_numpy
+from retort.students.sides import Side
+from retort.students.student import Student
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+    from sentence_transformers import SparseEncoder
+    from typing_extensions import TypeIs
+
+
+def is_sparse(model: Any) -> TypeIs[SparseEncoder]:
+    """Tell a model with sparse vectors from others."""
+    from sentence_transformers import SparseEncoder
+
+    return isinstance(model, SparseEncoder)
+
+
+def encode_sparse(
+    model: Any,
+    texts: Sequence[str],
+    side: Side,
+    *,
+    budget: int | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> csr_array:
+    """
+    Encode texts for use, without gradients, whatever mode the model is in; parameters as in `encode_numpy`.
+
+    :returns:
+        `[n, dim]` float32, in the order of `texts`.
+    """
+    import torch
+    from scipy.sparse import csr_array, vstack
+
+    training = model.training
+    model.eval()
+    order, parts = [np.empty(0, dtype=np.int64)], [csr_array((0, model.get_embedding_dimension()), dtype=np.float32)]
+    with torch.inference_mode():
+        for chunk, vectors in encode_chunks(model, texts, side, budget=budget) if texts else ():
+            order.append(chunk)
+            parts.append(csr_array(vectors.float().cpu().numpy()))
+            if progress is not None:
+                progress(len(chunk))
+    model.train(training)
+    back = np.argsort(np.concatenate(order), kind="stable")
+    return csr_array(vstack(parts, format="csr"))[back]
+
+
+def largest(vectors: csr_array, most: int | None) -> list[tuple[list[int], list[float]]]:
+    """
+    List each vector's entries.
+
+    :param vectors:
+        `[n, dim]`.
+    :param most:
+        Keep so many of the largest; None keeps all.
+    :returns:
+        Per vector ascending indices and their values.
+    """
+    found = []
+    for start, end in zip(vectors.indptr[:-1], vectors.indptr[1:], strict=True):
+        indices, values = vectors.indices[start:end], vectors.data[start:end]
+        order = np.argsort(-values, kind="stable")[:most]
+        order = order[np.argsort(indices[order])]
+        found.append((indices[order].tolist(), values[order].tolist()))
+    return found
+
+
+def encode_vectors(model: Any, texts: Sequence[str], side: Side, **options: Any) -> Any:
+    """Encode with a model of either kind: `[n, d]` float32, an array or a `csr_array`; options as in `encode_numpy`."""
+    return (encode_sparse if is_sparse(model) else encode_numpy)(model, texts, side, **options)
+
+
+class SparseStudent(Student):
+    """A loaded student with sparse vectors; as `Student`, but what it encodes is a `csr_array`."""
+
+    kinds = ("sparse",)
+
+    @staticmethod
+    def model_class() -> Any:
+        """The class of sentence-transformers that loads it."""
+        from sentence_transformers import SparseEncoder
+
+        return SparseEncoder
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        side: Side,
+        *,
+        tokens_per_chunk: int | None = None,
+        progress: Callable[[int], Any] | None = None,
+    ) -> Any:
+        """Encode texts: `[n, dim]` float32, a `csr_array`; parameters as in `Student.encode`."""
+        with self._lock:
+            return encode_sparse(self.model, texts, side, budget=tokens_per_chunk, progress=progress)
+
+
+def load_student(model: str, **options: Any) -> Student:
+    """Load a student of either kind, as its files say; parameters and errors as in `Student.load`."""
+    import json
+    from pathlib import Path
+
+    from retort.students.files import resolve_model
+
+    config = Path(resolve_model(model)) / "config_sentence_transformers.json"
+    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
+    return (SparseStudent if kind == "SparseEncoder" else Student).load(model, **options)

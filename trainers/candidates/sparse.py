@@ -1,0 +1,59 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Sparse mining: the passages that a learned sparse retriever (SPLADE) takes for relevant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retort.students.hashing import hash_text
+from retort.trainers.candidates.dense import search_vectors
+from retort.trainers.data.texts import TextStore
+from retort.trainers.teachers.sparse_encoder import SparseEncoderTeacher
+
+if TYPE_CHECKING:
+    from retort.trainers.candidates.workbench import Workbench
+
+
+class SparseMiner:
+    """
+    Mines with a sparse encoder. The student itself, where it is one, mines by `DenseMiner`.
+
+    :param model:
+        A folder, a Hub id, or `package:NAME/SUBFOLDER`.
+    :param depth:
+        Passages a query.
+    :param options:
+        As those of `SparseEncoderTeacher`.
+    """
+
+    teachers: tuple[str, ...] = ()
+
+    def __init__(self, *, model: str, depth: int = 50, **options: Any) -> None:
+        self._encoder = SparseEncoderTeacher(model=model, **options)
+        self.depth = depth
+        self._documents: tuple[str, Any] = ("", None)
+
+    def key(self, bench: Workbench) -> str:
+        """Identify the mined lists: they change with corpus, queries and the model's weights."""
+        return hash_text(f"sparse {self._encoder.key} {self.depth} {bench.data.corpus.hash} {bench.data.queries.hash}")
+
+    def mine(self, bench: Workbench, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Rank the corpus for each query.
+
+        :param bench:
+            Data and models at hand.
+        :param queries:
+            `q` queries.
+        :returns:
+            Rows `[q, depth]` and scores `[q, depth]`, best first, positives included.
+        """
+        student = self._encoder.student
+        if self._documents[0] != bench.data.corpus.hash:
+            self._documents = (bench.data.corpus.hash, student.encode_document(bench.data.corpus.texts))
+        asked = student.encode_query(queries.texts)
+        return search_vectors(asked, self._documents[1], self.depth, similarity=student.manifest.similarity)
