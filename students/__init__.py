@@ -15,12 +15,15 @@ STUDENT_STAMP = "_retort_student"
 # The same of its sparse embedding: a document may have both.
 SPARSE_SPACE_STAMP = "_retort_sparse_space"
 SPARSE_STUDENT_STAMP = "_retort_sparse_student"
+# The id of the document that this one is a view of.
+VIEW_OF = "_retort_view_of"
 
 __all__ = [
     "SPACE_STAMP",
     "SPARSE_SPACE_STAMP",
     "SPARSE_STUDENT_STAMP",
     "STUDENT_STAMP",
+    "VIEW_OF",
     "Manifest",
     "ManifestError",
     "PrecisionError",

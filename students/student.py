@@ -37,7 +37,7 @@ def build_manifest(model: SentenceTransformer | CrossEncoder, **provenance: Any)
     :param model:
         The model, in the dtype in which it is stored.
     :param provenance:
-        Further fields: `recipe`, `teachers`, `data`, `metrics`, `parents`.
+        Further fields: `recipe`, `teachers`, `data`, `metrics`, `parents`; and `kind`, if the model does not tell.
     """
     import sentence_transformers
     import torch
@@ -49,6 +49,8 @@ def build_manifest(model: SentenceTransformer | CrossEncoder, **provenance: Any)
         "torch": torch.__version__,
     }
     described = _describe_ranker(model) if is_ranker(model) else _describe_embedder(model)
+    if (kind := provenance.pop("kind", None)) is not None:
+        described["kind"] = kind
     return Manifest(**described, fingerprint=fingerprint_of(model), versions=versions, **provenance)
 
 

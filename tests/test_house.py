@@ -29,6 +29,10 @@ FROZEN = {
     "haystack_integrations.components.embedders.retort.student_text_embedder.StudentTextEmbedder",
     "haystack_integrations.components.embedders.retort.student_document_embedder.StudentDocumentEmbedder",
     "haystack_integrations.components.embedders.retort.student_sparse_text_embedder.StudentSparseTextEmbedder",
+    (
+        "haystack_integrations.components.embedders.retort.student_multi_view_document_embedder"
+        ".StudentMultiViewDocumentEmbedder"
+    ),
     "haystack_integrations.components.embedders.retort.student_sparse_document_embedder.StudentSparseDocumentEmbedder",
     "haystack_integrations.components.retrievers.retort.student_retriever.StudentRetriever",
     "haystack_integrations.components.rankers.retort.student_ranker.StudentRanker",

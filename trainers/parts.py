@@ -15,13 +15,13 @@ from retort.students.late_interaction import is_late_interaction
 from retort.students.layers import layers_of, set_dropout
 from retort.students.scoring import is_ranker
 from retort.students.sides import route
-from retort.trainers.candidates.workbench import Miner, Selector, Workbench
+from retort.trainers.candidates.workbench import ListTexts, Miner, Selector, Workbench
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.distiller import Distiller, Live, Objective, Spec
 from retort.trainers.errors import RecipeError
 from retort.trainers.objectives import TeacherObjective
 from retort.trainers.outputs import COSINE_SCALE
-from retort.trainers.recipe import Recipe, Stage, component
+from retort.trainers.recipe import CandidatesSection, Recipe, Stage, component
 from retort.trainers.teachers import AnyTeacher, ScoreTeacher
 from retort.trainers.teachers.fitted import Fitted
 from retort.trainers.teachers.live import LiveTeacher
@@ -43,6 +43,8 @@ class Parts:
         By name.
     :param selectors:
         By stage, where it has one.
+    :param texts:
+        By stage what makes the texts of its lists, where it is not the documents alone.
     :param distiller:
         What learns.
     :param trunk:
@@ -55,9 +57,17 @@ class Parts:
     bench: Workbench
     miners: dict[str, Miner]
     selectors: dict[str, Selector]
+    texts: dict[str, ListTexts]
     distiller: Distiller
     trunk: str
     fits: dict[str, Parts] = field(default_factory=dict)
+
+    def views(self) -> dict[str, list[str]] | None:
+        """Texts that stand for each document in search, by its id, where the student sees more than the document."""
+        if not self.texts:
+            return None
+        data = self.bench.data
+        return dict(zip(data.corpus.ids, list(self.texts.values())[-1].document_views(data), strict=True))
 
     def asked(self, stage: Stage) -> list[str]:
         """List the teachers that a stage needs: for its objectives, for mining, for choosing its queries."""
@@ -119,8 +129,25 @@ def _parts(recipe: Recipe, student: Any, bench: Workbench, miners: dict[str, Min
             where = f"stages.{i}.selector"
             selectors[stage.name] = recipe.create(stage.selector, "selector", where, teacher=stage.teacher)
             _check_names(where, selectors[stage.name].teachers, bench.teachers)
+    texts = {
+        stage.name: _list_texts(recipe, f"stages.{i}.candidates", stage.candidates, student)
+        for i, stage in enumerate(recipe.stages)
+        if stage.candidates is not None and stage.candidates.text is not None
+    }
     distiller = build_distiller(recipe, student, bench.teachers)
-    return Parts(recipe, bench, miners, selectors, distiller, fingerprint_of(student), fits)
+    return Parts(recipe, bench, miners, selectors, texts, distiller, fingerprint_of(student), fits)
+
+
+def _list_texts(recipe: Recipe, where: str, section: CandidatesSection, student: Any) -> ListTexts:
+    assert section.text is not None  # noqa: S101 - for the type checker
+    if is_ranker(student):
+        msg = f"{where}.text: a ranker reads queries with documents already."
+        raise RecipeError(msg)
+    made: ListTexts = recipe.create(section.text, "text", f"{where}.text")
+    within = f"{where}.text.init_parameters.queries"
+    source = recipe.create(component(section.text.init_parameters.get("queries"), within), "pseudo queries", within)
+    _checked(f"{where}.text", made.bind, source, student.tokenizer, section.negatives)
+    return made
 
 
 def _check_order(fits: dict[str, Parts]) -> None:

@@ -24,7 +24,7 @@ RECIPES = Path(__file__).parent / "recipes"
 # Haystack's own list without `builtins`, `typing` and `collections`, of which nothing belongs into a recipe.
 TRUSTED = ("retort", "haystack", "haystack_integrations", "haystack_experimental")
 
-Role = Literal["student", "teacher", "miner", "selector", "objective", "temperature"]
+Role = Literal["student", "teacher", "miner", "selector", "objective", "temperature", "text", "pseudo queries"]
 _LEAST = {
     "batch_size": 1, "accumulation": 1, "dev_depth": 1,
     "log_every": 1, "checkpoint_every": 1, "keep_checkpoints": 1, "dev_queries": 1, "dev_documents": 1,
@@ -161,6 +161,8 @@ class CandidatesSection:
         Leave out so many documents at the top of each source: they are the most likely unlabelled positives.
     :param positives:
         `random` (one), `first` or `all` of a query's positives.
+    :param text:
+        What makes documents' texts of a list, by default the documents alone: `QuestionViews`.
     """
 
     sources: list[str]
@@ -169,6 +171,7 @@ class CandidatesSection:
     sampling: Literal["union", "multiset", "balanced"] = "union"
     skip: int = 0
     positives: Literal["random", "first", "all"] = "random"
+    text: Component | None = None
 
 
 @dataclass(kw_only=True)
@@ -463,6 +466,8 @@ def _fits(made: Any, role: Role) -> bool:
         "miner": [("mine", "key", "teachers")],
         "selector": [("keep", "teachers")],
         "objective": [("forward", "bind")],
+        "text": [("bind", "training_texts", "document_views")],
+        "pseudo queries": [("of",)],
     }
     return inspect.isclass(made) and any(all(hasattr(made, method) for method in way) for way in ways[role])
 

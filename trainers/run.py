@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -40,6 +40,7 @@ from retort.trainers.evaluation.rank import (
     evaluate_ranker,
     evaluate_rows,
     evaluate_vectors,
+    flattened,
     rankings,
     rerank,
 )
@@ -133,13 +134,14 @@ def train_parts(
         with ranks.first():
             return open_stage(parts, stage, out, number=number)
 
+    views = parts.views()
     loop = Loop(
         parts.distiller,
         recipe.stages,
         recipe.training,
         out,
         open_stage=opened,
-        evaluate=dev_sampler(dev, student, recipe.training),
+        evaluate=dev_sampler(dev, student, recipe.training, views),
         accelerator=accelerator,
         tracked=home is None,  # a teacher's steps would fall among the student's
     )
@@ -148,10 +150,11 @@ def train_parts(
     metrics: dict[str, Any] = {}
     if ranks.is_first:
         teachers = {n: bench.teachers[n] for n in sorted({n for stage in recipe.stages for n in parts.asked(stage)})}
-        metrics, found = final_metrics(student, dev, bench, list(teachers), recipe.training, vars(progress))
+        metrics, found = final_metrics(student, dev, bench, list(teachers), recipe.training, vars(progress), views)
         save_student(
             student,
             out / "student",
+            kind=None if views is None else "multi_view",
             recipe=recipe.name,
             teachers=[{"name": n, "key": t.key, **asdict(recipe.teachers[n])} for n, t in teachers.items()],
             data={"name": bench.data.name, "hash": recipe.data.hash},
@@ -235,9 +238,12 @@ def dev_sample(dev: RetrievalData, training: TrainingSection) -> RetrievalData:
 
 
 def dev_sampler(
-    dev: RetrievalData, model: SentenceTransformer | CrossEncoder, training: TrainingSection
+    dev: RetrievalData,
+    model: SentenceTransformer | CrossEncoder,
+    training: TrainingSection,
+    views: Mapping[str, list[str]] | None = None,
 ) -> Callable[[], float]:
-    """Return a function that gives the model's nDCG@10 on the dev sample."""
+    """Return a function that gives the model's nDCG@10 on the dev sample; `views` as in `evaluate_model`."""
     if is_ranker(model):
         sample, candidates = ranker_sample(dev, training)
 
@@ -247,11 +253,14 @@ def dev_sampler(
 
         return reranked
     sample = dev_sample(dev, training)
+    texts, starts = sample.corpus.texts, None
+    if views is not None:
+        texts, starts = flattened(views, sample.corpus.ids)
 
     def score() -> float:
-        documents = encode_vectors(model, sample.corpus.texts, "document")
+        documents = encode_vectors(model, texts, "document")
         queries = encode_vectors(model, sample.queries.texts, "query")
-        rows, _ = search_vectors(queries, documents, 10, similarity=model.similarity_fn_name)
+        rows, _ = search_vectors(queries, documents, 10, similarity=model.similarity_fn_name, starts=starts)
         return mean(per_query(rankings(sample, rows), sample.qrels))["ndcg@10"]
 
     return score
@@ -271,6 +280,7 @@ def final_metrics(
     asked: list[str],
     training: TrainingSection,
     progress: dict[str, Any],
+    views: Mapping[str, list[str]] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Evaluation]]:
     """
     Measure the student, BM25 and the teachers that it asked.
@@ -290,7 +300,7 @@ def final_metrics(
         }
     else:
         loaded = (SparseStudent if is_sparse(student) else Student)(student, manifest, "student")
-        found = {"student": evaluate_model(loaded, dev), "bm25": evaluate_bm25(dev)}
+        found = {"student": evaluate_model(loaded, dev, views=views), "bm25": evaluate_bm25(dev)}
         for name in asked:
             teacher = bench.teachers[name]
             if not isinstance(teacher, ScoreTeacher | LiveTeacher):

@@ -54,6 +54,7 @@ def open_stage(parts: Parts, stage: Stage, out: Path, *, number: int = 0) -> Bat
             order=section.order,
             sampling=section.sampling,
             positives=section.positives,
+            texts=parts.texts.get(stage.name),
             vector_teachers=vectors,
             seed=seed,
         )

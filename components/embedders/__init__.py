@@ -2,6 +2,9 @@
 #
 # SPDX-License-Identifier: Apache-2.0
 from haystack_integrations.components.embedders.retort.student_document_embedder import StudentDocumentEmbedder
+from haystack_integrations.components.embedders.retort.student_multi_view_document_embedder import (
+    StudentMultiViewDocumentEmbedder,
+)
 from haystack_integrations.components.embedders.retort.student_sparse_document_embedder import (
     StudentSparseDocumentEmbedder,
 )
@@ -10,6 +13,7 @@ from haystack_integrations.components.embedders.retort.student_text_embedder imp
 
 __all__ = [
     "StudentDocumentEmbedder",
+    "StudentMultiViewDocumentEmbedder",
     "StudentSparseDocumentEmbedder",
     "StudentSparseTextEmbedder",
     "StudentTextEmbedder",

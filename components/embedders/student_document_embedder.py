@@ -127,8 +127,7 @@ class StudentDocumentEmbedder:
             msg = f"{name} expects a list of Documents. To embed a query, use the {name.replace('Document', 'Text')}."
             raise TypeError(msg)
         student = self._handle.student
-        fields, separator = self.meta_fields_to_embed, self.embedding_separator
-        texts = [document_string(d.content, d.meta, fields, separator) for d in documents]
+        documents, texts = self._to_embed(documents)
         quiet = not self.progress_bar or not sys.stderr.isatty()
         with tqdm(total=len(texts), desc="embedding documents", disable=quiet, leave=False) as bar:
             vectors = student.encode_document(texts, progress=bar.update)
@@ -147,6 +146,10 @@ class StudentDocumentEmbedder:
             As `run`.
         """
         return await asyncio.to_thread(self.run, documents=documents)
+
+    def _to_embed(self, documents: list[Document]) -> tuple[list[Document], list[str]]:
+        fields, separator = self.meta_fields_to_embed, self.embedding_separator
+        return documents, [document_string(d.content, d.meta, fields, separator) for d in documents]
 
     def _with_vectors(self, documents: list[Document], vectors: Any) -> list[Document]:
         cut = vectors[:, : self.truncate_dim]

@@ -22,6 +22,7 @@ from retort.students import (
     SPARSE_SPACE_STAMP,
     SPARSE_STUDENT_STAMP,
     STUDENT_STAMP,
+    VIEW_OF,
     read_space,
 )
 
@@ -44,6 +45,9 @@ class StudentRetriever:
 
     Given a sparse embedding, it searches by that; given both, it searches twice and fuses the two rankings by their
     ranks (reciprocal rank fusion, Cormack et al. 2009): $\\sum_i w_i / (60 + r_i)$ is then the score.
+
+    Of documents with several views (`StudentMultiViewDocumentEmbedder`) it finds the best view of each, and searches
+    on until there are `top_k` documents.
 
     Vectors of two models can have one dimension and mean nothing to each other. `StudentDocumentEmbedder` stamps
     every document with its model's space; this retriever compares the stamps of what it found with the space of the
@@ -221,7 +225,15 @@ class StudentRetriever:
         self.warm_up()
         queries = _given(query_embedding, query_sparse_embedding)
         arguments = self._arguments(filters, top_k, score_threshold, fused=len(queries) > 1)
-        found = [self._index.search(query, **arguments) for query in queries]
+        found = []
+        for query in queries:
+            depth = arguments["top_k"]
+            while True:
+                hits = self._index.search(query, **arguments | {"top_k": depth})
+                if not _wants_more(hits, depth, arguments["top_k"]):
+                    break
+                depth *= 2
+            found.append(_best_views(hits)[: arguments["top_k"]])
         return {"documents": self._joined(queries, found, space, sparse_space, top_k, score_threshold)}
 
     @component.output_types(documents=list[Document])
@@ -258,7 +270,15 @@ class StudentRetriever:
         await asyncio.to_thread(self.warm_up)
         queries = _given(query_embedding, query_sparse_embedding)
         arguments = self._arguments(filters, top_k, score_threshold, fused=len(queries) > 1)
-        found = [await self._index.search_async(query, **arguments) for query in queries]
+        found = []
+        for query in queries:
+            depth = arguments["top_k"]
+            while True:
+                hits = await self._index.search_async(query, **arguments | {"top_k": depth})
+                if not _wants_more(hits, depth, arguments["top_k"]):
+                    break
+                depth *= 2
+            found.append(_best_views(hits)[: arguments["top_k"]])
         return {"documents": self._joined(queries, found, space, sparse_space, top_k, score_threshold)}
 
     def _arguments(
@@ -347,3 +367,18 @@ def _given(dense: list[float] | None, sparse: SparseEmbedding | None) -> list[li
         msg = "StudentRetriever needs query_embedding, query_sparse_embedding, or both."
         raise ValueError(msg)
     return queries
+
+
+def _wants_more(hits: list[Document], depth: int, wanted: int) -> bool:
+    """Tell whether views of few documents took the places of others."""
+    return len(hits) == depth and len(_best_views(hits)) < wanted
+
+
+def _best_views(hits: list[Document]) -> list[Document]:
+    """Keep each document's first view, under the document's own id."""
+    best: dict[str, Document] = {}
+    for hit in hits:
+        whole = hit.meta.get(VIEW_OF, hit.id)
+        if whole not in best:
+            best[whole] = hit if hit.id == whole else replace(hit, id=whole)
+    return list(best.values())

@@ -18,7 +18,7 @@ import torch
 from retort.trainers.batch import CandidateBatch
 from retort.trainers.candidates.lists import CandidateLists, texts_of
 from retort.trainers.candidates.sampling import Sampling, draw
-from retort.trainers.candidates.workbench import Workbench
+from retort.trainers.candidates.workbench import ListTexts, Workbench
 from retort.trainers.rng import rng_for
 from retort.trainers.teachers.vector_cache import VectorCache
 
@@ -77,6 +77,8 @@ class ListBatches:
         How `random` draws: `union`, `multiset` or `balanced` (see `sampling.draw`).
     :param positives:
         `random`: one of the query's positives, drawn anew each epoch; `first`; `all`.
+    :param texts:
+        What makes the documents' texts of a list; None takes the documents alone.
     :param vector_teachers:
         Teachers whose vectors the stage needs.
     :param seed:
@@ -95,6 +97,7 @@ class ListBatches:
         order: Literal["random", "top"] = "random",
         sampling: Sampling = "union",
         positives: Literal["random", "first", "all"] = "random",
+        texts: ListTexts | None = None,
         vector_teachers: list[str],
         seed: object,
         keep: np.ndarray | None = None,
@@ -106,6 +109,7 @@ class ListBatches:
         self._order = order
         self._sampling: Sampling = sampling
         self._positives = positives
+        self._texts = texts
         self._seed = seed
         self._keep = np.arange(len(lists)) if keep is None else keep
         self._vectors = _Vectors(bench, vector_teachers)
@@ -155,7 +159,9 @@ class ListBatches:
         data, lists = self._bench.data, self._lists
         numbers, chosen = self._chosen(step)
         query_rows = lists.query_rows[numbers]
-        unique = np.unique(np.concatenate([lists.rows[c] for c in chosen]))
+        rows = np.concatenate([lists.rows[c] for c in chosen])
+        unique = np.unique(rows) if self._texts is None else rows  # a document has a text for each list
+        starts = np.cumsum([0, *(len(c) for c in chosen)])
         shape = (len(numbers), max(len(c) for c in chosen))
         index = np.zeros(shape, dtype=np.int64)
         labels, sources = np.full(shape, -1, dtype=np.int8), np.full(shape, -1, dtype=np.int8)
@@ -164,7 +170,8 @@ class ListBatches:
         known = np.zeros((len(numbers), len(unique)), dtype=bool)
         for i, entries in enumerate(chosen):
             n = len(entries)
-            index[i, :n] = np.searchsorted(unique, lists.rows[entries])
+            own = np.searchsorted(unique, lists.rows[entries]) if self._texts is None else starts[i] + np.arange(n)
+            index[i, :n] = own
             labels[i, :n], sources[i, :n], mask[i, :n] = lists.labels[entries], lists.source[entries], True
             for name, values in lists.scores.items():
                 scores[name][i, :n] = values[entries]
@@ -172,7 +179,7 @@ class ListBatches:
         query_items, document_items = data.queries.item_ids[query_rows], data.corpus.item_ids[unique]
         return CandidateBatch(
             queries=texts_of(data.queries, query_rows),
-            documents=texts_of(data.corpus, unique),
+            documents=self._documents(step, unique, query_rows, chosen),
             index=torch.from_numpy(index),
             labels=torch.from_numpy(labels),
             mask=torch.from_numpy(mask),
@@ -183,6 +190,17 @@ class ListBatches:
             query_items=[item.tobytes() for item in query_items],
             document_items=[item.tobytes() for item in document_items],
         )
+
+    def _documents(self, step: int, rows: np.ndarray, query_rows: np.ndarray, chosen: list[np.ndarray]) -> list[str]:
+        data, lists = self._bench.data, self._lists
+        if self._texts is None:
+            return texts_of(data.corpus, rows)
+        found: list[str] = []
+        for place, (query, entries) in enumerate(zip(query_rows, chosen, strict=True)):
+            rng = rng_for(self._seed, "texts", step, place)
+            asked, positive = data.queries.texts[query], lists.labels[entries] == 1
+            found += self._texts.training_texts(data, asked, lists.rows[entries], positive, rng)
+        return found
 
 
 class TextBatches:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def search_vectors(
-    queries: Any, documents: Any, top_k: int, *, similarity: str, block: int = 256
+    queries: Any, documents: Any, top_k: int, *, similarity: str, block: int = 256, starts: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     Search exactly, in blocks of queries; ties go to the earlier document.
@@ -36,17 +36,19 @@ def search_vectors(
         `cosine` or `dot`.
     :param block:
         Queries at a time: the score block is `[block, n]`.
+    :param starts:
+        `[m]` ascending, where documents have several vectors: document `i` has those from `starts[i]` on, and the
+        best of their scores.
     :returns:
         Rows `[q, k]` int64 and scores `[q, k]` float32, best first.
     :raises ValueError:
         If the similarity is another.
     """
-
     if similarity not in {"cosine", "dot"}:
         msg = f"similarity must be cosine or dot to search; it is {similarity!r}."
         raise ValueError(msg)
-    score = _scorer(queries, documents, similarity)
-    top_k = min(top_k, documents.shape[0])
+    score = _scorer(queries, documents, similarity, starts)
+    top_k = min(top_k, documents.shape[0] if starts is None else len(starts))
     rows = np.empty((queries.shape[0], top_k), dtype=np.int64)
     scores = np.empty((queries.shape[0], top_k), dtype=np.float32)
     for start in range(0, queries.shape[0], block):
@@ -61,10 +63,15 @@ def search_vectors(
     return rows, scores
 
 
-def _scorer(queries: Any, documents: Any, similarity: str) -> Callable[[slice], torch.Tensor]:
+def _scorer(
+    queries: Any, documents: Any, similarity: str, starts: np.ndarray | None
+) -> Callable[[slice], torch.Tensor]:
     """Return what scores some queries against all documents, `[block, n]`."""
     import torch
 
+    if starts is not None:
+        each = _scorer(queries, documents, similarity, None)
+        return lambda part: torch.from_numpy(np.maximum.reduceat(each(part).numpy(), starts, axis=1))
     if isinstance(documents, np.ndarray):
         corpus, asked = (torch.from_numpy(np.ascontiguousarray(v)) for v in (documents, queries))
         if similarity == "cosine":

@@ -20,6 +20,7 @@ from retort.students.scoring import is_ranker
 from retort.students.sides import Side
 from retort.students.sparse import encode_vectors
 from retort.trainers.candidates.bm25 import BM25
+from retort.trainers.data.pseudo_queries import PseudoQueries
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.errors import RecipeError
 from retort.trainers.teachers import AnyTeacher, ScoreTeacher, VectorTeacher
@@ -50,6 +51,18 @@ class Selector(Protocol):
     teachers: tuple[str, ...]
 
     def keep(self, bench: Workbench) -> np.ndarray: ...  # noqa: D102 - `[q]` bool
+
+
+class ListTexts(Protocol):
+    """Makes the texts of lists, and those that stand for documents in search; see `QuestionViews`."""
+
+    def bind(self, source: PseudoQueries, tokenizer: Any, negatives: int) -> None: ...  # noqa: D102
+
+    def training_texts(  # noqa: D102
+        self, data: RetrievalData, query: str, rows: np.ndarray, positive: np.ndarray, rng: np.random.Generator
+    ) -> list[str]: ...
+
+    def document_views(self, data: RetrievalData) -> list[list[str]]: ...  # noqa: D102
 
 
 @contextmanager

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +60,12 @@ def evaluate_bm25(data: RetrievalData) -> Evaluation:
 
 
 def evaluate_model(
-    model: str | Student, data: RetrievalData, *, precision: Precision = "float32", device: str | None = None
+    model: str | Student,
+    data: RetrievalData,
+    *,
+    precision: Precision = "float32",
+    device: str | None = None,
+    views: Mapping[str, list[str]] | None = None,
 ) -> Evaluation:
     """
     Evaluate a student, or any sentence-transformers model, over the whole corpus by exact search.
@@ -73,17 +78,28 @@ def evaluate_model(
         `float32`, `bfloat16` or `auto`.
     :param device:
         Torch device; None takes the best there is.
+    :param views:
+        Per document id the texts that stand for it, each with a vector of its own; None takes the documents.
     """
     student = model if isinstance(model, Student) else load_student(model, precision=precision, device=device)
     started = time.perf_counter()
-    with progress_bar("encoding documents", len(data.corpus)) as update:
-        documents = student.encode_document(data.corpus.texts, progress=update)
+    texts, starts = data.corpus.texts, None
+    if views is not None:
+        texts, starts = flattened(views, data.corpus.ids)
+    with progress_bar("encoding documents", len(texts)) as update:
+        documents = student.encode_document(texts, progress=update)
     rate = len(data.corpus) / (time.perf_counter() - started)
     similarity = student.manifest.similarity
-    rows, _ = search_vectors(student.encode_query(data.queries.texts), documents, DEPTH, similarity=similarity)
-
+    queries = student.encode_query(data.queries.texts)
+    rows, _ = search_vectors(queries, documents, DEPTH, similarity=similarity, starts=starts)
     costs = {**query_costs(student, documents, data.queries.texts), "documents_per_s": rate}
     return _scored(student.name, data, rows, costs)
+
+
+def flattened(views: Mapping[str, list[str]], ids: list[str]) -> tuple[list[str], np.ndarray]:
+    """Join documents' views into one list; and say where each document's begin, `[n]`."""
+    texts = [text for i in ids for text in views[i]]
+    return texts, np.cumsum([0, *(len(views[i]) for i in ids[:-1])])
 
 
 def evaluate_vectors(

@@ -1,0 +1,156 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Embeds documents once for each question that they answer."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any, Literal
+
+from haystack import Document, component
+from haystack.utils import ComponentDevice, Secret
+
+from haystack_integrations.components.embedders.retort.student_document_embedder import StudentDocumentEmbedder
+from retort.students import VIEW_OF, document_string
+from retort.students.views import QUERY_TOKENS, view_texts
+
+
+@component
+class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
+    """
+    Embeds documents with a student of several views: a document becomes one for each of its questions.
+
+    The first view keeps the document's id, further ones have `ID#1`, `ID#2`, ...; all name the document in
+    `meta["_retort_view_of"]`, by which `StudentRetriever` gives each document once, with the best score of its views.
+    A document without questions has one view, the document alone. Written again with fewer questions, a document
+    leaves views behind: delete it by `meta._retort_view_of` first.
+
+    ### Usage example
+
+    ```python
+    from haystack import Document
+    from haystack_integrations.components.embedders.retort import StudentMultiViewDocumentEmbedder
+
+    embedder = StudentMultiViewDocumentEmbedder(model="runs/views/student")
+    document = Document(content="json.loads parses a string.", meta={"questions": ["How do I parse JSON?"]})
+    views = embedder.run(documents=[document])["documents"]
+    ```
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str = "runs/views/student",
+        questions_field: str = "questions",
+        views: int = 10,
+        query_tokens: int = QUERY_TOKENS,
+        device: ComponentDevice | None = None,
+        precision: Literal["float32", "bfloat16", "auto"] = "float32",
+        truncate_dim: int | None = None,
+        meta_fields_to_embed: list[str] | None = None,
+        embedding_separator: str = " ",
+        progress_bar: bool = True,
+        revision: str | None = None,
+        token: Secret | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """
+        Create the embedder; the model is loaded at the first run.
+
+        :param model:
+            Student folder, Hugging Face Hub id, or `package:NAME/SUBFOLDER`.
+        :param questions_field:
+            Field of the metadata that lists a document's questions.
+        :param views:
+            Views of a document, at most: the first questions are taken.
+        :param query_tokens:
+            Cut questions after so many tokens, as in training.
+        :param device:
+            Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
+        :param precision:
+            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there.
+        :param truncate_dim:
+            Keep the first so many dimensions.
+        :param meta_fields_to_embed:
+            Metadata put before the content; None is `["title"]`, as in training.
+        :param embedding_separator:
+            What stands between them.
+        :param progress_bar:
+            Show a bar, in a terminal.
+        :param revision:
+            Hub revision.
+        :param token:
+            Hub token.
+        :param local_files_only:
+            Never ask the Hub.
+        :param trust_remote_code:
+            Run code that the model brings along.
+        :raises ValueError:
+            If `views` or `query_tokens` is not above 0.
+        """
+        if views < 1 or query_tokens < 1:
+            msg = f"views and query_tokens must be above 0; they are {views} and {query_tokens}."
+            raise ValueError(msg)
+        StudentDocumentEmbedder.__init__(  # not `super()`: `component` makes the class anew
+            self,
+            model=model,
+            device=device,
+            precision=precision,
+            truncate_dim=truncate_dim,
+            meta_fields_to_embed=meta_fields_to_embed,
+            embedding_separator=embedding_separator,
+            progress_bar=progress_bar,
+            revision=revision,
+            token=token,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+        )
+        self.questions_field = questions_field
+        self.views = views
+        self.query_tokens = query_tokens
+
+    @component.output_types(documents=list[Document])
+    def run(self, documents: list[Document]) -> dict[str, Any]:
+        """
+        Embed documents.
+
+        :param documents:
+            The documents; they are not changed. Dictionaries, as `Document.to_dict` makes them, are taken too.
+        :returns:
+            `documents`: a copy for each view, with an embedding and the stamps in `meta`.
+        :raises TypeError:
+            If `documents` is not a list of documents.
+        :raises ValueError:
+            If a document's questions are not a list of strings.
+        """
+        return StudentDocumentEmbedder.run(self, documents=documents)
+
+    @component.output_types(documents=list[Document])
+    async def run_async(self, documents: list[Document]) -> dict[str, Any]:
+        """
+        Embed documents in a thread, so that the event loop stays free.
+
+        :param documents:
+            The documents.
+        :returns:
+            As `run`.
+        """
+        return await asyncio.to_thread(self.run, documents=documents)
+
+    def _to_embed(self, documents: list[Document]) -> tuple[list[Document], list[str]]:
+        tokenizer = self._handle.student.model.tokenizer
+        seen, texts = [], []
+        for document in documents:
+            questions = document.meta.get(self.questions_field) or []
+            if not isinstance(questions, list) or not all(isinstance(q, str) for q in questions):
+                msg = f"meta[{self.questions_field!r}] of document {document.id} must be a list of questions."
+                raise ValueError(msg)
+            text = document_string(document.content, document.meta, self.meta_fields_to_embed, self.embedding_separator)
+            own = view_texts(tokenizer, questions[: self.views], text, self.query_tokens)
+            texts += own
+            meta = {**document.meta, VIEW_OF: document.id}
+            seen += [
+                replace(document, id=f"{document.id}#{n}" if n else document.id, meta=meta) for n in range(len(own))
+            ]
+        return seen, texts

@@ -1,0 +1,291 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Dual cross encoder: reference values, what lists and documents look like, the index, and a killed run."""
+
+import asyncio
+import copy
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from haystack import Document
+from haystack.core.serialization import component_from_dict, component_to_dict
+from tiny import everything, run_killed
+
+from haystack_integrations.components.embedders.retort import StudentMultiViewDocumentEmbedder, StudentTextEmbedder
+from haystack_integrations.components.retrievers.retort import StudentRetriever
+from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
+from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+from retort.students import Student
+from retort.students.views import view_text, view_texts
+from retort.trainers.candidates.batches import ListBatches
+from retort.trainers.candidates.bm25 import BM25Miner
+from retort.trainers.candidates.dense import search_vectors
+from retort.trainers.candidates.lists import build_lists
+from retort.trainers.candidates.workbench import Workbench
+from retort.trainers.data.beir import read_beir
+from retort.trainers.data.pseudo_queries import KeySentences, TrainingQuestions
+from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.errors import RecipeError
+from retort.trainers.losses import contrastive
+from retort.trainers.methods.dual_cross_encoder import QuestionViews
+from retort.trainers.recipe import Recipe
+
+SOURCE = "retort.trainers.data.pseudo_queries.TrainingQuestions"
+# Reference 10-A: three documents, of three views, two and one.
+VIEWS = {"A": [[1.0, 0.4], [0.8, 0.5], [0.0, 0.9]], "B": [[0.9, 0.2], [0.1, 0.0]], "C": [[0.5, 0.5]]}
+QUERY = [1.0, 0.5]
+
+
+class TestReferenceValues:
+    def test_a_the_best_view_counts(self):
+        """10-A: 1.2, 1.0, .75; never A twice."""
+        vectors = np.array([v for views in VIEWS.values() for v in views], dtype=np.float32)
+        rows, scores = search_vectors(
+            np.array([QUERY], dtype=np.float32), vectors, 3, similarity="dot", starts=np.array([0, 3, 5])
+        )
+        assert rows[0].tolist() == [0, 1, 2]
+        assert scores[0].tolist() == pytest.approx([1.2, 1.0, 0.75])
+
+    @pytest.mark.parametrize("kind", ["edge", "server"])
+    def test_a_in_an_index(self, kind, tmp_path):
+        """The first two documents, not A's first two views; in a folder and in qdrant-haystack's local mode."""
+        store = (
+            QdrantEdgeDocumentStore(path=str(tmp_path / "index"), similarity="dot_product")
+            if kind == "edge"
+            else QdrantDocumentStore(":memory:", embedding_dim=2, similarity="dot_product", progress_bar=False)
+        )
+        store.write_documents(
+            [
+                Document(id=f"{name}#{n}" if n else name, content=name, embedding=v, meta={"_retort_view_of": name})
+                for name, views in VIEWS.items()
+                for n, v in enumerate(views)
+            ]
+        )
+        retriever = StudentRetriever(document_store=store, top_k=2, allow_unstamped=True)
+        found = retriever.run(query_embedding=QUERY, space="x")["documents"]
+        assert [d.id for d in found] == ["A", "B"]
+        assert [d.score for d in found] == pytest.approx([1.2, 1.0])
+        everything_there = retriever.run(query_embedding=QUERY, space="x", top_k=9)["documents"]
+        assert [d.id for d in everything_there] == ["A", "B", "C"]
+        again = asyncio.run(retriever.run_async(query_embedding=QUERY, space="x"))["documents"]
+        assert [d.id for d in again] == ["A", "B"]
+        retriever.close()
+
+    def test_b_the_loss_over_all_columns(self):
+        """10-B: positive and hard negative of each query, all of them columns of both."""
+        columns = torch.tensor([[1.2, 0.1], [0.7, 0.2], [0.0, 1.0], [0.3, 0.8]])
+        scores = torch.eye(2) @ columns.T
+        assert scores.tolist() == [pytest.approx([1.2, 0.7, 0.0, 0.3]), pytest.approx([0.1, 0.2, 1.0, 0.8])]
+        positive = torch.tensor([[True, False, False, False], [False, False, True, False]])
+        found = contrastive(scores, positive, torch.ones_like(positive)).mean()
+        assert float(found) == pytest.approx(0.911458, abs=1e-6)
+
+
+def test_a_view_more_never_lowers_a_score():
+    """Four documents of three views, and of the first two of them."""
+    rng = np.random.default_rng(0)
+    queries, views = rng.normal(size=(5, 8)).astype(np.float32), rng.normal(size=(4, 3, 8)).astype(np.float32)
+    scores = []
+    for count in (2, 3):
+        flat, starts = views[:, :count].reshape(-1, 8), np.arange(4) * count
+        rows, found = search_vectors(queries, flat, 4, similarity="dot", starts=starts)
+        scores.append(np.take_along_axis(found, np.argsort(rows, axis=1), axis=1))
+    assert (scores[1] >= scores[0] - 1e-5).all()
+    assert (scores[1] > scores[0] + 0.1).any()
+
+
+class TestTexts:
+    def test_the_tokenizers_own_separator_and_a_short_question(self, tiny_model):
+        words = tiny_model(1).tokenizer
+        assert view_text(words, "the ship", "a sea") == "the ship [SEP] a sea"
+        assert view_text(words, "ship " * 30, "a sea", 3) == "ship ship ship [SEP] a sea"
+        assert view_text(words, " ", "a sea") == "a sea"
+        assert view_texts(words, ["", "ship"], "a sea") == ["ship [SEP] a sea"]
+        assert view_texts(words, [], "a sea") == ["a sea"]
+        assert words(view_text(words, "ship", "sea"))["input_ids"].count(words.sep_token_id) == 2
+
+    def test_a_tokenizer_without_one(self, tiny_model):
+        words = tiny_model(1).tokenizer
+        words.sep_token = None
+        with pytest.raises(ValueError, match="no separator"):
+            view_text(words, "ship", "sea")
+
+
+class TestSources:
+    DATA = RetrievalData(
+        "x",
+        TextStore(
+            ["1", "2", "3"], ["The sea. A ship is on the sea. Rare whales sing here.", "It is on a.", "It is on a."]
+        ),
+        TextStore(["a", "b", "c"], ["where are ships", "who sings", "what is baked"]),
+        {"a": {"1": 1}, "b": {"1": 1}, "c": {"3": 1}},
+    )
+
+    def test_training_questions(self):
+        assert TrainingQuestions().of(self.DATA) == [
+            ["where are ships", "who sings"],
+            ["what is baked"],  # a copy of the third
+            ["what is baked"],
+        ]
+        assert TrainingQuestions(most=1).of(self.DATA)[0] == ["where are ships"]
+
+    def test_key_sentences(self):
+        """Rare words first; a sentence of two words is no question."""
+        found = KeySentences().of(self.DATA)
+        assert found == [["Rare whales sing here.", "A ship is on the sea."], ["It is on a."], ["It is on a."]]
+        assert KeySentences(most=1).of(self.DATA)[0] == ["Rare whales sing here."]
+
+
+@pytest.fixture
+def views(tiny_model):
+    def make(negatives: int = 2, **parameters) -> QuestionViews:
+        made = QuestionViews(queries={"type": SOURCE}, **parameters)
+        made.bind(TrainingQuestions(most=2), tiny_model(1).tokenizer, negatives)
+        return made
+
+    return make
+
+
+class TestLists:
+    @pytest.fixture
+    def bench(self, beir, tmp_path, tiny_model) -> Workbench:
+        return Workbench(read_beir(beir, "train"), {}, tmp_path / "cache", tiny_model(9))
+
+    def batch(self, bench, texts, step=0):
+        lists = build_lists(bench, {"bm25": BM25Miner(depth=6)})
+        source = ListBatches(bench, lists, batch_size=5, negatives=2, texts=texts, vector_teachers=[], seed=0)
+        return source.batch(step)
+
+    def test_gold(self, bench, views):
+        """A list's documents all have its own query; other lists have other texts of the same document."""
+        batch = self.batch(bench, views(plain=0.0))
+        assert len(batch.documents) == int(batch.mask.sum())
+        for query, index, mask in zip(batch.queries, batch.index, batch.mask, strict=True):
+            own = [batch.documents[i] for i in index[mask]]
+            assert all(text.startswith(f"{query} [SEP] ") for text in own)
+        plain = self.batch(bench, None)
+        for i, row in enumerate(batch.index):
+            cut = [batch.documents[n].partition(" [SEP] ")[2] for n in row[batch.mask[i]]]
+            assert cut == [plain.documents[n] for n in plain.index[i][plain.mask[i]]]
+        # Another list's text of a query's positive is no negative for it.
+        known = torch.tensor([[t.partition(" [SEP] ")[2] for t in batch.documents].count(d) for d in ("x",)])
+        assert known.sum() == 0
+        for i, row in enumerate(batch.known_positive):
+            positive = batch.documents[int(batch.index[i][0])].partition(" [SEP] ")[2]
+            assert [t.partition(" [SEP] ")[2] == positive for t in batch.documents] == row.tolist()
+
+    def test_pseudo_and_plain(self, bench, views):
+        questions = TrainingQuestions(most=2).of(bench.data)
+        batch = self.batch(bench, views(train_with="pseudo", plain=0.0))
+        for i in range(len(batch.queries)):
+            asked, _, document = batch.documents[int(batch.index[i][0])].partition(" [SEP] ")
+            assert asked in questions[bench.data.corpus.texts.index(document)]
+        none = self.batch(bench, views(plain=1.0))
+        assert not any("[SEP]" in text for text in none.documents)
+        some = [self.batch(bench, views(plain=0.5), step) for step in range(8)]
+        shares = [np.mean(["[SEP]" in text for text in b.documents]) for b in some]
+        assert 0.2 < np.mean(shares) < 0.8
+        assert self.batch(bench, views(plain=0.5), 3).documents == some[3].documents
+
+    def test_documents_in_search(self, bench, views):
+        found = views(views=2).document_views(bench.data)
+        by_id = dict(zip(bench.data.corpus.ids, found, strict=True))
+        assert by_id["d00"] == [f"{bench.data.queries.texts[0]} [SEP] {bench.data.corpus.texts[0]}"]
+        assert by_id["d07"] == [bench.data.corpus.texts[7]]  # nobody asks for it in training
+        assert all(len(v) == 1 for v in views(views=0).document_views(bench.data))
+
+    def test_without_hard_negatives_it_warns(self, views, caplog):
+        with caplog.at_level(logging.WARNING):
+            views(negatives=0)
+        assert "the question alone tells the positive" in caplog.text
+
+
+@pytest.fixture
+def tree(recipe_tree):
+    tree = copy.deepcopy(recipe_tree)
+    tree["stages"] = tree["stages"][1:]
+    tree["stages"][0]["candidates"] = {
+        "sources": ["bm25"],
+        "negatives": 2,
+        "text": {
+            "type": "retort.trainers.methods.dual_cross_encoder.QuestionViews",
+            "init_parameters": {"queries": {"type": SOURCE}, "train_with": "pseudo", "plain": 0.3},
+        },
+    }
+    return tree
+
+
+def test_a_killed_run_and_its_student(tree, beir, tmp_path, monkeypatch):
+    out, killed = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    metrics = Recipe.from_dict(tree).run(beir, out)
+    expected = everything(out)
+    run_killed(Recipe.from_dict(tree), beir, killed, monkeypatch, 4)
+    found = everything(killed)
+    assert [name for name in found if not torch.equal(found[name], expected[name])] == []
+    assert json.loads((out / "student" / "retort.json").read_text())["kind"] == "multi_view"
+    assert Student.load(str(out / "student")).manifest.kind == "multi_view"
+    del tree["stages"][0]["candidates"]["text"]
+    other = Recipe.from_dict(tree).run(beir, tmp_path / "c" / "run")
+    assert other["training"] != metrics["training"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"plain": 2}, "0 <= plain <= 1"),
+        ({"train_with": "none"}, "train_with must be one of"),
+        ({"queries": {"kind": "x"}}, "candidates.text.init_parameters.queries"),
+        ({"queries": {"type": "retort.trainers.candidates.bm25.BM25Miner"}}, "is no pseudo queries"),
+    ],
+)
+def test_mistakes_in_a_recipe(tree, beir, tmp_path, parameters, message):
+    tree["stages"][0]["candidates"]["text"]["init_parameters"] |= parameters
+    with pytest.raises(RecipeError, match=message):
+        Recipe.from_dict(tree).run(beir, tmp_path / "run")
+
+
+class TestComponent:
+    DOCUMENTS = (
+        Document(id="a", content="the ship in the sea", meta={"questions": ["what is near the ship?", "the captain"]}),
+        Document(id="b", content="bread"),
+    )
+
+    def test_views(self, tiny_student):
+        embedder = StudentMultiViewDocumentEmbedder(model=tiny_student, progress_bar=False)
+        found = embedder.run(documents=list(self.DOCUMENTS))["documents"]
+        assert [d.id for d in found] == ["a", "a#1", "b"]
+        assert [d.meta["_retort_view_of"] for d in found] == ["a", "a", "b"]
+        assert [d.content for d in found] == [self.DOCUMENTS[0].content] * 2 + ["bread"]
+        student = Student.load(tiny_student)
+        texts = [f"{q} [SEP] the ship in the sea" for q in self.DOCUMENTS[0].meta["questions"]]
+        np.testing.assert_allclose([d.embedding for d in found], student.encode_document([*texts, "bread"]), atol=1e-6)
+        assert {d.meta["_retort_space"] for d in found} == {student.space}
+        assert "_retort_view_of" not in self.DOCUMENTS[0].meta
+        one = StudentMultiViewDocumentEmbedder(model=tiny_student, views=1, progress_bar=False)
+        assert [d.id for d in asyncio.run(one.run_async(documents=list(self.DOCUMENTS)))["documents"]] == ["a", "b"]
+
+    def test_through_an_index(self, tiny_student, tmp_path):
+        """A question that a view was made of finds its document first; each document comes once, under its own id."""
+        store = QdrantEdgeDocumentStore(path=str(tmp_path / "index"))
+        embedder = StudentMultiViewDocumentEmbedder(model=tiny_student, progress_bar=False)
+        store.write_documents(embedder.run(documents=list(self.DOCUMENTS))["documents"])
+        asked = StudentTextEmbedder(model=tiny_student).run(text="the captain [SEP] the ship in the sea")
+        retriever = StudentRetriever(document_store=store, top_k=2)
+        found = retriever.run(query_embedding=asked["embedding"], space=asked["space"])["documents"]
+        assert [d.id for d in found] == ["a", "b"]
+        assert found[0].score == pytest.approx(1.0, abs=1e-5)
+        retriever.close()
+
+    def test_round_trip_and_bad_input(self, tiny_student):
+        embedder = StudentMultiViewDocumentEmbedder(model=tiny_student, views=3, questions_field="asked")
+        data = component_to_dict(embedder, "c")
+        again = component_from_dict(StudentMultiViewDocumentEmbedder, data, "c")
+        assert component_to_dict(again, "c") == data
+        with pytest.raises(ValueError, match=r"meta\['asked'\] of document x must be a list"):
+            embedder.run(documents=[Document(id="x", content="a", meta={"asked": "what?"})])
+        with pytest.raises(ValueError, match="views and query_tokens must be above 0"):
+            StudentMultiViewDocumentEmbedder(views=0)

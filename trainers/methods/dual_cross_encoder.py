@@ -1,0 +1,123 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+Dual cross encoder: documents encoded together with questions (Li et al. 2022, arXiv 2208.04232).
+
+A document has one vector for each of $k$ questions that were generated for it, of `query' [SEP] document`; the query
+stays alone. Its score is the best of them, $s(q, d) = \\max_i q \\cdot d_i$. What stands here says which question a
+document is trained with; `StudentMultiViewDocumentEmbedder` makes the vectors of an index.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal
+
+import numpy as np
+
+from retort.students.views import QUERY_TOKENS, view_text, view_texts
+from retort.trainers.data.pseudo_queries import PseudoQueries
+from retort.trainers.data.texts import RetrievalData
+from retort.trainers.objectives import one_of
+
+logger = logging.getLogger(__name__)
+
+
+class QuestionViews:
+    """
+    Puts questions before documents, in training and in evaluation.
+
+    In training all documents of a list have the same question, hard negatives as well: with in-batch negatives alone
+    the question would give the positive away, and nothing would be learned.
+
+    :param queries:
+        Where questions come from, as `{type, init_parameters}` of a source of `data.pseudo_queries`.
+    :param train_with:
+        `gold`: the list's own query, as in the paper. `pseudo`: one of the positive's questions, drawn anew each time,
+        so that training sees what an index will hold (the mismatch that CAPSTONE is about); gold where it has none.
+    :param plain:
+        Share of the lists that are trained without any question, for documents that will have none.
+    :param views:
+        Questions of a document in evaluation, at most; 0 evaluates without any.
+    :param query_tokens:
+        Cut questions after so many tokens.
+    :raises ValueError:
+        If a parameter is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        queries: dict[str, Any],
+        train_with: Literal["gold", "pseudo"] = "gold",
+        plain: float = 0.1,
+        views: int = 3,
+        query_tokens: int = QUERY_TOKENS,
+    ) -> None:
+        if not 0 <= plain <= 1 or views < 0 or query_tokens < 1:
+            msg = (
+                f"QuestionViews: 0 <= plain <= 1, views >= 0, query_tokens >= 1; not {plain}, {views}, {query_tokens}."
+            )
+            raise ValueError(msg)
+        self.source_spec = queries
+        self.train_with = one_of("train_with", train_with, ("gold", "pseudo"))
+        self.plain, self.views, self.query_tokens = plain, views, query_tokens
+        self._source: PseudoQueries | None = None
+        self._tokenizer: Any = None
+        self._of: tuple[str, list[list[str]]] = ("", [])
+
+    def bind(self, source: PseudoQueries, tokenizer: Any, negatives: int) -> None:
+        """
+        Take up the source and the student's tokenizer.
+
+        :param source:
+            What `queries` describes.
+        :param tokenizer:
+            Gives the separator.
+        :param negatives:
+            Hard negatives of a list.
+        """
+        self._source, self._tokenizer = source, tokenizer
+        view_text(tokenizer, "x", "x")  # a separator is needed
+        if negatives == 0:
+            logger.warning("Without hard negatives of the same question, the question alone tells the positive.")
+
+    def training_texts(
+        self, data: RetrievalData, query: str, rows: np.ndarray, positive: np.ndarray, rng: np.random.Generator
+    ) -> list[str]:
+        """
+        Make the texts of one list.
+
+        :param data:
+            The training data.
+        :param query:
+            The list's query.
+        :param rows:
+            `[n]` rows of its documents.
+        :param positive:
+            `[n]` bool.
+        :param rng:
+            Generator.
+        :returns:
+            `n` texts.
+        """
+        asked = query
+        if rng.random() < self.plain:
+            asked = ""
+        elif self.train_with == "pseudo" and positive.any():
+            own = self._questions(data)[int(rows[positive][0])]
+            asked = own[int(rng.integers(len(own)))] if own else query
+        return [view_text(self._tokenizer, asked, data.corpus.texts[row], self.query_tokens) for row in rows]
+
+    def document_views(self, data: RetrievalData) -> list[list[str]]:
+        """List the texts that stand for each document of a corpus in search."""
+        return [
+            view_texts(self._tokenizer, questions[: self.views], text, self.query_tokens)
+            for questions, text in zip(self._questions(data), data.corpus.texts, strict=True)
+        ]
+
+    def _questions(self, data: RetrievalData) -> list[list[str]]:
+        if self._of[0] != data.hash and self._source is not None:
+            self._of = (data.hash, self._source.of(data))
+        return self._of[1]
