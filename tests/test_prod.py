@@ -20,7 +20,7 @@ from retort.trainers.methods.prod import AnchorKL, ConfusingQueries, confusing, 
 from retort.trainers.objectives import Contrastive, ListwiseKL
 from retort.trainers.outputs import Scored
 from retort.trainers.parts import build_parts
-from retort.trainers.recipe import RECIPES, Recipe
+from retort.trainers.recipe import Recipe
 from retort.trainers.run import read_train_and_dev
 from retort.trainers.stages import open_stage
 
@@ -222,21 +222,6 @@ class TestBadInput:
             teachers[name]["init_parameters"]["stages"][0]["objectives"] = [objective]
         with pytest.raises(RecipeError, match="teachers.other and teachers.ranker need each other"):
             Recipe.from_dict(prod_tree).run(beir, tmp_path / "x" / "run")
-
-
-class TestRecipes:
-    def test_small_and_full_differ_in_sizes_alone(self):
-        def shape(tree, path=""):
-            sizes = {"steps", "lr", "batch_size", "negatives", "depth", "max_tokens", "layers", "trunk", "model"}
-            sizes |= {"evaluate_every", "checkpoint_every", "dev_queries", "dev_depth", "dev_documents", "accumulation"}
-            if isinstance(tree, dict):
-                return {k: shape(v) for k, v in tree.items() if k not in sizes}
-            return [shape(v) for v in tree] if isinstance(tree, list) else tree
-
-        full, small = (Recipe.from_yaml(name).to_dict() for name in ("prod", "prod-small"))
-        assert shape(full) == shape(small)
-        assert full != small
-        assert {"prod.yaml", "prod-small.yaml"} <= {p.name for p in RECIPES.iterdir()}
 
 
 def test_a_dual_encoder_trained_on_the_way_mines_and_teaches(prod_tree, beir, tmp_path, tiny_student):

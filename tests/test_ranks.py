@@ -26,7 +26,20 @@ LAUNCH += ["--num_machines", "1", "--main_process_port", "0", "--mixed_precision
 # gloo on CPUs: without the variable Accelerate would look for GPUs and leave each process alone.
 ENV = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent)}
 KIND = "retort.trainers.objectives"
-EXACT = ["whole", "accumulated", "cached", "both", "small", "ranker", "ranker_cached", "ctkd", "lead", "ar2"]
+EXACT = [
+    "whole",
+    "accumulated",
+    "cached",
+    "both",
+    "small",
+    "ranker",
+    "ranker_cached",
+    "ctkd",
+    "lead",
+    "ar2",
+    "views",
+    "sparse",
+]
 
 
 @pytest.fixture
@@ -114,6 +127,20 @@ def jobs(recipe_tree, prod_tree, trunk, tiny_ranker):
         {"type": f"{KIND}.TeacherContrastive", "init_parameters": {"turn": {"steps": 1, "cycle": 3}, "lr": 2e-3}},
     ]
 
+    # Documents with their list's question; and sparse vectors with their regulariser.
+    views = copy.deepcopy(whole)
+    views["stages"][1]["candidates"]["text"] = {
+        "type": "retort.trainers.methods.dual_cross_encoder.QuestionViews",
+        "init_parameters": {"queries": {"type": "retort.trainers.data.pseudo_queries.TrainingQuestions"}, "plain": 0.3},
+    }
+    sparse = copy.deepcopy(ranker)
+    sparse["student"] = {
+        "type": "two_ranks.double_sparse",
+        "init_parameters": {"trunk": trunk, "layers": [0], "max_tokens": {"query": 16, "document": 32}},
+    }
+    sparse["stages"][0]["candidates"]["sampling"] = "multiset"
+    sparse["stages"][0]["objectives"] = [{"type": f"{KIND}.{name}"} for name in ("Contrastive", "Flops")]
+
     def changed(tree, **training):
         tree = copy.deepcopy(tree)
         tree["training"] |= training
@@ -131,6 +158,8 @@ def jobs(recipe_tree, prod_tree, trunk, tiny_ranker):
         "ctkd": ctkd,
         "lead": lead,
         "ar2": ar2,
+        "views": views,
+        "sparse": sparse,
         # Float32 with dropout: the ranks must agree, and a killed run must come back to it.
         "dropout": long(recipe_tree),
     }

@@ -31,6 +31,11 @@ def double_ranker(**parameters: Any) -> Any:
     return create.ranker(**parameters).double()
 
 
+def double_sparse(**parameters: Any) -> Any:
+    """Start a sparse student in float64."""
+    return create.sparse(**parameters).double()
+
+
 def run_all(jobs: dict[str, dict], data: Path, out: Path) -> None:
     torch.set_num_threads(1)
     real = Loop._save
