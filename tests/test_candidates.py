@@ -17,6 +17,8 @@ from retort.trainers.candidates.workbench import Workbench
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.errors import DataError
+from retort.trainers.losses import contrastive, listwise_kl
+from retort.trainers.methods.r2anker import joint_divergence, measure_joint_divergence
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 
 
@@ -374,3 +376,38 @@ class TestSampling:
             mined = less.rows[span][less.source[span] > 0]
             assert not set(mined) & set(bench.data.corpus.first_rows[top[number, :2]])
         assert len(less.rows) < len(whole.rows)
+
+
+class TestJointDivergence:
+    def test_r2anker_reference_value(self):
+        """09-C; by convexity the mixture is never farther than the sources are on average."""
+        ranker = np.array([0.3, 0.1, 0.1, 0.5])
+        sources = np.array([[0.7, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7], [0.25] * 4])
+        each, mixture = joint_divergence(ranker, sources)
+        assert each.tolist() == pytest.approx([0.550530, 0.161348, 0.218012], abs=1e-6)
+        assert mixture == pytest.approx(0.050999, abs=1e-6)
+        rng = np.random.default_rng(0)
+        for _ in range(50):
+            p, *q = rng.dirichlet(np.ones(6), size=4)
+            each, mixture = joint_divergence(p, np.stack(q))
+            assert mixture <= each.mean() + 1e-12
+
+    def test_r2anker_over_mined_lists(self, bench):
+        """A source that is the ranker itself is at no distance; the mixture lies between."""
+        bench.teachers["ranker"] = BiEncoderTeacher(model=bench.teachers["teacher"].model, device="cpu")
+        miners = {"bm25": BM25Miner(depth=40), "dense": DenseMiner(model="teacher", depth=40)}
+        found = measure_joint_divergence(bench, miners, "ranker")
+        assert found.sources["dense"] == pytest.approx(0, abs=1e-6)
+        assert 0 < found.mixture < found.sources["bm25"]
+
+
+def test_r2anker_losses():
+    """09-B: a ranker's listwise loss, divergence from it, and both for the student."""
+    ranker = torch.tensor([[2.0, 1.5, 0.0, -1.0], [0.5, 1.0, 0.2, 0.1]])
+    student = torch.tensor([[1.0, 0.9, 0.1, 0.0], [0.3, 0.4, 0.2, 0.1]])
+    positive, mask = torch.zeros(2, 4, dtype=torch.bool), torch.ones(2, 4, dtype=torch.bool)
+    positive[:, 0] = True
+    divergence = listwise_kl(student, ranker, mask).mean()
+    assert float(contrastive(ranker, positive, mask).mean()) == pytest.approx(0.992144, abs=1e-6)
+    assert float(divergence) == pytest.approx(0.081322, abs=1e-6)
+    assert float(divergence + contrastive(student, positive, mask).mean()) == pytest.approx(1.245365, abs=1e-6)
