@@ -26,6 +26,7 @@ from retort.students import (
     read_space,
 )
 from retort.students.files import resolve_model
+from retort.students.sparse import SparseStudent
 from retort.trainers.candidates.workbench import progress_bar
 from retort.trainers.data.documents import read_documents
 
@@ -139,7 +140,7 @@ def _refuse_other_space(meta: dict[str, Any] | None, store: str, student: str, s
         msg = f"The index at {store} was built by {built_by}, not by {student}. {mend}"
         raise DocumentStoreError(msg)
     found = meta.get(SPARSE_SPACE_STAMP)
-    if found != (None if sparse is None else read_space(sparse)):
+    if found != (None if sparse is None else read_space(sparse, SparseStudent)):
         built_by = meta.get(SPARSE_STUDENT_STAMP, "no student")
         msg = f"The sparse embeddings of the index at {store} are of {built_by}, not of {sparse or 'none'}. {mend}"
         raise DocumentStoreError(msg)

@@ -286,7 +286,8 @@ def _start_vocabulary_head(encoder: Any) -> None:
         dense.weight.copy_(torch.eye(len(dense.weight)))
         dense.bias.zero_()
         logits = encoder(encoder.preprocess(some))["token_embeddings"].amax(1)
-        words.bias.fill_(-float(logits.flatten().quantile(1 - VOCABULARY_SHARE)))
+        place = round((1 - VOCABULARY_SHARE) * logits.numel())
+        words.bias.fill_(-float(logits.flatten().kthvalue(place).values))
 
 
 def two_towers(query: dict[str, Any], document: dict[str, Any], **options: Any) -> SentenceTransformer:

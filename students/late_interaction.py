@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from retort.students.encoding import default_budget, in_order, on_device, plan_chunks, recomputed
 from retort.students.layers import captured, layers_of
-from retort.students.sides import Side
+from retort.students.sides import Side, prompt_for
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ def encode_tokens(
     import torch
 
     def run(part: list[str]) -> torch.Tensor:
-        features = on_device(model, model.preprocess(part, task=side))
+        features = on_device(model, model.preprocess(part, prompt=prompt_for(model, side) or None, task=side))
         with captured(layers_of(model[0].model), layers) as states:
             found = model(features, task=side)
         vectors = found["token_embeddings"]
@@ -83,5 +83,7 @@ def longest(model: MultiVectorEncoder, texts: Sequence[str], side: Side) -> int:
 def _counts(model: MultiVectorEncoder, texts: Sequence[str], side: Side) -> Any:
     import numpy as np
 
-    # One by one: prompts, marker tokens and query expansion are the model's own affair.
-    return np.array([model.preprocess([text], task=side)["input_ids"].shape[1] for text in texts], dtype=np.int64)
+    # One by one: how far a query is expanded is the model's own affair.
+    prompt = prompt_for(model, side) or None
+    lengths = [model.preprocess([text], prompt=prompt, task=side)["input_ids"].shape[1] for text in texts]
+    return np.array(lengths, dtype=np.int64)

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from retort.students.encoding import encode_chunks, encode_numpy
+from retort.students.files import resolve_model
 from retort.students.sides import Side
 from retort.students.student import Student
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
     from sentence_transformers import SparseEncoder
     from typing_extensions import TypeIs
+
+CONFIG = "config_sentence_transformers.json"
 
 
 def is_sparse(model: Any) -> TypeIs[SparseEncoder]:
@@ -110,11 +115,24 @@ class SparseStudent(Student):
 
 def load_student(model: str, **options: Any) -> Student:
     """Load a student of either kind, as its files say; parameters and errors as in `Student.load`."""
-    import json
-    from pathlib import Path
+    return (SparseStudent if _says_sparse(model, options) else Student).load(model, **options)
 
-    from retort.students.files import resolve_model
 
-    config = Path(resolve_model(model)) / "config_sentence_transformers.json"
-    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
-    return (SparseStudent if kind == "SparseEncoder" else Student).load(model, **options)
+def _says_sparse(model: str, options: dict[str, Any]) -> bool:
+    """Read the kind before loading: sentence-transformers makes a dense model of a sparse one without a word."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    path = Path(resolve_model(model))
+    if path.is_dir():
+        config = path / CONFIG
+    else:
+        given: dict[str, Any] = {name: options.get(name) for name in ("revision", "token")}
+        only_here = bool(options.get("local_files_only"))
+        try:
+            config = Path(hf_hub_download(model, CONFIG, local_files_only=only_here, **given))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):  # the loading says what is wrong
+            return False
+    if not config.is_file():
+        return False
+    return bool(json.loads(config.read_text(encoding="utf-8")).get("model_type") == "SparseEncoder")

@@ -21,6 +21,7 @@ from retort.students.loading import Precision, load_model, pick_device, set_prec
 from retort.students.manifest import MANIFEST_FILE, Manifest, ManifestError
 from retort.students.scoring import is_ranker, pair_prompt
 from retort.students.sides import Side, max_tokens, prompt_for, set_max_tokens
+from retort.students.views import view_texts
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -238,6 +239,11 @@ class Student:
         """Encode documents: `[n, dim]` float32. Options as in `encode`."""
         return self.encode(texts, "document", **options)
 
+    def views(self, queries: Sequence[str], document: str, query_tokens: int) -> list[str]:
+        """List a document's views (see `students.views.view_texts`); safe beside threads that encode."""
+        with self._lock:
+            return view_texts(self.model.tokenizer, queries, document, query_tokens)
+
     def encode(
         self,
         texts: Sequence[str],
@@ -353,12 +359,10 @@ class StudentHandle(Generic[Loaded]):
             self._key = None
 
 
-def read_space(model: str) -> str:
-    """Return the space of a student: from its manifest if it has one, else by loading it."""
-    from retort.students.sparse import load_student  # which is built on this module
-
+def read_space(model: str, kind: type[Student] = Student) -> str:
+    """Return the space of a student: from its manifest if it has one, else by loading it as `kind`."""
     manifest = Manifest.read(Path(resolve_model(model)))
-    return manifest.space if manifest is not None else load_student(model).space
+    return manifest.space if manifest is not None else kind.load(model).space
 
 
 def _identity(model: str) -> tuple[str, int]:

@@ -346,6 +346,7 @@ class TestSampling:
     @pytest.mark.parametrize("how", SAMPLINGS)
     def test_r2anker_without_replacement(self, how):
         rng = np.random.default_rng(0)
+        assert draw(self.FOUND_BY[:0], 3, how, rng).tolist() == []
         for count in (3, 5, 9):
             drawn = draw(self.FOUND_BY, count, how, rng).tolist()
             assert len(drawn) == len(set(drawn)) == min(count, 5)

@@ -44,10 +44,10 @@ def module(**parameters) -> CurriculumTemperature:
 
 class TestReferenceValues:
     def test_the_curriculum(self):
-        found = [CurriculumTemperature(**PAPER).strength(at(epoch - 1)) for epoch in (1, 2, 5, 9, 10, 240)]
+        found = [CurriculumTemperature(**PAPER).strength(epoch - 1, 240) for epoch in (1, 2, 5, 9, 10, 240)]
         assert found == pytest.approx([-0.024472, -0.095492, -0.5, -0.975528, -1, -1], abs=1e-6)
-        assert CurriculumTemperature(rise=0).strength(at(0)) == -1
-        assert CurriculumTemperature(reversal=-1).strength(at(239)) == 1
+        assert CurriculumTemperature(rise=0).strength(0, 240) == -1
+        assert CurriculumTemperature(reversal=-1).strength(239, 240) == 1
 
     @pytest.mark.parametrize(
         ("tau", "value"), [(1.0, 0.342290), (2.0, 0.381577), (4.0, 0.374651), (15.621172, 0.355538), (21.0, 0.353351)]
@@ -205,3 +205,16 @@ def test_its_own_learning_rate(tree, beir, tmp_path):
     Recipe.from_dict(tree).run(beir, out)
     moved = everything(out)["run.module::temperatures.stage_dual.theta"] - CurriculumTemperature().theta
     assert 1e-3 < float(moved.detach().abs()) < 0.06  # three steps of 0.02 at most
+
+
+def test_the_curriculum_slows_the_temperature(tree, beir, tmp_path):
+    """AdamW makes steps of one size whatever the gradient's: the learning rate must follow the curriculum."""
+    moved = []
+    for rise in (0.0, 1.0):
+        stage = tree["stages"][0] | {"lr": 1e-30, "steps": 6}
+        stage["temperature"] = {"type": TYPE, "init_parameters": {"rise": rise}}
+        out = tmp_path / str(rise) / "run"
+        Recipe.from_dict(tree | {"stages": [stage]}).run(beir, out)
+        end = everything(out)["run.module::temperatures.stage_dual.theta"]
+        moved.append(float((end - CurriculumTemperature().theta).detach().abs()))
+    assert moved[1] < 0.6 * moved[0]

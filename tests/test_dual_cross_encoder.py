@@ -15,7 +15,11 @@ from haystack import Document
 from haystack.core.serialization import component_from_dict, component_to_dict
 from tiny import everything, run_killed
 
-from haystack_integrations.components.embedders.retort import StudentMultiViewDocumentEmbedder, StudentTextEmbedder
+from haystack_integrations.components.embedders.retort import (
+    StudentDocumentEmbedder,
+    StudentMultiViewDocumentEmbedder,
+    StudentTextEmbedder,
+)
 from haystack_integrations.components.retrievers.retort import StudentRetriever
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
@@ -219,7 +223,7 @@ def tree(recipe_tree):
     return tree
 
 
-def test_a_killed_run_and_its_student(tree, beir, tmp_path, monkeypatch):
+def test_a_killed_run_and_its_student(tree, beir, tmp_path, monkeypatch, caplog):
     out, killed = tmp_path / "a" / "run", tmp_path / "b" / "run"
     metrics = Recipe.from_dict(tree).run(beir, out)
     expected = everything(out)
@@ -228,6 +232,11 @@ def test_a_killed_run_and_its_student(tree, beir, tmp_path, monkeypatch):
     assert [name for name in found if not torch.equal(found[name], expected[name])] == []
     assert json.loads((out / "student" / "retort.json").read_text())["kind"] == "multi_view"
     assert Student.load(str(out / "student")).manifest.kind == "multi_view"
+    document = Document(content="the sea")
+    for embedder in (StudentDocumentEmbedder, StudentMultiViewDocumentEmbedder):
+        caplog.clear()
+        embedder(model=str(out / "student"), progress_bar=False).run(documents=[document])
+        assert ("take the StudentMultiViewDocumentEmbedder" in caplog.text) is (embedder is StudentDocumentEmbedder)
     del tree["stages"][0]["candidates"]["text"]
     other = Recipe.from_dict(tree).run(beir, tmp_path / "c" / "run")
     assert other["training"] != metrics["training"]

@@ -30,7 +30,7 @@ def scored(last: torch.Tensor, layers: list[list[float]]) -> Scored:
 
 def bound(teacher: int = 3, student: int = 3, **parameters) -> LayerKL:
     objective = LayerKL(teacher="t", **parameters)
-    objective.bind(Spec(4, {}, {}, student, {"t": teacher}))
+    objective.bind(Spec(4, {}, {}, student_layers=student, teacher_layers={"t": teacher}))
     return objective
 
 
@@ -200,7 +200,7 @@ def test_a_teacher_that_learns_and_a_kill(tree, beir, tmp_path, monkeypatch, kin
     assert mine
     saved = [name for name in expected if name.startswith(f"teachers/{kind}/student")]
     assert saved
-    tree["teachers"][kind]["init_parameters"]["train"] = False
+    tree["teachers"][kind]["init_parameters"] |= {"train": False, "lr": None}
     Recipe.from_dict(tree).run(beir, tmp_path / "c" / "run")
     frozen = weights(everything(tmp_path / "c" / "run"), kind)
     assert any(not torch.equal(mine[name], frozen[name]) for name in mine)
@@ -254,7 +254,30 @@ class TestBadInput:
         [
             (["stages.0.teacher=teacher"], "stages.0.objectives.1: .*MutualKL needs its teacher in the loop"),
             (["stages.0.objectives.2.init_parameters.pairs=0"], "pairs and redraw must be at least 1"),
-            (["stages.1.objectives.1.init_parameters={scope: in_batch}"], "a ranker scores lists only"),
+            (["stages.1.objectives.1.init_parameters={scope: in_batch}"], r"stages.1.objectives.1: .*a ranker scores"),
+            (["teachers.dual.init_parameters.lr=0.1"], "set train: true"),
+            (
+                ["stages.1.objectives.1.type=retort.trainers.objectives.Alignment"],
+                "needs vectors, and teacher 'ranker'",
+            ),
+            (
+                ["stages.1.objectives.1.type=retort.trainers.objectives.InBatchKL"],
+                "needs vectors, and teacher 'ranker'",
+            ),
+            (
+                [
+                    "stages.1.objectives.1={type: retort.trainers.objectives.TeacherContrastive, init_parameters: {lr: 1}}"
+                ],
+                "lr is the teacher's in its turn",
+            ),
+            (
+                [
+                    "stages.0.objectives=[{type: retort.trainers.objectives.TeacherContrastive, init_parameters: "  # noqa: ISC004
+                    "{turn: {steps: 2, cycle: 4}}}]"
+                ],
+                "stages.0: step 2 is the student's, and no objective teaches it",
+            ),
+            (["student={type: retort.students.create.late_interaction, init_parameters: {model: x}}"], "student"),
             (["candidates.own.init_parameters.model=dual"], "'dual' is asked at every step"),
             (["teachers.dual.init_parameters.student={kind: x}"], "teachers.dual.student"),
         ],
@@ -262,3 +285,44 @@ class TestBadInput:
     def test_mistakes(self, tree, beir, tmp_path, overrides, message):
         with pytest.raises(RecipeError, match=message):
             Recipe.from_dict(tree, overrides=overrides).run(beir, tmp_path / "run")
+
+
+def test_a_late_interaction_model_sees_its_prompts(trunk, tmp_path):
+    """Markers such as ColBERT's are prompts, which sentence-transformers adds in `encode` only."""
+    from sentence_transformers import MultiVectorEncoder
+
+    from retort.students.late_interaction import encode_tokens, longest
+
+    model = MultiVectorEncoder(trunk, device="cpu", prompts={"query": "what: ", "document": "the "}).eval()
+    for side, encode in (("query", model.encode_query), ("document", model.encode_document)):
+        texts = ["ship", "bread in the oven"]
+        with torch.no_grad():
+            found = encode_tokens(model, texts, side, length=longest(model, texts, side))
+        for own, expected in zip(found, encode(texts), strict=True):
+            kept = own[own[:, -1] > 0, :-1]
+            torch.testing.assert_close(kept, torch.as_tensor(expected), atol=1e-5, rtol=1e-4)
+
+
+def test_patience_waits_for_the_student(tree, beir, tmp_path):
+    """In the teacher's turn no evaluation could be better."""
+    (stage,) = tree["stages"] = [s for s in tree["stages"] if s["name"] == "ranker"]
+    turn = {"turn": {"steps": 4, "cycle": 6}}
+    stage |= {
+        "steps": 6,
+        "objectives": [stage["objectives"][0], {"type": f"{OBJECTIVES}.TeacherContrastive", "init_parameters": turn}],
+    }
+    tree["training"] |= {"evaluate_every": 1, "patience": 1}
+    metrics = Recipe.from_dict(tree).run(beir, tmp_path / "run")
+    assert metrics["training"]["global_step"] >= 5
+
+
+def test_layers_of_two_towers(trunk):
+    """Pairs are drawn from as many layers as the shallower tower has."""
+    from retort.students.create import two_towers
+    from retort.trainers.parts import _depth
+
+    towers = [
+        {"type": "retort.students.create.from_layers", "init_parameters": {"trunk": trunk, "layers": layers}}
+        for layers in ([0], [0, 1, 2])
+    ]
+    assert _depth(two_towers(*towers)) == 1

@@ -266,6 +266,15 @@ class TestComponents:
         real = StudentRetriever._arguments
         monkeypatch.setattr(StudentRetriever, "_arguments", lambda *a, **k: real(*a, **k) | {"return_embedding": True})
 
+    def test_an_index_without_sparse_embeddings(self, asked, tiny_student, tmp_path):
+        """Half of a hybrid search would not be one."""
+        store = QdrantEdgeDocumentStore(path=str(tmp_path / "dense"))
+        dense = StudentDocumentEmbedder(model=tiny_student, progress_bar=False)
+        store.write_documents(dense.run(documents=[Document(content=TEXTS[0])])["documents"])
+        with pytest.raises(SpaceMismatchError, match="have no sparse embeddings. Re-index with .*--sparse STUDENT"):
+            StudentRetriever(document_store=store).run(**asked)
+        store.close()
+
     def test_another_sparse_space_is_refused(self, retriever, asked):
         with pytest.raises(SpaceMismatchError, match="was built by .*tiny"):
             retriever.run(**asked | {"sparse_space": "f" * 64})

@@ -78,13 +78,14 @@ class Spec:
     What an objective may need to know before the first step.
 
     Of teachers that give vectors: their dimensions, and how these are compared (`cosine` or `dot`). `student_dim` is 0
-    for a ranker. `student_layers` and `teacher_layers` count the layers of the student and of live teachers, where an
-    objective needs them.
+    for a ranker. `teacher_scales` are the factors of live teachers' scores. `student_layers` and `teacher_layers` count
+    the layers of the student and of live teachers, where an objective needs them.
     """
 
     student_dim: int
     teacher_dims: dict[str, int]
     teacher_similarities: dict[str, str]
+    teacher_scales: dict[str, float] = field(default_factory=dict)
     student_layers: int = 0
     teacher_layers: dict[str, int] = field(default_factory=dict)
 
@@ -113,17 +114,31 @@ class Live:
     scale: float
 
 
+@dataclass
+class Pace:
+    """A part with a highest learning rate of its own, and whether its matrices decay as others do."""
+
+    part: nn.Module
+    lr: float
+    decays: bool
+
+    def at(self, step: int, steps: int) -> float:
+        """Return the share of it at a step, besides the schedule."""
+        return self.part.pace(step, steps) if isinstance(self.part, Temperature) else 1.0
+
+
 class Objective(nn.Module):
     """
     A term, or several, of the loss; may own parameters.
 
     Subclasses set `needs_positives` where a query without a positive cannot be learned from, `needs_lists` where a
-    batch of mere texts will not do, `needs_vectors` where a ranker cannot be the student, `takes_ranks` where an order
-    will do as a teacher's scores, `needs_anchor` where they compare with a frozen copy of the student, `divergence`
-    where they compare two distributions, `needs_live_teacher` where their teacher must be in the loop, `needs_layers`
-    where they look at its layers and the student's, `teacher` to the name of the teacher they learn from, `turn` where
-    that teacher learns from them, in steps of its own, and `lr` where their own parameters (with `turn`, the teacher)
-    want a learning rate other than the stage's; such parameters do not decay.
+    batch of mere texts will not do, `needs_vectors` where a ranker cannot be the student, `needs_teacher_vectors` where
+    a teacher's scores of lists will not do, `takes_ranks` where an order will do as its scores, `needs_anchor` where
+    they compare with a frozen copy of the student, `divergence` where they compare two distributions,
+    `needs_live_teacher` where their teacher must be in the loop, `needs_layers` where they look at its layers and the
+    student's, `teacher` to the name of the teacher they learn from, `turn` where that teacher learns from them, in
+    steps of its own, and `lr` where their own parameters (with `turn`, the teacher) want a learning rate other than the
+    stage's; parameters of their own then do not decay.
     """
 
     needs_positives = False
@@ -134,6 +149,7 @@ class Objective(nn.Module):
     teacher: str | None = None
     divergence = False
     needs_live_teacher = False
+    needs_teacher_vectors = False
     needs_layers = False
     turn: Turn | None = None
     lr: float | None = None
@@ -179,6 +195,10 @@ class Temperature(nn.Module):
     """
 
     lr: float | None = None
+
+    def pace(self, step: int, steps: int) -> float:  # noqa: ARG002
+        """Return the share of `lr` at a step, besides the schedule: optimisers divide the gradient's own size out."""
+        return 1.0
 
     def bind(self, objectives: list[Objective]) -> None:
         """Create what depends on the stage's objectives; called once, before the optimiser sees the parameters."""
@@ -301,12 +321,12 @@ class Distiller(nn.Module):
         own = (o.lr for o, _ in self._objectives_in(stage, turn) if o.turn is not None)
         return next((rate for rate in own if rate is not None), lr)
 
-    def paces(self, stage: str, turn: str = STUDENT) -> list[tuple[nn.Module, float]]:
-        """List what has a learning rate of its own in this stage and turn, with it."""
+    def paces(self, stage: str, turn: str = STUDENT) -> list[Pace]:
+        """List what has a learning rate of its own in this stage and turn."""
         parts = (part for part in self._around(stage, turn) if not isinstance(part, Objective) or part.turn is None)
-        found: list[tuple[nn.Module, float]] = [(part, part.lr) for part in parts if part.lr is not None]
+        found = [Pace(part, part.lr, decays=False) for part in parts if part.lr is not None]
         live = (self.live[name] for name in self._live_in(stage, turn) if turn == STUDENT)
-        return found + [(teacher.model, teacher.lr) for teacher in live if teacher.train and teacher.lr is not None]
+        return found + [Pace(t.model, t.lr, decays=True) for t in live if t.train and t.lr is not None]
 
     def objectives_of(self, stage: str) -> list[Any]:
         """List a stage's objectives."""

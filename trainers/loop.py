@@ -256,8 +256,9 @@ class Loop:
                     means = {name: value / made[name] for name, value in total(window).items()}
                     self._log(event="step", lr=lr, grad_norm=norm, terms=means, seconds_per_step=seconds)
                     window.clear()
-                if self._evaluates(stage) and self._patience_lost():
-                    break
+                if (turns.is_students or progress.step == stage.steps) and self._evaluates(stage):
+                    if turns.is_students and self._patience_lost():
+                        break
                 if progress.step % training.checkpoint_every == 0 and progress.step < stage.steps:
                     self._save(turns)
         self.distiller.drop_anchor()

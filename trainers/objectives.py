@@ -87,7 +87,7 @@ class TeacherObjective(Objective):
         Name of the teacher: one that scores lists, or one that gives vectors.
     :param teacher_scale:
         Factor on the similarities of a teacher that gives vectors; by default the student's scale for cosines (20 if
-        the student's own scores are no cosines), 1 for dot products.
+        the student's own scores are no cosines), 1 for dot products; of a live teacher its own `scale`.
     """
 
     def __init__(self, *, teacher: str, teacher_scale: float | None = None) -> None:
@@ -99,6 +99,8 @@ class TeacherObjective(Objective):
     def bind(self, spec: Spec) -> None:
         """Note how a teacher that gives vectors compares them; one that gives scores has no such thing."""
         self._teacher_similarity = spec.teacher_similarities.get(str(self.teacher), "cosine")
+        if self.teacher_scale is None:
+            self.teacher_scale = spec.teacher_scales.get(str(self.teacher))
 
     def in_batch_teacher(self, out: Any, batch: CandidateBatch) -> Tensor:
         """`[B, U]` similarities of a teacher that gives vectors."""
@@ -177,6 +179,7 @@ class InBatchKL(ListwiseKL):
 
     needs_lists = False
     needs_vectors = True
+    needs_teacher_vectors = True
 
     def compared(self, out: Encoded, batch: CandidateBatch, ctx: Context) -> Compared:  # noqa: ARG002
         """Scores of all documents of the batch."""
@@ -290,6 +293,7 @@ class Alignment(Objective):
     """
 
     needs_vectors = True
+    needs_teacher_vectors = True
 
     def __init__(
         self, *, teacher: str, distance: Literal["cosine", "l2", "mse"] = "cosine", projection: bool = False

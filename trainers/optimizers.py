@@ -12,15 +12,15 @@ from typing import Any
 import torch
 
 from retort.trainers.checkpoints import load_optimizer
-from retort.trainers.distiller import Distiller
+from retort.trainers.distiller import STUDENT, Distiller, Pace
 from retort.trainers.recipe import Stage, TrainingSection
 
 
 def parameter_groups(
-    module: torch.nn.Module, lr: float, weight_decay: float, paces: Iterable[tuple[torch.nn.Module, float]] = ()
+    module: torch.nn.Module, lr: float, weight_decay: float, paces: Iterable[Pace] = ()
 ) -> list[dict[str, Any]]:
     """
-    Split what learns into matrices, which decay, vectors and scalars, which do not, and what has a rate of its own.
+    Split what learns into matrices, which decay, and vectors and scalars, which do not.
 
     :param module:
         Holds the parameters; those without gradients are left out.
@@ -29,18 +29,19 @@ def parameter_groups(
     :param weight_decay:
         Of matrices.
     :param paces:
-        Parts with a highest learning rate of their own; they do not decay.
+        Parts with a highest learning rate of their own: two groups each, after those of the rest.
     """
-    apart: list[dict[str, Any]] = [
-        {"params": list(part.parameters()), "weight_decay": 0.0, "highest": own} for part, own in paces
-    ]
-    taken = {id(p) for group in apart for p in group["params"]}
+
+    def two(parameters: list[torch.nn.Parameter], highest: float, decay: float) -> list[dict[str, Any]]:
+        return [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay, "highest": highest},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "highest": highest},
+        ]
+
+    apart = [(list(own.part.parameters()), own.lr, weight_decay if own.decays else 0.0) for own in paces]
+    taken = {id(p) for parameters, _, _ in apart for p in parameters}
     rest = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
-    return [
-        {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay, "highest": lr},
-        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0, "highest": lr},
-        *apart,
-    ]
+    return [group for parts in ((rest, lr, weight_decay), *apart) for group in two(*parts)]
 
 
 def pace(warmup: float, step: int, steps: int) -> float:
@@ -67,10 +68,11 @@ class Turns:
         self._turn = ""
         self.learning: list[torch.nn.Parameter] = []
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._paces = {turn: distiller.paces(stage.name, turn) for turn in dict.fromkeys(self._whose)}
         for turn in dict.fromkeys(self._whose):
             distiller.enter(stage.name, turn)
             highest = distiller.highest_rate(stage.name, turn, stage.lr)
-            groups = parameter_groups(distiller, highest, training.weight_decay, distiller.paces(stage.name, turn))
+            groups = parameter_groups(distiller, highest, training.weight_decay, self._paces[turn])
             # Half a CPU step goes to the unfused one.
             self.optimizers[turn] = torch.optim.AdamW(groups, lr=highest, fused=True)
 
@@ -87,9 +89,15 @@ class Turns:
             self.learning = self._distiller.enter(self._stage.name, turn)
             self._distiller.train()
         share = pace(self._training.warmup, self._whose[:step].count(turn), self._whose.count(turn))
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["highest"] * share
+        own = [part.at(step, self._stage.steps) for part in self._paces[turn] for _ in range(2)]  # two groups each
+        for group, slower in zip(self.optimizer.param_groups, [1.0, 1.0, *own], strict=True):
+            group["lr"] = group["highest"] * share * slower
         return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
+    def is_students(self) -> bool:
+        """Whether the student learns in this step."""
+        return self._turn == STUDENT
 
     def load(self, checkpoint: Path) -> None:
         """Load the optimisers' states."""

@@ -14,12 +14,11 @@ from retort.students.hashing import fingerprint_of
 from retort.students.late_interaction import is_late_interaction
 from retort.students.layers import layers_of, set_dropout
 from retort.students.scoring import is_ranker
-from retort.students.sides import route
+from retort.students.sides import Side, route
 from retort.trainers.candidates.workbench import ListTexts, Miner, Selector, Workbench
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.distiller import Distiller, Live, Objective, Spec
 from retort.trainers.errors import RecipeError
-from retort.trainers.objectives import TeacherObjective
 from retort.trainers.outputs import COSINE_SCALE
 from retort.trainers.recipe import CandidatesSection, Recipe, Stage, component
 from retort.trainers.teachers import AnyTeacher, ScoreTeacher
@@ -28,6 +27,9 @@ from retort.trainers.teachers.live import LiveTeacher
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
+
+
+_SIDES: tuple[Side, Side] = ("query", "document")
 
 
 @dataclass
@@ -187,17 +189,16 @@ def build_distiller(
             if objective.needs_vectors and ranker:
                 msg = f"{where}: {spec.type} compares vectors, and the student is a ranker, which has none."
                 raise RecipeError(msg)
+            teacher = teachers.get(str(objective.teacher))
+            _check_objective(where, spec.type, objective, student, teacher)
             if objective.needs_anchor and spec.weight and stage.anchor is None:
                 msg = f"{where}: {spec.type} compares with a frozen copy of the student; set stages.{i}.anchor: start."
                 raise RecipeError(msg)
-            teacher = teachers.get(str(objective.teacher))
             if objective.needs_live_teacher and not isinstance(teacher, LiveTeacher):
                 msg = f"{where}: {spec.type} needs its teacher in the loop; make {objective.teacher!r} a LiveTeacher."
                 raise RecipeError(msg)
-            if isinstance(teacher, ScoreTeacher) and not isinstance(objective, TeacherObjective):
-                msg = f"{where}: {spec.type} needs vectors, and teacher {objective.teacher!r} scores lists."
-                raise RecipeError(msg)
             objectives[stage.name].append((objective, spec.weight))
+        _check_turns(f"stages.{i}", stage, [o for o, _ in objectives[stage.name]])
     used = sorted({o.teacher for pairs in objectives.values() for o, _ in pairs if o.teacher is not None})
     for name in used:
         if not isinstance(teachers[name], Fitted):  # it has no weights yet
@@ -209,9 +210,13 @@ def build_distiller(
         student_dim=0 if is_ranker(student) else int(student.get_embedding_dimension() or 0),
         teacher_dims={name: dim for name, (dim, _) in vectors.items()},
         teacher_similarities={name: similarity for name, (_, similarity) in vectors.items()},
+        teacher_scales={name: t.scale for name, t in live.items()},
         student_layers=_checked("student", _depth, student) if deep else 0,
         teacher_layers={n: _checked(f"teachers.{n}", _depth, t.model) for n, t in live.items()} if deep else {},
     )
+    if is_late_interaction(student):
+        msg = "student: a model with a vector a token can teach (LiveTeacher); it cannot be trained as a student yet."
+        raise RecipeError(msg)
     if not ranker and student.similarity_fn_name not in {"cosine", "dot"}:
         msg = f"student: its similarity is {student.similarity_fn_name!r}; set similarity_fn_name to cosine or dot."
         raise RecipeError(msg)
@@ -242,19 +247,57 @@ def build_distiller(
         raise RecipeError(msg) from error
 
 
+def _check_objective(where: str, kind: str, objective: Objective, student: Any, teacher: AnyTeacher | None) -> None:
+    """Refuse what could only fail once the stage begins."""
+    live = teacher if isinstance(teacher, LiveTeacher) else None
+    if objective.needs_teacher_vectors and teacher is not None and _vectors_known(teacher) is False:
+        msg = f"{where}: {kind} needs vectors, and teacher {objective.teacher!r} scores lists."
+        raise RecipeError(msg)
+    in_batch = objective.needs_live_teacher and vars(objective).get("scope") == "in_batch"
+    if in_batch and (is_ranker(student) or (live is not None and is_ranker(live.model))):
+        msg = f"{where}: scope: in_batch compares vectors, and a ranker scores lists only; set scope: list."
+        raise RecipeError(msg)
+    if live is not None and objective.lr is not None and objective.turn is None:
+        msg = f"{where}: lr is the teacher's in its turn; without `turn` set it at the teacher, beside `train: true`."
+        raise RecipeError(msg)
+
+
+def _check_turns(where: str, stage: Stage, objectives: list[Objective]) -> None:
+    turns = [o.turn for o in objectives if o.turn is not None]
+    students = [step for step in range(stage.steps) if all(step % t.cycle >= t.steps for t in turns)]
+    if turns and students and len(turns) == len(objectives):
+        msg = f"{where}: step {students[0]} is the student's, and no objective teaches it. Add one, or fewer steps."
+        raise RecipeError(msg)
+
+
+def _vectors_known(teacher: AnyTeacher) -> bool:
+    """Tell whether a teacher gives vectors, without loading it."""
+    if isinstance(teacher, LiveTeacher):
+        return not is_ranker(teacher.model) and not is_late_interaction(teacher.model)
+    return not isinstance(teacher, ScoreTeacher)
+
+
 def _vectors(teacher: AnyTeacher) -> tuple[int, str] | None:
     """Dimension and similarity of a teacher that gives vectors, else None."""
-    if isinstance(teacher, ScoreTeacher):
+    if not _vectors_known(teacher):
         return None
     if not isinstance(teacher, LiveTeacher):
-        return teacher.dim, teacher.similarity
-    if is_ranker(teacher.model) or is_late_interaction(teacher.model):
-        return None
+        return teacher.dim, teacher.similarity  # type: ignore[union-attr] # it is no ScoreTeacher
     return int(teacher.model.get_embedding_dimension() or 0), teacher.model.similarity_fn_name
 
 
 def _depth(model: Any) -> int:
-    return len(layers_of(route(model, "document")[0].model))
+    """
+    Count the layers, of two towers the fewer.
+
+    :raises ValueError:
+        If the architecture is not known, or two towers have states of different widths.
+    """
+    encoders = [route(model, side)[0] for side in _SIDES]
+    if len({encoder.config.get_text_config().hidden_size for encoder in encoders}) > 1:
+        msg = "its two towers have states of different widths, which cannot be compared layer by layer."
+        raise ValueError(msg)
+    return min(len(layers_of(encoder.model)) for encoder in encoders)
 
 
 def _checked(where: str, look: Callable[..., Any], *arguments: Any) -> Any:

@@ -4,6 +4,7 @@
 """Embeds documents with a student."""
 
 import asyncio
+import logging
 import sys
 from dataclasses import replace
 from typing import Any, Literal
@@ -12,7 +13,9 @@ from haystack import Document, component
 from haystack.utils import ComponentDevice, Secret
 from tqdm import tqdm
 
-from retort.students import SPACE_STAMP, STUDENT_STAMP, Student, StudentHandle, document_string
+from retort.students import SPACE_STAMP, STUDENT_STAMP, VIEW_OF, Student, StudentHandle, document_string
+
+logger = logging.getLogger(__name__)
 
 
 @component
@@ -89,6 +92,7 @@ class StudentDocumentEmbedder:
         self.token = token
         self.local_files_only = local_files_only
         self.trust_remote_code = trust_remote_code
+        self._warned = False
         self._handle = StudentHandle(
             self._kind,
             model,
@@ -123,11 +127,15 @@ class StudentDocumentEmbedder:
         if isinstance(documents, list):  # Hayhooks hands on a request's JSON as it is
             documents = [Document.from_dict(d) if isinstance(d, dict) else d for d in documents]
         if not isinstance(documents, list) or not all(isinstance(d, Document) for d in documents):
-            name = type(self).__name__
-            msg = f"{name} expects a list of Documents. To embed a query, use the {name.replace('Document', 'Text')}."
+            name, other = type(self).__name__, "Sparse" if self._kind.kinds == ("sparse",) else ""
+            msg = f"{name} expects a list of Documents. To embed a query, use the Student{other}TextEmbedder."
             raise TypeError(msg)
         student = self._handle.student
         documents, texts = self._to_embed(documents)
+        if student.manifest.kind == "multi_view" and not any(VIEW_OF in d.meta for d in documents) and not self._warned:
+            self._warned = True
+            message = "%s was trained to see documents with questions: take the StudentMultiViewDocumentEmbedder."
+            logger.warning(message, self.model)
         quiet = not self.progress_bar or not sys.stderr.isatty()
         with tqdm(total=len(texts), desc="embedding documents", disable=quiet, leave=False) as bar:
             vectors = student.encode_document(texts, progress=bar.update)

@@ -12,7 +12,7 @@ from haystack.utils import ComponentDevice, Secret
 
 from haystack_integrations.components.embedders.retort.student_document_embedder import StudentDocumentEmbedder
 from retort.students import VIEW_OF, document_string
-from retort.students.views import QUERY_TOKENS, view_texts
+from retort.students.views import QUERY_TOKENS
 
 
 @component
@@ -139,7 +139,7 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
         return await asyncio.to_thread(self.run, documents=documents)
 
     def _to_embed(self, documents: list[Document]) -> tuple[list[Document], list[str]]:
-        tokenizer = self._handle.student.model.tokenizer
+        student = self._handle.student
         seen, texts = [], []
         for document in documents:
             questions = document.meta.get(self.questions_field) or []
@@ -147,7 +147,7 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
                 msg = f"meta[{self.questions_field!r}] of document {document.id} must be a list of questions."
                 raise ValueError(msg)
             text = document_string(document.content, document.meta, self.meta_fields_to_embed, self.embedding_separator)
-            own = view_texts(tokenizer, questions[: self.views], text, self.query_tokens)
+            own = student.views(questions[: self.views], text, self.query_tokens)
             texts += own
             meta = {**document.meta, VIEW_OF: document.id}
             seen += [

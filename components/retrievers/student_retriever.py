@@ -311,6 +311,10 @@ class StudentRetriever:
                 self._check(documents, space or self._space, SPACE_STAMP, STUDENT_STAMP)
         if len(found) == 1:
             return found[0]
+        if found[0] and not found[1] and not any(SPARSE_SPACE_STAMP in d.meta for d in found[0]):
+            place, mend = self._place()
+            msg = f"The documents of the index at {place} have no sparse embeddings. {mend}, with --sparse STUDENT."
+            raise SpaceMismatchError(msg)
         scores: dict[str, float] = defaultdict(float)
         for weight, documents in zip(self.fusion_weights or [1.0, 1.0], found, strict=True):
             for rank, document in enumerate(documents, 1):
@@ -329,6 +333,13 @@ class StudentRetriever:
             raise ValueError(msg)
         return filters or self.filters
 
+    def _place(self) -> tuple[str, str]:
+        """Say where the index is, and how to build it anew."""
+        if isinstance(self._index, ServerIndex):
+            return self._index.address, f"Re-index {self._index.how_to_index}"
+        place = self._index.path
+        return place, f"Re-index with `retort index STUDENT --documents DIR --store {place}`"
+
     def _check(self, found: list[Document], space: str | None, space_stamp: str, student_stamp: str) -> None:
         if space is None:
             if not self._warned:
@@ -342,11 +353,7 @@ class StudentRetriever:
             stamp = document.meta.get(space_stamp)
             if stamp == space or (stamp is None and self.allow_unstamped):
                 continue
-            if isinstance(self._index, ServerIndex):
-                place, mend = self._index.address, f"Re-index {self._index.how_to_index}"
-            else:
-                place = self._index.path
-                mend = f"Re-index with `retort index STUDENT --documents DIR --store {place}`"
+            place, mend = self._place()
             if stamp is None:
                 msg = (
                     f"The documents of the index at {place} carry no stamp: nobody can tell which model embedded them. "

@@ -30,6 +30,8 @@ def draw(found_by: np.ndarray, count: int, how: Sampling, rng: np.random.Generat
         Indexes of documents, in the order drawn.
     """
     count = min(count, len(found_by))
+    if count == 0:
+        return np.empty(0, dtype=np.int64)
     if how == "union":
         return rng.choice(len(found_by), count, replace=False)
     finders = (found_by[:, None] >> np.arange(64)) & 1  # [n, 64]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from retort.trainers.candidates.dense import search_vectors
 from retort.trainers.candidates.workbench import progress_bar
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.evaluation.metrics import mean, per_query
+
+logger = logging.getLogger(__name__)
 
 DEPTH = 100
 TIMED_QUERIES = 100
@@ -84,6 +87,8 @@ def evaluate_model(
     student = model if isinstance(model, Student) else load_student(model, precision=precision, device=device)
     started = time.perf_counter()
     texts, starts = data.corpus.texts, None
+    if views is None and student.manifest.kind == "multi_view":
+        logger.warning("%s was trained to see documents with questions; here it sees them without.", student.name)
     if views is not None:
         texts, starts = flattened(views, data.corpus.ids)
     with progress_bar("encoding documents", len(texts)) as update:

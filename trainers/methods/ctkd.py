@@ -37,7 +37,7 @@ class CurriculumTemperature(Temperature):
 
     What differs: `per_query` is a small network on what the query's two distributions look like, without batch
     normalisation, which would let one query's temperature depend on the others and on accumulation; the temperature
-    has a learning rate of its own and does not decay.
+    has a learning rate of its own, which follows $|\lambda|$ (AdamW divides a gradient's size out), and does not decay.
 
     :param granularity:
         `global`: one $\theta$ for the stage. `per_query`: one a query. `per_teacher`: one for each teacher of the
@@ -103,13 +103,17 @@ class CurriculumTemperature(Temperature):
             theta = self.network(features(*objective.compared(out, batch, ctx)))
         else:
             theta = self.theta[self.teachers.index(_teacher(objective)) if self.teachers else 0]
-        return self.start + self.span * torch.sigmoid(reverse(theta, self.strength(ctx)))
+        return self.start + self.span * torch.sigmoid(reverse(theta, self.strength(ctx.step, ctx.steps)))
 
-    def strength(self, ctx: Context) -> float:
+    def strength(self, step: int, steps: int) -> float:
         r"""$\lambda$ at a step; the first step is $e = 1$."""
-        n = self.rise * ctx.steps
-        share = 1.0 if n == 0 else min((ctx.step + 1) / n, 1.0)
+        n = self.rise * steps
+        share = 1.0 if n == 0 else min((step + 1) / n, 1.0)
         return -self.reversal * (1 - math.cos(math.pi * share)) / 2
+
+    def pace(self, step: int, steps: int) -> float:
+        r"""$|\lambda|$: the paper's SGD takes smaller steps for smaller gradients, AdamW would not."""
+        return min(abs(self.strength(step, steps)), 1.0)
 
 
 def _teacher(objective: Objective) -> str:

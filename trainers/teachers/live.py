@@ -35,6 +35,11 @@ class LiveTeacher:
     def __init__(
         self, *, student: dict[str, Any], train: bool = False, lr: float | None = None, scale: float | None = None
     ) -> None:
+        if lr is not None and not train:
+            msg = (
+                "LiveTeacher: lr is of a teacher that learns; set train: true (in turns, set lr at TeacherContrastive)."
+            )
+            raise ValueError(msg)
         self.student_spec = student
         self.train = train
         self.lr = lr
