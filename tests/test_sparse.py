@@ -97,6 +97,11 @@ class TestStudent:
         with pytest.raises(ManifestError, match="has dense vectors: take StudentTextEmbedder"):
             SparseStudent.load(tiny_student)
 
+    def test_a_model_that_is_not_there(self):
+        """The Hub is not reached here: the loading says so, not the look at its files."""
+        with pytest.raises(FileNotFoundError, match="No model at 'nobody/nothing'"):
+            load_student("nobody/nothing", local_files_only=True)
+
     def test_largest(self):
         vectors = csr_array(np.array([[0.0, 2.0, 1.0, 3.0], [0.0, 0.0, 0.0, 0.0]]))
         assert largest(vectors, None) == [([1, 2, 3], [2.0, 1.0, 3.0]), ([], [])]
