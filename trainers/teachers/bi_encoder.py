@@ -39,6 +39,8 @@ class BiEncoderTeacher:
         Run code that the model brings along.
     """
 
+    _kind = Student
+
     def __init__(
         self,
         *,
@@ -65,7 +67,7 @@ class BiEncoderTeacher:
     @cached_property
     def student(self) -> Student:
         """The loaded model."""
-        return Student.load(self.model, **self._options)
+        return self._kind.load(self.model, **self._options)
 
     @cached_property
     def key(self) -> str:
