@@ -265,7 +265,8 @@ class ServerIndex:
     def _read_vectors(self, client: QdrantClient) -> _Vectors:
         if not client.collection_exists(self.store.index):
             raise MissingCollectionError(self._missing())
-        vectors = client.get_collection(self.store.index).config.params.vectors
+        params = client.get_collection(self.store.index).config.params
+        vectors = params.vectors
         named = isinstance(vectors, dict)
         dense = vectors.get(DENSE_VECTORS_NAME) if isinstance(vectors, dict) else vectors
         if dense is None:
@@ -273,8 +274,7 @@ class ServerIndex:
             raise DocumentStoreError(msg)
         # Qdrant gives distances, of which less is better, where Qdrant Edge's store gives their negative.
         sign = -1.0 if dense.distance in (Distance.EUCLID, Distance.MANHATTAN) else 1.0
-        sparse = client.get_collection(self.store.index).config.params.sparse_vectors or {}
-        return _Vectors(dense.size, sign, named, SPARSE_VECTORS_NAME in sparse)
+        return _Vectors(dense.size, sign, named, SPARSE_VECTORS_NAME in (params.sparse_vectors or {}))
 
     def _request(
         self,
