@@ -212,7 +212,7 @@ def test_arms_of_the_leaderboard_have_equal_budgets(monkeypatch, tmp_path):
     assert found["prod"].student.init_parameters["layers"] == [0, 1]
     assert found["prod"].training.seed == 3
     anchored = {arm for arm, recipe in found.items() if any(stage.anchor for stage in recipe.stages)}
-    assert anchored == {"prod", "prod-no-data"}
+    assert anchored == {"prod", "prod-no-data", "prod-lexical"}
     assert [stage.name for stage in found["one-step"].stages] == ["warm-up", "large-ranker"]
     teacher = board.teacher_recipe(given, "large-ranker")
     assert teacher.stages[0].candidates.sources == ["bm25", "dual"]
