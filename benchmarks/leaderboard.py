@@ -41,6 +41,7 @@ SHARES: dict[str, dict[str, float]] = {
     "lexical": {"words": 1.0},
     "prod-lexical": {"words": 0.45, "ranker": 0.2, "large-ranker": 0.25, "confusing": 0.1},
 }
+LEAST_P = 0.001  # smaller ones are not told apart in METHODS.md
 WITHOUT_ANCHOR = ("one-step", "prod-no-regulariser", PEER)
 RANKERS, START = ("ranker", "large-ranker"), "start"
 
@@ -388,13 +389,18 @@ def write_methods(name: str, result: dict[str, Any]) -> None:
     lines += [f"| {n} | {m['ndcg@10']:.4f} | | | | | |" for n, m in result["references"].items()]
 
     def change(test: dict[str, float] | None) -> str:
-        return f"{test['difference']:+.4f} (p {test['p']:.3f})" if test else ""
+        if test is None:
+            return ""
+        p = "p < .001" if test["p"] < LEAST_P else f"p {test['p']:.3f}"
+        return f"{test['difference']:+.4f} ({p})"
 
     for arm, found in result["arms"].items():
         score, walls = found["ndcg@10"], found["wall_s"]
         cells = [
             arm,
-            f"{score['mean']:.4f} ({score['spread']:.4f}), {len(score['seeds'])}",
+            f"{score['mean']:.4f} ({score['spread']:.4f}), {len(score['seeds'])}"
+            if len(score["seeds"]) > 1
+            else f"{score['mean']:.4f} (-), 1",
             change(found.get("against one-step")),
             change(found["against minilm"]),
             f"{found['hybrid ndcg@10']:.4f} ({change(found['hybrid against bm25'])})",

@@ -29,7 +29,7 @@ CPU_TRAINING_TOKENS = 4096  # the backward pass of each chunk writes a gradient 
 GPU_TOKENS = 32768
 
 
-def token_counts(model: SentenceTransformer, texts: Sequence[str], side: Side) -> np.ndarray:
+def token_counts(model: BaseModel, texts: Sequence[str], side: Side) -> np.ndarray:
     """
     Count each text's tokens after truncation.
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from retort.students.encoding import default_budget, in_order, on_device, plan_chunks, recomputed
+from retort.students.encoding import default_budget, in_order, on_device, plan_chunks, recomputed, token_counts
 from retort.students.layers import captured, layers_of
 from retort.students.sides import Side, prompt_for
 
@@ -68,7 +68,7 @@ def encode_tokens(
         return torch.nn.functional.pad(joined, (0, 0, 0, length - joined.shape[1]))
 
     def chunks() -> Any:
-        for chunk in plan_chunks(_counts(model, texts, side), budget or default_budget(model)):
+        for chunk in plan_chunks(token_counts(model, texts, side), budget or default_budget(model)):
             part = [texts[i] for i in chunk]
             yield chunk, recomputed(partial(run, part)) if recompute else run(part)
 
@@ -76,14 +76,6 @@ def encode_tokens(
 
 
 def longest(model: MultiVectorEncoder, texts: Sequence[str], side: Side) -> int:
-    """Count the tokens of the longest text, after truncation, special tokens and expansion included."""
-    return int(_counts(model, texts, side).max())
-
-
-def _counts(model: MultiVectorEncoder, texts: Sequence[str], side: Side) -> Any:
-    import numpy as np
-
-    # One by one: how far a query is expanded is the model's own affair.
-    prompt = prompt_for(model, side) or None
-    lengths = [model.preprocess([text], prompt=prompt, task=side)["input_ids"].shape[1] for text in texts]
-    return np.array(lengths, dtype=np.int64)
+    """Count the tokens of the longest text, after truncation; special tokens and a query's expansion included."""
+    text = texts[int(token_counts(model, texts, side).argmax())]
+    return int(model.preprocess([text], prompt=prompt_for(model, side) or None, task=side)["input_ids"].shape[1])

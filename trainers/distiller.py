@@ -23,6 +23,7 @@ from retort.trainers.batch import CandidateBatch
 from retort.trainers.outputs import Encoded, Seen, Sight, blank
 from retort.trainers.ranks import Ranks
 from retort.trainers.rng import rng_for
+from retort.trainers.teachers.live import LiveTeacher
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -102,16 +103,6 @@ class Turn:
         if not 0 <= self.steps < self.cycle:
             msg = f"turn: 0 <= steps < cycle must hold; they are {self.steps} and {self.cycle}."
             raise ValueError(msg)
-
-
-@dataclass
-class Live:
-    """A teacher in the loop: model, whether it learns in the student's steps, its rate, the factor on its scores."""
-
-    model: Any
-    train: bool
-    lr: float | None
-    scale: float
 
 
 @dataclass
@@ -251,7 +242,7 @@ class Distiller(nn.Module):
         *,
         scale: float,
         temperatures: dict[str, Temperature] | None = None,
-        live: dict[str, Live] | None = None,
+        live: dict[str, LiveTeacher] | None = None,
         tokens_per_chunk: int | None = None,
         cache_gradients: bool = False,
     ) -> None:

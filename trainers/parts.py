@@ -17,7 +17,7 @@ from retort.students.scoring import is_ranker
 from retort.students.sides import Side, route
 from retort.trainers.candidates.workbench import ListTexts, Miner, Selector, Workbench
 from retort.trainers.data.texts import RetrievalData
-from retort.trainers.distiller import Distiller, Live, Objective, Spec
+from retort.trainers.distiller import Distiller, Objective, Spec
 from retort.trainers.errors import RecipeError
 from retort.trainers.outputs import COSINE_SCALE
 from retort.trainers.recipe import CandidatesSection, Recipe, Stage, component
@@ -147,7 +147,7 @@ def _list_texts(recipe: Recipe, where: str, section: CandidatesSection, student:
         raise RecipeError(msg)
     made: ListTexts = recipe.create(section.text, "text", f"{where}.text")
     within = f"{where}.text.init_parameters.queries"
-    source = recipe.create(component(section.text.init_parameters.get("queries"), within), "pseudo queries", within)
+    source = recipe.create(component(made.source_spec, within), "pseudo queries", within)
     _checked(f"{where}.text", made.bind, source, student.tokenizer, section.negatives)
     return made
 
@@ -203,7 +203,7 @@ def build_distiller(
     for name in used:
         if not isinstance(teachers[name], Fitted):  # it has no weights yet
             _checked(f"teachers.{name}", getattr, teachers[name], "key")
-    live = {name: t for name in used if isinstance(t := teachers[name], LiveTeacher)}
+    live: dict[str, LiveTeacher] = {n: t for n in used if isinstance(t := teachers[n], LiveTeacher)}
     vectors = {n: v for n in used if (v := _vectors(teachers[n])) is not None}
     deep = any(o.needs_layers for pairs in objectives.values() for o, _ in pairs)
     bound = Spec(
@@ -238,7 +238,7 @@ def build_distiller(
             bound,
             scale=scale,
             temperatures=temperatures,
-            live={name: Live(t.model, t.train, t.lr, t.scale) for name, t in live.items()},
+            live=live,
             tokens_per_chunk=recipe.training.tokens_per_chunk,
             cache_gradients=recipe.training.cache_gradients,
         )
@@ -250,7 +250,7 @@ def build_distiller(
 def _check_objective(where: str, kind: str, objective: Objective, student: Any, teacher: AnyTeacher | None) -> None:
     """Refuse what could only fail once the stage begins."""
     live = teacher if isinstance(teacher, LiveTeacher) else None
-    if objective.needs_teacher_vectors and teacher is not None and _vectors_known(teacher) is False:
+    if objective.needs_teacher_vectors and teacher is not None and not _gives_vectors(teacher):
         msg = f"{where}: {kind} needs vectors, and teacher {objective.teacher!r} scores lists."
         raise RecipeError(msg)
     in_batch = objective.needs_live_teacher and vars(objective).get("scope") == "in_batch"
@@ -270,7 +270,7 @@ def _check_turns(where: str, stage: Stage, objectives: list[Objective]) -> None:
         raise RecipeError(msg)
 
 
-def _vectors_known(teacher: AnyTeacher) -> bool:
+def _gives_vectors(teacher: AnyTeacher) -> bool:
     """Tell whether a teacher gives vectors, without loading it."""
     if isinstance(teacher, LiveTeacher):
         return not is_ranker(teacher.model) and not is_late_interaction(teacher.model)
@@ -279,7 +279,7 @@ def _vectors_known(teacher: AnyTeacher) -> bool:
 
 def _vectors(teacher: AnyTeacher) -> tuple[int, str] | None:
     """Dimension and similarity of a teacher that gives vectors, else None."""
-    if not _vectors_known(teacher):
+    if not _gives_vectors(teacher):
         return None
     if not isinstance(teacher, LiveTeacher):
         return teacher.dim, teacher.similarity  # type: ignore[union-attr] # it is no ScoreTeacher

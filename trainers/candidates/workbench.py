@@ -56,6 +56,8 @@ class Selector(Protocol):
 class ListTexts(Protocol):
     """Makes the texts of lists, and those that stand for documents in search; see `QuestionViews`."""
 
+    source_spec: dict[str, Any]
+
     def bind(self, source: PseudoQueries, tokenizer: Any, negatives: int) -> None: ...  # noqa: D102
 
     def training_texts(  # noqa: D102
