@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from retort.students.files import replace_file
+from retort.students.layers import attend_step_by_step
 from retort.students.loading import has_bfloat16
 from retort.trainers.batch import CandidateBatch
 from retort.trainers.candidates.workbench import progress_bar
@@ -176,6 +177,8 @@ class Loop:
         self.accelerator = accelerator
         self.ranks = Ranks(accelerator)
         self._bf16 = uses_bf16(training.precision, accelerator.device)
+        if self._bf16 and accelerator.device.type == "cpu":
+            attend_step_by_step(self.distiller)
         self.progress = Progress()
         self._log_path = run / "log.jsonl"
         self._best_path = run / "checkpoints" / "best.safetensors"
