@@ -21,6 +21,7 @@ start here:
 then, with your own texts:
   retort train --recipe kd --data DATA --out runs/mine
   retort evaluate bm25 runs/mine/student --data DATA --split dev
+  retort export runs/mine/student --data DATA                                            faster on CPUs
   retort index runs/mine/student --documents DATA --store runs/mine/index
   retort ask "your question" --store runs/mine/index
 
@@ -69,6 +70,16 @@ examples:
   retort report runs/first --data my-data --others bm25 sentence-transformers/all-MiniLM-L6-v2 --out report.html
 
 One page without scripts or anything to fetch. With --data it shows queries as texts, and others beside the student.
+"""
+
+EXPORT_EPILOG = """\
+examples:
+  retort export runs/first/student --data my-data
+  retort export runs/first/student --data my-data --precision int8 --tolerance 0.02 --threads 1
+
+Writes the student as ONNX graphs, in float32 and int8, into its folder (pip install 'retort-haystack[onnx]'). With
+--data all its forms are measured, and the fastest that loses no more than --tolerance is what components run from now
+on, where nothing else is set. The table is in retort.json. Index and space stay as they are.
 """
 
 INDEX_EPILOG = """\
@@ -130,7 +141,10 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--depth", type=int, default=50, help="how many documents --rerank ranks")
     evaluate.add_argument("--max-queries", type=int, default=None, metavar="N", help="the first N queries only")
     evaluate.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here, too")
-    evaluate.add_argument("--precision", choices=["float32", "bfloat16", "auto"], default="float32", help="arithmetic")
+    forms = ["float32", "bfloat16", "auto", "int8"]
+    evaluate.add_argument("--precision", choices=forms, default="float32", help="arithmetic; int8 is an export")
+    evaluate.add_argument("--backend", choices=["auto", "torch", "onnx"], default="auto", help="onnx runs an export")
+    evaluate.add_argument("--threads", type=int, default=None, metavar="N", help="of an export; default: all cores")
     evaluate.add_argument("--empty", choices=["error", "skip"], default="error", help="what to do with empty texts")
 
     compare = add("compare", "Tell whether runs differ by more than chance, query by query.", COMPARE_EPILOG)
@@ -147,6 +161,16 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--split", default="dev", help="its split")
     report.add_argument("--others", nargs="+", default=[], metavar="MODEL", help="models or bm25 to show, too")
     report.add_argument("--empty", choices=["error", "skip"], default="error", help="what to do with empty texts")
+
+    export = add("export", "Make a student faster on CPUs, and measure what that costs.", EXPORT_EPILOG)
+    export.add_argument("student", type=Path, help="student folder; exports are written into it")
+    export.add_argument("--data", type=Path, default=None, help="BEIR folder, or training data with labels")
+    export.add_argument("--split", default="dev", help="its split; not test: the choice is made on it")
+    export.add_argument("--precision", choices=["auto", "float32", "int8"], default="auto", help="auto tries all")
+    export.add_argument("--tolerance", type=float, default=0.01, help="share of nDCG@10 that may be lost")
+    export.add_argument("--threads", type=int, default=None, metavar="N", help="of a graph; default: all cores")
+    export.add_argument("--max-queries", type=int, default=None, metavar="N", help="the first N queries only")
+    export.add_argument("--empty", choices=["error", "skip"], default="error", help="what to do with empty texts")
 
     index = add("index", "Embed documents with a student and write them into a Qdrant index.", INDEX_EPILOG)
     index.add_argument("student", help="student or model folder, or Hub id")
@@ -208,7 +232,7 @@ def _mendable() -> tuple[type[Exception], ...]:
     from haystack.core.errors import DeserializationError, PipelineRuntimeError
     from haystack.document_stores.errors import DocumentStoreError
 
-    from retort.students import ManifestError, PrecisionError
+    from retort.students import ExportError, ManifestError, PrecisionError
     from retort.trainers.errors import CacheError, DataError, RecipeError, TeacherError
 
     return (
@@ -222,6 +246,7 @@ def _mendable() -> tuple[type[Exception], ...]:
         DeserializationError,
         FloatingPointError,
         PrecisionError,
+        ExportError,
         FileNotFoundError,
         OSError,
     )

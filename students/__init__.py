@@ -5,6 +5,7 @@
 
 from retort.students.loading import PrecisionError
 from retort.students.manifest import Manifest, ManifestError
+from retort.students.onnx import ExportError
 from retort.students.ranker import Ranker
 from retort.students.sides import document_string
 from retort.students.student import Student, StudentHandle, read_space, save_student
@@ -24,6 +25,7 @@ __all__ = [
     "SPARSE_STUDENT_STAMP",
     "STUDENT_STAMP",
     "VIEW_OF",
+    "ExportError",
     "Manifest",
     "ManifestError",
     "PrecisionError",

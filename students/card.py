@@ -31,6 +31,7 @@ def model_card(manifest: Manifest) -> str:
         "",
         *_where_from(manifest),
         *_how_good(manifest),
+        *_exports(manifest),
         "## Use in Haystack",
         "",
         "```yaml",
@@ -123,6 +124,25 @@ def _how_good(manifest: Manifest) -> list[str]:
         f"| {' | '.join(figures)} |",
         f"|{'---|' * len(figures)}",
         f"| {' | '.join(figures.values())} |",
+        "",
+    ]
+
+
+def _exports(manifest: Manifest) -> list[str]:
+    measured = [e for e in manifest.exports if e.get("ndcg") is not None]
+    if not measured:
+        return []
+    rows = [
+        f"| {'onnx' if e['file'] else 'torch'} {e['precision']} | {e['ndcg']:.4f} | {e['ms']:.2f} | {e['mb']:.0f} "
+        f"| {'served by default' if e['chosen'] else '' if e['good'] else 'lossy'} |"
+        for e in measured
+    ]
+    return [
+        "## Its forms on a CPU",
+        "",
+        "| form | nDCG@10 | ms a query | MB | |",
+        "|---|---|---|---|---|",
+        *rows,
         "",
     ]
 

@@ -20,7 +20,7 @@ class PrecisionError(ValueError):
     """The hardware has no such arithmetic."""
 
 
-Precision = Literal["float32", "bfloat16", "auto"]
+Precision = Literal["float32", "bfloat16", "auto", "int8"]
 
 
 def pick_device(device: str | None) -> str:

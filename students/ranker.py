@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retort.students.exports import Backend, choose, export_precision
+from retort.students.files import resolve_model
 from retort.students.loading import Precision, load_model, pick_device, set_precision
 from retort.students.manifest import Manifest, ManifestError
+from retort.students.onnx import ExportError, GraphScorer, open_export
 from retort.students.scoring import Pair, score_numpy
 from retort.students.student import build_manifest, verified
 
@@ -34,11 +38,27 @@ class Ranker:
     ```
     """
 
-    def __init__(self, model: CrossEncoder, manifest: Manifest, name: str) -> None:
-        self.model = model
+    def __init__(
+        self, model: CrossEncoder | None, manifest: Manifest, name: str, scorer: GraphScorer | None = None
+    ) -> None:
+        self._model = model
         self.manifest = manifest
         self.name = name
+        self._scorer = scorer
         self._lock = threading.Lock()  # as in Student: fast tokenizers keep state
+
+    @property
+    def model(self) -> CrossEncoder:
+        """
+        The torch model.
+
+        :raises ExportError:
+            If the ranker runs as ONNX.
+        """
+        if self._model is None:
+            msg = f"{self.name} runs as an ONNX graph; load it with backend='torch' to have its modules."
+            raise ExportError(msg)
+        return self._model
 
     @classmethod
     def load(
@@ -46,7 +66,9 @@ class Ranker:
         model: str,
         *,
         device: str | None = None,
-        precision: Precision = "float32",
+        precision: Precision | None = None,
+        backend: Backend = "auto",
+        threads: int | None = None,
         revision: str | None = None,
         token: str | None = None,
         local_files_only: bool = False,
@@ -61,7 +83,11 @@ class Ranker:
         :param device:
             Torch device; None takes the best there is.
         :param precision:
-            `float32`; `bfloat16`, refused where the hardware would emulate it; `auto`: bfloat16 where there is.
+            As in `Student.load`.
+        :param backend:
+            As in `Student.load`.
+        :param threads:
+            As in `Student.load`.
         :param revision:
             Hub revision.
         :param token:
@@ -78,10 +104,20 @@ class Ranker:
             If bfloat16 is asked for where it would be emulated.
         :raises ManifestError:
             If the model is no ranker, or not the one that its manifest describes.
+        :raises ExportError:
+            If an export is asked for that is not there, or cannot be used.
         """
         from sentence_transformers import CrossEncoder
 
         device = pick_device(device)
+        folder = Path(resolve_model(model))
+        known = Manifest.read(folder) if folder.is_dir() else None
+        if known is not None and known.kind != "ranker":
+            raise ManifestError(_no_ranker(model))
+        backend, chosen = choose(known, backend, precision, device, changed=max_tokens is not None)
+        if backend == "onnx" and known is not None:
+            scorer: Any = open_export(folder, known, export_precision(chosen), threads)
+            return cls(None, known, model, scorer)
         loaded = load_model(
             CrossEncoder,
             model,
@@ -94,15 +130,14 @@ class Ranker:
         manifest = verified(loaded, model)
         # Any encoder loads as a cross-encoder, with a head of random weights.
         if manifest.kind != "ranker" or not has_head(loaded):
-            msg = f"{model} is no ranker: it has no trained head that scores pairs. Give a CrossEncoder."
-            raise ManifestError(msg)
+            raise ManifestError(_no_ranker(model))
         if loaded.num_labels != 1:
             msg = f"{model} gives {loaded.num_labels} scores a pair; a ranker gives one."
             raise ManifestError(msg)
         if max_tokens is not None:
             loaded.max_seq_length = max_tokens
             manifest = build_manifest(loaded)
-        set_precision(loaded, precision, device)
+        set_precision(loaded, chosen, device)
         return cls(loaded, manifest, model)
 
     @property
@@ -112,8 +147,15 @@ class Ranker:
 
     @property
     def num_parameters(self) -> int:
-        """Count of the model's parameters."""
+        """Count of the torch model's parameters."""
         return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the weights, in the precision that runs."""
+        if self._scorer is not None:
+            return self._scorer.megabytes
+        return sum(p.numel() * p.element_size() for p in self.model.parameters()) / 1e6
 
     def score(
         self,
@@ -134,8 +176,14 @@ class Ranker:
         :returns:
             `[n]` float32 raw logits, in the order of `pairs`.
         """
+        if self._scorer is not None:
+            return self._scorer.score(pairs, budget=tokens_per_chunk, progress=progress)
         with self._lock:
             return score_numpy(self.model, pairs, budget=tokens_per_chunk, progress=progress)
+
+
+def _no_ranker(model: str) -> str:
+    return f"{model} is no ranker: it has no trained head that scores pairs. Give a CrossEncoder."
 
 
 def has_head(model: CrossEncoder) -> bool:

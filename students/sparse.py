@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,18 +47,30 @@ def encode_sparse(
         `[n, dim]` float32, in the order of `texts`.
     """
     import torch
-    from scipy.sparse import csr_array, vstack
 
     training = model.training
     model.eval()
-    order, parts = [np.empty(0, dtype=np.int64)], [csr_array((0, model.get_embedding_dimension()), dtype=np.float32)]
     with torch.inference_mode():
-        for chunk, vectors in encode_chunks(model, texts, side, budget=budget) if texts else ():
-            order.append(chunk)
-            parts.append(csr_array(vectors.float().cpu().numpy()))
-            if progress is not None:
-                progress(len(chunk))
+        chunks = encode_chunks(model, texts, side, budget=budget) if texts else ()
+        found = collect_sparse(
+            ((rows, v.float().cpu().numpy()) for rows, v in chunks), model.get_embedding_dimension(), progress
+        )
     model.train(training)
+    return found
+
+
+def collect_sparse(
+    chunks: Iterable[tuple[np.ndarray, np.ndarray]], dim: int, progress: Callable[[int], Any] | None
+) -> csr_array:
+    """Keep what is not 0 of chunks: rows `[c]` and their vectors `[c, dim]`; gives `[n, dim]` in order of rows."""
+    from scipy.sparse import csr_array, vstack
+
+    order, parts = [np.empty(0, dtype=np.int64)], [csr_array((0, dim), dtype=np.float32)]
+    for rows, vectors in chunks:
+        order.append(rows)
+        parts.append(csr_array(vectors))
+        if progress is not None:
+            progress(len(rows))
     back = np.argsort(np.concatenate(order), kind="stable")
     return csr_array(vstack(parts, format="csr"))[back]
 
@@ -100,17 +112,10 @@ class SparseStudent(Student):
 
         return SparseEncoder
 
-    def encode(
-        self,
-        texts: Sequence[str],
-        side: Side,
-        *,
-        tokens_per_chunk: int | None = None,
-        progress: Callable[[int], Any] | None = None,
-    ) -> Any:
-        """Encode texts: `[n, dim]` float32, a `csr_array`; parameters as in `Student.encode`."""
-        with self._lock:
-            return encode_sparse(self.model, texts, side, budget=tokens_per_chunk, progress=progress)
+    @staticmethod
+    def encoding() -> Callable[..., Any]:
+        """The function that encodes with a torch model."""
+        return encode_sparse
 
 
 def load_student(model: str, **options: Any) -> Student:

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from retort.students.card import model_card
 from retort.students.encoding import encode_numpy
+from retort.students.exports import Backend, choose, export_precision
 from retort.students.files import replace_folder, resolve_model
 from retort.students.hashing import fingerprint_of, space_of
 from retort.students.loading import Precision, load_model, pick_device, set_precision
 from retort.students.manifest import MANIFEST_FILE, Manifest, ManifestError
+from retort.students.onnx import SIDES, ExportError, open_export
 from retort.students.scoring import is_ranker, pair_prompt
 from retort.students.sides import Side, max_tokens, prompt_for, set_max_tokens
+from retort.students.static import static_encoder
 from retort.students.views import view_texts
 
 if TYPE_CHECKING:
@@ -123,12 +126,23 @@ class Student:
 
     kinds: tuple[str, ...] = ("dense", "static", "multi_view")
 
-    def __init__(self, model: SentenceTransformer, manifest: Manifest, name: str) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: SentenceTransformer | None,
+        manifest: Manifest,
+        name: str,
+        encoders: Mapping[Side, Encoder] | None = None,
+    ) -> None:
+        self._model = model
         self.manifest = manifest
         self.name = name
-        # Fast tokenizers keep the truncation of the last call: two threads at once raise 'Already borrowed'.
-        self._lock = threading.Lock()
+        self._encoders: dict[Side, Encoder] = dict(encoders or {})
+        self._tokenizer: Any = None  # of transformers, where the encoders have another
+        if model is not None:
+            lock = threading.Lock()
+            for side in SIDES:
+                static = static_encoder(model, side) if model.device.type == "cpu" else None
+                self._encoders[side] = static or _TorchSide(model, side, self.encoding(), lock)
 
     @staticmethod
     def model_class() -> Any:
@@ -137,13 +151,33 @@ class Student:
 
         return SentenceTransformer
 
+    @staticmethod
+    def encoding() -> Callable[..., Any]:
+        """The function that encodes with a torch model."""
+        return encode_numpy
+
+    @property
+    def model(self) -> SentenceTransformer:
+        """
+        The torch model.
+
+        :raises ExportError:
+            If the student runs as ONNX.
+        """
+        if self._model is None:
+            msg = f"{self.name} runs as an ONNX graph; load it with backend='torch' to have its modules."
+            raise ExportError(msg)
+        return self._model
+
     @classmethod
     def load(
         cls,
         model: str,
         *,
         device: str | None = None,
-        precision: Precision = "float32",
+        precision: Precision | None = None,
+        backend: Backend = "auto",
+        threads: int | None = None,
         revision: str | None = None,
         token: str | None = None,
         local_files_only: bool = False,
@@ -159,7 +193,12 @@ class Student:
         :param device:
             Torch device; None takes the best there is.
         :param precision:
-            `float32`; `bfloat16`, refused where the hardware would emulate it; `auto`: bfloat16 where there is.
+            `float32`; `bfloat16`, refused where the hardware would emulate it; `auto`: bfloat16 where there is; `int8`:
+            the export of that name. None takes what `retort export` found best for CPUs, else float32.
+        :param backend:
+            `torch`; `onnx`: an export; `auto`: as `precision` says.
+        :param threads:
+            Threads of an ONNX graph; None takes all cores. Torch has its own, for the whole process.
         :param revision:
             Hub revision.
         :param token:
@@ -180,11 +219,19 @@ class Student:
             If bfloat16 is asked for where it would be emulated.
         :raises ManifestError:
             If the folder's weights or configuration are not those that its manifest names.
+        :raises ExportError:
+            If an export is asked for that is not there, or cannot be used.
         """
         device = pick_device(device)
         folder = Path(resolve_model(model))
-        if folder.is_dir() and (known := Manifest.read(folder)) is not None:
+        known = Manifest.read(folder) if folder.is_dir() else None
+        if known is not None:
             cls._refuse_other_kind(known.kind, model)
+        cut = max_query_tokens is not None or max_document_tokens is not None
+        backend, chosen = choose(known, backend, precision, device, changed=cut)
+        if backend == "onnx" and known is not None:
+            encoders: Any = open_export(folder, known, export_precision(chosen), threads)
+            return cls(None, known, model, encoders)
         loaded = load_model(
             cls.model_class(),
             model,
@@ -195,10 +242,10 @@ class Student:
             trust_remote_code=trust_remote_code,
         )
         manifest = verified(loaded, model)
-        if max_query_tokens is not None or max_document_tokens is not None:
+        if cut:
             set_max_tokens(loaded, query=max_query_tokens, document=max_document_tokens)
             manifest = build_manifest(loaded)
-        set_precision(loaded, precision, device)
+        set_precision(loaded, chosen, device)
         return cls(loaded, manifest, model)
 
     @classmethod
@@ -228,8 +275,15 @@ class Student:
 
     @property
     def num_parameters(self) -> int:
-        """Count of the model's parameters."""
+        """Count of the torch model's parameters."""
         return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the weights, in the precision that runs."""
+        if self._model is not None:
+            return sum(p.numel() * p.element_size() for p in self._model.parameters()) / 1e6
+        return sum(encoder.megabytes for encoder in {id(e): e for e in self._encoders.values()}.values())
 
     def encode_query(self, texts: Sequence[str], **options: Any) -> np.ndarray:
         """Encode queries: `[n, dim]` float32. Options as in `encode`."""
@@ -241,8 +295,15 @@ class Student:
 
     def views(self, queries: Sequence[str], document: str, query_tokens: int) -> list[str]:
         """List a document's views (see `students.views.view_texts`); safe beside threads that encode."""
-        with self._lock:
-            return view_texts(self.model.tokenizer, queries, document, query_tokens)
+        encoder = self._encoders["document"]
+        if isinstance(encoder, _TorchSide):
+            with encoder.lock:
+                return view_texts(self.model.tokenizer, queries, document, query_tokens)
+        if self._tokenizer is None:
+            from transformers import AutoTokenizer
+
+            self._tokenizer = AutoTokenizer.from_pretrained(resolve_model(self.name))
+        return view_texts(self._tokenizer, queries, document, query_tokens)
 
     def encode(
         self,
@@ -266,8 +327,39 @@ class Student:
         :returns:
             `[n, dim]` float32, in the order of `texts`, as the model gives them (most normalise).
         """
-        with self._lock:
-            return encode_numpy(self.model, texts, side, budget=tokens_per_chunk, progress=progress)
+        found: np.ndarray = self._encoders[side].encode(texts, budget=tokens_per_chunk, progress=progress)
+        return found
+
+
+class Encoder(Protocol):
+    """One side of a student, ready to encode."""
+
+    @property
+    def megabytes(self) -> float:
+        """Size of its weights."""
+
+    def encode(
+        self, texts: Sequence[str], *, budget: int | None = None, progress: Callable[[int], Any] | None = None
+    ) -> Any:
+        """Encode texts: `[n, dim]` float32, an array or a `csr_array`; parameters as in `Student.encode`."""
+
+
+class _TorchSide:
+    """A side of a torch model."""
+
+    megabytes = 0.0  # the model's are counted once
+
+    def __init__(self, model: SentenceTransformer, side: Side, run: Callable[..., Any], lock: threading.Lock) -> None:
+        self._model, self._side, self._run = model, side, run
+        # Fast tokenizers keep the truncation of the last call: two threads at once raise 'Already borrowed'.
+        self.lock = lock
+
+    def encode(
+        self, texts: Sequence[str], *, budget: int | None = None, progress: Callable[[int], Any] | None = None
+    ) -> Any:
+        """Encode texts, one thread at a time."""
+        with self.lock:
+            return self._run(self._model, texts, self._side, budget=budget, progress=progress)
 
 
 def verified(loaded: SentenceTransformer | CrossEncoder, model: str) -> Manifest:

@@ -45,7 +45,9 @@ class StudentDocumentEmbedder:
         *,
         model: str = "runs/quickstart/student",
         device: ComponentDevice | None = None,
-        precision: Literal["float32", "bfloat16", "auto"] = "float32",
+        precision: Literal["float32", "bfloat16", "auto", "int8"] | None = None,
+        backend: Literal["auto", "torch", "onnx"] = "auto",
+        threads: int | None = None,
         truncate_dim: int | None = None,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = " ",
@@ -63,7 +65,12 @@ class StudentDocumentEmbedder:
         :param device:
             Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
         :param precision:
-            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there.
+            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there; `int8`: the ONNX export of
+            that name. None takes what `retort export` found best for CPUs, else float32.
+        :param backend:
+            `torch`; `onnx`: an export made by `retort export`; `auto`: as `precision` says.
+        :param threads:
+            Threads of an ONNX graph; None takes all cores. Torch has its own, for the whole process.
         :param truncate_dim:
             Keep the first so many dimensions.
         :param meta_fields_to_embed:
@@ -84,6 +91,8 @@ class StudentDocumentEmbedder:
         self.model = model
         self.device = device
         self.precision = precision
+        self.backend = backend
+        self.threads = threads
         self.truncate_dim = truncate_dim
         self.meta_fields_to_embed = meta_fields_to_embed
         self.embedding_separator = embedding_separator
@@ -98,6 +107,8 @@ class StudentDocumentEmbedder:
             model,
             device=device.to_torch_str() if device else None,
             precision=precision,
+            backend=backend,
+            threads=threads,
             revision=revision,
             token=token.resolve_value if token else None,  # asked for when the model is loaded
             local_files_only=local_files_only,

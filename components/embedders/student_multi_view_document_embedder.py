@@ -45,7 +45,9 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
         views: int = 10,
         query_tokens: int = QUERY_TOKENS,
         device: ComponentDevice | None = None,
-        precision: Literal["float32", "bfloat16", "auto"] = "float32",
+        precision: Literal["float32", "bfloat16", "auto", "int8"] | None = None,
+        backend: Literal["auto", "torch", "onnx"] = "auto",
+        threads: int | None = None,
         truncate_dim: int | None = None,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = " ",
@@ -69,7 +71,12 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
         :param device:
             Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
         :param precision:
-            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there.
+            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there; `int8`: the ONNX export of
+            that name. None takes what `retort export` found best for CPUs, else float32.
+        :param backend:
+            `torch`; `onnx`: an export made by `retort export`; `auto`: as `precision` says.
+        :param threads:
+            Threads of an ONNX graph; None takes all cores. Torch has its own, for the whole process.
         :param truncate_dim:
             Keep the first so many dimensions.
         :param meta_fields_to_embed:
@@ -97,6 +104,8 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
             model=model,
             device=device,
             precision=precision,
+            backend=backend,
+            threads=threads,
             truncate_dim=truncate_dim,
             meta_fields_to_embed=meta_fields_to_embed,
             embedding_separator=embedding_separator,

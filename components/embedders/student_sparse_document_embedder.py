@@ -42,7 +42,9 @@ class StudentSparseDocumentEmbedder(StudentDocumentEmbedder):
         *,
         model: str = "runs/sparse/student",
         device: ComponentDevice | None = None,
-        precision: Literal["float32", "bfloat16", "auto"] = "float32",
+        precision: Literal["float32", "bfloat16", "auto", "int8"] | None = None,
+        backend: Literal["auto", "torch", "onnx"] = "auto",
+        threads: int | None = None,
         max_active_dims: int | None = None,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = " ",
@@ -60,7 +62,12 @@ class StudentSparseDocumentEmbedder(StudentDocumentEmbedder):
         :param device:
             Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
         :param precision:
-            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there.
+            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there; `int8`: the ONNX export of
+            that name. None takes what `retort export` found best for CPUs, else float32.
+        :param backend:
+            `torch`; `onnx`: an export made by `retort export`; `auto`: as `precision` says.
+        :param threads:
+            Threads of an ONNX graph; None takes all cores. Torch has its own, for the whole process.
         :param max_active_dims:
             Keep so many of the largest entries.
         :param meta_fields_to_embed:
@@ -83,6 +90,8 @@ class StudentSparseDocumentEmbedder(StudentDocumentEmbedder):
             model=model,
             device=device,
             precision=precision,
+            backend=backend,
+            threads=threads,
             meta_fields_to_embed=meta_fields_to_embed,
             embedding_separator=embedding_separator,
             progress_bar=progress_bar,

@@ -36,7 +36,9 @@ class StudentSparseTextEmbedder(StudentTextEmbedder):
         *,
         model: str = "runs/sparse/student",
         device: ComponentDevice | None = None,
-        precision: Literal["float32", "bfloat16", "auto"] = "float32",
+        precision: Literal["float32", "bfloat16", "auto", "int8"] | None = None,
+        backend: Literal["auto", "torch", "onnx"] = "auto",
+        threads: int | None = None,
         max_active_dims: int | None = None,
         revision: str | None = None,
         token: Secret | None = None,
@@ -51,7 +53,12 @@ class StudentSparseTextEmbedder(StudentTextEmbedder):
         :param device:
             Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
         :param precision:
-            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there.
+            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there; `int8`: the ONNX export of
+            that name. None takes what `retort export` found best for CPUs, else float32.
+        :param backend:
+            `torch`; `onnx`: an export made by `retort export`; `auto`: as `precision` says.
+        :param threads:
+            Threads of an ONNX graph; None takes all cores. Torch has its own, for the whole process.
         :param max_active_dims:
             Keep so many of the largest entries.
         :param revision:
@@ -68,6 +75,8 @@ class StudentSparseTextEmbedder(StudentTextEmbedder):
             model=model,
             device=device,
             precision=precision,
+            backend=backend,
+            threads=threads,
             revision=revision,
             token=token,
             local_files_only=local_files_only,

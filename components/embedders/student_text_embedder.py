@@ -38,7 +38,9 @@ class StudentTextEmbedder:
         *,
         model: str = "runs/quickstart/student",
         device: ComponentDevice | None = None,
-        precision: Literal["float32", "bfloat16", "auto"] = "float32",
+        precision: Literal["float32", "bfloat16", "auto", "int8"] | None = None,
+        backend: Literal["auto", "torch", "onnx"] = "auto",
+        threads: int | None = None,
         truncate_dim: int | None = None,
         revision: str | None = None,
         token: Secret | None = None,
@@ -53,7 +55,12 @@ class StudentTextEmbedder:
         :param device:
             Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
         :param precision:
-            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there.
+            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there; `int8`: the ONNX export of
+            that name. None takes what `retort export` found best for CPUs, else float32.
+        :param backend:
+            `torch`; `onnx`: an export made by `retort export`; `auto`: as `precision` says.
+        :param threads:
+            Threads of an ONNX graph; None takes all cores. Torch has its own, for the whole process.
         :param truncate_dim:
             Keep the first so many dimensions.
         :param revision:
@@ -68,6 +75,8 @@ class StudentTextEmbedder:
         self.model = model
         self.device = device
         self.precision = precision
+        self.backend = backend
+        self.threads = threads
         self.truncate_dim = truncate_dim
         self.revision = revision
         self.token = token
@@ -78,6 +87,8 @@ class StudentTextEmbedder:
             model,
             device=device.to_torch_str() if device else None,
             precision=precision,
+            backend=backend,
+            threads=threads,
             revision=revision,
             token=token.resolve_value if token else None,  # asked for when the model is loaded
             local_files_only=local_files_only,

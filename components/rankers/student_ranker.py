@@ -44,7 +44,9 @@ class StudentRanker:
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = " ",
         device: ComponentDevice | None = None,
-        precision: Literal["float32", "bfloat16", "auto"] = "float32",
+        precision: Literal["float32", "bfloat16", "auto", "int8"] | None = None,
+        backend: Literal["auto", "torch", "onnx"] = "auto",
+        threads: int | None = None,
         max_tokens: int | None = None,
         revision: str | None = None,
         token: Secret | None = None,
@@ -69,7 +71,12 @@ class StudentRanker:
         :param device:
             Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
         :param precision:
-            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there.
+            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there; `int8`: the ONNX export of
+            that name. None takes what `retort export` found best for CPUs, else float32.
+        :param backend:
+            `torch`; `onnx`: an export made by `retort export`; `auto`: as `precision` says.
+        :param threads:
+            Threads of an ONNX graph; None takes all cores. Torch has its own, for the whole process.
         :param max_tokens:
             Cut pairs here instead of where the model says.
         :param revision:
@@ -91,6 +98,8 @@ class StudentRanker:
         self.embedding_separator = embedding_separator
         self.device = device
         self.precision = precision
+        self.backend = backend
+        self.threads = threads
         self.max_tokens = max_tokens
         self.revision = revision
         self.token = token
@@ -101,6 +110,8 @@ class StudentRanker:
             model,
             device=device.to_torch_str() if device else None,
             precision=precision,
+            backend=backend,
+            threads=threads,
             max_tokens=max_tokens,
             revision=revision,
             token=token.resolve_value if token else None,  # asked for when the model is loaded

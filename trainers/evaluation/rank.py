@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from retort.students.exports import Backend
 from retort.students.loading import Precision
 from retort.students.ranker import Ranker
 from retort.students.sparse import load_student
@@ -66,8 +67,10 @@ def evaluate_model(
     model: str | Student,
     data: RetrievalData,
     *,
-    precision: Precision = "float32",
+    precision: Precision | None = "float32",
     device: str | None = None,
+    backend: Backend = "auto",
+    threads: int | None = None,
     views: Mapping[str, list[str]] | None = None,
 ) -> Evaluation:
     """
@@ -78,13 +81,18 @@ def evaluate_model(
     :param data:
         Corpus, queries and judgements.
     :param precision:
-        `float32`, `bfloat16` or `auto`.
+        As in `Student.load`; so are `backend` and `threads`.
     :param device:
         Torch device; None takes the best there is.
+    :param backend:
+        See above.
+    :param threads:
+        See above.
     :param views:
         Per document id the texts that stand for it, each with a vector of its own; None takes the documents.
     """
-    student = model if isinstance(model, Student) else load_student(model, precision=precision, device=device)
+    options: dict[str, Any] = {"precision": precision, "device": device, "backend": backend, "threads": threads}
+    student = model if isinstance(model, Student) else load_student(model, **options)
     started = time.perf_counter()
     texts, starts = data.corpus.texts, None
     if views is None and student.manifest.kind == "multi_view":
@@ -156,7 +164,7 @@ def evaluate_ranker(
     rate = candidates.size / (time.perf_counter() - started)
     lists = {q: [data.corpus.texts[r] for r in found] for q, found in zip(data.queries.texts, candidates, strict=True)}
     ms = _median_ms(lambda query: ranker.score([(query, text) for text in lists[query]]), list(lists)[:TIMED_LISTS])
-    costs = {"ms": ms, "ms_encode": ms, "documents_per_s": rate, "mb": _megabytes(ranker)}
+    costs = {"ms": ms, "ms_encode": ms, "documents_per_s": rate, "mb": ranker.megabytes}
     return _scored(ranker.name, data, rows, costs)
 
 
@@ -222,7 +230,7 @@ def query_costs(student: Student, documents: Any, queries: list[str]) -> dict[st
         search_vectors(vector, documents, DEPTH, similarity="dot")
         timed.append((time.perf_counter() - started, encoded - started))
     ms, ms_encode = np.median(timed, axis=0) * 1000
-    return {"ms": float(ms), "ms_encode": float(ms_encode), "mb": _megabytes(student)}
+    return {"ms": float(ms), "ms_encode": float(ms_encode), "mb": student.megabytes}
 
 
 def _scored(name: str, data: RetrievalData, rows: np.ndarray, costs: dict[str, float]) -> Evaluation:
@@ -243,7 +251,3 @@ def _median_ms(run: Callable[[str], Any], texts: list[str]) -> float:
         run(text)
         timed.append((time.perf_counter() - started) * 1000)
     return float(np.median(timed))
-
-
-def _megabytes(student: Student | Ranker) -> float:
-    return sum(p.numel() * p.element_size() for p in student.model.parameters()) / 1e6

@@ -1,0 +1,58 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""`retort export`."""
+
+import argparse
+import sys
+from typing import Any
+
+from retort.cli.table import format_table
+from retort.students.onnx import ExportError
+from retort.trainers.data.read import read_data
+from retort.trainers.evaluation.exports import export_student
+
+
+def run(given: argparse.Namespace) -> None:
+    """Export, measure, and say what will be served."""
+    data = read_data(given.data, given.split, empty=given.empty) if given.data else None
+    if data is not None and given.max_queries is not None:
+        data = data.subset(range(min(given.max_queries, len(data.queries))))
+    entries = export_student(
+        given.student, data, precision=given.precision, tolerance=given.tolerance, threads=given.threads
+    )
+    if data is None:
+        files = ", ".join(e["file"] for e in entries if e["file"])
+        print(f"{given.student}: {files}. Not measured, so not chosen: give --data, or set backend: onnx.")
+        return
+    print(f"{data.name} {given.split}: {len(data.queries)} queries, {len(data.corpus)} documents")
+    print(_table(entries))
+    chosen = next(e for e in entries if e["chosen"])
+    print(f"served by default on CPUs: {_name(chosen)}")
+    lossy = [e for e in entries if e["precision"] == given.precision and e["file"] and not e["good"]]
+    if lossy:
+        msg = (
+            f"{_name(lossy[0])} loses more than {given.tolerance:.1%} of nDCG@10, so it is not served unless it is "
+            "asked for by name (precision: int8). If that loss is fine, give a higher --tolerance."
+        )
+        raise ExportError(msg)
+    print("next: use the student as before; to name a form, set precision and backend", file=sys.stderr)
+
+
+def _name(entry: dict[str, Any]) -> str:
+    return f"{'onnx' if entry['file'] else 'torch'} {entry['precision']}"
+
+
+def _table(entries: list[dict[str, Any]]) -> str:
+    rows = [
+        [
+            _name(e),
+            f"{e['ndcg']:.4f}",
+            f"{e['ms']:.2f}",
+            f"{e['documents_per_s']:.0f}",
+            f"{e['mb']:.0f}",
+            "chosen" if e["chosen"] else "good" if e["good"] else "lossy",
+        ]
+        for e in entries
+    ]
+    return format_table(["form", "nDCG@10", "ms a query", "docs/s", "MB", ""], rows)

@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Which form of a student runs: its torch model, in a precision, or one of its exports."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from retort.students.loading import Precision, PrecisionError
+from retort.students.manifest import Manifest
+from retort.students.onnx import FOLDER, INSTALL, ExportError, ExportPrecision
+
+logger = logging.getLogger(__name__)
+
+Backend = Literal["auto", "torch", "onnx"]
+BACKENDS = ("auto", "torch", "onnx")
+
+
+def choose(
+    manifest: Manifest | None, backend: Backend, precision: Precision | None, device: str, *, changed: bool = False
+) -> tuple[Literal["torch", "onnx"], Precision]:
+    """
+    Decide on backend and precision.
+
+    :param manifest:
+        The student's; None if it has none.
+    :param backend:
+        `auto` takes what the precision needs; without one, what `retort export` chose.
+    :param precision:
+        None takes what `retort export` chose for CPUs, else float32.
+    :param device:
+        Where it is to run; exports run on CPUs.
+    :param changed:
+        Whether the lengths are other than the manifest's.
+    :raises ExportError:
+        If an export is asked for that cannot be used.
+    :raises ValueError:
+        If the backend is not known.
+    """
+    if backend not in BACKENDS:
+        msg = f"backend={backend!r}: must be one of {', '.join(BACKENDS)}."
+        raise ValueError(msg)
+    best = chosen_export(manifest)
+    if backend == "auto":
+        if precision == "int8":
+            backend = "onnx"
+        elif precision is not None or best is None or device != "cpu" or changed:
+            backend = "torch"
+        elif best["file"] and find_spec("onnxruntime") is None:
+            logger.warning("The student's %s export needs onnxruntime (%s); float32 runs.", best["precision"], INSTALL)
+            backend = "torch"
+        else:
+            return ("onnx" if best["file"] else "torch"), best["precision"]
+    if backend == "torch":
+        if precision == "int8":
+            msg = "precision='int8' is an ONNX export: use backend='onnx' or 'auto'."
+            raise PrecisionError(msg)
+        return "torch", precision or "float32"
+    if device != "cpu":
+        msg = f"ONNX exports run on the CPU, not on {device}: set device to cpu, or backend to torch."
+        raise ExportError(msg)
+    if manifest is None or changed:
+        what = "was given other lengths than its manifest's" if changed else "has no retort.json"
+        msg = f"The model {what}, so it has no ONNX export: save it with `save_student` and run `retort export`."
+        raise ExportError(msg)
+    if precision is None:
+        precision = best["precision"] if best is not None and best["file"] else "float32"
+    return "onnx", precision
+
+
+def chosen_export(manifest: Manifest | None) -> dict[str, Any] | None:
+    """Return the entry of a manifest that `retort export` found best."""
+    return next((e for e in manifest.exports if e.get("chosen")), None) if manifest is not None else None
+
+
+def export_precision(precision: Precision) -> ExportPrecision:
+    """
+    Return a precision that exports have.
+
+    :raises PrecisionError:
+        If it is not one.
+    """
+    if precision in ("float32", "int8"):
+        return precision  # type: ignore[return-value]
+    msg = f"precision={precision!r}: {FOLDER.upper()} exports have float32 and int8."
+    raise PrecisionError(msg)

@@ -1,0 +1,381 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+Students as ONNX graphs, for CPUs: made with torch alone, run by onnxruntime without torch.
+
+An export is a folder in the student's, `onnx/PRECISION`, with a graph and a tokenizer, or such a folder a side where
+the sides are different towers. It shares the student's space. int8 keeps each weight matrix in whole numbers with a
+factor a column, and rounds what enters it as it comes (dynamic quantisation): what it costs depends on model and data,
+so nobody is given it who has not had it measured (`retort export`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from retort.students.encoding import CPU_TOKENS, plan_chunks
+from retort.students.files import replace_folder
+from retort.students.layers import attend_step_by_step
+from retort.students.scoring import Pair, is_ranker
+from retort.students.sides import Side, route
+from retort.students.static import WEIGHTS, StaticEncoder, static_encoder
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+    from retort.students.manifest import Manifest
+
+ExportPrecision = Literal["float32", "int8"]
+FOLDER, GRAPH, TOKENIZER = "onnx", "model.onnx", "tokenizer.json"
+SIDES: tuple[Side, Side] = ("query", "document")
+INSTALL = "pip install 'retort-haystack[onnx]'"
+_SAMPLE = ["a text", "another text that is longer than the first", "and one more"]
+_TOLERANCE = 1e-3  # float32 in another order of operations
+
+
+class ExportError(ValueError):
+    """A model that cannot be exported, or an export that is not there or not of this model."""
+
+
+class Graph:
+    """
+    A graph with its tokenizer.
+
+    Safe to use from several threads: nothing is set after the start.
+
+    :param folder:
+        What `export_model` wrote, for both sides or one.
+    :param prompt:
+        Put before each text.
+    :param max_tokens:
+        Where texts are cut, special tokens included; None if they are not.
+    :param threads:
+        Threads of one call; None takes all cores.
+    :param session:
+        The graph, if it is open already: for the other side, which has its own prompt and length.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        prompt: str,
+        max_tokens: int | None,
+        threads: int | None = None,
+        session: InferenceSession | None = None,
+    ) -> None:
+        from tokenizers import Tokenizer
+
+        self.session = session or _open_session(folder / GRAPH, threads)
+        self.megabytes = 0.0 if session else (folder / GRAPH).stat().st_size / 1e6
+        self._inputs = [i.name for i in self.session.get_inputs()]
+        self._prompt = prompt
+        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        self._pad = (self._tokenizer.padding or {}).get("pad_id", 0)
+        self._tokenizer.no_padding()
+        if max_tokens is None:
+            self._tokenizer.no_truncation()
+        else:
+            self._tokenizer.enable_truncation(max_tokens)
+
+    def chunks(self, texts: Sequence[Any], budget: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """
+        Run texts, or pairs, chunk by chunk, sorted by tokens; as `retort.students.encoding.encode_chunks`.
+
+        :returns:
+            Rows `[c]` and what the graph gives for them, `[c, d]` or `[c]`.
+        """
+        if len(texts) == 1:
+            text = texts[0]
+            pair = (self._prompt + text[0], text[1]) if isinstance(text, tuple) else (self._prompt + text,)
+            yield np.zeros(1, dtype=np.int64), self._run([self._tokenizer.encode(*pair)])
+            return
+        prompted = [(self._prompt + t[0], t[1]) if isinstance(t, tuple) else self._prompt + t for t in texts]
+        # One call for all: the tokenizer spreads it over the cores.
+        encoded = self._tokenizer.encode_batch_fast(prompted)
+        counts = np.array([len(e.ids) for e in encoded], dtype=np.int64)
+        for chunk in plan_chunks(counts, budget or CPU_TOKENS):
+            yield chunk, self._run([encoded[i] for i in chunk])
+
+    def _run(self, encoded: list[Any]) -> np.ndarray:
+        width = max(1, *(len(e.ids) for e in encoded)) if len(encoded) > 1 else max(1, len(encoded[0].ids))
+        ids = np.full((len(encoded), width), self._pad, dtype=np.int64)
+        mask, types = np.zeros_like(ids), np.zeros_like(ids)
+        for row, e in enumerate(encoded):
+            ids[row, : len(e.ids)] = e.ids
+            mask[row, : len(e.ids)] = 1
+            types[row, : len(e.ids)] = e.type_ids
+        feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        found: np.ndarray = self.session.run(None, {name: feeds[name] for name in self._inputs})[0]
+        return found
+
+
+class GraphEncoder:
+    """
+    One side of a student as a graph.
+
+    :param graph:
+        The graph.
+    :param dim:
+        Dimension of its vectors.
+    :param sparse:
+        Whether they are to be kept sparse.
+    """
+
+    def __init__(self, graph: Graph, dim: int, *, sparse: bool = False) -> None:
+        self.graph = graph
+        self.dim = dim
+        self.sparse = sparse
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the graph's file."""
+        return self.graph.megabytes
+
+    def encode(
+        self, texts: Sequence[str], *, budget: int | None = None, progress: Callable[[int], Any] | None = None
+    ) -> Any:
+        """Encode texts: `[n, d]` float32, an array or a `csr_array`, in the order of `texts`."""
+        chunks = self.graph.chunks(texts, budget) if texts else iter(())
+        if self.sparse:
+            from retort.students.sparse import collect_sparse
+
+            return collect_sparse(chunks, self.dim, progress)
+        found = np.empty((len(texts), self.dim), dtype=np.float32)
+        for rows, vectors in chunks:
+            found[rows] = vectors
+            if progress is not None:
+                progress(len(rows))
+        return found
+
+
+class GraphScorer:
+    """A ranker as a graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the graph's file."""
+        return self.graph.megabytes
+
+    def score(
+        self, pairs: Sequence[Pair], *, budget: int | None = None, progress: Callable[[int], Any] | None = None
+    ) -> np.ndarray:
+        """Score pairs: `[n]` float32 raw logits, in the order of `pairs`."""
+        found = np.empty(len(pairs), dtype=np.float32)
+        for rows, scores in self.graph.chunks([tuple(p) for p in pairs], budget) if pairs else ():
+            found[rows] = scores.reshape(-1)
+            if progress is not None:
+                progress(len(rows))
+        return found
+
+
+def open_export(
+    student: Path, manifest: Manifest, precision: ExportPrecision, threads: int | None = None
+) -> dict[Side, GraphEncoder | StaticEncoder] | GraphScorer:
+    """
+    Open an export.
+
+    :param student:
+        The student's folder.
+    :param manifest:
+        Its manifest.
+    :param precision:
+        Which one.
+    :param threads:
+        Threads of one call; None takes all cores.
+    :returns:
+        An encoder a side; of a ranker its scorer.
+    :raises ExportError:
+        If there is none, it is not of this student, or onnxruntime is not installed.
+    """
+    folder = student / FOLDER / precision
+    entry = next((e for e in manifest.exports if e.get("file") == f"{FOLDER}/{precision}"), None)
+    if entry is None or not folder.is_dir():
+        msg = f"{student} has no {precision} export. Make it: `retort export {student} --precision {precision}`."
+        raise ExportError(msg)
+    if entry["fingerprint"] != export_fingerprint(folder, manifest.fingerprint):
+        msg = (
+            f"{folder} is not the export that the manifest names: files were changed, or the student was trained "
+            f"again. Make it anew: `retort export {student} --precision {precision}`."
+        )
+        raise ExportError(msg)
+    if manifest.kind == "ranker":
+        return GraphScorer(Graph(folder, manifest.prompts["pair"], manifest.max_tokens["pair"], threads))
+    session: InferenceSession | None = None
+    found: dict[Side, GraphEncoder | StaticEncoder] = {}
+    for side in SIDES:
+        own, prompt, limit = folder / side, manifest.prompts[side], manifest.max_tokens[side]
+        own = own if own.is_dir() else folder
+        if (own / WEIGHTS).is_file():
+            found[side] = StaticEncoder.load(own, prompt)
+            continue
+        graph = Graph(own, prompt, limit, threads, session)
+        session = graph.session if own == folder else None  # one copy of the weights for both sides
+        found[side] = GraphEncoder(graph, manifest.dim, sparse=manifest.kind == "sparse")
+    return found
+
+
+def export_fingerprint(folder: Path, parent: str) -> str:
+    """Hash an export's files, and the fingerprint of the student it was made of."""
+    digest = hashlib.sha256(parent.encode())
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(str(path.relative_to(folder)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def export_model(model: Any, student: Path, precision: ExportPrecision) -> Path:
+    """
+    Write a model as ONNX into a student's folder: whole or not at all.
+
+    :param model:
+        The loaded model, float32, on the CPU: a bi-encoder, a sparse one, or a ranker. Its attention is changed to
+        plain products, which give the leaner graph.
+    :param student:
+        The student's folder.
+    :param precision:
+        `float32`, checked against the model; or `int8`, per channel, made of it.
+    :returns:
+        The folder of the export.
+    :raises ExportError:
+        If the model cannot be exported, or the extra `onnx` is not installed.
+    """
+    _import("onnx")
+    _import("onnxscript")
+    attend_step_by_step(model)
+    folder = student / FOLDER / precision
+    with replace_folder(folder) as aside, _quiet():
+        if is_ranker(model):
+            _write(list(model.children()), "scores", aside, precision)
+        else:
+            towers = [route(model, side) for side in SIDES]
+            same = all(a is b for a, b in zip(*towers, strict=False)) and len(towers[0]) == len(towers[1])
+            for side, modules in zip(SIDES, towers, strict=True):
+                if (static := static_encoder(model, side)) is not None:
+                    static.save(aside / side)
+                elif not same or side == "document":
+                    _write(modules, "sentence_embedding", aside if same else aside / side, precision)
+    return folder
+
+
+def _write(modules: list[Any], output: str, folder: Path, precision: ExportPrecision) -> None:
+    tokenizer = modules[0].tokenizer
+    if not getattr(tokenizer, "is_fast", False):
+        msg = f"{type(tokenizer).__name__}: only models with a fast tokenizer can be exported."
+        raise ExportError(msg)
+    folder.mkdir(parents=True, exist_ok=True)
+    backend = tokenizer.backend_tokenizer
+    backend.enable_padding(pad_id=tokenizer.pad_token_id or 0, pad_token=str(tokenizer.pad_token))
+    backend.save(str(folder / TOKENIZER))
+    backend.no_padding()
+    plain = folder / ("plain.onnx" if precision == "int8" else GRAPH)
+    _trace(modules, output, plain)
+    if precision == "int8":
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        quantize_dynamic(plain, folder / GRAPH, per_channel=True, weight_type=QuantType.QInt8)
+        plain.unlink()
+
+
+def _trace(modules: list[Any], output: str, path: Path) -> None:
+    import torch
+    from sentence_transformers.sparse_encoder.modules import SpladePooling
+
+    class Traced(torch.nn.Module):
+        """The modules of one side, from token ids to vectors."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = torch.nn.ModuleList(modules)
+
+        def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+            features: dict[str, Any] = dict(zip(names, tensors, strict=True)) | {"modality": "text"}
+            for part in self.parts:
+                features = _pool_words(part, features) if isinstance(part, SpladePooling) else part(features)
+            return features[output]
+
+    pairs = [(t, t) for t in _SAMPLE]
+    features = modules[0].preprocess(pairs if output == "scores" else _SAMPLE)
+    names = [n for n in ("input_ids", "attention_mask", "token_type_ids") if n in features]
+    if output != "scores" and "token_type_ids" in names:  # all 0 for a text alone
+        names.remove("token_type_ids")
+    tensors = tuple(features[n] for n in names)
+    batch, tokens = torch.export.Dim("batch", min=1), torch.export.Dim("tokens", min=1)
+    shapes = tuple({0: batch, 1: tokens} for _ in names)
+    traced = Traced().eval()
+    with torch.inference_mode():
+        wanted = traced(*tensors)
+    try:
+        program: Any = torch.onnx.export(
+            traced,
+            tensors,
+            None,
+            dynamo=True,
+            dynamic_shapes=(shapes,),
+            input_names=names,
+            output_names=["output"],
+            verbose=False,
+        )
+        program.save(str(path), external_data=False)
+    except Exception as error:
+        msg = f"{type(modules[0].model).__name__} cannot be exported to ONNX: {str(error).splitlines()[0]}"
+        raise ExportError(msg) from error
+    session = _open_session(path)
+    for part in (slice(None), slice(0, 1)):
+        given = {n: t[part].numpy() for n, t in zip(names, tensors, strict=True)}
+        found = session.run(None, given)[0]
+        if (apart := float(np.abs(found - wanted[part].numpy()).max())) > _TOLERANCE:
+            msg = f"The ONNX graph of {type(modules[0].model).__name__} differs from the model by {apart:.2g}."
+            raise ExportError(msg)
+
+
+def _pool_words(pooling: Any, features: dict[str, Any]) -> dict[str, Any]:
+    """Do what `SpladePooling` does, without its loop over chunks of tokens, which would fix their number."""
+    found = (features["token_embeddings"] * features["attention_mask"].unsqueeze(-1)).relu().log1p()
+    if pooling.activation_function == "log1p_relu":
+        found = found.log1p()
+    return {"sentence_embedding": found.amax(1) if pooling.pooling_strategy == "max" else found.sum(1)}
+
+
+def _open_session(path: Path, threads: int | None = None) -> InferenceSession:
+    ort = _import("onnxruntime")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    found: InferenceSession = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return found
+
+
+def _import(name: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as error:
+        msg = f"ONNX needs {name}: `{INSTALL}`."
+        raise ExportError(msg) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter tells of what it does in many warnings; what matters is checked afterwards."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,115 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Static sides: a text's vector is the mean of its tokens' vectors, looked up without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retort.students.sides import Side, prompt_for, route
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from tokenizers import Tokenizer
+
+WEIGHTS, TOKENIZER = "static.safetensors", "tokenizer.json"
+BLOCK = 4096
+_TINY = 1e-12
+
+
+class StaticEncoder:
+    """
+    Encodes with a table of token vectors, in a twentieth of a millisecond a query.
+
+    :param table:
+        `[v, d]` float32, a row a token.
+    :param tokenizer:
+        Its own: padding and truncation are switched off. Safe to use from several threads.
+    :param prompt:
+        Put before each text.
+    :param normalize:
+        Whether vectors get length 1.
+    """
+
+    def __init__(self, table: np.ndarray, tokenizer: Tokenizer, prompt: str = "", *, normalize: bool) -> None:
+        self.table = table
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+        self.normalize = normalize
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the table."""
+        return self.table.nbytes / 1e6
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        budget: int | None = None,  # noqa: ARG002 - nothing is padded
+        progress: Callable[[int], Any] | None = None,
+    ) -> np.ndarray:
+        """Encode texts: `[n, d]` float32, zeros where a text has no token."""
+        found = np.zeros((len(texts), self.table.shape[1]), dtype=np.float32)
+        for start in range(0, len(texts), BLOCK):
+            block = texts[start : start + BLOCK]
+            found[start : start + len(block)] = self._means([self.prompt + text for text in block])
+            if progress is not None:
+                progress(len(block))
+        return found
+
+    def _means(self, texts: list[str]) -> np.ndarray:
+        if len(texts) == 1:
+            ids = self.tokenizer.encode(texts[0], add_special_tokens=False).ids
+            means = self.table[ids].mean(0, keepdims=True) if ids else np.zeros((1, self.table.shape[1]), np.float32)
+        else:
+            rows = [e.ids for e in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+            counts = np.array([len(ids) for ids in rows])
+            full = np.flatnonzero(counts)
+            means = np.zeros((len(texts), self.table.shape[1]), dtype=np.float32)
+            if len(full):
+                starts = np.cumsum([0, *counts[full][:-1]])
+                tokens = np.fromiter((i for ids in rows for i in ids), dtype=np.int64, count=counts.sum())
+                means[full] = np.add.reduceat(self.table[tokens], starts) / counts[full, None]
+        if self.normalize:
+            means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), _TINY)
+        return means
+
+    def save(self, folder: Path) -> None:
+        """Write table and tokenizer; prompt and lengths are the manifest's."""
+        from safetensors.numpy import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"table": self.table, "normalize": np.array(self.normalize)}, folder / WEIGHTS)
+        self.tokenizer.save(str(folder / TOKENIZER))
+
+    @classmethod
+    def load(cls, folder: Path, prompt: str) -> StaticEncoder:
+        """Read what `save` wrote."""
+        from safetensors.numpy import load_file
+        from tokenizers import Tokenizer
+
+        kept = load_file(folder / WEIGHTS)
+        words = Tokenizer.from_file(str(folder / TOKENIZER))
+        return cls(kept["table"], words, prompt, normalize=bool(kept["normalize"]))
+
+
+def static_encoder(model: SentenceTransformer, side: Side) -> StaticEncoder | None:
+    """Return a model's side as a static encoder, sharing its weights; None if it is more than a table."""
+    from sentence_transformers.base.modules import Normalize
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    first, *rest = route(model, side)
+    if not isinstance(first, StaticEmbedding) or [type(module) for module in rest] not in ([], [Normalize]):
+        return None
+    table = first.embedding.weight.detach().float().cpu().numpy()
+    words = Tokenizer.from_str(first.tokenizer.to_str())
+    return StaticEncoder(table, words, prompt_for(model, side), normalize=bool(rest))

@@ -1,0 +1,195 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Students as ONNX graphs and as tables: what they give, and who is given them."""
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from haystack import Document
+from tiny import tiny_config
+
+from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder, StudentTextEmbedder
+from haystack_integrations.components.rankers.retort import StudentRanker
+from retort.cli import main
+from retort.students import ExportError, Manifest, PrecisionError, Ranker, Student, save_student
+from retort.students.create import sparse, two_towers
+from retort.students.exports import choose
+from retort.students.onnx import export_model
+from retort.students.sparse import SparseStudent
+from retort.trainers.evaluation import exports
+from retort.trainers.evaluation.exports import export_student
+
+TEXTS = ["the ship in the storm.", "bread", "what is the sum of a circle and the angle near the graph?", "", "  rose "]
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_model, tmp_path_factory) -> Path:
+    """A student with prompts and lengths of its own, exported in both precisions, not measured."""
+    folder = tmp_path_factory.mktemp("exported") / "student"
+    save_student(
+        tiny_model(1, max_tokens={"query": 7, "document": 12}, prompts={"query": "what ", "document": "the "}), folder
+    )
+    export_student(folder)
+    return folder
+
+
+class TestGraphs:
+    @pytest.mark.parametrize("side", ["query", "document"])
+    def test_float32_gives_the_models_vectors(self, exported, side):
+        """Prompts, lengths, padding and order included."""
+        torch_student, graph = (Student.load(str(exported), backend=b, precision="float32") for b in ("torch", "onnx"))
+        wanted = torch_student.encode(TEXTS * 3, side)
+        np.testing.assert_allclose(graph.encode(TEXTS * 3, side, tokens_per_chunk=24), wanted, atol=1e-5)
+        np.testing.assert_allclose(graph.encode(TEXTS[2:3], side), wanted[2:3], atol=1e-5)
+        assert graph.encode([], side).shape == (0, 16)
+
+    def test_int8_is_near_and_smaller(self, exported):
+        plain, graph, small = (
+            Student.load(str(exported), backend=b, precision=p)
+            for b, p in (("torch", "float32"), ("onnx", "float32"), ("onnx", "int8"))
+        )
+        cosines = (plain.encode_document(TEXTS[:3]) * small.encode_document(TEXTS[:3])).sum(1)
+        assert cosines.min() > 0.98
+        assert not np.allclose(plain.encode_document(TEXTS[:3]), small.encode_document(TEXTS[:3]), atol=1e-6)
+        assert small.megabytes < graph.megabytes
+        assert small.space == plain.space
+
+    def test_views_need_no_torch_model(self, exported):
+        graph, plain = (Student.load(str(exported), backend=b, precision="float32") for b in ("onnx", "torch"))
+        assert graph.views(["what is bread"], "flour", 2) == plain.views(["what is bread"], "flour", 2)
+        with pytest.raises(ExportError, match="backend='torch'"):
+            _ = graph.model
+
+    def test_threads_share_a_graph(self, exported):
+        student = Student.load(str(exported), backend="onnx", precision="int8", threads=1)
+        wanted = [student.encode_query([text]) for text in TEXTS]
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda i: student.encode_query([TEXTS[i % len(TEXTS)]]), range(40)))
+        for i, vector in enumerate(found):
+            np.testing.assert_array_equal(vector, wanted[i % len(TEXTS)])
+
+    def test_a_ranker(self, tiny_ranker, tmp_path):
+        folder = tmp_path / "ranker"
+        shutil.copytree(tiny_ranker, folder)
+        export_student(folder, precision="float32")
+        pairs = [("what is bread", text) for text in TEXTS] + [("ship", "the storm and the wave near the island")]
+        plain, graph = (Ranker.load(str(folder), backend=b) for b in ("torch", "onnx"))
+        np.testing.assert_allclose(graph.score(pairs), plain.score(pairs), atol=1e-5)
+        documents = [Document(content=text) for text in TEXTS[:3]]
+        orders = [
+            [
+                d.content
+                for d in StudentRanker(model=str(folder), backend=b).run(query="ship", documents=documents)["documents"]
+            ]
+            for b in ("torch", "onnx")
+        ]
+        assert orders[0] == orders[1]
+
+    def test_a_sparse_student(self, trunk, tmp_path):
+        folder = tmp_path / "sparse"
+        save_student(sparse(trunk, seed=1), folder)
+        export_student(folder, precision="float32")
+        plain, graph = (SparseStudent.load(str(folder), backend=b) for b in ("torch", "onnx"))
+        wanted = plain.encode_document(TEXTS)
+        np.testing.assert_allclose(graph.encode_document(TEXTS).toarray(), wanted.toarray(), atol=1e-5)
+        assert wanted.nnz > 0
+
+    def test_two_towers_are_two_graphs(self, tokenizer_path, tmp_path):
+        towers = [
+            {
+                "type": "retort.students.create.from_config",
+                "init_parameters": {"config": tiny_config(layers), "tokenizer": tokenizer_path, "seed": layers},
+            }
+            for layers in (1, 2)
+        ]
+        folder = tmp_path / "towers"
+        save_student(two_towers(*towers), folder)
+        export_student(folder, precision="float32")
+        plain, graph = (Student.load(str(folder), backend=b) for b in ("torch", "onnx"))
+        for side in ("query", "document"):
+            np.testing.assert_allclose(graph.encode(TEXTS, side), plain.encode(TEXTS, side), atol=1e-5)
+        assert not np.allclose(graph.encode_query(TEXTS[:1]), graph.encode_document(TEXTS[:1]), atol=1e-3)
+
+
+class TestChoice:
+    def test_the_fastest_good_form_is_served(self, exported, beir, tmp_path, capsys):
+        folder = tmp_path / "student"
+        shutil.copytree(exported, folder)
+        main(["export", str(folder), "--data", str(beir), "--tolerance", "0.5", "--threads", "1"])
+        entries = Manifest.read(folder).exports
+        assert {(e["file"], e["precision"]) for e in entries} >= {
+            ("", "float32"),
+            ("onnx/float32", "float32"),
+            ("onnx/int8", "int8"),
+        }
+        chosen = next(e for e in entries if e["chosen"])
+        assert chosen["ms"] == min(e["ms"] for e in entries if e["good"])
+        assert "served by default" in capsys.readouterr().out
+        assert "served by default" in (folder / "README.md").read_text()
+        assert choose(Manifest.read(folder), "auto", None, "cpu")[1] == chosen["precision"]
+        assert choose(Manifest.read(folder), "auto", "float32", "cpu") == ("torch", "float32")
+        assert choose(Manifest.read(folder), "auto", None, "cuda") == ("torch", "float32")
+
+    def test_a_lossy_form_is_measured_and_refused(self, exported, tiny_model, beir, tmp_path, capsys, monkeypatch):
+        folder = tmp_path / "student"
+        shutil.copytree(exported, folder)
+        broken = tiny_model(1)
+        for parameter in broken.parameters():
+            parameter.data.zero_()
+        monkeypatch.setattr(exports, "export_model", lambda _, *place: export_model(broken, *place))
+        with pytest.raises(SystemExit) as end:
+            main(["export", str(folder), "--data", str(beir), "--precision", "int8"])
+        assert end.value.code == 2
+        assert "loses more than 1.0% of nDCG@10" in capsys.readouterr().err
+        entries = {(e["file"], e["precision"]): e for e in Manifest.read(folder).exports}
+        assert entries["onnx/int8", "int8"]["ndcg"] < entries["", "float32"]["ndcg"] * 0.99
+        assert not entries["onnx/int8", "int8"]["good"]
+        assert not entries["onnx/int8", "int8"]["chosen"]
+
+    def test_components_take_what_was_chosen(self, exported, tmp_path):
+        folder = tmp_path / "student"
+        shutil.copytree(exported, folder)
+        content = json.loads((folder / "retort.json").read_text())
+        next(e for e in content["exports"] if e["precision"] == "int8")["chosen"] = True
+        (folder / "retort.json").write_text(json.dumps(content))
+        small = Student.load(str(folder), precision="int8")
+        query = StudentTextEmbedder(model=str(folder)).run(text=TEXTS[0])
+        assert query["embedding"] == small.encode_query(TEXTS[:1])[0].tolist()
+        plain = StudentTextEmbedder(model=str(folder), precision="float32").run(text=TEXTS[0])
+        assert plain["embedding"] != query["embedding"]
+        assert plain["space"] == query["space"]
+        found = StudentDocumentEmbedder(model=str(folder), progress_bar=False).run([Document(content=TEXTS[0])])
+        assert found["documents"][0].embedding == small.encode_document(TEXTS[:1])[0].tolist()
+
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            ({"backend": "onnx", "precision": "bfloat16"}, PrecisionError, "float32 and int8"),
+            ({"backend": "torch", "precision": "int8"}, PrecisionError, "backend='onnx'"),
+            ({"backend": "onnx", "max_query_tokens": 5}, ExportError, "other lengths"),
+            ({"backend": "tensorflow"}, ValueError, "backend"),
+        ],
+    )
+    def test_what_does_not_go_together(self, exported, options, error, message):
+        with pytest.raises(error, match=message):
+            Student.load(str(exported), **options)
+
+    def test_an_export_that_is_not_there_or_not_of_this_student(self, exported, tiny_student, tmp_path):
+        with pytest.raises(ExportError, match="retort export"):
+            Student.load(tiny_student, precision="int8")
+        folder = tmp_path / "student"
+        shutil.copytree(exported, folder)
+        with (folder / "onnx" / "int8" / "model.onnx").open("ab") as graph:
+            graph.write(b"x")
+        with pytest.raises(ExportError, match="Make it anew"):
+            Student.load(str(folder), precision="int8")
+
+    def test_folders_without_a_manifest_and_static_students_are_refused(self, tiny_model, tmp_path):
+        tiny_model(1).save(str(tmp_path / "plain"))
+        with pytest.raises(ValueError, match="retort.json"):
+            export_student(tmp_path / "plain")

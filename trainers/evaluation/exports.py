@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Making the exports of a student, and measuring on dev questions which form of it is fastest and still as good."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from retort.students.card import model_card
+from retort.students.files import replace_file
+from retort.students.loading import has_bfloat16
+from retort.students.manifest import Manifest, ManifestError
+from retort.students.onnx import FOLDER, ExportError, ExportPrecision, export_fingerprint, export_model
+from retort.students.ranker import Ranker
+from retort.students.sparse import load_student
+from retort.students.student import Student
+from retort.trainers.candidates.bm25 import BM25
+from retort.trainers.data.texts import RetrievalData
+from retort.trainers.evaluation.rank import evaluate_model, evaluate_ranker
+
+METRIC = "ndcg@10"
+DEPTH, PAIRS_A_CALL = 20, 20
+TIMED, ROUNDS = 100, 3
+
+Wanted = Literal["auto", "float32", "int8"]
+
+
+def export_student(
+    folder: Path,
+    data: RetrievalData | None = None,
+    *,
+    precision: Wanted = "auto",
+    tolerance: float = 0.01,
+    threads: int | None = None,
+) -> list[dict[str, Any]]:
+    """
+    Export a student as ONNX, measure all its forms, and let the fastest that is as good be the one that is served.
+
+    :param folder:
+        The student's folder; the exports and the table in its manifest are written there.
+    :param data:
+        Questions and corpus to measure on; None only exports, and chooses nothing.
+    :param precision:
+        `float32` or `int8` for one export; `auto` for both, and bfloat16 where the CPU has it.
+    :param tolerance:
+        What share of the float32 model's nDCG@10 may be lost.
+    :param threads:
+        Threads of the graphs; None takes all cores.
+    :returns:
+        The manifest's entries: `file` (empty for the torch model), `precision`, `fingerprint`, `ndcg`, `ms` (median of
+        a query; of a ranker: of a list of 20), `documents_per_s`, `mb`, `good` (within the tolerance), `chosen`. They
+        are in the order of their speed.
+    :raises ExportError:
+        If the model cannot be exported, or is static: then there is nothing to gain; or the tolerance is no share.
+    """
+    if not 0 <= tolerance < 1:
+        msg = f"tolerance={tolerance}: a share from 0 to below 1."
+        raise ExportError(msg)
+    manifest = Manifest.read(folder) if folder.is_dir() else None
+    if manifest is None:
+        msg = f"{folder}: exports are made of a student's folder, with retort.json. `save_student` writes one."
+        raise ManifestError(msg)
+    if manifest.kind == "static":
+        msg = f"{folder}: a static student is a table of vectors already; it runs without torch as it is."
+        raise ExportError(msg)
+    wanted: tuple[ExportPrecision, ...] = ("float32", "int8") if precision == "auto" else (precision,)
+    made = []
+    for name in wanted:
+        path = export_model(_load(folder, "torch", "float32").model, folder, name)
+        made.append(_entry(f"{FOLDER}/{name}", name, export_fingerprint(path, manifest.fingerprint)))
+    kept = [e for e in manifest.exports if e["file"] and e["file"] not in {m["file"] for m in made}]
+    manifest = replace(manifest, exports=[*kept, *made])
+    manifest.write(folder)
+    if data is not None:
+        own = [_entry("", name, manifest.fingerprint) for name in _torch_forms(precision)]
+        manifest = replace(manifest, exports=_measured(folder, [*own, *manifest.exports], data, tolerance, threads))
+        manifest.write(folder)
+    with replace_file(folder / "README.md") as aside:
+        aside.write_text(model_card(manifest), encoding="utf-8")
+    return manifest.exports
+
+
+def _entry(file: str, precision: str, fingerprint: str) -> dict[str, Any]:
+    return {"file": file, "precision": precision, "fingerprint": fingerprint, "ndcg": None, "ms": None}
+
+
+def _torch_forms(precision: Wanted) -> list[str]:
+    return ["float32", "bfloat16"] if precision == "auto" and has_bfloat16("cpu") else ["float32"]
+
+
+def _load(folder: Path, backend: Any, precision: Any, threads: int | None = None) -> Student | Ranker:
+    manifest = Manifest.read(folder)
+    ranker = manifest is not None and manifest.kind == "ranker"
+    load: Any = Ranker.load if ranker else load_student
+    loaded: Student | Ranker = load(str(folder), device="cpu", backend=backend, precision=precision, threads=threads)
+    return loaded
+
+
+def _measured(
+    folder: Path, entries: list[dict[str, Any]], data: RetrievalData, tolerance: float, threads: int | None
+) -> list[dict[str, Any]]:
+    """Measure each form's quality, then all speeds in turn, so that a busy machine slows all alike."""
+    forms = [_load(folder, "onnx" if e["file"] else "torch", e["precision"], threads) for e in entries]
+    found = [evaluate_model(f, data) if isinstance(f, Student) else _ranked(f, data) for f in forms]
+    times = _interleaved(forms, data)
+    reference = next(f.metrics[METRIC] for f, e in zip(found, entries, strict=True) if _is_reference(e))
+    measured = [
+        entry
+        | {
+            "ndcg": f.metrics[METRIC],
+            "ms": ms,
+            "documents_per_s": f.metrics["documents_per_s"],
+            "mb": form.megabytes,
+            "threads": threads,
+            "good": f.metrics[METRIC] >= (1 - tolerance) * reference,
+            "chosen": False,
+        }
+        for entry, form, f, ms in zip(entries, forms, found, times, strict=True)
+    ]
+    measured.sort(key=lambda e: e["ms"])
+    next(e for e in measured if e["good"])["chosen"] = True  # the reference is
+    return measured
+
+
+def _is_reference(entry: dict[str, Any]) -> bool:
+    return not entry["file"] and entry["precision"] == "float32"
+
+
+def _ranked(ranker: Ranker, data: RetrievalData) -> Any:
+    rows, _ = BM25(data.corpus.texts).search(data.queries.texts, DEPTH)
+    return evaluate_ranker(ranker, data, rows)
+
+
+def _interleaved(forms: Sequence[Student | Ranker], data: RetrievalData) -> list[float]:
+    queries = data.queries.texts[:: max(1, len(data.queries) // TIMED)][:TIMED]
+    texts = data.corpus.texts[:PAIRS_A_CALL]
+    seconds: list[list[float]] = [[] for _ in forms]
+    for _ in range(ROUNDS):
+        for query in queries:
+            for form, taken in zip(forms, seconds, strict=True):
+                started = time.perf_counter()
+                if isinstance(form, Student):
+                    form.encode_query([query])
+                else:
+                    form.score([(query, text) for text in texts])
+                taken.append(time.perf_counter() - started)
+    return [float(np.median(taken)) * 1000 for taken in seconds]
