@@ -20,11 +20,11 @@ def run(given: argparse.Namespace) -> None:
     data = read_data(given.data, given.split, empty=given.empty)
     if given.max_queries is not None:
         data = data.subset(range(min(given.max_queries, len(data.queries))))
-    form = {"backend": given.backend, "threads": given.threads}
-    ranker = Ranker.load(given.rerank, precision=given.precision, **form) if given.rerank else None
+    form = {"precision": given.precision, "backend": given.backend, "threads": given.threads}
+    ranker = Ranker.load(given.rerank, **form) if given.rerank else None
     found: dict[str, dict[str, float]] = {}
     for name in given.models:
-        first = evaluate_bm25(data) if name == "bm25" else evaluate_model(name, data, precision=given.precision, **form)
+        first = evaluate_bm25(data) if name == "bm25" else evaluate_model(name, data, dim=given.dim, **form)
         found[name] = first.metrics
         if ranker is not None:
             rows = [[data.corpus.rows[i] for i in first.rankings[q][: given.depth]] for q in data.queries.ids]

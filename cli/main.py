@@ -144,6 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
     forms = ["float32", "bfloat16", "auto", "int8"]
     evaluate.add_argument("--precision", choices=forms, default="float32", help="arithmetic; int8 is an export")
     evaluate.add_argument("--backend", choices=["auto", "torch", "onnx"], default="auto", help="onnx runs an export")
+    evaluate.add_argument("--dim", type=int, default=None, metavar="D", help="keep the first D entries of vectors")
     evaluate.add_argument("--threads", type=int, default=None, metavar="N", help="of an export; default: all cores")
     evaluate.add_argument("--empty", choices=["error", "skip"], default="error", help="what to do with empty texts")
 

@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to start a student: from a pretrained model, some of its layers, random weights, two towers; or a ranker."""
+"""Ways to start a student: a pretrained model, some of its layers, random weights, a table, two towers; a ranker."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from retort.students.files import resolve_model
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 FEWEST_PAIR_TOKENS = 5  # three special ones and two words
 VOCABULARY_SAMPLE, VOCABULARY_SHARE = 200, 0.01
+TOKENS_A_PASS = 1024
 
 
 def pretrained(model: str, *, max_tokens: dict[str, int] | None = None, **options: Any) -> SentenceTransformer:
@@ -290,12 +292,69 @@ def _start_vocabulary_head(encoder: Any) -> None:
         words.bias.fill_(-float(logits.flatten().kthvalue(place).values))
 
 
+def static(teacher: str, *, dim: int | None = None, sif: float = 1e-5, **options: Any) -> SentenceTransformer:
+    r"""
+    Start a student that is a table: a text's vector is the mean of its tokens', of length 1.
+
+    Each token of the teacher's vocabulary is passed through it alone (Model2Vec, Tulkens & van Dongen 2024); the
+    vectors are centred and cut to their `dim` main directions, and weighted so that frequent tokens count less (Arora
+    et al. 2017): $w = a / (a + p)$, where the probability $p$ of token number $r$ is taken as $1 / (r \ln v)$ (Zipf),
+    vocabularies being ordered by frequency.
+
+    :param teacher:
+        A folder, a Hub id, or `package:NAME/SUBFOLDER` of a bi-encoder with a fast tokenizer.
+    :param dim:
+        Dimension; None keeps the teacher's and its axes, so that the vectors lie near the teacher's own.
+    :param sif:
+        The $a$ above.
+    :param options:
+        Passed to `SentenceTransformer`, such as `prompts`.
+    :raises ValueError:
+        If the dimension is not one, or the teacher's tokenizer not fast.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    model = pretrained(teacher).eval()
+    words = model.tokenizer
+    if not getattr(words, "is_fast", False):
+        msg = f"static: {teacher} has no fast tokenizer."
+        raise ValueError(msg)
+    width = int(model.get_embedding_dimension() or 0)
+    if dim is not None and not 1 <= dim <= width:
+        msg = f"static: dim={dim} must lie from 1 to the teacher's {width}."
+        raise ValueError(msg)
+    first, *rest = words("")["input_ids"]
+    special = set(words.all_special_ids)
+    ids = torch.tensor([i for i in range(len(words)) if i not in special])
+    table = torch.zeros(len(words), width)
+    with torch.inference_mode():
+        for block in ids.split(TOKENS_A_PASS):
+            rows = [torch.full_like(block, i) for i in (first, *rest)]
+            given = torch.stack([rows[0], block, *rows[1:]], dim=1)
+            seen = model({"input_ids": given, "attention_mask": torch.ones_like(given), "modality": "text"})
+            table[block] = seen["sentence_embedding"]
+    if dim is not None:
+        own = table[ids] - table[ids].mean(0)
+        axes = torch.linalg.svd(own.T @ own).U[:, :dim]
+        table = torch.zeros(len(words), dim).index_copy(0, ids, own @ axes)
+    rank = torch.zeros(len(words)).index_copy(0, ids, torch.arange(1.0, len(ids) + 1)).clamp(min=1)
+    table *= (sif / (sif + 1 / (rank * math.log(max(len(ids), 2)))))[:, None]
+    table /= table.norm(dim=1).mean().clamp(min=1e-12)  # a learning rate then suits any teacher
+    tower = StaticEmbedding(words.backend_tokenizer, embedding_weights=table.clone())
+    similarity = {"similarity_fn_name": model.similarity_fn_name}
+    return SentenceTransformer(modules=[tower, Normalize()], device="cpu", **similarity | options)
+
+
 def two_towers(query: dict[str, Any], document: dict[str, Any], **options: Any) -> SentenceTransformer:
     """
     Start from separate query and document towers, routed by side.
 
     :param query:
-        `{type, init_parameters}` of the query tower: one of the functions of this module.
+        `{type, init_parameters}` of the query tower: one of the functions of this module. With `frozen: true` it does
+        not learn: a new query tower may be trained for an index that is there, whose space it then has.
     :param document:
         The same for the document tower.
     :param options:
@@ -326,8 +385,9 @@ def _modules(tower: SentenceTransformer) -> list[Any]:
 
 
 def _tower(side: str, spec: dict[str, Any]) -> SentenceTransformer:
-    makers = {f"retort.students.create.{f.__name__}": f for f in (pretrained, from_layers, from_config)}
+    makers = {f"retort.students.create.{f.__name__}": f for f in (pretrained, from_layers, from_config, static)}
     if spec.get("type") not in makers:
         msg = f"two_towers: {side}.type must be one of {', '.join(makers)}; it is {spec.get('type')!r}."
         raise ValueError(msg)
-    return makers[spec["type"]](**spec.get("init_parameters", {}))
+    tower = makers[spec["type"]](**spec.get("init_parameters", {}))
+    return tower.requires_grad_(not spec.get("frozen", False))

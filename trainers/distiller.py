@@ -125,11 +125,12 @@ class Objective(nn.Module):
     Subclasses set `needs_positives` where a query without a positive cannot be learned from, `needs_lists` where a
     batch of mere texts will not do, `needs_vectors` where a ranker cannot be the student, `needs_teacher_vectors` where
     a teacher's scores of lists will not do, `takes_ranks` where an order will do as its scores, `needs_anchor` where
-    they compare with a frozen copy of the student, `divergence` where they compare two distributions,
-    `needs_live_teacher` where their teacher must be in the loop, `needs_layers` where they look at its layers and the
-    student's, `teacher` to the name of the teacher they learn from, `turn` where that teacher learns from them, in
-    steps of its own, and `lr` where their own parameters (with `turn`, the teacher) want a learning rate other than the
-    stage's; parameters of their own then do not decay.
+    they compare with a frozen copy of the student, `divergence` where they compare two distributions, `scores_only`
+    where they look at the student's scores alone, so that cut vectors do for them, `needs_live_teacher` where their
+    teacher must be in the loop, `needs_layers` where they look at its layers and the student's, `teacher` to the name
+    of the teacher they learn from, `turn` where that teacher learns from them, in steps of its own, and `lr` where
+    their own parameters (with `turn`, the teacher) want a learning rate other than the stage's; parameters of their own
+    then do not decay.
     """
 
     needs_positives = False
@@ -139,6 +140,7 @@ class Objective(nn.Module):
     needs_anchor = False
     teacher: str | None = None
     divergence = False
+    scores_only = True
     needs_live_teacher = False
     needs_teacher_vectors = False
     needs_layers = False
@@ -232,6 +234,8 @@ class Distiller(nn.Module):
         Padded tokens of a forward pass; None takes what suits the device.
     :param cache_gradients:
         Hold one chunk's activations at a time, for another forward pass (see `students.encoding.recomputed`).
+    :param dims:
+        Sizes to which the student's vectors are cut besides (Matryoshka).
     """
 
     def __init__(
@@ -245,8 +249,11 @@ class Distiller(nn.Module):
         live: dict[str, LiveTeacher] | None = None,
         tokens_per_chunk: int | None = None,
         cache_gradients: bool = False,
+        dims: list[int] | None = None,
     ) -> None:
         super().__init__()
+        self._frozen = [p for p in student.parameters() if not p.requires_grad]
+        self.dims = dims or []
         self.live = live or {}
         # Prefixed, as stages are below: a teacher may be called `student`, a stage `train`.
         self.roles = nn.ModuleDict({STUDENT: student} | {_role(name): t.model for name, t in self.live.items()})
@@ -286,6 +293,10 @@ class Distiller(nn.Module):
         for role in self.roles.values():
             if not any(p.requires_grad for p in role.parameters()):
                 role.eval()
+        fixed = {id(p) for p in self._frozen}
+        for module in self.student.modules() if fixed else ():
+            if all(id(p) in fixed for p in module.parameters()) and any(True for _ in module.parameters()):
+                module.eval()
         return self
 
     def turn_at(self, stage: str, step: int) -> str:
@@ -300,6 +311,8 @@ class Distiller(nn.Module):
         self.requires_grad_(False)
         for part in (*self._learning(stage, turn), *self._around(stage, turn)):
             part.requires_grad_(True)
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
         return [p for p in self.parameters() if p.requires_grad]
 
     def taught(self) -> list[str]:
@@ -388,7 +401,11 @@ class Distiller(nn.Module):
             tau = None
             if temperatures is not None and objective.turn is None:
                 tau = temperatures(out, batch, ctx, objective)
-            found = {n: (v, m, weight) for n, (v, m) in objective(out, batch, replace(ctx, temperature=tau)).items()}
+            found: dict[str, tuple[Tensor, Tensor, float]] = {}
+            views = self._views(objective, out)
+            for dim, view in views.items():
+                for name, (v, m) in objective(view, batch, replace(ctx, temperature=tau)).items():
+                    found[f"{name}@{dim}" if dim else name] = (v, m, weight / len(views))
             if tau is not None:  # of weight 0: for the log
                 each = tau.detach().expand(len(batch.queries), 1).reshape(-1)
                 found["temperature"] = (each, torch.ones_like(each, dtype=torch.bool), 0.0)
@@ -396,6 +413,11 @@ class Distiller(nn.Module):
                 # Two objectives of one kind, say with two teachers, keep their own terms.
                 terms[f"{name}#{number}" if name in terms else name] = term
         return terms
+
+    def _views(self, objective: Objective, out: Seen) -> dict[int, Seen]:
+        """List what an objective is to see: all of the vectors, as 0, and their first entries."""
+        cut = self.dims if objective.scores_only and isinstance(out, Encoded) and objective.turn is None else []
+        return {0: out} | {dim: out.cut(dim) for dim in cut if isinstance(out, Encoded)}
 
     def _objectives_in(self, stage: str, turn: str) -> list[tuple[Any, float]]:
         pairs = zip(self.objectives_of(stage), self.weights[stage], strict=True)

@@ -260,6 +260,7 @@ class Flops(Objective):
     """
 
     needs_vectors = True
+    scores_only = False
 
     def __init__(self, *, query_weight: float = 5e-3, document_weight: float = 3e-3, rise: float = 0.33) -> None:
         super().__init__()
@@ -294,6 +295,7 @@ class Alignment(Objective):
 
     needs_vectors = True
     needs_teacher_vectors = True
+    scores_only = False
 
     def __init__(
         self, *, teacher: str, distance: Literal["cosine", "l2", "mse"] = "cosine", projection: bool = False

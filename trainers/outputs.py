@@ -54,6 +54,10 @@ class Encoded:
         """Factor that makes a teacher's cosines comparable with these scores."""
         return self.scale if self.similarity == "cosine" else COSINE_SCALE
 
+    def cut(self, dim: int) -> Encoded:
+        """Keep the first entries of all vectors; layers are left out."""
+        return Encoded(self.queries[:, :dim], self.documents[:, :dim], self.scale, self.similarity)
+
     def in_batch_scores(self) -> Tensor:
         """`[B, U]` scores of every query against every document of the batch."""
         return similarities(self.queries, self.documents, self.similarity) * self.scale

@@ -15,6 +15,7 @@ from retort.students.late_interaction import is_late_interaction
 from retort.students.layers import layers_of, set_dropout
 from retort.students.scoring import is_ranker
 from retort.students.sides import Side, route
+from retort.students.sparse import is_sparse
 from retort.trainers.candidates.workbench import ListTexts, Miner, Selector, Workbench
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.distiller import Distiller, Objective, Spec
@@ -241,6 +242,7 @@ def build_distiller(
             live=live,
             tokens_per_chunk=recipe.training.tokens_per_chunk,
             cache_gradients=recipe.training.cache_gradients,
+            dims=_dims(recipe.training.dims, student, ranker=ranker),
         )
     except ValueError as error:
         msg = f"objectives: {error}"
@@ -298,6 +300,17 @@ def _depth(model: Any) -> int:
         msg = "its two towers have states of different widths, which cannot be compared layer by layer."
         raise ValueError(msg)
     return min(len(layers_of(encoder.model)) for encoder in encoders)
+
+
+def _dims(dims: list[int], student: Any, *, ranker: bool) -> list[int]:
+    most = 0 if ranker or is_sparse(student) else int(student.get_embedding_dimension() or 0)
+    if dims and not most:
+        msg = "training.dims: only students with dense vectors have dimensions to cut."
+        raise RecipeError(msg)
+    if wrong := [d for d in dims if not 1 <= d < most]:
+        msg = f"training.dims: {wrong[0]} does not lie from 1 to below the student's {most} dimensions."
+        raise RecipeError(msg)
+    return sorted(set(dims), reverse=True)
 
 
 def _checked(where: str, look: Callable[..., Any], *arguments: Any) -> Any:

@@ -90,7 +90,11 @@ class TrainingSection:
         `no` (float32), `bf16` (autocast), or `auto`: bf16 where the hardware has it.
     :param dropout:
         Of all models in training, for this run; by default what each has in its configuration. On CPUs a step without
-        takes a third less time: only then is attention computed in one piece.
+        takes up to a third less time.
+    :param dims:
+        Besides its whole vectors, train their first so many entries, for students whose vectors may be cut
+        (Matryoshka, Kusupati et al. 2022). All terms that compare scores are computed at each and averaged; terms that
+        compare the vectors themselves see them whole.
     :param scale:
         Factor on the student's scores; by default 20 for cosines, 1 for dot products and a ranker's logits.
     :param weight_decay:
@@ -127,6 +131,7 @@ class TrainingSection:
     seed: int = 0
     precision: Literal["no", "bf16", "auto"] = "no"
     dropout: float | None = None
+    dims: list[int] = field(default_factory=list)
     scale: float | None = None
     weight_decay: float = 0.01
     warmup: float = 0.1

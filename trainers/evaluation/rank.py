@@ -71,6 +71,7 @@ def evaluate_model(
     device: str | None = None,
     backend: Backend = "auto",
     threads: int | None = None,
+    dim: int | None = None,
     views: Mapping[str, list[str]] | None = None,
 ) -> Evaluation:
     """
@@ -88,6 +89,8 @@ def evaluate_model(
         See above.
     :param threads:
         See above.
+    :param dim:
+        Keep the first so many entries of all vectors.
     :param views:
         Per document id the texts that stand for it, each with a vector of its own; None takes the documents.
     """
@@ -100,10 +103,10 @@ def evaluate_model(
     if views is not None:
         texts, starts = flattened(views, data.corpus.ids)
     with progress_bar("encoding documents", len(texts)) as update:
-        documents = student.encode_document(texts, progress=update)
+        documents = student.encode_document(texts, progress=update)[:, :dim]
     rate = len(data.corpus) / (time.perf_counter() - started)
     similarity = student.manifest.similarity
-    queries = student.encode_query(data.queries.texts)
+    queries = student.encode_query(data.queries.texts)[:, :dim]
     rows, _ = search_vectors(queries, documents, DEPTH, similarity=similarity, starts=starts)
     costs = {**query_costs(student, documents, data.queries.texts), "documents_per_s": rate}
     return _scored(student.name, data, rows, costs)
@@ -225,7 +228,7 @@ def query_costs(student: Student, documents: Any, queries: list[str]) -> dict[st
     timed = []
     for text in _spread(queries):
         started = time.perf_counter()
-        vector = student.encode_query([text])
+        vector = student.encode_query([text])[:, : documents.shape[1]]
         encoded = time.perf_counter()
         search_vectors(vector, documents, DEPTH, similarity="dot")
         timed.append((time.perf_counter() - started, encoded - started))

@@ -60,6 +60,7 @@ class LayerKL(Objective):
 
     needs_lists = True
     needs_live_teacher = True
+    scores_only = False
     needs_layers = True
 
     def __init__(

@@ -1,0 +1,155 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Static students, and small query towers for documents that stay as they are."""
+
+import numpy as np
+import pytest
+import torch
+from haystack import Document
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from tiny import everything, run_killed, tiny_config
+
+from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder, StudentTextEmbedder
+from haystack_integrations.components.retrievers.retort import StudentRetriever
+from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+from retort.students import Student, save_student
+from retort.students.create import static, two_towers
+from retort.students.onnx import SIDES
+from retort.students.static import StaticEncoder
+from retort.trainers.evaluation.exports import export_student
+from retort.trainers.recipe import Recipe
+
+TEXTS = ["the ship in the storm.", "bread", "", "what is the sum of a circle and the angle near the graph?"]
+
+
+@pytest.fixture(scope="module")
+def table(tiny_student, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("static") / "student"
+    save_student(static(tiny_student), folder)
+    return str(folder)
+
+
+def tower(layers: int, tokenizer_path: str, **options) -> dict:
+    given = {"config": tiny_config(layers), "tokenizer": tokenizer_path, "seed": layers}
+    return {"type": "retort.students.create.from_config", "init_parameters": given, **options}
+
+
+class TestStatic:
+    def test_it_gives_what_sentence_transformers_gives(self, table):
+        student = Student.load(table)
+        assert student.manifest.kind == "static"
+        plain = SentenceTransformer(table, device="cpu")
+        for side, encode in (("query", plain.encode_query), ("document", plain.encode_document)):
+            kept = [t for t in TEXTS if t]
+            np.testing.assert_allclose(student.encode(kept, side), encode(kept), atol=1e-6)
+            np.testing.assert_allclose(student.encode(kept[:1], side), encode(kept[:1]), atol=1e-6)
+        assert not student.encode_query([""]).any()
+        assert isinstance(student._encoders["query"], StaticEncoder)
+
+    def test_tokens_lie_where_the_teacher_puts_them(self, tiny_student):
+        """A text of one token has the direction of that token between the special ones."""
+        teacher, model = SentenceTransformer(tiny_student, device="cpu"), static(tiny_student)
+        found, wanted = model.encode(["bread", "ship"]), teacher.encode(["bread", "ship"])
+        np.testing.assert_allclose((found * wanted).sum(1), 1.0, atol=1e-5)
+
+    def test_frequent_tokens_weigh_less_and_special_ones_nothing(self, tiny_student):
+        weights = static(tiny_student)[0].embedding.weight.norm(dim=1)
+        assert not weights[:5].any()
+        assert (weights[5:].diff() > 0).all()
+
+    def test_fewer_dimensions_keep_the_main_directions(self, tiny_student):
+        full, cut = static(tiny_student, dim=16), static(tiny_student, dim=3)
+        assert cut.get_embedding_dimension() == 3
+        a, b = (m[0].embedding.weight.detach() for m in (full, cut))
+        np.testing.assert_allclose(a[7, :3] / a[7, 0], b[7] / b[7, 0], rtol=1e-3)
+        with pytest.raises(ValueError, match="1 to the teacher's 16"):
+            static(tiny_student, dim=17)
+
+    def test_any_recipe_trains_it(self, tiny_student, recipe_tree, beir, tmp_path, monkeypatch):
+        recipe_tree["student"] = {
+            "type": "retort.students.create.static",
+            "init_parameters": {"teacher": tiny_student, "dim": 8},
+        }
+        recipe = Recipe.from_dict(recipe_tree)
+        recipe.run(beir, tmp_path / "whole")
+        run_killed(recipe, beir, tmp_path / "killed", monkeypatch, after=8)
+        whole, killed = everything(tmp_path / "whole"), everything(tmp_path / "killed")
+        assert all(torch.equal(whole[name], killed[name]) for name in whole)
+        before = static(tiny_student, dim=8)[0].embedding.weight
+        assert not torch.equal(load_file(tmp_path / "whole/student/model.safetensors")["embedding.weight"], before)
+
+    def test_it_needs_no_export(self, table):
+        from pathlib import Path
+
+        with pytest.raises(ValueError, match="static student"):
+            export_student(Path(table))
+
+
+class TestTowers:
+    @pytest.mark.parametrize("query", ["static", "from_config"])
+    def test_a_query_tower_learns_and_documents_stay(
+        self, query, tiny_student, tokenizer_path, recipe_tree, beir, tmp_path
+    ):
+        """Indexes that are there stay valid: the space is that of the document model."""
+        made = tower(1, tokenizer_path)
+        if query == "static":
+            made = {"type": "retort.students.create.static", "init_parameters": {"teacher": tiny_student}}
+        frozen = {
+            "type": "retort.students.create.pretrained",
+            "init_parameters": {"model": tiny_student},
+            "frozen": True,
+        }
+        recipe_tree["student"] = {
+            "type": "retort.students.create.two_towers",
+            "init_parameters": {"query": made, "document": frozen},
+        }
+        Recipe.from_dict(recipe_tree).run(beir, tmp_path / "run")
+        student, documents = Student.load(str(tmp_path / "run/student")), Student.load(tiny_student)
+        assert student.space == documents.space
+        assert student.fingerprint != documents.fingerprint
+        np.testing.assert_array_equal(student.encode_document(TEXTS), documents.encode_document(TEXTS))
+        before = two_towers(made, frozen)
+        assert not np.allclose(student.encode_query(TEXTS[:2]), before.encode_query(TEXTS[:2]), atol=1e-4)
+
+        store = QdrantEdgeDocumentStore(path=str(tmp_path / "index"))
+        embedded = StudentDocumentEmbedder(model=tiny_student, progress_bar=False).run(
+            [Document(content=text) for text in TEXTS if text]
+        )
+        store.write_documents(embedded["documents"])
+        asked = StudentTextEmbedder(model=str(tmp_path / "run/student")).run(text="bread")
+        hits = StudentRetriever(document_store=store).run(
+            query_embedding=asked["embedding"], space=asked["space"], top_k=2
+        )
+        assert len(hits["documents"]) == 2
+        store.close()
+
+    def test_dropout_spares_what_is_frozen(self, tiny_model, tokenizer_path, tmp_path):
+        from retort.trainers.distiller import Distiller, Spec
+
+        save_student(tiny_model(3, dropout=0.5), tmp_path / "documents")
+        document = {
+            "type": "retort.students.create.pretrained",
+            "init_parameters": {"model": str(tmp_path / "documents")},
+            "frozen": True,
+        }
+        model = two_towers(tower(1, tokenizer_path), document)
+        distiller = Distiller(model, {"s": []}, Spec(16, {}, {}), scale=1.0).train()
+        learning = distiller.enter("s")
+        assert learning
+        assert all(p.requires_grad for p in model[0].sub_modules["query"].parameters())
+        assert not any(p.requires_grad for p in model[0].sub_modules["document"].parameters())
+        assert not any(m.training for m in model[0].sub_modules["document"].modules() if list(m.parameters()))
+
+    def test_a_static_query_side_is_exported_as_a_table(self, tiny_student, tmp_path):
+        query = {"type": "retort.students.create.static", "init_parameters": {"teacher": tiny_student}}
+        document = {"type": "retort.students.create.pretrained", "init_parameters": {"model": tiny_student}}
+        folder = tmp_path / "towers"
+        save_student(two_towers(query, document), folder)
+        export_student(folder, precision="float32")
+        plain, graph = (Student.load(str(folder), backend=b, precision="float32") for b in ("torch", "onnx"))
+        for side in SIDES:
+            np.testing.assert_allclose(graph.encode(TEXTS[:2], side), plain.encode(TEXTS[:2], side), atol=1e-5)
+        assert isinstance(graph._encoders["query"], StaticEncoder)
+        assert graph.megabytes > 0
