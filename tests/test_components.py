@@ -233,8 +233,6 @@ class TestStudentRetriever:
             ({"top_k": 0}, "top_k must be above 0"),
             ({"document_store": 3}, "QdrantEdgeDocumentStore or a QdrantDocumentStore, not int"),
             ({"oversampling": 0.5}, "oversampling must be 1 or more"),
-            ({"rescore": False, "oversampling": 2.0}, "does not quantise embeddings: leave out rescore, oversampling"),
-            ({"ignore_quantization": True}, "leave out ignore_quantization"),
         ],
     )
     def test_bad_parameters(self, store, options, message):

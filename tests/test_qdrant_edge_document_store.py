@@ -27,6 +27,7 @@ from haystack.testing import document_store as sync_tests
 from haystack.testing import document_store_async as async_tests
 from haystack.utils.filters import document_matches_filter
 
+from haystack_integrations.components.retrievers.retort import StudentRetriever
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore, shared_shard
 from haystack_integrations.document_stores.retort.edge_filters import document_matches
 
@@ -128,7 +129,13 @@ class TestHaystackAsyncContract(
 class TestSerialisation:
     def test_to_dict(self):
         store = QdrantEdgeDocumentStore(path="a/b", embedding_dim=3, similarity="l2", return_embedding=True)
-        parameters = {"path": "a/b", "embedding_dim": 3, "similarity": "l2", "return_embedding": True}
+        parameters = {
+            "path": "a/b",
+            "embedding_dim": 3,
+            "similarity": "l2",
+            "return_embedding": True,
+            "quantization": None,
+        }
         assert store.to_dict() == {"type": TYPE, "init_parameters": parameters}
         assert QdrantEdgeDocumentStore.from_dict(store.to_dict()).to_dict() == store.to_dict()
 
@@ -147,6 +154,51 @@ class TestSerialisation:
     def test_unknown_similarity(self):
         with pytest.raises(ValueError, match="euclid"):
             QdrantEdgeDocumentStore(similarity="euclid")
+
+
+class TestQuantization:
+    """The engine quantises what its optimiser has built a graph of: from about 10 MB of embeddings."""
+
+    @pytest.fixture(scope="class")
+    def vectors(self):
+        made = np.random.default_rng(0).standard_normal((2600, 1024)).astype(np.float32)
+        return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+    @pytest.mark.parametrize("quantization", ["int8", "binary"])
+    def test_rescoring_gives_the_true_scores(self, tmp_path, vectors, quantization):
+        store = QdrantEdgeDocumentStore(path=str(tmp_path / "index"), quantization=quantization)
+        store.write_documents([Document(id=str(i), embedding=v) for i, v in enumerate(vectors.tolist())])
+        store.optimize()
+        assert store.describe()["quantization"] == quantization
+        query = vectors[7] + 0.2 * vectors[8]
+        query /= np.linalg.norm(query)
+        hits = store.search(query)
+        assert [hit.id for hit in hits[:2]] == ["7", "8"]
+        assert hits[0].score == pytest.approx(float(vectors[7] @ query), abs=1e-4)
+        rough = store.search(query, rescore=False)
+        assert rough[0].id == "7"
+        assert abs(rough[0].score - hits[0].score) > 1e-5
+        assert store.search(query, ignore_quantization=True)[0].score == pytest.approx(hits[0].score, abs=1e-5)
+        retriever = StudentRetriever(document_store=store, rescore=False, allow_unstamped=True, top_k=1)
+        found = retriever.run(query_embedding=query.tolist())["documents"]
+        assert found[0].score == pytest.approx(rough[0].score)
+        store.close()
+
+    def test_an_index_keeps_its_own(self, path):
+        store = QdrantEdgeDocumentStore(path=path, quantization="int8")
+        store.write_documents([Document(id="a", embedding=[3.0, 4.0])])
+        assert QdrantEdgeDocumentStore.from_dict(store.to_dict()).quantization == "int8"
+        store.close()
+        again = QdrantEdgeDocumentStore(path=path)
+        assert again.describe()["quantization"] == "int8"
+        again.close()
+        other = QdrantEdgeDocumentStore(path=path, quantization="binary")
+        with pytest.raises(DocumentStoreError, match="built with quantization='int8', not with 'binary'"):
+            other.count_documents()
+
+    def test_unknown(self):
+        with pytest.raises(ValueError, match="nibble"):
+            QdrantEdgeDocumentStore(quantization="nibble")
 
 
 class TestMissingIndex:

@@ -15,6 +15,7 @@ from haystack.document_stores.types import DuplicatePolicy
 from qdrant_edge import (
     Filter,
     PayloadSelector,
+    QuantizationSearchParams,
     Query,
     QueryRequest,
     Record,
@@ -26,10 +27,12 @@ from qdrant_edge import (
 
 from .edge_documents import DENSE_VECTOR, SPARSE_VECTOR, as_json, embedding_dimension, point_id, to_document, to_point
 from .edge_filters import convert_filters
-from .shared_shard import DISTANCES, SharedShard, acquire, create_index, release
+from .shared_shard import DISTANCES, QUANTIZATIONS, SharedShard, acquire, create_index, release
 
 _PAGE = 1000
 _TIE_WINDOW = 1000
+# How many times as many as are asked for are found by quantised embeddings, to choose from by the true ones.
+_OVERSAMPLING = {"int8": 2.0, "binary": 4.0}
 _META = PayloadSelector.Include(["meta"])
 
 
@@ -70,6 +73,7 @@ class QdrantEdgeDocumentStore:
         embedding_dim: int | None = None,
         similarity: Literal["cosine", "dot_product", "l2"] = "cosine",
         return_embedding: bool = False,
+        quantization: Literal["int8", "binary"] | None = None,
     ) -> None:
         """
         Create the document store. Nothing is opened until it is used, and no folder is created until it is written to.
@@ -82,16 +86,24 @@ class QdrantEdgeDocumentStore:
             How embeddings are compared. An existing index keeps the one it was built with, and must be opened with it.
         :param return_embedding:
             Whether documents are returned with their embeddings, dense and sparse.
+        :param quantization:
+            Keep embeddings also in a byte (`int8`) or a bit (`binary`) a dimension: what the search graph is built and
+            searched by. What that finds is scored once more by the embeddings themselves. An existing index keeps what
+            it was built with; `None` takes it as it is.
         :raises ValueError:
-            If `similarity` is unknown.
+            If `similarity` or `quantization` is unknown.
         """
         if similarity not in DISTANCES:
             msg = f"Unknown similarity '{similarity}'. Valid values are: {sorted(DISTANCES)}"
+            raise ValueError(msg)
+        if quantization is not None and quantization not in QUANTIZATIONS:
+            msg = f"Unknown quantization '{quantization}'. Valid values are: {sorted(QUANTIZATIONS)}"
             raise ValueError(msg)
         self.path = path
         self.embedding_dim = embedding_dim
         self.similarity = similarity
         self.return_embedding = return_embedding
+        self.quantization = quantization
         self._shard: SharedShard | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,6 +119,7 @@ class QdrantEdgeDocumentStore:
             embedding_dim=self.embedding_dim,
             similarity=self.similarity,
             return_embedding=self.return_embedding,
+            quantization=self.quantization,
         )
 
     @classmethod
@@ -151,14 +164,15 @@ class QdrantEdgeDocumentStore:
         Describe the index.
 
         :returns:
-            Its real or future `path`, `embedding_dim` (`None`: not known yet), `similarity`, the number of `documents`
-            and of those `indexed`, whose embeddings are in the search graph.
+            Its real or future `path`, `embedding_dim` (`None`: not known yet), `similarity`, `quantization`, the number
+            of `documents` and of those `indexed`, whose embeddings are in the search graph.
         """
         shard = self._open()
         return {
             "path": shard.path if shard else self.path,
             "embedding_dim": shard.embedding_dim if shard and shard.embedding_dim else self.embedding_dim,
             "similarity": self.similarity,
+            "quantization": shard.quantization if shard else self.quantization,
             "documents": shard.count() if shard else 0,
             "indexed": shard.count_indexed() if shard else 0,
         }
@@ -177,14 +191,14 @@ class QdrantEdgeDocumentStore:
         Open the index, or return `None` where there is none: reading creates nothing.
         """
         if self._shard is not None and self._shard.is_current():
-            self._shard.check(self.embedding_dim, self.similarity)
+            self._shard.check(self.embedding_dim, self.similarity, self.quantization)
         else:
             self._shard = acquire(self)
         return self._shard
 
     def _open_or_create(self) -> SharedShard:
         while (shard := self._open()) is None:
-            create_index(self.path)
+            create_index(self.path, self.quantization)
         return shard
 
     # Writing
@@ -422,6 +436,9 @@ class QdrantEdgeDocumentStore:
         return_embedding: bool | None = None,
         hnsw_ef: int | None = None,
         exact: bool | None = None,
+        rescore: bool | None = None,
+        oversampling: float | None = None,
+        ignore_quantization: bool | None = None,
     ) -> list[Document]:
         """
         Return the documents whose embeddings are most similar to a query's.
@@ -440,6 +457,12 @@ class QdrantEdgeDocumentStore:
             The number of candidates that the search graph keeps: more is more accurate and slower.
         :param exact:
             Whether to compare the query with every embedding, passing the graph by.
+        :param rescore:
+            In a quantised index, whether what was found is scored by the embeddings themselves; it is by default.
+        :param oversampling:
+            In a quantised index, how many times `top_k` are found to choose from; by default 2 (`int8`), 4 (`binary`).
+        :param ignore_quantization:
+            Whether to search by the embeddings themselves.
         :returns:
             The documents, best first, with scores of which a higher one is better (with `similarity="l2"` the negative
             distance). Among the first 1,000, equal scores are ordered by document id.
@@ -471,11 +494,18 @@ class QdrantEdgeDocumentStore:
                 "run them through a document embedder before they are written."
             )
             raise DocumentStoreError(msg)
+        quantized = None
+        if shard.quantization is not None and not sparse:
+            quantized = QuantizationSearchParams(
+                ignore=bool(ignore_quantization),
+                rescore=True if rescore is None else rescore,
+                oversampling=oversampling or _OVERSAMPLING[shard.quantization],
+            )
         request = partial(
             QueryRequest,
             query=_sparse_query(query_embedding) if sparse else _dense_query(query_embedding, shard),
             filter=condition,
-            params=SearchParams(hnsw_ef=hnsw_ef, exact=bool(exact)),
+            params=SearchParams(hnsw_ef=hnsw_ef, exact=bool(exact), quantization=quantized),
             with_payload=True,
             with_vector=self.return_embedding if return_embedding is None else return_embedding,
         )
@@ -507,6 +537,9 @@ class QdrantEdgeDocumentStore:
         return_embedding: bool | None = None,
         hnsw_ef: int | None = None,
         exact: bool | None = None,
+        rescore: bool | None = None,
+        oversampling: float | None = None,
+        ignore_quantization: bool | None = None,
     ) -> list[Document]:
         """
         Return the documents whose embeddings are most similar to a query's, see `search`.
@@ -525,6 +558,12 @@ class QdrantEdgeDocumentStore:
             The number of candidates that the search graph keeps.
         :param exact:
             Whether to compare the query with every embedding.
+        :param rescore:
+            Whether to score once more what a quantised index found.
+        :param oversampling:
+            How many times `top_k` a quantised index finds.
+        :param ignore_quantization:
+            Whether to search by the embeddings themselves.
         :returns:
             The documents, best first.
         """
@@ -537,6 +576,9 @@ class QdrantEdgeDocumentStore:
             return_embedding=return_embedding,
             hnsw_ef=hnsw_ef,
             exact=exact,
+            rescore=rescore,
+            oversampling=oversampling,
+            ignore_quantization=ignore_quantization,
         )
 
     def _records(

@@ -18,6 +18,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from haystack.document_stores.errors import DocumentStoreError
 from qdrant_edge import (
+    BinaryQuantizationConfig,
     CountRequest,
     Distance,
     EdgeConfig,
@@ -26,6 +27,8 @@ from qdrant_edge import (
     Filter,
     HasVectorCondition,
     Point,
+    ScalarQuantizationConfig,
+    ScalarType,
     UpdateOperation,
 )
 
@@ -35,6 +38,11 @@ if TYPE_CHECKING:
     from .qdrant_edge_document_store import QdrantEdgeDocumentStore
 
 DISTANCES = {"cosine": "Cosine", "dot_product": "Dot", "l2": "Euclid"}
+# Kept in memory, beside the full ones: they exist to be fast.
+QUANTIZATIONS: dict[str, tuple[str, ScalarQuantizationConfig | BinaryQuantizationConfig]] = {
+    "int8": ("scalar", ScalarQuantizationConfig(ScalarType.Int8, quantile=0.99, always_ram=True)),
+    "binary": ("binary", BinaryQuantizationConfig(always_ram=True)),
+}
 BATCH_SIZE = 1000
 OPTIMIZE_THRESHOLD = 10_000
 FLUSH_THRESHOLD = 50_000
@@ -68,7 +76,8 @@ class SharedShard:
         try:
             self.edge = EdgeShard.load(path)
             with open(os.path.join(path, _CONFIG_FILE), encoding="utf-8") as file:
-                dense = json.load(file)["vectors"].get(DENSE_VECTOR, {})
+                config = json.load(file)
+                dense = config["vectors"].get(DENSE_VECTOR, {})
         except Exception as error:
             if "WouldBlock" in str(error):  # the engine raises plain exceptions
                 raise DocumentStoreError(_in_use(path)) from error
@@ -78,6 +87,8 @@ class SharedShard:
             raise DocumentStoreError(msg) from error
         self.embedding_dim: int | None = dense.get("size")
         self._distance: str | None = dense.get("distance")
+        kept = config.get("quantization_config") or {}
+        self.quantization = next((name for name, (key, _) in QUANTIZATIONS.items() if key in kept), None)
         self.unindexed = self.count(_having(DENSE_VECTOR)) - self.count_indexed()
         self._unflushed = 0
 
@@ -93,7 +104,7 @@ class SharedShard:
         except FileNotFoundError:
             return False
 
-    def check(self, embedding_dim: int | None, similarity: str) -> None:
+    def check(self, embedding_dim: int | None, similarity: str, quantization: str | None) -> None:
         """
         Check that a store and the index agree.
 
@@ -101,11 +112,19 @@ class SharedShard:
             The store's dimension, `None` for any.
         :param similarity:
             The store's similarity.
+        :param quantization:
+            The store's quantisation, `None` for any.
         :raises DocumentStoreError:
             If they do not, or if the process was forked after the index was opened.
         """
         if self._process != os.getpid():
             raise DocumentStoreError(_in_use(self.path))
+        if quantization not in (None, self.quantization):
+            msg = (
+                f"The index at {self.path} was built with quantization={self.quantization!r}, not with "
+                f"{quantization!r}. Leave the parameter out to take it as it is, or index into another folder."
+            )
+            raise DocumentStoreError(msg)
         if self.embedding_dim is None:
             return
         if embedding_dim not in (None, self.embedding_dim):
@@ -237,24 +256,30 @@ def acquire(store: "QdrantEdgeDocumentStore") -> SharedShard | None:
         shard = _OPEN.get(path)
         if shard is None or not shard.is_current():
             shard = _OPEN[path] = SharedShard(path)
-        shard.check(store.embedding_dim, store.similarity)
+        shard.check(store.embedding_dim, store.similarity, store.quantization)
         shard.stores.add(store)
         return shard
 
 
-def create_index(path: str) -> None:
+def create_index(path: str, quantization: str | None) -> None:
     """
     Create an empty index beside its place and move it there, so that an interrupted one is never taken for an index.
 
     :param path:
         The folder, missing or empty.
+    :param quantization:
+        How embeddings are kept besides, `None` for not at all.
     """
     path = os.path.realpath(path)
     aside = f"{path}.{uuid4().hex}.tmp"
     os.makedirs(aside)
     try:
         # The engine wants one kind of vector at least; dense ones follow once their dimension is known.
-        EdgeShard.create(aside, EdgeConfig(sparse_vectors={SPARSE_VECTOR: EdgeSparseVectorParams()})).close()
+        config = EdgeConfig(
+            sparse_vectors={SPARSE_VECTOR: EdgeSparseVectorParams()},
+            quantization_config=QUANTIZATIONS[quantization][1] if quantization else None,
+        )
+        EdgeShard.create(aside, config).close()
         os.rename(aside, path)
     except OSError:
         if not _index_exists(path):  # else somebody else was faster

