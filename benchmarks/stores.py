@@ -104,8 +104,7 @@ def encode(student: "Student", texts: "TextStore", side: Any) -> "np.ndarray":
     from retort.trainers.candidates.workbench import progress_bar
     from retort.trainers.teachers.vector_cache import VectorCache, cache_root
 
-    dtype = str(student.model.dtype).removeprefix("torch.")
-    cache = VectorCache(cache_root(runner.ROOT / "benchmarks"), f"{student.fingerprint}-{dtype}", side)
+    cache = VectorCache(cache_root(runner.ROOT / "benchmarks"), f"{student.fingerprint}-{student.form}", side)
     with progress_bar(f"encoding {side} texts", len(texts)) as update:
         cache.fill(texts, lambda block: student.encode(block, side), update)
     return cache.gather(texts.item_ids)

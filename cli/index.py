@@ -6,6 +6,7 @@
 import argparse
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,9 @@ def index_documents(
     """
     Index documents through `indexing.yml` (`indexing_hybrid.yml` with a sparse student), in blocks.
 
-    An interrupted run leaves whole blocks; the same command replaces them and writes the rest. Passages that a file
-    gave before and no longer gives are deleted; files that are gone are left alone, unless `prune` is set.
+    An interrupted run leaves whole blocks; the same command goes on after them, as documents that are in the index
+    unchanged are not embedded again. Passages that a file gave before and no longer gives are deleted; files that are
+    gone are left alone, unless `prune` is set.
 
     :param student:
         The student.
@@ -81,10 +83,25 @@ def index_documents(
     target = writer.document_store
     index = reader(target)
     _refuse_other_space(index.sample_meta(), store, name, sparse)
-    with progress_bar("indexing", len(documents)) as update:
+    stamps = {SPACE_STAMP: read_space(name)}
+    if sparse is not None:
+        stamps[SPARSE_SPACE_STAMP] = read_space(_absolute(sparse), SparseStudent)
+    # Not `pipeline.run`: Haystack copies what runs along a connection, vectors number by number.
+    embedders: list[Any] = [pipeline.get_component(n) for n in pipeline.graph.nodes if n != "writer"]
+    filled = index.sample_meta() is not None
+    written: Future[Any] | None = None
+    with ThreadPoolExecutor(1) as pool, progress_bar("indexing", len(documents)) as update:
         for start in range(0, len(documents), BLOCK):
-            pipeline.run({"embedder": {"documents": documents[start : start + BLOCK]}})
-            update(len(documents[start : start + BLOCK]))
+            block = documents[start : start + BLOCK]
+            fresh = _changed(target, block, stamps) if filled else block
+            for embedder in embedders if fresh else ():
+                fresh = embedder.run(documents=fresh)["documents"]
+            if written is not None:
+                written.result()
+            written = pool.submit(writer.run, documents=fresh) if fresh else None  # while the next block is embedded
+            update(len(block))
+    if written is not None:
+        written.result()
     stale = sorted(_replaceable(index, documents, prune) - {d.id for d in documents})
     for start in range(0, len(stale), BLOCK):
         target.delete_documents(stale[start : start + BLOCK])
@@ -107,6 +124,21 @@ def reader(
 ) -> QdrantEdgeDocumentStore | ServerIndex:
     """Return what reads a document store and creates nothing."""
     return ServerIndex(document_store) if isinstance(document_store, QdrantDocumentStore) else document_store
+
+
+def _changed(store: Any, documents: list[Document], stamps: dict[str, str]) -> list[Document]:
+    """List the documents that the index has not, or has with other texts, metadata or spaces."""
+    known = store.filter_documents({"field": "id", "operator": "in", "value": [d.id for d in documents]})
+    found = {d.id: d for d in known}
+
+    def same(document: Document) -> bool:
+        there = found.get(document.id)
+        if there is None or there.content != document.content:
+            return False
+        meta = {name: value for name, value in there.meta.items() if not name.startswith("_retort_")}
+        return meta == document.meta and all(there.meta.get(name) == stamp for name, stamp in stamps.items())
+
+    return [document for document in documents if not same(document)]
 
 
 def _absolute(student: str) -> str:

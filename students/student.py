@@ -132,10 +132,12 @@ class Student:
         manifest: Manifest,
         name: str,
         encoders: Mapping[Side, Encoder] | None = None,
+        export: str = "",
     ) -> None:
         self._model = model
         self.manifest = manifest
         self.name = name
+        self._export = export
         self._encoders: dict[Side, Encoder] = dict(encoders or {})
         self._tokenizer: Any = None  # of transformers, where the encoders have another
         if model is not None:
@@ -231,7 +233,7 @@ class Student:
         backend, chosen = choose(known, backend, precision, device, changed=cut)
         if backend == "onnx" and known is not None:
             encoders: Any = open_export(folder, known, export_precision(chosen), threads)
-            return cls(None, known, model, encoders)
+            return cls(None, known, model, encoders, f"onnx {chosen}")
         loaded = load_model(
             cls.model_class(),
             model,
@@ -272,6 +274,11 @@ class Student:
     def fingerprint(self) -> str:
         """Hash of this exact artefact."""
         return self.manifest.fingerprint
+
+    @property
+    def form(self) -> str:
+        """What runs, such as `float32` or `onnx int8`: vectors of two forms are near, not equal."""
+        return self._export or str(self.model.dtype).removeprefix("torch.")
 
     @property
     def num_parameters(self) -> int:

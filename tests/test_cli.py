@@ -12,7 +12,8 @@ import pytest
 import yaml
 from tiny import write_jsonl
 
-from retort.cli import main
+from retort.cli import index, main
+from retort.students import Student
 from retort.trainers.errors import DataError
 
 
@@ -54,6 +55,34 @@ class TestIndexAndAsk:
         out = say(capsys, "index", tiny_student, "--documents", str(beir), "--store", indexed)
         assert out.startswith("40 documents")
 
+    def test_only_what_is_missing_or_changed_is_embedded(self, tiny_student, beir, tmp_path, capsys, monkeypatch):
+        """After a kill in the third block of three, and after a change of one text."""
+        embedded, real = [], Student.encode_document
+
+        def encode(self, texts, **options):
+            if len(embedded) == most:
+                raise KeyboardInterrupt
+            embedded.append(texts)
+            return real(self, texts, **options)
+
+        monkeypatch.setattr(Student, "encode_document", encode)
+        monkeypatch.setattr(index, "BLOCK", 16)
+        store, most = str(tmp_path / "index"), 2
+        command = ("index", tiny_student, "--documents", str(beir), "--store", store)
+        with pytest.raises(SystemExit):
+            main(list(command))
+        most, first = None, [text for block in embedded for text in block]
+        embedded.clear()
+        assert say(capsys, *command).startswith("40 documents")
+        assert [len(first), *map(len, embedded)] == [32, 8]
+        assert not set(first) & set(embedded[0])
+        embedded.clear()
+        lines = (beir / "corpus.jsonl").read_text().splitlines()
+        changed = json.loads(lines[3]) | {"text": "bread in the oven."}
+        (beir / "corpus.jsonl").write_text("\n".join([*lines[:3], json.dumps(changed), *lines[4:]]))
+        assert say(capsys, *command).startswith("40 documents")
+        assert embedded == [["sea bread in the oven."]]
+
     def test_another_student_cannot_add_to_an_index(self, indexed, other_student, tiny_student, beir, capsys):
         error = fail(capsys, "index", other_student, "--documents", str(beir), "--store", indexed)
         assert f"was built by {tiny_student}" in error
@@ -63,10 +92,10 @@ class TestIndexAndAsk:
         docs.mkdir()
         (docs / "a.txt").write_text("the ship in the sea. " * 100)
         (docs / "b.txt").write_text("bread and butter.")
-        index = ("index", tiny_student, "--documents", str(docs), "--store", store)
-        assert say(capsys, *index).startswith("5 documents")
+        command = ("index", tiny_student, "--documents", str(docs), "--store", store)
+        assert say(capsys, *command).startswith("5 documents")
         (docs / "a.txt").write_text("the ship.")
-        assert say(capsys, *index).startswith("2 documents")
+        assert say(capsys, *command).startswith("2 documents")
 
     def test_the_wrong_student(self, indexed, other_student, tiny_student, capsys):
         error = fail(capsys, "ask", "ship", "--store", indexed, "--student", other_student)
