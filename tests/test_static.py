@@ -105,6 +105,10 @@ class TestTowers:
             "type": "retort.students.create.two_towers",
             "init_parameters": {"query": made, "document": frozen},
         }
+        recipe_tree["stages"][0] |= {
+            "batches": "queries",
+            "objectives": [{"type": "retort.trainers.objectives.Alignment"}],
+        }
         Recipe.from_dict(recipe_tree).run(beir, tmp_path / "run")
         student, documents = Student.load(str(tmp_path / "run/student")), Student.load(tiny_student)
         assert student.space == documents.space

@@ -184,7 +184,7 @@ def build_distiller(
         for j, spec in enumerate(stage.objectives):
             where = f"stages.{i}.objectives.{j}"
             objective: Objective = recipe.create(spec, "objective", where, teacher=stage.teacher)
-            if objective.needs_lists and stage.batches == "texts":
+            if objective.needs_lists and stage.batches != "lists":
                 msg = f"{where}: {spec.type} needs candidate lists; the stage's batches are mere texts."
                 raise RecipeError(msg)
             if objective.needs_vectors and ranker:

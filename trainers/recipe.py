@@ -187,7 +187,8 @@ class Stage:
     :param name:
         Name in logs and checkpoints, unique in the recipe.
     :param batches:
-        `lists`: queries with candidates; `texts`: any queries and documents, for objectives that need no lists.
+        `lists`: queries with candidates; `texts`: any queries and documents, for objectives that need no lists;
+        `queries`: any queries, where documents have nothing to learn.
     :param teacher:
         Teacher of the objectives that name none.
     :param candidates:
@@ -212,7 +213,7 @@ class Stage:
     steps: int
     objectives: list[WeightedComponent]
     lr: float = 5e-5
-    batches: Literal["lists", "texts"] = "lists"
+    batches: Literal["lists", "texts", "queries"] = "lists"
     teacher: str | None = None
     candidates: CandidatesSection | None = None
     temperature: Component | None = None

@@ -42,8 +42,9 @@ def open_stage(parts: Parts, stage: Stage, out: Path, *, number: int = 0) -> Bat
     vectors = [name for name in names if name not in scorers]
     seed, size = f"{recipe.training.seed} {place}", recipe.training.batch_size
     section = stage.candidates
-    if stage.batches == "texts" or section is None:
-        return TextBatches(bench, batch_size=size, vector_teachers=vectors, seed=seed)
+    if stage.batches != "lists" or section is None:
+        documents = stage.batches == "texts"
+        return TextBatches(bench, batch_size=size, vector_teachers=vectors, seed=seed, documents=documents)
 
     def batches(lists: CandidateLists) -> ListBatches:
         return ListBatches(

@@ -32,7 +32,7 @@ def picked(seed: object, size: int, batch: int, step: int) -> tuple[np.ndarray, 
     """
     wanted = np.arange(step * batch, (step + 1) * batch)
     epochs = wanted // size
-    return np.array([_order(seed, int(at // size), size)[at % size] for at in wanted]), epochs
+    return np.array([_order(seed, int(at // size), size)[at % size] for at in wanted], dtype=np.int64), epochs
 
 
 @lru_cache(maxsize=8)  # two epochs of a step, queries and documents
@@ -53,10 +53,12 @@ class _Vectors:
         }
 
     def of(self, query_items: np.ndarray, document_items: np.ndarray) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        return {
-            name: (torch.from_numpy(q.gather(query_items)), torch.from_numpy(d.gather(document_items)))
-            for name, (q, d) in self._caches.items()
-        }
+        found = {}
+        for name, (q, d) in self._caches.items():
+            queries = torch.from_numpy(q.gather(query_items))
+            given = torch.from_numpy(d.gather(document_items)) if len(document_items) else queries[:0]
+            found[name] = (queries, given)
+        return found
 
 
 class ListBatches:
@@ -215,14 +217,18 @@ class TextBatches:
         Teachers whose vectors the stage needs.
     :param seed:
         Seed of the order.
+    :param documents:
+        Whether there are any.
     """
 
-    def __init__(self, bench: Workbench, *, batch_size: int, vector_teachers: list[str], seed: object) -> None:
+    def __init__(
+        self, bench: Workbench, *, batch_size: int, vector_teachers: list[str], seed: object, documents: bool = True
+    ) -> None:
         self._bench = bench
         self._seed = seed
         self._vectors = _Vectors(bench, vector_teachers)
-        queries, documents = len(bench.data.queries), len(bench.data.corpus)
-        self._documents = max(1, round(batch_size * documents / (queries + documents)))
+        queries, others = len(bench.data.queries), len(bench.data.corpus)
+        self._documents = max(1, round(batch_size * others / (queries + others))) if documents else 0
         self._queries = max(1, batch_size - self._documents)
         self.size = queries
         self.queries_with_positive = 0
