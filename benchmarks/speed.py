@@ -377,12 +377,12 @@ def store_figures(shared: Shared) -> dict[str, Any]:
 
 
 @contextmanager
-def edge_store() -> Iterator[Any]:
-    """Yield an empty Edge store that keeps embeddings in a byte a dimension, too."""
+def edge_store(quantization: Any = "int8") -> Iterator[Any]:
+    """Yield an empty Edge store that keeps embeddings in a byte a dimension, too, or as it is told."""
     from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 
     folder = Path(tempfile.mkdtemp(prefix="retort-speed-"))
-    store = QdrantEdgeDocumentStore(path=str(folder / "index"), quantization="int8")
+    store = QdrantEdgeDocumentStore(path=str(folder / "index"), quantization=quantization)
     try:
         yield store
     finally:

@@ -4,8 +4,11 @@
 """`retort index`."""
 
 import argparse
+import os
 import sys
 import time
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from haystack.document_stores.errors import DocumentStoreError
 from haystack_integrations.components.retrievers.retort.qdrant_server import ServerIndex
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+from retort.cli.shards import Shards
 from retort.pipelines.load import is_url, load_pipeline, store_spec
 from retort.students import (
     SPACE_STAMP,
@@ -32,6 +36,8 @@ from retort.trainers.candidates.workbench import progress_bar
 from retort.trainers.data.documents import read_documents
 
 BLOCK = 2048
+SERVER_WRITERS = 4  # requests to a server at once
+SPACES = (SPACE_STAMP, SPARSE_SPACE_STAMP)
 
 
 def run(given: argparse.Namespace) -> None:
@@ -40,6 +46,8 @@ def run(given: argparse.Namespace) -> None:
     count, deleted = index_documents(
         given.student, given.documents, given.store, sparse=given.sparse, prune=given.prune
     )
+    if int(os.environ.get("RANK", "0")) > 0:  # the first process speaks for all
+        return
     print(f"{count} documents in {given.store} after {time.perf_counter() - started:.0f} s")
     if given.prune or deleted:
         print(f"{deleted} deleted that {given.documents} no longer gives")
@@ -54,7 +62,8 @@ def index_documents(
 
     An interrupted run leaves whole blocks; the same command goes on after them, as documents that are in the index
     unchanged are not embedded again. Passages that a file gave before and no longer gives are deleted; files that are
-    gone are left alone, unless `prune` is set.
+    gone are left alone, unless `prune` is set. Under `accelerate launch` all processes embed; an index in a folder is
+    written by the first, a server by all.
 
     :param student:
         The student.
@@ -71,37 +80,52 @@ def index_documents(
     :raises DocumentStoreError:
         If another student built the index.
     """
+    state = _processes()
+    first = state is None or state.is_main_process
     documents = read_documents(source)
     name, store = _absolute(student), str(store)
     dim = _dimension(name) if is_url(store) else None  # a folder takes that of the first embedding
     places: dict[str, Any] = {"student": name, "index": store, "embedding_dim": dim}
+    stamps = {SPACE_STAMP: read_space(name), STUDENT_STAMP: name}
     if sparse is None:
         pipeline = load_pipeline("indexing", **places)
     else:
         pipeline = load_pipeline("indexing_hybrid", **places, sparse=_absolute(sparse))
+        stamps |= {
+            SPARSE_SPACE_STAMP: read_space(_absolute(sparse), SparseStudent),
+            SPARSE_STUDENT_STAMP: _absolute(sparse),
+        }
     writer: Any = pipeline.get_component("writer")
-    target = writer.document_store
-    index = reader(target)
-    _refuse_other_space(index.sample_meta(), store, name, sparse)
-    stamps = {SPACE_STAMP: read_space(name)}
-    if sparse is not None:
-        stamps[SPARSE_SPACE_STAMP] = read_space(_absolute(sparse), SparseStudent)
     # Not `pipeline.run`: Haystack copies what runs along a connection, vectors number by number.
     embedders: list[Any] = [pipeline.get_component(n) for n in pipeline.graph.nodes if n != "writer"]
-    filled = index.sample_meta() is not None
-    written: Future[Any] | None = None
-    with ThreadPoolExecutor(1) as pool, progress_bar("indexing", len(documents)) as update:
-        for start in range(0, len(documents), BLOCK):
-            block = documents[start : start + BLOCK]
-            fresh = _changed(target, block, stamps) if filled else block
-            for embedder in embedders if fresh else ():
-                fresh = embedder.run(documents=fresh)["documents"]
-            if written is not None:
-                written.result()
-            written = pool.submit(writer.run, documents=fresh) if fresh else None  # while the next block is embedded
-            update(len(block))
-    if written is not None:
-        written.result()
+
+    def embed(block: list[Document]) -> list[Document]:
+        for embedder in embedders:
+            block = embedder.run(documents=block)["documents"]
+        return block
+
+    target = writer.document_store
+    index = reader(target)
+    if first:
+        _refuse_other_space(index.sample_meta(), store, name, sparse)
+    blocks = [documents[start : start + BLOCK] for start in range(0, len(documents), BLOCK)]
+    if state is None or is_url(store):  # a server is written to by all
+        own = blocks if state is None else blocks[state.process_index :: state.num_processes]
+        _fill(writer, index, own, embed, stamps, workers=SERVER_WRITERS if is_url(store) else 1)
+    else:
+        shards = Shards(Path(f"{store}.shards"), stamps)
+        for block in blocks[state.process_index :: state.num_processes]:
+            shards.put(block, embed)
+        state.wait_for_everyone()
+        if first:
+            for block in blocks:
+                writer.run(documents=shards.take(block))
+            shards.clear()
+    if state is not None:
+        state.wait_for_everyone()
+    if not first:
+        pipeline.close()
+        return 0, 0
     stale = sorted(_replaceable(index, documents, prune) - {d.id for d in documents})
     for start in range(0, len(stale), BLOCK):
         target.delete_documents(stale[start : start + BLOCK])
@@ -111,6 +135,40 @@ def index_documents(
     index.close()
     pipeline.close()
     return count, len(stale)
+
+
+def _processes() -> Any:
+    """Join the processes that `accelerate launch` started; None if there is one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:  # noqa: PLR2004
+        return None
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available())  # without, each on a CPU takes itself for the first
+
+
+def _fill(
+    writer: Any,
+    index: Any,
+    blocks: list[list[Document]],
+    embed: Callable[[list[Document]], list[Document]],
+    stamps: dict[str, str],
+    *,
+    workers: int,
+) -> None:
+    """Embed what is new, block by block, and write the blocks before meanwhile."""
+    filled = index.sample_meta() is not None
+    pending: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(workers) as pool, progress_bar("indexing", sum(map(len, blocks))) as update:
+        for block in blocks:
+            fresh = _changed(writer.document_store, block, stamps) if filled else block
+            if fresh:
+                pending.append(pool.submit(writer.run, documents=embed(fresh)))
+            while len(pending) > workers:  # bounds what waits in memory
+                pending.popleft().result()
+            update(len(block))
+        for written in pending:
+            written.result()
 
 
 def open_store(store: str) -> QdrantEdgeDocumentStore | QdrantDocumentStore:
@@ -136,7 +194,9 @@ def _changed(store: Any, documents: list[Document], stamps: dict[str, str]) -> l
         if there is None or there.content != document.content:
             return False
         meta = {name: value for name, value in there.meta.items() if not name.startswith("_retort_")}
-        return meta == document.meta and all(there.meta.get(name) == stamp for name, stamp in stamps.items())
+        return meta == document.meta and all(
+            there.meta.get(name) == stamp for name, stamp in stamps.items() if name in SPACES
+        )
 
     return [document for document in documents if not same(document)]
 

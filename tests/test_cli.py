@@ -5,14 +5,20 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
+from haystack import Document
+from haystack.dataclasses import SparseEmbedding
 from tiny import write_jsonl
 
+from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.cli import index, main
+from retort.cli.shards import Shards
 from retort.students import Student
 from retort.trainers.errors import DataError
 
@@ -82,6 +88,59 @@ class TestIndexAndAsk:
         (beir / "corpus.jsonl").write_text("\n".join([*lines[:3], json.dumps(changed), *lines[4:]]))
         assert say(capsys, *command).startswith("40 documents")
         assert embedded == [["sea bread in the oven."]]
+
+    @pytest.mark.integration
+    def test_two_processes_embed_and_one_writes(self, indexed, tiny_student, beir, tmp_path):
+        """What a killed run had embedded is taken up; the index is that of one process."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        store = tmp_path / "together"
+        code = "from retort.cli import index, main; index.BLOCK = 16; main()"
+        command = [sys.executable, "-c", code, "index", tiny_student, "--documents", str(beir), "--store", str(store)]
+        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+        ranks = [
+            subprocess.Popen(
+                command,
+                env=os.environ | place | {"RETORT_DEBUG": "1", "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        said = [rank.communicate(timeout=240) for rank in ranks]
+        for rank, (_, errors) in zip(ranks, said, strict=True):
+            assert rank.returncode == 0, errors
+        assert said[0][0].startswith("40 documents in")
+        assert said[1][0] == ""
+        assert not (tmp_path / "together.shards").exists()
+        alone, together = (
+            {d.id: d for d in QdrantEdgeDocumentStore(path=str(p), return_embedding=True).filter_documents()}
+            for p in (indexed, store)
+        )
+        assert alone.keys() == together.keys()
+        for i, document in alone.items():
+            assert together[i].meta == document.meta
+            assert together[i].embedding == pytest.approx(document.embedding, abs=1e-6)
+
+    def test_blocks_of_documents_keep_both_embeddings(self, tmp_path):
+        documents = [Document(id=str(i), content="x", meta={"n": i}) for i in range(3)]
+
+        def embed(block):
+            return [
+                replace(d, embedding=[float(i), 1.0], sparse_embedding=SparseEmbedding(list(range(i)), [0.5] * i))
+                for i, d in enumerate(block)
+            ]
+
+        shards = Shards(tmp_path / "shards", {"stamp": "s"})
+        shards.put(documents, embed)
+        shards.put(documents, None)  # not embedded again
+        taken = shards.take(documents)
+        wanted = [replace(d, meta={**d.meta, "stamp": "s"}) for d in embed(documents)]
+        assert taken == wanted
+        with pytest.raises(FileNotFoundError):
+            Shards(tmp_path / "shards", {"stamp": "other"}).take(documents)
 
     def test_another_student_cannot_add_to_an_index(self, indexed, other_student, tiny_student, beir, capsys):
         error = fail(capsys, "index", other_student, "--documents", str(beir), "--store", indexed)

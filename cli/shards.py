@@ -1,0 +1,71 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Blocks of documents that several processes embed: files hand them to the one that may write the index."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from haystack import Document
+from haystack.dataclasses import SparseEmbedding
+from safetensors.numpy import load_file, save_file
+
+from retort.students.files import replace_file
+from retort.students.hashing import canonical_json, hash_text
+
+
+class Shards:
+    """
+    A folder of embedded blocks. What is there is not embedded again, so a killed run goes on.
+
+    :param folder:
+        Where they are kept until they are written.
+    :param stamps:
+        Metadata that documents get with their embeddings; other students' blocks are other files.
+    """
+
+    def __init__(self, folder: Path, stamps: dict[str, str]) -> None:
+        self.folder = folder
+        self.stamps = stamps
+
+    def put(self, block: list[Document], embed: Callable[[list[Document]], list[Document]]) -> None:
+        """Embed a block and keep its vectors, unless they are there."""
+        path = self._path(block)
+        if path.is_file():
+            return
+        documents = embed(block)
+        tensors = {"dense": np.array([d.embedding for d in documents], dtype=np.float32)}
+        sparse = [d.sparse_embedding for d in documents if d.sparse_embedding is not None]
+        if sparse:
+            tensors["starts"] = np.cumsum([0, *(len(s.indices) for s in sparse)])
+            tensors["indices"] = np.array([i for s in sparse for i in s.indices], dtype=np.int64)
+            tensors["values"] = np.array([v for s in sparse for v in s.values], dtype=np.float32)
+        with replace_file(path) as aside:
+            save_file(tensors, aside)
+
+    def take(self, block: list[Document]) -> list[Document]:
+        """Give a block's documents with their embeddings and stamps."""
+        kept = load_file(self._path(block))
+        found = [
+            replace(d, embedding=vector, meta={**d.meta, **self.stamps})
+            for d, vector in zip(block, kept["dense"].tolist(), strict=True)
+        ]
+        if "starts" not in kept:
+            return found
+        starts = kept["starts"].tolist()
+        parts = [
+            SparseEmbedding(kept["indices"][a:b].tolist(), kept["values"][a:b].tolist()) for a, b in pairwise(starts)
+        ]
+        return [replace(d, sparse_embedding=part) for d, part in zip(found, parts, strict=True)]
+
+    def clear(self) -> None:
+        """Delete what was written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, block: list[Document]) -> Path:
+        seen = [self.stamps, [[d.id, d.content, d.meta] for d in block]]
+        return self.folder / f"{hash_text(canonical_json(seen))[:32]}.safetensors"
