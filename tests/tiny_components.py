@@ -78,3 +78,9 @@ class StubbornRanker:
     @component.output_types(documents=list[Document])
     def run(self, query: str, documents: list[Document]) -> dict[str, Any]:
         return {"documents": [replace(d, score=overlap(query, d.content or "")) for d in documents]}
+
+
+def judge(messages):
+    """Answer for an LLM: how many words question and passage share."""
+    question, passage = (set(part.lower().split()) for part in messages[-1].text.split("Passage:"))
+    return str(len(question & passage))
