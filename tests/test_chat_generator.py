@@ -14,7 +14,7 @@ from tiny import everything, run_killed
 from retort.trainers.errors import RecipeError, TeacherError
 from retort.trainers.recipe import Recipe
 from retort.trainers.teachers import Ask
-from retort.trainers.teachers.chat_generator import ChatGeneratorTeacher
+from retort.trainers.teachers.chat_generator import ChatGeneratorTeacher, ChatModel
 
 MOCK = "haystack.components.generators.chat.mock.MockChatGenerator"
 ASKS = [Ask("q1", "what is {bread}", ["a", "b"], ["flour {query}", "ship"]), Ask("q2", "sail", ["c"], ["wave"])]
@@ -44,7 +44,8 @@ class TestAnswers:
     def test_the_prompt_holds_texts_as_they_are(self):
         """Braces in texts are no places; the mock repeats what it was asked."""
         teacher = ChatGeneratorTeacher(generator=generator(), prompt="[{query}] ({document}) 5")
-        assert teacher._answer(("what is {bread}", "flour {query}")) == "[what is {bread}] (flour {query}) 5"
+        asked = [{"query": "what is {bread}", "document": "flour {query}"}]
+        assert list(teacher._model.answers(asked)) == ["[what is {bread}] (flour {query}) 5"]
 
     def test_an_estimate_comes_first(self, caplog):
         caplog.set_level(logging.INFO)
@@ -94,8 +95,8 @@ class TestBadInput:
             msg = "quota"
             raise OSError(msg)
 
-        monkeypatch.setattr(teacher._components.warm["generator"], "run", fail)
-        with pytest.raises(TeacherError, match="failed on the query 'what is {bread}': quota"):
+        monkeypatch.setattr(teacher._model._components.warm["generator"], "run", fail)
+        with pytest.raises(TeacherError, match="failed on .*what is {bread}.*: quota"):
             list(teacher.score(ASKS))
 
 
@@ -111,8 +112,8 @@ def test_a_student_learns_from_it_and_no_pair_is_asked_twice(recipe_tree, beir, 
         "objectives": [{"type": "retort.trainers.objectives.ListwiseKL"}],
     }
     recipe_tree["stages"] = [stage]
-    asked, real = [], ChatGeneratorTeacher._answer
-    monkeypatch.setattr(ChatGeneratorTeacher, "_answer", lambda self, pair: (asked.append(pair), real(self, pair))[1])
+    asked, real = [], ChatModel._answer
+    monkeypatch.setattr(ChatModel, "_answer", lambda self, prompt: (asked.append(prompt), real(self, prompt))[1])
     recipe = Recipe.from_dict(recipe_tree, allow=["tiny_components"])
     run_killed(recipe, beir, tmp_path / "killed", monkeypatch, after=4)
     assert asked

@@ -8,13 +8,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from math import log
-from typing import Protocol
+from typing import Any, Protocol
 
 from retort.trainers.data.texts import RetrievalData
+from retort.trainers.rng import rng_for
 
 _WORD = re.compile(r"\w+")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_HEADING = re.compile(r"^(?:#{1,6}\s+(?P<marked>.+?)\s*#*|(?P<plain>[^\s#>|*-].{2,80}[^\s.,;:!?]))$", re.MULTILINE)
 SHORTEST_SENTENCE = 4  # words
+LONGEST_HEADING = 12  # words
 
 
 class PseudoQueries(Protocol):
@@ -71,4 +74,140 @@ class KeySentences:
         for text in data.corpus.texts:
             sentences = [s for s in _SENTENCE.split(text) if len(_WORD.findall(s)) >= SHORTEST_SENTENCE]
             found.append(sorted(dict.fromkeys(sentences), key=weight, reverse=True)[: self.most])
+        return found
+
+
+class Headings:
+    """
+    A document's headings: lines marked as such (`# ...`), and short lines alone between empty ones.
+
+    :param most:
+        Headings a document, at most.
+    """
+
+    def __init__(self, *, most: int = 2) -> None:
+        self.most = most
+
+    def of(self, data: RetrievalData) -> list[list[str]]:
+        """List the headings of each document, in their order."""
+        found = []
+        for text in data.corpus.texts:
+            lines = ["", *text.splitlines(), ""]
+            own = []
+            for before, line, after in zip(lines, lines[1:], lines[2:], strict=False):
+                heading = _HEADING.match(line.strip())
+                if heading is None or len(_WORD.findall(line)) > LONGEST_HEADING or line.strip() == text.strip():
+                    continue
+                if heading["marked"] or not (before.strip() or after.strip()):
+                    own.append(heading["marked"] or heading["plain"])
+            found.append(list(dict.fromkeys(own))[: self.most])
+        return found
+
+
+class Spans:
+    """
+    Stretches of a document, as the inverse cloze task has them (Lee et al. 2019): a query that the rest answers.
+
+    :param words:
+        Least and greatest length.
+    :param most:
+        Spans a document.
+    :param seed:
+        Seed of their places.
+    """
+
+    def __init__(self, *, words: tuple[int, int] = (4, 10), most: int = 1, seed: int = 0) -> None:
+        self.least, self.longest = words
+        self.most = most
+        self.seed = seed
+
+    def of(self, data: RetrievalData) -> list[list[str]]:
+        """List spans of each document; one shorter than two spans has none."""
+        found = []
+        for i, text in zip(data.corpus.ids, data.corpus.texts, strict=True):
+            words, rng = text.split(), rng_for(self.seed, "span", i)
+            own = []
+            for _ in range(self.most if len(words) >= 2 * self.longest else 0):
+                length = int(rng.integers(self.least, self.longest + 1))
+                start = int(rng.integers(0, len(words) - length + 1))
+                own.append(" ".join(words[start : start + length]).strip(".,;:!?()[]\"'"))
+            found.append(own)
+        return found
+
+
+class KeyPhrases:
+    """
+    What a searcher might type: a document's rarest words that occur in it more than once, in their order.
+
+    :param words:
+        Words a phrase.
+    """
+
+    def __init__(self, *, words: int = 4) -> None:
+        self.words = words
+
+    def of(self, data: RetrievalData) -> list[list[str]]:
+        """List one phrase a document; none where fewer than two words stand out."""
+        documents = [[w.lower() for w in _WORD.findall(text)] for text in data.corpus.texts]
+        frequencies = Counter(word for words in documents for word in set(words))
+        found = []
+        for words in documents:
+            counts = Counter(w for w in words if not w.isdigit() and len(w) > 2)  # noqa: PLR2004
+            weights = {w: n * log(len(documents) / frequencies[w]) for w, n in counts.items()}
+            best = set(sorted(weights, key=lambda w: (-weights[w], w))[: self.words])
+            phrase = [w for w in dict.fromkeys(words) if w in best and weights[w] > 0]
+            found.append([" ".join(phrase)] if len(phrase) > 1 else [])
+        return found
+
+
+QUESTION_PROMPT = """\
+Write {most} short questions that somebody who searches for this passage might type, one a line, without numbers or \
+quotes. They are to be answered by it, and not to copy its words.
+
+{document}"""
+
+
+class GeneratedQuestions:
+    """
+    Questions that an LLM makes up: any chat generator of Haystack.
+
+    :param generator:
+        `{type, init_parameters}`: a component whose `run(messages)` gives `replies`.
+    :param prompt:
+        What it is asked, with `{document}` and, if it likes, `{most}`.
+    :param most:
+        Questions a document, at most.
+    :param cache:
+        A file that answers are kept in, one a line: a run that was interrupted goes on. None keeps none.
+    :param options:
+        As of `ChatGeneratorTeacher`: `revision`, `retries`, `concurrency`, `allowed_modules`.
+    :raises RecipeError:
+        If the component is no chat generator, or the prompt has no place for the document.
+    """
+
+    def __init__(
+        self,
+        *,
+        generator: dict[str, Any],
+        prompt: str = QUESTION_PROMPT,
+        most: int = 3,
+        cache: str | None = None,
+        **options: Any,
+    ) -> None:
+        from retort.trainers.teachers.chat_generator import ChatModel
+
+        self._model = ChatModel(generator, prompt, ("document",), cache=cache, **options)
+        self.most = most
+
+    def estimate(self, data: RetrievalData) -> dict[str, float]:
+        """Estimate `calls` and `tokens` of what is not kept yet."""
+        return self._model.estimate([{"document": text, "most": str(self.most)} for text in data.corpus.texts])
+
+    def of(self, data: RetrievalData) -> list[list[str]]:
+        """List the questions of each document: the lines of the answer, without bullets and numbers."""
+        asked = [{"document": text, "most": str(self.most)} for text in data.corpus.texts]
+        found = []
+        for answer in self._model.answers(asked):
+            lines = [re.sub(r"^\s*(?:[-*•]|\d+[.)])\s*", "", line).strip(" \"'") for line in answer.splitlines()]
+            found.append([line for line in lines if _WORD.search(line)][: self.most])
         return found

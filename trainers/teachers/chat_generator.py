@@ -1,14 +1,16 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""An LLM as judge: any chat generator of Haystack as teacher."""
+"""LLMs: any chat generator of Haystack, asked one prompt after the other; as teacher, a judge of pairs."""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,110 @@ Number:"""
 CHARACTERS_A_TOKEN = 4  # of English, about
 TRIED = 20  # answers without a number before the teacher is given up
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)?")
+
+
+class ChatModel:
+    """
+    A chat generator with a prompt.
+
+    :param generator:
+        `{type, init_parameters}`: a component whose `run(messages)` gives `replies`.
+    :param prompt:
+        With places in braces.
+    :param needed:
+        Places that it must have.
+    :param price:
+        Per million tokens of the prompts, in any currency.
+    :param cache:
+        A file that answers are kept in, one a line, by model and prompt. None keeps none.
+    :param options:
+        Of `HaystackComponents`.
+    :raises RecipeError:
+        If the component is no chat generator, or the prompt lacks a place.
+    """
+
+    def __init__(
+        self,
+        generator: dict[str, Any],
+        prompt: str,
+        needed: tuple[str, ...],
+        *,
+        price: float | None = None,
+        cache: str | None = None,
+        **options: Any,
+    ) -> None:
+        if missing := [f"{{{place}}}" for place in needed if f"{{{place}}}" not in prompt]:
+            msg = f"prompt: it has no {' and no '.join(missing)}."
+            raise RecipeError(msg)
+        self._components = HaystackComponents({"generator": generator}, **options)
+        if "messages" not in self._components.parameters("generator"):
+            msg = f"generator: {generator.get('type')} is no chat generator: its run takes no messages."
+            raise RecipeError(msg)
+        self._type = generator["type"]
+        self._prompt, self._price = prompt, price
+        self._cache = Path(cache) if cache is not None else None
+
+    @property
+    def key(self) -> str:
+        """The component's key (see `HaystackComponents`), and the prompt."""
+        return hash_text(canonical_json(["chat", self._components.key, self._prompt]))
+
+    def fill(self, places: dict[str, str]) -> str:
+        """Fill the prompt's places; braces in texts stay as they are."""
+        return re.sub(r"\{(\w+)\}", lambda found: places.get(found[1], found[0]), self._prompt)
+
+    def estimate(self, asked: list[dict[str, str]]) -> dict[str, float]:
+        """Estimate `calls`, `tokens` of their prompts and, with a price, `cost`, of what is not kept yet."""
+        kept = self._kept()
+        prompts = [prompt for prompt in map(self.fill, asked) if self._name(prompt) not in kept]
+        tokens = sum(map(len, prompts)) / CHARACTERS_A_TOKEN
+        found = {"calls": float(len(prompts)), "tokens": tokens}
+        return found if self._price is None else found | {"cost": tokens * self._price / 1e6}
+
+    def answers(self, asked: list[dict[str, str]]) -> Iterator[str]:
+        """
+        Ask, one answer after the other, in their order; what was given before an error is kept.
+
+        :raises TeacherError:
+            If the component fails, after its retries.
+        """
+        kept = self._kept()
+        prompts = [self.fill(places) for places in asked]
+        fresh = self._components.each(self._answer, [p for p in prompts if self._name(p) not in kept])
+        for prompt in prompts:
+            answer = kept.get(self._name(prompt))
+            if answer is None:
+                answer = next(fresh)
+                if self._cache is not None:
+                    with self._cache.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps([self._name(prompt), answer]) + "\n")
+            yield answer
+
+    def _answer(self, prompt: str) -> str:
+        from haystack.dataclasses import ChatMessage
+
+        message = ChatMessage.from_user(prompt)
+        try:
+            replies = self._components.warm["generator"].run(messages=[message])["replies"]
+        except Exception as error:
+            msg = f"{self._type} failed on {prompt[-200:]!r}: {error}"
+            raise TeacherError(msg) from error
+        return (replies[0].text or "") if replies else ""
+
+    def _name(self, prompt: str) -> str:
+        return hash_text(f"{self._components.key} {prompt}")[:32]
+
+    def _kept(self) -> dict[str, str]:
+        if self._cache is None or not self._cache.is_file():
+            return {}
+        found = {}
+        for line in self._cache.read_text(encoding="utf-8").splitlines():
+            try:
+                name, answer = json.loads(line)
+            except ValueError:  # the line that a kill cut
+                continue
+            found[name] = answer
+        return found
 
 
 class ChatGeneratorTeacher(ScoreTeacher):
@@ -77,44 +183,37 @@ class ChatGeneratorTeacher(ScoreTeacher):
         concurrency: int = 1,
         allowed_modules: list[str] | None = None,
     ) -> None:
-        if missing := [place for place in ("{query}", "{document}") if place not in prompt]:
-            msg = f"prompt: it has no {' and no '.join(missing)}."
-            raise RecipeError(msg)
         if not lowest < highest:
             msg = f"lowest and highest: the range from {lowest} to {highest} is empty."
             raise RecipeError(msg)
-        self._components = HaystackComponents(
-            {"generator": generator},
+        self._model = ChatModel(
+            generator,
+            prompt,
+            ("query", "document"),
+            price=price,
             revision=revision,
             retries=retries,
             concurrency=concurrency,
             allowed_modules=allowed_modules,
         )
-        if "messages" not in self._components.parameters("generator"):
-            msg = f"generator: {generator.get('type')} is no chat generator: its run takes no messages."
-            raise RecipeError(msg)
         self._type = generator["type"]
-        self._prompt, self._lowest, self._highest, self._price = prompt, lowest, highest, price
+        self._lowest, self._highest = lowest, highest
         self.asked = self.without_number = 0
 
     @property
     def key(self) -> str:
-        """The component's key (see `HaystackComponents`), prompt and range."""
-        return hash_text(canonical_json(["chat", self._components.key, self._prompt, self._lowest, self._highest]))
+        """The model's key (see `ChatModel`), and the range."""
+        return hash_text(canonical_json(["judge", self._model.key, self._lowest, self._highest]))
 
     def estimate(self, asks: list[Ask]) -> dict[str, float]:
         """Estimate `calls`, `tokens` of their prompts and, with a price, `cost`."""
-        prompts = [self._fill(a.query, text) for a in asks for text in a.documents]
-        tokens = sum(map(len, prompts)) / CHARACTERS_A_TOKEN
-        found = {"calls": float(len(prompts)), "tokens": tokens}
-        return found if self._price is None else found | {"cost": tokens * self._price / 1e6}
+        return self._model.estimate(_places(asks))
 
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
         """Score lists, one call a pair; see `ScoreTeacher.score`."""
         told = ", ".join(f"{value:,.0f} {name}" for name, value in self.estimate(asks).items())
         logger.info("%s is asked: %s (about)", self._type, told)
-        pairs = [(ask.query, text) for ask in asks for text in ask.documents]
-        answers = self._components.each(self._answer, pairs)
+        answers = self._model.answers(_places(asks))
         for ask in asks:
             yield np.array([self._number(next(answers)) for _ in ask.documents], dtype=np.float32)
         if self.without_number:
@@ -126,21 +225,6 @@ class ChatGeneratorTeacher(ScoreTeacher):
                 self._lowest,
                 self._highest,
             )
-
-    def _fill(self, query: str, document: str) -> str:
-        places = {"{query}": query, "{document}": document}  # not `format`: prompts and texts may hold braces
-        return re.sub(r"\{query\}|\{document\}", lambda found: places[found[0]], self._prompt)
-
-    def _answer(self, pair: tuple[str, str]) -> str:
-        from haystack.dataclasses import ChatMessage
-
-        message = ChatMessage.from_user(self._fill(*pair))
-        try:
-            replies = self._components.warm["generator"].run(messages=[message])["replies"]
-        except Exception as error:
-            msg = f"{self._type} failed on the query {pair[0]!r}: {error}"
-            raise TeacherError(msg) from error
-        return (replies[0].text or "") if replies else ""
 
     def _number(self, answer: str) -> float:
         found = _NUMBER.search(answer)
@@ -156,3 +240,7 @@ class ChatGeneratorTeacher(ScoreTeacher):
             )
             raise TeacherError(msg)
         return math.nan
+
+
+def _places(asks: list[Ask]) -> list[dict[str, str]]:
+    return [{"query": ask.query, "document": text} for ask in asks for text in ask.documents]

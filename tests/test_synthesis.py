@@ -1,0 +1,188 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Training data out of documents alone."""
+
+import json
+
+import numpy as np
+import pytest
+from haystack import Document
+from haystack.dataclasses import ChatMessage
+
+from retort.trainers.data.beir import read_beir
+from retort.trainers.data.documents import documents_to_data
+from retort.trainers.data.pseudo_queries import GeneratedQuestions, Headings, KeyPhrases, Spans
+from retort.trainers.data.synthesis import make_queries, write_training_data
+from retort.trainers.errors import DataError, RecipeError, TeacherError
+from retort.trainers.teachers.chat_generator import ChatModel
+
+MOCK = "haystack.components.generators.chat.mock.MockChatGenerator"
+
+
+def documents(*texts: str, **meta) -> list[Document]:
+    return [Document(id=f"d{i}", content=text, meta=meta) for i, text in enumerate(texts)]
+
+
+def of(source, *texts: str) -> list[list[str]]:
+    return source.of(documents_to_data("x", documents(*texts)))
+
+
+class Fixed:
+    """A source that gives what it is told to."""
+
+    def __init__(self, *queries: list[str]) -> None:
+        self.queries = queries
+
+    def of(self, data):
+        assert len(data.corpus) == len(self.queries)
+        return list(self.queries)
+
+
+class TestSources:
+    def test_headings(self):
+        text = (
+            "# Getting started #\nRun it.\n\nInstalling from source\n\nDo this and that.\n\n- a list item\n\nThe end."
+        )
+        assert of(Headings(), text, "One line alone", "no heading here, just text.") == [
+            ["Getting started", "Installing from source"],
+            [],
+            [],
+        ]
+
+    def test_spans_are_of_the_document_and_the_same_each_time(self):
+        text = " ".join(f"w{i}" for i in range(40))
+        (first,), (again,) = (of(Spans(most=3), text) for _ in range(2))
+        assert first == again
+        assert len(first) == 3
+        assert all(span in text and 4 <= len(span.split()) <= 10 for span in first)
+        assert of(Spans(), "too short for a span and the rest") == [[]]
+
+    def test_key_phrases_are_what_others_lack(self):
+        found = of(KeyPhrases(words=2), "the ship and the harbour", "the bread and the oven", "the and")
+        assert found == [["ship harbour"], ["bread oven"], []]
+
+    def test_questions_of_an_llm_are_asked_once(self, tmp_path, monkeypatch):
+        messages = [ChatMessage.from_assistant('1. What is it?\n- How so?\n\n"Why?"\n4. Too many?').to_dict()]
+        spec = {"type": MOCK, "init_parameters": {"responses": messages}}
+        asked, real = [], ChatModel._answer
+
+        def answer(self, prompt):
+            if len(asked) == most:
+                msg = "quota"
+                raise TeacherError(msg)
+            asked.append(prompt)
+            return real(self, prompt)
+
+        monkeypatch.setattr(ChatModel, "_answer", answer)
+        source = GeneratedQuestions(generator=spec, cache=str(tmp_path / "answers.jsonl"))
+        data = documents_to_data("x", documents("flour {most}", "waves"))
+        assert source.estimate(data)["calls"] == 2
+        most = 1
+        with pytest.raises(TeacherError):
+            source.of(data)
+        most = None
+        assert source.estimate(data)["calls"] == 1
+        assert source.of(data) == [["What is it?", "How so?", "Why?"]] * 2
+        assert len(asked) == 2
+        assert "Write 3 short" in asked[0]
+        assert "flour {most}" in asked[0]
+        with pytest.raises(RecipeError, match="no {document}"):
+            GeneratedQuestions(generator=spec, prompt="x")
+
+
+class TestMaking:
+    def test_what_is_dropped_and_why(self):
+        sources = {
+            "first": Fixed(
+                ["Ship in the harbour!", "ship", "harbour, the ship IN"],
+                ["common words", "a theorem about primes"],
+                ["common words"],
+                ["common words"],
+                ["common words", "word " * 50],
+            ),
+            "second": Fixed(["in the ship harbour", "storm over sea"], [], [], [], []),
+        }
+        texts = ["ship harbour storm", "bread common", "oven", "salt", "soup"]
+        made = make_queries(documents(*texts), sources)
+        assert made.made == {"first": 9, "second": 2}
+        assert made.kept == {"first": [("Ship in the harbour!", [0])], "second": [("storm over sea", [0])]}
+        assert made.dropped["first"] == {
+            "too short or long": 2,
+            "there already": 1,
+            "of too many documents": 4,
+            "does not find its own document": 1,
+        }
+        assert made.dropped["second"] == {"there already": 1}
+
+    def test_another_search_may_vouch_for_a_query(self):
+        texts = ["ship harbour", "bread oven", "salt soup"]
+        source = {"s": Fixed(["a vessel at anchor"], [], ["a vessel at sea"])}
+        assert make_queries(documents(*texts), source).kept["s"] == []
+
+        def search(asked, depth):
+            assert asked == ["a vessel at anchor", "a vessel at sea"]
+            return np.array([[0], [1]])
+
+        assert make_queries(documents(*texts), source, searches=[search], depth=1).kept["s"] == [
+            ("a vessel at anchor", [0])
+        ]
+
+
+class TestWriting:
+    @pytest.fixture
+    def many(self):
+        return [
+            Document(
+                id=f"d{i}", content=f"word{i} term{i} text", meta={"file_path": f"f{i // 2}.txt", "title": f"t{i}"}
+            )
+            for i in range(60)
+        ]
+
+    def made(self, many):
+        return make_queries(many, {"s": Fixed(*([f"word{i} and term{i}"] for i in range(60)))})
+
+    def test_a_split_by_file_that_can_be_read(self, many, tmp_path):
+        counts = write_training_data(many, self.made(many), tmp_path / "data", dev_share=0.3)
+        assert counts["documents"] == 60
+        assert counts["train"] + counts["dev"] == 60
+        files = {}
+        for split in ("train", "dev"):
+            data = read_beir(tmp_path / "data", split)
+            assert len(data.queries) == counts[split]
+            positives = {i for judged in data.qrels.values() for i in judged}
+            files[split] = {many[int(i[1:])].meta["file_path"] for i in positives}
+        assert files["train"] and files["dev"]
+        assert not files["train"] & files["dev"]
+        assert data.corpus.texts[3] == "t3 word3 term3 text"
+        card = (tmp_path / "data" / "card.md").read_text()
+        assert "| s | 60 | 60 | none |" in card
+        assert "all of them made up" in card
+        again = write_training_data(many[:40], make_queries(many[:40], {"s": Fixed(*([f"word{i} term{i}"] for i in range(40)))}), tmp_path / "less", dev_share=0.3)  # fmt: skip
+        assert again["documents"] == 40
+        less = {i for judged in read_beir(tmp_path / "less", "dev").qrels.values() for i in judged}
+        assert less == {i for judged in data.qrels.values() for i in judged if int(i[1:]) < 40}
+
+    def test_real_queries_are_dev(self, many, tmp_path):
+        asked = [("what does it say?", ["d3", "d4"]), ("and then?", ["d5"])]
+        counts = write_training_data(many, self.made(many), tmp_path / "data", asked=asked)
+        assert counts["dev"] == 2
+        dev = read_beir(tmp_path / "data", "dev")
+        assert dev.queries.texts == ["what does it say?", "and then?"]
+        assert dev.qrels["asked-0"] == {"d3": 1, "d4": 1}
+        with pytest.raises(DataError, match="names the document 'x'"):
+            write_training_data(many, self.made(many), tmp_path / "bad", asked=[("q", ["x"])])
+        assert not (tmp_path / "bad").exists()
+
+    def test_too_little(self, tmp_path):
+        few = documents("bread and butter")
+        with pytest.raises(DataError, match="Of 1 documents, 0 queries were made"):
+            write_training_data(few, make_queries(few, {"s": Spans()}), tmp_path / "data")
+
+    def test_the_same_documents_give_the_same_folder(self, many, tmp_path):
+        for name in ("a", "b"):
+            write_training_data(many, self.made(many), tmp_path / name)
+        for path in (tmp_path / "a").rglob("*.*"):
+            assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+        first = json.loads((tmp_path / "a" / "queries.jsonl").read_text().splitlines()[0])
+        assert first["_id"].startswith("s-")
