@@ -241,7 +241,7 @@ def measure_query_path(shared: Shared) -> list[dict[str, Any]]:
     store.write_documents(shared.documents(shared.student(precision="int8"), "int8"))
     store.optimize()
     house = Pipeline.loads(HOUSE_YAML.format(kind=HOUSE_TYPE, model=resolve_model(MINILM)))
-    minilm = Student.load(MINILM, device="cpu", precision="float32", max_document_tokens=256)
+    minilm = Student.load(MINILM, device="cpu", precision="auto", max_document_tokens=256)
     with stores.memory_store(minilm.dim) as memory:
         memory.write_documents(shared.documents(minilm, "minilm"))
         house.add_component("retriever", QdrantEmbeddingRetriever(document_store=memory, top_k=10))
@@ -444,7 +444,7 @@ def measure_training_step(shared: Shared) -> list[dict[str, Any]]:
             curves["theirs"].append(losses)
             return seconds / (given.steps * given.batch_size)
 
-        mine, peer, ratio = in_turn(min(shared.arguments.rounds, 3), ours, theirs)
+        mine, peer, ratio = in_turn(min(shared.arguments.rounds, 2), ours, theirs)
         apart = max(
             abs(a - b)
             for own, other in zip(curves["ours"], curves["theirs"], strict=True)

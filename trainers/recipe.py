@@ -188,7 +188,7 @@ class Stage:
         Name in logs and checkpoints, unique in the recipe.
     :param batches:
         `lists`: queries with candidates; `texts`: any queries and documents, for objectives that need no lists;
-        `queries`: any queries, where documents have nothing to learn.
+        `queries`: any queries, and sentences of the corpus in their place, where documents have nothing to learn.
     :param teacher:
         Teacher of the objectives that name none.
     :param candidates:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from retort.trainers.candidates.batches import ListBatches, TextBatches
+from retort.trainers.candidates.batches import ListBatches, QueryBatches, TextBatches
 from retort.trainers.candidates.lists import CandidateLists, build_lists
 from retort.trainers.errors import RecipeError
 from retort.trainers.loop import BatchSource
@@ -43,8 +43,8 @@ def open_stage(parts: Parts, stage: Stage, out: Path, *, number: int = 0) -> Bat
     seed, size = f"{recipe.training.seed} {place}", recipe.training.batch_size
     section = stage.candidates
     if stage.batches != "lists" or section is None:
-        documents = stage.batches == "texts"
-        return TextBatches(bench, batch_size=size, vector_teachers=vectors, seed=seed, documents=documents)
+        kind = QueryBatches if stage.batches == "queries" else TextBatches
+        return kind(bench, batch_size=size, vector_teachers=vectors, seed=seed)
 
     def batches(lists: CandidateLists) -> ListBatches:
         return ListBatches(

@@ -19,6 +19,8 @@ from retort.trainers.batch import CandidateBatch
 from retort.trainers.candidates.lists import CandidateLists, texts_of
 from retort.trainers.candidates.sampling import Sampling, draw
 from retort.trainers.candidates.workbench import ListTexts, Workbench
+from retort.trainers.data.pseudo_queries import sentences_of
+from retort.trainers.data.texts import TextStore
 from retort.trainers.rng import rng_for
 from retort.trainers.teachers.vector_cache import VectorCache
 
@@ -53,12 +55,10 @@ class _Vectors:
         }
 
     def of(self, query_items: np.ndarray, document_items: np.ndarray) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        found = {}
-        for name, (q, d) in self._caches.items():
-            queries = torch.from_numpy(q.gather(query_items))
-            given = torch.from_numpy(d.gather(document_items)) if len(document_items) else queries[:0]
-            found[name] = (queries, given)
-        return found
+        return {
+            name: (torch.from_numpy(q.gather(query_items)), torch.from_numpy(d.gather(document_items)))
+            for name, (q, d) in self._caches.items()
+        }
 
 
 class ListBatches:
@@ -217,18 +217,14 @@ class TextBatches:
         Teachers whose vectors the stage needs.
     :param seed:
         Seed of the order.
-    :param documents:
-        Whether there are any.
     """
 
-    def __init__(
-        self, bench: Workbench, *, batch_size: int, vector_teachers: list[str], seed: object, documents: bool = True
-    ) -> None:
+    def __init__(self, bench: Workbench, *, batch_size: int, vector_teachers: list[str], seed: object) -> None:
         self._bench = bench
         self._seed = seed
         self._vectors = _Vectors(bench, vector_teachers)
-        queries, others = len(bench.data.queries), len(bench.data.corpus)
-        self._documents = max(1, round(batch_size * others / (queries + others))) if documents else 0
+        queries, documents = len(bench.data.queries), len(bench.data.corpus)
+        self._documents = max(1, round(batch_size * documents / (queries + documents)))
         self._queries = max(1, batch_size - self._documents)
         self.size = queries
         self.queries_with_positive = 0
@@ -252,4 +248,56 @@ class TextBatches:
             teacher_vectors=self._vectors.of(query_items, document_items),
             query_items=[item.tobytes() for item in query_items],
             document_items=[item.tobytes() for item in document_items],
+        )
+
+
+class QueryBatches:
+    """
+    Queries without documents, for query encoders whose documents have nothing to learn.
+
+    Half of each batch are sentences of the corpus, as if somebody had asked them: a few thousand queries say little
+    about its words.
+
+    :param bench:
+        Data and models.
+    :param batch_size:
+        Texts a step.
+    :param vector_teachers:
+        Teachers whose vectors the stage needs.
+    :param seed:
+        Seed of the order.
+    """
+
+    def __init__(self, bench: Workbench, *, batch_size: int, vector_teachers: list[str], seed: object) -> None:
+        asked = bench.data.queries
+        sentences = list(dict.fromkeys(s for text in bench.data.corpus.texts for s in sentences_of(text)))
+        self._texts = TextStore([str(i) for i in range(len(asked) + len(sentences))], [*asked.texts, *sentences])
+        self._caches = {name: bench.teacher_cache(name, "query", self._texts) for name in vector_teachers}
+        self._seed = seed
+        self._sentences = batch_size // 2 if sentences else 0
+        self._queries = batch_size - self._sentences
+        self.size = len(asked)
+        self.queries_with_positive = 0
+        self.lists_hash = ""
+
+    def batch(self, step: int) -> CandidateBatch:
+        """Build the batch of a step, on the CPU."""
+        asked = picked(f"{self._seed} query", self.size, self._queries, step)[0]
+        others = len(self._texts) - self.size
+        said = picked(f"{self._seed} sentence", others, self._sentences, step)[0] + self.size if others else asked[:0]
+        rows = np.unique(np.concatenate([asked, said]))
+        items = self._texts.item_ids[rows]
+        vectors = {name: torch.from_numpy(cache.gather(items)) for name, cache in self._caches.items()}
+        empty = (len(rows), 0)
+        return CandidateBatch(
+            queries=texts_of(self._texts, rows),
+            documents=[],
+            index=torch.zeros(empty, dtype=torch.int64),
+            labels=torch.zeros(empty, dtype=torch.int8),
+            mask=torch.zeros(empty, dtype=torch.bool),
+            known_positive=torch.zeros(empty, dtype=torch.bool),
+            sources=torch.zeros(empty, dtype=torch.int8),
+            teacher_vectors={name: (found, found[:0]) for name, found in vectors.items()},
+            query_items=[item.tobytes() for item in items],
+            document_items=[],
         )

@@ -72,9 +72,13 @@ class KeySentences:
 
         found = []
         for text in data.corpus.texts:
-            sentences = [s for s in _SENTENCE.split(text) if len(_WORD.findall(s)) >= SHORTEST_SENTENCE]
-            found.append(sorted(dict.fromkeys(sentences), key=weight, reverse=True)[: self.most])
+            found.append(sorted(dict.fromkeys(sentences_of(text)), key=weight, reverse=True)[: self.most])
         return found
+
+
+def sentences_of(text: str) -> list[str]:
+    """List a text's sentences of at least four words, in their order."""
+    return [s for s in _SENTENCE.split(text) if len(_WORD.findall(s)) >= SHORTEST_SENTENCE]
 
 
 class Headings:
