@@ -35,7 +35,7 @@ def main() -> None:
     )
     parser.add_argument("--tokens", nargs=2, type=int, default=[24, 64], help="query and document (default: 24 64)")
     arguments = parser.parse_args()
-    arguments.log_every = arguments.steps
+    arguments.log_every, arguments.precision = arguments.steps, "no"
     folder = runner.data_folder("wiki") / "wiki"
     with tempfile.TemporaryDirectory() as scratch:
         without_dropout(Path(scratch))
@@ -112,7 +112,7 @@ def recipe_for(arguments: argparse.Namespace, seed: int, scratch: Path) -> Any:
             "training": {
                 "batch_size": arguments.batch_size,
                 "seed": seed,
-                "precision": "no",
+                "precision": arguments.precision,
                 "weight_decay": 0.01,
                 "warmup": 0.1,
                 "clip": 1.0,
