@@ -329,7 +329,7 @@ def static(teacher: str, *, dim: int | None = None, sif: float = 1e-5, **options
     first, *rest = words("")["input_ids"]
     special = set(words.all_special_ids)
     ids = torch.tensor([i for i in range(len(words)) if i not in special])
-    table = torch.zeros(len(words), width)
+    table = torch.zeros(len(words), width, dtype=torch.float32)
     with torch.inference_mode():
         for block in ids.split(TOKENS_A_PASS):
             rows = [torch.full_like(block, i) for i in (first, *rest)]
@@ -339,8 +339,8 @@ def static(teacher: str, *, dim: int | None = None, sif: float = 1e-5, **options
     if dim is not None:
         own = table[ids] - table[ids].mean(0)
         axes = torch.linalg.svd(own.T @ own).U[:, :dim]
-        table = torch.zeros(len(words), dim).index_copy(0, ids, own @ axes)
-    rank = torch.zeros(len(words)).index_copy(0, ids, torch.arange(1.0, len(ids) + 1)).clamp(min=1)
+        table = torch.zeros(len(words), dim, dtype=torch.float32).index_copy(0, ids, own @ axes)
+    rank = torch.ones_like(table[:, 0]).index_copy(0, ids, torch.arange(1, len(ids) + 1).to(table.dtype))
     table *= (sif / (sif + 1 / (rank * math.log(max(len(ids), 2)))))[:, None]
     table /= table.norm(dim=1).mean().clamp(min=1e-12)  # a learning rate then suits any teacher
     tower = StaticEmbedding(words.backend_tokenizer, embedding_weights=table.clone())

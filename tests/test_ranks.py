@@ -39,6 +39,7 @@ EXACT = [
     "ar2",
     "views",
     "sparse",
+    "towers",
 ]
 
 
@@ -52,7 +53,7 @@ def data(beir):
 
 
 @pytest.fixture
-def jobs(recipe_tree, prod_tree, trunk, tiny_ranker):
+def jobs(recipe_tree, prod_tree, trunk, tiny_ranker, tiny_student):
     """The recipe with all kinds of objectives, heads and a learned temperature, in float64 without dropout."""
     whole = copy.deepcopy(recipe_tree)
     whole["student"]["type"] = "two_ranks.double_student"
@@ -141,6 +142,17 @@ def jobs(recipe_tree, prod_tree, trunk, tiny_ranker):
     sparse["stages"][0]["candidates"]["sampling"] = "multiset"
     sparse["stages"][0]["objectives"] = [{"type": f"{KIND}.{name}"} for name in ("Contrastive", "Flops")]
 
+    # A table for queries, documents that stay, batches without them; vectors that may be cut.
+    towers = copy.deepcopy(whole)
+    table = {"type": "retort.students.create.static", "init_parameters": {"teacher": tiny_student}}
+    frozen = {"type": "retort.students.create.pretrained", "init_parameters": {"model": tiny_student}, "frozen": True}
+    towers["student"] = {
+        "type": "two_ranks.double_towers",
+        "init_parameters": {"query": table, "document": frozen},
+    }
+    towers["training"] |= {"dims": [8, 3], "accumulation": 2}
+    towers["stages"][0] |= {"batches": "queries", "objectives": [{"type": f"{KIND}.Alignment"}]}
+
     def changed(tree, **training):
         tree = copy.deepcopy(tree)
         tree["training"] |= training
@@ -160,6 +172,7 @@ def jobs(recipe_tree, prod_tree, trunk, tiny_ranker):
         "ar2": ar2,
         "views": views,
         "sparse": sparse,
+        "towers": towers,
         # Float32 with dropout: the ranks must agree, and a killed run must come back to it.
         "dropout": long(recipe_tree),
     }

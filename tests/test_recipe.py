@@ -55,7 +55,7 @@ class TestErrors:
             ("stages.0.steps", True, "stages.0.steps: expected int, found True"),
             ("stages.0.steps", 0, "stages.0: steps and lr must be above 0"),
             ("stages.0.lr", "fast", "stages.0.lr: expected float, found 'fast'"),
-            ("stages.0.batches", "pairs", "stages.0.batches: must be one of lists, texts; it is 'pairs'"),
+            ("stages.0.batches", "pairs", "stages.0.batches: must be one of lists, texts, queries; it is 'pairs'"),
             ("stages.0.weighting", {"weight": 1}, "stages.0.weighting: nothing fills this role yet"),
             ("stages.1.name", "align", "stages: names must differ"),
             ("stages.1.candidates", None, "stages.1.candidates: needed for batches of lists"),

@@ -36,6 +36,11 @@ def double_sparse(**parameters: Any) -> Any:
     return create.sparse(**parameters).double()
 
 
+def double_towers(**parameters: Any) -> Any:
+    """Start two towers in float64; what is frozen stays so."""
+    return create.two_towers(**parameters).double()
+
+
 def run_all(jobs: dict[str, dict], data: Path, out: Path) -> None:
     torch.set_num_threads(1)
     real = Loop._save
