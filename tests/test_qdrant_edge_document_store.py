@@ -414,6 +414,7 @@ class TestWriting:
             "path": path,
             "embedding_dim": 4,
             "similarity": "cosine",
+            "quantization": None,
             "documents": 4,
             "indexed": 0,
         }
