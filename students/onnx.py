@@ -106,7 +106,7 @@ class Graph:
             yield chunk, self._run([encoded[i] for i in chunk])
 
     def _run(self, encoded: list[Any]) -> np.ndarray:
-        width = max(1, *(len(e.ids) for e in encoded)) if len(encoded) > 1 else max(1, len(encoded[0].ids))
+        width = max([1, *(len(e.ids) for e in encoded)])
         ids = np.full((len(encoded), width), self._pad, dtype=np.int64)
         mask, types = np.zeros_like(ids), np.zeros_like(ids)
         for row, e in enumerate(encoded):
