@@ -296,10 +296,10 @@ def static(teacher: str, *, dim: int | None = None, sif: float = 1e-5, **options
     r"""
     Start a student that is a table: a text's vector is the mean of its tokens', of length 1.
 
-    Each token of the teacher's vocabulary is passed through it alone (Model2Vec, Tulkens & van Dongen 2024); the
-    vectors are centred and cut to their `dim` main directions, and weighted so that frequent tokens count less (Arora
-    et al. 2017): $w = a / (a + p)$, where the probability $p$ of token number $r$ is taken as $1 / (r \ln v)$ (Zipf),
-    vocabularies being ordered by frequency.
+    Each token of the teacher's vocabulary is passed through it alone (Model2Vec, Tulkens & van Dongen 2024); with `dim`
+    the vectors are centred and cut to their main directions; they are weighted so that frequent tokens count less
+    (Arora et al. 2017): $w = a / (a + p)$, where the probability $p$ of token number $r$ is taken as $1 / (r \ln v)$
+    (Zipf), vocabularies being ordered by frequency.
 
     :param teacher:
         A folder, a Hub id, or `package:NAME/SUBFOLDER` of a bi-encoder with a fast tokenizer.

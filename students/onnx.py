@@ -26,7 +26,7 @@ from retort.students.encoding import CPU_TOKENS, plan_chunks
 from retort.students.files import replace_folder
 from retort.students.layers import attend_step_by_step
 from retort.students.scoring import Pair, is_ranker
-from retort.students.sides import Side, route
+from retort.students.sides import SIDES, Side, route
 from retort.students.static import WEIGHTS, StaticEncoder, static_encoder
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 ExportPrecision = Literal["float32", "int8"]
 FOLDER, GRAPH, TOKENIZER = "onnx", "model.onnx", "tokenizer.json"
-SIDES: tuple[Side, Side] = ("query", "document")
 INSTALL = "pip install 'retort-haystack[onnx]'"
 _SAMPLE = ["a text", "another text that is longer than the first", "and one more"]
 _TOLERANCE = 1e-3  # float32 in another order of operations

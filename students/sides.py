@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sentence_transformers.base.model import BaseModel
 
 Side = Literal["query", "document"]
+SIDES: tuple[Side, Side] = ("query", "document")
 
 _FEWEST_TOKENS = 3  # two special ones and a word
 

@@ -20,9 +20,9 @@ from retort.students.files import replace_folder, resolve_model
 from retort.students.hashing import fingerprint_of, space_of
 from retort.students.loading import Precision, load_model, pick_device, set_precision
 from retort.students.manifest import MANIFEST_FILE, Manifest, ManifestError
-from retort.students.onnx import SIDES, ExportError, open_export
+from retort.students.onnx import ExportError, open_export
 from retort.students.scoring import is_ranker, pair_prompt
-from retort.students.sides import Side, max_tokens, prompt_for, set_max_tokens
+from retort.students.sides import SIDES, Side, max_tokens, prompt_for, set_max_tokens
 from retort.students.static import static_encoder
 from retort.students.views import view_texts
 
@@ -62,7 +62,6 @@ def _describe_embedder(model: SentenceTransformer) -> dict[str, Any]:
     from sentence_transformers import SparseEncoder
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-    sides: tuple[Side, Side] = ("query", "document")
     return {
         "kind": "sparse"
         if isinstance(model, SparseEncoder)
@@ -71,8 +70,8 @@ def _describe_embedder(model: SentenceTransformer) -> dict[str, Any]:
         else "dense",
         "dim": int(model.get_embedding_dimension() or 0),
         "similarity": model.similarity_fn_name,
-        "prompts": {side: prompt_for(model, side) for side in sides},
-        "max_tokens": {side: max_tokens(model, side) for side in sides},
+        "prompts": {side: prompt_for(model, side) for side in SIDES},
+        "max_tokens": {side: max_tokens(model, side) for side in SIDES},
         "space": space_of(model),
     }
 
@@ -290,7 +289,7 @@ class Student:
         """Size of the weights, in the precision that runs."""
         if self._model is not None:
             return sum(p.numel() * p.element_size() for p in self._model.parameters()) / 1e6
-        return sum(encoder.megabytes for encoder in {id(e): e for e in self._encoders.values()}.values())
+        return sum(encoder.megabytes for encoder in self._encoders.values())
 
     def encode_query(self, texts: Sequence[str], **options: Any) -> np.ndarray:
         """Encode queries: `[n, dim]` float32. Options as in `encode`."""

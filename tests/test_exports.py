@@ -189,7 +189,7 @@ class TestChoice:
         with pytest.raises(ExportError, match="Make it anew"):
             Student.load(str(folder), precision="int8")
 
-    def test_folders_without_a_manifest_and_static_students_are_refused(self, tiny_model, tmp_path):
+    def test_folders_without_a_manifest_are_refused(self, tiny_model, tmp_path):
         tiny_model(1).save(str(tmp_path / "plain"))
         with pytest.raises(ValueError, match="retort.json"):
             export_student(tmp_path / "plain")

@@ -16,7 +16,7 @@ from haystack_integrations.components.retrievers.retort import StudentRetriever
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.students import Student, save_student
 from retort.students.create import static, two_towers
-from retort.students.onnx import SIDES
+from retort.students.sides import SIDES
 from retort.students.static import StaticEncoder
 from retort.trainers.evaluation.exports import export_student
 from retort.trainers.recipe import Recipe

@@ -416,8 +416,10 @@ class Distiller(nn.Module):
 
     def _views(self, objective: Objective, out: Seen) -> dict[int, Seen]:
         """List what an objective is to see: all of the vectors, as 0, and their first entries."""
-        cut = self.dims if objective.scores_only and isinstance(out, Encoded) and objective.turn is None else []
-        return {0: out} | {dim: out.cut(dim) for dim in cut if isinstance(out, Encoded)}
+        views: dict[int, Seen] = {0: out}
+        if isinstance(out, Encoded) and objective.scores_only and objective.turn is None:
+            views |= {dim: out.cut(dim) for dim in self.dims}
+        return views
 
     def _objectives_in(self, stage: str, turn: str) -> list[tuple[Any, float]]:
         pairs = zip(self.objectives_of(stage), self.weights[stage], strict=True)

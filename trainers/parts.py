@@ -14,7 +14,7 @@ from retort.students.hashing import fingerprint_of
 from retort.students.late_interaction import is_late_interaction
 from retort.students.layers import layers_of, set_dropout
 from retort.students.scoring import is_ranker
-from retort.students.sides import Side, route
+from retort.students.sides import SIDES, route
 from retort.students.sparse import is_sparse
 from retort.trainers.candidates.workbench import ListTexts, Miner, Selector, Workbench
 from retort.trainers.data.texts import RetrievalData
@@ -28,9 +28,6 @@ from retort.trainers.teachers.live import LiveTeacher
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
-
-
-_SIDES: tuple[Side, Side] = ("query", "document")
 
 
 @dataclass
@@ -295,7 +292,7 @@ def _depth(model: Any) -> int:
     :raises ValueError:
         If the architecture is not known, or two towers have states of different widths.
     """
-    encoders = [route(model, side)[0] for side in _SIDES]
+    encoders = [route(model, side)[0] for side in SIDES]
     if len({encoder.config.get_text_config().hidden_size for encoder in encoders}) > 1:
         msg = "its two towers have states of different widths, which cannot be compared layer by layer."
         raise ValueError(msg)

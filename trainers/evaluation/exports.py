@@ -72,8 +72,9 @@ def export_student(
         raise ExportError(msg)
     wanted: tuple[ExportPrecision, ...] = ("float32", "int8") if precision == "auto" else (precision,)
     made = []
+    model = _load(folder, "torch", "float32").model
     for name in wanted:
-        path = export_model(_load(folder, "torch", "float32").model, folder, name)
+        path = export_model(model, folder, name)
         made.append(_entry(f"{FOLDER}/{name}", name, export_fingerprint(path, manifest.fingerprint)))
     kept = [e for e in manifest.exports if e["file"] and e["file"] not in {m["file"] for m in made}]
     manifest = replace(manifest, exports=[*kept, *made])
