@@ -18,7 +18,10 @@ EPILOG = """\
 start here:
   retort quickstart                     from this Python's documentation to cited answers, offline, in minutes
 
-then, with your own texts:
+then, with your own documents and nothing else:
+  retort distill --documents DIR --out runs/mine                      queries are made up; a student is trained
+
+or, with queries and judgements:
   retort train --recipe kd --data DATA --out runs/mine
   retort evaluate bm25 runs/mine/student --data DATA --split dev
   retort export runs/mine/student --data DATA                                            faster on CPUs
@@ -82,6 +85,19 @@ Writes the student as ONNX graphs, in float32 and int8, into its folder (pip ins
 on, where nothing else is set. The table is in retort.json. Index and space stay as they are.
 """
 
+DISTILL_EPILOG = """\
+examples:
+  retort distill --documents handbook/ --out runs/handbook --plan         what it would do and take
+  retort distill --documents handbook/ --out runs/handbook
+  retort distill --documents handbook/ --out runs/judged --teacher judge.yaml --queries clicks.csv
+
+Reads files (.txt .md .html .pdf .docx) or a BEIR folder, makes queries of them, trains, evaluates against BM25 and the
+untrained model, exports, indexes, and writes pipelines/*.yml and report.html. The same command goes on after an
+interruption. --teacher is a model's name, or a YAML file: {type, init_parameters} of a Haystack ranker, chat generator
+or teacher, or {text_embedder, document_embedder}. --queries has real queries, which are kept for dev: .jsonl with query
+and documents, or .csv with query and document; a document is an id or a file's path.
+"""
+
 INDEX_EPILOG = """\
 examples:
   retort index runs/first/student --documents handbook/ --store runs/first/index
@@ -132,6 +148,28 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change one value of the recipe")
     train.add_argument("--allow", action="append", default=[], metavar="MODULE", help="trust types of this module, too")
     train.add_argument("--resume", action="store_true", help="go on with the run that --out holds")
+
+    distill = add("distill", "From a folder of documents to a student, an index and pipelines.", DISTILL_EPILOG)
+    distill.add_argument("--documents", required=True, type=Path, help="folder of documents, one file, or BEIR folder")
+    distill.add_argument("--out", required=True, type=Path, help="folder to write")
+    distill.add_argument("--teacher", default=None, metavar="TEACHER", help="YAML file or model; default: the recipe's")
+    distill.add_argument("--recipe", default=None, help="recipe; default: kd, or kd_scores for a teacher of scores")
+    distill.add_argument("--queries", type=Path, default=None, metavar="FILE", help="real queries with their documents")
+    distill.add_argument(
+        "--generator", type=Path, default=None, metavar="YAML", help="chat generator that makes up questions, too"
+    )
+    distill.add_argument(
+        "--generator-revision", default=None, metavar="NAME", help="its model's version, if it is remote"
+    )
+    distill.add_argument("--dev-share", type=float, default=0.1, help="share of the documents that is kept for dev")
+    distill.add_argument(
+        "--deadline", type=float, default=None, metavar="MINUTES", help="stop then, keeping what is done"
+    )
+    distill.add_argument("--plan", action="store_true", help="print what would be done and what it takes, and stop")
+    distill.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change one value of the recipe")
+    distill.add_argument(
+        "--allow", action="append", default=[], metavar="MODULE", help="trust types of this module, too"
+    )
 
     evaluate = add("evaluate", "Measure quality, speed and size of students, models and BM25.", EVALUATE_EPILOG)
     evaluate.add_argument("models", nargs="+", metavar="MODEL", help="student or model folder, Hub id, or bm25")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,9 +15,11 @@ import yaml
 
 from retort.students import Manifest, Ranker, Student
 from retort.trainers.errors import RecipeError
-from retort.trainers.recipe import Component, Recipe
+from retort.trainers.recipe import Component, Recipe, load_type
 
 EMBEDDERS = {"dense", "static"}
+TEACHER = "teacher"  # what recipes of several teachers call the one that another may take the place of
+TEACHERS = "retort.trainers.teachers"
 
 
 def distill(
@@ -41,8 +44,7 @@ def distill(
         Name of a recipe that comes with retort (`kd` for a teacher of vectors, `kd_scores` for one of scores, `ranker`,
         `ranker_kd`), a YAML file, or a `Recipe`.
     :param teacher:
-        Takes the place of the recipe's teacher: a model's name for the teacher's own `model`; a Haystack ranker; or
-        `{type, init_parameters}`.
+        Takes the place of the recipe's teacher; see `teacher_spec`.
     :param student:
         Takes the place of the recipe's student: a model's name, to start from all of it; or `{type, init_parameters}`.
     :param settings:
@@ -56,23 +58,7 @@ def distill(
     :raises RecipeError:
         If the recipe, or what is to be changed in it, does not fit.
     """
-    if not isinstance(recipe, Recipe):
-        recipe = Recipe.from_yaml(recipe, allow=allow)
-    tree = recipe.to_dict()
-    if teacher is not None:
-        if len(tree["teachers"]) != 1:
-            names = ", ".join(tree["teachers"]) or "none"
-            msg = f"distill(teacher=...): the recipe has not one teacher but {names}; use settings, or a YAML file."
-            raise RecipeError(msg)
-        name = next(iter(tree["teachers"]))
-        tree["teachers"][name] = _teacher(teacher, recipe.teachers[name])
-    if student is not None:
-        made = {"type": "retort.students.create.pretrained", "init_parameters": {"model": student}}
-        tree["student"] = made if isinstance(student, str) else student
-    # As on the command line: values are written as YAML, and read back.
-    changes = [f"{place}={yaml.safe_dump(value, default_flow_style=True)}" for place, value in (settings or {}).items()]
-    changed = Recipe.from_dict(tree, overrides=changes, allow=[*recipe.allow, *allow], origin=recipe.name)
-    changed.name = recipe.name
+    changed = changed_recipe(recipe, teacher=teacher, student=student, settings=settings, allow=allow)
     changed.run(data, out, resume=resume)
     folder = Path(out) / "student"
     manifest = Manifest.read(folder)
@@ -80,13 +66,85 @@ def distill(
     return kind.load(str(folder))
 
 
-def _teacher(given: Any, default: Component) -> dict[str, Any]:
-    if isinstance(given, dict):
-        return given
-    if isinstance(given, str):
-        return asdict(default) | {"init_parameters": default.init_parameters | {"model": given}}
-    from haystack.core.serialization import component_to_dict
+def changed_recipe(
+    recipe: str | Path | Recipe,
+    *,
+    teacher: str | dict[str, Any] | Any = None,
+    student: str | dict[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    allow: Sequence[str] = (),
+) -> Recipe:
+    """
+    Read a recipe with something in the place of its teacher, its student or single values; parameters as of `distill`.
 
-    # A component that was made in Python: a ranker, as its YAML would describe it.
-    spec = component_to_dict(given, "teacher")
-    return {"type": "retort.trainers.teachers.ranker.RankerTeacher", "init_parameters": {"ranker": spec}}
+    Of several teachers the one that is called `teacher` is replaced.
+
+    :raises RecipeError:
+        If the recipe, or what is to be changed in it, does not fit.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = Recipe.from_yaml(recipe, allow=allow)
+    tree = recipe.to_dict()
+    if teacher is not None:
+        names = list(tree["teachers"])
+        name = names[0] if len(names) == 1 else TEACHER
+        if name not in names:
+            msg = (
+                f"distill(teacher=...): the recipe has not one teacher, nor one that is called {TEACHER!r}, but "
+                f"{', '.join(names) or 'none'}; use settings, or a YAML file."
+            )
+            raise RecipeError(msg)
+        tree["teachers"][name] = teacher_spec(teacher, recipe.teachers[name], allow)
+    if student is not None:
+        made = {"type": "retort.students.create.pretrained", "init_parameters": {"model": student}}
+        tree["student"] = made if isinstance(student, str) else student
+    # As on the command line: values are written as YAML, and read back.
+    changes = [f"{place}={yaml.safe_dump(value, default_flow_style=True)}" for place, value in (settings or {}).items()]
+    changed = Recipe.from_dict(tree, overrides=changes, allow=[*recipe.allow, *allow], origin=recipe.name)
+    changed.name = recipe.name
+    return changed
+
+
+def teacher_spec(
+    given: str | dict[str, Any] | Any, default: Component | None, allow: Sequence[str] = ()
+) -> dict[str, Any]:
+    """
+    Describe a teacher, as recipes do.
+
+    :param given:
+        A model's name, for `default`'s own `model`; `{type, init_parameters}` of a teacher, or of a Haystack component:
+        a ranker or a chat generator; `{text_embedder, document_embedder}`, both such; or a component made in Python.
+    :param default:
+        The teacher whose place it takes.
+    :param allow:
+        Further modules that types may come from.
+    :raises RecipeError:
+        If it is nothing that can teach.
+    """
+    if isinstance(given, str):
+        if default is None:
+            msg = f"teacher {given!r}: give its type, too."
+            raise RecipeError(msg)
+        return asdict(default) | {"init_parameters": default.init_parameters | {"model": given}}
+    if not isinstance(given, dict):
+        from haystack.core.serialization import component_to_dict
+
+        given = component_to_dict(given, "teacher")
+    if {"text_embedder", "document_embedder"} <= given.keys():
+        return {"type": f"{TEACHERS}.embedder.EmbedderTeacher", "init_parameters": given}
+    if "type" not in given:
+        msg = "teacher: it needs a type, with init_parameters; or text_embedder and document_embedder."
+        raise RecipeError(msg)
+    kind = load_type(str(given["type"]), "teacher", allow)
+    if not hasattr(kind, "run"):  # no component: a teacher, which the recipe checks
+        return given
+    takes = inspect.signature(kind.run).parameters
+    if "messages" in takes:
+        return {"type": f"{TEACHERS}.chat_generator.ChatGeneratorTeacher", "init_parameters": {"generator": given}}
+    if {"query", "documents"} <= takes.keys():
+        return {"type": f"{TEACHERS}.ranker.RankerTeacher", "init_parameters": {"ranker": given}}
+    msg = (
+        f"teacher: {given['type']} is neither a teacher nor a ranker nor a chat generator. Embedders come as a pair: "
+        "text_embedder and document_embedder."
+    )
+    raise RecipeError(msg)

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from retort.trainers.data.beir import is_beir, read_records
 from retort.trainers.data.texts import RetrievalData, TextStore, document_text
@@ -17,6 +18,9 @@ from retort.trainers.errors import DataError
 if TYPE_CHECKING:
     from haystack import Document
 
+logger = logging.getLogger(__name__)
+
+SHOWN = 5  # names in a warning
 # Suffix -> Haystack converter. All but the first need `pip install "retort-haystack[files]"`.
 _CONVERTERS = {
     ".txt": "haystack.components.converters.txt.TextFileToDocument",
@@ -28,7 +32,9 @@ _CONVERTERS = {
 }
 
 
-def read_documents(source: str | Path, *, words: int = 150, overlap: int = 20) -> list[Document]:
+def read_documents(
+    source: str | Path, *, words: int = 150, overlap: int = 20, unreadable: Literal["error", "skip"] = "error"
+) -> list[Document]:
     """
     Read what a user wants indexed: a BEIR folder (its passages as they are) or a folder or file of documents.
 
@@ -38,10 +44,12 @@ def read_documents(source: str | Path, *, words: int = 150, overlap: int = 20) -
         Length of the passages into which files are split; BEIR passages are not split.
     :param overlap:
         Words that two passages share.
+    :param unreadable:
+        What to do with a file that cannot be read: `error`, or `skip` it and say so.
     :returns:
         Documents with stable ids. `meta` holds `title` or `file_path`, and what the source gave.
     :raises DataError:
-        If nothing can be read, or a file cannot be read (named).
+        If nothing can be read, or a file cannot be read (named), or no file has any text.
     """
     source = Path(source)
     if is_beir(source):
@@ -56,7 +64,11 @@ def read_documents(source: str | Path, *, words: int = 150, overlap: int = 20) -
         found = ", ".join(f"{n} {suffix}" for suffix, n in seen.most_common(5)) or "nothing"
         msg = f"{source}: found {found}, but no file that can be read ({', '.join(_CONVERTERS)})."
         raise DataError(msg)
-    return _split(_convert(known, source if source.is_dir() else source.parent), words, overlap)
+    documents = _convert(known, source if source.is_dir() else source.parent, unreadable)
+    if not documents:
+        msg = f"{source}: none of {len(known)} files has any text. Scanned pages need text recognition (OCR) first."
+        raise DataError(msg)
+    return _split(documents, words, overlap)
 
 
 def documents_to_data(name: str, documents: list[Document]) -> RetrievalData:
@@ -73,11 +85,13 @@ def _from_record(record: dict[str, Any]) -> Document:
     return Document(id=record["_id"], content=record.get("text") or "", meta=meta)
 
 
-def _convert(files: list[Path], root: Path) -> list[Document]:
+def _convert(files: list[Path], root: Path, unreadable: Literal["error", "skip"]) -> list[Document]:
     from haystack.core.serialization import import_class_by_name
 
     converters: dict[str, Any] = {}
     documents: list[Document] = []
+    empty: list[str] = []
+    failed: list[str] = []
     for path in files:
         kind = _CONVERTERS[path.suffix.lower()]
         relative = path.relative_to(root).as_posix()
@@ -90,10 +104,22 @@ def _convert(files: list[Path], root: Path) -> list[Document]:
             raise DataError(msg) from error
         # Haystack's converters log a file they cannot read and go on; a missing document is an error here.
         if not found:
-            msg = f"{path}: this file cannot be read. Repair it, or move it out of the folder."
-            raise DataError(msg)
+            if unreadable == "error":
+                msg = f"{path}: this file cannot be read. Repair it, or move it out of the folder."
+                raise DataError(msg)
+            failed.append(relative)
         # Set here: converters shorten a `file_path` that they are given to the file's name.
-        documents.extend(replace(d, meta={**d.meta, "file_path": relative}) for d in found if (d.content or "").strip())
+        texts = [replace(d, meta={**d.meta, "file_path": relative}) for d in found if (d.content or "").strip()]
+        if found and not texts:
+            empty.append(relative)
+        documents.extend(texts)
+    for names, what in (
+        (failed, "cannot be read"),
+        (empty, "have no text (scanned pages need text recognition first)"),
+    ):
+        if names:
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            logger.warning("left out, as they %s: %s%s", what, ", ".join(names[:SHOWN]), more)
     return documents
 
 

@@ -108,6 +108,26 @@ class Headings:
         return found
 
 
+class FirstSentences:
+    """
+    A document's first sentence, which often says what it is about.
+
+    :param words:
+        Words that are kept, at most.
+    """
+
+    def __init__(self, *, words: int = 16) -> None:
+        self.words = words
+
+    def of(self, data: RetrievalData) -> list[list[str]]:
+        """List one sentence a document; none where it has but one."""
+        found = []
+        for text in data.corpus.texts:
+            sentences = sentences_of(text)
+            found.append([" ".join(sentences[0].split()[: self.words])] if len(sentences) > 1 else [])
+        return found
+
+
 class Spans:
     """
     Stretches of a document, as the inverse cloze task has them (Lee et al. 2019): a query that the rest answers.
@@ -202,6 +222,11 @@ class GeneratedQuestions:
 
         self._model = ChatModel(generator, prompt, ("document",), cache=cache, **options)
         self.most = most
+
+    @property
+    def key(self) -> str:
+        """Identify everything that decides the questions."""
+        return f"{self._model.key} {self.most}"
 
     def estimate(self, data: RetrievalData) -> dict[str, float]:
         """Estimate `calls` and `tokens` of what is not kept yet."""

@@ -20,6 +20,7 @@ from retort.students.files import replace_folder
 from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.data.documents import documents_to_data
 from retort.trainers.data.pseudo_queries import PseudoQueries
+from retort.trainers.data.texts import RetrievalData
 from retort.trainers.errors import DataError
 
 if TYPE_CHECKING:
@@ -31,6 +32,26 @@ _WORD = re.compile(r"\w+")
 FEWEST_WORDS, MOST_WORDS = 2, 40
 MOST_OWNERS = 3  # a heading such as "Introduction" stands over too many documents to be a question
 SAMPLES = 5
+FEWEST_FILES = 20  # below, the split is by passage: one handbook has to do for both sides
+
+
+class Titles:
+    """
+    Documents' titles, which texts have at their beginning and do not mark.
+
+    :param documents:
+        The documents that `of` is asked about, in their order.
+    """
+
+    def __init__(self, documents: list[Document]) -> None:
+        self._titles = [str(d.meta.get("title") or "") for d in documents]
+
+    def of(self, data: RetrievalData) -> list[list[str]]:
+        """List the title of each document."""
+        if len(self._titles) != len(data.corpus):
+            msg = f"There are {len(self._titles)} titles for {len(data.corpus)} documents."
+            raise DataError(msg)
+        return [[title] if title else [] for title in self._titles]
 
 
 @dataclass
@@ -88,16 +109,25 @@ def make_queries(
             else:
                 owners[form].append(row)
     asked = [(name, text, owners[form]) for form, (name, text) in first.items() if owners[form]]
-    common = [item for item in asked if len(item[2]) > MOST_OWNERS]
-    asked = [item for item in asked if len(item[2]) <= MOST_OWNERS]
+    first_rows = data.corpus.first_rows  # copies of a document count once
+    common = [item for item in asked if len(set(first_rows[item[2]])) > MOST_OWNERS]
+    asked = [item for item in asked if len(set(first_rows[item[2]])) <= MOST_OWNERS]
     for name, _, rows in common:
         result.dropped[name]["of too many documents"] += len(rows)
     index = BM25(data.corpus.texts)
-    texts = [text for _, text, _ in asked]
-    best, scores = index.search(texts, depth)
-    ranked = [np.where(scores > 0, best, -1), *(search(texts, depth) for search in searches)]
-    for number, (name, text, own) in enumerate(asked):
-        if any(set(own) & set(found[number].tolist()) for found in ranked):
+
+    def lexical(texts: Sequence[str], depth: int) -> np.ndarray:
+        rows, scores = index.search(list(texts), depth)
+        return np.where(scores > 0, rows, -1)
+
+    is_found = np.zeros(len(asked), dtype=bool)
+    for search in (lexical, *searches):
+        lost = np.flatnonzero(~is_found)  # a further search is asked for what those before did not find
+        if len(lost):
+            for number, rows in zip(lost, search([asked[n][1] for n in lost], depth), strict=True):
+                is_found[number] = bool(set(asked[number][2]) & set(rows.tolist()))
+    for (name, text, own), kept in zip(asked, is_found, strict=True):
+        if kept:
             result.kept[name].append((text, own))
         else:
             result.dropped[name]["does not find its own document"] += len(own)
@@ -115,8 +145,8 @@ def write_training_data(
     """
     Write a BEIR folder: the documents, the queries, `train` and `dev`, and `card.md`, a page about it all.
 
-    The split is by document (by file, where documents are parts of files): no text that dev asks for is trained on
-    with a label. Real queries, if there are any, are dev; else a share of the made ones.
+    The split is by document (by file, where documents are parts of files, and these are twenty or more): no text that
+    dev asks for is trained on with a label. Real queries, if there are any, are dev; else a share of the made ones.
 
     :param documents:
         The documents.
@@ -148,9 +178,10 @@ def write_training_data(
 
     for number, (text, positives) in enumerate(asked):
         add("dev", f"asked-{number}", text, positives)
+    unit = _unit_of_split(documents)
     for name, kept in made.kept.items():
         for number, (text, rows) in enumerate(kept):
-            held = [_held_out(documents[row], dev_share) for row in rows]
+            held = [_held_out(documents[row], unit, dev_share) for row in rows]
             if any(held) and not all(held):
                 continue  # of documents on both sides
             if not held[0]:
@@ -172,19 +203,31 @@ def write_training_data(
         _write_lines(aside / "queries.jsonl", (json.dumps(q, ensure_ascii=False) for q in queries))
         for split, lines in judged.items():
             _write_lines(aside / "qrels" / f"{split}.tsv", ["query-id\tcorpus-id\tscore", *lines])
-        (aside / "card.md").write_text(_card(documents, made, counts, len(asked)), encoding="utf-8")
+        (aside / "card.md").write_text(_card(documents, made, counts, len(asked), unit), encoding="utf-8")
     return {"documents": len(documents), **counts}
 
 
-def _held_out(document: Document, share: float) -> bool:
-    """Decide by the name of the file that a document is of: the same in every run, whatever else is there."""
-    name = str(document.meta.get("file_path") or document.id)
+def _unit_of_split(documents: list[Document]) -> str:
+    """Name what is either for training or for dev: a file; where there are too few of them, a document."""
+    files = {str(d.meta["file_path"]) for d in documents if d.meta.get("file_path")}
+    return "file" if len(files) >= FEWEST_FILES else "document"
+
+
+def _held_out(document: Document, unit: str, share: float) -> bool:
+    """Decide by the name of a document's file, or its own: the same in every run, whatever else is there."""
+    name = str(document.meta["file_path"] if unit == "file" and document.meta.get("file_path") else document.id)
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") < share * 2**64
 
 
 def _record(document: Document) -> dict[str, Any]:
+    meta = {name: value for name, value in document.meta.items() if name != "title" and _is_plain(value)}
     title = str(document.meta.get("title") or "")
-    return {"_id": document.id, "title": title, "text": document.content or ""}
+    return {"_id": document.id, "title": title, "text": document.content or "", "metadata": meta}
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell what JSON gives back as it was."""
+    return value is None or isinstance(value, str | int | float | bool)
 
 
 def _write_lines(path: Path, lines: Any) -> None:
@@ -192,13 +235,18 @@ def _write_lines(path: Path, lines: Any) -> None:
         file.writelines(f"{line}\n" for line in lines)
 
 
-def _card(documents: list[Document], made: Made, counts: dict[str, int], asked: int) -> str:
+def _card(documents: list[Document], made: Made, counts: dict[str, int], asked: int, unit: str) -> str:
     lines = [
         "# Training data made of documents",
         "",
         f"{len(documents)} documents, {counts['train']} queries to train on, {counts['dev']} for dev"
         + (f", of which {asked} are real." if asked else ", all of them made up: judge figures on them as such."),
-        "Queries of one document, or of one file, are either all for training or all for dev.",
+        f"Queries of one {unit} are either all for training or all for dev."
+        + (
+            " There are too few files to split by file."
+            if unit == "document" and "file_path" in documents[0].meta
+            else ""
+        ),
         "",
         "| source | made | kept | dropped |",
         "|---|---|---|---|",

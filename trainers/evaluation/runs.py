@@ -62,7 +62,8 @@ def read_rankings(run: Path, split: str) -> dict[str, list[str]]:
     """Read the rankings that `write_evaluation` wrote, best first."""
     found: dict[str, list[str]] = {}
     for line in (run / "rankings" / f"{split}.run").read_text(encoding="utf-8").splitlines():
-        query, _, document, *_ = line.split(" ")
+        query, rest = line.split(" Q0 ", 1)
+        document = rest.rsplit(" ", 3)[0]  # ids of files may have spaces
         found.setdefault(query, []).append(document)
     return found
 

@@ -1,0 +1,155 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tuning as a step of a pipeline: documents in, a student and its figures out."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from haystack import Document, component
+
+from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder
+from retort.trainers.distill import changed_recipe
+from retort.trainers.from_documents import default_sources, distill_documents
+
+
+@component
+class DistillationTrainer:
+    """
+    Trains a student on the documents that come in, and gives them on, embedded by it.
+
+    Queries are made up from the documents; real ones, if there are any, decide how good the student is. The student is
+    written to `out`, with a report; when the pipeline is run again over the same documents, or was interrupted, what is
+    finished is not done again.
+
+    ### Usage example
+
+    ```python
+    from haystack import Document
+    from haystack_integrations.components.trainers.retort import DistillationTrainer
+
+    trainer = DistillationTrainer(out="runs/handbook")
+    found = trainer.run(documents=[Document(content="..."), ...])
+    found["student"], found["metrics"]["student"]["ndcg@10"], found["verdict"]
+    ```
+    """
+
+    def __init__(
+        self,
+        *,
+        out: str = "runs/distilled",
+        recipe: str = "kd",
+        teacher: str | dict[str, Any] | None = None,
+        generator: dict[str, Any] | None = None,
+        generator_options: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
+        dev_share: float = 0.1,
+    ) -> None:
+        """
+        Create the trainer; nothing is loaded before the first run.
+
+        :param out:
+            Folder to write: student, data, figures, report.
+        :param recipe:
+            Name of a recipe that comes with retort, or a YAML file.
+        :param teacher:
+            Takes the place of the recipe's teacher: a model's name; `{type, init_parameters}` of a teacher, a Haystack
+            ranker or chat generator; or `{text_embedder, document_embedder}`.
+        :param generator:
+            `{type, init_parameters}` of a chat generator that makes up questions besides.
+        :param generator_options:
+            Further parameters of `GeneratedQuestions`, such as `prompt`, `most` and `revision`.
+        :param settings:
+            Values of the recipe to change, by their place: `{"stages.0.steps": 100}`.
+        :param dev_share:
+            Share of the documents that the student is not trained on, and chosen by.
+        """
+        self.out = out
+        self.recipe = recipe
+        self.teacher = teacher
+        self.generator = generator
+        self.generator_options = generator_options
+        self.settings = settings
+        self.dev_share = dev_share
+
+    @component.output_types(
+        student=str, metrics=dict[str, dict[str, float]], verdict=list[str], report=str, documents=list[Document]
+    )
+    def run(
+        self,
+        documents: list[Document],
+        queries: dict[str, str] | None = None,
+        qrels: dict[str, dict[str, int]] | None = None,
+    ) -> dict[str, Any]:
+        """
+        Train, unless it is done.
+
+        :param documents:
+            What is to be searched, in passages.
+        :param queries:
+            Real queries by id.
+        :param qrels:
+            By query id the ids of documents that answer it, with grades above 0.
+        :returns:
+            `student`, its folder; `metrics` of all systems on dev; `verdict`, sentences on what they mean; `report`, a
+            page; `documents`, embedded by the student.
+        :raises DataError:
+            If the documents are too few, or a query names one that is not there.
+        :raises RecipeError:
+            If the recipe does not fit, or `out` holds a student of other documents.
+        :raises ValueError:
+            If there are queries without judgements, or the other way round.
+        """
+        documents = [Document.from_dict(d) if isinstance(d, dict) else d for d in documents]
+        if (queries or {}).keys() != (qrels or {}).keys():
+            msg = "queries and qrels must have the same ids: a query without a document that answers it tells nothing."
+            raise ValueError(msg)
+        asked = [
+            (text, [d for d, grade in (qrels or {})[i].items() if grade > 0]) for i, text in (queries or {}).items()
+        ]
+        sources = default_sources(documents)
+        if self.generator is not None:
+            from retort.trainers.data.pseudo_queries import GeneratedQuestions
+
+            cache = Path(self.out) / "answers.jsonl"
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            options = {"cache": str(cache)} | (self.generator_options or {})
+            sources = {"generator": GeneratedQuestions(generator=self.generator, **options), **sources}
+        recipe = changed_recipe(self.recipe, teacher=self.teacher, settings=self.settings)
+        found = distill_documents(
+            documents, self.out, recipe=recipe, sources=sources, asked=asked, dev_share=self.dev_share
+        )
+        embedder = StudentDocumentEmbedder(model=str(found.student))
+        embedded = embedder.run(documents=documents)["documents"]
+        embedder.close()
+        return {
+            "student": str(found.student),
+            "metrics": found.metrics,
+            "verdict": found.verdict,
+            "report": str(found.report),
+            "documents": embedded,
+        }
+
+    @component.output_types(
+        student=str, metrics=dict[str, dict[str, float]], verdict=list[str], report=str, documents=list[Document]
+    )
+    async def run_async(
+        self,
+        documents: list[Document],
+        queries: dict[str, str] | None = None,
+        qrels: dict[str, dict[str, int]] | None = None,
+    ) -> dict[str, Any]:
+        """
+        Train in a thread, so that the event loop stays free.
+
+        :param documents:
+            As of `run`.
+        :param queries:
+            As of `run`.
+        :param qrels:
+            As of `run`.
+        :returns:
+            As `run`.
+        """
+        return await asyncio.to_thread(self.run, documents=documents, queries=queries, qrels=qrels)

@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Real queries that a user has: a log of what was searched for and opened."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retort.trainers.data.files import read_json_lines
+from retort.trainers.errors import DataError
+
+if TYPE_CHECKING:
+    from haystack import Document
+
+
+def read_asked(path: str | Path, documents: list[Document]) -> list[tuple[str, list[str]]]:
+    """
+    Read queries with the documents that answer them.
+
+    :param path:
+        `.jsonl` with `query` and `documents` (a list) or `document` a line; `.csv` or `.tsv` with the columns `query`
+        and `document`, one click a row. A document is an id, or a file's path below the folder of documents: all its
+        passages then count.
+    :param documents:
+        The documents.
+    :returns:
+        Each query once, with ids.
+    :raises DataError:
+        If a line lacks something, or names a document that is not there.
+    """
+    path = Path(path)
+    passages: dict[str, list[str]] = defaultdict(list)
+    for document in documents:
+        passages[document.id].append(document.id)
+        if "file_path" in document.meta:
+            passages[str(document.meta["file_path"])].append(document.id)
+    asked: dict[str, dict[str, None]] = defaultdict(dict)
+    for number, record in _records(path):
+        query, names = record.get("query"), record.get("documents") or [record.get("document")]
+        if not query or not isinstance(query, str) or not isinstance(names, list) or not all(names):
+            msg = f'{path}, line {number}: expected "query" and "documents", found {sorted(record)}.'
+            raise DataError(msg)
+        for name in names:
+            if name not in passages:
+                example = next(iter(passages), "none")
+                msg = f"{path}, line {number}: there is no document {name!r} (there is {example!r}, for example)."
+                raise DataError(msg)
+            asked[query] |= dict.fromkeys(passages[name])
+    if not asked:
+        msg = f"{path}: there is no query."
+        raise DataError(msg)
+    return [(query, list(ids)) for query, ids in asked.items()]
+
+
+def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if path.suffix in {".csv", ".tsv"}:
+        with path.open(encoding="utf-8", newline="") as file:
+            yield from enumerate(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","), 2)
+    else:
+        yield from read_json_lines(path)

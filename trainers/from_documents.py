@@ -1,0 +1,288 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""From documents alone to a student that was measured: queries are made, a recipe is run, and it is said how good."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retort.students import Student
+from retort.students.files import resolve_model, write_json
+from retort.students.hashing import canonical_json, hash_text
+from retort.trainers.candidates.dense import search_vectors
+from retort.trainers.candidates.workbench import Workbench
+from retort.trainers.data.beir import read_beir
+from retort.trainers.data.documents import documents_to_data
+from retort.trainers.data.pseudo_queries import FirstSentences, Headings, KeyPhrases, PseudoQueries, Spans
+from retort.trainers.data.synthesis import Search, Titles, make_queries, write_training_data
+from retort.trainers.data.texts import RetrievalData
+from retort.trainers.errors import DataError, RecipeError
+from retort.trainers.evaluation.fusion import fuse_cross_fitted
+from retort.trainers.evaluation.metrics import mean, per_query
+from retort.trainers.evaluation.rank import Evaluation, evaluate_model
+from retort.trainers.evaluation.report import write_report
+from retort.trainers.evaluation.runs import compare, read_per_query, read_rankings, write_evaluation
+from retort.trainers.recipe import Recipe
+from retort.trainers.run import read_train_and_dev, refuse_other_run, resolve
+from retort.trainers.teachers import ScoreTeacher
+from retort.trainers.teachers.fitted import Fitted
+from retort.trainers.teachers.vector_cache import cache_root
+
+if TYPE_CHECKING:
+    from haystack import Document
+
+logger = logging.getLogger(__name__)
+
+SURE = 0.05
+SPLIT = "dev"
+FOREIGN_SHARE = 0.1
+
+Say = Callable[[str], None]
+Asked = Sequence[tuple[str, Sequence[str]]]
+
+
+@dataclass
+class Outcome:
+    """
+    What came out.
+
+    :param student:
+        The student's folder.
+    :param metrics:
+        Of each system its measures on dev: `bm25`, `student`, `hybrid`, the teachers, and `untrained`, the model that
+        the student was cut from, if it is another than a teacher.
+    :param verdict:
+        What the figures say, in sentences; the last ones advise.
+    :param report:
+        The page about the run.
+    """
+
+    student: Path
+    metrics: dict[str, dict[str, float]]
+    verdict: list[str]
+    report: Path
+
+
+def default_sources(documents: list[Document]) -> dict[str, PseudoQueries]:
+    """List what queries are made of where nothing else is said: no model is asked."""
+    return {
+        "titles": Titles(documents),
+        "headings": Headings(),
+        "first-sentences": FirstSentences(),
+        "key-phrases": KeyPhrases(),
+        "spans": Spans(),
+    }
+
+
+def distill_documents(
+    documents: list[Document],
+    out: str | Path,
+    *,
+    recipe: Recipe,
+    sources: Mapping[str, PseudoQueries] | None = None,
+    asked: Asked = (),
+    dev_share: float = 0.1,
+    say: Say = logger.info,
+) -> Outcome:
+    """
+    Make queries, train, evaluate against BM25, the teachers and the untrained model, and write a report.
+
+    The same call goes on after an interruption; what is finished is not done again.
+
+    :param documents:
+        What is to be searched, in passages.
+    :param out:
+        Folder to write: `data/` (a BEIR folder and `card.md`), and a run folder's files.
+    :param recipe:
+        The recipe.
+    :param sources:
+        What queries are made of, by name; None takes `default_sources`.
+    :param asked:
+        Real queries with the ids of documents that answer them: dev, in place of made ones.
+    :param dev_share:
+        Share of the documents that are kept for dev.
+    :param say:
+        Told what is being done.
+    :raises DataError:
+        If the documents do not give enough queries.
+    :raises RecipeError:
+        If `out` holds a run of other documents or another recipe.
+    """
+    out = Path(out)
+    counts = write_data(documents, out, recipe, sources, asked, dev_share, say)
+    told = f"{counts['documents']} documents; {counts['train']} queries to train on, {counts['dev']} for dev"
+    say(f"{told} ({out / 'data' / 'card.md'})")
+    done = (out / "metrics.json").is_file()
+    say("the student is trained already" if done else f"training by the recipe {recipe.name} ...")
+    recipe.run(out / "data", out, resume=True)
+    metrics = measure(recipe, out, say)
+    verdict = judge(out, metrics, made_up=not asked)
+    report = out / "report.html"
+    write_report(out, report, data=read_beir(out / "data", SPLIT))
+    write_json(out / "verdict.json", {"metrics": metrics, "verdict": verdict})
+    return Outcome(out / "student", metrics, verdict, report)
+
+
+def write_data(
+    documents: list[Document],
+    out: Path,
+    recipe: Recipe,
+    sources: Mapping[str, PseudoQueries] | None,
+    asked: Asked,
+    dev_share: float,
+    say: Say,
+) -> dict[str, int]:
+    """Make the training data, unless it is there; see `distill_documents`."""
+    if not documents:
+        msg = "There are no documents to learn from."
+        raise DataError(msg)
+    plain = documents_to_data("documents", documents)
+    _warn_of_scripts(plain)
+    given = default_sources(documents) if sources is None else sources
+    names = [[name, type(source).__qualname__, _settings(source)] for name, source in given.items()]
+    identity = hash_text(canonical_json([plain.corpus.hash, names, [[q, list(ids)] for q, ids in asked], dev_share]))
+    path = out / "data.json"
+    if path.is_file() and (out / "data").is_dir():
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if kept["identity"] == identity:
+            return kept["counts"]
+        msg = f"{out} holds a student of other documents, queries or sources. Give another --out."
+        raise RecipeError(msg)
+    say(f"making queries of {len(documents)} documents: {', '.join(given)} ...")
+    made = make_queries(documents, given, searches=_teacher_searches(recipe, plain, out))
+    counts = write_training_data(documents, made, out / "data", asked=asked, dev_share=dev_share)
+    write_json(path, {"identity": identity, "counts": counts})
+    return counts
+
+
+def measure(recipe: Recipe, out: Path, say: Say = logger.info) -> dict[str, dict[str, float]]:
+    """
+    Give the figures of all systems on dev: those of the run, the untrained model's, and the student's with BM25.
+
+    The hybrid's weights are chosen on one half of the queries and used on the other.
+    """
+    found = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["dev"]
+    metrics = {"bm25": found["candidates"]["bm25"], **found["teachers"], "student": found["student"]}
+    path = out / "systems.json"
+    if path.is_file():
+        return metrics | json.loads(path.read_text(encoding="utf-8"))
+    data = read_beir(out / "data", SPLIT)
+    more: dict[str, dict[str, float]] = {}
+    if trunk := untrained_model(recipe):
+        say(f"evaluating {trunk} as it was ...")
+        untrained = evaluate_model(Student.load(trunk, precision="auto"), data)
+        write_evaluation(out, f"{SPLIT}.untrained", untrained)
+        more["untrained"] = untrained.metrics
+    if "mrr@10" in found["student"] and found["student"]["documents"] == found["candidates"]["bm25"]["documents"]:
+        rankings, weights = fuse_cross_fitted(
+            read_rankings(out, SPLIT), read_rankings(out, f"{SPLIT}.bm25"), data.qrels
+        )
+        scores = per_query(rankings, data.qrels)
+        costs = {"ms": 0.0, "ms_encode": 0.0, "documents_per_s": 0.0, "mb": 0.0}
+        shares = {"weight_of_student": sum(weights) / 2}
+        more["hybrid"] = mean(scores) | {k: found["student"][k] for k in ("queries", "documents")} | costs | shares
+        write_evaluation(out, f"{SPLIT}.hybrid", Evaluation("hybrid", more["hybrid"], scores, rankings))
+    write_json(path, more)
+    return metrics | more
+
+
+def judge(out: Path, metrics: Mapping[str, Mapping[str, float]], *, made_up: bool) -> list[str]:
+    """Say in sentences what the figures on dev mean, and what to do."""
+    student = read_per_query(out, SPLIT)
+    said, below = [], []
+    for name in metrics:
+        if name in {"student", "hybrid"}:
+            continue
+        change = compare(read_per_query(out, f"{SPLIT}.{name}"), student).changes["ndcg@10"]
+        side = "above" if change.test.difference > 0 else "below"
+        sure = f"p = {change.test.p:.4f}" + ("" if change.test.p < SURE else ": chance alone could do that")
+        said.append(f"The student ({change.after:.3f}) is {side} {name} ({change.before:.3f}) in nDCG@10, {sure}.")
+        if side == "below" and name in {"bm25", "untrained"} and change.test.p < SURE:
+            below.append(name)
+    hybrid_helps = False
+    if "hybrid" in metrics:
+        best = max(("bm25", "student"), key=lambda name: metrics[name]["ndcg@10"])
+        before = student if best == "student" else read_per_query(out, f"{SPLIT}.bm25")
+        change = compare(before, read_per_query(out, f"{SPLIT}.hybrid")).changes["ndcg@10"]
+        hybrid_helps = change.test.difference > 0 and change.test.p < SURE
+        side = "above" if change.test.difference > 0 else "not above"
+        said.append(
+            f"The two fused ({change.after:.3f}) are {side} the better of them, "
+            f"{best} ({change.before:.3f}), p = {change.test.p:.4f}."
+        )
+    if below:
+        said.append(
+            f"NOT WORTH IT ALONE: the student is below {' and '.join(below)}. "
+            + ("Serve it together with BM25. " if hybrid_helps else f"Stay with {below[0]}. ")
+            + "For a better one: real queries (--queries), a stronger teacher, or more steps."
+        )
+    elif hybrid_helps:
+        said.append("Served together with BM25 it finds more than either alone.")
+    if made_up:
+        said.append("All these queries were made up from your documents: put real ones in (--queries) to be sure.")
+    return said
+
+
+def untrained_model(recipe: Recipe) -> str | None:
+    """Name the embedding model that a student was cut from, unless a teacher is the same."""
+    parameters = recipe.student.init_parameters
+    trunk = parameters.get("trunk") or parameters.get("model")
+    taught = {spec.init_parameters.get("model") for spec in recipe.teachers.values()}
+    if not isinstance(trunk, str) or trunk in taught:
+        return None
+    try:
+        folder = Path(resolve_model(trunk))
+    except FileNotFoundError:
+        return None
+    return trunk if (folder / "modules.json").is_file() else None
+
+
+def refuse_other_student(recipe: Recipe, out: Path) -> None:
+    """Check early that a run folder is free, or holds this recipe's run; see `refuse_other_run`."""
+    if (out / "recipe.yaml").is_file() and (out / "data").is_dir():
+        refuse_other_run(resolve(recipe, *read_train_and_dev(out / "data", recipe.data)), out, resume=True)
+
+
+def _teacher_searches(recipe: Recipe, data: RetrievalData, out: Path) -> list[Search]:
+    """Search with the first teacher that gives vectors; what it gave of documents is kept for the training."""
+    for name, spec in recipe.teachers.items():
+        teacher = recipe.create(spec, "teacher", f"teachers.{name}")
+        if isinstance(teacher, ScoreTeacher | Fitted) or not hasattr(teacher, "encode"):
+            continue
+        bench = Workbench(data, {name: teacher}, cache_root(out))
+
+        def search(texts: Sequence[str], depth: int, name: str = name, bench: Workbench = bench) -> np.ndarray:
+            queries = bench.teacher(name).encode(list(texts), "query")
+            return search_vectors(queries, bench.vectors(name, "document"), depth, similarity=bench.similarity(name))[0]
+
+        return [search]
+    return []
+
+
+def _settings(source: PseudoQueries) -> dict[str, Any]:
+    """What decides the queries of a source, as far as it can be written down."""
+    if hasattr(source, "key"):
+        return {"key": source.key}
+    return {k: v for k, v in vars(source).items() if isinstance(v, str | int | float | bool | None)}
+
+
+def _warn_of_scripts(data: RetrievalData) -> None:
+    """Say so where many texts are in a script that English models and BM25's stemmer do not know."""
+    texts = data.corpus.texts[:: max(1, len(data.corpus) // 2000)]
+    letters = [[c for c in text[:500] if c.isalpha()] for text in texts]
+    foreign = sum(sum(c > "\u024f" for c in found) > len(found) / 2 for found in letters if found)
+    if foreign > FOREIGN_SHARE * len(texts):
+        logger.warning(
+            "%d of %d texts looked at are not in Latin script. BM25 here stems English, and the default teacher reads "
+            "English: name a teacher and a trunk that know these languages.",
+            foreign,
+            len(texts),
+        )

@@ -1,0 +1,177 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""What a run will take, before it is started: teacher calls, time, memory, disk, money. Rough, from short samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from retort.students.scoring import is_ranker, score_numpy
+from retort.students.sparse import encode_vectors
+from retort.trainers.data.texts import RetrievalData
+from retort.trainers.parts import Parts, build_parts
+from retort.trainers.recipe import Recipe, Stage
+from retort.trainers.teachers import Ask, ScoreTeacher
+from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
+from retort.trainers.teachers.chat_generator import ChatGeneratorTeacher
+from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
+from retort.trainers.teachers.fitted import Fitted
+
+SAMPLE = 32
+BACKWARD = 3  # a training step against its forward pass
+BASE_MEMORY = 0.9e9  # Python with torch and transformers
+ADAM = 4  # weights, gradients, two moments
+FLOAT = 4
+
+
+@dataclass
+class Plan:
+    """
+    What a run will take.
+
+    :param calls:
+        By teacher: how many texts or pairs it is asked for, at most.
+    :param seconds:
+        By what takes them.
+    :param memory:
+        Bytes at the highest.
+    :param disk:
+        Bytes of the run folder with its caches.
+    :param cost:
+        By teacher with a price, in its currency.
+    :param unknown:
+        Teachers whose time is not known: they are not asked for a sample, as that could cost.
+    """
+
+    calls: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    memory: float = BASE_MEMORY
+    disk: float = 0.0
+    cost: dict[str, float] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """Give the plan as lines to print."""
+        told = [f"teacher {name}: {calls}" for name, calls in self.calls.items()]
+        told += [f"time, {what}: about {_duration(seconds)}" for what, seconds in self.seconds.items()]
+        told.append(f"time, together: about {_duration(sum(self.seconds.values()))}")
+        told += [f"time, teacher {name}: not known; it is not asked for a sample" for name in self.unknown]
+        told.append(f"memory: about {self.memory / 1e9:.1f} GB; disk: about {self.disk / 1e6:.0f} MB")
+        told += [f"money, teacher {name}: about {cost:.2f} at its price" for name, cost in self.cost.items()]
+        return told
+
+
+def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
+    """
+    Estimate what a run will take; local models are timed on a few texts, remote ones are not called.
+
+    :param recipe:
+        The recipe.
+    :param data:
+        The training data.
+    :param cache:
+        The cache folder; nothing is written.
+    """
+    parts = build_parts(recipe, data, cache)
+    plan = Plan(disk=float(sum(map(len, data.corpus.texts))))
+    sample = data.corpus.texts[:: max(1, len(data.corpus) // SAMPLE)][:SAMPLE]
+    asked = {name for stage in recipe.stages for name in parts.asked(stage)}
+    asked |= {n for within in parts.fits.values() for stage in within.recipe.stages for n in within.asked(stage)}
+    for name in sorted(asked):
+        _add_teacher(plan, parts, name, sample, data)
+    for name, within in parts.fits.items():
+        plan.seconds[f"training teacher {name}"] = _training_seconds(within, sample)
+        plan.memory += _weights(within) * ADAM
+    per_text = _seconds_a_text(parts, sample)
+    plan.seconds["training"] = _training_seconds(parts, sample)
+    plan.seconds["evaluating and indexing"] = 2 * per_text * len(data.corpus)
+    weights, vectors = _weights(parts), _dim(parts) * FLOAT * len(data.corpus)
+    plan.memory += weights * ADAM + vectors + 3 * sum(map(len, data.corpus.texts))
+    plan.disk += weights * (ADAM + 1) + 2 * vectors
+    return plan
+
+
+def _add_teacher(plan: Plan, parts: Parts, name: str, sample: list[str], data: RetrievalData) -> None:
+    teacher: Any = parts.bench.teachers[name]
+    texts, pairs = len(data.corpus) + len(data.queries), _pairs(parts, name, data)
+    if isinstance(teacher, ScoreTeacher):
+        plan.calls[name] = f"scores of up to {pairs:,} pairs"
+        asks = [Ask("q", data.queries.texts[0], [str(i) for i in range(len(sample))], sample)]
+        if isinstance(teacher, ChatGeneratorTeacher):
+            told = teacher.estimate(asks)
+            share = pairs / max(1.0, told["calls"])
+            plan.calls[name] += f", {told['tokens'] * share:,.0f} tokens"
+            if "cost" in told:
+                plan.cost[name] = told["cost"] * share
+        elif isinstance(teacher, CrossEncoderTeacher):
+            plan.seconds[f"teacher {name}"] = _timed(lambda: list(teacher.score(asks))) / len(sample) * pairs
+            return
+        elif isinstance(teacher, Fitted):
+            plan.seconds[f"teacher {name}"] = _seconds_a_text(parts.fits[name], sample) * pairs
+            return
+        elif teacher.corpus_dependent:  # BM25, or what the data bring along
+            return
+        plan.unknown.append(name)
+        return
+    plan.calls[name] = f"vectors of {texts:,} texts"
+    plan.disk += texts * _dim(parts) * FLOAT
+    if isinstance(teacher, Fitted):
+        plan.seconds[f"teacher {name}"] = _seconds_a_text(parts.fits[name], sample) * texts
+    elif isinstance(teacher, BiEncoderTeacher):
+        plan.seconds[f"teacher {name}"] = _timed(lambda: teacher.encode(sample, "document")) / len(sample) * texts
+    else:
+        plan.unknown.append(name)
+
+
+def _pairs(parts: Parts, name: str, data: RetrievalData) -> int:
+    """Count the pairs that a teacher is asked to score, at most: lists are scored when their stage opens."""
+    found = 0
+    for within in (parts, *parts.fits.values()):
+        for stage in within.recipe.stages:
+            if stage.candidates is not None and name in within.asked(stage):
+                queries = min(len(data.queries), stage.steps * within.recipe.training.batch_size)
+                found += queries * (1 + stage.candidates.negatives)
+    return found
+
+
+def _training_seconds(parts: Parts, sample: list[str]) -> float:
+    batch, per_text = parts.recipe.training.batch_size, _seconds_a_text(parts, sample)
+    return sum(stage.steps * batch * _texts_a_query(stage) * per_text * BACKWARD for stage in parts.recipe.stages)
+
+
+def _texts_a_query(stage: Stage) -> float:
+    return 1.0 if stage.candidates is None else 1.3 + stage.candidates.negatives  # a query is a third of a document
+
+
+def _seconds_a_text(parts: Parts, sample: list[str]) -> float:
+    model = parts.distiller.student
+    if is_ranker(model):
+        return _timed(lambda: score_numpy(model, [("a question of some words", text) for text in sample])) / len(sample)
+    return _timed(lambda: encode_vectors(model, sample, "document")) / len(sample)
+
+
+def _timed(run: Callable[[], Any]) -> float:
+    """Time a second run: the first one loads."""
+    run()
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def _weights(parts: Parts) -> float:
+    return float(sum(p.numel() for p in parts.distiller.student.parameters()) * FLOAT)
+
+
+def _dim(parts: Parts) -> int:
+    model: Any = parts.distiller.student
+    return 0 if is_ranker(model) else int(model.get_embedding_dimension() or 0)
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} h"  # noqa: PLR2004
