@@ -12,7 +12,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 def mounts(root: Path) -> dict[str, str]:
     """Source path -> import path. A component folder counts once it is a package (has an `__init__.py`)."""
     found = {"api.py": "retort/__init__.py", "py.typed": "retort/py.typed"}
-    found |= {name: f"retort/{name}" for name in ("students", "trainers", "pipelines", "cli", "examples")}
+    found |= {name: f"retort/{name}" for name in ("students", "trainers", "pipelines", "serving", "cli", "examples")}
     for init in sorted((root / "components").glob("*/__init__.py")):
         name = init.parent.name
         parent = "" if name == "document_stores" else "components/"

@@ -27,6 +27,7 @@ or, with queries and judgements:
   retort export runs/mine/student --data DATA                                            faster on CPUs
   retort index runs/mine/student --documents DATA --store runs/mine/index
   retort ask "your question" --store runs/mine/index
+  retort serve --store runs/mine/index                                                   a page in the browser
 
 DATA is a BEIR folder: corpus.jsonl[.gz], queries.jsonl[.gz], qrels/{train,dev,test}.tsv.
 `retort COMMAND --help` explains each command.
@@ -117,6 +118,19 @@ examples:
   retort ask "How do I merge two dictionaries?" --store runs/quickstart/index
   retort ask "..." --store runs/first/index --json
   retort ask "..." --store http://localhost:6333/handbook
+"""
+
+
+SERVE_EPILOG = """\
+examples:
+  retort serve --store runs/quickstart/index
+  retort serve --store runs/first/index --other runs/teacher/index          two models beside each other
+  retort serve --store runs/first/index --generator llm.yaml --host 0.0.0.0
+
+A page for people at /, chat as OpenAI's clients speak it at /v1/chat/completions (model: chat), the pipelines
+extractive_qa and search at /NAME/run, /health and /ready. Without --generator ({type, init_parameters} of a Haystack
+chat generator) answers are sentences of the documents. RETORT_API_KEY in the environment is the key that callers must
+send as a bearer token.
 """
 
 
@@ -219,6 +233,20 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument(
         "--prune", action="store_true", help="delete every document of the index that --documents does not give"
     )
+
+    serve = add("serve", "Serve an index: a page, chat for OpenAI clients, pipelines over HTTP.", SERVE_EPILOG)
+    serve.add_argument("--store", required=True, metavar="STORE", help="folder of the index, or URL of a collection")
+    serve.add_argument("--student", default=None, help="student to ask with; by default the one that built the index")
+    serve.add_argument("--other", default=None, metavar="STORE", help="index of another model, to compare with")
+    serve.add_argument("--generator", type=Path, default=None, metavar="YAML", help="chat generator that answers")
+    serve.add_argument(
+        "--report", type=Path, default=None, metavar="FILE", help="default: report.html beside the index"
+    )
+    serve.add_argument("--host", default="localhost", help="address to listen on")
+    serve.add_argument("--port", type=int, default=1416, help="port to listen on")
+    serve.add_argument("--workers", type=int, default=2, metavar="N", help="questions worked on at a time")
+    serve.add_argument("--max-requests", type=int, default=256, metavar="N", help="requests at a time; then 503")
+    serve.add_argument("--max-body", type=int, default=65536, metavar="BYTES", help="longest request")
 
     ask = add("ask", "Ask a question; the answer is cited from the index.", ASK_EPILOG)
     ask.add_argument("question")

@@ -45,7 +45,9 @@ class ExtractiveAnswerer:
         score_threshold: float = 0.4,
         document_weight: float = 0.5,
         device: ComponentDevice | None = None,
-        precision: Literal["float32", "bfloat16", "auto"] = "float32",
+        precision: Literal["float32", "bfloat16", "auto", "int8"] | None = None,
+        backend: Literal["auto", "torch", "onnx"] = "auto",
+        threads: int | None = None,
         revision: str | None = None,
         token: Secret | None = None,
         local_files_only: bool = False,
@@ -67,7 +69,12 @@ class ExtractiveAnswerer:
         :param device:
             Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
         :param precision:
-            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there.
+            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there; `int8`: the ONNX export of
+            that name. None takes what `retort export` found best for CPUs, else float32.
+        :param backend:
+            `torch`; `onnx`: an export made by `retort export`; `auto`: as `precision` says.
+        :param threads:
+            Threads of an ONNX graph; None takes all cores. Torch has its own, for the whole process.
         :param revision:
             Hub revision.
         :param token:
@@ -92,6 +99,8 @@ class ExtractiveAnswerer:
         self.document_weight = document_weight
         self.device = device
         self.precision = precision
+        self.backend = backend
+        self.threads = threads
         self.revision = revision
         self.token = token
         self.local_files_only = local_files_only
@@ -101,6 +110,8 @@ class ExtractiveAnswerer:
             model,
             device=device.to_torch_str() if device else None,
             precision=precision,
+            backend=backend,
+            threads=threads,
             revision=revision,
             token=token.resolve_value if token else None,  # asked for when the model is loaded
             local_files_only=local_files_only,

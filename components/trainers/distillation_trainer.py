@@ -7,11 +7,12 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from haystack import Document, component
+from haystack import Document, component, default_to_dict
+from haystack.core.serialization import component_to_dict
 
 from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder
-from retort.trainers.distill import changed_recipe
-from retort.trainers.from_documents import default_sources, distill_documents
+
+_PARAMETERS = ("out", "recipe", "teacher", "generator", "generator_options", "settings", "dev_share")
 
 
 @component
@@ -40,8 +41,8 @@ class DistillationTrainer:
         *,
         out: str = "runs/distilled",
         recipe: str = "kd",
-        teacher: str | dict[str, Any] | None = None,
-        generator: dict[str, Any] | None = None,
+        teacher: str | dict[str, Any] | Any = None,
+        generator: dict[str, Any] | Any = None,
         generator_options: dict[str, Any] | None = None,
         settings: dict[str, Any] | None = None,
         dev_share: float = 0.1,
@@ -55,7 +56,7 @@ class DistillationTrainer:
             Name of a recipe that comes with retort, or a YAML file.
         :param teacher:
             Takes the place of the recipe's teacher: a model's name; `{type, init_parameters}` of a teacher, a Haystack
-            ranker or chat generator; or `{text_embedder, document_embedder}`.
+            ranker or chat generator, or such a component; or `{text_embedder, document_embedder}`.
         :param generator:
             `{type, init_parameters}` of a chat generator that makes up questions besides.
         :param generator_options:
@@ -67,11 +68,24 @@ class DistillationTrainer:
         """
         self.out = out
         self.recipe = recipe
-        self.teacher = teacher
-        self.generator = generator
+        self.teacher = _described(teacher)
+        self.generator = _described(generator)
         self.generator_options = generator_options
         self.settings = settings
         self.dev_share = dev_share
+
+    def to_dict(self) -> dict[str, Any]:
+        """Describe the component, for YAML."""
+        return default_to_dict(self, **{name: getattr(self, name) for name in _PARAMETERS})
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "DistillationTrainer":
+        """
+        Create the component from its description.
+
+        Teacher and generator stay descriptions: Haystack would load them here, and again in each copy.
+        """
+        return cls(**data.get("init_parameters", {}))
 
     @component.output_types(
         student=str, metrics=dict[str, dict[str, float]], verdict=list[str], report=str, documents=list[Document]
@@ -101,6 +115,11 @@ class DistillationTrainer:
         :raises ValueError:
             If there are queries without judgements, or the other way round.
         """
+        # Here, as only trainers need what trains.
+        from retort.trainers.data.pseudo_queries import GeneratedQuestions
+        from retort.trainers.distill import changed_recipe
+        from retort.trainers.from_documents import default_sources, distill_documents
+
         documents = [Document.from_dict(d) if isinstance(d, dict) else d for d in documents]
         if (queries or {}).keys() != (qrels or {}).keys():
             msg = "queries and qrels must have the same ids: a query without a document that answers it tells nothing."
@@ -110,8 +129,6 @@ class DistillationTrainer:
         ]
         sources = default_sources(documents)
         if self.generator is not None:
-            from retort.trainers.data.pseudo_queries import GeneratedQuestions
-
             cache = Path(self.out) / "answers.jsonl"
             cache.parent.mkdir(parents=True, exist_ok=True)
             options = {"cache": str(cache)} | (self.generator_options or {})
@@ -153,3 +170,8 @@ class DistillationTrainer:
             As `run`.
         """
         return await asyncio.to_thread(self.run, documents=documents, queries=queries, qrels=qrels)
+
+
+def _described(given: Any) -> Any:
+    """Take a component that was made in Python as its YAML would describe it."""
+    return given if given is None or isinstance(given, str | dict) else component_to_dict(given, "given")

@@ -1,0 +1,66 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""`retort serve`."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from retort.cli.ask import built_by
+from retort.pipelines.load import is_url
+from retort.trainers.errors import RecipeError
+
+KEY = "RETORT_API_KEY"
+
+
+def run(given: argparse.Namespace) -> None:
+    """Check that everything is there and fits, then serve until stopped."""
+    try:
+        import uvicorn
+
+        from retort.serving.app import create_app
+    except ImportError as error:
+        msg = f'serving needs `pip install "retort-haystack[serve]"` ({error.name} is missing).'
+        raise RecipeError(msg) from error
+    served = open_serving(given)
+    found = served.engine.check()
+    if served.other is not None:
+        served.other.check()
+    key = os.environ.get(KEY) or None
+    app = create_app(served, api_key=key, max_body=given.max_body, max_requests=given.max_requests)
+    url = f"http://{given.host}:{given.port}"
+    print(f"{found['documents']} documents of {given.store}, by {found['student']}")
+    print(f"page: {url}/    chat: {url}/v1/chat/completions (model: chat)    API: {url}/docs")
+    if key is None and given.host not in {"localhost", "127.0.0.1", "::1"}:
+        print(f"no key is asked for: set {KEY} if others can reach {given.host}", file=sys.stderr)
+    sys.stdout.flush()
+    try:
+        uvicorn.run(app, host=given.host, port=given.port, log_level="warning", timeout_graceful_shutdown=10)
+    finally:
+        served.close()
+
+
+def open_serving(given: argparse.Namespace) -> Any:
+    """Open what the command line names; nothing is loaded yet."""
+    from retort.serving.app import Serving, rag_pipeline
+    from retort.serving.engine import Engine
+
+    student = given.student or built_by(given.store)
+    other = Engine(built_by(given.other), given.other) if given.other else None
+    rag = None
+    if given.generator:
+        tree = yaml.safe_load(given.generator.read_text(encoding="utf-8"))
+        if not isinstance(tree, dict) or "type" not in tree:
+            msg = f"{given.generator}: expected the type and init_parameters of a chat generator."
+            raise RecipeError(msg)
+        rag = rag_pipeline(student, given.store, tree)
+    report = given.report
+    if report is None and not is_url(given.store):
+        beside = Path(given.store).resolve().parent / "report.html"
+        report = beside if beside.is_file() else None
+    return Serving(Engine(student, given.store), other, rag, report, workers=given.workers)

@@ -1,0 +1,62 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Chat as OpenAI's clients speak it: cited sentences without an LLM, or a language model's answer over passages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+
+from hayhooks import BasePipelineWrapper, async_streaming_generator, get_last_user_message
+
+from retort.serving.app import run_in_thread, serving
+
+NO_ANSWER = "The documents do not seem to answer this."
+
+
+class ChatWrapper(BasePipelineWrapper):
+    """`/chat/completions` over the index that is served; Hayhooks finds it in the pipelines' folder."""
+
+    def setup(self) -> None:
+        """Take the pipeline with the language model, if there is one."""
+        self.pipeline = serving().rag
+
+    async def run_chat_completion_async(
+        self,
+        model: str,  # noqa: ARG002 - the name of this pipeline
+        messages: list[dict],
+        body: dict,
+    ) -> str | AsyncGenerator:
+        """Answer the last message of the user."""
+        question = (get_last_user_message(messages) or "").strip()
+        if not question:
+            return "Ask a question."
+        if self.pipeline is not None:
+            inputs = {"embedder": {"text": question}, "template": {"query": question}}
+            if body.get("stream"):
+                return async_streaming_generator(pipeline=self.pipeline, pipeline_run_args=inputs)
+            found = await self.pipeline.run_async(inputs)
+            return str(found["generator"]["replies"][0].text)
+        events = await run_in_thread(lambda: list(serving().engine.answer(question)))
+        return _spoken(list(_pieces(events))) if body.get("stream") else "".join(_pieces(events))
+
+
+async def _spoken(pieces: list[str]) -> AsyncGenerator[str, None]:
+    for piece in pieces:
+        yield piece
+
+
+def _pieces(events: list[dict[str, Any]]) -> Iterator[str]:
+    """Sentences with their citations, then the sources."""
+    answers = [event for event in events if event["event"] == "answer"]
+    passages = {p["number"]: p for p in events[0]["passages"]}
+    if not answers:
+        yield NO_ANSWER
+        return
+    cited = {number: place for place, number in enumerate(dict.fromkeys(a["passage"] for a in answers), 1)}
+    for answer in answers:
+        yield f"{answer['text']} [{cited[answer['passage']]}]\n"
+    yield "\n"
+    for number, place in cited.items():
+        yield f"[{place}] {passages[number]['title']}\n"

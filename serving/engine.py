@@ -1,0 +1,125 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Answers questions step by step, with the time of each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from haystack import Document
+from haystack.document_stores.errors import DocumentStoreError
+
+from retort.pipelines.load import is_url, load_pipeline
+
+EXTRACTS = "extractive_qa"
+
+
+class Engine:
+    """
+    One model with its index, through `extractive_qa.yml`.
+
+    The components are run one by one: their times are what a page shows, and what a pipeline hands on is copied.
+
+    :param student:
+        The model: a folder, or a name.
+    :param store:
+        Its index: a folder, or the URL of a collection.
+    """
+
+    def __init__(self, student: str, store: str) -> None:
+        self.student, self.store = student, store
+        self._pipeline = load_pipeline(EXTRACTS, student=student, index=store)
+        self._parts: dict[str, Any] = {n: self._pipeline.get_component(n) for n in self._pipeline.graph.nodes}
+
+    def check(self) -> dict[str, Any]:
+        """
+        See that model and index are there and fit, with a question that is asked of both.
+
+        :returns:
+            `student`, `store`, `documents` (how many).
+        :raises DocumentStoreError:
+            If the index is gone, empty, or of another model.
+        """
+        self._refuse_missing()
+        count = int(self._parts["retriever"].document_store.count_documents())
+        if not count:
+            msg = f"There is no document at {self.store}. {_build('STUDENT', self.store)}"
+            raise DocumentStoreError(msg)
+        self.search("ready?", 1)
+        return {"student": self.student, "store": self.store, "documents": count}
+
+    def search(self, question: str, top_k: int) -> tuple[list[Document], dict[str, float]]:
+        """Find passages; with milliseconds by step, `embed` and `search`."""
+        started = time.perf_counter()
+        embedded = self._parts["embedder"].run(text=question)
+        searched = time.perf_counter()
+        documents = self._parts["retriever"].run(
+            query_embedding=embedded["embedding"], space=embedded["space"], top_k=top_k
+        )["documents"]
+        ended = time.perf_counter()
+        return documents, {"embed": 1e3 * (searched - started), "search": 1e3 * (ended - searched)}
+
+    def answer(self, question: str, *, top_k: int = 3, depth: int = 10) -> Iterator[dict[str, Any]]:
+        """
+        Answer a question.
+
+        :param question:
+            The question.
+        :param top_k:
+            Answers, at most.
+        :param depth:
+            Passages.
+        :returns:
+            First `{event: passages, passages: [...], ms: {...}}`, then an `{event: answer, ...}` for each sentence that
+            answers, then `{event: done, best_score, ms}`.
+        :raises DocumentStoreError:
+            If the index is gone, or of another model.
+        """
+        self._refuse_missing()
+        documents, ms = self.search(question, depth)
+        yield {"event": "passages", "passages": [_passage(d, n) for n, d in enumerate(documents, 1)], "ms": ms}
+        started = time.perf_counter()
+        found = self._parts["answerer"].run(query=question, documents=documents, top_k=top_k)
+        ms = ms | {"answer": 1e3 * (time.perf_counter() - started)}
+        numbers = {d.id: n for n, d in enumerate(documents, 1)}
+        for answer in found["answers"]:
+            yield {
+                "event": "answer",
+                "text": " ".join(answer.data.split()),
+                "score": round(answer.score, 4),
+                "passage": numbers[answer.document.id],
+                "start": answer.document_offset.start,
+                "end": answer.document_offset.end,
+            }
+        yield {"event": "done", "best_score": round(found["best_score"], 4), "ms": ms}
+
+    def close(self) -> None:
+        """Let go of model and index."""
+        self._pipeline.close()
+
+    def _refuse_missing(self) -> None:
+        if not is_url(self.store) and not Path(self.store).is_dir():
+            msg = f"The index at {self.store} is gone. {_build(self.student, self.store)}"
+            raise DocumentStoreError(msg)
+
+
+def _build(student: str, store: str) -> str:
+    return f"Build it: retort index {student} --documents DIR --store {store}"
+
+
+def _passage(document: Document, number: int) -> dict[str, Any]:
+    meta = document.meta
+    return {
+        "number": number,
+        "id": document.id,
+        "title": str(meta.get("title") or meta.get("file_path") or document.id),
+        "file": meta.get("file_path"),
+        "url": meta.get("url"),
+        "page": meta.get("page_number"),
+        "text": document.content or "",
+        "score": round(document.score or 0.0, 4),
+    }

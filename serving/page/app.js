@@ -1,0 +1,163 @@
+"use strict";
+// Asks, and shows what the server streams. Texts are set as text, never as HTML.
+const $ = (id) => document.getElementById(id);
+let settings = { student: "student", other: null, report: false, key: false };
+let running = null;
+
+function make(tag, text, attributes = {}) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+function headers() {
+  const found = { "content-type": "application/json" };
+  if ($("key").value) found.authorization = `Bearer ${$("key").value}`;
+  return found;
+}
+
+// Yields the events of a streamed answer.
+async function* events(body, signal) {
+  const reply = await fetch("ask", { method: "POST", headers: headers(), body: JSON.stringify(body), signal });
+  if (!reply.ok) {
+    const said = await reply.json().catch(() => ({}));
+    const detail = typeof said.detail === "string" ? said.detail : `The server answered ${reply.status}.`;
+    throw new Error(detail);
+  }
+  const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const parts = (rest + value).split("\n\n");
+    rest = parts.pop();
+    for (const part of parts) if (part.startsWith("data: ")) yield JSON.parse(part.slice(6));
+  }
+}
+
+function addColumn(name) {
+  const column = $("column").content.cloneNode(true).firstElementChild;
+  column.querySelector("h2").textContent = name;
+  column.setAttribute("aria-label", name);
+  $("columns").append(column);
+  return column;
+}
+
+function showPassages(column, passages) {
+  column.querySelector("h3").hidden = passages.length === 0;
+  for (const passage of passages) {
+    const item = make("li");
+    const details = make("details", undefined, { id: `${column.dataset.side}-${passage.number}` });
+    const where = passage.page ? `${passage.title}, page ${passage.page}` : passage.title;
+    details.append(make("summary", `[${passage.number}] ${where} (${passage.score.toFixed(2)})`));
+    details.append(make("p", passage.text));
+    item.append(details);
+    column.querySelector(".passages").append(item);
+  }
+}
+
+// Marks the sentences that answer within their passage.
+function markPassage(column, passage, spans) {
+  const text = column.querySelector(`#${column.dataset.side}-${passage.number} p`);
+  text.textContent = "";
+  let at = 0;
+  const letters = Array.from(passage.text); // offsets count characters, not UTF-16 units
+  for (const [start, end] of spans.sort((a, b) => a[0] - b[0])) {
+    if (start < at) continue;
+    text.append(letters.slice(at, start).join(""), make("mark", letters.slice(start, end).join("")));
+    at = end;
+  }
+  text.append(letters.slice(at).join(""));
+}
+
+function times(ms) {
+  const told = Object.entries(ms).map(([step, value]) => `${step} ${value.toFixed(1)} ms`);
+  const sum = Object.values(ms).reduce((a, b) => a + b, 0);
+  return `${told.join(" · ")} · together ${sum.toFixed(1)} ms`;
+}
+
+async function askOne(question, other, signal) {
+  const column = addColumn(other ? settings.other : settings.student);
+  column.dataset.side = other ? "other" : "student";
+  let passages = [];
+  const spans = new Map();
+  for await (const event of events({ question, other }, signal)) {
+    if (event.event === "error") throw new Error(event.detail);
+    if (event.event === "passages") {
+      passages = event.passages;
+      showPassages(column, passages);
+      column.querySelector(".times").textContent = times(event.ms);
+    } else if (event.event === "answer") {
+      const item = make("li", `${event.text} `);
+      const link = make("a", `[${event.passage}]`, { href: `#${column.dataset.side}-${event.passage}` });
+      const title = passages[event.passage - 1].title;
+      link.setAttribute("aria-label", `source ${event.passage}: ${title}`);
+      link.addEventListener("click", () => {
+        const details = column.querySelector(`#${column.dataset.side}-${event.passage}`);
+        details.open = true;
+        details.querySelector("summary").focus();
+      });
+      item.append(link);
+      column.querySelector(".answers").append(item);
+      spans.set(event.passage, [...(spans.get(event.passage) || []), [event.start, event.end]]);
+      markPassage(column, passages[event.passage - 1], spans.get(event.passage));
+      column.querySelector(`#${column.dataset.side}-${event.passage}`).open = true;
+    } else if (event.event === "done") {
+      column.querySelector(".none").hidden = spans.size > 0;
+      column.querySelector(".times").textContent = times(event.ms);
+      return spans.size;
+    }
+  }
+  throw new Error("The server broke off. Ask again.");
+}
+
+async function ask() {
+  const question = $("question").value.trim();
+  if (!question) return;
+  if (running) running.abort();
+  const own = (running = new AbortController());
+  $("columns").textContent = "";
+  $("error").textContent = "";
+  $("status").textContent = "Asking ...";
+  history.replaceState(null, "", `#q=${encodeURIComponent(question)}`);
+  const sides = settings.other && $("both").checked ? [false, true] : [false];
+  const found = await Promise.allSettled(sides.map((side) => askOne(question, side, own.signal)));
+  if (own !== running) return; // another question came meanwhile
+  const failed = found.find((one) => one.status === "rejected");
+  if (failed) {
+    const offline = failed.reason instanceof TypeError;
+    $("error").textContent = offline ? "The server cannot be reached. Is it running?" : failed.reason.message;
+    $("status").textContent = "";
+  } else {
+    const count = found[0].value;
+    $("status").textContent = count ? `${count} ${count === 1 ? "sentence answers" : "sentences answer"}.` : "No answer.";
+  }
+}
+
+async function start() {
+  $("key").value = sessionStorage.getItem("key") || "";
+  $("key").addEventListener("change", () => sessionStorage.setItem("key", $("key").value));
+  $("form").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "/" && !/^(INPUT|TEXTAREA)$/.test(document.activeElement.tagName)) {
+      event.preventDefault();
+      $("question").focus();
+      $("question").select();
+    }
+  });
+  try {
+    settings = await (await fetch("settings")).json();
+    $("report").hidden = !settings.report;
+    $("choice").hidden = !settings.other;
+    $("names").textContent = `${settings.student} and ${settings.other}`;
+    $("secret").hidden = !settings.key;
+    const ready = await fetch("ready");
+    if (!ready.ok) $("error").textContent = (await ready.json()).detail;
+  } catch {
+    $("error").textContent = "The server cannot be reached. Is it running?";
+  }
+  const asked = /^#q=(.+)$/.exec(location.hash);
+  if (asked) { $("question").value = decodeURIComponent(asked[1]); ask(); }
+}
+start();

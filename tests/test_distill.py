@@ -1,0 +1,356 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""From documents alone: `retort distill`, and the trainer as a component."""
+
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from haystack import Document, Pipeline
+from haystack.core.serialization import component_from_dict, component_to_dict
+from tiny import TOPICS
+
+from haystack_integrations.components.rankers.retort import StudentRanker
+from haystack_integrations.components.trainers.retort import DistillationTrainer
+from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+from retort.cli import main
+from retort.students import Manifest, Student, read_space
+from retort.trainers.data.documents import read_documents
+from retort.trainers.data.queries import read_asked
+from retort.trainers.distill import changed_recipe, teacher_spec
+from retort.trainers.errors import DataError, RecipeError
+from retort.trainers.from_documents import judge, untrained_model
+from retort.trainers.recipe import Recipe
+
+MOCK = "haystack.components.generators.chat.mock.MockChatGenerator"
+RANKER = "haystack_integrations.components.rankers.retort.student_ranker.StudentRanker"
+
+
+@pytest.fixture
+def handbook(tmp_path) -> Path:
+    """Sixty small files of five topics."""
+    folder = tmp_path / "handbook"
+    for topic, words in TOPICS.items():
+        names = words.split()
+        (folder / topic).mkdir(parents=True)
+        for i in range(12):
+            first, second, third = (names[(i + k) % 10] for k in (0, 3, 7))
+            text = (
+                f"# The {first} and the {second} {i}\n\nThe {first} is near the {second} in the {topic}. "
+                f"What is the {third} with a {first}? How near is the {names[i % 10]} of the {topic} and the {third}."
+            )
+            (folder / topic / f"page {i}.md").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def recipe(recipe_tree, tmp_path) -> str:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(recipe_tree))
+    return str(path)
+
+
+def distill(*arguments: str | Path) -> None:
+    main(["distill", *map(str, arguments)])
+
+
+def fails(capsys, *arguments: str | Path) -> str:
+    with pytest.raises(SystemExit) as stop:
+        distill(*arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+class TestCommand:
+    def test_the_whole_way_and_again(self, handbook, recipe, tmp_path, capsys):
+        out = tmp_path / "out"
+        command = ["--documents", handbook, "--out", out, "--recipe", recipe, "--dev-share", "0.3"]
+        distill(*command)
+        said = capsys.readouterr().out
+        for name in ("bm25", "teacher", "student", "hybrid"):
+            assert f"\n{name} " in said
+        assert "made up from your documents" in said
+        found = json.loads((out / "verdict.json").read_text())
+        assert found["metrics"]["hybrid"]["queries"] == found["metrics"]["student"]["queries"] > 0
+        assert Manifest.read(out / "student").exports
+        assert (out / "report.html").stat().st_size > 5000
+        assert "The student" in (out / "report.html").read_text()
+        for path in sorted((out / "pipelines").glob("*.yml")):
+            Pipeline.loads(path.read_text())
+        main(["ask", "what is the violin near the music?", "--store", str(out / "index"), "--json"])
+        answers = json.loads(capsys.readouterr().out)
+        assert len(answers["documents"]) == 10
+        # Again: nothing is done twice.
+        before = {p: p.stat().st_mtime_ns for p in (out / "student").rglob("*") if p.is_file()}
+        distill(*command)
+        assert "the student is trained already" in capsys.readouterr().out
+        assert before == {p: p.stat().st_mtime_ns for p in (out / "student").rglob("*") if p.is_file()}
+        # Other documents, or another recipe, are refused.
+        assert "holds a student of other documents" in fails(capsys, *command[2:], "--documents", handbook / "sea")
+        assert "another recipe" in fails(capsys, *command, "--set", "stages.0.steps=9")
+
+    def test_killed_and_gone_on_with(self, handbook, recipe, tmp_path, monkeypatch):
+        command = ["--documents", handbook, "--recipe", recipe, "--dev-share", "0.3", "--out"]
+        distill(*command, tmp_path / "whole")
+
+        class Killed(BaseException):
+            pass
+
+        calls = []
+
+        def killing(module, name, at):
+            real = getattr(module, name)
+
+            def call(*args, **kwargs):
+                calls.append(name)
+                if len(calls) == at:
+                    raise Killed
+                return real(*args, **kwargs)
+
+            monkeypatch.setattr(module, name, call)
+
+        from retort.trainers import from_documents
+        from retort.trainers.loop import Loop
+
+        for module, name in ((from_documents, "make_queries"), (Loop, "_step"), (from_documents, "write_report")):
+            calls.clear()
+            with monkeypatch.context() as within:
+                monkeypatch, kept = within, monkeypatch
+                killing(module, name, 4 if name == "_step" else 1)
+                with pytest.raises(Killed):
+                    distill(*command, tmp_path / "killed")
+                monkeypatch = kept
+        distill(*command, tmp_path / "killed")
+        whole, killed = (json.loads((tmp_path / n / "metrics.json").read_text())["dev"] for n in ("whole", "killed"))
+        for name in ("ndcg@10", "recall@100", "queries"):
+            assert whole["student"][name] == killed["student"][name]
+        assert read_space(str(tmp_path / "whole" / "student")) == read_space(str(tmp_path / "killed" / "student"))
+
+    def test_plan_does_nothing(self, handbook, recipe, tmp_path, capsys):
+        generator = tmp_path / "llm.yaml"
+        generator.write_text(yaml.safe_dump({"type": MOCK}))
+        distill(
+            "--documents", handbook, "--out", tmp_path / "out", "--recipe", recipe, "--generator", generator, "--plan"
+        )
+        said = capsys.readouterr().out
+        assert "60 passages of 60 files" in said
+        assert "generator of queries: 60 calls" in said
+        assert "recipe small: align 5, distil 7 steps, 4 queries each" in said
+        assert "teacher teacher: vectors of " in said
+        assert "time, together: about" in said
+        assert "memory: about" in said
+        assert not list((tmp_path / "out").rglob("*.jsonl"))
+
+    def test_money_and_pairs_of_a_judge(self, handbook, tmp_path, capsys, tiny_student):
+        judge_file = tmp_path / "judge.yaml"
+        teacher = "retort.trainers.teachers.chat_generator.ChatGeneratorTeacher"
+        parameters = {"generator": {"type": MOCK}, "price": 2.0}
+        judge_file.write_text(yaml.safe_dump({"type": teacher, "init_parameters": parameters}))
+        student = [
+            "student.init_parameters={model: " + tiny_student + "}",
+            "student.type=retort.students.create.pretrained",
+        ]
+        sets = [part for s in student for part in ("--set", s)]
+        distill("--documents", handbook, "--out", tmp_path / "out", "--teacher", judge_file, "--plan", *sets)
+        said = capsys.readouterr().out
+        assert "recipe kd_scores" in said
+        assert "scores of up to" in said
+        assert "money, teacher ranker: about" in said
+        assert "not known" in said
+
+    def test_a_deadline_keeps_what_is_done(self, handbook, recipe, tmp_path, capsys, monkeypatch):
+        from retort.trainers.loop import Loop
+
+        out, real = tmp_path / "out", Loop._step
+        monkeypatch.setattr(Loop, "_step", lambda self, *a, **k: (time.sleep(1), real(self, *a, **k))[1])
+        error = fails(
+            capsys, "--documents", handbook, "--out", out, "--recipe", recipe, "--deadline", 0.07, "--dev-share", "0.3"
+        )
+        assert "the deadline of 0.07 minutes has passed. What was done is kept" in error
+        assert (out / "data" / "card.md").is_file()
+        monkeypatch.undo()
+        distill("--documents", handbook, "--out", out, "--recipe", recipe, "--dev-share", "0.3")
+        assert (out / "student" / "retort.json").is_file()
+
+
+class TestBadInput:
+    def test_empty_and_single(self, tmp_path, recipe, capsys):
+        (tmp_path / "none").mkdir()
+        command = ["--out", tmp_path / "out", "--recipe", recipe, "--documents"]
+        assert "found nothing, but no file that can be read" in fails(capsys, *command, tmp_path / "none")
+        (tmp_path / "none" / "one.txt").write_text("The ship is in the harbour. It waits for the tide.")
+        assert "none for" in fails(capsys, *command, tmp_path / "none")
+        assert not (tmp_path / "out" / "student").exists()
+
+    def test_what_cannot_be_read_is_left_out_and_named(self, handbook, caplog):
+        from pypdf import PdfWriter
+
+        writer = PdfWriter()
+        writer.add_blank_page(200, 200)
+        writer.write(handbook / "scan.pdf")
+        (handbook / "junk.docx").write_bytes(bytes(range(256)) * 40)
+        (handbook / "picture.png").write_bytes(b"\x89PNG")
+        with caplog.at_level(logging.WARNING):
+            found = read_documents(handbook, unreadable="skip")
+        assert len({d.meta["file_path"] for d in found}) == 60
+        assert "as they cannot be read: junk.docx" in caplog.text
+        assert "as they have no text (scanned pages need text recognition first): scan.pdf" in caplog.text
+        with pytest.raises(DataError, match=r"junk\.docx: this file cannot be read"):
+            read_documents(handbook)
+        shutil.move(handbook / "scan.pdf", handbook.parent / "scan.pdf")
+        with pytest.raises(DataError, match="none of 1 files has any text"):
+            read_documents(handbook.parent / "scan.pdf")
+
+    def test_other_scripts_are_pointed_out(self, caplog, tmp_path, recipe_tree):
+        from retort.trainers.from_documents import write_data
+
+        texts = [f"Корабль стоит в гавани номер {i}. Он ждёт прилива и ветра на море {i}." for i in range(40)]
+        documents = [Document(id=str(i), content=text) for i, text in enumerate(texts)]
+        recipe = Recipe.from_dict(recipe_tree)
+        with caplog.at_level(logging.WARNING):
+            counts = write_data(documents, tmp_path / "out", recipe, None, (), 0.3, lambda _: None)
+        assert "40 of 40 texts looked at are not in Latin script" in caplog.text
+        assert counts["documents"] == 40
+
+    def test_copies_of_documents_keep_their_queries(self, handbook, tmp_path, recipe_tree):
+        from retort.trainers.from_documents import write_data
+
+        single = read_documents(handbook)
+        for i in range(5):
+            shutil.copytree(handbook / "sea", handbook / f"copy{i}")
+        recipe = Recipe.from_dict(recipe_tree)
+        counts = {}
+        for name, documents in (("once", single), ("copies", read_documents(handbook))):
+            counts[name] = write_data(documents, tmp_path / name, recipe, None, (), 0.3, lambda _: None)
+        assert counts["copies"]["documents"] == 120
+        assert counts["copies"]["train"] + counts["copies"]["dev"] > 0.6 * (
+            counts["once"]["train"] + counts["once"]["dev"]
+        )
+
+
+class TestQueries:
+    def test_forms(self, handbook, tmp_path):
+        documents = read_documents(handbook)
+        (tmp_path / "q.jsonl").write_text(
+            '{"query": "where is the ship?", "documents": ["sea/page 0.md", "sea/page 1.md#0"]}\n'
+            '{"query": "a song?", "document": "music/page 2.md"}\n'
+        )
+        (tmp_path / "q.csv").write_text(
+            "query,document\nwhere is the ship?,sea/page 0.md\nwhere is the ship?,sea/page 1.md\n"
+        )
+        assert read_asked(tmp_path / "q.jsonl", documents) == [
+            ("where is the ship?", ["sea/page 0.md#0", "sea/page 1.md#0"]),
+            ("a song?", ["music/page 2.md#0"]),
+        ]
+        assert read_asked(tmp_path / "q.csv", documents) == [
+            ("where is the ship?", ["sea/page 0.md#0", "sea/page 1.md#0"])
+        ]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ('{"query": "x", "document": "nowhere.md"}', "line 1: there is no document 'nowhere.md'"),
+            ('{"document": "sea/page 0.md"}', 'line 1: expected "query" and "documents"'),
+            ("", "there is no query"),
+            ("{", "line 1"),
+        ],
+    )
+    def test_bad(self, handbook, tmp_path, text, message):
+        (tmp_path / "q.jsonl").write_text(text)
+        with pytest.raises(DataError, match=message):
+            read_asked(tmp_path / "q.jsonl", read_documents(handbook))
+
+
+class TestTeacher:
+    def test_what_may_teach(self):
+        recipe = Recipe.from_yaml("kd_lexical")
+        assert teacher_spec("my-model", recipe.teachers["teacher"])["init_parameters"]["model"] == "my-model"
+        assert changed_recipe(recipe, teacher="my-model").teachers["teacher"].init_parameters["model"] == "my-model"
+        kinds = {
+            "RankerTeacher": {"type": RANKER},
+            "ChatGeneratorTeacher": {"type": MOCK},
+            "EmbedderTeacher": {"text_embedder": {"type": "a"}, "document_embedder": {"type": "b"}},
+            "BiEncoderTeacher": {"type": "retort.trainers.teachers.bi_encoder.BiEncoderTeacher"},
+        }
+        for name, spec in kinds.items():
+            assert teacher_spec(spec, None)["type"].endswith(f".{name}")
+        with pytest.raises(RecipeError, match="neither a teacher nor a ranker nor a chat generator"):
+            teacher_spec({"type": "haystack.components.writers.document_writer.DocumentWriter"}, None)
+        with pytest.raises(RecipeError, match="it needs a type"):
+            teacher_spec({"model": "x"}, None)
+
+    def test_untrained_model_is_the_trunk_unless_it_teaches(self, tiny_student):
+        recipe = Recipe.from_yaml("kd")
+        assert untrained_model(recipe) is None
+        recipe.student.init_parameters["trunk"] = tiny_student
+        assert untrained_model(recipe) == tiny_student
+        recipe.student.init_parameters["trunk"] = "package:not_there/model"
+        assert untrained_model(recipe) is None
+
+
+class TestVerdict:
+    @pytest.mark.parametrize(
+        ("student", "bm25", "hybrid", "advice"),
+        [
+            (0.3, 0.8, 0.9, "NOT WORTH IT ALONE: the student is below bm25. Serve it together with BM25."),
+            (0.3, 0.8, 0.6, "NOT WORTH IT ALONE: the student is below bm25. Stay with bm25."),
+            (0.8, 0.3, 0.9, "Served together with BM25 it finds more than either alone."),
+        ],
+    )
+    def test_says_what_the_figures_say(self, tmp_path, student, bm25, hybrid, advice):
+        from retort.trainers.evaluation.metrics import MEASURES
+        from retort.trainers.evaluation.rank import Evaluation
+        from retort.trainers.evaluation.runs import write_evaluation
+
+        metrics = {}
+        for name, level in (("student", student), ("bm25", bm25), ("hybrid", hybrid)):
+            scores = {f"q{i}": dict.fromkeys(MEASURES, level + 0.001 * (i % 7)) for i in range(100)}
+            metrics[name] = {"ndcg@10": level}
+            write_evaluation(
+                tmp_path, "dev" if name == "student" else f"dev.{name}", Evaluation(name, {}, scores, {"q0": ["d"]})
+            )
+        said = judge(tmp_path, metrics, made_up=True)
+        assert any(line.startswith(advice) for line in said)
+        assert "put real ones in" in said[-1]
+        assert "made up" not in " ".join(judge(tmp_path, metrics, made_up=False))
+
+
+class TestComponent:
+    def test_a_pipeline_from_documents_to_an_index(self, handbook, recipe, tmp_path):
+        pipeline = Pipeline()
+        trainer = DistillationTrainer(out=str(tmp_path / "out"), recipe=recipe, dev_share=0.3)
+        from haystack.components.writers import DocumentWriter
+
+        pipeline.add_component("trainer", trainer)
+        store = QdrantEdgeDocumentStore(path=str(tmp_path / "index"))
+        pipeline.add_component("writer", DocumentWriter(store))
+        pipeline.connect("trainer.documents", "writer.documents")
+        pipeline = Pipeline.loads(pipeline.dumps())
+        documents = read_documents(handbook)
+        queries = {"a": "where is the ship?", "b": "which song?"}
+        qrels = {"a": {"sea/page 0.md#0": 1}, "b": {"music/page 2.md#0": 2, "sea/page 1.md#0": 0}}
+        found = pipeline.run({"trainer": {"documents": documents, "queries": queries, "qrels": qrels}})
+        assert found["writer"]["documents_written"] == 60
+        assert found["trainer"]["metrics"]["student"]["queries"] == 2
+        student = Student.load(found["trainer"]["student"])
+        assert documents[0].embedding is None
+        stored = pipeline.get_component("writer").document_store.filter_documents()
+        assert {d.meta["_retort_space"] for d in stored} == {student.space}
+        assert Path(found["trainer"]["report"]).is_file()
+        with pytest.raises(ValueError, match="must have the same ids"):
+            trainer.run(documents=documents, queries=queries)
+
+    def test_serialisation(self):
+        trainer = DistillationTrainer(out="x", teacher={"type": RANKER}, settings={"stages.0.steps": 3})
+        again = component_from_dict(DistillationTrainer, component_to_dict(trainer, "trainer"), "trainer")
+        names = ("out", "recipe", "teacher", "settings", "dev_share")
+        assert [getattr(again, n) for n in names] == [getattr(trainer, n) for n in names]
+        made = DistillationTrainer(teacher=StudentRanker(model="x"))
+        assert made.teacher["type"] == RANKER
