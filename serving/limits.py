@@ -60,29 +60,29 @@ class Guards:
             return
         self._running += 1
         try:
-            await self._app(scope, _bounded(receive, self._max_body), send)
-        except _TooLongError:
-            await _refuse(send, 413, f"The request is longer than {self._max_body} bytes.")
+            await self._bounded(scope, receive, send)
         finally:
             self._running -= 1
 
+    async def _bounded(self, scope: Any, receive: Any, send: Any) -> None:
+        """Read a body without a declared length only so far; whatever the application says then, it is too long."""
+        read = 0
 
-class _TooLongError(Exception):
-    """A body without a declared length went on and on."""
+        async def received() -> Any:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            return {"type": "http.disconnect"} if read > self._max_body else message
 
+        async def sent(message: Any) -> None:
+            if read <= self._max_body:
+                await send(message)
 
-def _bounded(receive: Any, most: int) -> Any:
-    read = 0
-
-    async def bounded() -> Any:
-        nonlocal read
-        message = await receive()
-        read += len(message.get("body", b""))
-        if read > most:
-            raise _TooLongError
-        return message
-
-    return bounded
+        try:
+            await self._app(scope, received, sent)
+        finally:
+            if read > self._max_body:
+                await _refuse(send, 413, f"The request is longer than {self._max_body} bytes.")
 
 
 async def _refuse(send: Any, status: int, detail: str, headers: list[tuple[bytes, bytes]] | None = None) -> None:

@@ -93,10 +93,12 @@ async function askOne(question, other, signal) {
       const link = make("a", `[${event.passage}]`, { href: `#${column.dataset.side}-${event.passage}` });
       const title = passages[event.passage - 1].title;
       link.setAttribute("aria-label", `source ${event.passage}: ${title}`);
-      link.addEventListener("click", () => {
+      link.addEventListener("click", (click) => {
+        click.preventDefault(); // following it would take the focus away again
         const details = column.querySelector(`#${column.dataset.side}-${event.passage}`);
         details.open = true;
         details.querySelector("summary").focus();
+        details.scrollIntoView({ block: "nearest" });
       });
       item.append(link);
       column.querySelector(".answers").append(item);

@@ -1,0 +1,298 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""`retort serve`: one real process for all tests of this file; the page in a real browser."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from tiny import MINILM, write_jsonl
+
+from retort.cli import main
+from retort.cli.index import index_documents
+
+pytestmark = pytest.mark.integration
+
+READY_WITHIN = 60
+PASSAGES = {
+    "badge": "Lost badges are replaced at the reception desk on the ground floor. Bring an identity card.",
+    "vacation": "Employees have thirty days of paid leave a year. Ask your manager two weeks ahead.",
+    "password": "🔒 A password has sixteen characters at least. It is changed by the form on the intranet.",
+    "fire": "When the alarm sounds, take the stairs and gather at the fountain. Lifts stand still.",
+    "lunch": "The canteen serves warm meals between half past eleven and two o'clock. <b>Cash</b> is not taken.",
+}
+QUESTION = "Where do we gather when the fire alarm sounds?"
+ANSWER = "When the alarm sounds, take the stairs and gather at the fountain."
+KEY = "a-key-of-the-tests"
+
+
+class Running:
+    """A running `retort serve`."""
+
+    def __init__(self, place: Path, *arguments: str, key: str | None = None) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = place / f"log-{port}"
+        command = [sys.executable, "-m", "retort.cli", "serve", "--host", "127.0.0.1", "--port", str(port), *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "2"} | ({"RETORT_API_KEY": key} if key else {})
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, cwd=place, stdout=log, stderr=log, env=environment)
+        self.client = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+        until = time.monotonic() + READY_WITHIN
+        while True:
+            assert self.process.poll() is None and time.monotonic() < until, self.log.read_text()
+            try:
+                self.client.get("/health").raise_for_status()
+                break
+            except httpx.TransportError:
+                time.sleep(0.2)
+
+    def ask(self, question: str, **body) -> list[dict]:
+        with self.client.stream("POST", "/ask", json={"question": question, **body}) as answer:
+            lines = list(answer.iter_lines())
+        return [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("place")
+    (place / "data").mkdir()
+    write_jsonl(place / "data" / "corpus.jsonl", [{"_id": i, "title": i, "text": t} for i, t in PASSAGES.items()])
+    index_documents(MINILM, place / "data", place / "index")
+    shutil.copytree(place / "index", place / "other")
+    (place / "report.html").write_text("<!doctype html><title>The run</title><p>How good it is.")
+    return place
+
+
+@pytest.fixture(scope="module")
+def server(place):
+    running = Running(place, "--store", "index", "--other", "other", "--max-requests", "8", "--max-body", "5000")
+    yield running
+    assert running.stop() in {0, -signal.SIGTERM}
+
+
+class TestApi:
+    def test_asking(self, server):
+        assert server.client.get("/ready").json()["documents"] == 5
+        passages, *answers, done = server.ask(QUESTION)
+        assert [event["event"] for event in (passages, *answers, done)] == [
+            "passages",
+            *["answer"] * len(answers),
+            "done",
+        ]
+        best = answers[0]
+        assert best["text"] == ANSWER
+        passage = passages["passages"][best["passage"] - 1]
+        assert passage["id"] == "fire"
+        assert passage["text"][best["start"] : best["end"]] == ANSWER
+        assert {"embed", "search", "answer"} == set(done["ms"])
+        assert all(ms > 0 for ms in done["ms"].values())
+        assert [e["event"] for e in server.ask(QUESTION, other=True)][-1] == "done"
+
+    def test_limits(self, server):
+        assert server.client.post("/ask", json={"question": ""}).status_code == 422
+        assert server.client.post("/ask", json={"question": "x" * 2001}).status_code == 422
+        answer = server.client.post("/ask", json={"question": "x" * 6000})
+        assert (answer.status_code, answer.json()["detail"]) == (413, "The request is longer than 5000 bytes.")
+        chunks = (b"x" * 1000 for _ in range(8))  # without a length
+        assert server.client.post("/ask", content=chunks).status_code == 413
+        with ThreadPoolExecutor(40) as pool:
+            codes = list(pool.map(lambda _: httpx.post(f"{server.url}/ask", json={"question": QUESTION}, timeout=60).status_code, range(40)))  # fmt: skip
+        assert set(codes) <= {200, 503}
+        assert codes.count(503) > 0
+        assert server.ask(QUESTION)[-1]["event"] == "done"
+
+    def test_nobody_deploys_code(self, server):
+        for path in ("/deploy_files", "/deploy-yaml", "/undeploy/search"):
+            assert server.client.post(path, json={"name": "x", "files": {}}).status_code == 404
+        assert (
+            "access-control-allow-origin" not in server.client.get("/ready", headers={"origin": "http://evil"}).headers
+        )
+
+    def test_pipelines(self, server):
+        found = server.client.post("/search/run", json={"query": QUESTION}).json()["result"]
+        assert found["searcher"]["documents"][0]["id"] == "fire"
+
+    def test_openai_client(self, server):
+        from openai import OpenAI
+
+        client = OpenAI(base_url=f"{server.url}/v1", api_key="none", http_client=httpx.Client(trust_env=False))
+        messages = [{"role": "user", "content": QUESTION}]
+        whole = client.chat.completions.create(model="chat", messages=messages).choices[0].message.content
+        assert whole.startswith(f"{ANSWER} [1]\n")
+        assert "\n[1] fire\n" in whole
+        pieces = [c.choices[0].delta.content or "" for c in client.chat.completions.create(model="chat", messages=messages, stream=True)]  # fmt: skip
+        assert len(pieces) > 2
+        assert "".join(pieces) == whole
+        assert "chat" in [model.id for model in client.models.list()]
+
+    def test_report(self, server):
+        assert "How good it is" in server.client.get("/report").text
+
+
+def test_a_key_and_a_language_model(place):
+    generator = place / "llm.yaml"
+    generator.write_text("type: haystack.components.generators.chat.mock.MockChatGenerator\n")
+    shutil.copytree(place / "index", place / "rag")  # an index belongs to one process
+    running = Running(place, "--store", "rag", "--generator", str(generator), key=KEY)
+    try:
+        assert running.client.get("/").status_code == 200
+        assert running.client.get("/settings").json()["key"] is True
+        for headers in ({}, {"authorization": "Bearer wrong"}):
+            answer = running.client.post("/ask", json={"question": QUESTION}, headers=headers)
+            assert answer.status_code == 401
+            assert "wants a key" in answer.json()["detail"]
+        asked = {"model": "chat", "messages": [{"role": "user", "content": QUESTION}]}
+        headers = {"authorization": f"Bearer {KEY}"}
+        answer = running.client.post("/v1/chat/completions", json=asked, headers=headers).json()
+        assert "gather at the fountain" in answer["choices"][0]["message"]["content"]  # the stand-in says the prompt
+        with running.client.stream(
+            "POST", "/v1/chat/completions", json=asked | {"stream": True}, headers=headers
+        ) as said:
+            lines = [line for line in said.iter_lines() if line.startswith("data: {")]
+        text = "".join(json.loads(line[6:])["choices"][0]["delta"]["content"] or "" for line in lines)
+        assert "gather at the fountain" in text
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with playwright.sync_playwright() as running:
+        try:
+            made = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        except playwright.Error as error:
+            pytest.skip(f"no Chromium: {error.message.splitlines()[0]}")
+        yield made
+        made.close()
+
+
+class TestPage:
+    @pytest.fixture
+    def page(self, browser, server):
+        context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme="dark")
+        page = context.new_page()
+        self.errors = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
+        page.goto(server.url)
+        yield page
+        context.close()
+
+    def test_with_the_keyboard_alone_on_a_phone(self, page):
+        from playwright.sync_api import expect
+
+        page.keyboard.type(QUESTION)
+        page.keyboard.press("Enter")
+        expect(page.locator(".answers li").first).to_contain_text(ANSWER)
+        expect(page.get_by_role("status")).to_contain_text("answer")
+        assert page.locator("mark").first.inner_text() == ANSWER
+        assert "embed" in page.locator(".times").inner_text()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        # On to the first citation, which leads to its source.
+        link = page.locator(".answers a").first
+        for _ in range(12):
+            page.keyboard.press("Tab")
+            if link.evaluate("e => e === document.activeElement"):
+                break
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
+        page.keyboard.press("/")
+        assert page.evaluate("document.activeElement.id") == "question"
+        page.keyboard.type("How many days of paid leave do employees have?")
+        page.keyboard.press("Enter")
+        expect(page.locator(".answers li").first).to_contain_text("thirty days")
+        assert not self.errors
+
+    def test_two_models_and_texts_as_they_are(self, page):
+        from playwright.sync_api import expect
+
+        page.get_by_label("Ask both models").check()
+        page.get_by_label("Your question").fill("When does the canteen serve meals?")
+        page.get_by_role("button", name="Ask").click()
+        expect(page.locator(".column")).to_have_count(2)
+        for column in page.locator(".column").all():
+            expect(column.locator(".answers li").first).to_contain_text("between half past eleven")
+        assert page.locator("main b").count() == 0  # a document's tags are text
+        page.get_by_label("Your question").fill("How many characters has a password?")
+        page.keyboard.press("Enter")
+        expect(page.locator("mark").first).to_have_text("🔒 A password has sixteen characters at least.")
+        assert not self.errors
+
+    def test_no_answer_and_a_shared_address(self, page, server):
+        from playwright.sync_api import expect
+
+        page.goto(f"{server.url}/#q=qqq%20zzz")
+        page.reload()
+        expect(page.get_by_label("Your question")).to_have_value("qqq zzz")
+        expect(page.get_by_role("status")).to_have_text("No answer.")
+        expect(page.locator(".none")).to_be_visible()
+
+    def test_the_index_gone_and_the_server_gone(self, browser, place):
+        from playwright.sync_api import expect
+
+        shutil.copytree(place / "index", place / "lost")
+        running = Running(place, "--store", "lost")
+        try:
+            page = browser.new_page()
+            page.goto(running.url)
+            expect(page.get_by_role("alert")).to_be_empty()
+            shutil.rmtree(place / "lost")
+            page.get_by_label("Your question").fill(QUESTION)
+            page.keyboard.press("Enter")
+            expect(page.get_by_role("alert")).to_contain_text("The index at lost is gone. Build it: retort index")
+            assert running.client.get("/ready").status_code == 503
+            assert running.client.get("/health").status_code == 200
+        finally:
+            running.stop()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
+
+
+class TestStarting:
+    @pytest.fixture(autouse=True)
+    def _mine(self, place):
+        shutil.copytree(place / "index", place / "mine")
+        yield
+        shutil.rmtree(place / "mine")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--store", "nowhere"], "There is no index at nowhere. Build one"),
+            (["--store", "mine", "--student", "no-such-folder/student"], "no-such-folder/student"),
+            (["--store", "mine", "--other", "nowhere"], "There is no index at nowhere"),
+        ],
+    )
+    def test_what_is_missing_is_said_at_once(self, place, arguments, message, capsys, monkeypatch):
+        monkeypatch.chdir(place)
+        with pytest.raises(SystemExit) as stop:
+            main(["serve", *arguments])
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert "Traceback" not in error
+
+    def test_another_student_than_the_indexs(self, place, tiny_student, capsys, monkeypatch):
+        monkeypatch.chdir(place)
+        with pytest.raises(SystemExit):
+            main(["serve", "--store", "mine", "--student", tiny_student])
+        assert "Was it built with another model?" in capsys.readouterr().err
