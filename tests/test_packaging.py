@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,3 +71,19 @@ def test_neighbours_survive_install_and_uninstall(wheel, tmp_path):
     subprocess.run([*pip, "uninstall", "--quiet", "--yes", "retort-haystack"], check=True)
     assert files() == before
     assert not [p for p in (site / "retort").rglob("*") if p.is_file()]
+
+
+def test_the_compose_file_and_its_commands():
+    """Docker itself cannot run here; what the file tells it to run can be parsed."""
+    from retort.cli.main import build_parser
+
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert set(services) == {"qdrant", "index", "app"}
+    for name in ("index", "app"):
+        command = [
+            "quickstart/student".join(part.split("${STUDENT:-quickstart/student}"))
+            for part in services[name]["command"]
+        ]
+        given = build_parser().parse_args(command)
+        assert given.store == "http://qdrant:6333/documents"
+        assert services[name]["environment"]["QDRANT_API_KEY"].startswith("${QDRANT_API_KEY:?")

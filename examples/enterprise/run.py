@@ -1,0 +1,54 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Runs `distill.yaml` over a folder of documents, and prints the figures before and after."""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from haystack import Pipeline
+
+from retort.cli.table import COLUMNS, format_table
+
+HERE = Path(__file__).parent
+READ = {".txt", ".md", ".html", ".htm", ".pdf", ".docx"}
+REHEARSAL = {"stages.0.steps": 60, "stages.1.steps": 10, "training.evaluate_every": 0, "training.batch_size": 16}
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Load the pipeline, run it, print what came out."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "documents", nargs="?", type=Path, help="folder; without one: a rehearsal on this project's own"
+    )
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING)
+    with (HERE / "distill.yaml").open(encoding="utf-8") as file:
+        pipeline = Pipeline.load(file)
+    if given.documents is None:
+        root = HERE.parent.parent
+        sources = sorted(
+            path for path in root.glob("**/*.md") if ".venv" not in path.parts and "runs" not in path.parts
+        )
+        trainer: Any = pipeline.get_component("trainer")
+        trainer.settings, trainer.dev_share = REHEARSAL, 0.3
+    else:
+        sources = sorted(path for path in given.documents.rglob("*") if path.suffix.lower() in READ)
+    if not sources:
+        parser.error(f"{given.documents}: no file that can be read ({' '.join(sorted(READ))}).")
+    found = pipeline.run({"router": {"sources": sources}})
+    pipeline.close()
+    trained = found["trainer"]
+    rows = [[name, *(f"{scores[key]:.4f}" for key in COLUMNS)] for name, scores in trained["metrics"].items()]
+    print(format_table(["model", *COLUMNS.values()], rows))
+    print("\n".join(["", *trained["verdict"], ""]))
+    print(
+        f"student: {trained['student']}; {found['writer']['documents_written']} passages indexed; {trained['report']}"
+    )
+    return found
+
+
+if __name__ == "__main__":
+    main()
