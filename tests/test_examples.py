@@ -59,7 +59,7 @@ def example(name: str):
 
 def test_rag_chat(pydocs, capsys):
     run = example("rag-chat/chat.py")
-    pipeline = run["load"](str(pydocs / "index"), None, None)
+    pipeline = run["load"](str(pydocs / "index"), MINILM, None)
     found = run["answer"](pipeline, "Which function recursively copies an entire directory tree?")
     said = capsys.readouterr().out
     assert found["text"] in said
@@ -78,7 +78,7 @@ def test_generators(path, pydocs, monkeypatch):
     if not tree["type"].startswith("haystack."):
         assert "pip install" in path.read_text()
         return
-    pipeline = example("rag-chat/chat.py")["load"](str(pydocs / "index"), None, path)
+    pipeline = example("rag-chat/chat.py")["load"](str(pydocs / "index"), MINILM, path)
     assert "streaming_callback" in pipeline.get_component("generator").run.__code__.co_varnames
 
 

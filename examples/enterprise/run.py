@@ -10,8 +10,6 @@ from typing import Any
 
 from haystack import Pipeline
 
-from retort.cli.table import COLUMNS, format_table
-
 HERE = Path(__file__).parent
 READ = {".txt", ".md", ".html", ".htm", ".pdf", ".docx"}
 REHEARSAL = {"stages.0.steps": 60, "stages.1.steps": 10, "training.evaluate_every": 0, "training.batch_size": 16}
@@ -41,8 +39,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     found = pipeline.run({"router": {"sources": sources}})
     pipeline.close()
     trained = found["trainer"]
-    rows = [[name, *(f"{scores[key]:.4f}" for key in COLUMNS)] for name, scores in trained["metrics"].items()]
-    print(format_table(["model", *COLUMNS.values()], rows))
+    print(f"{'model':12}{'nDCG@10':>9}{'MRR@10':>9}{'R@100':>9}")
+    for name, scores in trained["metrics"].items():
+        print(f"{name:12}" + "".join(f"{scores[measure]:9.4f}" for measure in ("ndcg@10", "mrr@10", "recall@100")))
     print("\n".join(["", *trained["verdict"], ""]))
     print(
         f"student: {trained['student']}; {found['writer']['documents_written']} passages indexed; {trained['report']}"

@@ -12,7 +12,6 @@ import yaml
 from haystack import Pipeline
 from haystack.dataclasses import ChatMessage, StreamingChunk
 
-from retort.cli.ask import built_by
 from retort.pipelines.load import pipeline_yaml
 
 _PASSAGE = re.compile(r"^\[(\d+)\] (.*?)(?=^\[\d+\] |^Question: )", re.MULTILINE | re.DOTALL)
@@ -34,9 +33,9 @@ def repeat_the_best(messages: list[ChatMessage]) -> str:
     return " ".join(f"{sentence} [{-number}]" for _, number, sentence in best) or "The passages do not hold the answer."
 
 
-def load(store: str, student: str | None, generator: Path | None) -> Pipeline:
+def load(store: str, student: str, generator: Path | None) -> Pipeline:
     """Load `rag.yml`, bound to an index, with a generator in its place."""
-    tree = yaml.safe_load(pipeline_yaml("rag", student=student or built_by(store), index=store))
+    tree = yaml.safe_load(pipeline_yaml("rag", student=student, index=store))
     if generator is not None:
         tree["components"]["generator"] = yaml.safe_load(generator.read_text(encoding="utf-8"))
     pipeline = Pipeline.from_dict(tree)
@@ -72,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("question", nargs="?", help="without one, a conversation begins")
     parser.add_argument("--store", default="runs/quickstart/index", help="folder of the index, or URL of a collection")
-    parser.add_argument("--student", default=None, help="by default the one that built the index")
+    parser.add_argument("--student", default="runs/quickstart/student", help="the one that built the index")
     parser.add_argument("--generator", type=Path, default=None, help="YAML of a chat generator; default: a stand-in")
     given = parser.parse_args(arguments)
     pipeline = load(given.store, given.student, given.generator)
