@@ -1,6 +1,6 @@
 # The app of docker-compose.yml: on CPUs, for which the student's ONNX exports are made.
 FROM python:3.12-slim
-WORKDIR /work
+WORKDIR /app
 COPY constraints.txt /tmp/constraints.txt
 # torch alone and first: PIP_OPTIONS can name an index with its build for CPUs, which is a tenth of the other's size.
 ARG PIP_OPTIONS=""
