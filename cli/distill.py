@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import shlex
 import signal
 import tempfile
@@ -125,13 +126,18 @@ def write_pipelines(out: Path) -> None:
 
 
 def _generator(given: argparse.Namespace, out: Path) -> GeneratedQuestions:
+    """Read a chat generator, alone or with further parameters of `GeneratedQuestions`, such as `prompt`."""
     tree = yaml.safe_load(given.generator.read_text(encoding="utf-8"))
-    spec = component(tree, str(given.generator))
-    options = {"allowed_modules": given.allow or None, "revision": given.generator_revision}
+    parameters = dict(tree) if isinstance(tree, dict) and "generator" in tree else {"generator": tree}
+    spec = component(parameters.pop("generator"), str(given.generator))
+    known = inspect.signature(GeneratedQuestions).parameters.keys() | {"revision", "retries", "concurrency"}
+    if unknown := sorted(parameters.keys() - known):
+        msg = f"{given.generator}: there is no parameter {unknown[0]!r}; there are: {', '.join(sorted(known))}."
+        raise RecipeError(msg)
     cache = cache_root(out) / "answers.jsonl"
     cache.parent.mkdir(parents=True, exist_ok=True)
-    tree = {"type": spec.type, "init_parameters": spec.init_parameters}
-    return GeneratedQuestions(generator=tree, cache=str(cache), **options)
+    options = {"cache": str(cache), "allowed_modules": given.allow or None} | parameters
+    return GeneratedQuestions(generator={"type": spec.type, "init_parameters": spec.init_parameters}, **options)
 
 
 def _plan(

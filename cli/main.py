@@ -95,7 +95,8 @@ examples:
 Reads files (.txt .md .html .pdf .docx) or a BEIR folder, makes queries of them, trains, evaluates against BM25 and the
 untrained model, exports, indexes, and writes pipelines/*.yml and report.html. The same command goes on after an
 interruption. --teacher is a model's name, or a YAML file: {type, init_parameters} of a Haystack ranker, chat generator
-or teacher, or {text_embedder, document_embedder}. --queries has real queries, which are kept for dev: .jsonl with query
+or teacher, or {text_embedder, document_embedder}. --generator is a chat generator's {type, init_parameters}, or
+{generator, prompt, most, revision}: it makes up questions besides. --queries has real queries, which are kept for dev: .jsonl with query
 and documents, or .csv with query and document; a document is an id or a file's path.
 """
 
@@ -171,9 +172,6 @@ def build_parser() -> argparse.ArgumentParser:
     distill.add_argument("--queries", type=Path, default=None, metavar="FILE", help="real queries with their documents")
     distill.add_argument(
         "--generator", type=Path, default=None, metavar="YAML", help="chat generator that makes up questions, too"
-    )
-    distill.add_argument(
-        "--generator-revision", default=None, metavar="NAME", help="its model's version, if it is remote"
     )
     distill.add_argument("--dev-share", type=float, default=0.1, help="share of the documents that is kept for dev")
     distill.add_argument(

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from haystack import Document, Pipeline
 from haystack.core.serialization import component_from_dict, component_to_dict
+from haystack.dataclasses import ChatMessage
 from tiny import TOPICS
 
 from haystack_integrations.components.rankers.retort import StudentRanker
@@ -147,6 +148,18 @@ class TestCommand:
         assert "time, together: about" in said
         assert "memory: about" in said
         assert not list((tmp_path / "out").rglob("*.jsonl"))
+
+    def test_a_language_model_makes_questions_by_a_prompt_of_ones_own(self, handbook, recipe, tmp_path, capsys):
+        file = tmp_path / "llm.yaml"
+        reply = ChatMessage.from_assistant("where is the ship and the anchor?").to_dict()
+        generator = {"type": MOCK, "init_parameters": {"responses": [reply]}}
+        file.write_text(yaml.safe_dump({"generator": generator, "prompt": "Ask about {document}", "most": 1}))
+        out = tmp_path / "out"
+        command = ["--documents", handbook, "--out", out, "--recipe", recipe, "--dev-share", "0.3", "--generator", file]
+        distill(*command)
+        assert "| generator | 60 |" in (out / "data" / "card.md").read_text()
+        file.write_text(yaml.safe_dump({"generator": generator, "promt": "x"}))
+        assert "there is no parameter 'promt'; there are: " in fails(capsys, *command)
 
     def test_money_and_pairs_of_a_judge(self, handbook, tmp_path, capsys, tiny_student):
         judge_file = tmp_path / "judge.yaml"
