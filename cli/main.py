@@ -94,10 +94,12 @@ examples:
 
 Reads files (.txt .md .html .pdf .docx) or a BEIR folder, makes queries of them, trains, evaluates against BM25 and the
 untrained model, exports, indexes, and writes pipelines/*.yml and report.html. The same command goes on after an
-interruption. --teacher is a model's name, or a YAML file: {type, init_parameters} of a Haystack ranker, chat generator
-or teacher, or {text_embedder, document_embedder}. --generator is a chat generator's {type, init_parameters}, or
-{generator, prompt, most, revision}: it makes up questions besides. --queries has real queries, which are kept for dev: .jsonl with query
-and documents, or .csv with query and document; a document is an id or a file's path.
+interruption.
+
+--teacher is a model's name, or a YAML file: {type, init_parameters} of a Haystack ranker, chat generator or teacher, or
+{text_embedder, document_embedder}. --generator makes up questions besides: {type, init_parameters} of a chat generator,
+or {generator, prompt, most, revision}. --queries has real queries, which are kept for dev: .jsonl with query and
+documents, or .csv with query and document; a document is an id or a file's path.
 """
 
 INDEX_EPILOG = """\
