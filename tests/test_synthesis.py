@@ -12,8 +12,8 @@ from haystack.dataclasses import ChatMessage
 
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import documents_to_data
-from retort.trainers.data.pseudo_queries import GeneratedQuestions, Headings, KeyPhrases, Spans
-from retort.trainers.data.synthesis import make_queries, write_training_data
+from retort.trainers.data.pseudo_queries import FirstSentences, GeneratedQuestions, Headings, KeyPhrases, Spans
+from retort.trainers.data.synthesis import Titles, make_queries, write_training_data
 from retort.trainers.errors import DataError, RecipeError, TeacherError
 from retort.trainers.teachers.chat_generator import ChatModel
 
@@ -114,6 +114,13 @@ class TestMaking:
             "does not find its own document": 1,
         }
         assert made.dropped["second"] == {"there already": 1}
+
+    def test_titles_do_not_run_into_sentences(self):
+        many = documents("The ship is in the harbour. It waits there for the tide.", title="On ships")
+        many += [Document(id="x", content="The bread is in the oven. It is hot and smells well.")]
+        made = make_queries(many, {"titles": Titles(many), "first": FirstSentences()})
+        assert made.kept["titles"] == [("On ships", [0])]
+        assert made.kept["first"] == [("The ship is in the harbour.", [0]), ("The bread is in the oven.", [1])]
 
     def test_another_search_may_vouch_for_a_query(self):
         texts = ["ship harbour", "bread oven", "salt soup"]

@@ -19,8 +19,8 @@ import numpy as np
 from retort.students.files import replace_folder
 from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.data.documents import documents_to_data
-from retort.trainers.data.pseudo_queries import PseudoQueries
-from retort.trainers.data.texts import RetrievalData
+from retort.trainers.data.pseudo_queries import GeneratedQuestions, PseudoQueries
+from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.errors import DataError
 
 if TYPE_CHECKING:
@@ -92,12 +92,15 @@ def make_queries(
         How far down a query's own document may stand.
     """
     data = documents_to_data("documents", documents)
+    # A title would run into the first sentence; an LLM wants to see it.
+    contents = RetrievalData(data.name, TextStore(data.corpus.ids, [d.content or "" for d in documents]), data.queries)
     owners: dict[str, list[int]] = defaultdict(list)
     first: dict[str, tuple[str, str]] = {}  # the normal form of a query to its source and its text
     result = Made()
     for name, source in sources.items():
         result.dropped[name], result.kept[name] = Counter(), []
-        found = [(row, " ".join(text.split())) for row, texts in enumerate(source.of(data)) for text in texts]
+        given = source.of(data if isinstance(source, GeneratedQuestions) else contents)
+        found = [(row, " ".join(text.split())) for row, texts in enumerate(given) for text in texts]
         result.made[name] = len(found)
         for row, text in found:
             words = [w.lower() for w in _WORD.findall(text)]
