@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from retort.students.scoring import is_ranker, score_numpy
+from retort.students.sides import max_tokens
 from retort.students.sparse import encode_vectors
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.parts import Parts, build_parts
@@ -92,6 +93,7 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
     plan.seconds["evaluating and indexing"] = 2 * per_text * len(data.corpus)
     weights, vectors = _weights(parts), _dim(parts) * FLOAT * len(data.corpus)
     plan.memory += weights * ADAM + vectors + 3 * sum(map(len, data.corpus.texts))
+    plan.memory += max([_activations(p) for p in (parts, *parts.fits.values())])
     plan.disk += weights * (ADAM + 1) + 2 * vectors
     return plan
 
@@ -161,6 +163,21 @@ def _timed(run: Callable[[], Any]) -> float:
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
+
+
+def _activations(parts: Parts) -> float:
+    """Bytes of a step's activations, in float32: 68 a token and hidden unit, 10 a token, head and token beside it."""
+    from transformers import PreTrainedModel
+
+    model, training = parts.distiller.student, parts.recipe.training
+    network = next((m for m in model.modules() if isinstance(m, PreTrainedModel)), None)
+    if network is None:  # a table
+        return 0.0
+    config: Any = network.config
+    length = (max_tokens(model, "document") if not is_ranker(model) else None) or config.max_position_embeddings
+    texts = max(_texts_a_query(stage) for stage in parts.recipe.stages) * training.batch_size / training.accumulation
+    each = 68 * config.hidden_size + 10 * config.num_attention_heads * length
+    return texts * length * each * config.num_hidden_layers / (texts if training.cache_gradients else 1)
 
 
 def _weights(parts: Parts) -> float:
