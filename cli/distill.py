@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import shlex
 import signal
 import tempfile
@@ -15,8 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from retort.cli.index import index_documents
 from retort.cli.table import COLUMNS, format_table
@@ -27,12 +24,12 @@ from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import documents_to_data, read_documents
 from retort.trainers.data.pseudo_queries import GeneratedQuestions, PseudoQueries
 from retort.trainers.data.queries import read_asked
-from retort.trainers.data.synthesis import make_queries, write_training_data
+from retort.trainers.data.synthesis import hold_out, make_queries, write_training_data
 from retort.trainers.distill import changed_recipe, teacher_spec
 from retort.trainers.errors import RecipeError, TeacherError
 from retort.trainers.from_documents import SPLIT, default_sources, distill_documents, refuse_other_student
 from retort.trainers.plan import plan_run
-from retort.trainers.recipe import Recipe, component, load_type
+from retort.trainers.recipe import Recipe, component, load_type, read_yaml
 from retort.trainers.run import read_train_and_dev
 from retort.trainers.teachers import ScoreTeacher
 from retort.trainers.teachers.vector_cache import cache_root
@@ -55,7 +52,7 @@ def run(given: argparse.Namespace) -> None:
     out: Path = given.out
     recipe = make_recipe(given.recipe, given.teacher, given.set, given.allow)
     refuse_other_student(recipe, out)
-    documents = read_documents(given.documents, unreadable="skip")
+    documents = read_documents(given.documents, unreadable="skip", leave_out=out)
     asked = read_asked(given.queries, documents) if given.queries else []
     sources = default_sources(documents)
     if given.generator:
@@ -98,11 +95,7 @@ def make_recipe(name: str | None, teacher: str | None, settings: list[str], allo
     """
     spec: Any = teacher
     if teacher is not None and Path(teacher).suffix in {".yaml", ".yml"}:
-        try:
-            tree = yaml.safe_load(Path(teacher).read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            msg = f"{teacher}: not valid YAML: {error}"
-            raise RecipeError(msg) from error
+        tree = read_yaml(Path(teacher))
         if not isinstance(tree, dict):
             msg = f"{teacher}: it needs a type, with init_parameters; or text_embedder and document_embedder."
             raise RecipeError(msg)
@@ -127,10 +120,10 @@ def write_pipelines(out: Path) -> None:
 
 def _generator(given: argparse.Namespace, out: Path) -> GeneratedQuestions:
     """Read a chat generator, alone or with further parameters of `GeneratedQuestions`, such as `prompt`."""
-    tree = yaml.safe_load(given.generator.read_text(encoding="utf-8"))
+    tree = read_yaml(given.generator)
     parameters = dict(tree) if isinstance(tree, dict) and "generator" in tree else {"generator": tree}
     spec = component(parameters.pop("generator"), str(given.generator))
-    known = inspect.signature(GeneratedQuestions).parameters.keys() | {"revision", "retries", "concurrency"}
+    known = {"generator", "prompt", "most", "price", "revision", "retries", "concurrency"}
     if unknown := sorted(parameters.keys() - known):
         msg = f"{given.generator}: there is no parameter {unknown[0]!r}; there are: {', '.join(sorted(known))}."
         raise RecipeError(msg)
@@ -157,9 +150,9 @@ def _plan(
         told.append("generator of queries: " + ", ".join(f"{v:,.0f} {name}" for name, v in estimate.items()))
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "data")
-        counts = write_training_data(
-            documents, make_queries(documents, sources), data, asked=asked, dev_share=dev_share
-        )
+        held = hold_out(documents, dev_share, asked)
+        made = make_queries(documents, sources, held=held)
+        counts = write_training_data(documents, made, data, held=held, asked=asked)
         told.append(
             f"queries, by {', '.join(sources)}: about {counts['train']:,} to train on, {counts['dev']:,} for dev"
         )
@@ -189,24 +182,33 @@ def _export(out: Path, say: Any) -> None:
     say(f"served as {'onnx' if chosen['file'] else 'torch'} {chosen['precision']}: {chosen['ms']:.2f} ms a query")
 
 
+class _DeadlineError(BaseException):
+    """The time is over. No `Exception`: a teacher's retries must not take it for one of theirs."""
+
+
 @contextmanager
 def _deadline(minutes: float | None) -> Iterator[None]:
     """Stop after so many minutes; what was done is kept."""
     if minutes is None:
         yield
         return
+    if minutes <= 0:
+        msg = f"--deadline {minutes:g}: must be above 0."
+        raise RecipeError(msg)
 
     def stop(*_: Any) -> None:
-        msg = (
-            f"the deadline of {minutes:g} minutes has passed. What was done is kept: the same command goes on. "
-            "A slow teacher is asked less with --set training.batch_size, stages.N.steps, or data.max_queries."
-        )
-        raise TeacherError(msg)
+        raise _DeadlineError
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, minutes * 60)
     try:
         yield
+    except _DeadlineError:
+        msg = (
+            f"the deadline of {minutes:g} minutes has passed. What was done is kept: the same command goes on. "
+            "A slow teacher is asked less with --set training.batch_size, stages.N.steps, or data.max_queries."
+        )
+        raise TeacherError(msg) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

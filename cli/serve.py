@@ -6,16 +6,17 @@
 import argparse
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from retort.cli.ask import built_by
 from retort.pipelines.load import is_url
 from retort.trainers.errors import RecipeError
+from retort.trainers.recipe import component, read_yaml
 
 KEY = "RETORT_API_KEY"
+LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
 def run(given: argparse.Namespace) -> None:
@@ -32,11 +33,14 @@ def run(given: argparse.Namespace) -> None:
     if served.other is not None:
         served.other.check()
     key = os.environ.get(KEY) or None
-    app = create_app(served, api_key=key, max_body=given.max_body, max_requests=given.max_requests)
+    local = given.host in LOCAL
+    # Without a key, a site of another name that was led here must not read the documents.
+    hosts = ("localhost", "127.0.0.1") if given.host in {"localhost", "127.0.0.1"} and key is None else ("*",)
+    app = create_app(served, api_key=key, max_body=given.max_body, max_requests=given.max_requests, hosts=hosts)
     url = f"http://{given.host}:{given.port}"
     print(f"{found['documents']} documents of {given.store}, by {found['student']}")
     print(f"page: {url}/    chat: {url}/v1/chat/completions (model: chat)    API: {url}/docs")
-    if key is None and given.host not in {"localhost", "127.0.0.1", "::1"}:
+    if key is None and not local:
         print(f"no key is asked for: set {KEY} if others can reach {given.host}", file=sys.stderr)
     sys.stdout.flush()
     try:
@@ -54,10 +58,7 @@ def open_serving(given: argparse.Namespace) -> Any:
     other = Engine(built_by(given.other), given.other) if given.other else None
     rag = None
     if given.generator:
-        tree = yaml.safe_load(given.generator.read_text(encoding="utf-8"))
-        if not isinstance(tree, dict) or "type" not in tree:
-            msg = f"{given.generator}: expected the type and init_parameters of a chat generator."
-            raise RecipeError(msg)
+        tree = asdict(component(read_yaml(given.generator), str(given.generator)))
         rag = rag_pipeline(student, given.store, tree)
     report = given.report
     if report is None and not is_url(given.store):

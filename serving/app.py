@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,7 @@ from hayhooks import create_app as create_hayhooks
 from hayhooks.settings import settings
 from haystack.document_stores.errors import DocumentStoreError
 from pydantic import BaseModel, Field
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from retort.pipelines.load import pipeline_yaml
 from retort.serving.engine import Engine
@@ -42,6 +45,8 @@ class PipelineWrapper(ChatWrapper):
     pass
 """
 LONGEST_QUESTION = 2000  # characters
+READY_FOR = 2.0  # seconds
+OK = 200
 POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -70,7 +75,7 @@ class Serving:
     :param report:
         The run's page.
     :param workers:
-        Questions that are worked on at a time; others wait.
+        Questions of page and chat that are worked on at a time; others wait.
     """
 
     engine: Engine
@@ -111,7 +116,12 @@ async def run_in_thread(call: Callable[[], Found]) -> Found:
 
 
 def create_app(
-    served: Serving, *, api_key: str | None = None, max_body: int = 65536, max_requests: int = 256
+    served: Serving,
+    *,
+    api_key: str | None = None,
+    max_body: int = 65536,
+    max_requests: int = 256,
+    hosts: Sequence[str] = ("*",),
 ) -> FastAPI:
     """
     Create the application.
@@ -124,6 +134,8 @@ def create_app(
         Bytes.
     :param max_requests:
         Requests at a time.
+    :param hosts:
+        Names that it may be called by; others are refused.
     """
     global _serving  # noqa: PLW0603 - one process serves one index
     _serving = served
@@ -154,13 +166,22 @@ def create_app(
         """Tell that the process answers."""
         return {"status": "up"}
 
+    checked: dict[str, Any] = {"until": 0.0, "lock": asyncio.Lock()}
+
     @app.get("/ready", tags=["status"])
     async def ready() -> Any:
-        """Tell that student and index are there and fit."""
-        try:
-            return await run_in_thread(served.engine.check)
-        except _MENDABLE as error:
-            return JSONResponse({"detail": str(error)}, 503)
+        """Tell that student and index are there and fit; looked at anew every other second at most."""
+        async with checked["lock"]:
+            if time.monotonic() > checked["until"]:
+                try:
+                    checked["said"] = (200, await run_in_thread(served.engine.check))
+                except _MENDABLE as error:
+                    checked["said"] = (503, {"detail": str(error)})
+                checked["until"] = time.monotonic() + READY_FOR
+        status, said = checked["said"]
+        if api_key is not None:  # anybody may ask; where things are is nobody's business
+            said = {"ready": True} if status == OK else {"detail": "Not ready; the server's log says why."}
+        return JSONResponse(said, status)
 
     @app.get("/settings", include_in_schema=False)
     def shown() -> dict[str, Any]:
@@ -187,6 +208,7 @@ def create_app(
         events = engine.answer(asked.question, top_k=asked.top_k)
         return StreamingResponse(_sent(events), media_type="text/event-stream", headers={"cache-control": "no-store"})
 
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     app.add_middleware(Guards, api_key=api_key, max_body=max_body, max_requests=max_requests)
     return app
 

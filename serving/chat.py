@@ -29,7 +29,7 @@ class ChatWrapper(BasePipelineWrapper):
         body: dict,
     ) -> str | AsyncGenerator:
         """Answer the last message of the user."""
-        question = (get_last_user_message(messages) or "").strip()
+        question = _text(get_last_user_message(messages)).strip()
         if not question:
             return "Ask a question."
         if self.pipeline is not None:
@@ -40,6 +40,13 @@ class ChatWrapper(BasePipelineWrapper):
             return str(found["generator"]["replies"][0].text)
         events = await run_in_thread(lambda: list(serving().engine.answer(question)))
         return _spoken(list(_pieces(events))) if body.get("stream") else "".join(_pieces(events))
+
+
+def _text(content: Any) -> str:
+    """A message's text, which may come in parts."""
+    if isinstance(content, list):
+        return " ".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    return str(content or "")
 
 
 async def _spoken(pieces: list[str]) -> AsyncGenerator[str, None]:

@@ -13,6 +13,8 @@ from typing import Any
 from haystack import Document
 from haystack.document_stores.errors import DocumentStoreError
 
+from haystack_integrations.components.retrievers.retort.qdrant_server import ServerIndex
+from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from retort.pipelines.load import is_url, load_pipeline
 
 EXTRACTS = "extractive_qa"
@@ -45,7 +47,9 @@ class Engine:
             If the index is gone, empty, or of another model.
         """
         self._refuse_missing()
-        count = int(self._parts["retriever"].document_store.count_documents())
+        target = self._parts["retriever"].document_store
+        # A server's store would create what is missing as soon as it is opened.
+        count = ServerIndex(target).count() if isinstance(target, QdrantDocumentStore) else target.count_documents()
         if not count:
             msg = f"There is no document at {self.store}. {_build('STUDENT', self.store)}"
             raise DocumentStoreError(msg)

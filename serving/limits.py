@@ -10,6 +10,8 @@ import json
 from typing import Any
 
 OPEN = ("/", "/page/app.css", "/page/app.js", "/health", "/ready", "/settings")
+# Hayhooks draws pipelines by a service on the internet, and leaves a file open for each.
+HIDDEN = ("/draw",)
 SECURITY = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -44,7 +46,11 @@ class Guards:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        if scope["path"] in OPEN:
+        if scope["path"].startswith(HIDDEN):
+            await _refuse(send, 404, "There is no such path.")
+            return
+        preflight = scope["method"] == "OPTIONS" and b"access-control-request-method" in headers
+        if scope["path"] in OPEN or preflight:
             await self._app(scope, receive, send)
             return
         if self._key is not None and not hmac.compare_digest(headers.get(b"authorization", b""), self._key):

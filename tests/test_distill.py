@@ -192,6 +192,42 @@ class TestCommand:
         distill("--documents", handbook, "--out", out, "--recipe", recipe, "--dev-share", "0.3")
         assert (out / "student" / "retort.json").is_file()
 
+    def test_a_deadline_is_not_a_failure_to_retry(self):
+        from retort.cli.distill import _deadline
+        from retort.trainers.errors import TeacherError
+        from retort.trainers.teachers.haystack import HaystackComponents
+
+        calls = []
+
+        def slow(item):
+            calls.append(item)
+            try:
+                time.sleep(0.2)
+            except Exception as error:  # as teachers do
+                msg = "failed"
+                raise TeacherError(msg) from error
+
+        components = HaystackComponents({"generator": {"type": MOCK}}, retries=5)
+        with pytest.raises(TeacherError, match="deadline"), _deadline(0.3 / 60):
+            list(components.each(slow, range(50)))
+        assert len(calls) < 5
+        with pytest.raises(RecipeError, match="must be above 0"), _deadline(0):
+            pass
+
+    def test_what_it_writes_is_not_read(self, handbook, recipe, tmp_path):
+        command = [
+            "--documents",
+            handbook,
+            "--out",
+            handbook / "runs" / "mine",
+            "--recipe",
+            recipe,
+            "--dev-share",
+            "0.3",
+        ]
+        distill(*command)
+        distill(*command)  # would be refused, were card.md a document
+
 
 class TestBadInput:
     def test_empty_and_single(self, tmp_path, recipe, capsys):
@@ -256,7 +292,7 @@ class TestQueries:
             '{"query": "a song?", "document": "music/page 2.md"}\n'
         )
         (tmp_path / "q.csv").write_text(
-            "query,document\nwhere is the ship?,sea/page 0.md\nwhere is the ship?,sea/page 1.md\n"
+            "\ufeffquery,document\nwhere is the ship?,sea/page 0.md\nwhere is the ship?,sea/page 1.md\n"
         )
         assert read_asked(tmp_path / "q.jsonl", documents) == [
             ("where is the ship?", ["sea/page 0.md#0", "sea/page 1.md#0"]),
@@ -270,7 +306,12 @@ class TestQueries:
         ("text", "message"),
         [
             ('{"query": "x", "document": "nowhere.md"}', "line 1: there is no document 'nowhere.md'"),
-            ('{"document": "sea/page 0.md"}', 'line 1: expected "query" and "documents"'),
+            (
+                '{"document": "sea/page 0.md"}',
+                'line 1: expected "query" and "documents", both filled; there is document',
+            ),
+            ('{"query": " ", "document": "sea/page 0.md"}', "both filled"),
+            ('["a", "b"]', "line 1: expected an object"),
             ("", "there is no query"),
             ("{", "line 1"),
         ],
@@ -292,6 +333,8 @@ class TestTeacher:
             "EmbedderTeacher": {"text_embedder": {"type": "a"}, "document_embedder": {"type": "b"}},
             "BiEncoderTeacher": {"type": "retort.trainers.teachers.bi_encoder.BiEncoderTeacher"},
         }
+        paid = teacher_spec({"type": MOCK, "revision": "5", "price": 1.5}, None)["init_parameters"]
+        assert paid == {"generator": {"type": MOCK}, "revision": "5", "price": 1.5}
         for name, spec in kinds.items():
             assert teacher_spec(spec, None)["type"].endswith(f".{name}")
         with pytest.raises(RecipeError, match="neither a teacher nor a ranker nor a chat generator"):
@@ -331,7 +374,7 @@ class TestVerdict:
             )
         said = judge(tmp_path, metrics, made_up=True)
         assert any(line.startswith(advice) for line in said)
-        assert "put real ones in" in said[-1]
+        assert "Put real ones in" in said[-1]
         assert "made up" not in " ".join(judge(tmp_path, metrics, made_up=False))
 
 

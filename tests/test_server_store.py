@@ -36,6 +36,7 @@ from haystack_integrations.components.retrievers.retort.qdrant_server import Ser
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.cli import main
+from retort.cli.index import index_documents
 from retort.pipelines.load import load_pipeline, pipeline_yaml, store_spec
 
 ROOT = Path(__file__).parent.parent
@@ -681,3 +682,19 @@ def test_yaml_of_both_kinds_in_a_fresh_process(tmp_path):
     )
     assert found.returncode == 0, found.stderr
     assert found.stdout.strip() == "['QdrantEdgeDocumentStore', 'QdrantDocumentStore']"
+
+
+class TestServing:
+    def test_an_index_on_a_server(self, collection, tiny_student, beir):
+        """Nothing is created by looking, and an index of any dimension can be served."""
+        from retort.serving.engine import Engine
+
+        engine = Engine(tiny_student, collection)
+        with pytest.raises(DocumentStoreError, match="There is no document"):
+            engine.check()
+        engine.close()
+        index_documents(tiny_student, beir, collection)
+        engine = Engine(tiny_student, collection)
+        assert engine.check()["documents"] == 40
+        assert next(engine.answer("the ship sail"))["event"] == "passages"
+        engine.close()

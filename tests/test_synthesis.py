@@ -13,7 +13,7 @@ from haystack.dataclasses import ChatMessage
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import documents_to_data
 from retort.trainers.data.pseudo_queries import FirstSentences, GeneratedQuestions, Headings, KeyPhrases, Spans
-from retort.trainers.data.synthesis import Titles, make_queries, write_training_data
+from retort.trainers.data.synthesis import Titles, hold_out, make_queries, write_training_data
 from retort.trainers.errors import DataError, RecipeError, TeacherError
 from retort.trainers.teachers.chat_generator import ChatModel
 
@@ -115,6 +115,25 @@ class TestMaking:
         }
         assert made.dropped["second"] == {"there already": 1}
 
+    def test_no_contestant_chooses_the_questions_of_dev(self):
+        texts = ["ship harbour", "bread oven", "salt soup"]
+        source = {"s": Fixed(["a vessel at anchor"], ["loaves get hot"], [])}
+        held = np.array([True, False, False])
+        made = make_queries(documents(*texts), source, held=held)
+        assert made.kept["s"] == [("a vessel at anchor", [0])]
+        assert made.dropped["s"] == {"does not find its own document": 1}
+
+    @pytest.mark.parametrize("files", [1, 20, 25])
+    def test_something_is_always_held_out(self, files):
+        for salt in range(40):
+            given = [
+                Document(id=f"{salt}-{i}", content="x", meta={"file_path": f"{salt}-{i % files}"}) for i in range(50)
+            ]
+            held = hold_out(given, 0.01)
+            assert 0 < held.sum() < 25
+            if files >= 20:
+                assert len({d.meta["file_path"] for d, h in zip(given, held, strict=True) if h}) < 10
+
     def test_titles_do_not_run_into_sentences(self):
         many = documents("The ship is in the harbour. It waits there for the tide.", title="On ships")
         many += [Document(id="x", content="The bread is in the oven. It is hot and smells well.")]
@@ -150,7 +169,7 @@ class TestWriting:
         return make_queries(many, {"s": Fixed(*([f"word{i} and term{i}"] for i in range(60)))})
 
     def test_a_split_by_file_that_can_be_read(self, many, tmp_path):
-        counts = write_training_data(many, self.made(many), tmp_path / "data", dev_share=0.3)
+        counts = write_training_data(many, self.made(many), tmp_path / "data", held=hold_out(many, 0.3))
         assert counts["documents"] == 60
         assert counts["train"] + counts["dev"] == 60
         files = {}
@@ -165,30 +184,37 @@ class TestWriting:
         card = (tmp_path / "data" / "card.md").read_text()
         assert "| s | 60 | 60 | none |" in card
         assert "all of them made up" in card
-        again = write_training_data(many[:40], make_queries(many[:40], {"s": Fixed(*([f"word{i} term{i}"] for i in range(40)))}), tmp_path / "less", dev_share=0.3)  # fmt: skip
+        fewer = many[:40]
+        made = make_queries(fewer, {"s": Fixed(*([f"word{i} term{i}"] for i in range(40)))})
+        again = write_training_data(fewer, made, tmp_path / "less", held=hold_out(fewer, 0.3))
         assert again["documents"] == 40
         less = {i for judged in read_beir(tmp_path / "less", "dev").qrels.values() for i in judged}
         assert less == {i for judged in data.qrels.values() for i in judged if int(i[1:]) < 40}
 
     def test_real_queries_are_dev(self, many, tmp_path):
         asked = [("what does it say?", ["d3", "d4"]), ("and then?", ["d5"])]
-        counts = write_training_data(many, self.made(many), tmp_path / "data", asked=asked)
+        held = hold_out(many, 0.1, asked)
+        counts = write_training_data(many, self.made(many), tmp_path / "data", held=held, asked=asked)
         assert counts["dev"] == 2
+        train = read_beir(tmp_path / "data", "train")
+        asked_files = {many[i].meta["file_path"] for i in (3, 4, 5)}
+        trained = {many[int(i[1:])].meta["file_path"] for judged in train.qrels.values() for i in judged}
+        assert trained == {d.meta["file_path"] for d in many} - asked_files
         dev = read_beir(tmp_path / "data", "dev")
         assert dev.queries.texts == ["what does it say?", "and then?"]
         assert dev.qrels["asked-0"] == {"d3": 1, "d4": 1}
         with pytest.raises(DataError, match="names the document 'x'"):
-            write_training_data(many, self.made(many), tmp_path / "bad", asked=[("q", ["x"])])
+            write_training_data(many, self.made(many), tmp_path / "bad", held=held, asked=[("q", ["x"])])
         assert not (tmp_path / "bad").exists()
 
     def test_too_little(self, tmp_path):
         few = documents("bread and butter")
         with pytest.raises(DataError, match="Of 1 documents, 0 queries were made"):
-            write_training_data(few, make_queries(few, {"s": Spans()}), tmp_path / "data")
+            write_training_data(few, make_queries(few, {"s": Spans()}), tmp_path / "data", held=hold_out(few, 0.1))
 
     def test_the_same_documents_give_the_same_folder(self, many, tmp_path):
         for name in ("a", "b"):
-            write_training_data(many, self.made(many), tmp_path / name)
+            write_training_data(many, self.made(many), tmp_path / name, held=hold_out(many, 0.1))
         for path in (tmp_path / "a").rglob("*.*"):
             assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
         first = json.loads((tmp_path / "a" / "queries.jsonl").read_text().splitlines()[0])

@@ -113,7 +113,8 @@ def teacher_spec(
 
     :param given:
         A model's name, for `default`'s own `model`; `{type, init_parameters}` of a teacher, or of a Haystack component:
-        a ranker or a chat generator; `{text_embedder, document_embedder}`, both such; or a component made in Python.
+        a ranker or a chat generator, beside which the teacher's own parameters may stand (`revision`, `price`,
+        `prompt`, ...); `{text_embedder, document_embedder}`, both such; or a component made in Python.
     :param default:
         The teacher whose place it takes.
     :param allow:
@@ -139,10 +140,12 @@ def teacher_spec(
     if not hasattr(kind, "run"):  # no component: a teacher, which the recipe checks
         return given
     takes = inspect.signature(kind.run).parameters
+    own = {name: given[name] for name in ("type", "init_parameters") if name in given}
+    more = {name: value for name, value in given.items() if name not in own}
     if "messages" in takes:
-        return {"type": f"{TEACHERS}.chat_generator.ChatGeneratorTeacher", "init_parameters": {"generator": given}}
+        return {"type": f"{TEACHERS}.chat_generator.ChatGeneratorTeacher", "init_parameters": {"generator": own} | more}
     if {"query", "documents"} <= takes.keys():
-        return {"type": f"{TEACHERS}.ranker.RankerTeacher", "init_parameters": {"ranker": given}}
+        return {"type": f"{TEACHERS}.ranker.RankerTeacher", "init_parameters": {"ranker": own} | more}
     msg = (
         f"teacher: {given['type']} is neither a teacher nor a ranker nor a chat generator. Embedders come as a pair: "
         "text_embedder and document_embedder."

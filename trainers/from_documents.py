@@ -22,7 +22,7 @@ from retort.trainers.candidates.workbench import Workbench
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import documents_to_data
 from retort.trainers.data.pseudo_queries import FirstSentences, Headings, KeyPhrases, PseudoQueries, Spans
-from retort.trainers.data.synthesis import Search, Titles, make_queries, write_training_data
+from retort.trainers.data.synthesis import Search, Titles, hold_out, make_queries, write_training_data
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.errors import DataError, RecipeError
 from retort.trainers.evaluation.fusion import fuse_cross_fitted
@@ -108,7 +108,7 @@ def distill_documents(
     :param asked:
         Real queries with the ids of documents that answer them: dev, in place of made ones.
     :param dev_share:
-        Share of the documents that are kept for dev.
+        Share of the documents whose queries are kept for dev; without effect where real ones are given.
     :param say:
         Told what is being done.
     :raises DataError:
@@ -157,8 +157,9 @@ def write_data(
         msg = f"{out} holds a student of other documents, queries or sources. Give another --out."
         raise RecipeError(msg)
     say(f"making queries of {len(documents)} documents: {', '.join(given)} ...")
-    made = make_queries(documents, given, searches=_teacher_searches(recipe, plain, out))
-    counts = write_training_data(documents, made, out / "data", asked=asked, dev_share=dev_share)
+    held = hold_out(documents, dev_share, asked)
+    made = make_queries(documents, given, held=held, searches=_teacher_searches(recipe, plain, out))
+    counts = write_training_data(documents, made, out / "data", held=held, asked=asked)
     write_json(path, {"identity": identity, "counts": counts})
     return counts
 
@@ -227,7 +228,10 @@ def judge(out: Path, metrics: Mapping[str, Mapping[str, float]], *, made_up: boo
     elif hybrid_helps:
         said.append("Served together with BM25 it finds more than either alone.")
     if made_up:
-        said.append("All these queries were made up from your documents: put real ones in (--queries) to be sure.")
+        said.append(
+            "All these queries were made up from your documents, several from one, and the best checkpoint was chosen "
+            "on them: p is too sure of itself. Put real ones in (--queries) to be sure."
+        )
     return said
 
 

@@ -266,12 +266,7 @@ class Recipe:
             If the file is missing or malformed, or a key, type or value is not known or not trusted.
         """
         path = find_recipe(name_or_path)
-        try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            msg = f"{path}: not valid YAML: {error}"
-            raise RecipeError(msg) from error
-        recipe = cls.from_dict(tree, overrides=overrides, allow=allow, origin=str(path))
+        recipe = cls.from_dict(read_yaml(path), overrides=overrides, allow=allow, origin=str(path))
         recipe.name = path.stem
         return recipe
 
@@ -445,6 +440,20 @@ def load_type(path: str, where: str, allow: Sequence[str] = ()) -> Any:
         raise RecipeError(msg)
     refuse_untrusted(f"{found.__module__}.{name}", where, allow)
     return found
+
+
+def read_yaml(path: Path) -> Any:
+    """
+    Read a file of YAML.
+
+    :raises RecipeError:
+        If it is none.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        msg = f"{path}: not valid YAML: {error}"
+        raise RecipeError(msg) from error
 
 
 def component(tree: Any, where: str) -> Component:

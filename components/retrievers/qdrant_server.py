@@ -215,6 +215,19 @@ class ServerIndex:
             return None
         return (records[0].payload or {}).get("meta", {}) if records else None
 
+    def count(self) -> int:
+        """
+        Count the documents; none where there is no collection.
+
+        :raises DocumentStoreError:
+            If the server fails.
+        """
+        try:
+            with self._clear_errors():
+                return int(self._open()[0].count(self.store.index).count)
+        except MissingCollectionError:
+            return 0
+
     def document_ids(self, filters: dict[str, Any] | Filter | None = None) -> set[str]:
         """
         Read the ids of documents, and nothing else of them.

@@ -64,7 +64,7 @@ class DistillationTrainer:
         :param settings:
             Values of the recipe to change, by their place: `{"stages.0.steps": 100}`.
         :param dev_share:
-            Share of the documents that the student is not trained on, and chosen by.
+            Share of the documents whose queries it is chosen by, and not trained on.
         """
         self.out = out
         self.recipe = recipe

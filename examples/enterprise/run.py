@@ -5,10 +5,12 @@
 
 import argparse
 import logging
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from haystack import Pipeline
+from haystack.core.errors import PipelineRuntimeError
 
 HERE = Path(__file__).parent
 READ = {".txt", ".md", ".html", ".htm", ".pdf", ".docx"}
@@ -21,10 +23,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument(
         "documents", nargs="?", type=Path, help="folder; without one: a rehearsal on this project's own"
     )
+    parser.add_argument("--out", default=None, help="default: runs/enterprise, for the rehearsal runs/rehearsal")
     given = parser.parse_args(arguments)
+    out = given.out or ("runs/enterprise" if given.documents else "runs/rehearsal")
     logging.basicConfig(level=logging.WARNING)
-    with (HERE / "distill.yaml").open(encoding="utf-8") as file:
-        pipeline = Pipeline.load(file)
+    text = (HERE / "distill.yaml").read_text(encoding="utf-8").replace("runs/enterprise", out)
+    pipeline = Pipeline.load(StringIO(text))
     if given.documents is None:
         root = HERE.parent.parent
         sources = sorted(
@@ -36,7 +40,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         sources = sorted(path for path in given.documents.rglob("*") if path.suffix.lower() in READ)
     if not sources:
         parser.error(f"{given.documents}: no file that can be read ({' '.join(sorted(READ))}).")
-    found = pipeline.run({"router": {"sources": sources}})
+    try:
+        found = pipeline.run({"router": {"sources": sources}})
+    except PipelineRuntimeError as error:
+        parser.error(str(error))
     pipeline.close()
     trained = found["trainer"]
     print(f"{'model':12}{'nDCG@10':>9}{'MRR@10':>9}{'R@100':>9}")

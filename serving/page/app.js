@@ -126,31 +126,26 @@ async function ask() {
   const sides = settings.other && $("both").checked ? [false, true] : [false];
   const found = await Promise.allSettled(sides.map((side) => askOne(question, side, own.signal)));
   if (own !== running) return; // another question came meanwhile
-  const failed = found.find((one) => one.status === "rejected");
-  if (failed) {
-    const offline = failed.reason instanceof TypeError;
-    $("error").textContent = offline ? "The server cannot be reached. Is it running?" : failed.reason.message;
-    $("status").textContent = "";
-  } else {
-    const count = found[0].value;
-    $("status").textContent = count ? `${count} ${count === 1 ? "sentence answers" : "sentences answer"}.` : "No answer.";
-  }
+  const failed = found.filter((one) => one.status === "rejected").map((one) => one.reason);
+  const said = failed.map((e) => (e instanceof TypeError ? "The server cannot be reached. Is it running?" : e.message));
+  $("error").textContent = [...new Set(said)].join(" ");
+  $("status").textContent = found
+    .map((one, side) => {
+      if (one.status === "rejected") return "";
+      const count = one.value;
+      const told = count ? `${count} ${count === 1 ? "sentence answers" : "sentences answer"}.` : "No answer.";
+      return found.length > 1 ? `${side ? settings.other : settings.student}: ${told}` : told;
+    })
+    .join(" ");
 }
 
 async function start() {
   $("key").value = sessionStorage.getItem("key") || "";
   $("key").addEventListener("change", () => sessionStorage.setItem("key", $("key").value));
   $("form").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
-  document.addEventListener("keydown", (event) => {
-    if (event.key === "/" && !/^(INPUT|TEXTAREA)$/.test(document.activeElement.tagName)) {
-      event.preventDefault();
-      $("question").focus();
-      $("question").select();
-    }
-  });
   try {
     settings = await (await fetch("settings")).json();
-    $("report").hidden = !settings.report;
+    $("report").hidden = !settings.report || settings.key; // a link cannot send the key
     $("choice").hidden = !settings.other;
     $("names").textContent = `${settings.student} and ${settings.other}`;
     $("secret").hidden = !settings.key;

@@ -33,19 +33,27 @@ _CONVERTERS = {
 
 
 def read_documents(
-    source: str | Path, *, words: int = 150, overlap: int = 20, unreadable: Literal["error", "skip"] = "error"
+    source: str | Path,
+    *,
+    words: int = 150,
+    overlap: int = 20,
+    unreadable: Literal["error", "skip"] = "error",
+    leave_out: Path | None = None,
 ) -> list[Document]:
     """
     Read what a user wants indexed: a BEIR folder (its passages as they are) or a folder or file of documents.
 
     :param source:
-        BEIR folder, folder of `.txt`, `.md`, `.html`, `.pdf` and `.docx` files (searched deeply), or one such file.
+        BEIR folder, folder of `.txt`, `.md`, `.html`, `.pdf` and `.docx` files (searched deeply, but for hidden
+        folders), or one such file.
     :param words:
         Length of the passages into which files are split; BEIR passages are not split.
     :param overlap:
         Words that two passages share.
     :param unreadable:
         What to do with a file that cannot be read: `error`, or `skip` it and say so.
+    :param leave_out:
+        A folder within that is not read, such as the one that is written to.
     :returns:
         Documents with stable ids. `meta` holds `title` or `file_path`, and what the source gave.
     :raises DataError:
@@ -58,6 +66,9 @@ def read_documents(
         msg = f"{source} does not exist. Give a folder of documents or a BEIR folder."
         raise DataError(msg)
     files = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file())
+    if source.is_dir():
+        files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(source).parts)]
+        files = [p for p in files if leave_out is None or leave_out.resolve() not in p.resolve().parents]
     known = [p for p in files if p.suffix.lower() in _CONVERTERS]
     if not known:
         seen = Counter(p.suffix or "no suffix" for p in files)

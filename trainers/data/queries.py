@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from retort.trainers.data.files import read_json_lines
+from retort.trainers.data.files import read_records
 from retort.trainers.errors import DataError
 
 if TYPE_CHECKING:
@@ -40,26 +38,21 @@ def read_asked(path: str | Path, documents: list[Document]) -> list[tuple[str, l
         if "file_path" in document.meta:
             passages[str(document.meta["file_path"])].append(document.id)
     asked: dict[str, dict[str, None]] = defaultdict(dict)
-    for number, record in _records(path):
-        query, names = record.get("query"), record.get("documents") or [record.get("document")]
-        if not query or not isinstance(query, str) or not isinstance(names, list) or not all(names):
-            msg = f'{path}, line {number}: expected "query" and "documents", found {sorted(record)}.'
+    for place, record in read_records(path):
+        query = record.get("query")
+        names = record.get("documents") or record.get("document")
+        names = [names] if isinstance(names, str) else names
+        if not isinstance(query, str) or not query.strip() or not isinstance(names, list) or not all(names):
+            found = ", ".join(record) or "nothing"
+            msg = f'{path}, {place}: expected "query" and "documents", both filled; there is {found}.'
             raise DataError(msg)
         for name in names:
             if name not in passages:
                 example = next(iter(passages), "none")
-                msg = f"{path}, line {number}: there is no document {name!r} (there is {example!r}, for example)."
+                msg = f"{path}, {place}: there is no document {name!r} (there is {example!r}, for example)."
                 raise DataError(msg)
-            asked[query] |= dict.fromkeys(passages[name])
+            asked[query.strip()] |= dict.fromkeys(passages[name])
     if not asked:
         msg = f"{path}: there is no query."
         raise DataError(msg)
     return [(query, list(ids)) for query, ids in asked.items()]
-
-
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if path.suffix in {".csv", ".tsv"}:
-        with path.open(encoding="utf-8", newline="") as file:
-            yield from enumerate(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","), 2)
-    else:
-        yield from read_json_lines(path)

@@ -73,19 +73,27 @@ class Made:
 
 
 def make_queries(
-    documents: list[Document], sources: Mapping[str, PseudoQueries], *, searches: Sequence[Search] = (), depth: int = 20
+    documents: list[Document],
+    sources: Mapping[str, PseudoQueries],
+    *,
+    held: np.ndarray | None = None,
+    searches: Sequence[Search] = (),
+    depth: int = 20,
 ) -> Made:
     """
     Make queries, and keep those that are worth learning from.
 
     A query is dropped if it is too short or long, the same as another up to case, order and punctuation (those of
     several sources go to the first), made of more than three documents, or not answered by its own document: that must
-    be among the first of BM25 or of one of the other searches.
+    be among the first of BM25 or of one of the other searches. Queries of documents that are held out for dev are not
+    asked for the last: those who are compared there must not choose the questions.
 
     :param documents:
         The documents.
     :param sources:
         Where queries come from, by name.
+    :param held:
+        `[n]` bool, the documents that are held out for dev (see `hold_out`); None: none is.
     :param searches:
         Besides BM25: each gives the rows `[q, depth]` that it finds for `q` texts.
     :param depth:
@@ -123,7 +131,8 @@ def make_queries(
         rows, scores = index.search(list(texts), depth)
         return np.where(scores > 0, rows, -1)
 
-    is_found = np.zeros(len(asked), dtype=bool)
+    kept_back = np.zeros(len(documents), dtype=bool) if held is None else held
+    is_found = np.array([bool(kept_back[own].all()) for _, _, own in asked], dtype=bool)
     for search in (lexical, *searches):
         lost = np.flatnonzero(~is_found)  # a further search is asked for what those before did not find
         if len(lost):
@@ -142,14 +151,14 @@ def write_training_data(
     made: Made,
     out: Path,
     *,
+    held: np.ndarray,
     asked: Sequence[tuple[str, Sequence[str]]] = (),
-    dev_share: float = 0.1,
 ) -> dict[str, int]:
     """
     Write a BEIR folder: the documents, the queries, `train` and `dev`, and `card.md`, a page about it all.
 
-    The split is by document (by file, where documents are parts of files, and these are twenty or more): no text that
-    dev asks for is trained on with a label. Real queries, if there are any, are dev; else a share of the made ones.
+    A query whose documents are held out is dev, another one train; those with documents of both kinds are left out, so
+    no text that dev asks for is trained on with a label. Real queries, if there are any, are dev in place of made ones.
 
     :param documents:
         The documents.
@@ -159,8 +168,8 @@ def write_training_data(
         The folder; one that is there is replaced once the new one is complete.
     :param asked:
         Real queries with the ids of documents that answer them.
-    :param dev_share:
-        Share of the documents whose queries are kept for dev.
+    :param held:
+        `[n]` bool, the documents that are held out for dev (see `hold_out`).
     :returns:
         How many `documents`, `train` and `dev` queries there are.
     :raises DataError:
@@ -181,13 +190,11 @@ def write_training_data(
 
     for number, (text, positives) in enumerate(asked):
         add("dev", f"asked-{number}", text, positives)
-    unit = _unit_of_split(documents)
     for name, kept in made.kept.items():
         for number, (text, rows) in enumerate(kept):
-            held = [_held_out(documents[row], unit, dev_share) for row in rows]
-            if any(held) and not all(held):
+            if held[rows].any() and not held[rows].all():
                 continue  # of documents on both sides
-            if not held[0]:
+            if not held[rows[0]]:
                 add("train", f"{name}-{number}", text, [ids[row] for row in rows])
             elif not asked:
                 add("dev", f"{name}-{number}", text, [ids[row] for row in rows])
@@ -197,7 +204,7 @@ def write_training_data(
             msg = (
                 f"Of {len(documents)} documents, {sum(made.made.values())} queries were made and "
                 f"{sum(map(len, made.kept.values()))} kept, none for {split}. "
-                "More or longer documents are needed, other sources of queries, or real ones."
+                "More or longer documents are needed, other sources of queries, real ones, or a larger --dev-share."
             )
             raise DataError(msg)
     with replace_folder(out) as aside:
@@ -206,20 +213,45 @@ def write_training_data(
         _write_lines(aside / "queries.jsonl", (json.dumps(q, ensure_ascii=False) for q in queries))
         for split, lines in judged.items():
             _write_lines(aside / "qrels" / f"{split}.tsv", ["query-id\tcorpus-id\tscore", *lines])
-        (aside / "card.md").write_text(_card(documents, made, counts, len(asked), unit), encoding="utf-8")
+        (aside / "card.md").write_text(_card(documents, made, counts, len(asked), _unit(documents)), encoding="utf-8")
     return {"documents": len(documents), **counts}
 
 
-def _unit_of_split(documents: list[Document]) -> str:
-    """Name what is either for training or for dev: a file; where there are too few of them, a document."""
+def hold_out(documents: list[Document], share: float, asked: Sequence[tuple[str, Sequence[str]]] = ()) -> np.ndarray:
+    """
+    Choose the documents that are held out for dev.
+
+    All of a file are or none is; where there are fewer than twenty files, passages are chosen one by one. It is decided
+    by names: the same in every run, whatever else is there. With real queries it is the documents that they ask for.
+
+    :param documents:
+        The documents.
+    :param share:
+        How many, as a share; one at least.
+    :param asked:
+        Real queries with the ids of documents that answer them.
+    :returns:
+        `[n]` bool.
+    """
+    by_file = _unit(documents) == "file"
+    names = [str(d.meta["file_path"]) if by_file and d.meta.get("file_path") else d.id for d in documents]
+    if asked:
+        wanted = {i for _, ids in asked for i in ids}
+        chosen = {name for name, d in zip(names, documents, strict=True) if d.id in wanted}
+    else:
+        places = {name: _place(name) for name in names}
+        chosen = {name for name, place in places.items() if place < share} or {min(places, key=lambda n: places[n])}
+    return np.array([name in chosen for name in names], dtype=bool)
+
+
+def _unit(documents: list[Document]) -> str:
     files = {str(d.meta["file_path"]) for d in documents if d.meta.get("file_path")}
-    return "file" if len(files) >= FEWEST_FILES else "document"
+    return "file" if len(files) >= FEWEST_FILES else "passage"
 
 
-def _held_out(document: Document, unit: str, share: float) -> bool:
-    """Decide by the name of a document's file, or its own: the same in every run, whatever else is there."""
-    name = str(document.meta["file_path"] if unit == "file" and document.meta.get("file_path") else document.id)
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") < share * 2**64
+def _place(name: str) -> float:
+    """Give a name a fixed place between 0 and 1."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
 
 
 def _record(document: Document) -> dict[str, Any]:
