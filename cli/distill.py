@@ -29,8 +29,8 @@ from retort.trainers.distill import changed_recipe, teacher_spec
 from retort.trainers.errors import RecipeError, TeacherError
 from retort.trainers.from_documents import SPLIT, default_sources, distill_documents, refuse_other_student
 from retort.trainers.plan import plan_run
-from retort.trainers.recipe import Recipe, component, load_type, read_yaml
-from retort.trainers.run import read_train_and_dev
+from retort.trainers.recipe import Recipe, TrainingSection, component, load_type, read_yaml
+from retort.trainers.run import dev_sample, read_train_and_dev
 from retort.trainers.teachers import ScoreTeacher
 from retort.trainers.teachers.vector_cache import cache_root
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 VECTORS, SCORES = "kd", "kd_scores"  # recipes for teachers of either kind
 PIPELINES = ("extractive_qa", "indexing", "rag", "search")
-EXPORT_QUERIES = 500
+EXPORT_SAMPLE = TrainingSection(dev_queries=300, dev_documents=4000)  # to choose by: a whole corpus takes minutes
 
 
 def run(given: argparse.Namespace) -> None:
@@ -176,8 +176,8 @@ def _export(out: Path, say: Any) -> None:
     from retort.trainers.evaluation.exports import export_student
 
     say("exporting ...")
-    data = read_beir(out / "data", SPLIT)
-    entries = export_student(out / "student", data.subset(range(min(EXPORT_QUERIES, len(data.queries)))))
+    sample = dev_sample(read_beir(out / "data", SPLIT), EXPORT_SAMPLE)
+    entries = export_student(out / "student", sample)
     chosen = next(entry for entry in entries if entry["chosen"])
     say(f"served as {'onnx' if chosen['file'] else 'torch'} {chosen['precision']}: {chosen['ms']:.2f} ms a query")
 
