@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SURE = 0.05
+WORDS_OF_THEIR_OWN = (
+    " But queries that are made of a document's own words are BM25's home ground: people's may turn this round."
+)
 SPLIT = "dev"
 FOREIGN_SHARE = 0.1
 
@@ -224,6 +227,7 @@ def judge(out: Path, metrics: Mapping[str, Mapping[str, float]], *, made_up: boo
             f"NOT WORTH IT ALONE: the student is below {' and '.join(below)}. "
             + ("Serve it together with BM25. " if hybrid_helps else f"Stay with {below[0]}. ")
             + "For a better one: real queries (--queries), a stronger teacher, or more steps."
+            + (WORDS_OF_THEIR_OWN if made_up and "bm25" in below else "")
         )
     elif hybrid_helps:
         said.append("Served together with BM25 it finds more than either alone.")
