@@ -37,7 +37,7 @@ from retort.trainers.teachers.vector_cache import cache_root
 if TYPE_CHECKING:
     from haystack import Document
 
-VECTORS, SCORES = "kd", "kd_scores"  # recipes for teachers of either kind
+VECTORS, SCORES = "kd_lexical", "kd_scores"  # recipes for teachers of either kind
 PIPELINES = ("extractive_qa", "indexing", "rag", "search")
 EXPORT_SAMPLE = TrainingSection(dev_queries=300, dev_documents=4000)  # to choose by: a whole corpus takes minutes
 

@@ -170,7 +170,7 @@ def build_parser() -> argparse.ArgumentParser:
     distill.add_argument("--documents", required=True, type=Path, help="folder of documents, one file, or BEIR folder")
     distill.add_argument("--out", required=True, type=Path, help="folder to write")
     distill.add_argument("--teacher", default=None, metavar="TEACHER", help="YAML file or model; default: the recipe's")
-    distill.add_argument("--recipe", default=None, help="recipe; default: kd, or kd_scores for a teacher of scores")
+    distill.add_argument("--recipe", default=None, help="default: kd_lexical, or kd_scores for a teacher of scores")
     distill.add_argument("--queries", type=Path, default=None, metavar="FILE", help="real queries with their documents")
     distill.add_argument(
         "--generator", type=Path, default=None, metavar="YAML", help="chat generator that makes up questions, too"

@@ -40,7 +40,7 @@ class DistillationTrainer:
         self,
         *,
         out: str = "runs/distilled",
-        recipe: str = "kd",
+        recipe: str = "kd_lexical",
         teacher: str | dict[str, Any] | Any = None,
         generator: dict[str, Any] | Any = None,
         generator_options: dict[str, Any] | None = None,
