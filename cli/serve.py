@@ -55,7 +55,8 @@ def open_serving(given: argparse.Namespace) -> Any:
     from retort.serving.engine import Engine
 
     student = given.student or built_by(given.store)
-    other = Engine(built_by(given.other), given.other) if given.other else None
+    threads = max(1, (os.cpu_count() or 1) // given.workers)
+    other = Engine(built_by(given.other), given.other, threads=threads) if given.other else None
     rag = None
     if given.generator:
         tree = asdict(component(read_yaml(given.generator), str(given.generator)))
@@ -64,4 +65,4 @@ def open_serving(given: argparse.Namespace) -> Any:
     if report is None and not is_url(given.store):
         beside = Path(given.store).resolve().parent / "report.html"
         report = beside if beside.is_file() else None
-    return Serving(Engine(student, given.store), other, rag, report, workers=given.workers)
+    return Serving(Engine(student, given.store, threads=threads), other, rag, report, workers=given.workers)

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from haystack import Document
+import yaml
+from haystack import Document, Pipeline
 from haystack.document_stores.errors import DocumentStoreError
 
 from haystack_integrations.components.retrievers.retort.qdrant_server import ServerIndex
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
-from retort.pipelines.load import is_url, load_pipeline
+from retort.pipelines.load import is_url, pipeline_yaml
 
 EXTRACTS = "extractive_qa"
 
@@ -30,11 +31,16 @@ class Engine:
         The model: a folder, or a name.
     :param store:
         Its index: a folder, or the URL of a collection.
+    :param threads:
+        Of an exported student: as many as cores for each question that is worked on at a time. None: all cores.
     """
 
-    def __init__(self, student: str, store: str) -> None:
+    def __init__(self, student: str, store: str, *, threads: int | None = None) -> None:
         self.student, self.store = student, store
-        self._pipeline = load_pipeline(EXTRACTS, student=student, index=store)
+        tree = yaml.safe_load(pipeline_yaml(EXTRACTS, student=student, index=store))
+        for name in ("embedder", "answerer"):
+            tree["components"][name]["init_parameters"]["threads"] = threads
+        self._pipeline = Pipeline.from_dict(tree)
         self._parts: dict[str, Any] = {n: self._pipeline.get_component(n) for n in self._pipeline.graph.nodes}
 
     def check(self) -> dict[str, Any]:
