@@ -3,6 +3,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs `distill.yaml` over a folder of documents, and prints the figures before and after."""
 
+import os
+
+os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")  # nothing here asks the network
+os.environ.setdefault("TQDM_DISABLE", "1")
+
 import argparse
 import logging
 from io import StringIO

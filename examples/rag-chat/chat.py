@@ -3,6 +3,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chat over an index: passages by a student, an answer by any of Haystack's chat generators, streamed, with sources."""
 
+import os
+
+os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")  # nothing here asks the network
+os.environ.setdefault("TQDM_DISABLE", "1")
+
 import argparse
 import re
 from pathlib import Path

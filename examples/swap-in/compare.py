@@ -3,6 +3,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Asks two pipelines the same questions, and says how they differ in quality and latency."""
 
+import os
+
+os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")  # nothing here asks the network
+os.environ.setdefault("TQDM_DISABLE", "1")
+
 import argparse
 import difflib
 import shutil
