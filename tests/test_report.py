@@ -110,3 +110,24 @@ def test_plots_escape():
         assert "<a>" not in plot
         assert "<t>" not in plot
         assert "&lt;a&gt;" in plot
+
+
+def test_names_of_near_points_do_not_cover_each_other():
+    near = {
+        "two layers": (1.0, 0.5),
+        "two layers, int8": (1.05, 0.501),
+        "three layers": (0.95, 0.499),
+        "far": (50, 0.7),
+    }
+    drawn = plots.scatter(near, title="t", x="x", y="y")
+    found = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">([^<]+)', drawn)
+    boxes = []
+    for x, y, anchor, name in found:
+        if name in near:
+            width = plots.LETTER * len(name)
+            left = float(x) - {"start": 0, "middle": width / 2, "end": width}[anchor]
+            boxes.append((left, float(y) - 11, left + width, float(y) + 3))
+    assert len(boxes) == 4
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]:
+            assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])

@@ -15,6 +15,7 @@ from html import escape
 
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 68, 12, 14, 44
+LETTER = 6.4  # width of a letter, about
 Points = Sequence[tuple[float, float]]
 
 
@@ -80,12 +81,37 @@ def scatter(points: Mapping[str, tuple[float, float]], *, title: str, x: str, y:
     up = ticks(min(b for _, b in logs.values()), max(b for _, b in logs.values()))
     place_x, place_y = _scale(across, LEFT + 14, WIDTH - RIGHT - 14), _scale(up, HEIGHT - BOTTOM, TOP + 8)
     parts = _axes(across, up, place_x, place_y, x, y, show_x=lambda p: f"{10**p:g}")
-    for number, (name, (a, b)) in enumerate(logs.items()):
-        at, height = place_x(a), place_y(b)
-        anchor, aside = ("end", -10) if at > WIDTH * 0.6 else ("start", 10)
+    dots = {name: (place_x(a), place_y(b)) for name, (a, b) in logs.items()}
+    taken = [(at - 6, height - 6, at + 6, height + 6) for at, height in dots.values()]
+    for number, (name, (at, height)) in enumerate(dots.items()):
+        left, base, anchor = _free_place(at, height, LETTER * len(name), taken)
         parts.append(f'<circle class="dot c{number % 6}" cx="{at:.1f}" cy="{height:.1f}" r="6"/>')
-        parts.append(f'<text x="{at + aside:.1f}" y="{height + 4:.1f}" text-anchor="{anchor}">{escape(name)}</text>')
+        parts.append(f'<text x="{left:.1f}" y="{base:.1f}" text-anchor="{anchor}">{escape(name)}</text>')
     return _svg(title, parts)
+
+
+def _free_place(
+    at: float, height: float, width: float, taken: list[tuple[float, float, float, float]]
+) -> tuple[float, float, str]:
+    """Choose where a dot's name stands, beside it, above or below: where it covers least. The place is then taken."""
+    beside = [(at + 10, height + 4, "start"), (at - 10, height + 4, "end")]
+    near = [
+        (x, height + y, anchor) for y in (-10, 18) for x, anchor in ((at, "middle"), (at - 6, "start"), (at + 6, "end"))
+    ]
+    found = []
+    for x, base, anchor in beside + near:
+        left = x - {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor] * width
+        box = (left, base - 11, left + width, base + 3)
+        outside = max(0.0, LEFT - box[0]) + max(0.0, box[2] - WIDTH)
+        covered = sum(
+            max(0.0, min(box[2], other[2]) - max(box[0], other[0]))
+            * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
+            for other in taken
+        )
+        found.append((covered + 100 * outside, len(found), box, (x, base, anchor)))
+    best = min(found)
+    taken.append(best[2])
+    return best[3]
 
 
 def bars(values: Mapping[str, float], *, title: str, x: str, y: str) -> str:
