@@ -98,7 +98,7 @@ def _free_place(
     near = [
         (x, height + y, anchor) for y in (-10, 18) for x, anchor in ((at, "middle"), (at - 6, "start"), (at + 6, "end"))
     ]
-    found = []
+    found: list[tuple[float, int, tuple[float, float, float, float], tuple[float, float, str]]] = []
     for x, base, anchor in beside + near:
         left = x - {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor] * width
         box = (left, base - 11, left + width, base + 3)
