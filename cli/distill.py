@@ -25,19 +25,17 @@ from retort.trainers.data.documents import documents_to_data, read_documents
 from retort.trainers.data.pseudo_queries import GeneratedQuestions, PseudoQueries
 from retort.trainers.data.queries import read_asked
 from retort.trainers.data.synthesis import hold_out, make_queries, write_training_data
-from retort.trainers.distill import changed_recipe, teacher_spec
+from retort.trainers.distill import recipe_for
 from retort.trainers.errors import RecipeError, TeacherError
 from retort.trainers.from_documents import SPLIT, default_sources, distill_documents, refuse_other_student
 from retort.trainers.plan import plan_run
-from retort.trainers.recipe import Recipe, TrainingSection, component, load_type, read_yaml
+from retort.trainers.recipe import Recipe, TrainingSection, component, read_yaml
 from retort.trainers.run import dev_sample, read_train_and_dev
-from retort.trainers.teachers import ScoreTeacher
 from retort.trainers.teachers.vector_cache import cache_root
 
 if TYPE_CHECKING:
     from haystack import Document
 
-VECTORS, SCORES = "kd_lexical", "kd_scores"  # recipes for teachers of either kind
 PIPELINES = ("extractive_qa", "indexing", "rag", "search")
 EXPORT_SAMPLE = TrainingSection(dev_queries=300, dev_documents=4000)  # to choose by: a whole corpus takes minutes
 
@@ -99,14 +97,8 @@ def make_recipe(name: str | None, teacher: str | None, settings: list[str], allo
         if not isinstance(tree, dict):
             msg = f"{teacher}: it needs a type, with init_parameters; or text_embedder and document_embedder."
             raise RecipeError(msg)
-        spec = teacher_spec(tree, None, allow)
-        if name is None:
-            kind = load_type(spec["type"], teacher, allow)
-            name = SCORES if issubclass(kind, ScoreTeacher) else VECTORS
-    recipe = changed_recipe(name or VECTORS, teacher=spec, allow=allow)
-    changed = Recipe.from_dict(recipe.to_dict(), overrides=settings, allow=allow, origin=recipe.name)
-    changed.name = recipe.name
-    return changed
+        spec = tree
+    return recipe_for(name, spec, overrides=settings, allow=allow)
 
 
 def write_pipelines(out: Path) -> None:

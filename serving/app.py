@@ -186,8 +186,9 @@ def create_app(
     @app.get("/settings", include_in_schema=False)
     def shown() -> dict[str, Any]:
         return {
-            "student": Path(served.engine.student).name if served.other is None else served.engine.student,
-            "other": served.other.student if served.other else None,
+            # With a key, where models are is told to nobody who has none.
+            "student": served.engine.student if api_key is None else "student",
+            "other": None if served.other is None else served.other.student if api_key is None else "other",
             "report": served.report is not None,
             "key": api_key is not None,
         }

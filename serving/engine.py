@@ -42,6 +42,9 @@ class Engine:
             tree["components"][name]["init_parameters"]["threads"] = threads
         self._pipeline = Pipeline.from_dict(tree)
         self._parts: dict[str, Any] = {n: self._pipeline.get_component(n) for n in self._pipeline.graph.nodes}
+        target = self._parts["retriever"].document_store
+        # A server's store would create what is missing as soon as it is opened.
+        self._server = ServerIndex(target) if isinstance(target, QdrantDocumentStore) else None
 
     def check(self) -> dict[str, Any]:
         """
@@ -53,9 +56,8 @@ class Engine:
             If the index is gone, empty, or of another model.
         """
         self._refuse_missing()
-        target = self._parts["retriever"].document_store
-        # A server's store would create what is missing as soon as it is opened.
-        count = ServerIndex(target).count() if isinstance(target, QdrantDocumentStore) else target.count_documents()
+        store = self._parts["retriever"].document_store
+        count = self._server.count() if self._server else store.count_documents()
         if not count:
             msg = f"There is no document at {self.store}. {_build('STUDENT', self.store)}"
             raise DocumentStoreError(msg)
@@ -110,6 +112,8 @@ class Engine:
     def close(self) -> None:
         """Let go of model and index."""
         self._pipeline.close()
+        if self._server:
+            self._server.close()
 
     def _refuse_missing(self) -> None:
         if not is_url(self.store) and not Path(self.store).is_dir():

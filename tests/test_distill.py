@@ -23,7 +23,7 @@ from retort.cli import main
 from retort.students import Manifest, Student, read_space
 from retort.trainers.data.documents import read_documents
 from retort.trainers.data.queries import read_asked
-from retort.trainers.distill import changed_recipe, teacher_spec
+from retort.trainers.distill import changed_recipe, recipe_for, teacher_spec
 from retort.trainers.errors import DataError, RecipeError
 from retort.trainers.from_documents import judge, untrained_model
 from retort.trainers.recipe import Recipe
@@ -106,7 +106,7 @@ class TestCommand:
 
         calls = []
 
-        def killing(module, name, at):
+        def killing(patch, module, name, at):
             real = getattr(module, name)
 
             def call(*args, **kwargs):
@@ -115,19 +115,16 @@ class TestCommand:
                     raise Killed
                 return real(*args, **kwargs)
 
-            monkeypatch.setattr(module, name, call)
+            patch.setattr(module, name, call)
 
         from retort.trainers import from_documents
         from retort.trainers.loop import Loop
 
         for module, name in ((from_documents, "make_queries"), (Loop, "_step"), (from_documents, "write_report")):
             calls.clear()
-            with monkeypatch.context() as within:
-                monkeypatch, kept = within, monkeypatch
-                killing(module, name, 4 if name == "_step" else 1)
-                with pytest.raises(Killed):
-                    distill(*command, tmp_path / "killed")
-                monkeypatch = kept
+            with monkeypatch.context() as within, pytest.raises(Killed):
+                killing(within, module, name, 4 if name == "_step" else 1)
+                distill(*command, tmp_path / "killed")
         distill(*command, tmp_path / "killed")
         whole, killed = (json.loads((tmp_path / n / "metrics.json").read_text())["dev"] for n in ("whole", "killed"))
         for name in ("ndcg@10", "recall@100", "queries"):
@@ -283,6 +280,11 @@ class TestBadInput:
             counts["once"]["train"] + counts["once"]["dev"]
         )
 
+    def test_a_recipe_that_makes_no_embeddings(self, handbook, tmp_path, capsys):
+        error = fails(capsys, "--documents", handbook, "--out", tmp_path / "out", "--recipe", "ranker")
+        assert "recipe ranker: it makes a ranker student, and an index needs embeddings" in error
+        assert not (tmp_path / "out").exists()
+
 
 class TestQueries:
     def test_forms(self, handbook, tmp_path):
@@ -341,6 +343,12 @@ class TestTeacher:
             teacher_spec({"type": "haystack.components.writers.document_writer.DocumentWriter"}, None)
         with pytest.raises(RecipeError, match="it needs a type"):
             teacher_spec({"model": "x"}, None)
+
+    def test_the_recipe_follows_the_teacher(self):
+        assert recipe_for(None, None).name == "kd_lexical"
+        assert recipe_for(None, "my-model").teachers["teacher"].init_parameters["model"] == "my-model"
+        assert recipe_for(None, {"type": RANKER}).name == "kd_scores"
+        assert recipe_for("kd", None, overrides=["stages.0.steps=3"]).stages[0].steps == 3
 
     def test_untrained_model_is_the_trunk_unless_it_teaches(self, tiny_student):
         recipe = Recipe.from_yaml("kd")

@@ -16,10 +16,12 @@ import yaml
 from retort.students import Manifest, Ranker, Student
 from retort.trainers.errors import RecipeError
 from retort.trainers.recipe import Component, Recipe, load_type
+from retort.trainers.teachers import ScoreTeacher
 
 EMBEDDERS = {"dense", "static"}
 TEACHER = "teacher"  # what recipes of several teachers call the one that another may take the place of
 TEACHERS = "retort.trainers.teachers"
+VECTORS, SCORES = "kd_lexical", "kd_scores"  # recipes for teachers of either kind, where documents are all there is
 
 
 def distill(
@@ -72,12 +74,13 @@ def changed_recipe(
     teacher: str | dict[str, Any] | Any = None,
     student: str | dict[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
     allow: Sequence[str] = (),
 ) -> Recipe:
     """
     Read a recipe with something in the place of its teacher, its student or single values; parameters as of `distill`.
 
-    Of several teachers the one that is called `teacher` is replaced.
+    Of several teachers the one that is called `teacher` is replaced. `overrides` are as of `Recipe.from_yaml`.
 
     :raises RecipeError:
         If the recipe, or what is to be changed in it, does not fit.
@@ -100,9 +103,33 @@ def changed_recipe(
         tree["student"] = made if isinstance(student, str) else student
     # As on the command line: values are written as YAML, and read back.
     changes = [f"{place}={yaml.safe_dump(value, default_flow_style=True)}" for place, value in (settings or {}).items()]
-    changed = Recipe.from_dict(tree, overrides=changes, allow=[*recipe.allow, *allow], origin=recipe.name)
+    changed = Recipe.from_dict(
+        tree, overrides=[*changes, *overrides], allow=[*recipe.allow, *allow], origin=recipe.name
+    )
     changed.name = recipe.name
     return changed
+
+
+def recipe_for(name: str | None, teacher: Any, *, allow: Sequence[str] = (), **changes: Any) -> Recipe:
+    """
+    Read a recipe with a teacher in its place; without a name it is the one for that kind of teacher.
+
+    :param name:
+        A recipe's name or file.
+    :param teacher:
+        See `teacher_spec`; None: the recipe's own.
+    :param allow:
+        Further modules that types may come from.
+    :param changes:
+        Further parameters of `changed_recipe`.
+    :raises RecipeError:
+        If they do not fit.
+    """
+    spec = teacher if teacher is None or isinstance(teacher, str) else teacher_spec(teacher, None, allow)
+    if name is None:
+        scores = isinstance(spec, dict) and issubclass(load_type(spec["type"], "teacher", allow), ScoreTeacher)
+        name = SCORES if scores else VECTORS
+    return changed_recipe(name, teacher=spec, allow=allow, **changes)
 
 
 def teacher_spec(

@@ -21,9 +21,16 @@ from retort.trainers.candidates.dense import search_vectors
 from retort.trainers.candidates.workbench import Workbench
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import documents_to_data
-from retort.trainers.data.pseudo_queries import FirstSentences, Headings, KeyPhrases, PseudoQueries, Spans
+from retort.trainers.data.pseudo_queries import (
+    FirstSentences,
+    GeneratedQuestions,
+    Headings,
+    KeyPhrases,
+    PseudoQueries,
+    Spans,
+)
 from retort.trainers.data.synthesis import Search, Titles, hold_out, make_queries, write_training_data
-from retort.trainers.data.texts import RetrievalData
+from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.errors import DataError, RecipeError
 from retort.trainers.evaluation.fusion import fuse_cross_fitted
 from retort.trainers.evaluation.metrics import mean, per_query
@@ -34,6 +41,7 @@ from retort.trainers.recipe import Recipe
 from retort.trainers.run import read_train_and_dev, refuse_other_run, resolve
 from retort.trainers.teachers import ScoreTeacher
 from retort.trainers.teachers.fitted import Fitted
+from retort.trainers.teachers.live import LiveTeacher
 from retort.trainers.teachers.vector_cache import cache_root
 
 if TYPE_CHECKING:
@@ -46,6 +54,7 @@ WORDS_OF_THEIR_OWN = (
     " But queries that are made of a document's own words are BM25's home ground: people's may turn this round."
 )
 SPLIT = "dev"
+NOT_INDEXED = {"ranker", "sparse", "late_interaction"}
 FOREIGN_SHARE = 0.1
 
 Say = Callable[[str], None]
@@ -119,6 +128,10 @@ def distill_documents(
     :raises RecipeError:
         If `out` holds a run of other documents or another recipe.
     """
+    kind = recipe.student.type.rpartition(".")[2]
+    if kind in NOT_INDEXED:
+        msg = f"recipe {recipe.name}: it makes a {kind} student, and an index needs embeddings. Use `retort train`."
+        raise RecipeError(msg)
     out = Path(out)
     counts = write_data(documents, out, recipe, sources, asked, dev_share, say)
     told = f"{counts['documents']} documents; {counts['train']} queries to train on, {counts['dev']} for dev"
@@ -185,15 +198,11 @@ def measure(recipe: Recipe, out: Path, say: Say = logger.info) -> dict[str, dict
         untrained = evaluate_model(Student.load(trunk, precision="auto"), data)
         write_evaluation(out, f"{SPLIT}.untrained", untrained)
         more["untrained"] = untrained.metrics
-    if "mrr@10" in found["student"] and found["student"]["documents"] == found["candidates"]["bm25"]["documents"]:
-        rankings, weights = fuse_cross_fitted(
-            read_rankings(out, SPLIT), read_rankings(out, f"{SPLIT}.bm25"), data.qrels
-        )
-        scores = per_query(rankings, data.qrels)
-        costs = {"ms": 0.0, "ms_encode": 0.0, "documents_per_s": 0.0, "mb": 0.0}
-        shares = {"weight_of_student": sum(weights) / 2}
-        more["hybrid"] = mean(scores) | {k: found["student"][k] for k in ("queries", "documents")} | costs | shares
-        write_evaluation(out, f"{SPLIT}.hybrid", Evaluation("hybrid", more["hybrid"], scores, rankings))
+    rankings, weights = fuse_cross_fitted(read_rankings(out, SPLIT), read_rankings(out, f"{SPLIT}.bm25"), data.qrels)
+    scores = per_query(rankings, data.qrels)
+    counts = {name: found["student"][name] for name in ("queries", "documents")}
+    more["hybrid"] = mean(scores) | counts | {"weight_of_student": sum(weights) / 2}
+    write_evaluation(out, f"{SPLIT}.hybrid", Evaluation("hybrid", more["hybrid"], scores, rankings))
     write_json(path, more)
     return metrics | more
 
@@ -211,17 +220,15 @@ def judge(out: Path, metrics: Mapping[str, Mapping[str, float]], *, made_up: boo
         said.append(f"The student ({change.after:.3f}) is {side} {name} ({change.before:.3f}) in nDCG@10, {sure}.")
         if side == "below" and name in {"bm25", "untrained"} and change.test.p < SURE:
             below.append(name)
-    hybrid_helps = False
-    if "hybrid" in metrics:
-        best = max(("bm25", "student"), key=lambda name: metrics[name]["ndcg@10"])
-        before = student if best == "student" else read_per_query(out, f"{SPLIT}.bm25")
-        change = compare(before, read_per_query(out, f"{SPLIT}.hybrid")).changes["ndcg@10"]
-        hybrid_helps = change.test.difference > 0 and change.test.p < SURE
-        side = "above" if change.test.difference > 0 else "not above"
-        said.append(
-            f"The two fused ({change.after:.3f}) are {side} the better of them, "
-            f"{best} ({change.before:.3f}), p = {change.test.p:.4f}."
-        )
+    best = max(("bm25", "student"), key=lambda name: metrics[name]["ndcg@10"])
+    before = student if best == "student" else read_per_query(out, f"{SPLIT}.bm25")
+    change = compare(before, read_per_query(out, f"{SPLIT}.hybrid")).changes["ndcg@10"]
+    hybrid_helps = change.test.difference > 0 and change.test.p < SURE
+    side = "above" if change.test.difference > 0 else "not above"
+    said.append(
+        f"The two fused ({change.after:.3f}) are {side} the better of them, "
+        f"{best} ({change.before:.3f}), p = {change.test.p:.4f}."
+    )
     if below:
         said.append(
             f"NOT WORTH IT ALONE: the student is below {' and '.join(below)}. "
@@ -262,13 +269,14 @@ def refuse_other_student(recipe: Recipe, out: Path) -> None:
 def _teacher_searches(recipe: Recipe, data: RetrievalData, out: Path) -> list[Search]:
     """Search with the first teacher that gives vectors; what it gave of documents is kept for the training."""
     for name, spec in recipe.teachers.items():
-        teacher = recipe.create(spec, "teacher", f"teachers.{name}")
-        if isinstance(teacher, ScoreTeacher | Fitted) or not hasattr(teacher, "encode"):
+        teacher = recipe.create(spec, "teacher", f"teachers.{name}", allowed_modules=recipe.allow or None)
+        if isinstance(teacher, ScoreTeacher | Fitted | LiveTeacher):
             continue
         bench = Workbench(data, {name: teacher}, cache_root(out))
 
         def search(texts: Sequence[str], depth: int, name: str = name, bench: Workbench = bench) -> np.ndarray:
-            queries = bench.teacher(name).encode(list(texts), "query")
+            asked = TextStore(map(str, range(len(texts))), texts)
+            queries = bench.teacher_cache(name, "query", asked).gather(asked.item_ids)  # kept for the training
             return search_vectors(queries, bench.vectors(name, "document"), depth, similarity=bench.similarity(name))[0]
 
         return [search]
@@ -277,7 +285,7 @@ def _teacher_searches(recipe: Recipe, data: RetrievalData, out: Path) -> list[Se
 
 def _settings(source: PseudoQueries) -> dict[str, Any]:
     """What decides the queries of a source, as far as it can be written down."""
-    if hasattr(source, "key"):
+    if isinstance(source, GeneratedQuestions):
         return {"key": source.key}
     return {k: v for k, v in vars(source).items() if isinstance(v, str | int | float | bool | None)}
 

@@ -40,7 +40,7 @@ class DistillationTrainer:
         self,
         *,
         out: str = "runs/distilled",
-        recipe: str = "kd_lexical",
+        recipe: str | None = None,
         teacher: str | dict[str, Any] | Any = None,
         generator: dict[str, Any] | Any = None,
         generator_options: dict[str, Any] | None = None,
@@ -53,7 +53,8 @@ class DistillationTrainer:
         :param out:
             Folder to write: student, data, figures, report.
         :param recipe:
-            Name of a recipe that comes with retort, or a YAML file.
+            Name of a recipe that comes with retort, or a YAML file; None: `kd_lexical`, or `kd_scores` for a teacher of
+            scores.
         :param teacher:
             Takes the place of the recipe's teacher: a model's name; `{type, init_parameters}` of a teacher, a Haystack
             ranker or chat generator, or such a component; or `{text_embedder, document_embedder}`.
@@ -117,7 +118,7 @@ class DistillationTrainer:
         """
         # Here, as only trainers need what trains.
         from retort.trainers.data.pseudo_queries import GeneratedQuestions
-        from retort.trainers.distill import changed_recipe
+        from retort.trainers.distill import recipe_for
         from retort.trainers.from_documents import default_sources, distill_documents
 
         documents = [Document.from_dict(d) if isinstance(d, dict) else d for d in documents]
@@ -133,7 +134,7 @@ class DistillationTrainer:
             cache.parent.mkdir(parents=True, exist_ok=True)
             options = {"cache": str(cache)} | (self.generator_options or {})
             sources = {"generator": GeneratedQuestions(generator=self.generator, **options), **sources}
-        recipe = changed_recipe(self.recipe, teacher=self.teacher, settings=self.settings)
+        recipe = recipe_for(self.recipe, self.teacher, settings=self.settings)
         found = distill_documents(
             documents, self.out, recipe=recipe, sources=sources, asked=asked, dev_share=self.dev_share
         )
