@@ -18,6 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 from retort.students import Student
+from retort.students.layers import collect_rows, join_rows
 from retort.trainers import loop as loop_module
 from retort.trainers.checkpoints import list_checkpoints
 from retort.trainers.distiller import Context, step_loss
@@ -428,6 +429,28 @@ class TestStep:
         distiller.tokens_per_chunk = 12
         for name, gradient in self.gradients(distiller, batch, 1.0).items():
             assert torch.allclose(gradient, whole[name], rtol=0, atol=1e-10), name
+
+    @pytest.mark.parametrize("kind", ["network", "tied", "table"])
+    def test_gradients_of_rows_join_to_those_of_tables(self, kind):
+        """In two chunks, as a step has them; a tied table gets a gradient of all its rows, too."""
+        torch.manual_seed(0)
+        table = (torch.nn.EmbeddingBag if kind == "table" else torch.nn.Embedding)(50, 4).double()
+        chunks = [torch.tensor([[1, 2, 2], [7, 1, 0]]), torch.tensor([[2, 49, 3]])]
+
+        def gradient() -> torch.Tensor:
+            table.zero_grad()
+            for ids in chunks:
+                vectors = table(ids).tanh()
+                loss = (vectors @ table.weight.T).square().sum() if kind == "tied" else vectors.square().sum()
+                loss.backward()
+            return table.weight.grad
+
+        expected = gradient()
+        collect_rows(torch.nn.ModuleList([table]))
+        rows = gradient()
+        assert rows.is_sparse == (kind != "tied")
+        join_rows([table.weight])
+        assert torch.allclose(table.weight.grad, expected, rtol=0, atol=1e-12)
 
     def test_each_unique_text_is_encoded_once(self, parts, monkeypatch):
         distiller, batch = parts

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from retort.students.files import replace_file
-from retort.students.layers import attend_step_by_step
+from retort.students.layers import attend_step_by_step, collect_rows, join_rows
 from retort.students.loading import has_bfloat16
 from retort.trainers.batch import CandidateBatch
 from retort.trainers.candidates.workbench import progress_bar
@@ -177,8 +177,10 @@ class Loop:
         self.accelerator = accelerator
         self.ranks = Ranks(accelerator)
         self._bf16 = uses_bf16(training.precision, accelerator.device)
-        if self._bf16 and accelerator.device.type == "cpu":
-            attend_step_by_step(self.distiller)
+        if accelerator.device.type == "cpu":
+            collect_rows(self.distiller)
+            if self._bf16:
+                attend_step_by_step(self.distiller)
         self.progress = Progress()
         self._log_path = run / "log.jsonl"
         self._best_path = run / "checkpoints" / "best.safetensors"
@@ -295,6 +297,7 @@ class Loop:
             self.accelerator.backward(loss)
             sums = {name: float(v.detach().masked_fill(~m, 0.0).sum()) for name, (v, m, _) in terms.items()}
             found.append({"loss": float(loss.detach())} | {n: s / max(counts[n], 1.0) for n, s in sums.items()})
+        join_rows(turns.learning)
         self.ranks.average(turns.learning)
         norm = float(self.accelerator.clip_grad_norm_(turns.learning, training.clip or float("inf")))
         self._refuse_not_finite("gradient's norm", norm)
