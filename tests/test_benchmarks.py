@@ -202,10 +202,10 @@ def test_recall_counts_ties_and_not_copies(monkeypatch):
 def test_arms_of_the_leaderboard_have_equal_budgets(monkeypatch, tmp_path):
     """As many steps each, on lists of one size, from one start; teachers are those of `prod-small`."""
     monkeypatch.syspath_prepend(FOLDER)
-    monkeypatch.setattr("sys.argv", ["leaderboard.py"])
-    board = import_module("leaderboard")
-    given = board.command_line().parse_args(["--steps", "400", "--negatives", "5", "--layers", "0", "1"])
-    found = {arm: board.recipe_for(given, tmp_path, arm, 3) for arm in board.SHARES}
+    board, arms = import_module("leaderboard"), import_module("arms")
+    given = board.parsed(["--steps", "400", "--negatives", "5", "--layers", "0", "1"])
+    assert given.arms == [*arms.SHARES][:6]
+    found = {arm: arms.recipe_for(given, tmp_path, arm, 3) for arm in arms.SHARES}
     assert {sum(stage.steps for stage in recipe.stages) for recipe in found.values()} == {400}
     assert {stage.candidates.negatives for recipe in found.values() for stage in recipe.stages} == {5}
     assert len({str(recipe.student) + str(recipe.training) + str(recipe.data) for recipe in found.values()}) == 1
@@ -214,11 +214,33 @@ def test_arms_of_the_leaderboard_have_equal_budgets(monkeypatch, tmp_path):
     anchored = {arm for arm, recipe in found.items() if any(stage.anchor for stage in recipe.stages)}
     assert anchored == {"prod", "prod-no-data", "prod-lexical"}
     assert [stage.name for stage in found["one-step"].stages] == ["warm-up", "large-ranker"]
-    teacher = board.teacher_recipe(given, "large-ranker")
+    teacher = arms.teacher_recipe(given, "large-ranker")
     assert teacher.stages[0].candidates.sources == ["bm25", "dual"]
     assert teacher.student.type.endswith("create.ranker")
+    with pytest.raises(SystemExit):
+        board.parsed(["--group", "ctkd", "--arms", "prod"])
     board.refuse_other_settings(given, tmp_path)
     board.refuse_other_settings(given, tmp_path)
     given.steps = 10
     with pytest.raises(SystemExit):
         board.refuse_other_settings(given, tmp_path)
+
+
+@pytest.mark.parametrize("group", ["ctkd", "lead", "ar2", "r2anker", "dual-cross"])
+def test_arms_of_a_method_differ_in_what_is_measured_alone(monkeypatch, tmp_path, group):
+    """One start, equal lists, and equally many steps of the student's, a ranker's turns apart."""
+    monkeypatch.syspath_prepend(FOLDER)
+    board, arms = import_module("leaderboard"), import_module("arms")
+    given = board.parsed(["--group", group, "--steps", "120"])
+    assert given.baseline in given.arms
+    found = {arm: arms.recipe_for(given, tmp_path, arm, 1) for arm in given.arms}
+    assert len({str(recipe.student) + str(recipe.training) for recipe in found.values()}) == 1
+    shapes = {str([(s.candidates.negatives, s.lr) for s in recipe.stages]) for recipe in found.values()}
+    assert len(shapes) == 1
+
+    def students_steps(stage) -> int:
+        turns = [o.init_parameters["turn"] for o in stage.objectives if "turn" in o.init_parameters]
+        return stage.steps - sum(stage.steps // turn["cycle"] * turn["steps"] for turn in turns)
+
+    assert {sum(map(students_steps, recipe.stages)) for recipe in found.values()} == {120}
+    assert len({str(recipe.stages) + str(recipe.teachers) for recipe in found.values()}) == len(found)

