@@ -27,7 +27,14 @@ from retort.trainers.data.queries import read_asked
 from retort.trainers.data.synthesis import hold_out, make_queries, write_training_data
 from retort.trainers.distill import recipe_for
 from retort.trainers.errors import RecipeError, TeacherError
-from retort.trainers.from_documents import SPLIT, default_sources, distill_documents, refuse_other_student
+from retort.trainers.from_documents import (
+    SPLIT,
+    default_sources,
+    distill_documents,
+    passes_for,
+    refuse_other_student,
+    shortened,
+)
 from retort.trainers.plan import plan_run
 from retort.trainers.recipe import Recipe, TrainingSection, component, read_yaml
 from retort.trainers.run import dev_sample, read_train_and_dev
@@ -49,18 +56,26 @@ def run(given: argparse.Namespace) -> None:
 
     out: Path = given.out
     recipe = make_recipe(given.recipe, given.teacher, given.set, given.allow)
-    refuse_other_student(recipe, out)
+    passes = passes_for(given.recipe, [place.partition("=")[0] for place in given.set])
+    refuse_other_student(recipe, out, passes)
     documents = read_documents(given.documents, unreadable="skip", leave_out=out)
     asked = read_asked(given.queries, documents) if given.queries else []
     sources = default_sources(documents)
     if given.generator:
         sources = {"generator": _generator(given, out), **sources}
     if given.plan:
-        print("\n".join(_plan(recipe, documents, sources, asked, out, given.dev_share)))
+        print("\n".join(_plan(recipe, documents, sources, asked, out, given.dev_share, passes)))
         return
     with _deadline(given.deadline):
         found = distill_documents(
-            documents, out, recipe=recipe, sources=sources, asked=asked, dev_share=given.dev_share, say=say
+            documents,
+            out,
+            recipe=recipe,
+            sources=sources,
+            asked=asked,
+            dev_share=given.dev_share,
+            passes=passes,
+            say=say,
         )
         _export(out, say)
         say("indexing ...")
@@ -132,6 +147,7 @@ def _plan(
     asked: Any,
     out: Path,
     dev_share: float,
+    passes: int | None,
 ) -> list[str]:
     """Make queries in a folder for the time being, without asking a generator, and estimate the rest."""
     files = len({d.meta.get("file_path", d.id) for d in documents})
@@ -149,6 +165,7 @@ def _plan(
             f"queries, by {', '.join(sources)}: about {counts['train']:,} to train on, {counts['dev']:,} for dev"
         )
         train, _ = read_train_and_dev(data, recipe.data)
+        recipe = shortened(recipe, counts, passes)
         steps = ", ".join(f"{stage.name} {stage.steps}" for stage in recipe.stages)
         told.append(f"recipe {recipe.name}: {steps} steps, {recipe.training.batch_size} queries each")
         told += plan_run(recipe, train, cache_root(out)).lines()

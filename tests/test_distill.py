@@ -5,6 +5,7 @@
 
 import json
 import logging
+import re
 import shutil
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ from retort.trainers.data.documents import read_documents
 from retort.trainers.data.queries import read_asked
 from retort.trainers.distill import changed_recipe, recipe_for, teacher_spec
 from retort.trainers.errors import DataError, RecipeError
-from retort.trainers.from_documents import judge, untrained_model
+from retort.trainers.from_documents import judge, shortened, untrained_model
 from retort.trainers.recipe import Recipe
 
 MOCK = "haystack.components.generators.chat.mock.MockChatGenerator"
@@ -130,6 +131,22 @@ class TestCommand:
         for name in ("ndcg@10", "recall@100", "queries"):
             assert whole["student"][name] == killed["student"][name]
         assert read_space(str(tmp_path / "whole" / "student")) == read_space(str(tmp_path / "killed" / "student"))
+
+    def test_few_documents_are_not_seen_a_hundred_times(self, handbook, tmp_path, capsys):
+        """Unless the user says so."""
+        recipe = Recipe.from_yaml("kd_lexical")
+        few, many = {"documents": 60, "train": 100}, {"documents": 9000, "train": 9000}
+
+        def steps(counts: dict[str, int], passes: int | None) -> list[int]:
+            return [stage.steps for stage in shortened(recipe, counts, passes).stages]
+
+        assert steps(few, 10) == [10 * 160 // 32, 32]  # the second stage sees queries alone
+        assert steps(many, 10) == steps(few, None) == [stage.steps for stage in recipe.stages] == [4000, 240]
+        command = ["--documents", handbook, "--out", tmp_path / "out", "--plan"]
+        distill(*command)
+        assert int(re.search(r"align (\d+), words", capsys.readouterr().out)[1]) < 200
+        distill(*command, "--set", "stages.1.steps=500")
+        assert "align 4000, words 500 steps" in capsys.readouterr().out
 
     def test_plan_does_nothing(self, handbook, recipe, tmp_path, capsys):
         generator = tmp_path / "llm.yaml"

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +56,7 @@ WORDS_OF_THEIR_OWN = (
     " But queries that are made of a document's own words are BM25's home ground: people's may turn this round."
 )
 SPLIT = "dev"
+PASSES = 10  # over few documents a recipe's steps would be a hundred
 NOT_INDEXED = {"ranker", "sparse", "late_interaction"}
 FOREIGN_SHARE = 0.1
 
@@ -102,6 +105,7 @@ def distill_documents(
     sources: Mapping[str, PseudoQueries] | None = None,
     asked: Asked = (),
     dev_share: float = 0.1,
+    passes: int | None = PASSES,
     say: Say = logger.info,
 ) -> Outcome:
     """
@@ -121,6 +125,8 @@ def distill_documents(
         Real queries with the ids of documents that answer them: dev, in place of made ones.
     :param dev_share:
         Share of the documents whose queries are kept for dev; without effect where real ones are given.
+    :param passes:
+        See `shortened`.
     :param say:
         Told what is being done.
     :raises DataError:
@@ -136,6 +142,7 @@ def distill_documents(
     counts = write_data(documents, out, recipe, sources, asked, dev_share, say)
     told = f"{counts['documents']} documents; {counts['train']} queries to train on, {counts['dev']} for dev"
     say(f"{told} ({out / 'data' / 'card.md'})")
+    recipe = shortened(recipe, counts, passes)
     done = (out / "metrics.json").is_file()
     say("the student is trained already" if done else f"training by the recipe {recipe.name} ...")
     recipe.run(out / "data", out, resume=True)
@@ -260,9 +267,37 @@ def untrained_model(recipe: Recipe) -> str | None:
     return trunk if (folder / "modules.json").is_file() else None
 
 
-def refuse_other_student(recipe: Recipe, out: Path) -> None:
+def shortened(recipe: Recipe, counts: Mapping[str, int], passes: int | None) -> Recipe:
+    """
+    Return the recipe with fewer steps where there is little to learn from.
+
+    :param recipe:
+        The recipe.
+    :param counts:
+        How many `documents` there are, and queries to `train` on.
+    :param passes:
+        How often a stage may see everything, at most: queries, and documents if it needs no lists. None: as often as
+        the recipe says.
+    """
+    if passes is None:
+        return recipe
+    recipe = copy.deepcopy(recipe)
+    for stage in recipe.stages:
+        there = counts["train"] + (counts["documents"] if stage.batches != "lists" else 0)
+        stage.steps = min(stage.steps, math.ceil(passes * there / recipe.training.batch_size))
+    return recipe
+
+
+def passes_for(recipe: str | None, changed: Iterable[str]) -> int | None:
+    """Say for how long to train: None if the user's own recipe, or a changed place in it, says it."""
+    own = Path(recipe or "").suffix in {".yaml", ".yml"}
+    return None if own or any(place.endswith(".steps") for place in changed) else PASSES
+
+
+def refuse_other_student(recipe: Recipe, out: Path, passes: int | None) -> None:
     """Check early that a run folder is free, or holds this recipe's run; see `refuse_other_run`."""
     if (out / "recipe.yaml").is_file() and (out / "data").is_dir():
+        recipe = shortened(recipe, json.loads((out / "data.json").read_text(encoding="utf-8"))["counts"], passes)
         refuse_other_run(resolve(recipe, *read_train_and_dev(out / "data", recipe.data)), out, resume=True)
 
 

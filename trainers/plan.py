@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from retort.students.scoring import is_ranker, score_numpy
 from retort.students.sides import max_tokens
 from retort.students.sparse import encode_vectors
 from retort.trainers.data.texts import RetrievalData
+from retort.trainers.loop import uses_bf16
 from retort.trainers.parts import Parts, build_parts
 from retort.trainers.recipe import Recipe, Stage
 from retort.trainers.teachers import Ask, ScoreTeacher
@@ -142,7 +145,10 @@ def _pairs(parts: Parts, name: str, data: RetrievalData) -> int:
 
 
 def _training_seconds(parts: Parts, sample: list[str]) -> float:
-    batch, per_text = parts.recipe.training.batch_size, _seconds_a_text(parts, sample)
+    training, device = parts.recipe.training, parts.distiller.student.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(training.precision, device)):
+        per_text = _seconds_a_text(parts, sample)
+    batch = training.batch_size
     return sum(stage.steps * batch * _texts_a_query(stage) * per_text * BACKWARD for stage in parts.recipe.stages)
 
 

@@ -119,7 +119,7 @@ class DistillationTrainer:
         # Here, as only trainers need what trains.
         from retort.trainers.data.pseudo_queries import GeneratedQuestions
         from retort.trainers.distill import recipe_for
-        from retort.trainers.from_documents import default_sources, distill_documents
+        from retort.trainers.from_documents import default_sources, distill_documents, passes_for
 
         documents = [Document.from_dict(d) if isinstance(d, dict) else d for d in documents]
         if (queries or {}).keys() != (qrels or {}).keys():
@@ -136,7 +136,13 @@ class DistillationTrainer:
             sources = {"generator": GeneratedQuestions(generator=self.generator, **options), **sources}
         recipe = recipe_for(self.recipe, self.teacher, settings=self.settings)
         found = distill_documents(
-            documents, self.out, recipe=recipe, sources=sources, asked=asked, dev_share=self.dev_share
+            documents,
+            self.out,
+            recipe=recipe,
+            sources=sources,
+            asked=asked,
+            dev_share=self.dev_share,
+            passes=passes_for(self.recipe, self.settings or {}),
         )
         embedder = StudentDocumentEmbedder(model=str(found.student))
         embedded = embedder.run(documents=documents)["documents"]

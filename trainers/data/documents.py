@@ -108,7 +108,8 @@ def _convert(files: list[Path], root: Path, unreadable: Literal["error", "skip"]
         relative = path.relative_to(root).as_posix()
         try:
             if kind not in converters:
-                converters[kind] = import_class_by_name(kind)()
+                quiet = {"progress_bar": False} if path.suffix.lower() == ".md" else {}  # one a file otherwise
+                converters[kind] = import_class_by_name(kind)(**quiet)
             found = converters[kind].run(sources=[path])["documents"]
         except ImportError as error:
             msg = f'{path}: reading {path.suffix} files needs `pip install "retort-haystack[files]"` ({error}).'
