@@ -13,7 +13,8 @@ from retort.students.card import model_card
 from retort.students.manifest import Manifest
 from retort.trainers.errors import DataError
 from retort.trainers.evaluation.fusion import fuse, fuse_cross_fitted
-from retort.trainers.evaluation.runs import compare, read_per_query, read_rankings
+from retort.trainers.evaluation.rank import Evaluation
+from retort.trainers.evaluation.runs import compare, read_per_query, read_rankings, write_evaluation
 from retort.trainers.recipe import Recipe
 
 
@@ -134,3 +135,10 @@ def test_fusion_takes_its_weights_from_the_other_half():
     assert weights == (0.5, 0.05)  # of q0, q2, ...: what is best for q1, q3, ...; ties there go to the smallest
     assert fused["q0"] == fuse(first, second, weight=weights[0])["q0"]
     assert fused["q1"] == fuse(first, second, weight=weights[1])["q1"]
+
+
+def test_rankings_come_back_as_they_were(tmp_path):
+    """Ids that are names of files have spaces."""
+    found = {"q 1": ["a b.md#1", "c"], "q2": ["Q0 d", "a b.md#1"]}
+    write_evaluation(tmp_path, "dev", Evaluation("a model", {}, {"q 1": {"ndcg@10": 1.0}}, found))
+    assert read_rankings(tmp_path, "dev") == found
