@@ -58,6 +58,9 @@ def run(given: argparse.Namespace) -> None:
     recipe = make_recipe(given.recipe, given.teacher, given.set, given.allow)
     passes = passes_for(given.recipe, [place.partition("=")[0] for place in given.set])
     refuse_other_student(recipe, out, passes)
+    if (out / "index").exists() and not (out / "student").exists():  # not after an hour of training
+        msg = f"{out / 'index'} holds an index of another model. Give another --out, or delete it."
+        raise RecipeError(msg)
     documents = read_documents(given.documents, unreadable="skip", leave_out=out)
     asked = read_asked(given.queries, documents) if given.queries else []
     sources = default_sources(documents)

@@ -94,7 +94,10 @@ class TestCommand:
         distill(*command)
         assert "the student is trained already" in capsys.readouterr().out
         assert before == {p: p.stat().st_mtime_ns for p in (out / "student").rglob("*") if p.is_file()}
-        # Other documents, or another recipe, are refused.
+        # Other documents, another recipe, or a folder that holds another model's index, are refused.
+        shutil.copytree(out / "index", tmp_path / "other" / "index")
+        other = ["--documents", handbook, "--out", tmp_path / "other", "--recipe", recipe]
+        assert "holds an index of another model" in fails(capsys, *other)
         assert "holds a student of other documents" in fails(capsys, *command[2:], "--documents", handbook / "sea")
         assert "another recipe" in fails(capsys, *command, "--set", "stages.0.steps=9")
 
