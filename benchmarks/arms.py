@@ -10,7 +10,7 @@ others is set here: start, training queries, lists, steps, learning rates and te
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,14 @@ class Group:
         Each fills in a recipe.
     :param default:
         How many of them run where none are named.
+    :param sizes:
+        Arguments that are its own, whatever the command line says.
     """
 
     baseline: str
     arms: dict[str, Callable[[Tree, argparse.Namespace, Path], None]]
     default: int | None = None
+    sizes: Tree = field(default_factory=dict)
 
 
 def prod(arm: str, tree: Tree, given: argparse.Namespace, work: Path) -> None:
@@ -84,16 +87,14 @@ def ctkd(tree: Tree, given: argparse.Namespace, work: Path, *, fixed: float | No
 
 def lead(objectives: tuple[str, ...], tree: Tree, given: argparse.Namespace, work: Path) -> None:  # noqa: ARG001
     """Three layers learn from the six in the loop: labels, its scores as well, its layers as well."""
-    tree["student"] = cut(given, THREE_LAYERS)
     tree["teachers"]["teacher"] = recipe_tree("lead-small")["teachers"]["teacher"]
     tree["teachers"]["teacher"]["init_parameters"]["student"]["init_parameters"]["max_tokens"] = lengths(given)
     layers = stage_of("lead-small", "layers")
-    layers["candidates"] = {"sources": ["bm25", "dual"], "negatives": 1}
+    layers["candidates"] = {"sources": ["bm25", "dual"]}
     keep_objectives(layers, *objectives)
     if objectives == ("Contrastive",):
         layers["teacher"] = None
-    warm = sized(warm_up(), 0.25, given)
-    tree["stages"] = [warm, sized(layers, 0.75, given, negatives=1)]
+    tree["stages"] = [sized(warm_up(), 0.25, given), sized(layers, 0.75, given)]
 
 
 def ar2(objectives: tuple[str, ...], tree: Tree, given: argparse.Namespace, work: Path) -> None:
@@ -102,7 +103,6 @@ def ar2(objectives: tuple[str, ...], tree: Tree, given: argparse.Namespace, work
 
     All students take equally many steps: a ranker's turns come on top.
     """
-    tree["student"] = cut(given, THREE_LAYERS)
     ranker = {"trunk": str(work / "large-ranker" / "0" / "student")}
     live = recipe_tree("ar2-small")["teachers"]["ranker"]
     live["init_parameters"]["student"]["init_parameters"] = ranker
@@ -124,8 +124,7 @@ def ar2(objectives: tuple[str, ...], tree: Tree, given: argparse.Namespace, work
 def r2anker(sources: tuple[str, ...], tree: Tree, given: argparse.Namespace, work: Path) -> None:
     """Train a ranker of three layers on some retrievers' negatives, and distil from it over the same pool."""
     ours = recipe_tree("r2anker-small")
-    other = {"model": str(work / OTHER / "0" / "student"), "precision": "auto"}
-    tree["teachers"]["other"] = {"type": dual()["type"], "init_parameters": other}
+    tree["teachers"]["other"] = bi_encoder(str(work / OTHER / "0" / "student"))
     tree["candidates"]["other"] = {
         "type": tree["candidates"]["dual"]["type"],
         "init_parameters": {"model": "other", "depth": 50},
@@ -142,7 +141,6 @@ def r2anker(sources: tuple[str, ...], tree: Tree, given: argparse.Namespace, wor
 
 def dual_cross(tree: Tree, given: argparse.Namespace, work: Path, *, views: int, train_with: str = "gold") -> None:  # noqa: ARG001
     """Train three layers from labels, documents with a question before them or, with no views, as they are."""
-    tree["student"] = cut(given, THREE_LAYERS)
     stage = stage_of("dual_cross_encoder-small", "views")
     if views:
         stage["candidates"]["text"]["init_parameters"] |= {"views": views, "train_with": train_with}
@@ -169,6 +167,7 @@ GROUPS = {
             "responses": partial(lead, ("Contrastive", "MutualKL")),
             "lead": partial(lead, ("Contrastive", "MutualKL", "LayerKL")),
         },
+        sizes={"layers": THREE_LAYERS, "negatives": 1},
     ),
     "ar2": Group(
         "frozen-ranker",
@@ -178,6 +177,7 @@ GROUPS = {
             "learning-ranker": partial(ar2, ("TeacherContrastive", "ListwiseKL")),
             "ar2": partial(ar2, ("TeacherContrastive", "ListwiseKL", "Adversarial")),
         },
+        sizes={"layers": THREE_LAYERS},
     ),
     "r2anker": Group(
         "r2-bm25",
@@ -195,6 +195,7 @@ GROUPS = {
             "dual-cross-3": partial(dual_cross, views=3),
             "dual-cross-pseudo-3": partial(dual_cross, views=3, train_with="pseudo"),
         },
+        sizes={"layers": THREE_LAYERS},
     ),
 }
 
@@ -204,15 +205,16 @@ def recipe_for(given: argparse.Namespace, work: Path, arm: str, seed: int) -> An
     from retort.trainers.recipe import Recipe
 
     tree = recipe_tree("prod-small")
+    group = next(group for group in GROUPS.values() if arm in group.arms)
+    given = argparse.Namespace(**vars(given) | group.sizes)
     tree["student"] = cut(given)
-    if given.align:
+    if given.align and "layers" not in group.sizes:  # the start has the command line's
         model = {"model": str(work / START / "0" / "student")}
         tree["student"] = {"type": "retort.students.create.pretrained", "init_parameters": model}
-    tree["teachers"] = {"dual": dual()}
+    tree["teachers"] = {"dual": bi_encoder(MINILM)}
     tree["training"] = sizes(tree, seed) | {"batch_size": given.batch_size}
     tree["data"]["max_queries"] = given.queries
-    arms = {name: fill for group in GROUPS.values() for name, fill in group.arms.items()}
-    arms[arm](tree, given, work)
+    group.arms[arm](tree, given, work)
     return Recipe.from_dict(tree)
 
 
@@ -229,7 +231,7 @@ def teacher_recipe(given: argparse.Namespace, name: str) -> Any:
         tree
         | {
             "student": spec["student"] | {"init_parameters": start},
-            "teachers": {"dual": dual()},
+            "teachers": {"dual": bi_encoder(MINILM)},
             "candidates": {n: c for n, c in tree["candidates"].items() if n != "own"},
             "training": sizes(tree, 0) | {"batch_size": 8, "dev_queries": 100},
             "stages": [stage],
@@ -264,10 +266,10 @@ def warm_up() -> Tree:
     return stage
 
 
-def sized(stage: Tree, share: float, given: argparse.Namespace, *, negatives: int | None = None) -> Tree:
+def sized(stage: Tree, share: float, given: argparse.Namespace) -> Tree:
     """Give a stage its part of the steps, the learning rate and the lists that all arms have."""
     rate = given.lr / 5 if stage["name"] == "confusing" else given.lr
-    lists = stage["candidates"] | {"negatives": negatives or given.negatives}
+    lists = stage["candidates"] | {"negatives": given.negatives}
     return stage | {"steps": max(1, round(share * given.steps)), "lr": rate, "candidates": lists}
 
 
@@ -279,9 +281,9 @@ def keep_objectives(stage: Tree, *names: str) -> None:
     stage["objectives"] = [o for o, name in zip(stage["objectives"], names_of(stage), strict=True) if name in names]
 
 
-def cut(given: argparse.Namespace, layers: list[int] | None = None) -> Tree:
+def cut(given: argparse.Namespace) -> Tree:
     """Describe the cut trunk."""
-    trunk = {"trunk": MINILM, "layers": layers or given.layers, "max_tokens": lengths(given)}
+    trunk = {"trunk": MINILM, "layers": given.layers, "max_tokens": lengths(given)}
     return {"type": "retort.students.create.from_layers", "init_parameters": trunk}
 
 
@@ -293,18 +295,16 @@ def pair_tokens(given: argparse.Namespace) -> int:
     return sum(given.tokens) + 3
 
 
-def dual() -> Tree:
-    return {
-        "type": "retort.trainers.teachers.bi_encoder.BiEncoderTeacher",
-        "init_parameters": {"model": MINILM, "precision": "auto"},
-    }
+def bi_encoder(model: str) -> Tree:
+    return local("bi_encoder.BiEncoderTeacher", model)
 
 
 def trained_ranker(work: Path, name: str) -> Tree:
-    return {
-        "type": "retort.trainers.teachers.cross_encoder.CrossEncoderTeacher",
-        "init_parameters": {"model": str(work / name / "0" / "student"), "precision": "auto"},
-    }
+    return local("cross_encoder.CrossEncoderTeacher", str(work / name / "0" / "student"))
+
+
+def local(kind: str, model: str) -> Tree:
+    return {"type": f"retort.trainers.teachers.{kind}", "init_parameters": {"model": model, "precision": "auto"}}
 
 
 def sizes(tree: Tree, seed: int) -> Tree:

@@ -296,7 +296,9 @@ def write_result(arguments: argparse.Namespace, work: Path) -> str:
     if row_path(work, START, 0).is_file():
         kept[START] = json.loads(row_path(work, START, 0).read_text())
     teachers = {n: json.loads(row_path(work, n, 0).read_text()) for n in RANKERS if row_path(work, n, 0).is_file()}
-    given = {k: v for k, v in vars(arguments).items() if k not in {"benchmark", "json", "one", "work", "rounds"}}
+    given = {
+        k: v for k, v in vars(arguments).items() if k not in {"benchmark", "json", "one", "work", "rounds"}
+    } | GROUPS[arguments.group].sizes
     result = {
         "benchmark": "leaderboard",
         "arguments": given,

@@ -235,6 +235,8 @@ def test_arms_of_a_method_differ_in_what_is_measured_alone(monkeypatch, tmp_path
     assert given.baseline in given.arms
     found = {arm: arms.recipe_for(given, tmp_path, arm, 1) for arm in given.arms}
     assert len({str(recipe.student) + str(recipe.training) for recipe in found.values()}) == 1
+    if group in {"lead", "ar2", "dual-cross"}:
+        assert found[given.baseline].student.init_parameters["layers"] == arms.GROUPS[group].sizes["layers"]
     shapes = {str([(s.candidates.negatives, s.lr) for s in recipe.stages]) for recipe in found.values()}
     assert len(shapes) == 1
 
