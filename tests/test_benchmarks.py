@@ -246,3 +246,29 @@ def test_arms_of_a_method_differ_in_what_is_measured_alone(monkeypatch, tmp_path
 
     assert {sum(map(students_steps, recipe.stages)) for recipe in found.values()} == {120}
     assert len({str(recipe.stages) + str(recipe.teachers) for recipe in found.values()}) == len(found)
+
+
+def test_hybrid_qa_against_its_parts(monkeypatch, tmp_path, beir, trunk, tiny_student, tiny_ranker):
+    from retort.students import save_student
+    from retort.students.create import sparse
+    from retort.trainers.data.beir import read_beir
+    from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model
+
+    save_student(sparse(trunk), tmp_path / "sparse")
+    models = {"student": tiny_student, "sparse": str(tmp_path / "sparse"), "ranker": tiny_ranker}
+    given = [word for name, path in models.items() for word in (f"--{name}", path)]
+    result = tmp_path / "found.json"
+    monkeypatch.setattr(
+        sys, "argv", ["hybrid.py", "--data", beir.name, *given, "--queries", "5", "--json", str(result)]
+    )
+    monkeypatch.setenv("RETORT_DATA", str(beir.parent))
+    monkeypatch.syspath_prepend(FOLDER)
+    import_module("hybrid").main()
+    found = json.loads(result.read_text())["results"]
+    data = read_beir(beir, "dev").subset(range(0, 10, 2))
+    alone = {"bm25": evaluate_bm25(data), "dense": evaluate_model(tiny_student, data)}
+    for name, e in alone.items():
+        assert found[name]["ndcg@10"] == pytest.approx(e.metrics["ndcg@10"])
+        gap = found["hybrid"]["ndcg@10"] - found[name]["ndcg@10"]
+        assert found[name]["hybrid above it by"]["difference"] == pytest.approx(gap)
+    assert len({figures["ndcg@10"] for figures in found.values()}) > 3
