@@ -139,6 +139,24 @@ def r2anker(sources: tuple[str, ...], tree: Tree, given: argparse.Namespace, wor
     tree["stages"] = [sized(ours["stages"][0] | {"candidates": dict(candidates)}, 1.0, given)]
 
 
+def combined(tree: Tree, given: argparse.Namespace, work: Path) -> None:
+    """Change PROD into the recipe `combined`: its larger ranker, temperatures and candidates instead of PROD's own."""
+    prod("prod", tree, given, work)
+    ours = recipe_tree("combined")
+    named = {stage["name"]: stage for stage in ours["stages"]}
+    fitted = ours["teachers"]["large-ranker"]
+    spec = fitted["init_parameters"]
+    spec["student"]["init_parameters"]["max_tokens"] = pair_tokens(given)
+    spec["training"] |= {"evaluate_every": 0, "precision": "auto", "seed": tree["training"]["seed"], "dropout": 0.0}
+    spec["stages"][0]["steps"] = given.teacher_steps
+    spec["stages"][0]["candidates"]["negatives"] = given.negatives
+    tree["teachers"]["large-ranker"] = fitted
+    tree["stages"] = [
+        stage if stage["name"] == "warm-up" else sized(named[stage["name"]], SHARES["prod"][stage["name"]], given)
+        for stage in tree["stages"]
+    ]
+
+
 def dual_cross(tree: Tree, given: argparse.Namespace, work: Path, *, views: int, train_with: str = "gold") -> None:  # noqa: ARG001
     """Train three layers from labels, documents with a question before them or, with no views, as they are."""
     stage = stage_of("dual_cross_encoder-small", "views")
@@ -187,6 +205,7 @@ GROUPS = {
             "r2anker": partial(r2anker, ("bm25", "dual", "other")),
         },
     ),
+    "combined": Group("prod", {"prod": partial(prod, "prod"), "combined": combined}),
     "dual-cross": Group(
         "dual-encoder",
         {

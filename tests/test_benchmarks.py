@@ -226,7 +226,7 @@ def test_arms_of_the_leaderboard_have_equal_budgets(monkeypatch, tmp_path):
         board.refuse_other_settings(given, tmp_path)
 
 
-@pytest.mark.parametrize("group", ["ctkd", "lead", "ar2", "r2anker", "dual-cross"])
+@pytest.mark.parametrize("group", ["ctkd", "lead", "ar2", "r2anker", "combined", "dual-cross"])
 def test_arms_of_a_method_differ_in_what_is_measured_alone(monkeypatch, tmp_path, group):
     """One start, equal lists, and equally many steps of the student's, a ranker's turns apart."""
     monkeypatch.syspath_prepend(FOLDER)
