@@ -44,7 +44,12 @@ def run(given: argparse.Namespace) -> None:
     """Read documents, embed and write them, and optimise the index."""
     started = time.perf_counter()
     count, deleted = index_documents(
-        given.student, given.documents, given.store, sparse=given.sparse, prune=given.prune
+        given.student,
+        given.documents,
+        given.store,
+        sparse=given.sparse,
+        prune=given.prune,
+        quantization=given.quantization,
     )
     if int(os.environ.get("RANK", "0")) > 0:  # the first process speaks for all
         return
@@ -55,7 +60,13 @@ def run(given: argparse.Namespace) -> None:
 
 
 def index_documents(
-    student: str, source: Path, store: str | Path, *, sparse: str | None = None, prune: bool = False
+    student: str,
+    source: Path,
+    store: str | Path,
+    *,
+    sparse: str | None = None,
+    prune: bool = False,
+    quantization: str | None = None,
 ) -> tuple[int, int]:
     """
     Index documents through `indexing.yml` (`indexing_hybrid.yml` with a sparse student), in blocks.
@@ -75,17 +86,19 @@ def index_documents(
         A sparse student, whose embeddings documents get besides.
     :param prune:
         Delete every document of the index that `source` does not give.
+    :param quantization:
+        `int8` or `binary`: how a folder's index keeps embeddings besides; None leaves an index as it is.
     :returns:
         Documents in the index, and how many were deleted.
     :raises DocumentStoreError:
-        If another student built the index.
+        If another student built the index, or it was built with another quantisation.
     """
     state = _processes()
     first = state is None or state.is_main_process
     documents = read_documents(source)
     name, store = _absolute(student), str(store)
     dim = _dimension(name) if is_url(store) else None  # a folder takes that of the first embedding
-    places: dict[str, Any] = {"student": name, "index": store, "embedding_dim": dim}
+    places: dict[str, Any] = {"student": name, "index": store, "embedding_dim": dim, "quantization": quantization}
     stamps = {SPACE_STAMP: read_space(name), STUDENT_STAMP: name}
     if sparse is None:
         pipeline = load_pipeline("indexing", **places)

@@ -231,6 +231,11 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument("--store", required=True, metavar="STORE", help="folder of the index, or URL of a collection")
     index.add_argument("--sparse", metavar="STUDENT", help="sparse student besides, for hybrid retrieval")
     index.add_argument(
+        "--quantization",
+        choices=["int8", "binary"],
+        help="keep embeddings in a byte or a bit a dimension besides: faster searches in a large folder",
+    )
+    index.add_argument(
         "--prune", action="store_true", help="delete every document of the index that --documents does not give"
     )
 

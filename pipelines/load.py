@@ -26,7 +26,9 @@ def is_url(store: str) -> bool:
     return store.startswith(("http://", "https://"))
 
 
-def store_spec(store: str, *, embedding_dim: int | None = None, sparse: bool = False) -> dict[str, Any]:
+def store_spec(
+    store: str, *, embedding_dim: int | None = None, sparse: bool = False, quantization: str | None = None
+) -> dict[str, Any]:
     """
     Describe a document store as pipelines in YAML do.
 
@@ -37,17 +39,23 @@ def store_spec(store: str, *, embedding_dim: int | None = None, sparse: bool = F
         Dimension of the embeddings; only a server's collection must be told.
     :param sparse:
         Whether there are sparse embeddings; only a server's collection must be told.
+    :param quantization:
+        `int8` or `binary`: how a folder keeps embeddings besides; None takes what is there.
     :returns:
         Its `type` and `init_parameters`.
     :raises DocumentStoreError:
-        If a URL names no collection.
+        If a URL names no collection, or quantisation is asked of a server.
     """
+    from haystack.document_stores.errors import DocumentStoreError
+
     if not is_url(store):
-        return {"type": EDGE_STORE, "init_parameters": {"path": store}}
+        kept = {"quantization": quantization} if quantization else {}
+        return {"type": EDGE_STORE, "init_parameters": {"path": store, **kept}}
+    if quantization:
+        msg = f"{store}: a server quantises by its collection's own settings; quantization is for folders."
+        raise DocumentStoreError(msg)
     url, _, collection = store.rstrip("/").rpartition("/")
     if not urlsplit(url).netloc:
-        from haystack.document_stores.errors import DocumentStoreError
-
         msg = f"{store} names no collection. Give http://HOST:6333/COLLECTION."
         raise DocumentStoreError(msg)
     parameters = {
@@ -72,6 +80,7 @@ def pipeline_yaml(
     ranker: str = RANKER,
     sparse: str = SPARSE,
     embedding_dim: int | None = None,
+    quantization: str | None = None,
 ) -> str:
     """
     Return the YAML of a pipeline with its places filled in.
@@ -88,6 +97,8 @@ def pipeline_yaml(
         Takes the place of the sparse student.
     :param embedding_dim:
         Dimension of the student's embeddings, for an index on a server.
+    :param quantization:
+        See `store_spec`; for pipelines that write.
     :raises FileNotFoundError:
         If there is no such pipeline.
     """
@@ -100,7 +111,7 @@ def pipeline_yaml(
 
     def filled(node: Any) -> Any:
         if node == shipped:
-            return store_spec(index, embedding_dim=embedding_dim, sparse=hybrid)
+            return store_spec(index, embedding_dim=embedding_dim, sparse=hybrid, quantization=quantization)
         if isinstance(node, dict):
             return {key: filled(value) for key, value in node.items()}
         if isinstance(node, list):

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -145,6 +146,18 @@ class TestIndexAndAsk:
     def test_another_student_cannot_add_to_an_index(self, indexed, other_student, tiny_student, beir, capsys):
         error = fail(capsys, "index", other_student, "--documents", str(beir), "--store", indexed)
         assert f"was built by {tiny_student}" in error
+
+    def test_quantised(self, indexed, tiny_student, beir, tmp_path, capsys):
+        """An index keeps what it was built with; another wish, or one of a server, is an error."""
+        store = str(tmp_path / "bytes")
+        command = ("index", tiny_student, "--documents", str(beir))
+        for asked in (("--quantization", "int8"), ()):
+            assert say(capsys, *command, "--store", store, *asked).startswith("40 documents")
+        with closing(QdrantEdgeDocumentStore(path=store, quantization="int8")) as found:
+            assert found.count_documents() == 40
+        assert "quantization=None" in fail(capsys, *command, "--store", indexed, "--quantization", "int8")
+        url = "http://localhost:1/books"
+        assert "a server quantises" in fail(capsys, *command, "--store", url, "--quantization", "int8")
 
     def test_passages_that_a_file_no_longer_gives_are_deleted(self, tiny_student, tmp_path, capsys):
         docs, store = tmp_path / "docs", str(tmp_path / "files")
