@@ -227,8 +227,8 @@ def recipe_for(given: argparse.Namespace, work: Path, arm: str, seed: int) -> An
     group = next(group for group in GROUPS.values() if arm in group.arms)
     given = argparse.Namespace(**vars(given) | group.sizes)
     tree["student"] = cut(given)
-    if given.align and "layers" not in group.sizes:  # the start has the command line's
-        model = {"model": str(work / START / "0" / "student")}
+    if (given.align or given.start) and "layers" not in group.sizes:  # the start has the command line's
+        model = {"model": given.start or str(work / START / "0" / "student"), "max_tokens": lengths(given)}
         tree["student"] = {"type": "retort.students.create.pretrained", "init_parameters": model}
     tree["teachers"] = {"dual": bi_encoder(MINILM)}
     tree["training"] = sizes(tree, seed) | {"batch_size": given.batch_size}

@@ -55,6 +55,9 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--align", type=int, default=0, help="steps of alignment to MiniLM before all arms, once (default: %(default)s)"
     )
+    parser.add_argument(
+        "--start", help="student that all arms start from, in the place of an alignment (default: none)"
+    )
     parser.add_argument("--teacher-steps", type=runner.positive, default=400, help="of 8 lists (default: %(default)s)")
     parser.add_argument("--work", type=Path, default=Path("runs/leaderboard"), help="default: %(default)s")
     parser.add_argument("--one", nargs=2, metavar=("ARM", "SEED"), help=argparse.SUPPRESS)
@@ -82,7 +85,7 @@ def main() -> None:
         run_one(arguments, folder, work, arguments.one[0], int(arguments.one[1]))
         return
     refuse_other_settings(arguments, work)
-    for name in (*RANKERS, *([START] if arguments.align else [])):
+    for name in (*RANKERS, *([START] if arguments.align or arguments.start else [])):
         child(work, name, 0)
     references(folder, work)
     if arguments.group == "r2anker":
@@ -99,7 +102,8 @@ def refuse_other_settings(arguments: argparse.Namespace, work: Path) -> None:
     from retort.students.files import write_json
 
     free = {"benchmark", "json", "one", "work", "rounds", "group", "arms", "seeds", "baseline"}
-    settings, path = {k: v for k, v in vars(arguments).items() if k not in free}, work / "settings.json"
+    settings = {k: v for k, v in vars(arguments).items() if k not in free and v is not None}
+    path = work / "settings.json"
     if path.is_file() and (found := json.loads(path.read_text())) != settings:
         odd = ", ".join(k for k in settings if found.get(k) != settings[k])
         print(f"{work} holds runs of other settings ({odd}): give another --work.", file=sys.stderr)
@@ -128,6 +132,7 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
     from retort.trainers.data.beir import read_beir
     from retort.trainers.evaluation.fusion import fuse_cross_fitted
     from retort.trainers.evaluation.metrics import mean, per_query
+    from retort.trainers.evaluation.rank import evaluate_model
     from retort.trainers.evaluation.runs import read_rankings
 
     started = time.perf_counter()
@@ -136,6 +141,8 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
         recipe = teacher_recipe(arguments, arm)
         metrics = recipe.run(folder, out, resume=out.exists())["dev"]
         row: dict[str, Any] = {"metrics": metrics["student"], "bm25": metrics["candidates"]["bm25"]}
+    elif arm == START and arguments.start:
+        row = {"metrics": evaluate_model(arguments.start, read_beir(folder, "dev")).metrics}
     else:
         recipe = start_recipe(arguments) if arm == START else recipe_for(arguments, work, arm, seed)
         if arm == PEER:
@@ -351,6 +358,7 @@ def write_methods(name: str, result: dict[str, Any]) -> None:
     what = (
         f"`{given['data']}` dev: {given['queries']} training queries, {given['steps']} steps of {given['batch_size']} "
         f"lists of 1 + {given['negatives']}, layers {given['layers']} of MiniLM, {query}/{document} tokens."
+        + (" All arms start from `start`." if START in result["references"] else "")
     )
     base = given["baseline"]
     header = ["arm", "nDCG@10, mean (spread), seeds", f"to {base}", "to MiniLM-L6", "with BM25 (to BM25)", "s", "MB"]

@@ -221,6 +221,9 @@ def test_arms_of_the_leaderboard_have_equal_budgets(monkeypatch, tmp_path):
         board.parsed(["--group", "ctkd", "--arms", "prod"])
     board.refuse_other_settings(given, tmp_path)
     board.refuse_other_settings(given, tmp_path)
+    given.start = str(tmp_path / "student")
+    started = arms.recipe_for(given, tmp_path, "prod", 0).student
+    assert started.init_parameters == {"model": given.start, "max_tokens": {"query": 24, "document": 64}}
     given.steps = 10
     with pytest.raises(SystemExit):
         board.refuse_other_settings(given, tmp_path)
