@@ -2,10 +2,13 @@
 #
 # SPDX-License-Identifier: Apache-2.0
 import copy
+from dataclasses import replace
 
 import pytest
 import yaml
 
+from retort.trainers.data.beir import read_beir
+from retort.trainers.data.texts import TextStore
 from retort.trainers.errors import RecipeError
 from retort.trainers.recipe import RECIPES, Component, Recipe
 
@@ -202,3 +205,17 @@ class TestCreate:
             Recipe.from_dict(recipe_tree).create(spec, "objective", "stages.0.objectives.0")
         assert str(error.value).startswith("stages.0.objectives.0")
         assert message in str(error.value)
+
+
+def test_a_plan_counts_the_tokens_that_texts_have(prod_tree, beir, tmp_path):
+    """Not those that a ranker could take: they are many times more."""
+    from retort.trainers.plan import plan_run
+
+    data = read_beir(beir, "train")
+
+    def planned(documents: TextStore) -> float:
+        return plan_run(Recipe.from_dict(prod_tree), replace(data, corpus=documents), tmp_path).memory
+
+    short = planned(data.corpus)
+    long = planned(TextStore(data.corpus.ids, [f"{text} " * 20 for text in data.corpus.texts]))
+    assert long - short > 2 * 3 * 20 * sum(map(len, data.corpus.texts))  # more than the texts themselves

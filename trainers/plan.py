@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from retort.trainers.teachers.fitted import Fitted
 SAMPLE = 32
 BACKWARD = 3  # a training step against its forward pass
 BASE_MEMORY = 0.9e9  # Python with torch and transformers
+QUESTION = 24  # tokens, beside a document in a ranker's pair
 ADAM = 4  # weights, gradients, two moments
 FLOAT = 4
 
@@ -96,7 +98,7 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
     plan.seconds["evaluating and indexing"] = 2 * per_text * len(data.corpus)
     weights, vectors = _weights(parts), _dim(parts) * FLOAT * len(data.corpus)
     plan.memory += weights * ADAM + vectors + 3 * sum(map(len, data.corpus.texts))
-    plan.memory += max([_activations(p) for p in (parts, *parts.fits.values())])
+    plan.memory += max([_activations(p, sample) for p in (parts, *parts.fits.values())])
     plan.disk += weights * (ADAM + 1) + 2 * vectors
     return plan
 
@@ -104,6 +106,16 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
 def _add_teacher(plan: Plan, parts: Parts, name: str, sample: list[str], data: RetrievalData) -> None:
     teacher: Any = parts.bench.teachers[name]
     texts, pairs = len(data.corpus) + len(data.queries), _pairs(parts, name, data)
+    asked = data.queries.texts[:: max(1, len(data.queries) // SAMPLE)][:SAMPLE]
+
+    def all_texts(encode: Callable[[list[str], Any], Any]) -> float:
+        """Seconds to encode the corpus and the queries, which are shorter."""
+        each = [
+            _timed(lambda: encode(sample, "document")) / len(sample),
+            _timed(lambda: encode(asked, "query")) / len(asked),
+        ]
+        return each[0] * len(data.corpus) + each[1] * len(data.queries)
+
     if isinstance(teacher, ScoreTeacher):
         plan.calls[name] = f"scores of up to {pairs:,} pairs"
         asks = [Ask("q", data.queries.texts[0], [str(i) for i in range(len(sample))], sample)]
@@ -126,9 +138,10 @@ def _add_teacher(plan: Plan, parts: Parts, name: str, sample: list[str], data: R
     plan.calls[name] = f"vectors of {texts:,} texts"
     plan.disk += texts * _dim(parts) * FLOAT
     if isinstance(teacher, Fitted):
-        plan.seconds[f"teacher {name}"] = _seconds_a_text(parts.fits[name], sample) * texts
+        student = parts.fits[name].distiller.student
+        plan.seconds[f"teacher {name}"] = all_texts(partial(encode_vectors, student))
     elif isinstance(teacher, BiEncoderTeacher):
-        plan.seconds[f"teacher {name}"] = _timed(lambda: teacher.encode(sample, "document")) / len(sample) * texts
+        plan.seconds[f"teacher {name}"] = all_texts(teacher.encode)
     else:
         plan.unknown.append(name)
 
@@ -171,7 +184,7 @@ def _timed(run: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def _activations(parts: Parts) -> float:
+def _activations(parts: Parts, sample: list[str]) -> float:
     """Bytes of a step's activations, in float32: 68 a token and hidden unit, 10 a token, head and token beside it."""
     from transformers import PreTrainedModel
 
@@ -180,7 +193,10 @@ def _activations(parts: Parts) -> float:
     if network is None:  # a table
         return 0.0
     config: Any = network.config
-    length = (max_tokens(model, "document") if not is_ranker(model) else None) or config.max_position_embeddings
+    limit = (
+        model.max_seq_length if is_ranker(model) else max_tokens(model, "document")
+    ) or config.max_position_embeddings
+    length = min(limit, max(len(model.tokenizer(text)["input_ids"]) for text in sample) + QUESTION * is_ranker(model))
     texts = max(_texts_a_query(stage) for stage in parts.recipe.stages) * training.batch_size / training.accumulation
     each = 68 * config.hidden_size + 10 * config.num_attention_heads * length
     return texts * length * each * config.num_hidden_layers / (texts if training.cache_gradients else 1)
