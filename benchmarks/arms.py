@@ -231,7 +231,7 @@ def recipe_for(given: argparse.Namespace, work: Path, arm: str, seed: int) -> An
         model = {"model": given.start or str(work / START / "0" / "student"), "max_tokens": lengths(given)}
         tree["student"] = {"type": "retort.students.create.pretrained", "init_parameters": model}
     tree["teachers"] = {"dual": bi_encoder(MINILM)}
-    tree["training"] = sizes(tree, seed) | {"batch_size": given.batch_size}
+    tree["training"] = sizes(tree, seed) | {"batch_size": given.batch_size, "keep": given.keep}
     tree["data"]["max_queries"] = given.queries
     group.arms[arm](tree, given, work)
     return Recipe.from_dict(tree)

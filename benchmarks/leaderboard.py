@@ -58,6 +58,9 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--start", help="student that all arms start from, in the place of an alignment (default: none)"
     )
+    parser.add_argument(
+        "--keep", choices=["best", "last"], default="last", help="state of each run that is compared (default: last)"
+    )
     parser.add_argument("--teacher-steps", type=runner.positive, default=400, help="of 8 lists (default: %(default)s)")
     parser.add_argument("--work", type=Path, default=Path("runs/leaderboard"), help="default: %(default)s")
     parser.add_argument("--one", nargs=2, metavar=("ARM", "SEED"), help=argparse.SUPPRESS)
@@ -212,7 +215,7 @@ def rerank_all(model: Path, work: Path, dev: Any) -> tuple[dict[str, Any], dict[
 
 
 def train_peer(recipe: Any, folder: Path, out: Path) -> None:
-    """MultipleNegativesRankingLoss on the lists of the warm-up, then DistillKLDivLoss; the better state is kept."""
+    """MultipleNegativesRankingLoss on the lists of the warm-up, then DistillKLDivLoss."""
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     from retort.students.files import write_json
@@ -235,7 +238,7 @@ def train_peer(recipe: Any, folder: Path, out: Path) -> None:
     for stage, loss, scores in plan:
         rows = peers.rows_of(open_stage(parts, stage, out), stage.steps, scores)
         peers.train_sentence_transformers(model, rows, loss, recipe=recipe, stage=stage, out=out / "trainer")
-        if (found := score()) > best:
+        if (found := score()) > best or recipe.training.keep == "last":
             best = found
             save_student(model, out / "student")
     evaluation = evaluate_model(str(out / "student"), dev)
@@ -358,6 +361,7 @@ def write_methods(name: str, result: dict[str, Any]) -> None:
     what = (
         f"`{given['data']}` dev: {given['queries']} training queries, {given['steps']} steps of {given['batch_size']} "
         f"lists of 1 + {given['negatives']}, layers {given['layers']} of MiniLM, {query}/{document} tokens."
+        + (" The last state of each run." if given.get("keep") == "last" else " The best state on a dev sample.")
         + (" All arms start from `start`." if START in result["references"] else "")
     )
     base = given["baseline"]

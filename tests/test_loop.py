@@ -100,6 +100,18 @@ class TestRun:
         saved = load_file(reference / "checkpoints" / "best.safetensors")
         assert all(torch.equal(saved[f"0.model.{k}"], v) for k, v in exported.items())
 
+    def test_the_last_state_where_it_is_asked_for(self, recipe_tree, beir, tmp_path):
+        steps = {}
+        for keep in ("best", "last"):
+            settings = [f"training.keep={keep}", "stages.1.lr=1.0", "training.clip=0"]  # ruins what it learned
+            Recipe.from_dict(recipe_tree, overrides=settings).run(beir, tmp_path / keep)
+            training = json.loads((tmp_path / keep / "metrics.json").read_text())["training"]
+            steps[keep] = training["best_step"], training["best"]
+        assert steps["best"][0] < steps["last"][0] == 12
+        assert steps["best"][1] == steps["last"][1]
+        states = [load_file(tmp_path / keep / "student" / "model.safetensors") for keep in steps]
+        assert not all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
     def test_the_projection_is_left_out_of_the_student(self, reference):
         assert Student.load(str(reference / "student")).dim == 8
 
@@ -183,7 +195,9 @@ class TestResume:
         Recipe.from_dict(recipe_tree).run(beir, out, resume=True)
         assert_equal_runs(reference, out)
 
-    @pytest.mark.parametrize("overrides", [["training.precision=auto"], ["training.patience=1", "stages.1.lr=1e-9"]])
+    @pytest.mark.parametrize(
+        "overrides", [["training.precision=auto", "training.keep=last"], ["training.patience=1", "stages.1.lr=1e-9"]]
+    )
     def test_in_other_settings(self, recipe_tree, beir, tmp_path, monkeypatch, overrides):
         """bf16 where the hardware has it; and an early stop, with its count of evaluations."""
         recipe = Recipe.from_dict(recipe_tree, overrides=overrides)

@@ -187,7 +187,7 @@ class Loop:
 
     def run(self, checkpoint: Path | None = None) -> Progress:
         """
-        Train all stages, then load the best student.
+        Train all stages, then load the student that `training.keep` names.
 
         :param checkpoint:
             A checkpoint to go on from, bit for bit.
@@ -329,15 +329,14 @@ class Loop:
         if due:
             score = self._evaluated()
             self._log(event="evaluation", dev_sample_ndcg=score, best_before=self.progress.best)
-            if score > self.progress.best:
-                self.progress.best, self.progress.best_step = score, self.progress.global_step
-                self.progress.since_best = 0
+            better = score > self.progress.best
+            self.progress.since_best = 0 if better else self.progress.since_best + 1
+            if better or self.training.keep == "last":
+                self.progress.best, self.progress.best_step = max(score, self.progress.best), self.progress.global_step
                 if self.ranks.is_first:
                     state = {k: t.detach().cpu().clone() for k, t in self.distiller.student.state_dict().items()}
                     with replace_file(self._best_path) as aside:
                         save_file(state, aside)
-            else:
-                self.progress.since_best += 1
         return due
 
     def _evaluated(self) -> float:

@@ -109,6 +109,8 @@ class TrainingSection:
         Steps between evaluations on the dev sample; 0 evaluates at the ends of stages only.
     :param patience:
         Stop a stage after so many evaluations without a better one; 0 never does.
+    :param keep:
+        Which state becomes the student: the `best` one on the dev sample, or the `last`, as papers count steps.
     :param checkpoint_every:
         Steps between checkpoints; there is one at the end of each stage besides.
     :param keep_checkpoints:
@@ -139,6 +141,7 @@ class TrainingSection:
     tokens_per_chunk: int | None = None
     evaluate_every: int = 0
     patience: int = 0
+    keep: Literal["best", "last"] = "best"
     checkpoint_every: int = 200
     keep_checkpoints: int = 1
     log_every: int = 10
