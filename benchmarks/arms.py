@@ -130,12 +130,9 @@ def r2anker(sources: tuple[str, ...], tree: Tree, given: argparse.Namespace, wor
         "init_parameters": {"model": "other", "depth": 50},
     }
     candidates = {"sources": list(sources), "negatives": given.negatives, "sampling": "balanced"}
-    fitted = ours["teachers"]["ranker"]
-    spec = fitted["init_parameters"]
-    spec["student"]["init_parameters"] |= {"layers": THREE_LAYERS, "max_tokens": pair_tokens(given)}
-    spec["training"] |= {"evaluate_every": 0, "precision": "auto", "seed": tree["training"]["seed"], "dropout": 0.0}
-    spec["stages"][0] |= {"steps": given.teacher_steps, "candidates": candidates}
-    tree["teachers"]["ranker"] = fitted
+    tree["teachers"]["ranker"] = ranker = fitted(ours["teachers"]["ranker"], tree, given)
+    ranker["init_parameters"]["student"]["init_parameters"]["layers"] = THREE_LAYERS
+    ranker["init_parameters"]["stages"][0]["candidates"] = candidates
     tree["stages"] = [sized(ours["stages"][0] | {"candidates": dict(candidates)}, 1.0, given)]
 
 
@@ -144,13 +141,7 @@ def combined(tree: Tree, given: argparse.Namespace, work: Path) -> None:
     prod("prod", tree, given, work)
     ours = recipe_tree("combined")
     named = {stage["name"]: stage for stage in ours["stages"]}
-    fitted = ours["teachers"]["large-ranker"]
-    spec = fitted["init_parameters"]
-    spec["student"]["init_parameters"]["max_tokens"] = pair_tokens(given)
-    spec["training"] |= {"evaluate_every": 0, "precision": "auto", "seed": tree["training"]["seed"], "dropout": 0.0}
-    spec["stages"][0]["steps"] = given.teacher_steps
-    spec["stages"][0]["candidates"]["negatives"] = given.negatives
-    tree["teachers"]["large-ranker"] = fitted
+    tree["teachers"]["large-ranker"] = fitted(ours["teachers"]["large-ranker"], tree, given)
     tree["stages"] = [
         stage if stage["name"] == "warm-up" else sized(named[stage["name"]], SHARES["prod"][stage["name"]], given)
         for stage in tree["stages"]
@@ -316,6 +307,16 @@ def pair_tokens(given: argparse.Namespace) -> int:
 
 def bi_encoder(model: str) -> Tree:
     return local("bi_encoder.BiEncoderTeacher", model)
+
+
+def fitted(ranker: Tree, tree: Tree, given: argparse.Namespace) -> Tree:
+    """Give a ranker that is trained within the run the sizes that all teachers have."""
+    spec = ranker["init_parameters"]
+    spec["student"]["init_parameters"]["max_tokens"] = pair_tokens(given)
+    spec["training"] |= {"evaluate_every": 0, "precision": "auto", "seed": tree["training"]["seed"], "dropout": 0.0}
+    spec["stages"][0]["steps"] = given.teacher_steps
+    spec["stages"][0]["candidates"]["negatives"] = given.negatives
+    return ranker
 
 
 def trained_ranker(work: Path, name: str) -> Tree:

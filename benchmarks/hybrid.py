@@ -17,10 +17,7 @@ from typing import TYPE_CHECKING, Any
 import runner
 
 if TYPE_CHECKING:
-    from haystack import Document
-
-    from retort.trainers.data.beir import RetrievalData
-    from retort.trainers.evaluation.rank import Evaluation
+    from retort.trainers.data.texts import TextStore
 
 
 def main() -> None:
@@ -35,9 +32,11 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> str:
+    from retort.cli.index import index_documents
     from retort.cli.table import format_table
     from retort.students.files import write_json
     from retort.trainers.data.beir import read_beir
+    from retort.trainers.evaluation.metrics import mean, per_query
     from retort.trainers.evaluation.rank import evaluate_bm25
     from retort.trainers.evaluation.significance import paired_test, values
 
@@ -47,10 +46,11 @@ def measure(arguments: argparse.Namespace, folder: Path) -> str:
         data = data.subset(range(0, len(data.queries), step))
     scratch = Path(tempfile.mkdtemp(prefix="retort-hybrid-"))
     try:
-        found = ask(arguments, data, str(scratch / "index"))
+        index_documents(arguments.student, folder, scratch / "index", sparse=arguments.sparse)
+        rankings = ask(arguments, data.queries, str(scratch / "index"))
     finally:
         shutil.rmtree(scratch)
-    found = {"bm25": evaluate_bm25(data), **found}
+    found = {"bm25": evaluate_bm25(data).per_query} | {n: per_query(r, data.qrels) for n, r in rankings.items()}
     result: dict[str, Any] = {
         "benchmark": arguments.benchmark,
         "arguments": {"data": arguments.data, "queries": len(data.queries)},
@@ -59,9 +59,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> str:
         "results": {},
     }
     rows = []
-    for name, e in found.items():
-        test = paired_test(*(values(one.per_query, "ndcg@10") for one in (e, found["hybrid"])))
-        kept = {measure: e.metrics[measure] for measure in ("ndcg@10", "mrr@10")}
+    for name, scores in found.items():
+        test = paired_test(*(values(one, "ndcg@10") for one in (scores, found["hybrid"])))
+        kept = {measure: mean(scores)[measure] for measure in ("ndcg@10", "mrr@10")}
         result["results"][name] = kept | {"hybrid above it by": vars(test)}
         above = f"{test.difference:+.4f} ({test.low:+.4f} to {test.high:+.4f})"
         rows.append([name, *(f"{value:.4f}" for value in kept.values()), above, f"{test.p:.4f}"])
@@ -69,22 +69,17 @@ def measure(arguments: argparse.Namespace, folder: Path) -> str:
     return format_table(["retrieval", "nDCG@10", "MRR@10", "hybrid above it by (95%)", "p"], rows)
 
 
-def ask(arguments: argparse.Namespace, data: "RetrievalData", index: str) -> "dict[str, Evaluation]":
-    """Index the corpus, put the questions to the whole pipeline, and to its retriever with one embedding at a time."""
-    from haystack import Document
+def ask(arguments: argparse.Namespace, queries: "TextStore", index: str) -> dict[str, dict[str, list[str]]]:
+    """Put the questions to the whole pipeline, and to its retriever with one embedding at a time: ids by question."""
     from tqdm import tqdm
 
     from retort.pipelines.load import load_pipeline
 
-    places = {"student": arguments.student, "sparse": arguments.sparse, "index": index}
-    texts = zip(data.corpus.ids, data.corpus.texts, strict=True)
-    load_pipeline("indexing_hybrid", **places).run(
-        {"embedder": {"documents": [Document(id=i, content=text) for i, text in texts]}}
-    )
-    pipeline = load_pipeline("hybrid_qa", **places, ranker=arguments.ranker)
+    models = {name: getattr(arguments, name) for name in ("student", "sparse", "ranker")}
+    pipeline = load_pipeline("hybrid_qa", **models, index=index)
     retriever = pipeline.get_component("retriever")
-    found: dict[str, list[list[Document]]] = {name: [] for name in ("dense", "sparse", "hybrid", "hybrid, ranked")}
-    for question in tqdm(data.queries.texts):
+    found: dict[str, dict[str, list[str]]] = {name: {} for name in ("dense", "sparse", "hybrid", "hybrid, ranked")}
+    for key, question in tqdm(zip(queries.ids, queries.texts, strict=True), total=len(queries)):
         inputs = {name: {"text": question} for name in ("embedder", "sparse_embedder")}
         inputs |= {name: {"query": question} for name in ("ranker", "answerer")}
         parts = {"embedder", "sparse_embedder", "retriever", "ranker"}
@@ -94,21 +89,12 @@ def ask(arguments: argparse.Namespace, data: "RetrievalData", index: str) -> "di
             "dense": {"query_embedding": dense["embedding"], "space": dense["space"]},
             "sparse": {"query_sparse_embedding": sparse["sparse_embedding"], "sparse_space": sparse["space"]},
         }
-        for name, one in alone.items():
-            found[name].append(retriever.run(**one)["documents"])
-        found["hybrid"].append(made["retriever"]["documents"])
-        found["hybrid, ranked"].append(made["ranker"]["documents"])
-    return {name: evaluated(name, data, lists) for name, lists in found.items()}
-
-
-def evaluated(name: str, data: "RetrievalData", found: "list[list[Document]]") -> "Evaluation":
-    """Evaluate the documents found for each question, as many of each as the shortest list has."""
-    import numpy as np
-
-    from retort.trainers.evaluation.rank import evaluate_rows
-
-    least = min(map(len, found))
-    return evaluate_rows(name, data, np.array([[data.corpus.rows[d.id] for d in hits[:least]] for hits in found]))
+        lists = {name: retriever.run(**one)["documents"] for name, one in alone.items()}
+        lists |= {"hybrid": made["retriever"]["documents"], "hybrid, ranked": made["ranker"]["documents"]}
+        for name, documents in lists.items():
+            found[name][key] = [document.id for document in documents]
+    pipeline.close()
+    return found
 
 
 if __name__ == "__main__":

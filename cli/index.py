@@ -95,7 +95,6 @@ def index_documents(
     """
     state = _processes()
     first = state is None or state.is_main_process
-    documents = read_documents(source)
     name, store = _absolute(student), str(store)
     dim = _dimension(name) if is_url(store) else None  # a folder takes that of the first embedding
     places: dict[str, Any] = {"student": name, "index": store, "embedding_dim": dim, "quantization": quantization}
@@ -108,6 +107,7 @@ def index_documents(
             SPARSE_SPACE_STAMP: read_space(_absolute(sparse), SparseStudent),
             SPARSE_STUDENT_STAMP: _absolute(sparse),
         }
+    documents = read_documents(source)  # after what can be refused at once: a folder may take minutes
     writer: Any = pipeline.get_component("writer")
     # Not `pipeline.run`: Haystack copies what runs along a connection, vectors number by number.
     embedders: list[Any] = [pipeline.get_component(n) for n in pipeline.graph.nodes if n != "writer"]
