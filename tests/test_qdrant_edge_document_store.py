@@ -29,6 +29,7 @@ from haystack.utils.filters import document_matches_filter
 
 from haystack_integrations.components.retrievers.retort import StudentRetriever
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore, shared_shard
+from haystack_integrations.document_stores.retort.edge_documents import point_id
 from haystack_integrations.document_stores.retort.edge_filters import document_matches
 
 TYPE = "haystack_integrations.document_stores.retort.qdrant_edge_document_store.QdrantEdgeDocumentStore"
@@ -457,6 +458,11 @@ class TestWriting:
 
 
 class TestRoundTrip:
+    def test_ids_are_those_of_a_server(self):
+        from haystack_integrations.document_stores.qdrant.converters import convert_id
+
+        assert [point_id(name) for name in ("", "a", "Zürich")] == [convert_id(name) for name in ("", "a", "Zürich")]
+
     def test_everything(self, path):
         store = QdrantEdgeDocumentStore(path=path, return_embedding=True)
         meta = {

@@ -21,16 +21,16 @@ SPARSE_VECTOR = "text-sparse"
 _ID_NAMESPACE = UUID("3896d314-1e95-4a3a-b45a-945f9f0b541d")
 
 
-def point_id(document_id: str) -> UUID:
+def point_id(document_id: str) -> str:
     """
     Return the id of the point that holds a document: Qdrant takes no arbitrary strings.
 
     :param document_id:
         The Haystack id.
     :returns:
-        The same UUID for the same id, everywhere.
+        The same UUID for the same id, everywhere, as 32 hexadecimal digits.
     """
-    return uuid5(_ID_NAMESPACE, document_id)
+    return uuid5(_ID_NAMESPACE, document_id).hex  # the engine reads text several times faster than a UUID
 
 
 def to_point(document: Document) -> Point:
