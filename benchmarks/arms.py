@@ -28,9 +28,8 @@ SHARES: dict[str, dict[str, float]] = {
     "prod-no-data": {"warm-up": 0.25, "dual": 0.2, "ranker": 0.2, "large-ranker": 0.35},
     "prod": {"warm-up": 0.25, "dual": 0.2, "ranker": 0.2, "large-ranker": 0.25, "confusing": 0.1},
     PEER: {"warm-up": 0.5, "large-ranker": 0.5},
-    # For starts that are aligned already: the last stage of `kd_lexical`, alone and in the place of PROD's first two.
+    # For starts that are aligned already: the last stage of `kd_lexical`, alone.
     "lexical": {"words": 1.0},
-    "prod-lexical": {"words": 0.45, "ranker": 0.2, "large-ranker": 0.25, "confusing": 0.1},
 }
 WITHOUT_ANCHOR = ("one-step", "prod-no-regulariser", PEER)
 
@@ -64,12 +63,28 @@ def prod(arm: str, tree: Tree, given: argparse.Namespace, work: Path) -> None:
     words["candidates"]["sources"] = ["bm25", "dual"]
     tree["teachers"]["bm25"] = recipe_tree("kd_lexical")["teachers"]["bm25"]
     tree["teachers"] |= {name: trained_ranker(work, name) for name in RANKERS}
-    stages = [words, warm_up(), *recipe_tree("prod-small")["stages"][1:]]
-    tree["stages"] = [sized(s, SHARES[arm][s["name"]], given) for s in stages if s["name"] in SHARES[arm]]
+    stages, shares = [words, warm_up(), *recipe_tree("prod-small")["stages"][1:]], shares_of(arm, given)
+    tree["stages"] = [sized(s, shares[s["name"]], given) for s in stages if s["name"] in shares]
     for stage in tree["stages"]:
         if arm in WITHOUT_ANCHOR:
             stage["anchor"] = None
             keep_objectives(stage, *(name for name in names_of(stage) if "Anchor" not in name))
+        if given.lexical and arm != PEER and stage["teacher"] and stage["name"] != "words":  # the peer has one teacher
+            stage["objectives"].append(words_of_bm25())
+
+
+def shares_of(arm: str, given: argparse.Namespace) -> dict[str, float]:
+    """Say what part of the steps each stage gets; an aligned start is warm, so the larger ranker has the warm-up's."""
+    shares = dict(SHARES[arm])
+    if (given.align or given.start) and arm not in ("supervised", PEER) and "warm-up" in shares:
+        shares["large-ranker"] += shares.pop("warm-up")
+    return shares
+
+
+def words_of_bm25() -> Tree:
+    """Return the objective of `kd_lexical` whose teacher is BM25."""
+    objectives = stage_of("kd_lexical", "words")["objectives"]
+    return next(o for o in objectives if o["init_parameters"].get("teacher") == "bm25")
 
 
 def ctkd(tree: Tree, given: argparse.Namespace, work: Path, *, fixed: float | None = None, **learned: Any) -> None:
@@ -236,12 +251,16 @@ def teacher_recipe(given: argparse.Namespace, name: str) -> Any:
     spec = tree["teachers"][name]["init_parameters"]
     stage = spec["stages"][0] | {"steps": given.teacher_steps, "lr": 2e-4}
     stage["candidates"] = {"sources": ["bm25", "dual"], "negatives": given.negatives}
+    teachers = {"dual": bi_encoder(MINILM)}
+    if given.lexical:
+        teachers["bm25"] = recipe_tree("kd_lexical")["teachers"]["bm25"]
+        stage["objectives"] = [*stage["objectives"], words_of_bm25()]
     start = spec["student"]["init_parameters"] | {"max_tokens": pair_tokens(given)}
     return Recipe.from_dict(
         tree
         | {
             "student": spec["student"] | {"init_parameters": start},
-            "teachers": {"dual": bi_encoder(MINILM)},
+            "teachers": teachers,
             "candidates": {n: c for n, c in tree["candidates"].items() if n != "own"},
             "training": sizes(tree, 0) | {"batch_size": 8, "dev_queries": 100},
             "stages": [stage],

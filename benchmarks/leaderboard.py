@@ -59,6 +59,9 @@ def command_line() -> argparse.ArgumentParser:
         "--start", help="student that all arms start from, in the place of an alignment (default: none)"
     )
     parser.add_argument(
+        "--lexical", action="store_true", help="BM25 teaches beside the other teachers, and the rankers among them"
+    )
+    parser.add_argument(
         "--keep", choices=["best", "last"], default="last", help="state of each run that is compared (default: last)"
     )
     parser.add_argument("--teacher-steps", type=runner.positive, default=400, help="of 8 lists (default: %(default)s)")
@@ -363,6 +366,7 @@ def write_methods(name: str, result: dict[str, Any]) -> None:
         f"lists of 1 + {given['negatives']}, layers {given['layers']} of MiniLM, {query}/{document} tokens."
         + (" The last state of each run." if given.get("keep") == "last" else " The best state on a dev sample.")
         + (" All arms start from `start`." if START in result["references"] else "")
+        + (" BM25 teaches beside every other teacher." if given.get("lexical") else "")
     )
     base = given["baseline"]
     header = ["arm", "nDCG@10, mean (spread), seeds", f"to {base}", "to MiniLM-L6", "with BM25 (to BM25)", "s", "MB"]

@@ -212,7 +212,7 @@ def test_arms_of_the_leaderboard_have_equal_budgets(monkeypatch, tmp_path):
     assert found["prod"].student.init_parameters["layers"] == [0, 1]
     assert found["prod"].training.seed == 3
     anchored = {arm for arm, recipe in found.items() if any(stage.anchor for stage in recipe.stages)}
-    assert anchored == {"prod", "prod-no-data", "prod-lexical"}
+    assert anchored == {"prod", "prod-no-data"}
     assert [stage.name for stage in found["one-step"].stages] == ["warm-up", "large-ranker"]
     teacher = arms.teacher_recipe(given, "large-ranker")
     assert teacher.stages[0].candidates.sources == ["bm25", "dual"]
@@ -224,6 +224,16 @@ def test_arms_of_the_leaderboard_have_equal_budgets(monkeypatch, tmp_path):
     given.start = str(tmp_path / "student")
     started = arms.recipe_for(given, tmp_path, "prod", 0).student
     assert started.init_parameters == {"model": given.start, "max_tokens": {"query": 24, "document": 64}}
+    given.lexical = True  # and from an aligned start nobody warms up
+    found = {arm: arms.recipe_for(given, tmp_path, arm, 3) for arm in arms.SHARES}
+    assert {sum(stage.steps for stage in recipe.stages) for recipe in found.values()} == {400}
+    assert [stage.name for stage in found["one-step"].stages] == ["large-ranker"]
+    taught = {
+        arm: [[o.init_parameters.get("teacher") for o in s.objectives] for s in r.stages] for arm, r in found.items()
+    }
+    assert all("bm25" in asked for arm in ("one-step", "prod", "prod-no-data") for asked in taught[arm])
+    assert not any("bm25" in asked for arm in ("supervised", arms.PEER) for asked in taught[arm])
+    assert arms.teacher_recipe(given, "ranker").teachers.keys() == {"dual", "bm25"}
     given.steps = 10
     with pytest.raises(SystemExit):
         board.refuse_other_settings(given, tmp_path)
