@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to start a student: a pretrained model, some of its layers, random weights, a table, two towers; a ranker."""
+"""Ways to start a student: a pretrained model, some of its layers, random weights, a table or layers on it, towers."""
 
 from __future__ import annotations
 
@@ -58,6 +58,72 @@ def from_layers(
     started = pretrained(trunk, max_tokens=max_tokens, **options)
     _cut_layers(started[0].model, layers, trunk)
     return started
+
+
+def from_table(
+    table: str, trunk: str, layers: list[int], *, max_tokens: dict[str, int] | None = None, **options: Any
+) -> SentenceTransformer:
+    r"""
+    Start from some layers of a trunk that change nothing yet, on the token vectors of a static student.
+
+    A table learns in minutes what its teacher makes of words; layers learn what words make of each other. Token $t$ of
+    the table, $v_t$, becomes the embedding $v_t / \|v_t\|$ with the weight $\|v_t\|$ in the mean (`WordWeights` of
+    sentence-transformers). Positions and biases start at 0, and so do the maps that carry what attention and
+    feed-forward networks found back into the stream: each layer then is a normalisation of what is normal already.
+    Queries and keys are the trunk's.
+
+    :param table:
+        Folder of a static student over the trunk's vocabulary, as wide as the trunk.
+    :param trunk:
+        A folder, a Hub id, or `package:NAME/SUBFOLDER` of a model of BERT's kind.
+    :param layers:
+        Indexes of the trunk's layers to keep, from 0, in ascending order.
+    :param max_tokens:
+        Lengths `{query, document}` at which texts are cut.
+    :param options:
+        Passed to `SentenceTransformer`.
+    :raises ValueError:
+        If the table is none, or another vocabulary's or width's, or the trunk's layers are not known.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize
+    from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, WordWeights
+    from torch import nn
+
+    first = from_layers(trunk, layers, max_tokens=max_tokens)[0]
+    words: Any = first.tokenizer
+    tower: Any = pretrained(table)[0]
+    if not isinstance(tower, StaticEmbedding):
+        msg = f"from_table: {table} is no static student; make one with the recipe `static`."
+        raise ValueError(msg)
+    vectors = tower.embedding.weight.detach()
+    encoder = first.model
+    width = encoder.config.hidden_size
+    if tower.tokenizer.get_vocab() != words.get_vocab() or vectors.shape[1] != width:
+        msg = f"from_table: {table} has another vocabulary than {trunk}, or not its {width} dimensions."
+        raise ValueError(msg)
+    parts = dict(encoder.named_modules())
+    carried = [n for n in parts if n.endswith(".output.dense")]
+    if len(carried) != 2 * len(layers):
+        msg = f"from_table: {encoder.config.model_type!r} is not built as BERT is; give another trunk."
+        raise ValueError(msg)
+    norms = vectors.norm(dim=1)
+    with torch.no_grad():
+        for name, parameter in encoder.embeddings.named_parameters():
+            if "LayerNorm" not in name:
+                parameter.zero_()
+        encoder.embeddings.word_embeddings.weight[: len(norms)] = vectors / norms.clamp(min=1e-12)[:, None]
+        for part in parts.values():
+            if isinstance(part, nn.LayerNorm):
+                nn.init.ones_(part.weight)
+                nn.init.zeros_(part.bias)
+        for name in carried:
+            nn.init.zeros_(parts[name].weight)
+            nn.init.zeros_(parts[name].bias)
+    vocabulary = words.convert_ids_to_tokens(list(range(len(norms))))
+    weights = WordWeights(vocabulary, dict(zip(vocabulary, (norms / norms.mean()).tolist(), strict=True)))
+    return SentenceTransformer(modules=[first, weights, Pooling(width), Normalize()], device="cpu", **options)
 
 
 def _cut_layers(model: Any, layers: list[int], trunk: str) -> None:

@@ -81,11 +81,20 @@ def forward(model: SentenceTransformer, texts: list[str], side: Side) -> dict[st
 def _forward_layers(model: SentenceTransformer, texts: list[str], side: Side, layers: Sequence[int]) -> torch.Tensor:
     """Run one chunk; pool the states of some layers as the model pools its last, and put them before its vectors."""
     import torch
+    from sentence_transformers.sentence_transformer.modules import Pooling
 
     modules = route(model, side)
+    pooling = next(place for place, module in enumerate(modules) if isinstance(module, Pooling))
     with captured(layers_of(modules[0].model), layers) as states:
         features = forward(model, texts, side)
-    pooled = [modules[1]({**features, "token_embeddings": states[n]})["sentence_embedding"] for n in layers]
+
+    def pool(found: torch.Tensor) -> torch.Tensor:
+        seen = {**features, "token_embeddings": found}
+        for module in modules[1 : pooling + 1]:  # weights of words may come before
+            seen = module(seen)
+        return seen["sentence_embedding"]
+
+    pooled = [pool(states[n]) for n in layers]
     return torch.cat([*pooled, features["sentence_embedding"]], dim=-1)
 
 

@@ -88,6 +88,16 @@ def join_rows(parameters: Iterable[Tensor]) -> None:
             parameter.grad = parameter.grad.to_dense()
 
 
+def note_word_weights(model: nn.Module) -> None:
+    """Copy learned weights of words into their module's configuration: sentence-transformers loads them from there."""
+    from sentence_transformers.sentence_transformer.modules import WordWeights
+
+    for module in model.modules():
+        if isinstance(module, WordWeights):
+            weights = module.emb_layer.weight.detach()[:, 0].tolist()
+            module.word_weights = dict(zip(module.vocab, weights, strict=True))
+
+
 @contextmanager
 def captured(stack: nn.ModuleList, wanted: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """

@@ -18,6 +18,7 @@ from retort.students.encoding import encode_numpy
 from retort.students.exports import Backend, choose, export_precision
 from retort.students.files import replace_folder, resolve_model
 from retort.students.hashing import fingerprint_of, space_of
+from retort.students.layers import note_word_weights
 from retort.students.loading import Precision, load_model, pick_device, set_precision
 from retort.students.manifest import MANIFEST_FILE, Manifest, ManifestError
 from retort.students.onnx import ExportError, open_export
@@ -101,6 +102,7 @@ def save_student(model: SentenceTransformer | CrossEncoder, path: str | Path, **
     :returns:
         The manifest that was written.
     """
+    note_word_weights(model)
     manifest = build_manifest(model, **provenance)
     with replace_folder(Path(path)) as aside:
         model.save(str(aside), create_model_card=False, safe_serialization=True)

@@ -15,7 +15,8 @@ from haystack_integrations.components.embedders.retort import StudentDocumentEmb
 from haystack_integrations.components.retrievers.retort import StudentRetriever
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.students import Student, save_student
-from retort.students.create import static, two_towers
+from retort.students.create import from_config, from_table, static, two_towers
+from retort.students.encoding import encode_texts
 from retort.students.sides import SIDES
 from retort.students.static import StaticEncoder
 from retort.trainers.evaluation.exports import export_student
@@ -174,3 +175,61 @@ def test_batches_of_queries_are_half_sentences(beir, tmp_path):
     assert all(batch.documents == [] for batch in seen)
     again = QueryBatches(Workbench(data, {}, tmp_path), batch_size=8, vector_teachers=[], seed=0).batch(5)
     assert again.queries == seen[5].queries
+
+
+class TestLayersOnATable:
+    @pytest.fixture
+    def started(self, table, trunk) -> SentenceTransformer:
+        return from_table(table, trunk, [0, 2], max_tokens={"query": 8, "document": 16})
+
+    def test_it_starts_as_the_tables_means(self, started, table):
+        """Each token counts as much as in the table, and points where it did, less the mean of its entries."""
+        vectors = SentenceTransformer(table, device="cpu")[0].embedding.weight.detach()
+        for text in TEXTS[:2]:
+            ids = started.tokenizer(text, add_special_tokens=False)["input_ids"]
+            each = torch.nn.functional.layer_norm(vectors[ids], vectors.shape[1:], eps=1e-20)
+            wanted = (each * vectors[ids].norm(dim=1, keepdim=True)).sum(0)
+            found = torch.tensor(started.encode(text))
+            assert torch.nn.functional.cosine_similarity(found, wanted, dim=0) == pytest.approx(1.0, abs=1e-5)
+        assert not started.encode("").any()
+
+    def test_everything_learns_and_comes_back(self, started, tmp_path):
+        started.train()
+        optimizer = torch.optim.SGD(started.parameters(), lr=0.1)
+        before = {name: p.detach().clone() for name, p in started.named_parameters()}
+        target = torch.randn(3, started.get_embedding_dimension(), generator=torch.Generator().manual_seed(0))
+        for _ in range(3):
+            features = started.preprocess([TEXTS[0], TEXTS[1], TEXTS[3]])
+            (started(features)["sentence_embedding"] - target).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        still = {name for name, p in started.named_parameters() if torch.equal(p, before[name])}
+        assert not [name for name in still if "pooler" not in name and "key.bias" not in name]
+        started.eval()
+        save_student(started, tmp_path / "student")
+        again = Student.load(str(tmp_path / "student"))
+        kept = [t for t in TEXTS if t]
+        np.testing.assert_allclose(again.encode_document(kept), started.encode(kept), atol=1e-6)
+        plain = SentenceTransformer(str(tmp_path / "student"), device="cpu")
+        np.testing.assert_allclose(plain.encode(kept), started.encode(kept), atol=1e-6)
+        export_student(tmp_path / "student", None, precision="float32")
+        graph = Student.load(str(tmp_path / "student"), backend="onnx")
+        np.testing.assert_allclose(graph.encode_document(kept), started.encode(kept), atol=1e-5)
+
+    def test_layers_in_the_middle_are_pooled_with_the_weights(self, started):
+        """No layer changes anything yet, so each pools to what the last does."""
+        found = encode_texts(started, TEXTS[:2], "document", layers=[0, 1])
+        first, second, last = found.detach().split(started.get_embedding_dimension(), dim=1)
+        torch.testing.assert_close(first, second)
+        torch.testing.assert_close(torch.nn.functional.normalize(first, dim=1), last)
+
+    def test_what_does_not_fit_is_refused(self, table, trunk, tiny_student, tokenizer_path, tmp_path):
+        with pytest.raises(ValueError, match="no static student"):
+            from_table(tiny_student, trunk, [0])
+        save_student(static(tiny_student, dim=8), tmp_path / "narrow")
+        with pytest.raises(ValueError, match="16 dimensions"):
+            from_table(str(tmp_path / "narrow"), trunk, [0])
+        odd = {"model_type": "distilbert", "dim": 16, "n_heads": 2, "n_layers": 1, "hidden_dim": 32}
+        save_student(from_config(odd, tokenizer_path), tmp_path / "odd")
+        with pytest.raises(ValueError, match="'distilbert' is not built as BERT is"):
+            from_table(table, str(tmp_path / "odd"), [0])
