@@ -51,6 +51,9 @@ def command_line() -> argparse.ArgumentParser:
         "--lr", type=float, default=3e-4, help="of all stages but the last, a fifth (default: %(default)s)"
     )
     parser.add_argument("--tokens", nargs=2, type=int, default=[24, 64], help="query and document (default: 24 64)")
+    parser.add_argument(
+        "--served-tokens", type=runner.positive, help="of documents where students are compared (default: as trained)"
+    )
     parser.add_argument("--layers", nargs="+", type=int, default=[0, 5], help="of MiniLM, the student's (default: 0 5)")
     parser.add_argument(
         "--align", type=int, default=0, help="steps of alignment to MiniLM before all arms, once (default: %(default)s)"
@@ -138,7 +141,6 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
     from retort.trainers.data.beir import read_beir
     from retort.trainers.evaluation.fusion import fuse_cross_fitted
     from retort.trainers.evaluation.metrics import mean, per_query
-    from retort.trainers.evaluation.rank import evaluate_model
     from retort.trainers.evaluation.runs import read_rankings
 
     started = time.perf_counter()
@@ -148,7 +150,7 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
         metrics = recipe.run(folder, out, resume=out.exists())["dev"]
         row: dict[str, Any] = {"metrics": metrics["student"], "bm25": metrics["candidates"]["bm25"]}
     elif arm == START and arguments.start:
-        row = {"metrics": evaluate_model(arguments.start, read_beir(folder, "dev")).metrics}
+        row = {"metrics": served(arguments, arguments.start, read_beir(folder, "dev")).metrics}
     else:
         recipe = start_recipe(arguments) if arm == START else recipe_for(arguments, work, arm, seed)
         if arm == PEER:
@@ -157,11 +159,15 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
             recipe.run(folder, out, resume=out.exists())
         trained = time.perf_counter() - started
         dev = read_beir(folder, "dev")
-        rankings = read_rankings(out, "dev")
+        if arguments.served_tokens:
+            found = served(arguments, str(out / "student"), dev)
+            rankings, metrics = found.rankings, found.metrics
+        else:
+            rankings = read_rankings(out, "dev")
+            metrics = json.loads((out / "metrics.json").read_text())["dev"]["student"]
         fused, weights = fuse_cross_fitted(rankings, read_rankings(work, "bm25"), dev.qrels)
         hybrid = per_query(fused, dev.qrels)
         write_json(out / "dev.json", {"student": per_query(rankings, dev.qrels), "hybrid": hybrid})
-        metrics = json.loads((out / "metrics.json").read_text())["dev"]["student"]
         row = {"metrics": metrics, "hybrid": mean(hybrid), "weights": weights, "training_s": trained}
         if (out / "teachers" / "ranker").is_dir():
             row["reranked"], each = rerank_all(out / "teachers" / "ranker" / "student", work, dev)
@@ -169,6 +175,14 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     row |= {"arm": arm, "seed": seed, "wall_s": time.perf_counter() - started, "peak_mb": peak}
     write_json(row_path(work, arm, seed), row)
+
+
+def served(arguments: argparse.Namespace, student: str, dev: Any) -> Any:
+    """Evaluate a student with documents as long as it will be given."""
+    from retort.students import Student
+    from retort.trainers.evaluation.rank import evaluate_model
+
+    return evaluate_model(Student.load(student, max_document_tokens=arguments.served_tokens), dev)
 
 
 def references(folder: Path, work: Path) -> None:
@@ -363,7 +377,8 @@ def write_methods(name: str, result: dict[str, Any]) -> None:
     query, document = given["tokens"]
     what = (
         f"`{given['data']}` dev: {given['queries']} training queries, {given['steps']} steps of {given['batch_size']} "
-        f"lists of 1 + {given['negatives']}, layers {given['layers']} of MiniLM, {query}/{document} tokens."
+        f"lists of 1 + {given['negatives']}, layers {given['layers']} of MiniLM, {query}/{document} tokens"
+        + (f", {given['served_tokens']} of documents where compared." if given.get("served_tokens") else ".")
         + (" The last state of each run." if given.get("keep") == "last" else " The best state on a dev sample.")
         + (" All arms start from `start`." if START in result["references"] else "")
         + (" BM25 teaches beside every other teacher." if given.get("lexical") else "")
