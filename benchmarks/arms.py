@@ -62,9 +62,10 @@ def prod(arm: str, tree: Tree, given: argparse.Namespace, work: Path) -> None:
     words = stage_of("kd_lexical", "words") | {"teacher": "dual"}
     words["candidates"]["sources"] = ["bm25", "dual"]
     tree["teachers"]["bm25"] = recipe_tree("kd_lexical")["teachers"]["bm25"]
-    tree["teachers"] |= {name: trained_ranker(work, name) for name in RANKERS}
     stages, shares = [words, warm_up(), *recipe_tree("prod-small")["stages"][1:]], shares_of(arm, given)
     tree["stages"] = [sized(s, shares[s["name"]], given) for s in stages if s["name"] in shares]
+    asked = {stage["teacher"] for stage in tree["stages"]}
+    tree["teachers"] |= {name: trained_ranker(work, name) for name in RANKERS if name in asked}
     for stage in tree["stages"]:
         if arm in WITHOUT_ANCHOR:
             stage["anchor"] = None
@@ -241,6 +242,12 @@ def recipe_for(given: argparse.Namespace, work: Path, arm: str, seed: int) -> An
     tree["data"]["max_queries"] = given.queries
     group.arms[arm](tree, given, work)
     return Recipe.from_dict(tree)
+
+
+def rankers_of(given: argparse.Namespace, work: Path) -> list[str]:
+    """List the rankers that some arm learns from."""
+    asked = [str(recipe_for(given, work, arm, 0).teachers) for arm in given.arms]
+    return [name for name in RANKERS if any(str(work / name / "0") in teachers for teachers in asked)]
 
 
 def teacher_recipe(given: argparse.Namespace, name: str) -> Any:

@@ -7,8 +7,8 @@ Methods against each other under equal budgets: the same start, queries, list si
 Each arm and seed is a run of its own process, kept under `--work`; what is there is not run again, and the result is
 written anew as each ends. Teachers are trained once, on BM25's and the dual encoder's candidates, and teach all arms.
 Students are compared on all dev questions over the full corpus: p is of the paired randomisation test over questions,
-of each question's mean over seeds. Hybrids fuse with BM25; the weight for one half of the
-questions is the best for the other half.
+of each question's mean over seeds. Hybrids fuse scores with BM25's; the weight for one half of the questions is the
+best for the other half.
 
 `DATA/` (in RETORT_DATA) is a BEIR folder: `wiki` by default.
 """
@@ -26,7 +26,7 @@ from typing import Any
 
 import peers
 import runner
-from arms import GROUPS, MINILM, OTHER, PEER, RANKERS, START, recipe_for, start_recipe, teacher_recipe
+from arms import GROUPS, MINILM, OTHER, PEER, RANKERS, START, rankers_of, recipe_for, start_recipe, teacher_recipe
 
 LEAST_P = 0.001  # smaller ones are not told apart in METHODS.md
 RERANKED, DEPTH = 200, 50  # dev questions and documents of each, in the matrix of a ranker's generators
@@ -94,7 +94,7 @@ def main() -> None:
         run_one(arguments, folder, work, arguments.one[0], int(arguments.one[1]))
         return
     refuse_other_settings(arguments, work)
-    for name in (*RANKERS, *([START] if arguments.align or arguments.start else [])):
+    for name in (*rankers_of(arguments, work), *([START] if arguments.align or arguments.start else [])):
         child(work, name, 0)
     references(folder, work)
     if arguments.group == "r2anker":
@@ -139,9 +139,8 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
     """Train, evaluate, and write the arm's row; a run that was interrupted goes on."""
     from retort.students.files import write_json
     from retort.trainers.data.beir import read_beir
-    from retort.trainers.evaluation.fusion import fuse_cross_fitted
     from retort.trainers.evaluation.metrics import mean, per_query
-    from retort.trainers.evaluation.runs import read_rankings
+    from retort.trainers.evaluation.rank import evaluate_bm25
 
     started = time.perf_counter()
     out = work / arm / str(seed)
@@ -159,16 +158,11 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
             recipe.run(folder, out, resume=out.exists())
         trained = time.perf_counter() - started
         dev = read_beir(folder, "dev")
-        if arguments.served_tokens:
-            found = served(arguments, str(out / "student"), dev)
-            rankings, metrics = found.rankings, found.metrics
-        else:
-            rankings = read_rankings(out, "dev")
-            metrics = json.loads((out / "metrics.json").read_text())["dev"]["student"]
-        fused, weights = fuse_cross_fitted(rankings, read_rankings(work, "bm25"), dev.qrels)
+        found = served(arguments, str(out / "student"), dev)
+        fused, weights = hybrid_of(found, evaluate_bm25(dev), dev)
         hybrid = per_query(fused, dev.qrels)
-        write_json(out / "dev.json", {"student": per_query(rankings, dev.qrels), "hybrid": hybrid})
-        row = {"metrics": metrics, "hybrid": mean(hybrid), "weights": weights, "training_s": trained}
+        write_json(out / "dev.json", {"student": found.per_query, "hybrid": hybrid})
+        row = {"metrics": found.metrics, "hybrid": mean(hybrid), "weights": weights, "training_s": trained}
         if (out / "teachers" / "ranker").is_dir():
             row["reranked"], each = rerank_all(out / "teachers" / "ranker" / "student", work, dev)
             write_json(out / "reranked.json", each)
@@ -185,11 +179,18 @@ def served(arguments: argparse.Namespace, student: str, dev: Any) -> Any:
     return evaluate_model(Student.load(student, max_document_tokens=arguments.served_tokens), dev)
 
 
+def hybrid_of(found: Any, bm25: Any, dev: Any) -> tuple[dict[str, list[str]], tuple[float, float]]:
+    """Fuse with BM25 by scores; one half of the questions has the weight that is best for the other."""
+    from retort.trainers.evaluation.fusion import fuse_cross_fitted, relative
+
+    worth = (relative(e.rankings, e.scores) for e in (found, bm25))
+    return fuse_cross_fitted(*worth, dev.qrels)
+
+
 def references(folder: Path, work: Path) -> None:
     """Measure BM25, the untrained MiniLM, and both together, once."""
     from retort.students.files import write_json
     from retort.trainers.data.beir import read_beir
-    from retort.trainers.evaluation.fusion import fuse_cross_fitted
     from retort.trainers.evaluation.metrics import mean, per_query
     from retort.trainers.evaluation.rank import Evaluation, evaluate_bm25, evaluate_model
     from retort.trainers.evaluation.runs import write_evaluation
@@ -198,7 +199,7 @@ def references(folder: Path, work: Path) -> None:
         return
     dev = read_beir(folder, "dev")
     found = {"bm25": evaluate_bm25(dev), "minilm": evaluate_model(MINILM, dev)}
-    fused, _ = fuse_cross_fitted(found["minilm"].rankings, found["bm25"].rankings, dev.qrels)
+    fused, _ = hybrid_of(found["minilm"], found["bm25"], dev)
     hybrid = per_query(fused, dev.qrels)
     for name, e in {**found, "both": Evaluation("both", mean(hybrid), hybrid, fused)}.items():
         write_evaluation(work, name, e)

@@ -217,6 +217,10 @@ def test_arms_of_the_leaderboard_have_equal_budgets(monkeypatch, tmp_path):
     teacher = arms.teacher_recipe(given, "large-ranker")
     assert teacher.stages[0].candidates.sources == ["bm25", "dual"]
     assert teacher.student.type.endswith("create.ranker")
+    needed = {group: arms.rankers_of(board.parsed(["--group", group]), tmp_path) for group in arms.GROUPS}
+    assert needed["leaderboard"] == ["ranker", "large-ranker"]
+    assert needed["ctkd"] == needed["ar2"] == ["large-ranker"]
+    assert needed["lead"] == needed["dual-cross"] == needed["r2anker"] == []
     with pytest.raises(SystemExit):
         board.parsed(["--group", "ctkd", "--arms", "prod"])
     board.refuse_other_settings(given, tmp_path)

@@ -12,7 +12,7 @@ from retort.students import Student
 from retort.students.card import model_card
 from retort.students.manifest import Manifest
 from retort.trainers.errors import DataError
-from retort.trainers.evaluation.fusion import fuse, fuse_cross_fitted
+from retort.trainers.evaluation.fusion import fuse, fuse_cross_fitted, relative
 from retort.trainers.evaluation.rank import Evaluation
 from retort.trainers.evaluation.runs import compare, read_per_query, read_rankings, write_evaluation
 from retort.trainers.recipe import Recipe
@@ -122,6 +122,16 @@ def test_fusion():
     found = fuse({"q": ["a", "b", "d"]}, {"q": ["b", "c"]})
     assert found == {"q": ["b", "a", "c", "d"]}
     assert fuse({"q": ["a", "b"]}, {}, depth=1) == {"q": ["a"]}
+
+
+def test_fusion_of_scores():
+    """By hand, over each list: a is worth 1 and b .25 of the first, b 1 of the second, where c is worth nothing."""
+    first = relative({"q": ["a", "b", "d"]}, {"q": [5.0, 2.0, 1.0]})
+    assert first == {"q": {"a": 1.0, "b": 0.25, "d": 0.0}}
+    second = relative({"q": ["b", "c"]}, {"q": [0.9, 0.1]})
+    assert fuse(first, second, weight=0.6)["q"] == ["a", "b", "d", "c"]  # .6; .15 + .4; 0; 0
+    assert fuse(first, second, weight=0.4)["q"] == ["b", "a", "d", "c"]
+    assert relative({"q": ["a", "b"]}, {"q": [0.0, 0.0]}) == {"q": {"a": 0.0, "b": 0.0}}
 
 
 def test_fusion_takes_its_weights_from_the_other_half():

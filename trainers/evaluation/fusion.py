@@ -10,15 +10,41 @@ from retort.trainers.evaluation.metrics import mean, per_query
 
 K = 60  # as in the paper, and in Haystack's DocumentJoiner
 WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-Rankings = Mapping[str, Sequence[str]]
+# Per query: document ids, best first; or what each document is worth (`relative`).
+Rankings = Mapping[str, Sequence[str] | Mapping[str, float]]
+
+
+def relative(rankings: Mapping[str, Sequence[str]], scores: Mapping[str, Sequence[float]]) -> Rankings:
+    r"""
+    Say what documents are worth by their scores: $(s(d) - \min s) / (\max s - \min s)$ over a query's list.
+
+    Where one retriever is much better than the other its margins tell how sure it is, and ranks do not (Bruch et al.
+    2023, arXiv 2210.11934).
+
+    :param rankings:
+        Per query the document ids.
+    :param scores:
+        Per query their scores, in the same order.
+    :returns:
+        Per query and document a number between 0 and 1; 0 where all scores are equal.
+    """
+    worth: dict[str, dict[str, float]] = {}
+    for query, found in rankings.items():
+        least, most = min(scores[query], default=0.0), max(scores[query], default=0.0)
+        span = (most - least) or 1.0
+        worth[query] = {d: (s - least) / span for d, s in zip(found, scores[query], strict=True)}
+    return worth
 
 
 def fuse(first: Rankings, second: Rankings, depth: int = 100, weight: float = 0.5) -> dict[str, list[str]]:
     r"""
-    Reciprocal rank fusion: $s(d) = \sum_i w_i / (60 + r_i(d))$ (Cormack et al. 2009; without $w$ there).
+    Weighted sum of what two retrievers think of a document, $s(d) = \sum_i w_i p_i(d)$.
+
+    Of a ranking, $p_i = 1 / (60 + r_i(d))$: reciprocal rank fusion (Cormack et al. 2009; without $w$ there). Where
+    documents have a worth, $p_i$ is that.
 
     :param first:
-        Per query the document ids, best first.
+        Per query the document ids, best first; or their worth.
     :param second:
         The same of another retriever.
     :param depth:
@@ -32,10 +58,16 @@ def fuse(first: Rankings, second: Rankings, depth: int = 100, weight: float = 0.
     for query in first:
         scores: dict[str, float] = defaultdict(float)
         for share, ranking in ((weight, first), (1 - weight, second)):
-            for rank, document in enumerate(ranking.get(query, ()), 1):
-                scores[document] += share / (K + rank)
+            for document, points in _points(ranking.get(query, ())).items():
+                scores[document] += share * points
         fused[query] = sorted(scores, key=lambda d: -scores[d])[:depth]
     return fused
+
+
+def _points(found: Sequence[str] | Mapping[str, float]) -> Mapping[str, float]:
+    if isinstance(found, Mapping):
+        return found
+    return {document: 1 / (K + rank) for rank, document in enumerate(found, 1)}
 
 
 def fuse_cross_fitted(
@@ -45,7 +77,7 @@ def fuse_cross_fitted(
     Fuse with weights that were not chosen on the queries that they are used for: each half's come from the other half.
 
     :param first:
-        Per query the document ids, best first.
+        Per query the document ids, best first; or their worth.
     :param second:
         The same of another retriever.
     :param qrels:

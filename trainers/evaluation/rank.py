@@ -45,12 +45,15 @@ class Evaluation:
         Per query its measures.
     :param rankings:
         Per query the ranked ids.
+    :param scores:
+        Per query their scores, where the ranking came with any.
     """
 
     name: str
     metrics: dict[str, float]
     per_query: dict[str, dict[str, float]] = field(repr=False)
     rankings: dict[str, list[str]] = field(repr=False)
+    scores: dict[str, list[float]] = field(repr=False, default_factory=dict)
 
 
 def evaluate_bm25(data: RetrievalData) -> Evaluation:
@@ -58,9 +61,9 @@ def evaluate_bm25(data: RetrievalData) -> Evaluation:
     started = time.perf_counter()
     index = BM25(data.corpus.texts)
     rate = len(data.corpus) / (time.perf_counter() - started)
-    rows, _ = index.search(data.queries.texts, DEPTH)
+    found = index.search(data.queries.texts, DEPTH)
     ms = _median_ms(lambda text: index.search([text], DEPTH), data.queries.texts)
-    return _scored("bm25", data, rows, {"ms": ms, "ms_encode": 0.0, "documents_per_s": rate, "mb": 0.0})
+    return _scored("bm25", data, *found, costs={"ms": ms, "ms_encode": 0.0, "documents_per_s": rate, "mb": 0.0})
 
 
 def evaluate_model(
@@ -107,9 +110,9 @@ def evaluate_model(
     rate = len(data.corpus) / (time.perf_counter() - started)
     similarity = student.manifest.similarity
     queries = student.encode_query(data.queries.texts)[:, :dim]
-    rows, _ = search_vectors(queries, documents, DEPTH, similarity=similarity, starts=starts)
+    found = search_vectors(queries, documents, DEPTH, similarity=similarity, starts=starts)
     costs = {**query_costs(student, documents, data.queries.texts), "documents_per_s": rate}
-    return _scored(student.name, data, rows, costs)
+    return _scored(student.name, data, *found, costs=costs)
 
 
 def flattened(views: Mapping[str, list[str]], ids: list[str]) -> tuple[list[str], np.ndarray]:
@@ -129,12 +132,12 @@ def evaluate_vectors(
 ) -> Evaluation:
     """Evaluate ready vectors, `[q, d]` and `[n, d]`, over the whole corpus; with times, if their model is given."""
     costs = query_costs(student, documents, data.queries.texts) if student else {}
-    return _scored(name, data, search_vectors(queries, documents, DEPTH, similarity=similarity)[0], costs)
+    return _scored(name, data, *search_vectors(queries, documents, DEPTH, similarity=similarity), costs=costs)
 
 
 def evaluate_rows(name: str, data: RetrievalData, rows: np.ndarray) -> Evaluation:
     """Evaluate ready rankings: rows of the corpus `[q, k]`, best first."""
-    return _scored(name, data, rows, {})
+    return _scored(name, data, rows)
 
 
 def evaluate_ranker(
@@ -168,7 +171,7 @@ def evaluate_ranker(
     lists = {q: [data.corpus.texts[r] for r in found] for q, found in zip(data.queries.texts, candidates, strict=True)}
     ms = _median_ms(lambda query: ranker.score([(query, text) for text in lists[query]]), list(lists)[:TIMED_LISTS])
     costs = {"ms": ms, "ms_encode": ms, "documents_per_s": rate, "mb": ranker.megabytes}
-    return _scored(ranker.name, data, rows, costs)
+    return _scored(ranker.name, data, rows, costs=costs)
 
 
 def rerank(
@@ -236,11 +239,19 @@ def query_costs(student: Student, documents: Any, queries: list[str]) -> dict[st
     return {"ms": float(ms), "ms_encode": float(ms_encode), "mb": student.megabytes}
 
 
-def _scored(name: str, data: RetrievalData, rows: np.ndarray, costs: dict[str, float]) -> Evaluation:
+def _scored(
+    name: str,
+    data: RetrievalData,
+    rows: np.ndarray,
+    scores: np.ndarray | None = None,
+    *,
+    costs: Mapping[str, float] | None = None,
+) -> Evaluation:
     ranked = rankings(data, rows)
-    scores = per_query(ranked, data.qrels)
+    measures = per_query(ranked, data.qrels)
     sizes = {"queries": len(data.queries), "documents": len(data.corpus)}
-    return Evaluation(name, {**mean(scores), **costs, **sizes}, scores, ranked)
+    each = {} if scores is None else dict(zip(data.queries.ids, scores.tolist(), strict=True))
+    return Evaluation(name, {**mean(measures), **(costs or {}), **sizes}, measures, ranked, each)
 
 
 def _spread(texts: list[str]) -> list[str]:
