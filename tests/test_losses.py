@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
+import math
+
 import pytest
 import torch
 
@@ -134,6 +136,33 @@ class TestObjectives:
             ((values, mask),) = objective(out, batch, Context("s", 0, 1)).values()
             assert values.abs().max() < 1e-6
             assert mask.all()
+
+    def test_scores_of_several_teachers_add_up(self):
+        """By hand: one teacher's scores, twice a second one's, thrice the similarities of a third; NaN where one has none."""
+        from retort.trainers.batch import CandidateBatch
+        from retort.trainers.distiller import Spec
+        from retort.trainers.objectives import InBatchKL, ListwiseKL
+        from retort.trainers.outputs import Scored
+
+        vectors = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+        batch = CandidateBatch(
+            queries=["a"],
+            documents=["x", "y"],
+            index=torch.tensor([[1, 0, 1]]),
+            labels=torch.zeros(1, 3, dtype=torch.int8),
+            mask=torch.ones(1, 3, dtype=torch.bool),
+            known_positive=torch.zeros(1, 2, dtype=torch.bool),
+            sources=torch.zeros(1, 3, dtype=torch.int8),
+            teacher_scores={"t": torch.tensor([[1.0, 2.0, 3.0]]), "words": torch.tensor([[10.0, 20.0, math.nan]])},
+            teacher_vectors={"v": vectors},
+        )
+        objective = ListwiseKL(teacher="t", besides={"words": 2.0, "v": 3.0})
+        objective.bind(Spec(2, {"v": 2}, {"v": "cosine"}))
+        assert objective.teachers == ["t", "words", "v"]
+        found = objective.list_teacher(Scored(torch.zeros(1, 3)), batch)
+        torch.testing.assert_close(found, torch.tensor([[21.0, 45.0, math.nan]]), equal_nan=True)
+        with pytest.raises(ValueError, match="besides adds scores of lists; use ListwiseKL"):
+            InBatchKL(teacher="v", besides={"words": 1.0})
 
 
 class TestAlignment:

@@ -64,6 +64,11 @@ class TestErrors:
             ("stages.1.candidates", None, "stages.1.candidates: needed for batches of lists"),
             ("stages.1.candidates.sources", ["bm52"], "there is no 'bm52'. Did you mean 'bm25'?"),
             ("stages.1.teacher", "techer", "stages.1: there is no teacher 'techer'. Did you mean 'teacher'?"),
+            (
+                "stages.1.objectives.2.init_parameters.besides",
+                {"techer": 1.0},
+                "stages.1: there is no teacher 'techer'. Did you mean 'teacher'?",
+            ),
             ("stages", [], "stages: there must be at least one"),
             ("format", 2, "format: 2 is not known"),
             ("training.log_every", 0, "training.log_every: must be at least 1; it is 0"),

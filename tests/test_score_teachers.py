@@ -416,10 +416,11 @@ class TestTraining:
     def test_ranks_suit_order_objectives_only(self, tree, beir, tmp_path):
         with pytest.raises(RecipeError, match=r"gives an order without scores, and ListwiseKL, MarginMSE needs scores"):
             self.run(tree, words(fault="ranks"), beir, tmp_path / "x" / "run", allow=["tiny_components"])
-        tree["stages"][0]["objectives"] = [
-            {"type": "retort.trainers.objectives.RankNet"},
-            {"type": "retort.trainers.objectives.ListMLE"},
-        ]
+        net = {"type": "retort.trainers.objectives.RankNet"}
+        tree["stages"][0]["objectives"] = [net | {"init_parameters": {"besides": {"ranker": 1.0}}}]
+        with pytest.raises(RecipeError, match="and RankNet needs scores"):  # ranks cannot be added to anything
+            self.run(tree, words(fault="ranks"), beir, tmp_path / "z" / "run", allow=["tiny_components"])
+        tree["stages"][0]["objectives"] = [net, {"type": "retort.trainers.objectives.ListMLE"}]
         metrics = self.run(tree, words(fault="ranks"), beir, tmp_path / "y" / "run", allow=["tiny_components"])
         assert metrics["training"]["global_step"] == 4
 

@@ -11,8 +11,9 @@ classes; none owns a forward pass of its own, so methods combine in one recipe.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -128,9 +129,9 @@ class Objective(nn.Module):
     they compare with a frozen copy of the student, `divergence` where they compare two distributions, `scores_only`
     where they look at the student's scores alone, so that cut vectors do for them, `needs_live_teacher` where their
     teacher must be in the loop, `needs_layers` where they look at its layers and the student's, `teacher` to the name
-    of the teacher they learn from, `turn` where that teacher learns from them, in steps of its own, and `lr` where
-    their own parameters (with `turn`, the teacher) want a learning rate other than the stage's; parameters of their own
-    then do not decay.
+    of the teacher they learn from, `besides` to the weights of others whose scores are added to its, `turn` where that
+    teacher learns from them, in steps of its own, and `lr` where their own parameters (with `turn`, the teacher) want
+    a learning rate other than the stage's; parameters of their own then do not decay.
     """
 
     needs_positives = False
@@ -139,6 +140,7 @@ class Objective(nn.Module):
     takes_ranks = False
     needs_anchor = False
     teacher: str | None = None
+    besides: Mapping[str, float] = MappingProxyType({})
     divergence = False
     scores_only = True
     needs_live_teacher = False
@@ -146,6 +148,11 @@ class Objective(nn.Module):
     needs_layers = False
     turn: Turn | None = None
     lr: float | None = None
+
+    @property
+    def teachers(self) -> list[str]:
+        """Names of the teachers that it learns from."""
+        return [*([] if self.teacher is None else [str(self.teacher)]), *self.besides]
 
     def bind(self, spec: Spec) -> None:
         """Create what depends on dimensions; called once, before the optimiser sees the parameters."""
@@ -426,7 +433,7 @@ class Distiller(nn.Module):
         return [(o, w) for o, w in pairs if (STUDENT if o.turn is None else _role(str(o.teacher))) == turn]
 
     def _live_in(self, stage: str, turn: str) -> list[str]:
-        asked = {o.teacher for o, _ in self._objectives_in(stage, turn)}
+        asked = {name for o, _ in self._objectives_in(stage, turn) for name in o.teachers}
         return [name for name in self.live if name in asked]
 
     def _learning(self, stage: str, turn: str) -> list[nn.Module]:

@@ -88,32 +88,54 @@ class TeacherObjective(Objective):
     :param teacher_scale:
         Factor on the similarities of a teacher that gives vectors; by default the student's scale for cosines (20 if
         the student's own scores are no cosines), 1 for dot products; of a live teacher its own `scale`.
+    :param besides:
+        Further teachers, each with a weight: their scores (of those that give vectors, their similarities) times that
+        are added to the teacher's. A sum of scores finds what each of them is sure of; two objectives with a teacher
+        each would have the student believe both a little.
+    :raises ValueError:
+        If scores of lists are to be added where the whole batch is compared.
     """
 
-    def __init__(self, *, teacher: str, teacher_scale: float | None = None) -> None:
+    def __init__(
+        self, *, teacher: str, teacher_scale: float | None = None, besides: dict[str, float] | None = None
+    ) -> None:
         super().__init__()
         self.teacher = teacher
         self.teacher_scale = teacher_scale
-        self._teacher_similarity = "cosine"
+        self.besides = besides or {}
+        if self.besides and self.needs_teacher_vectors:
+            msg = f"{type(self).__name__}: besides adds scores of lists; use ListwiseKL."
+            raise ValueError(msg)
+        self._similarities: dict[str, str] = {}
 
     def bind(self, spec: Spec) -> None:
-        """Note how a teacher that gives vectors compares them; one that gives scores has no such thing."""
-        self._teacher_similarity = spec.teacher_similarities.get(str(self.teacher), "cosine")
+        """Note how teachers that give vectors compare them; those that give scores have no such thing."""
+        self._similarities = spec.teacher_similarities
         if self.teacher_scale is None:
             self.teacher_scale = spec.teacher_scales.get(str(self.teacher))
 
     def in_batch_teacher(self, out: Any, batch: CandidateBatch) -> Tensor:
         """`[B, U]` similarities of a teacher that gives vectors."""
-        queries, documents = batch.teacher_vectors[str(self.teacher)]
-        default = out.cosine_scale if self._teacher_similarity == "cosine" else 1.0
+        default = out.cosine_scale if self._similarity(str(self.teacher)) == "cosine" else 1.0
         scale = default if self.teacher_scale is None else self.teacher_scale
-        return similarities(queries, documents, self._teacher_similarity) * scale
+        return self._compared_by(str(self.teacher), batch) * scale
 
     def list_teacher(self, out: Any, batch: CandidateBatch) -> Tensor:
-        """`[B, N]` scores of a teacher, NaN where missing."""
+        """`[B, N]` scores of the teacher and of those besides, NaN where one is missing."""
         if self.teacher in batch.teacher_scores:
-            return batch.teacher_scores[self.teacher]
-        return self.in_batch_teacher(out, batch).gather(1, batch.index)
+            found = batch.teacher_scores[self.teacher]
+        else:
+            found = self.in_batch_teacher(out, batch).gather(1, batch.index)
+        for name, weight in self.besides.items():
+            given = batch.teacher_scores.get(name)
+            found = found + weight * (self._compared_by(name, batch).gather(1, batch.index) if given is None else given)
+        return found
+
+    def _similarity(self, teacher: str) -> str:
+        return self._similarities.get(teacher, "cosine")
+
+    def _compared_by(self, teacher: str, batch: CandidateBatch) -> Tensor:
+        return similarities(*batch.teacher_vectors[teacher], self._similarity(teacher))
 
 
 class ListwiseKL(TeacherObjective):
@@ -131,6 +153,8 @@ class ListwiseKL(TeacherObjective):
         Multiply by the squared student temperature.
     :param teacher_scale:
         As in `TeacherObjective`.
+    :param besides:
+        As in `TeacherObjective`.
     """
 
     needs_lists = True
@@ -144,8 +168,9 @@ class ListwiseKL(TeacherObjective):
         teacher_temperature: float | None = None,
         tau_squared: bool = True,
         teacher_scale: float | None = None,
+        besides: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(teacher=teacher, teacher_scale=teacher_scale)
+        super().__init__(teacher=teacher, teacher_scale=teacher_scale, besides=besides)
         self.student_temperature = student_temperature
         self.teacher_temperature = student_temperature if teacher_temperature is None else teacher_temperature
         self.tau_squared = tau_squared

@@ -71,11 +71,11 @@ class Parts:
 
     def asked(self, stage: Stage) -> list[str]:
         """List the teachers that a stage needs: for its objectives, for mining, for choosing its queries."""
-        names = {o.teacher for o in self.distiller.objectives_of(stage.name)}
+        names = {name for o in self.distiller.objectives_of(stage.name) for name in o.teachers}
         names |= {n for s in (stage.candidates.sources if stage.candidates else []) for n in self.miners[s].teachers}
         if stage.name in self.selectors:
             names |= set(self.selectors[stage.name].teachers)
-        return sorted(name for name in names if name is not None)
+        return sorted(names)
 
 
 def build_parts(recipe: Recipe, data: RetrievalData, cache: Path) -> Parts:
@@ -197,7 +197,7 @@ def build_distiller(
                 raise RecipeError(msg)
             objectives[stage.name].append((objective, spec.weight))
         _check_turns(f"stages.{i}", stage, [o for o, _ in objectives[stage.name]])
-    used = sorted({o.teacher for pairs in objectives.values() for o, _ in pairs if o.teacher is not None})
+    used = sorted({name for pairs in objectives.values() for o, _ in pairs for name in o.teachers})
     for name in used:
         if not isinstance(teachers[name], Fitted):  # it has no weights yet
             _checked(f"teachers.{name}", getattr, teachers[name], "key")

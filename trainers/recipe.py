@@ -367,10 +367,11 @@ class Recipe:
         for i, stage in enumerate(self.stages):
             where = f"stages.{i}"
             for objective in stage.objectives:
-                teacher = objective.init_parameters.get("teacher", stage.teacher)
-                if teacher is not None and teacher not in self.teachers:
-                    msg = f"{where}: there is no teacher {teacher!r}.{_hint(str(teacher), self.teachers)}"
-                    raise RecipeError(msg)
+                given = objective.init_parameters
+                for teacher in (given.get("teacher", stage.teacher), *(given.get("besides") or {})):
+                    if teacher is not None and teacher not in self.teachers:
+                        msg = f"{where}: there is no teacher {teacher!r}.{_hint(str(teacher), self.teachers)}"
+                        raise RecipeError(msg)
             if stage.batches == "lists" and stage.candidates is None:
                 msg = f"{where}.candidates: needed for batches of lists, for example {{sources: [bm25], negatives: 7}}."
                 raise RecipeError(msg)

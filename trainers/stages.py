@@ -36,7 +36,7 @@ def open_stage(parts: Parts, stage: Stage, out: Path, *, number: int = 0) -> Bat
     recipe, bench = parts.recipe, parts.bench
     place = next(i for i, other in enumerate(recipe.stages) if other.name == stage.name)
     objectives = parts.distiller.objectives_of(stage.name)
-    asked = {o.teacher for o in objectives if o.teacher is not None}
+    asked = {name for o in objectives for name in o.teachers}
     names = sorted(name for name in asked if not isinstance(bench.teachers[name], LiveTeacher))
     scorers = [name for name in names if isinstance(bench.teachers[name], ScoreTeacher)]
     vectors = [name for name in names if name not in scorers]
@@ -77,7 +77,7 @@ def open_stage(parts: Parts, stage: Stage, out: Path, *, number: int = 0) -> Bat
 
 
 def _refuse_ranks(stage: Stage, name: str, kind: str, objectives: list[Any]) -> None:
-    needy = [type(o).__name__ for o in objectives if o.teacher == name and not o.takes_ranks]
+    needy = [type(o).__name__ for o in objectives if name in o.teachers and (o.besides or not o.takes_ranks)]
     if kind == "ranks" and needy:
         msg = (
             f"stage {stage.name}: teacher {name!r} gives an order without scores, and {', '.join(needy)} needs scores. "
