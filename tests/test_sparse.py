@@ -262,6 +262,16 @@ class TestComponents:
         assert [d.id for d in both] == expected
         assert [d.score for d in both] == pytest.approx([scores[i] for i in expected])
         assert asyncio.run(retriever.run_async(**asked))["documents"] == both
+        retriever.fusion = "scores"
+        worth: dict[str, float] = {"0": 0.0, "1": 0.0, "2": 0.0}
+        for found in (dense, lexical):
+            least, most = found[-1].score, found[0].score
+            for document in found:
+                worth[document.id] += (document.score - least) / (most - least)
+        best = sorted(worth, key=lambda i: (-worth[i], i))[:2]
+        found = retriever.run(**asked)["documents"]
+        assert [d.id for d in found] == best
+        assert [d.score for d in found] == pytest.approx([worth[i] for i in best])
         retriever.fusion_weights = [0.0, 1.0]
         assert [d.id for d in retriever.run(**asked)["documents"]] == [d.id for d in lexical][:2]
 
@@ -288,6 +298,7 @@ class TestComponents:
         with pytest.raises(ValueError, match="needs query_embedding, query_sparse_embedding, or both"):
             retriever.run()
         for parameters, message in (
+            ({"fusion": "votes"}, "fusion must be 'ranks' or 'scores'; it is 'votes'"),
             ({"fusion_weights": [1.0]}, "two numbers"),
             ({"fusion_weights": [1.0, -1.0]}, "two numbers"),
             ({"fusion_depth": 0}, "fusion_depth must be above 0"),

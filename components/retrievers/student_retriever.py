@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from haystack import Document, component
 from haystack.dataclasses import SparseEmbedding
@@ -80,6 +80,7 @@ class StudentRetriever:
         ignore_quantization: bool | None = None,
         student: str | None = None,
         allow_unstamped: bool = False,
+        fusion: Literal["ranks", "scores"] = "ranks",
         fusion_weights: list[float] | None = None,
         fusion_depth: int = 100,
     ) -> None:
@@ -114,13 +115,16 @@ class StudentRetriever:
         :param allow_unstamped:
             Answer from an index whose documents carry no stamp, embedded by something else than
             `StudentDocumentEmbedder`.
+        :param fusion:
+            With both embeddings, what is added up: reciprocal `ranks`; or `scores`, of each ranking between 0 for the
+            worst of those found and 1 for the best: better where one of the two is sure of what it found.
         :param fusion_weights:
             With both embeddings: weights of the dense and of the sparse ranking; None is the same for both.
         :param fusion_depth:
             With both embeddings: how many documents of each ranking are fused.
         :raises ValueError:
-            If `top_k` or `fusion_depth` is not above 0, there are not two weights of at least 0, `oversampling` is
-            below 1, or the store is of another kind.
+            If `top_k` or `fusion_depth` is not above 0, `fusion` is another word, there are not two weights of at least
+            0, `oversampling` is below 1, or the store is of another kind.
         """
         if top_k <= 0:
             msg = f"top_k must be above 0; it is {top_k}."
@@ -130,6 +134,9 @@ class StudentRetriever:
             raise ValueError(msg)
         if fusion_depth <= 0:
             msg = f"fusion_depth must be above 0; it is {fusion_depth}."
+            raise ValueError(msg)
+        if fusion not in ("ranks", "scores"):
+            msg = f"fusion must be 'ranks' or 'scores'; it is {fusion!r}."
             raise ValueError(msg)
         if fusion_weights is not None and (len(fusion_weights) != 2 or min(fusion_weights) < 0):  # noqa: PLR2004
             msg = f"fusion_weights must be two numbers of at least 0, dense and sparse; they are {fusion_weights}."
@@ -165,6 +172,7 @@ class StudentRetriever:
         self.ignore_quantization = ignore_quantization
         self.student = student
         self.allow_unstamped = allow_unstamped
+        self.fusion = fusion
         self.fusion_weights = fusion_weights
         self.fusion_depth = fusion_depth
         self._space: str | None = None
@@ -313,8 +321,8 @@ class StudentRetriever:
             raise SpaceMismatchError(msg)
         scores: dict[str, float] = defaultdict(float)
         for weight, documents in zip(self.fusion_weights or [1.0, 1.0], found, strict=True):
-            for rank, document in enumerate(documents, 1):
-                scores[document.id] += weight / (RRF_K + rank)
+            for document, points in zip(documents, _points(documents, self.fusion), strict=True):
+                scores[document.id] += weight * points
         by_id = {document.id: document for documents in found for document in documents}
         best = sorted(scores, key=lambda key: (-scores[key], key))[: self.top_k if top_k is None else top_k]
         least = self.score_threshold if score_threshold is None else score_threshold
@@ -385,3 +393,13 @@ def _best_views(hits: list[Document]) -> list[Document]:
         if whole not in best:
             best[whole] = hit if hit.id == whole else replace(hit, id=whole)
     return list(best.values())
+
+
+def _points(documents: list[Document], fusion: str) -> list[float]:
+    """Say what one ranking gives each of its documents, best first."""
+    if fusion == "ranks":
+        return [1 / (RRF_K + rank) for rank in range(1, len(documents) + 1)]
+    scores = [document.score or 0.0 for document in documents]
+    least = min(scores, default=0.0)
+    span = (max(scores, default=0.0) - least) or 1.0
+    return [(score - least) / span for score in scores]
