@@ -68,9 +68,8 @@ def from_table(
 
     A table learns in minutes what its teacher makes of words; layers learn what words make of each other. Token $t$ of
     the table, $v_t$, becomes the embedding $v_t / \|v_t\|$ with the weight $\|v_t\|$ in the mean (`WordWeights` of
-    sentence-transformers). Positions and biases start at 0, and so do the maps that carry what attention and
-    feed-forward networks found back into the stream: each layer then is a normalisation of what is normal already.
-    Queries and keys are the trunk's.
+    sentence-transformers). Positions start at 0, and so do the maps that carry what attention and feed-forward networks
+    found back into the stream: each layer then normalises what is normal already. All else is the trunk's.
 
     :param table:
         Folder of a static student over the trunk's vocabulary, as wide as the trunk.
