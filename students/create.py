@@ -90,8 +90,8 @@ def from_table(
     from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, WordWeights
     from torch import nn
 
-    first = from_layers(trunk, layers, max_tokens=max_tokens)[0]
-    words: Any = first.tokenizer
+    first: Any = from_layers(trunk, layers, max_tokens=max_tokens)[0]
+    words = first.tokenizer
     tower: Any = pretrained(table)[0]
     if not isinstance(tower, StaticEmbedding):
         msg = f"from_table: {table} is no static student; make one with the recipe `static`."

@@ -258,7 +258,7 @@ class QdrantEdgeDocumentStore:
         if policy in (DuplicatePolicy.NONE, DuplicatePolicy.OVERWRITE):
             return list({document.id: document for document in documents}.values())
         ids: list[Any] = [point_id(document.id) for document in documents]
-        taken = {record.id.hex for record in shard.edge.retrieve(ids, False, False)}
+        taken = {str(record.id).replace("-", "") for record in shard.edge.retrieve(ids, False, False)}
         fresh: list[Document] = []
         duplicates: list[Document] = []
         for document, id_ in zip(documents, ids, strict=True):
