@@ -14,7 +14,7 @@ from retort.students.manifest import Manifest
 from retort.trainers.errors import DataError
 from retort.trainers.evaluation.fusion import fuse, fuse_cross_fitted, relative
 from retort.trainers.evaluation.rank import Evaluation
-from retort.trainers.evaluation.runs import compare, read_per_query, read_rankings, write_evaluation
+from retort.trainers.evaluation.runs import compare, read_per_query, read_rankings, read_scores, write_evaluation
 from retort.trainers.recipe import Recipe
 
 
@@ -152,3 +152,7 @@ def test_rankings_come_back_as_they_were(tmp_path):
     found = {"q 1": ["a b.md#1", "c"], "q2": ["Q0 d", "a b.md#1"]}
     write_evaluation(tmp_path, "dev", Evaluation("a model", {}, {"q 1": {"ndcg@10": 1.0}}, found))
     assert read_rankings(tmp_path, "dev") == found
+    assert not read_scores(tmp_path, "dev")
+    scores = {"q 1": [0.5, 0.25], "q2": [2.0, 1.0]}
+    write_evaluation(tmp_path, "dev", Evaluation("a model", {}, {"q 1": {"ndcg@10": 1.0}}, found, scores))
+    assert read_scores(tmp_path, "dev") == scores

@@ -34,11 +34,11 @@ from retort.trainers.data.pseudo_queries import (
 from retort.trainers.data.synthesis import Search, Titles, hold_out, make_queries, write_training_data
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.errors import DataError, RecipeError
-from retort.trainers.evaluation.fusion import fuse_cross_fitted
+from retort.trainers.evaluation.fusion import fuse_cross_fitted, relative
 from retort.trainers.evaluation.metrics import mean, per_query
 from retort.trainers.evaluation.rank import Evaluation, evaluate_model
 from retort.trainers.evaluation.report import write_report
-from retort.trainers.evaluation.runs import compare, read_per_query, read_rankings, write_evaluation
+from retort.trainers.evaluation.runs import compare, read_per_query, read_rankings, read_scores, write_evaluation
 from retort.trainers.recipe import Recipe
 from retort.trainers.run import read_train_and_dev, refuse_other_run, resolve
 from retort.trainers.teachers import ScoreTeacher
@@ -191,7 +191,7 @@ def measure(recipe: Recipe, out: Path, say: Say = logger.info) -> dict[str, dict
     """
     Give the figures of all systems on dev: those of the run, the untrained model's, and the student's with BM25.
 
-    The hybrid's weights are chosen on one half of the queries and used on the other.
+    The hybrid adds scores; its weights are chosen on one half of the queries and used on the other.
     """
     found = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["dev"]
     metrics = {"bm25": found["candidates"]["bm25"], **found["teachers"], "student": found["student"]}
@@ -205,7 +205,8 @@ def measure(recipe: Recipe, out: Path, say: Say = logger.info) -> dict[str, dict
         untrained = evaluate_model(Student.load(trunk, precision="auto"), data)
         write_evaluation(out, f"{SPLIT}.untrained", untrained)
         more["untrained"] = untrained.metrics
-    rankings, weights = fuse_cross_fitted(read_rankings(out, SPLIT), read_rankings(out, f"{SPLIT}.bm25"), data.qrels)
+    worth = (relative(read_rankings(out, name), read_scores(out, name)) for name in (SPLIT, f"{SPLIT}.bm25"))
+    rankings, weights = fuse_cross_fitted(*worth, data.qrels)
     scores = per_query(rankings, data.qrels)
     counts = {name: found["student"][name] for name in ("queries", "documents")}
     more["hybrid"] = mean(scores) | counts | {"weight_of_student": sum(weights) / 2}

@@ -24,7 +24,7 @@ PerQuery = dict[str, dict[str, float]]
 
 def write_evaluation(run: Path, split: str, evaluation: Evaluation) -> None:
     """
-    Write `per_query/SPLIT.parquet` and `rankings/SPLIT.run` (TREC format).
+    Write `per_query/SPLIT.parquet`, `rankings/SPLIT.run` (TREC format, by rank) and, if there are any, the scores.
 
     :param run:
         The run folder.
@@ -40,6 +40,10 @@ def write_evaluation(run: Path, split: str, evaluation: Evaluation) -> None:
         for query, ids in evaluation.rankings.items():
             for rank, document in enumerate(ids, 1):
                 file.write(f"{query} Q0 {document} {rank} {len(ids) - rank + 1} {evaluation.name.replace(' ', '_')}\n")
+    if evaluation.scores:
+        each = [evaluation.scores[query] for query in evaluation.rankings]
+        with replace_file(run / "rankings" / f"{split}.npy") as aside, aside.open("wb") as scores:
+            np.save(scores, np.concatenate(each).astype(np.float32))
 
 
 def read_per_query(run: Path, split: str) -> PerQuery:
@@ -66,6 +70,16 @@ def read_rankings(run: Path, split: str) -> dict[str, list[str]]:
         document = rest.rsplit(" ", 3)[0]  # ids of files may have spaces
         found.setdefault(query, []).append(document)
     return found
+
+
+def read_scores(run: Path, split: str) -> dict[str, list[float]]:
+    """Read the scores of `read_rankings`, per query in its order; empty if that ranking had none."""
+    path = run / "rankings" / f"{split}.npy"
+    if not path.is_file():
+        return {}
+    rankings = read_rankings(run, split)
+    ends = np.cumsum([len(found) for found in rankings.values()])[:-1]
+    return {q: part.tolist() for q, part in zip(rankings, np.split(np.load(path), ends), strict=True)}
 
 
 @dataclass
