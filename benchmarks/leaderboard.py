@@ -383,6 +383,7 @@ def write_methods(name: str, result: dict[str, Any]) -> None:
         + (" The last state of each run." if given.get("keep") == "last" else " The best state on a dev sample.")
         + (" All arms start from `start`." if START in result["references"] else "")
         + (" BM25 teaches beside every other teacher." if given.get("lexical") else "")
+        + " Hybrids add scores."
     )
     base = given["baseline"]
     header = ["arm", "nDCG@10, mean (spread), seeds", f"to {base}", "to MiniLM-L6", "with BM25 (to BM25)", "s", "MB"]
