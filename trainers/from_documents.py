@@ -205,8 +205,8 @@ def measure(recipe: Recipe, out: Path, say: Say = logger.info) -> dict[str, dict
         untrained = evaluate_model(Student.load(trunk, precision="auto"), data)
         write_evaluation(out, f"{SPLIT}.untrained", untrained)
         more["untrained"] = untrained.metrics
-    worth = (relative(read_rankings(out, name), read_scores(out, name)) for name in (SPLIT, f"{SPLIT}.bm25"))
-    rankings, weights = fuse_cross_fitted(*worth, data.qrels)
+    own, bm25 = (relative(read_rankings(out, name), read_scores(out, name)) for name in (SPLIT, f"{SPLIT}.bm25"))
+    rankings, weights = fuse_cross_fitted(own, bm25, data.qrels)
     scores = per_query(rankings, data.qrels)
     counts = {name: found["student"][name] for name in ("queries", "documents")}
     more["hybrid"] = mean(scores) | counts | {"weight_of_student": sum(weights) / 2}
