@@ -88,10 +88,9 @@ def words_of_bm25() -> Tree:
     return next(o for o in objectives if o["init_parameters"].get("teacher") == "bm25")
 
 
-def ctkd(tree: Tree, given: argparse.Namespace, work: Path, *, fixed: float | None = None, **learned: Any) -> None:
-    """Distil from the larger ranker's scores, at a fixed temperature or a learned one."""
-    tree["teachers"] |= {"large-ranker": trained_ranker(work, "large-ranker")}
-    distil = stage_of("ctkd", "distil") | {"teacher": "large-ranker"}
+def ctkd(tree: Tree, given: argparse.Namespace, work: Path, *, fixed: float | None = None, **learned: Any) -> None:  # noqa: ARG001
+    """Distil from the scores that the six layers give lists, at a fixed temperature or a learned one."""
+    distil = stage_of("ctkd", "distil") | {"teacher": "dual"}
     distil["candidates"]["sources"] = ["bm25", "dual"]
     if fixed is None:
         distil["temperature"]["init_parameters"] |= learned

@@ -219,8 +219,8 @@ def test_arms_of_the_leaderboard_have_equal_budgets(monkeypatch, tmp_path):
     assert teacher.student.type.endswith("create.ranker")
     needed = {group: arms.rankers_of(board.parsed(["--group", group]), tmp_path) for group in arms.GROUPS}
     assert needed["leaderboard"] == ["ranker", "large-ranker"]
-    assert needed["ctkd"] == needed["ar2"] == ["large-ranker"]
-    assert needed["lead"] == needed["dual-cross"] == needed["r2anker"] == []
+    assert needed["ar2"] == ["large-ranker"]
+    assert needed["ctkd"] == needed["lead"] == needed["dual-cross"] == needed["r2anker"] == []
     with pytest.raises(SystemExit):
         board.parsed(["--group", "ctkd", "--arms", "prod"])
     board.refuse_other_settings(given, tmp_path)

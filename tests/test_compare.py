@@ -156,3 +156,5 @@ def test_rankings_come_back_as_they_were(tmp_path):
     scores = {"q 1": [0.5, 0.25], "q2": [2.0, 1.0]}
     write_evaluation(tmp_path, "dev", Evaluation("a model", {}, {"q 1": {"ndcg@10": 1.0}}, found, scores))
     assert read_scores(tmp_path, "dev") == scores
+    write_evaluation(tmp_path, "dev", Evaluation("a model", {}, {"q 1": {"ndcg@10": 1.0}}, found))
+    assert not read_scores(tmp_path, "dev")  # they were another ranking's

@@ -22,10 +22,13 @@ from haystack_integrations.components.trainers.retort import DistillationTrainer
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.cli import main
 from retort.students import Manifest, Student, read_space
+from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import read_documents
 from retort.trainers.data.queries import read_asked
 from retort.trainers.distill import changed_recipe, recipe_for, teacher_spec
 from retort.trainers.errors import DataError, RecipeError
+from retort.trainers.evaluation.fusion import fuse_cross_fitted
+from retort.trainers.evaluation.runs import read_rankings
 from retort.trainers.from_documents import judge, shortened, untrained_model
 from retort.trainers.recipe import Recipe
 
@@ -89,10 +92,15 @@ class TestCommand:
         main(["ask", "what is the violin near the music?", "--store", str(out / "index"), "--json"])
         answers = json.loads(capsys.readouterr().out)
         assert len(answers["documents"]) == 10
-        # Again: nothing is done twice.
+        # Again: nothing is done twice. Runs of earlier versions kept no scores: their hybrid is one of ranks.
+        (out / "systems.json").unlink()
+        (out / "rankings" / "dev.npy").unlink()
         before = {p: p.stat().st_mtime_ns for p in (out / "student").rglob("*") if p.is_file()}
         distill(*command)
         assert "the student is trained already" in capsys.readouterr().out
+        rankings = (read_rankings(out, name) for name in ("dev", "dev.bm25"))
+        fused, _ = fuse_cross_fitted(*rankings, read_beir(out / "data", "dev").qrels)
+        assert read_rankings(out, "dev.hybrid") == fused
         assert before == {p: p.stat().st_mtime_ns for p in (out / "student").rglob("*") if p.is_file()}
         # Other documents, another recipe, or a folder that holds another model's index, are refused.
         shutil.copytree(out / "index", tmp_path / "other" / "index")

@@ -191,7 +191,7 @@ def measure(recipe: Recipe, out: Path, say: Say = logger.info) -> dict[str, dict
     """
     Give the figures of all systems on dev: those of the run, the untrained model's, and the student's with BM25.
 
-    The hybrid adds scores; its weights are chosen on one half of the queries and used on the other.
+    The hybrid adds scores, or points for ranks where none were kept; its weights are chosen on one half of the queries and used on the other.
     """
     found = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["dev"]
     metrics = {"bm25": found["candidates"]["bm25"], **found["teachers"], "student": found["student"]}
@@ -205,7 +205,9 @@ def measure(recipe: Recipe, out: Path, say: Say = logger.info) -> dict[str, dict
         untrained = evaluate_model(Student.load(trunk, precision="auto"), data)
         write_evaluation(out, f"{SPLIT}.untrained", untrained)
         more["untrained"] = untrained.metrics
-    own, bm25 = (relative(read_rankings(out, name), read_scores(out, name)) for name in (SPLIT, f"{SPLIT}.bm25"))
+    kept = [(read_rankings(out, name), read_scores(out, name)) for name in (SPLIT, f"{SPLIT}.bm25")]
+    by_scores = all(scores for _, scores in kept)  # runs of earlier versions have none
+    own, bm25 = (relative(*one) if by_scores else one[0] for one in kept)
     rankings, weights = fuse_cross_fitted(own, bm25, data.qrels)
     scores = per_query(rankings, data.qrels)
     counts = {name: found["student"][name] for name in ("queries", "documents")}

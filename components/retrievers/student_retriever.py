@@ -25,10 +25,9 @@ from retort.students import (
     VIEW_OF,
     read_space,
 )
+from retort.students.fusing import rank_points, score_points
 
 logger = logging.getLogger(__name__)
-
-RRF_K = 60  # as in the paper, and in Haystack's DocumentJoiner
 
 
 class SpaceMismatchError(ValueError):
@@ -398,8 +397,5 @@ def _best_views(hits: list[Document]) -> list[Document]:
 def _points(documents: list[Document], fusion: str) -> list[float]:
     """Say what one ranking gives each of its documents, best first."""
     if fusion == "ranks":
-        return [1 / (RRF_K + rank) for rank in range(1, len(documents) + 1)]
-    scores = [document.score or 0.0 for document in documents]
-    least = min(scores, default=0.0)
-    span = (max(scores, default=0.0) - least) or 1.0
-    return [(score - least) / span for score in scores]
+        return rank_points(len(documents))
+    return score_points([document.score or 0.0 for document in documents])

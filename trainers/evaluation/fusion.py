@@ -6,34 +6,24 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from retort.students.fusing import rank_points, score_points
 from retort.trainers.evaluation.metrics import mean, per_query
 
-K = 60  # as in the paper, and in Haystack's DocumentJoiner
 WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 # Per query: document ids, best first; or what each document is worth (`relative`).
 Rankings = Mapping[str, Sequence[str] | Mapping[str, float]]
 
 
 def relative(rankings: Mapping[str, Sequence[str]], scores: Mapping[str, Sequence[float]]) -> Rankings:
-    r"""
-    Say what documents are worth by their scores: $(s(d) - \min s) / (\max s - \min s)$ over a query's list.
-
-    Where one retriever is much better than the other its margins tell how sure it is, and ranks do not (Bruch et al.
-    2023, arXiv 2210.11934).
+    """
+    Say what documents are worth by their scores, between 0 and 1 (see `score_points`).
 
     :param rankings:
         Per query the document ids.
     :param scores:
         Per query their scores, in the same order.
-    :returns:
-        Per query and document a number between 0 and 1; 0 where all scores are equal.
     """
-    worth: dict[str, dict[str, float]] = {}
-    for query, found in rankings.items():
-        least, most = min(scores[query], default=0.0), max(scores[query], default=0.0)
-        span = (most - least) or 1.0
-        worth[query] = {d: (s - least) / span for d, s in zip(found, scores[query], strict=True)}
-    return worth
+    return {q: dict(zip(found, score_points(scores[q]), strict=True)) for q, found in rankings.items()}
 
 
 def fuse(first: Rankings, second: Rankings, depth: int = 100, weight: float = 0.5) -> dict[str, list[str]]:
@@ -67,7 +57,7 @@ def fuse(first: Rankings, second: Rankings, depth: int = 100, weight: float = 0.
 def _points(found: Sequence[str] | Mapping[str, float]) -> Mapping[str, float]:
     if isinstance(found, Mapping):
         return found
-    return {document: 1 / (K + rank) for rank, document in enumerate(found, 1)}
+    return dict(zip(found, rank_points(len(found)), strict=True))
 
 
 def fuse_cross_fitted(

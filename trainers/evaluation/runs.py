@@ -40,10 +40,13 @@ def write_evaluation(run: Path, split: str, evaluation: Evaluation) -> None:
         for query, ids in evaluation.rankings.items():
             for rank, document in enumerate(ids, 1):
                 file.write(f"{query} Q0 {document} {rank} {len(ids) - rank + 1} {evaluation.name.replace(' ', '_')}\n")
-    if evaluation.scores:
-        each = [evaluation.scores[query] for query in evaluation.rankings]
-        with replace_file(run / "rankings" / f"{split}.npy") as aside, aside.open("wb") as scores:
-            np.save(scores, np.concatenate(each).astype(np.float32))
+    kept = run / "rankings" / f"{split}.npy"
+    if not evaluation.scores:
+        kept.unlink(missing_ok=True)  # another ranking's
+        return
+    each = [evaluation.scores[query] for query in evaluation.rankings]
+    with replace_file(kept) as aside, aside.open("wb") as scores:
+        np.save(scores, np.concatenate(each).astype(np.float32))
 
 
 def read_per_query(run: Path, split: str) -> PerQuery:
