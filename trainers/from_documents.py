@@ -191,7 +191,8 @@ def measure(recipe: Recipe, out: Path, say: Say = logger.info) -> dict[str, dict
     """
     Give the figures of all systems on dev: those of the run, the untrained model's, and the student's with BM25.
 
-    The hybrid adds scores, or points for ranks where none were kept; its weights are chosen on one half of the queries and used on the other.
+    The hybrid adds scores, or points for ranks where none were kept; its weights are chosen on one half of the queries
+    and used on the other.
     """
     found = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["dev"]
     metrics = {"bm25": found["candidates"]["bm25"], **found["teachers"], "student": found["student"]}
