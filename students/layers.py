@@ -42,6 +42,18 @@ def layers_of(model: Any) -> nn.ModuleList:
     return stack
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within; then each module has its own mode back: what is frozen may be in another."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def set_dropout(model: nn.Module, share: float) -> None:
     """Set the dropout of a whole model; its configuration, and so what is saved, stays."""
     from torch.nn import Dropout

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from retort.students.encoding import CPU_TOKENS, plan_chunks
+from retort.students.encoding import CPU_TOKENS, TOKENISED, plan_chunks
 from retort.students.files import replace_folder
 from retort.students.layers import attend_step_by_step
 from retort.students.scoring import Pair, is_ranker
@@ -98,11 +98,12 @@ class Graph:
             yield np.zeros(1, dtype=np.int64), self._run([self._tokenizer.encode(*pair)])
             return
         prompted = [(self._prompt + t[0], t[1]) if isinstance(t, tuple) else self._prompt + t for t in texts]
-        # One call for all: the tokenizer spreads it over the cores.
-        encoded = self._tokenizer.encode_batch_fast(prompted)
-        counts = np.array([len(e.ids) for e in encoded], dtype=np.int64)
-        for chunk in plan_chunks(counts, budget or CPU_TOKENS):
-            yield chunk, self._run([encoded[i] for i in chunk])
+        for start in range(0, len(prompted), TOKENISED):
+            # One call for many: the tokenizer spreads it over the cores.
+            encoded = self._tokenizer.encode_batch_fast(prompted[start : start + TOKENISED])
+            counts = np.array([len(e.ids) for e in encoded], dtype=np.int64)
+            for chunk in plan_chunks(counts, budget or CPU_TOKENS):
+                yield start + chunk, self._run([encoded[i] for i in chunk])
 
     def _run(self, encoded: list[Any]) -> np.ndarray:
         width = max([1, *(len(e.ids) for e in encoded)])

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retort.students.encoding import default_budget, in_order, on_device, plan_chunks, recomputed
-from retort.students.layers import captured, head_scores, layers_of
+from retort.students.encoding import TOKENISED, default_budget, in_order, on_device, plan_chunks, recomputed
+from retort.students.layers import captured, evaluating, head_scores, layers_of
 
 if TYPE_CHECKING:
     import torch
@@ -41,9 +41,13 @@ def pair_prompt(model: CrossEncoder) -> str:
 def pair_token_counts(model: CrossEncoder, pairs: Sequence[Pair]) -> np.ndarray:
     """Count the tokens `[n]` of each pair after truncation."""
     prompt, limit = pair_prompt(model), model.max_seq_length
-    queries, documents = [prompt + query for query, _ in pairs], [document for _, document in pairs]
     options = {"truncation": limit is not None, "max_length": limit, "verbose": False}
-    return np.array([len(row) for row in model.tokenizer(queries, documents, **options)["input_ids"]], dtype=np.int64)
+    counts = np.empty(len(pairs), dtype=np.int64)
+    for start in range(0, len(pairs), TOKENISED):
+        part = pairs[start : start + TOKENISED]
+        ids = model.tokenizer([prompt + query for query, _ in part], [document for _, document in part], **options)
+        counts[start : start + len(part)] = [len(row) for row in ids["input_ids"]]
+    return counts
 
 
 def score_chunks(
@@ -120,12 +124,9 @@ def score_numpy(
     import torch
 
     found = np.empty(len(pairs), dtype=np.float32)
-    training = model.training
-    model.eval()
-    with torch.inference_mode():
+    with evaluating(model), torch.inference_mode():
         for chunk, scores in score_chunks(model, pairs, budget=budget) if pairs else ():
             found[chunk] = scores.float().cpu().numpy()
             if progress is not None:
                 progress(len(chunk))
-    model.train(training)
     return found

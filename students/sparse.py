@@ -14,6 +14,7 @@ import numpy as np
 
 from retort.students.encoding import encode_chunks, encode_numpy
 from retort.students.files import resolve_model
+from retort.students.layers import evaluating
 from retort.students.sides import Side
 from retort.students.student import Student
 
@@ -48,14 +49,11 @@ def encode_sparse(
     """
     import torch
 
-    training = model.training
-    model.eval()
-    with torch.inference_mode():
+    with evaluating(model), torch.inference_mode():
         chunks = encode_chunks(model, texts, side, budget=budget) if texts else ()
         found = collect_sparse(
             ((rows, v.float().cpu().numpy()) for rows, v in chunks), model.get_embedding_dimension(), progress
         )
-    model.train(training)
     return found
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 WEIGHTS, TOKENIZER = "static.safetensors", "tokenizer.json"
-BLOCK = 4096
+BLOCK = 4096  # texts that are tokenised at once
+GATHERED = 200_000  # tokens whose vectors are looked up at once: documents are not cut
 _TINY = 1e-12
 
 
@@ -74,10 +75,11 @@ class StaticEncoder:
             counts = np.array([len(ids) for ids in rows])
             full = np.flatnonzero(counts)
             means = np.zeros((len(texts), self.table.shape[1]), dtype=np.float32)
-            if len(full):
-                starts = np.cumsum([0, *counts[full][:-1]])
-                tokens = np.fromiter((i for ids in rows for i in ids), dtype=np.int64, count=counts.sum())
-                means[full] = np.add.reduceat(self.table[tokens], starts) / counts[full, None]
+            for part in np.split(full, np.flatnonzero(np.diff(counts[full].cumsum() // GATHERED)) + 1):
+                if len(part):
+                    starts = np.cumsum([0, *counts[part][:-1]])
+                    tokens = np.fromiter((t for i in part for t in rows[i]), dtype=np.int64, count=counts[part].sum())
+                    means[part] = np.add.reduceat(self.table[tokens], starts) / counts[part, None]
         if self.normalize:
             means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), _TINY)
         return means

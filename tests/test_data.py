@@ -122,6 +122,15 @@ class TestBeir:
         assert "3 training queries are held out" in caplog.text
         assert read_train_and_dev(beir, DataSection())[1].queries.ids == dev.queries.ids
 
+    def test_few_queries_with_a_positive_are_not_all_held_out(self, beir):
+        (beir / "qrels" / "dev.tsv").unlink()
+        path = beir / "qrels" / "train.tsv"
+        first, *lines = path.read_text().splitlines()
+        path.write_text("\n".join([first, *lines[:2], *(f"{line[:-1]}0" for line in lines[2:])]) + "\n")
+        train, dev = read_train_and_dev(beir, DataSection())
+        assert (len(train.queries), len(dev.queries)) == (29, 1)
+        assert sum(map(len, train.positives())) == sum(map(len, dev.positives())) == 1
+
 
 class TestTexts:
     def test_item_id_is_of_the_normal_form(self):

@@ -5,6 +5,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tiny import run_killed, tiny_config
 
 from retort.students import Student
 from retort.students.layers import collect_rows, join_rows
@@ -67,6 +69,7 @@ class TestRun:
         names = {p.name for p in reference.iterdir()}
         expected = {
             "recipe.yaml", "student", "checkpoints", "candidates", "log.jsonl", "metrics.json", "per_query", "rankings",
+            "models.json",
         }  # fmt: skip
         assert names == expected
         resolved = yaml.safe_load((reference / "recipe.yaml").read_text())
@@ -219,6 +222,37 @@ class TestResume:
         assert_equal_runs(tmp_path / "a" / "run", tmp_path / "b" / "run")
         stopped = [e for e in log_of(tmp_path / "a" / "run") if e["event"] == "early_stop"]
         assert bool(stopped) is ("training.patience=1" in overrides)
+
+    def test_a_tower_that_does_not_learn_has_no_dropout(self, recipe_tree, beir, tmp_path, tokenizer_path, monkeypatch):
+        """Neither after lists are mined anew with the student, nor after a kill."""
+
+        def tower(seed: int) -> dict:
+            given = {"config": tiny_config(1, 8, 0.3), "tokenizer": tokenizer_path, "seed": seed}
+            return {"type": "retort.students.create.from_config", "init_parameters": given}
+
+        towers = {"query": tower(1), "document": tower(2) | {"frozen": True}}
+        recipe_tree["student"] = {"type": "retort.students.create.two_towers", "init_parameters": towers}
+        recipe_tree["training"]["evaluate_every"] = 0
+        kind = "retort.trainers.objectives.Contrastive"
+        lists = {"sources": ["own"], "negatives": 2}
+        stage = {"name": "s", "lr": 1e-2, "steps": 6, "refresh": 3, "candidates": lists, "objectives": [{"type": kind}]}
+        recipe_tree["stages"] = [stage]
+        recipe = Recipe.from_dict(recipe_tree)
+        recipe.run(beir, tmp_path / "a" / "run")
+        run_killed(recipe, beir, tmp_path / "b" / "run", monkeypatch, after=5)
+        assert log_of(tmp_path / "a" / "run") == log_of(tmp_path / "b" / "run")
+
+    def test_another_model_in_a_teachers_folder(self, recipe_tree, beir, tmp_path, tiny_student, other_student):
+        folder = tmp_path / "teacher"
+        shutil.copytree(tiny_student, folder)
+        recipe_tree["teachers"]["teacher"]["init_parameters"]["model"] = str(folder)
+        recipe, out = Recipe.from_dict(recipe_tree), tmp_path / "x" / "run"
+        recipe.run(beir, out)
+        (out / "metrics.json").unlink()
+        shutil.rmtree(folder)
+        shutil.copytree(other_student, folder)
+        with pytest.raises(RecipeError, match="teacher teacher: it is not the model that the run .* began with"):
+            recipe.run(beir, out, resume=True)
 
     def test_lists_that_were_changed_are_refused(self, recipe_tree, beir, tmp_path, monkeypatch):
         from retort.trainers.candidates.lists import CandidateLists
@@ -411,6 +445,23 @@ class TestStep:
             step_loss(terms_of(part), counts).backward()
         for name, gradient in gradients().items():
             assert torch.allclose(gradient, expected[name], rtol=0, atol=1e-10), name
+
+    @pytest.mark.parametrize("batches", ["texts", "queries"])
+    def test_parts_of_mere_texts_are_all_of_them(self, recipe_tree, beir, tmp_path, batches):
+        """A side may have fewer texts than there are parts, or none."""
+        kind = "retort.trainers.objectives.Alignment"
+        stage = recipe_tree["stages"][0] | {"batches": batches, "objectives": [{"type": kind}]}
+        recipe_tree["student"]["init_parameters"]["config"] |= {"hidden_size": 16}
+        recipe_tree["stages"] = [stage | {"steps": 2}]
+        recipe_tree["training"] |= {"batch_size": 5, "dropout": 0.0}
+        logs = []
+        for parts in (1, 3):
+            recipe_tree["training"]["accumulation"] = parts
+            Recipe.from_dict(recipe_tree).run(beir, tmp_path / str(parts) / "run")
+            logs.append([e for e in log_of(tmp_path / str(parts) / "run") if e["event"] == "step"])
+        assert logs[0][-1]["grad_norm"] > 0
+        assert logs[1][-1]["grad_norm"] == pytest.approx(logs[0][-1]["grad_norm"], rel=1e-4)
+        assert logs[1][-1]["terms"] == pytest.approx(logs[0][-1]["terms"], rel=1e-4)
 
     def test_two_objectives_of_a_kind_keep_their_terms(self, recipe_tree, beir, tmp_path):
         kind = "retort.trainers.objectives.Alignment"

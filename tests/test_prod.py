@@ -224,7 +224,7 @@ class TestBadInput:
             Recipe.from_dict(prod_tree).run(beir, tmp_path / "x" / "run")
 
 
-def test_a_dual_encoder_trained_on_the_way_mines_and_teaches(prod_tree, beir, tmp_path, tiny_student):
+def test_a_dual_encoder_trained_on_the_way_mines_and_teaches(prod_tree, beir, tmp_path, tiny_student, monkeypatch):
     """`FittedBiEncoder`: as a teacher of vectors, and as a miner of the stage that it teaches."""
     prod_tree["teachers"]["dual"] = {
         "type": "retort.trainers.teachers.fitted.FittedBiEncoder",
@@ -249,6 +249,13 @@ def test_a_dual_encoder_trained_on_the_way_mines_and_teaches(prod_tree, beir, tm
     out = tmp_path / "x" / "run"
     metrics = Recipe.from_dict(prod_tree).run(beir, out)
     assert metrics["dev"]["teachers"]["dual"]["ndcg@10"] > 0
+    # A stage more that does not ask it: a run that goes on there must take it up for the last figures.
+    more = {"name": "more", "teacher": "teacher", "objectives": [{"type": f"{OBJECTIVES}.InBatchKL"}]}
+    prod_tree["stages"].append(prod_tree["stages"][0] | more | {"candidates": {"sources": ["bm25"], "negatives": 1}})
+    steps = 3 + prod_tree["stages"][0]["steps"]
+    run_killed(Recipe.from_dict(prod_tree), beir, tmp_path / "y" / "run", monkeypatch, after=steps + 1)
+    again = json.loads((tmp_path / "y" / "run" / "metrics.json").read_text())
+    assert again["dev"]["teachers"]["dual"]["ndcg@10"] == metrics["dev"]["teachers"]["dual"]["ndcg@10"]
     trained, before = (load_file(Path(f) / "model.safetensors") for f in (out / "teachers/dual/student", tiny_student))
     assert any(not torch.equal(trained[name], before[name]) for name in before)
     shutil.rmtree(out)

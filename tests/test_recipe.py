@@ -70,6 +70,19 @@ class TestErrors:
                 "stages.1: there is no teacher 'techer'. Did you mean 'teacher'?",
             ),
             ("stages", [], "stages: there must be at least one"),
+            ("stages.1.candidates.negatives", -1, "stages.1.candidates.negatives: must be at least 0; it is -1"),
+            ("stages.1.candidates.skip", -1, "stages.1.candidates.skip: must be at least 0; it is -1"),
+            ("candidates.bm25.init_parameters", {"depth": 0}, "candidates.bm25.depth: must be above 0; it is 0"),
+            (
+                "stages.1.objectives.2.init_parameters",
+                {"temperature": -1.0},
+                "stages.1.objectives.2.temperature: must be above 0; it is -1.0",
+            ),
+            (
+                "teachers",
+                {"teacher-1.5": {"type": "retort.trainers.teachers.bm25.BM25Teacher"}},
+                "teachers, candidates: names must have no dot or slash; one is 'teacher-1.5'",
+            ),
             ("format", 2, "format: 2 is not known"),
             ("training.log_every", 0, "training.log_every: must be at least 1; it is 0"),
             ("training.checkpoint_every", 0, "training.checkpoint_every: must be at least 1"),
@@ -210,6 +223,24 @@ class TestCreate:
             Recipe.from_dict(recipe_tree).create(spec, "objective", "stages.0.objectives.0")
         assert str(error.value).startswith("stages.0.objectives.0")
         assert message in str(error.value)
+
+
+@pytest.mark.parametrize("order", ["random", "top"])
+def test_a_plan_counts_at_least_the_pairs_that_are_asked(recipe_tree, beir, tmp_path, order):
+    from retort.trainers.parts import build_parts
+    from retort.trainers.plan import _pairs
+    from retort.trainers.stages import open_stage
+
+    stage = recipe_tree["stages"][1] | {"steps": 40}
+    stage["candidates"] = {"sources": ["bm25"], "negatives": 2, "order": order}
+    stage |= {"teacher": "words", "objectives": [{"type": "retort.trainers.objectives.ListwiseKL"}]}
+    recipe_tree["teachers"]["words"] = {"type": "retort.trainers.teachers.bm25.BM25Teacher"}
+    recipe_tree["stages"] = [stage]
+    data = read_beir(beir, "train")
+    parts = build_parts(Recipe.from_dict(recipe_tree), data, tmp_path / "cache")
+    source = open_stage(parts, parts.recipe.stages[0], tmp_path)
+    asked = int(source.used(range(40)).sum())
+    assert asked <= _pairs(parts, "words", data) <= 2 * asked
 
 
 def test_a_plan_counts_the_tokens_that_texts_have(prod_tree, beir, tmp_path):

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Teachers that score lists: any ranker and retriever of Haystack, cross-encoders, given scores; and their store."""
 
+import copy
 import json
 import logging
 import shutil
@@ -225,6 +226,18 @@ class TestScoreStore:
         for start, end in zip(lists.offsets, lists.offsets[1:], strict=False):
             assert sorted(-found[start:end]) == list(range(end - start))
 
+    def test_ranks_of_several_lists_are_not_mixed(self, bench, lists):
+        """A list that is the union of two is asked for; and so is one whose documents stand in both."""
+        bench.teachers["words"] = word_teacher(fault="ranks")
+        odd = np.arange(len(lists.rows)) % 2 == 1
+        scores_of(bench, "words", lists, odd)
+        scores_of(bench, "words", lists, ~odd)
+        for wanted in (everything(lists), np.arange(len(lists.rows)) % 3 > 0):
+            found = scores_of(bench, "words", lists, wanted)
+            for start, end in zip(lists.offsets, lists.offsets[1:], strict=False):
+                own = found[start:end][wanted[start:end]]
+                assert len(set(own)) == len(own)
+
     def test_one_writer(self, bench, lists):
         teacher = word_teacher()
         store = ScoreStore(bench.cache, teacher.key)
@@ -317,6 +330,46 @@ class TestRetriever:
         del spec["text_embedder"]
         with pytest.raises(RecipeError, match="takes an embedding; name the text_embedder"):
             RetrieverTeacher(**spec)
+
+    def test_a_fill_that_was_interrupted_goes_on(self, bench, tmp_path, tiny_student, monkeypatch):
+        monkeypatch.setattr("retort.trainers.candidates.retriever.WRITE_BLOCK", 16)
+        ours = "haystack_integrations.components.{0}.retort"
+        store = {
+            "type": "haystack_integrations.document_stores.retort.qdrant_edge_document_store.QdrantEdgeDocumentStore",
+            "init_parameters": {"path": str(tmp_path / "index")},
+        }
+        retriever = f"{ours.format('retrievers')}.student_retriever.StudentRetriever"
+        embedder = f"{ours.format('embedders')}.student_{{0}}_embedder.Student{{1}}Embedder"
+        spec = {
+            "retriever": {"type": retriever, "init_parameters": {"document_store": store}},
+            "text_embedder": {"type": embedder.format("text", "Text"), "init_parameters": {"model": tiny_student}},
+            "document_embedder": {
+                "type": embedder.format("document", "Document"),
+                "init_parameters": {"model": tiny_student},
+            },
+        }
+        miner = RetrieverMiner(**copy.deepcopy(spec), depth=30)
+        key = miner.key(bench)
+        made = miner._retriever._components
+        real, blocks = made.warm["document_embedder"].run, []
+
+        def dying(documents):
+            blocks.append(documents)
+            if len(blocks) == 2:
+                raise KeyboardInterrupt
+            return real(documents=documents)
+
+        monkeypatch.setattr(made.warm["document_embedder"], "run", dying)
+        with pytest.raises(KeyboardInterrupt):
+            miner.mine(bench, bench.data.queries)
+        made["retriever"].document_store.close()
+        again = RetrieverMiner(**copy.deepcopy(spec), depth=40)
+        assert (
+            RetrieverMiner(**copy.deepcopy(spec), depth=30).key(bench) == key
+        )  # an index that is used is the same index
+        rows, _ = again.mine(bench, bench.data.queries)
+        assert len(np.unique(rows)) == len(bench.data.corpus) == 40
+        again._retriever._components["retriever"].document_store.close()
 
     def test_an_index_of_something_else(self, bench, tmp_path):
         miner = RetrieverMiner(retriever=BM25, depth=5)

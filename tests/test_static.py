@@ -60,6 +60,14 @@ class TestStatic:
         assert not weights[:5].any()
         assert (weights[5:].diff() > 0).all()
 
+    def test_many_and_long_texts_are_looked_up_in_parts(self, table, monkeypatch):
+        student = Student.load(table)
+        texts = [*TEXTS, "bread " * 40, "", "the ship"]
+        whole = student.encode_document(texts)
+        monkeypatch.setattr("retort.students.static.BLOCK", 3)
+        monkeypatch.setattr("retort.students.static.GATHERED", 4)
+        np.testing.assert_allclose(student.encode_document(texts), whole, atol=1e-6)
+
     def test_fewer_dimensions_keep_the_main_directions(self, tiny_student):
         full, cut = static(tiny_student, dim=16), static(tiny_student, dim=3)
         assert cut.get_embedding_dimension() == 3

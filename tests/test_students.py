@@ -14,7 +14,7 @@ from tiny import MINILM, tiny_config
 
 from retort.students import ManifestError, Student, StudentHandle, save_student
 from retort.students.create import from_config, from_layers, pretrained, two_towers
-from retort.students.encoding import encode_texts, plan_chunks, token_counts
+from retort.students.encoding import encode_numpy, encode_texts, plan_chunks, token_counts
 from retort.students.files import replace_file, resolve_model
 from retort.students.hashing import fingerprint_of, space_of
 
@@ -217,6 +217,20 @@ class TestEncoding:
         assert np.allclose(student.encode_document(TEXTS[::-1])[::-1], whole, atol=1e-6)
         assert np.allclose(student.encode_document(TEXTS, tokens_per_chunk=8), whole, atol=1e-6)
         assert np.allclose(np.concatenate([student.encode_document([t]) for t in TEXTS]), whole, atol=1e-6)
+
+    def test_many_texts_are_tokenised_in_blocks(self, tiny_student, monkeypatch):
+        student = Student.load(tiny_student)
+        whole, counts = student.encode_document(TEXTS), token_counts(student.model, TEXTS, "document")
+        monkeypatch.setattr("retort.students.encoding.TOKENISED", 2)
+        assert np.array_equal(token_counts(student.model, TEXTS, "document"), counts)
+        np.testing.assert_allclose(student.encode_document(TEXTS), whole, atol=1e-6)
+
+    def test_encoding_gives_each_module_its_mode_back(self, tiny_student):
+        model = Student.load(tiny_student).model.train()
+        model[0].eval()
+        encode_numpy(model, TEXTS, "document")
+        assert model.training
+        assert not any(module.training for module in model[0].modules())
 
     def test_nothing_gives_nothing(self, tiny_student):
         assert Student.load(tiny_student).encode_query([]).shape == (0, 16)

@@ -82,7 +82,11 @@ class TestSources:
         with pytest.raises(TeacherError):
             source.of(data)
         most = None
+        with (tmp_path / "answers.jsonl").open("a") as cut:
+            cut.write('["half a li')  # by a kill
         assert source.estimate(data)["calls"] == 1
+        assert source.of(data) == [["What is it?", "How so?", "Why?"]] * 2
+        assert len(asked) == 2
         assert source.of(data) == [["What is it?", "How so?", "Why?"]] * 2
         assert len(asked) == 2
         assert "Write 3 short" in asked[0]

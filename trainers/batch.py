@@ -71,7 +71,7 @@ class CandidateBatch:
         found = (
             self.part(r, self.index[r][self.mask[r]].unique() if lists else t) for r, t in zip(rows, texts, strict=True)
         )
-        return [part for part in found if part.queries and part.documents]
+        return [part for part in found if part.queries or part.documents]
 
     def part(self, rows: Tensor, documents: Tensor) -> CandidateBatch:
         """

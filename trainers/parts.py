@@ -263,6 +263,9 @@ def _check_objective(where: str, kind: str, objective: Objective, student: Any, 
 
 def _check_turns(where: str, stage: Stage, objectives: list[Objective]) -> None:
     turns = [o.turn for o in objectives if o.turn is not None]
+    if len(taking := sorted({str(o.teacher) for o in objectives if o.turn is not None})) > 1:
+        msg = f"{where}: {' and '.join(taking)} have turns, which fall on the same steps. One teacher a stage can."
+        raise RecipeError(msg)
     students = [step for step in range(stage.steps) if all(step % t.cycle >= t.steps for t in turns)]
     if turns and students and len(turns) == len(objectives):
         msg = f"{where}: step {students[0]} is the student's, and no objective teaches it. Add one, or fewer steps."

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -147,13 +148,20 @@ def _add_teacher(plan: Plan, parts: Parts, name: str, sample: list[str], data: R
 
 
 def _pairs(parts: Parts, name: str, data: RetrievalData) -> int:
-    """Count the pairs that a teacher is asked to score, at most: lists are scored when their stage opens."""
+    """Count the pairs that a teacher is asked to score, at most: each epoch draws other negatives of a query's."""
     found = 0
+    judged = max(1, max(map(len, data.positives()), default=1))
     for within in (parts, *parts.fits.values()):
         for stage in within.recipe.stages:
-            if stage.candidates is not None and name in within.asked(stage):
-                queries = min(len(data.queries), stage.steps * within.recipe.training.batch_size)
-                found += queries * (1 + stage.candidates.negatives)
+            lists = stage.candidates
+            if lists is None or name not in within.asked(stage):
+                continue
+            drawn = stage.steps * within.recipe.training.batch_size
+            mined = math.ceil(stage.steps / (stage.refresh or stage.steps))
+            draws = math.ceil(drawn / len(data.queries)) if lists.order == "random" else mined
+            depth = sum(getattr(within.miners[source], "depth", None) or len(data.corpus) for source in lists.sources)
+            positives = judged if lists.positives == "all" else min(draws, judged)
+            found += min(len(data.queries), drawn) * (min(depth * mined, draws * lists.negatives) + positives)
     return found
 
 

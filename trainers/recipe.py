@@ -364,6 +364,9 @@ class Recipe:
         if len(set(names)) != len(names) or any("." in name or "/" in name for name in names):
             msg = f"stages: names must differ and have no dot or slash; they are {', '.join(names)}."
             raise RecipeError(msg)
+        if odd := [name for name in (*self.teachers, *self.candidates) if "." in name or "/" in name]:
+            msg = f"teachers, candidates: names must have no dot or slash; one is {odd[0]!r}."
+            raise RecipeError(msg)
         for i, stage in enumerate(self.stages):
             where = f"stages.{i}"
             for objective in stage.objectives:
@@ -375,6 +378,10 @@ class Recipe:
             if stage.batches == "lists" and stage.candidates is None:
                 msg = f"{where}.candidates: needed for batches of lists, for example {{sources: [bm25], negatives: 7}}."
                 raise RecipeError(msg)
+            for name in ("negatives", "skip") if stage.candidates else ():
+                if getattr(stage.candidates, name) < 0:
+                    msg = f"{where}.candidates.{name}: must be at least 0; it is {getattr(stage.candidates, name)}."
+                    raise RecipeError(msg)
             for name in stage.candidates.sources if stage.candidates else []:
                 if name not in self.candidates:
                     msg = f"{where}.candidates.sources: there is no {name!r}.{_hint(name, self.candidates)}"
@@ -407,6 +414,10 @@ class Recipe:
         specs |= {f"stages.{i}.selector": s.selector for i, s in enumerate(self.stages) if s.selector}
         for where, spec in specs.items():
             refuse_untrusted(spec.type, f"{where}.type", self.allow)
+            for name, value in spec.init_parameters.items():
+                if isinstance(value, int | float) and (name == "depth" or name.endswith("temperature")) and value <= 0:
+                    msg = f"{where}.{name}: must be above 0; it is {value}."
+                    raise RecipeError(msg)
 
 
 def find_recipe(name_or_path: str | Path) -> Path:

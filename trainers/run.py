@@ -92,12 +92,15 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
     accelerator = make_accelerator(recipe.training, out)
     torch.manual_seed(recipe.training.seed)  # weights that objectives create
     parts = build_parts(recipe, train, cache_root(out))
+    models = models_of(parts)
+    refuse_other_models(models, out)
     ranks = Ranks(accelerator)
     ranks.wait()  # nobody writes before all have looked
     with _only_writer(out) if ranks.is_first else nullcontext():
         # Only now: a recipe that fails above leaves no run behind.
         if ranks.is_first:
             _write_recipe(recipe, out)
+            write_json(out / "models.json", models)
         accelerator.init_trackers("trackers")
         metrics = train_parts(parts, out, dev, accelerator)
         for tracker in accelerator.trackers:  # not `end_training`: a notebook may train again in these processes
@@ -147,9 +150,11 @@ def train_parts(
     )
     checkpoints = list_checkpoints(out / "checkpoints")
     progress = loop.run(checkpoints[-1] if checkpoints else None)
+    teachers = {n: bench.teachers[n] for n in sorted({n for stage in recipe.stages for n in parts.asked(stage)})}
+    for name in teachers:  # a run that went on after the last stage that asks one has not taken it up
+        fit_teacher(parts, name, home or out, dev, accelerator)
     metrics: dict[str, Any] = {}
     if ranks.is_first:
-        teachers = {n: bench.teachers[n] for n in sorted({n for stage in recipe.stages for n in parts.asked(stage)})}
         metrics, found = final_metrics(student, dev, bench, list(teachers), recipe.training, vars(progress), views)
         save_student(
             student,
@@ -189,17 +194,19 @@ def read_train_and_dev(folder: Path, section: DataSection) -> tuple[RetrievalDat
     """
     Read what a run trains on and what it is chosen by.
 
-    Without a dev split a fixed tenth of the training queries (500 at most) is held out, and said so.
+    Without a dev split some training queries with a positive are held out, and said so: as many as a tenth of all
+    queries, but 500 and half of those with a positive at most.
     """
     train = read_data(folder, section.train, empty=section.empty)
     if has_split(folder, section.dev):
         train, dev = share_corpus(train, read_data(folder, section.dev, empty=section.empty))
     else:
-        count = min(HELD_OUT_MOST, max(1, round(HELD_OUT_SHARE * len(train.queries))))
-        order = rng_for("held out", train.hash).permutation(len(train.queries))
-        # Those with a positive first: the others cannot tell a good student from a bad one.
         judged = np.array([len(rows) > 0 for rows in train.positives()], dtype=bool)
+        # Only those with a positive tell a good student from a bad one; half of them at most: they teach as well.
+        most = min(HELD_OUT_MOST, round(HELD_OUT_SHARE * len(train.queries)), int(judged.sum()) // 2)
+        order = rng_for("held out", train.hash).permutation(len(train.queries))
         order = order[np.argsort(~judged[order], kind="stable")]
+        count = max(1, most)
         logger.warning("%s has no %s split: %d training queries are held out for it.", folder, section.dev, count)
         dev = train.subset(order[:count])
         train = train.subset(order[count:])
@@ -354,6 +361,33 @@ def refuse_other_run(recipe: Recipe, out: Path, *, resume: bool) -> None:
         raise RecipeError(msg)
     if Recipe.from_yaml(path, allow=recipe.allow) != recipe:
         msg = f"{out} holds a run of another recipe or other data ({path}). Give another --out."
+        raise RecipeError(msg)
+
+
+def models_of(parts: Parts) -> dict[str, str]:
+    """Identify what a run begins with: the student's start, and the teachers that are not trained within it."""
+    every = (parts, *parts.fits.values())
+    asked = {n for within in every for stage in within.recipe.stages for n in within.asked(stage)}
+    teachers = {n: parts.bench.teachers[n] for n in sorted(asked)}
+    keys = {f"teacher {n}": t.key for n, t in teachers.items() if not isinstance(t, Fitted)}
+    return {"student": parts.trunk} | keys
+
+
+def refuse_other_models(models: dict[str, str], out: Path) -> None:
+    """
+    Check that a run goes on with the models that it began with: a recipe names folders, whose content may change.
+
+    :param models:
+        What `models_of` gives.
+    :param out:
+        The run folder.
+    :raises RecipeError:
+        If one is another.
+    """
+    path = out / "models.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else models
+    if odd := [name for name in models if models[name] != before.get(name)]:
+        msg = f"{odd[0]}: it is not the model that the run in {out} began with ({path}). Give another --out."
         raise RecipeError(msg)
 
 

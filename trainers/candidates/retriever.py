@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from functools import cached_property
@@ -19,6 +20,8 @@ from retort.trainers.teachers.haystack import HaystackComponents
 
 if TYPE_CHECKING:
     from retort.trainers.candidates.workbench import Workbench
+
+logger = logging.getLogger(__name__)
 
 WRITE_BLOCK = 1024
 # What an embedder gives, by the names under which retrievers take it.
@@ -85,7 +88,9 @@ class HaystackRetriever:
 
     def open(self, corpus: TextStore) -> None:
         """
-        Fill the retriever's document store if it is empty; one that holds documents is searched as it is.
+        Fill the retriever's document store, or go on with what a kill left half filled.
+
+        One that holds as many documents, or does not begin with the corpus's first, is searched as it is.
 
         :param corpus:
             What is searched; ids of documents are its ids.
@@ -95,9 +100,14 @@ class HaystackRetriever:
 
         self._known = corpus.rows
         store = self._components["retriever"].document_store if self._has_store() else None
-        if store is None or store.count_documents() > 0:
+        if store is None or (held := store.count_documents()) >= len(corpus):
             return
-        for start in range(0, len(corpus), WRITE_BLOCK):
+        first = {"field": "id", "operator": "==", "value": corpus.ids[0]}
+        if held and not store.filter_documents(filters=first):
+            return
+        if held:
+            logger.warning("The index holds %d of %d documents; it is filled up.", held, len(corpus))
+        for start in range(held // WRITE_BLOCK * WRITE_BLOCK, len(corpus), WRITE_BLOCK):
             part = slice(start, start + WRITE_BLOCK)
             documents = [Document(id=i, content=t) for i, t in zip(corpus.ids[part], corpus.texts[part], strict=True)]
             if "document_embedder" in self._specs:

@@ -104,6 +104,9 @@ class ChatModel:
         kept = self._kept()
         prompts = [self.fill(places) for places in asked]
         fresh = self._components.each(self._answer, [p for p in prompts if self._name(p) not in kept])
+        if self._cache is not None and self._cache.is_file() and not self._cache.read_bytes().endswith(b"\n"):
+            with self._cache.open("a", encoding="utf-8") as file:
+                file.write("\n")  # a kill cut the last line; the next answer needs one of its own
         for prompt in prompts:
             answer = kept.get(self._name(prompt))
             if answer is None:

@@ -127,9 +127,13 @@ class HaystackComponents:
 
 
 def local_content(parameters: Any, name: str = "") -> Any:
-    """Hash every file and folder that init parameters name, nested components' own among them; None without any."""
+    """
+    Hash every file and folder that init parameters name, nested components' own among them; None without any.
+
+    Indexes are not looked into: they change by being opened, and what they are to hold is the corpus.
+    """
     if isinstance(parameters, dict):
-        found = {key: local_content(value, str(key)) for key, value in parameters.items()}
+        found = {key: local_content(value, str(key)) for key, value in parameters.items() if key != "document_store"}
         return {key: value for key, value in found.items() if value is not None} or None
     if isinstance(parameters, list):
         return [local_content(value, name) for value in parameters] or None

@@ -25,14 +25,16 @@ from retort.trainers.teachers import Ask, ScoreTeacher
 BLOCK = 2048  # pairs
 PATIENCE = 60.0  # seconds after which even an unfinished block is written
 PAIR = pa.binary(32)
+UNKNOWN = -1  # list
 
 
 class ScoreStore:
     """
     One teacher's scores, by the item ids of query and document.
 
-    A folder of parquet blocks with the columns `pair` (32 bytes: the two ids) and `score` (float32, NaN where the
-    teacher has none). Each is written aside and renamed. A later block's score replaces an earlier one's.
+    A folder of parquet blocks with the columns `pair` (32 bytes: the two ids), `score` (float32, NaN where the teacher
+    has none) and `list` (int64, the list that it was asked with). Each is written aside and renamed. A later block's
+    score replaces an earlier one's.
 
     :param root:
         The cache folder (see `retort.trainers.teachers.vector_cache.cache_root`).
@@ -50,9 +52,10 @@ class ScoreStore:
         paths = sorted(self.folder.glob("*.parquet"), reverse=True)  # latest first: it is found first
         tables = [pq.read_table(path) for path in paths]
         self._blocks = 1 + int(paths[0].stem) if paths else 0
-        joined = pa.concat_tables(tables) if tables else _table([], [], "")
+        joined = pa.concat_tables([_with_lists(table) for table in tables]) if tables else _table([], [], [], "")
         self._pairs = joined["pair"].combine_chunks()
         self._scores = joined["score"].to_numpy()
+        self._lists = joined["list"].to_numpy()
         self.kind = tables[0].schema.metadata[b"kind"].decode() if tables else None
 
     def gather(self, queries: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -66,11 +69,16 @@ class ScoreStore:
         :returns:
             `[m]` float32 scores, NaN where there is none; `[m]` bool, whether the teacher was asked.
         """
-        at = pc.index_in(_pairs(queries, documents), value_set=self._pairs).to_numpy(zero_copy_only=False)
-        known = ~np.isnan(at.astype(np.float64))
+        at = self._places(queries, documents)
+        known = at >= 0
         scores = np.full(len(queries), np.nan, dtype=np.float32)
-        scores[known] = self._scores[at[known].astype(np.int64)]
+        scores[known] = self._scores[at[known]]
         return scores, known
+
+    def _places(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
+        """`[m]` rows of the pairs, -1 where there is none."""
+        at = pc.index_in(_pairs(queries, documents), value_set=self._pairs)
+        return pc.fill_null(at, -1).to_numpy(zero_copy_only=False).astype(np.int64)
 
     def fill(
         self,
@@ -128,33 +136,41 @@ class ScoreStore:
     def _missing(
         self, teacher: ScoreTeacher, data: RetrievalData, query_rows: np.ndarray, document_rows: np.ndarray
     ) -> np.ndarray:
-        """`[m]` bool. Where scores depend on the list, one that lacks something is asked for as a whole."""
-        known = self.gather(data.queries.item_ids[query_rows], data.corpus.item_ids[document_rows])[1]
-        if teacher.listwise or self.kind == "ranks":
-            return np.isin(query_rows, query_rows[~known])
-        return ~known
+        """`[m]` bool. Where scores depend on the list, all of it must be of one: else it is asked for as a whole."""
+        at = self._places(data.queries.item_ids[query_rows], data.corpus.item_ids[document_rows])
+        if not teacher.listwise and self.kind != "ranks":
+            return at < 0
+        lists = np.full(len(at), UNKNOWN)
+        lists[at >= 0] = self._lists[at[at >= 0]]
+        queries, of = np.unique(query_rows, return_inverse=True)
+        low, high = np.full(len(queries), np.iinfo(np.int64).max), np.full(len(queries), UNKNOWN)
+        np.minimum.at(low, of, lists)
+        np.maximum.at(high, of, lists)
+        return ((low != high) | (low == UNKNOWN))[of]
 
     def _score(
         self, teacher: ScoreTeacher, data: RetrievalData, asks: list[Ask], progress: Callable[[int], None]
     ) -> int:
         pairs: list[bytes] = []
         scores: list[np.ndarray] = []
+        lists: list[int] = []
         total, since = 0, time.monotonic()
 
         def commit() -> None:
             nonlocal total, since
             if pairs:
                 with replace_file(self.folder / f"{self._blocks:08d}.parquet") as aside:
-                    pq.write_table(_table(pairs, np.concatenate(scores), teacher.kind or "scores"), aside)
+                    pq.write_table(_table(pairs, np.concatenate(scores), lists, teacher.kind or "scores"), aside)
                 self._blocks += 1
             total, since = total + len(pairs), time.monotonic()
-            pairs.clear()
-            scores.clear()
+            for column in (pairs, scores, lists):
+                column.clear()
 
         try:
             for ask, found in zip(asks, teacher.score(asks), strict=True):
                 query = data.queries.item_ids[data.queries.rows[ask.query_id]].tobytes()
                 pairs += [query + data.corpus.item_ids[data.corpus.rows[i]].tobytes() for i in ask.document_ids]
+                lists += [self._blocks * BLOCK + len(scores)] * len(found)  # a block has BLOCK lists at most
                 scores.append(found)
                 progress(len(found))
                 if time.monotonic() - since > PATIENCE:
@@ -195,6 +211,17 @@ def _pairs(queries: np.ndarray, documents: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(PAIR, len(queries), [None, pa.py_buffer(joined.tobytes())])
 
 
-def _table(pairs: list[bytes], scores: np.ndarray | list[float], kind: str) -> pa.Table:
-    columns = {"pair": pa.array(pairs, PAIR), "score": pa.array(scores, pa.float32())}
+def _table(pairs: list[bytes], scores: np.ndarray | list[float], lists: list[int], kind: str) -> pa.Table:
+    columns = {
+        "pair": pa.array(pairs, PAIR),
+        "score": pa.array(scores, pa.float32()),
+        "list": pa.array(lists, pa.int64()),
+    }
     return pa.table(columns).replace_schema_metadata({"kind": kind})
+
+
+def _with_lists(table: pa.Table) -> pa.Table:
+    """Blocks of earlier versions do not say which list a score is of."""
+    if "list" in table.column_names:
+        return table
+    return table.append_column("list", pa.array(np.full(len(table), UNKNOWN)))
