@@ -69,7 +69,6 @@ class TestRun:
         names = {p.name for p in reference.iterdir()}
         expected = {
             "recipe.yaml", "student", "checkpoints", "candidates", "log.jsonl", "metrics.json", "per_query", "rankings",
-            "models.json",
         }  # fmt: skip
         assert names == expected
         resolved = yaml.safe_load((reference / "recipe.yaml").read_text())

@@ -100,7 +100,7 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
         # Only now: a recipe that fails above leaves no run behind.
         if ranks.is_first:
             _write_recipe(recipe, out)
-            write_json(out / "models.json", models)
+            write_json(out / "checkpoints" / "models.json", models)
         accelerator.init_trackers("trackers")
         metrics = train_parts(parts, out, dev, accelerator)
         for tracker in accelerator.trackers:  # not `end_training`: a notebook may train again in these processes
@@ -384,7 +384,7 @@ def refuse_other_models(models: dict[str, str], out: Path) -> None:
     :raises RecipeError:
         If one is another.
     """
-    path = out / "models.json"
+    path = out / "checkpoints" / "models.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else models
     if odd := [name for name in models if models[name] != before.get(name)]:
         msg = f"{odd[0]}: it is not the model that the run in {out} began with ({path}). Give another --out."
