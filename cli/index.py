@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.cli.shards import Shards
 from retort.pipelines.load import is_url, load_pipeline, store_spec
 from retort.students import (
+    ROOT_STAMP,
     SPACE_STAMP,
     SPARSE_SPACE_STAMP,
     SPARSE_STUDENT_STAMP,
@@ -31,9 +33,10 @@ from retort.students import (
     read_space,
 )
 from retort.students.files import resolve_model
+from retort.students.hashing import canonical_json
 from retort.students.sparse import SparseStudent
 from retort.trainers.candidates.workbench import progress_bar
-from retort.trainers.data.documents import read_documents
+from retort.trainers.data.documents import read_documents, source_root
 
 BLOCK = 2048
 SERVER_WRITERS = 4  # requests to a server at once
@@ -73,8 +76,8 @@ def index_documents(
 
     An interrupted run leaves whole blocks; the same command goes on after them, as documents that are in the index
     unchanged are not embedded again. Passages that a file gave before and no longer gives are deleted; files that are
-    gone are left alone, unless `prune` is set. Under `accelerate launch` all processes embed; an index in a folder is
-    written by the first, a server by all.
+    gone are left alone, unless `prune` is set, and so are those of other folders. Under `accelerate launch` all
+    processes embed; an index in a folder is written by the first, a server by all.
 
     :param student:
         The student.
@@ -91,7 +94,8 @@ def index_documents(
     :returns:
         Documents in the index, and how many were deleted.
     :raises DocumentStoreError:
-        If another student built the index, or it was built with another quantisation.
+        If another student built the index, it was built with another quantisation, or it holds a file of the same name
+        from another folder (but for `prune`).
     """
     state = _processes()
     first = state is None or state.is_main_process
@@ -108,6 +112,9 @@ def index_documents(
             SPARSE_STUDENT_STAMP: _absolute(sparse),
         }
     documents = read_documents(source)  # after what can be refused at once: a folder may take minutes
+    root = source_root(source)
+    rooted = {} if root is None else {ROOT_STAMP: str(root.resolve())}
+    stamps |= rooted
     writer: Any = pipeline.get_component("writer")
     # Not `pipeline.run`: Haystack copies what runs along a connection, vectors number by number.
     embedders: list[Any] = [pipeline.get_component(n) for n in pipeline.graph.nodes if n != "writer"]
@@ -115,12 +122,14 @@ def index_documents(
     def embed(block: list[Document]) -> list[Document]:
         for embedder in embedders:
             block = embedder.run(documents=block)["documents"]
-        return block
+        return [replace(d, meta={**d.meta, **rooted}) for d in block]
 
     target = writer.document_store
     index = reader(target)
-    if first:
-        _refuse_other_space(index.sample_meta(), store, name, sparse)
+    if (first or is_url(store)) and (there := index.sample_meta()) is not None:  # all who write look first
+        _refuse_other_space(there, store, name, sparse)
+        if rooted and not prune:
+            _refuse_other_root(target, store, documents, rooted[ROOT_STAMP])
     blocks = [documents[start : start + BLOCK] for start in range(0, len(documents), BLOCK)]
     if state is None or is_url(store):  # a server is written to by all
         own = blocks if state is None else blocks[state.process_index :: state.num_processes]
@@ -206,9 +215,11 @@ def _changed(store: Any, documents: list[Document], stamps: dict[str, str]) -> l
         there = found.get(document.id)
         if there is None or there.content != document.content:
             return False
+        # As JSON, which the index gives back: the splitter notes overlaps as tuples.
         meta = {name: value for name, value in there.meta.items() if not name.startswith("_retort_")}
-        return meta == document.meta and all(
-            there.meta.get(name) == stamp for name, stamp in stamps.items() if name in SPACES
+        compared = [name for name in stamps if name in SPACES or (name == ROOT_STAMP and name in there.meta)]
+        return canonical_json(meta) == canonical_json(document.meta) and all(
+            there.meta.get(name) == stamps[name] for name in compared
         )
 
     return [document for document in documents if not same(document)]
@@ -226,19 +237,36 @@ def _dimension(student: str) -> int:
 
 def _replaceable(index: QdrantEdgeDocumentStore | ServerIndex, documents: list[Document], prune: bool) -> set[str]:
     """Ids of the indexed documents that those read stand for: of the same files, or all."""
-    files = sorted({d.meta["file_path"] for d in documents if "file_path" in d.meta})
-    if not files and not prune:
+    scope = None if prune else _of_files(documents)
+    if scope is None and not prune:
         return set()
-    scope = None if prune else {"field": "meta.file_path", "operator": "in", "value": files}
     if isinstance(index, ServerIndex):
         return index.document_ids(scope)
     return {d.id for d in index.filter_documents(scope)}
 
 
-def _refuse_other_space(meta: dict[str, Any] | None, store: str, student: str, sparse: str | None) -> None:
+def _of_files(documents: list[Document]) -> dict[str, Any] | None:
+    """Filter for the passages of the same files; None if there are no files."""
+    files = sorted({d.meta["file_path"] for d in documents if "file_path" in d.meta})
+    return {"field": "meta.file_path", "operator": "in", "value": files} if files else None
+
+
+def _refuse_other_root(store: Any, place: str, documents: list[Document], root: str) -> None:
+    """Ids are relative to a folder: those of another one would be overwritten and deleted."""
+    other = {"field": f"meta.{ROOT_STAMP}", "operator": "!=", "value": root}
+    found = store.filter_documents({"operator": "AND", "conditions": [_of_files(documents), other]})
+    taken = {d.meta["file_path"]: d.meta[ROOT_STAMP] for d in found if ROOT_STAMP in d.meta}  # older ones have none
+    if taken:
+        path = min(taken)
+        msg = (
+            f"{path} of {root} is already there from {taken[path]}, in the index at {place}; give another --store, or "
+            "index the folder that holds both."
+        )
+        raise DocumentStoreError(msg)
+
+
+def _refuse_other_space(meta: dict[str, Any], store: str, student: str, sparse: str | None) -> None:
     """Two spaces in one index would answer from either half, and nobody would notice."""
-    if meta is None:
-        return
     mend = "Give another --store, or delete that one to build it anew."
     if meta.get(SPACE_STAMP) != read_space(student):
         built_by = meta.get(STUDENT_STAMP, "something else")

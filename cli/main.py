@@ -110,7 +110,7 @@ examples:
 
 Files (.txt .md .html .pdf .docx) are read by Haystack's converters and split into passages. An index that is there is
 added to; documents of the same id are replaced, and so are the passages of a file that changed. What files that are
-gone once gave stays, unless --prune deletes it.
+gone once gave stays, unless --prune deletes it. A file of the same name in another folder is refused.
 
 A URL is a collection on a Qdrant server: http(s)://HOST:PORT/COLLECTION, port 6333 if none is given. The key of the
 server, if it wants one, is read from QDRANT_API_KEY.

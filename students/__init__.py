@@ -18,8 +18,11 @@ SPARSE_SPACE_STAMP = "_retort_sparse_space"
 SPARSE_STUDENT_STAMP = "_retort_sparse_student"
 # The id of the document that this one is a view of.
 VIEW_OF = "_retort_view_of"
+# The folder that its `file_path` is relative to.
+ROOT_STAMP = "_retort_root"
 
 __all__ = [
+    "ROOT_STAMP",
     "SPACE_STAMP",
     "SPARSE_SPACE_STAMP",
     "SPARSE_STUDENT_STAMP",

@@ -169,6 +169,52 @@ class TestIndexAndAsk:
         (docs / "a.txt").write_text("the ship.")
         assert say(capsys, *command).startswith("2 documents")
 
+    def test_a_file_of_the_same_name_in_another_folder(self, tiny_student, tmp_path, capsys):
+        """It would overwrite the first one's passages, and delete what it has more of."""
+        store = str(tmp_path / "files")
+        one, two = tmp_path / "one", tmp_path / "two"
+        for folder, text in ((one, "the ship in the sea. " * 100), (two, "bread and butter.")):
+            folder.mkdir()
+            (folder / "a.txt").write_text(text)
+        (two / "z.txt").write_text("the rose.")
+
+        def command(folder, *more):
+            return ("index", tiny_student, "--documents", str(folder), "--store", store, *more)
+
+        def passages():
+            with closing(QdrantEdgeDocumentStore(path=store)) as found:
+                return {d.id: d.content for d in found.filter_documents()}
+
+        assert say(capsys, *command(one)).startswith("4 documents")
+        before = passages()
+        for source in (two, two / "a.txt"):
+            error = fail(capsys, *command(source))
+            assert f"a.txt of {two} is already there from {one}, in the index at {store}; give another" in error
+            assert passages() == before
+        assert say(capsys, *command(one / "a.txt")).startswith("4 documents")  # a file's folder is its root
+        (two / "a.txt").rename(two / "b.txt")
+        assert say(capsys, *command(two)).startswith("6 documents")
+        (one / "a.txt").write_text("the ship.")
+        assert say(capsys, *command(one)).startswith("3 documents")
+        moved = one.rename(tmp_path / "moved")
+        assert say(capsys, *command(moved, "--prune")).startswith("1 documents")
+        assert say(capsys, *command(moved)).startswith("1 documents")
+
+    def test_an_index_without_roots_goes_on(self, tiny_student, tmp_path, capsys, monkeypatch):
+        """Its passages are taken for those of the folder that is indexed."""
+        docs, store = tmp_path / "docs", str(tmp_path / "files")
+        docs.mkdir()
+        (docs / "a.txt").write_text("the ship in the sea. " * 100)
+        command = ("index", tiny_student, "--documents", str(docs), "--store", store)
+        with monkeypatch.context() as before:
+            before.setattr(index, "source_root", lambda source: None)
+            assert say(capsys, *command).startswith("4 documents")
+        with monkeypatch.context() as again:
+            again.setattr(Student, "encode_document", None)  # nothing is embedded again
+            assert say(capsys, *command).startswith("4 documents")
+        (docs / "a.txt").write_text("the ship.")
+        assert say(capsys, *command).startswith("1 documents")
+
     def test_the_wrong_student(self, indexed, other_student, tiny_student, capsys):
         error = fail(capsys, "ask", "ship", "--store", indexed, "--student", other_student)
         assert f"was built by {tiny_student}" in error

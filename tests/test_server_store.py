@@ -643,6 +643,15 @@ class TestCommandLine:
         found = json.loads(self.run(capsys, "ask", "bread and butter.", "--store", place, "--json"))
         assert sorted(d["title"] for d in found["documents"]) == ["a.txt", "c.txt"]
 
+    def test_a_file_of_the_same_name_in_another_folder(self, place, texts, tiny_student, tmp_path, capsys):
+        self.run(capsys, "index", tiny_student, "--documents", texts, "--store", place)
+        other = tmp_path / "other"
+        other.mkdir()
+        (other / "b.txt").write_text("salt and sugar.")
+        command = ("index", tiny_student, "--documents", other, "--store", place)
+        assert f"b.txt of {other} is already there from {texts}" in self.fail(capsys, *command)
+        assert self.run(capsys, *command, "--prune").startswith("1 documents in")
+
     def test_a_url_without_a_collection(self, texts, tiny_student, capsys):
         arguments = ("index", tiny_student, "--documents", texts, "--store", "http://127.0.0.1:1")
         assert "names no collection" in self.fail(capsys, *arguments)

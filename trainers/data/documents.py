@@ -59,8 +59,8 @@ def read_documents(
     :raises DataError:
         If nothing can be read, or a file cannot be read (named), or no file has any text.
     """
-    source = Path(source)
-    if is_beir(source):
+    source, root = Path(source), source_root(source)
+    if root is None:
         return [_from_record(record) for record in read_records(source)]
     if not source.exists():
         msg = f"{source} does not exist. Give a folder of documents or a BEIR folder."
@@ -75,11 +75,19 @@ def read_documents(
         found = ", ".join(f"{n} {suffix}" for suffix, n in seen.most_common(5)) or "nothing"
         msg = f"{source}: found {found}, but no file that can be read ({', '.join(_CONVERTERS)})."
         raise DataError(msg)
-    documents = _convert(known, source if source.is_dir() else source.parent, unreadable)
+    documents = _convert(known, root, unreadable)
     if not documents:
         msg = f"{source}: none of {len(known)} files has any text. Scanned pages need text recognition (OCR) first."
         raise DataError(msg)
     return _split(documents, words, overlap)
+
+
+def source_root(source: str | Path) -> Path | None:
+    """Return the folder that the `file_path` of a source's documents is relative to; None for a BEIR folder."""
+    source = Path(source)
+    if is_beir(source):
+        return None
+    return source if source.is_dir() else source.parent
 
 
 def documents_to_data(name: str, documents: list[Document]) -> RetrievalData:
