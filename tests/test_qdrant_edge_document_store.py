@@ -156,6 +156,11 @@ class TestSerialisation:
         with pytest.raises(ValueError, match="euclid"):
             QdrantEdgeDocumentStore(similarity="euclid")
 
+    @pytest.mark.parametrize("dim", [0, -2])
+    def test_no_dimension(self, dim):
+        with pytest.raises(ValueError, match=f"embedding_dim must be above 0; it is {dim}"):
+            QdrantEdgeDocumentStore(embedding_dim=dim)
+
 
 class TestQuantization:
     """The engine quantises what its optimiser has built a graph of: from about 10 MB of embeddings."""
@@ -324,6 +329,16 @@ class TestSharing:
         for store in stores:
             store.close()
 
+    def test_closed_by_another_thread_while_opening(self, store, monkeypatch):
+        store.write_documents(documents(3))
+
+        def closed_meanwhile(_):
+            store._shard = None
+            return True
+
+        monkeypatch.setattr(shared_shard.SharedShard, "is_current", closed_meanwhile)
+        assert store.count_documents() == 3
+
     def test_threads_fail_on_duplicates_once(self, path):
         store, outcomes = QdrantEdgeDocumentStore(path=path), []
 
@@ -444,10 +459,21 @@ class TestWriting:
         assert store.describe()["embedding_dim"] == 6
         assert len(store.search([1.0] * 6)) == 3
 
-    @pytest.mark.parametrize("value", [float("nan"), float("inf"), "a", None])
+    def test_empty_embedding(self, store):
+        """An index of dimension 0 would never open again."""
+        with pytest.raises(DocumentStoreError, match="embedding of document 'a' is empty"):
+            store.write_documents([Document(id="a", embedding=[]), *documents(1)])
+        store.close()
+        assert store.write_documents(documents(1)) == 1
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e39, "a", None])
     def test_embedding_of_no_finite_numbers(self, store, value):
-        with pytest.raises(DocumentStoreError, match="embedding of document 'a'"):
+        """1e39 is infinity in single precision, in which embeddings are stored."""
+        with pytest.raises(DocumentStoreError, match="The embedding of document 'a'"):
             store.write_documents([Document(id="a", embedding=[1.0, value])])
+        with pytest.raises(DocumentStoreError, match="The sparse embedding of document 'a'"):
+            store.write_documents([Document(id="a", sparse_embedding=SparseEmbedding([0, 1], [1.0, value]))])
+        assert store.count_documents() == 0
 
     @pytest.mark.parametrize("value", [float("nan"), {1, 2}, object(), "\ud800"])
     def test_meta_that_is_no_json(self, store, value):

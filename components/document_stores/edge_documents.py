@@ -18,6 +18,7 @@ from qdrant_edge import Point, Record, ScoredPoint, SparseVector
 # Vector names, id namespace and payload layout are qdrant-haystack's: the same document has the same id on a server.
 DENSE_VECTOR = "text-dense"
 SPARSE_VECTOR = "text-sparse"
+_LARGEST = float(np.finfo(np.float32).max)  # the engine keeps single precision, and makes infinity of more
 _ID_NAMESPACE = UUID("3896d314-1e95-4a3a-b45a-945f9f0b541d")
 
 
@@ -132,13 +133,21 @@ def embedding_dimension(documents: list[Document], expected: int | None, path: s
     :returns:
         The dimension, `None` where it stays open.
     :raises DocumentStoreError:
-        If an embedding has another dimension or is not finite.
+        If an embedding is empty, has another dimension, or is not finite in single precision.
     """
     for document in documents:
+        sparse = document.sparse_embedding
+        if sparse is not None and not _is_finite(sparse.values):
+            msg = f"The sparse embedding of document '{document.id}' holds something else than finite numbers."
+            raise DocumentStoreError(msg)
         if document.embedding is None:
             continue
         size = len(document.embedding)
-        expected = expected or size
+        if size == 0:  # the engine takes 0 for a dimension, and then never opens the index again
+            msg = f"The embedding of document '{document.id}' is empty: leave it out, or embed the document."
+            raise DocumentStoreError(msg)
+        if expected is None:
+            expected = size
         if size != expected:
             msg = (
                 f"Document '{document.id}' has an embedding of {size} dimensions, but the index at {path} "
@@ -151,8 +160,8 @@ def embedding_dimension(documents: list[Document], expected: int | None, path: s
     return expected
 
 
-def _is_finite(embedding: list[float]) -> bool:
+def _is_finite(numbers: list[float]) -> bool:
     try:
-        return math.isfinite(sum(embedding))  # not finite if an entry is not, and several times faster than a loop
-    except TypeError:
+        return math.hypot(*numbers) <= _LARGEST  # their length: large or NaN if an entry is, and faster than a loop
+    except (TypeError, OverflowError):
         return False

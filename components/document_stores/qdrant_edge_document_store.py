@@ -91,13 +91,16 @@ class QdrantEdgeDocumentStore:
             searched by. What that finds is scored once more by the embeddings themselves. An existing index keeps what
             it was built with; `None` takes it as it is.
         :raises ValueError:
-            If `similarity` or `quantization` is unknown.
+            If `similarity` or `quantization` is unknown, or `embedding_dim` is not above 0.
         """
         if similarity not in DISTANCES:
             msg = f"Unknown similarity '{similarity}'. Valid values are: {sorted(DISTANCES)}"
             raise ValueError(msg)
         if quantization is not None and quantization not in QUANTIZATIONS:
             msg = f"Unknown quantization '{quantization}'. Valid values are: {sorted(QUANTIZATIONS)}"
+            raise ValueError(msg)
+        if embedding_dim is not None and embedding_dim <= 0:
+            msg = f"embedding_dim must be above 0; it is {embedding_dim}."
             raise ValueError(msg)
         self.path = path
         self.embedding_dim = embedding_dim
@@ -190,11 +193,12 @@ class QdrantEdgeDocumentStore:
         """
         Open the index, or return `None` where there is none: reading creates nothing.
         """
-        if self._shard is not None and self._shard.is_current():
-            self._shard.check(self.embedding_dim, self.similarity, self.quantization)
+        shard = self._shard  # another thread may close the store meanwhile
+        if shard is not None and shard.is_current():
+            shard.check(self.embedding_dim, self.similarity, self.quantization)
         else:
-            self._shard = acquire(self)
-        return self._shard
+            shard = self._shard = acquire(self)
+        return shard
 
     def _open_or_create(self) -> SharedShard:
         while (shard := self._open()) is None:
@@ -219,8 +223,8 @@ class QdrantEdgeDocumentStore:
         :raises DuplicateDocumentError:
             If `policy` is `FAIL` and there are duplicates.
         :raises DocumentStoreError:
-            If an embedding has another dimension than the index or is not finite, if a document's meta cannot be
-            stored, or if the index is in use by another process.
+            If an embedding is empty, has another dimension than the index or is not finite in single precision, if a
+            document's meta cannot be stored, or if the index is in use by another process.
         """
         if not isinstance(documents, list) or not all(isinstance(document, Document) for document in documents):
             msg = "`documents` must be a list of Documents."
