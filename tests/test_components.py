@@ -10,6 +10,7 @@ import pytest
 import yaml
 from haystack import Document, Pipeline
 from haystack.components.writers import DocumentWriter
+from haystack.dataclasses import SparseEmbedding
 from haystack.utils import ComponentDevice, Secret
 
 from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder, StudentTextEmbedder
@@ -78,6 +79,10 @@ class TestStudentTextEmbedder:
     def test_truncate_dim(self, tiny_student):
         whole = StudentTextEmbedder(model=tiny_student).run(text="a ship")["embedding"]
         assert StudentTextEmbedder(model=tiny_student, truncate_dim=5).run(text="a ship")["embedding"] == whole[:5]
+        for embedder in (StudentTextEmbedder, StudentDocumentEmbedder):
+            for dim in (0, -2):
+                with pytest.raises(ValueError, match=f"truncate_dim must be above 0; it is {dim}"):
+                    embedder(truncate_dim=dim)
 
     def test_async(self, tiny_student):
         embedder = StudentTextEmbedder(model=tiny_student)
@@ -179,6 +184,12 @@ class TestStudentRetriever:
         everything = StudentRetriever(document_store=store)
         assert len(everything.run(**arguments, top_k=1)["documents"]) == 1
         assert everything.run(**arguments, score_threshold=1.1)["documents"] == []
+        second = everything.run(**arguments)["documents"][1].score
+        assert len(everything.run(**arguments, score_threshold=second)["documents"]) == 2
+        for top_k in (0, -1):
+            for more in ({}, {"query_sparse_embedding": SparseEmbedding([0], [1.0])}):
+                with pytest.raises(ValueError, match=f"top_k must be above 0; it is {top_k}"):
+                    everything.run(**arguments, **more, top_k=top_k)
 
     def test_another_space_is_refused(self, store, query, other_student, tiny_student):
         wrong = StudentTextEmbedder(model=other_student).run(text="the ship")
@@ -186,6 +197,21 @@ class TestStudentRetriever:
             StudentRetriever(document_store=store).run(**self.arguments(wrong))
         assert tiny_student in str(error.value)
         assert "retort index STUDENT --documents DIR --store" in str(error.value)
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"score_threshold": 1.1}, {"filters": {"field": "meta.title", "operator": "==", "value": "nowhere"}}],
+    )
+    def test_another_space_is_refused_where_nothing_is_left(self, store, query, other_student, options):
+        """An empty result would look as if the documents had no answer."""
+        right, wrong = (self.arguments(q) for q in (query, StudentTextEmbedder(model=other_student).run(text="ship")))
+        retriever = StudentRetriever(document_store=store, **options)
+        assert retriever.run(**right)["documents"] == []
+        assert asyncio.run(retriever.run_async(**right))["documents"] == []
+        with pytest.raises(SpaceMismatchError, match="was built by"):
+            retriever.run(**wrong)
+        with pytest.raises(SpaceMismatchError, match="was built by"):
+            asyncio.run(retriever.run_async(**wrong))
 
     def test_student_in_init_serves_pipelines_without_the_connection(self, store, query, other_student, tiny_student):
         right = StudentRetriever(document_store=store, student=tiny_student)

@@ -187,7 +187,8 @@ class QdrantEdgeDocumentStore:
         :returns:
             The meta, `None` where there is no document.
         """
-        return next(self._metas(), None)
+        record = next(self._records(with_payload=_META, page=1), None)
+        return None if record is None else (record.payload or {})["meta"]
 
     def _open(self) -> SharedShard | None:
         """
@@ -591,6 +592,7 @@ class QdrantEdgeDocumentStore:
         *,
         with_payload: bool | PayloadSelector = False,
         with_vector: bool = False,
+        page: int = _PAGE,
     ) -> Iterator[Record]:
         """
         Iterate over the stored points that match.
@@ -603,7 +605,7 @@ class QdrantEdgeDocumentStore:
         while True:
             request = ScrollRequest(
                 offset=offset,
-                limit=_PAGE,
+                limit=page,
                 filter=condition,
                 with_payload=True if check else with_payload,
                 with_vector=with_vector,

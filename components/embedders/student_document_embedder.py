@@ -14,6 +14,7 @@ from haystack.utils import ComponentDevice, Secret
 from tqdm import tqdm
 
 from retort.students import SPACE_STAMP, STUDENT_STAMP, VIEW_OF, Student, StudentHandle, document_string
+from retort.students.checks import positive
 
 logger = logging.getLogger(__name__)
 
@@ -87,13 +88,15 @@ class StudentDocumentEmbedder:
             Never ask the Hub.
         :param trust_remote_code:
             Run code that the model brings along.
+        :raises ValueError:
+            If `truncate_dim` is not above 0.
         """
         self.model = model
         self.device = device
         self.precision = precision
         self.backend = backend
         self.threads = threads
-        self.truncate_dim = truncate_dim
+        self.truncate_dim = None if truncate_dim is None else positive("truncate_dim", truncate_dim)
         self.meta_fields_to_embed = meta_fields_to_embed
         self.embedding_separator = embedding_separator
         self.progress_bar = progress_bar

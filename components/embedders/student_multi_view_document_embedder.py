@@ -94,7 +94,7 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
         :param trust_remote_code:
             Run code that the model brings along.
         :raises ValueError:
-            If `views` or `query_tokens` is not above 0.
+            If `views`, `query_tokens` or `truncate_dim` is not above 0.
         """
         if views < 1 or query_tokens < 1:
             msg = f"views and query_tokens must be above 0; they are {views} and {query_tokens}."

@@ -10,6 +10,7 @@ from haystack import component
 from haystack.utils import ComponentDevice, Secret
 
 from retort.students import Student, StudentHandle
+from retort.students.checks import positive
 
 
 @component
@@ -71,13 +72,15 @@ class StudentTextEmbedder:
             Never ask the Hub.
         :param trust_remote_code:
             Run code that the model brings along.
+        :raises ValueError:
+            If `truncate_dim` is not above 0.
         """
         self.model = model
         self.device = device
         self.precision = precision
         self.backend = backend
         self.threads = threads
-        self.truncate_dim = truncate_dim
+        self.truncate_dim = None if truncate_dim is None else positive("truncate_dim", truncate_dim)
         self.revision = revision
         self.token = token
         self.local_files_only = local_files_only

@@ -12,6 +12,7 @@ from haystack import Document, component
 from haystack.utils import ComponentDevice, Secret
 
 from retort.students import Ranker, StudentHandle, document_string
+from retort.students.checks import positive
 
 
 @component
@@ -91,7 +92,7 @@ class StudentRanker:
             If `top_k` is not above 0.
         """
         self.model = model
-        self.top_k = _positive(top_k)
+        self.top_k = positive("top_k", top_k)
         self.score_threshold = score_threshold
         self.scale_score = scale_score
         self.meta_fields_to_embed = meta_fields_to_embed
@@ -163,7 +164,7 @@ class StudentRanker:
         if not isinstance(documents, list) or not all(isinstance(d, Document) for d in documents):
             msg = "StudentRanker expects a list of Documents."
             raise TypeError(msg)
-        top_k = self.top_k if top_k is None else _positive(top_k)
+        top_k = self.top_k if top_k is None else positive("top_k", top_k)
         scale_score = self.scale_score if scale_score is None else scale_score
         threshold = self.score_threshold if score_threshold is None else score_threshold
         unique = _without_copies(documents)
@@ -212,13 +213,6 @@ class StudentRanker:
             scale_score=scale_score,
             score_threshold=score_threshold,
         )
-
-
-def _positive(top_k: int) -> int:
-    if top_k <= 0:
-        msg = f"top_k must be above 0; it is {top_k}."
-        raise ValueError(msg)
-    return top_k
 
 
 def _without_copies(documents: list[Document]) -> list[Document]:

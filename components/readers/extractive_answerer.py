@@ -12,6 +12,7 @@ from haystack.utils import ComponentDevice, Secret
 
 from haystack_integrations.components.readers.retort.sentences import sentence_spans
 from retort.students import Student, StudentHandle
+from retort.students.checks import positive
 
 
 @component
@@ -143,9 +144,7 @@ class ExtractiveAnswerer:
         :raises ValueError:
             If `top_k` is not above 0.
         """
-        if top_k is not None and top_k <= 0:
-            msg = f"top_k must be above 0; it is {top_k}."
-            raise ValueError(msg)
+        top_k = self.top_k if top_k is None else positive("top_k", top_k)
         student = self._handle.student
         read = documents[: self.max_documents]
         spans = [(i, *span) for i, document in enumerate(read) for span in sentence_spans(document.content or "")]
@@ -160,7 +159,7 @@ class ExtractiveAnswerer:
         owners = np.array([i for i, _, _ in spans])
         weight = self.document_weight
         scores = (1 - weight) * texts[: len(spans)] + weight * texts[len(spans) :][owners]
-        best = np.argsort(-scores, kind="stable")[: self.top_k if top_k is None else top_k]
+        best = np.argsort(-scores, kind="stable")[:top_k]
         answers = [
             _answer(query, read[spans[b][0]], spans[b][1], spans[b][2], float(scores[b]))
             for b in best

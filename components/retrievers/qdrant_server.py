@@ -135,7 +135,6 @@ class ServerIndex:
         top_k: int,
         params: SearchParams,
         filters: dict[str, Any] | Filter | None = None,
-        score_threshold: float | None = None,
         return_embedding: bool = False,
     ) -> list[Document]:
         """
@@ -149,8 +148,6 @@ class ServerIndex:
             Qdrant's search parameters.
         :param filters:
             Haystack filters, or native ones.
-        :param score_threshold:
-            The least score of a document.
         :param return_embedding:
             Whether the documents have their embeddings.
         :returns:
@@ -161,7 +158,7 @@ class ServerIndex:
         """
         with self._clear_errors():
             client, vectors = self._open()
-            request = self._request(vectors, query_embedding, top_k, params, filters, score_threshold, return_embedding)
+            request = self._request(vectors, query_embedding, top_k, params, filters, return_embedding)
             return _documents(vectors, query_embedding, client.query_points(**request).points)
 
     async def search_async(
@@ -171,7 +168,6 @@ class ServerIndex:
         top_k: int,
         params: SearchParams,
         filters: dict[str, Any] | Filter | None = None,
-        score_threshold: float | None = None,
         return_embedding: bool = False,
     ) -> list[Document]:
         """
@@ -187,12 +183,11 @@ class ServerIndex:
                 top_k=top_k,
                 params=params,
                 filters=filters,
-                score_threshold=score_threshold,
                 return_embedding=return_embedding,
             )
         with self._clear_errors():
             vectors = self._vectors or (await asyncio.to_thread(self._open))[1]
-            request = self._request(vectors, query_embedding, top_k, params, filters, score_threshold, return_embedding)
+            request = self._request(vectors, query_embedding, top_k, params, filters, return_embedding)
             loop = asyncio.get_running_loop()
             if self._async_client is None or self._async_client[0] is not loop:  # connections belong to a loop
                 self._async_client = (loop, AsyncQdrantClient(**self.store._prepare_client_params()))
@@ -296,7 +291,6 @@ class ServerIndex:
         top_k: int,
         params: SearchParams,
         filters: dict[str, Any] | Filter | None,
-        score_threshold: float | None,
         return_embedding: bool,
     ) -> dict[str, Any]:
         common = {
@@ -315,7 +309,7 @@ class ServerIndex:
                 )
                 raise DocumentStoreError(msg)
             sparse = SparseVector(indices=query_embedding.indices, values=query_embedding.values)
-            return {**common, "query": sparse, "using": SPARSE_VECTORS_NAME, "score_threshold": score_threshold}
+            return {**common, "query": sparse, "using": SPARSE_VECTORS_NAME}
         query = np.asarray(query_embedding, dtype=float)
         if query.shape != (vectors.dim,):
             msg = (
@@ -330,7 +324,6 @@ class ServerIndex:
             **common,
             "query": query.tolist(),
             "using": DENSE_VECTORS_NAME if vectors.named else None,
-            "score_threshold": None if score_threshold is None else vectors.sign * score_threshold,
         }
 
     def _missing(self) -> str:

@@ -25,6 +25,7 @@ from retort.students import (
     VIEW_OF,
     read_space,
 )
+from retort.students.checks import positive
 from retort.students.fusing import rank_points, score_points
 
 logger = logging.getLogger(__name__)
@@ -125,14 +126,8 @@ class StudentRetriever:
             If `top_k` or `fusion_depth` is not above 0, `fusion` is another word, there are not two weights of at least
             0, `oversampling` is below 1, or the store is of another kind.
         """
-        if top_k <= 0:
-            msg = f"top_k must be above 0; it is {top_k}."
-            raise ValueError(msg)
         if oversampling is not None and oversampling < 1:
             msg = f"oversampling must be 1 or more; it is {oversampling}."
-            raise ValueError(msg)
-        if fusion_depth <= 0:
-            msg = f"fusion_depth must be above 0; it is {fusion_depth}."
             raise ValueError(msg)
         if fusion not in ("ranks", "scores"):
             msg = f"fusion must be 'ranks' or 'scores'; it is {fusion!r}."
@@ -158,7 +153,7 @@ class StudentRetriever:
             self._index = document_store
             self._search |= quantization
         self.document_store = document_store
-        self.top_k = top_k
+        self.top_k = positive("top_k", top_k)
         self.filters = filters
         policy = filter_policy if isinstance(filter_policy, FilterPolicy) else FilterPolicy.from_str(filter_policy)
         self.filter_policy = policy.value
@@ -173,7 +168,7 @@ class StudentRetriever:
         self.allow_unstamped = allow_unstamped
         self.fusion = fusion
         self.fusion_weights = fusion_weights
-        self.fusion_depth = fusion_depth
+        self.fusion_depth = positive("fusion_depth", fusion_depth)
         self._space: str | None = None
         self._warned = False
 
@@ -223,11 +218,11 @@ class StudentRetriever:
         :raises SpaceMismatchError:
             If the index was built by a model of another space, or is not stamped.
         :raises ValueError:
-            If there is no embedding.
+            If there is no embedding, or `top_k` is not above 0.
         """
         self.warm_up()
         queries = _given(query_embedding, query_sparse_embedding)
-        arguments = self._arguments(filters, top_k, score_threshold, fused=len(queries) > 1)
+        arguments = self._arguments(filters, top_k, fused=len(queries) > 1)
         found = []
         for query in queries:
             depth = arguments["top_k"]
@@ -237,7 +232,8 @@ class StudentRetriever:
                     break
                 depth *= 2
             found.append(_best_views(hits)[: arguments["top_k"]])
-        return {"documents": self._joined(queries, found, space, sparse_space, top_k, score_threshold)}
+        sample = None if all(found) else self._index.sample_meta()
+        return {"documents": self._joined(queries, found, sample, space, sparse_space, top_k, score_threshold)}
 
     @component.output_types(documents=list[Document])
     async def run_async(
@@ -272,7 +268,7 @@ class StudentRetriever:
         """
         await asyncio.to_thread(self.warm_up)
         queries = _given(query_embedding, query_sparse_embedding)
-        arguments = self._arguments(filters, top_k, score_threshold, fused=len(queries) > 1)
+        arguments = self._arguments(filters, top_k, fused=len(queries) > 1)
         found = []
         for query in queries:
             depth = arguments["top_k"]
@@ -282,17 +278,15 @@ class StudentRetriever:
                     break
                 depth *= 2
             found.append(_best_views(hits)[: arguments["top_k"]])
-        return {"documents": self._joined(queries, found, space, sparse_space, top_k, score_threshold)}
+        sample = None if all(found) else await asyncio.to_thread(self._index.sample_meta)
+        return {"documents": self._joined(queries, found, sample, space, sparse_space, top_k, score_threshold)}
 
-    def _arguments(
-        self, filters: dict[str, Any] | Filter | None, top_k: int | None, score_threshold: float | None, *, fused: bool
-    ) -> dict[str, Any]:
-        wanted = self.top_k if top_k is None else top_k
-        least = self.score_threshold if score_threshold is None else score_threshold
+    def _arguments(self, filters: dict[str, Any] | Filter | None, top_k: int | None, *, fused: bool) -> dict[str, Any]:
+        wanted = self.top_k if top_k is None else positive("top_k", top_k)
+        # No threshold: what it leaves out would keep its stamp to itself.
         return {
             "top_k": max(wanted, self.fusion_depth) if fused else wanted,
             "filters": self._filters(filters),
-            "score_threshold": None if fused else least,
             "return_embedding": self.return_embedding,
             **self._search,
         }
@@ -301,19 +295,22 @@ class StudentRetriever:
         self,
         queries: list[list[float] | SparseEmbedding],
         found: list[list[Document]],
+        sample: dict[str, Any] | None,
         space: str | None,
         sparse_space: str | None,
         top_k: int | None,
         score_threshold: float | None,
     ) -> list[Document]:
-        """Check the stamps of what each query found, and make one ranking of two."""
+        """Check the stamps of what each query found, or of a sample, and make one ranking of two."""
         for query, documents in zip(queries, found, strict=True):
+            metas = [d.meta for d in documents]
             if isinstance(query, SparseEmbedding):
-                self._check(documents, sparse_space, SPARSE_SPACE_STAMP, SPARSE_STUDENT_STAMP)
+                self._check(metas, sample, sparse_space, SPARSE_SPACE_STAMP, SPARSE_STUDENT_STAMP)
             else:
-                self._check(documents, space or self._space, SPACE_STAMP, STUDENT_STAMP)
+                self._check(metas, sample, space or self._space, SPACE_STAMP, STUDENT_STAMP)
+        least = self.score_threshold if score_threshold is None else score_threshold
         if len(found) == 1:
-            return found[0]
+            return [d for d in found[0] if least is None or (d.score or 0.0) >= least]
         if found[0] and not found[1] and not any(SPARSE_SPACE_STAMP in d.meta for d in found[0]):
             place, mend = self._place()
             msg = f"The documents of the index at {place} have no sparse embeddings. {mend}, with --sparse STUDENT."
@@ -324,7 +321,6 @@ class StudentRetriever:
                 scores[document.id] += weight * points
         by_id = {document.id: document for documents in found for document in documents}
         best = sorted(scores, key=lambda key: (-scores[key], key))[: self.top_k if top_k is None else top_k]
-        least = self.score_threshold if score_threshold is None else score_threshold
         return [replace(by_id[key], score=scores[key]) for key in best if least is None or scores[key] >= least]
 
     def _filters(self, filters: dict[str, Any] | Filter | None) -> dict[str, Any] | Filter | None:
@@ -343,7 +339,14 @@ class StudentRetriever:
         place = self._index.path
         return place, f"Re-index with `retort index STUDENT --documents DIR --store {place}`"
 
-    def _check(self, found: list[Document], space: str | None, space_stamp: str, student_stamp: str) -> None:
+    def _check(
+        self,
+        found: list[dict[str, Any]],
+        sample: dict[str, Any] | None,
+        space: str | None,
+        space_stamp: str,
+        student_stamp: str,
+    ) -> None:
         if space is None:
             if not self._warned:
                 self._warned = True
@@ -352,8 +355,10 @@ class StudentRetriever:
                     "it (to `sparse_space` from a sparse one), or name the `student`. Only the dimension was checked."
                 )
             return
-        for document in found:
-            stamp = document.meta.get(space_stamp)
+        if not found and sample is not None and space_stamp in sample:  # without, it may be one that has no embedding
+            found = [sample]
+        for meta in found:
+            stamp = meta.get(space_stamp)
             if stamp == space or (stamp is None and self.allow_unstamped):
                 continue
             place, mend = self._place()
@@ -363,7 +368,7 @@ class StudentRetriever:
                     f"{mend}, or set allow_unstamped=True if you know that it was this one."
                 )
             else:
-                built_by = document.meta.get(student_stamp, "an unnamed student")
+                built_by = meta.get(student_stamp, "an unnamed student")
                 msg = (
                     f"The index at {place} was built by {built_by} (space {stamp[:12]}); the query was embedded in "
                     f"space {space[:12]}. Their vectors cannot be compared. {mend}, or ask with {built_by}."
