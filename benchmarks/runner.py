@@ -22,6 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from retort.cli.main import positive
 from retort.cli.table import format_table
 from retort.students.files import write_json
 
@@ -64,14 +65,6 @@ def parser(script: str, description: str | None, *, rounds: int = 5) -> argparse
     made.add_argument("--json", type=Path, help=f"result file (default: benchmarks/results/{name}.json)")
     made.set_defaults(benchmark=name)
     return made
-
-
-def positive(text: str) -> int:
-    """Read a number above 0 from the command line."""
-    if (number := int(text)) < 1:
-        msg = f"{number} is not above 0"
-        raise argparse.ArgumentTypeError(msg)
-    return number
 
 
 def data_folder(*names: str) -> Path:

@@ -133,7 +133,8 @@ examples:
 A page for people at /, chat as OpenAI's clients speak it at /v1/chat/completions (model: chat), the pipelines
 extractive_qa and search at /NAME/run, /health and /ready. Without --generator ({type, init_parameters} of a Haystack
 chat generator) answers are sentences of the documents. RETORT_API_KEY in the environment is the key that callers must
-send as a bearer token.
+send as a bearer token. Without one, name with --allowed-hosts what the server is called by where --host is another:
+else a site that leads a browser to it can read the documents.
 """
 
 
@@ -190,14 +191,16 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", required=True, type=Path, help="BEIR folder, or training data with labels")
     evaluate.add_argument("--split", required=True, help="split to evaluate on: dev, or test once at the very end")
     evaluate.add_argument("--rerank", default=None, metavar="RANKER", help="rank each model's first documents anew")
-    evaluate.add_argument("--depth", type=int, default=50, help="how many documents --rerank ranks")
-    evaluate.add_argument("--max-queries", type=int, default=None, metavar="N", help="the first N queries only")
+    evaluate.add_argument("--depth", type=positive, default=50, help="how many documents --rerank ranks")
+    evaluate.add_argument("--max-queries", type=positive, default=None, metavar="N", help="the first N queries only")
     evaluate.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here, too")
     forms = ["float32", "bfloat16", "auto", "int8"]
     evaluate.add_argument("--precision", choices=forms, default="float32", help="arithmetic; int8 is an export")
     evaluate.add_argument("--backend", choices=["auto", "torch", "onnx"], default="auto", help="onnx runs an export")
-    evaluate.add_argument("--dim", type=int, default=None, metavar="D", help="keep the first D entries of vectors")
-    evaluate.add_argument("--threads", type=int, default=None, metavar="N", help="of an export; default: all cores")
+    evaluate.add_argument("--dim", type=positive, default=None, metavar="D", help="keep the first D entries of vectors")
+    evaluate.add_argument(
+        "--threads", type=positive, default=None, metavar="N", help="of an export; default: all cores"
+    )
     evaluate.add_argument("--empty", choices=["error", "skip"], default="error", help="what to do with empty texts")
 
     compare = add("compare", "Tell whether runs differ by more than chance, query by query.", COMPARE_EPILOG)
@@ -221,8 +224,8 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--split", default="dev", help="its split; not test: the choice is made on it")
     export.add_argument("--precision", choices=["auto", "float32", "int8"], default="auto", help="auto tries all")
     export.add_argument("--tolerance", type=float, default=0.01, help="share of nDCG@10 that may be lost")
-    export.add_argument("--threads", type=int, default=None, metavar="N", help="of a graph; default: all cores")
-    export.add_argument("--max-queries", type=int, default=None, metavar="N", help="the first N queries only")
+    export.add_argument("--threads", type=positive, default=None, metavar="N", help="of a graph; default: all cores")
+    export.add_argument("--max-queries", type=positive, default=None, metavar="N", help="the first N queries only")
     export.add_argument("--empty", choices=["error", "skip"], default="error", help="what to do with empty texts")
 
     index = add("index", "Embed documents with a student and write them into a Qdrant index.", INDEX_EPILOG)
@@ -248,18 +251,33 @@ def build_parser() -> argparse.ArgumentParser:
         "--report", type=Path, default=None, metavar="FILE", help="default: report.html beside the index"
     )
     serve.add_argument("--host", default="localhost", help="address to listen on")
+    serve.add_argument(
+        "--allowed-hosts",
+        nargs="+",
+        default=None,
+        metavar="NAME",
+        help="names that the server may be called by; by default localhost, or any with a key or another --host",
+    )
     serve.add_argument("--port", type=int, default=1416, help="port to listen on")
-    serve.add_argument("--workers", type=int, default=2, metavar="N", help="questions worked on at a time")
-    serve.add_argument("--max-requests", type=int, default=256, metavar="N", help="requests at a time; then 503")
-    serve.add_argument("--max-body", type=int, default=65536, metavar="BYTES", help="longest request")
+    serve.add_argument("--workers", type=positive, default=2, metavar="N", help="questions worked on at a time")
+    serve.add_argument("--max-requests", type=positive, default=256, metavar="N", help="requests at a time; then 503")
+    serve.add_argument("--max-body", type=positive, default=65536, metavar="BYTES", help="longest request")
 
     ask = add("ask", "Ask a question; the answer is cited from the index.", ASK_EPILOG)
     ask.add_argument("question")
     ask.add_argument("--store", required=True, metavar="STORE", help="folder of the index, or URL of a collection")
     ask.add_argument("--student", default=None, help="student to ask with; by default the one that built the index")
-    ask.add_argument("--top-k", type=int, default=3, help="answers to give, at most")
+    ask.add_argument("--top-k", type=positive, default=3, help="answers to give, at most")
     ask.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def positive(text: str) -> int:
+    """Read a number above 0 from the command line."""
+    if (number := int(text)) < 1:
+        msg = f"{number} is not above 0"
+        raise argparse.ArgumentTypeError(msg)
+    return number
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -304,6 +322,7 @@ def _mendable() -> tuple[type[Exception], ...]:
     from haystack.core.errors import DeserializationError, PipelineRuntimeError
     from haystack.document_stores.errors import DocumentStoreError
 
+    from haystack_integrations.components.retrievers.retort import SpaceMismatchError
     from retort.students import ExportError, ManifestError, PrecisionError
     from retort.trainers.errors import CacheError, DataError, RecipeError, TeacherError
 
@@ -314,6 +333,7 @@ def _mendable() -> tuple[type[Exception], ...]:
         TeacherError,
         ManifestError,
         DocumentStoreError,
+        SpaceMismatchError,
         PipelineRuntimeError,
         DeserializationError,
         FloatingPointError,

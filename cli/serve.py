@@ -35,7 +35,8 @@ def run(given: argparse.Namespace) -> None:
     key = os.environ.get(KEY) or None
     local = given.host in LOCAL
     # Without a key, a site of another name that was led here must not read the documents.
-    hosts = ("localhost", "127.0.0.1") if given.host in {"localhost", "127.0.0.1"} and key is None else ("*",)
+    guarded = given.host in {"localhost", "127.0.0.1"} and key is None
+    hosts = given.allowed_hosts or (("localhost", "127.0.0.1") if guarded else ("*",))
     app = create_app(served, api_key=key, max_body=given.max_body, max_requests=given.max_requests, hosts=hosts)
     url = f"http://{given.host}:{given.port}"
     print(f"{found['documents']} documents of {given.store}, by {found['student']}")
@@ -54,6 +55,11 @@ def open_serving(given: argparse.Namespace) -> Any:
     from retort.serving.app import Serving, rag_pipeline
     from retort.serving.engine import Engine
 
+    if given.report is not None and not given.report.is_file():
+        msg = (
+            f"There is no report at {given.report}. Give the page of a run (retort report RUN), or leave --report out."
+        )
+        raise FileNotFoundError(msg)
     student = given.student or built_by(given.store)
     threads = max(1, (os.cpu_count() or 1) // given.workers)
     other = Engine(built_by(given.other), given.other, threads=threads) if given.other else None

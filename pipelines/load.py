@@ -44,7 +44,7 @@ def store_spec(
     :returns:
         Its `type` and `init_parameters`.
     :raises DocumentStoreError:
-        If a URL names no collection, or quantisation is asked of a server.
+        If a URL names no collection or is none, or quantisation is asked of a server.
     """
     from haystack.document_stores.errors import DocumentStoreError
 
@@ -55,7 +55,13 @@ def store_spec(
         msg = f"{store}: a server quantises by its collection's own settings; quantization is for folders."
         raise DocumentStoreError(msg)
     url, _, collection = store.rstrip("/").rpartition("/")
-    if not urlsplit(url).netloc:
+    try:
+        place = urlsplit(url)
+        _ = place.port  # read late: what is no number is found only now
+    except ValueError as error:
+        msg = f"{store} is no URL: {error}. Give http://HOST:6333/COLLECTION."
+        raise DocumentStoreError(msg) from error
+    if not place.netloc:
         msg = f"{store} names no collection. Give http://HOST:6333/COLLECTION."
         raise DocumentStoreError(msg)
     parameters = {

@@ -74,7 +74,7 @@ def load_model(
     :param trust_remote_code:
         Run code that the model brings along.
     :raises FileNotFoundError:
-        If the folder is not there.
+        If the folder is not there, or holds no model that can be loaded.
     """
     path = resolve_model(model)
     folder = Path(path)
@@ -91,6 +91,11 @@ def load_model(
             trust_remote_code=trust_remote_code,
             model_kwargs={"use_safetensors": True},
         )
+    except ValueError as error:
+        if not folder.is_dir():
+            raise
+        msg = f"No model that can be loaded in the folder {path!r}: {error}"
+        raise FileNotFoundError(msg) from error
     except OSError as error:
         if folder.is_dir():
             raise

@@ -217,7 +217,7 @@ class Student:
         :returns:
             The student. The manifest of a folder without `retort.json` is computed.
         :raises FileNotFoundError:
-            If the folder is not there.
+            If the folder is not there, or holds no model that can be loaded.
         :raises PrecisionError:
             If bfloat16 is asked for where it would be emulated.
         :raises ManifestError:

@@ -219,6 +219,10 @@ class TestIndexAndAsk:
         error = fail(capsys, "ask", "ship", "--store", indexed, "--student", other_student)
         assert f"was built by {tiny_student}" in error
 
+    def test_a_folder_without_a_model(self, indexed, beir, capsys):
+        error = fail(capsys, "ask", "ship", "--store", indexed, "--student", str(beir))
+        assert f"No model that can be loaded in the folder '{beir}'" in error
+
     def test_no_index(self, tmp_path, capsys):
         error = fail(capsys, "ask", "ship", "--store", str(tmp_path / "nowhere"))
         assert "retort index STUDENT --documents DIR --store" in error
@@ -278,6 +282,24 @@ class TestTrain:
         assert say(capsys, *arguments, "--resume") == out
         assert "--resume" in fail(capsys, *arguments)
         assert "unknown key" in fail(capsys, *arguments, "--resume", "--set", "stages.0.x=1")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("serve", "--store", "x", name) for name in ("--workers", "--max-body", "--max-requests")),
+        *(
+            ("evaluate", "bm25", "--data", "x", "--split", "dev", name)
+            for name in ("--depth", "--dim", "--max-queries")
+        ),
+        *(("export", "x", name) for name in ("--threads", "--max-queries")),
+        ("ask", "ship", "--store", "x", "--top-k"),
+    ],
+)
+def test_counts_are_above_0(arguments, capsys):
+    for count in ("0", "-2"):
+        assert f"argument {arguments[-1]}: {count} is not above 0" in fail(capsys, *arguments, count)
+    assert f"argument {arguments[-1]}: invalid positive value: 'x'" in fail(capsys, *arguments, "x")
 
 
 def test_help_teaches(capsys):

@@ -87,3 +87,4 @@ def test_the_compose_file_and_its_commands():
         given = build_parser().parse_args(command)
         assert given.store == "http://qdrant:6333/documents"
         assert services[name]["environment"]["QDRANT_API_KEY"].startswith("${QDRANT_API_KEY:?")
+    assert given.allowed_hosts == ["localhost", "127.0.0.1"]  # it listens to all, and may have no key

@@ -34,6 +34,7 @@ PASSAGES = {
 QUESTION = "Where do we gather when the fire alarm sounds?"
 ANSWER = "When the alarm sounds, take the stairs and gather at the fountain."
 KEY = "a-key-of-the-tests"
+ANY = "0.0.0.0"  # noqa: S104
 
 
 class Running:
@@ -293,6 +294,7 @@ class TestStarting:
             (["--store", "nowhere"], "There is no index at nowhere. Build one"),
             (["--store", "mine", "--student", "no-such-folder/student"], "no-such-folder/student"),
             (["--store", "mine", "--other", "nowhere"], "There is no index at nowhere"),
+            (["--store", "mine", "--report", "nope.html"], "There is no report at nope.html"),
         ],
     )
     def test_what_is_missing_is_said_at_once(self, place, arguments, message, capsys, monkeypatch):
@@ -309,3 +311,40 @@ class TestStarting:
         with pytest.raises(SystemExit):
             main(["serve", "--store", "mine", "--student", tiny_student])
         assert "Was it built with another model?" in capsys.readouterr().err
+
+
+class TestTiny:
+    """Within this process, on an index of a tiny student."""
+
+    @pytest.fixture
+    def store(self, tiny_student, beir, tmp_path):
+        index_documents(tiny_student, beir, tmp_path / "index")
+        return str(tmp_path / "index")
+
+    def test_another_student_of_the_same_dimension(self, store, tiny_student, other_student, capsys):
+        with pytest.raises(SystemExit) as stop:
+            main(["serve", "--store", store, "--student", other_student])
+        assert stop.value.code == 2
+        assert f"was built by {tiny_student}" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("options", "refused"),
+        [([], True), (["--host", ANY], False), (["--host", ANY, "--allowed-hosts", "localhost"], True)],
+    )
+    def test_names_that_it_may_be_called_by(self, store, options, refused, monkeypatch):
+        """In a container it listens to all, and a site that resolves to it must not read the documents all the same."""
+        import uvicorn
+        from starlette.testclient import TestClient
+
+        codes = []
+
+        def served(app, **_):
+            client = TestClient(app)
+            codes.extend(
+                client.get("/health", headers={"host": h}).status_code for h in ("localhost:1", "evil.example")
+            )
+
+        monkeypatch.delenv("RETORT_API_KEY", raising=False)
+        monkeypatch.setattr(uvicorn, "run", served)
+        main(["serve", "--store", store, *options])
+        assert codes == [200, 400 if refused else 200]

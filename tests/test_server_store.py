@@ -275,6 +275,11 @@ class TestAddress:
         with pytest.raises(DocumentStoreError, match="names no collection"):
             store_spec(url)
 
+    @pytest.mark.parametrize("url", ["http://qdrant:abc/x", "http://qdrant:70000/x", "http://[qdrant/x"])
+    def test_no_url(self, url):
+        with pytest.raises(DocumentStoreError, match=r"is no URL: .* Give http://HOST:6333/COLLECTION"):
+            store_spec(url)
+
 
 class TestBinding:
     """Shipped YAML, bound to other places."""
