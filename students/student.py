@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -401,17 +402,19 @@ def verified(loaded: SentenceTransformer | CrossEncoder, model: str) -> Manifest
 
 Loaded = TypeVar("Loaded", Student, "Ranker")
 
-_shared: dict[tuple[Any, ...], tuple[Any, int]] = {}
-_warned: set[str] = set()
+# Weak: a model lives as long as a handle holds it, and a handle that is garbage holds nothing.
+_shared: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()
+_loading: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()  # a lock for each that is being loaded
 _shared_lock = threading.Lock()
+_warned: set[str] = set()
 
 
 class StudentHandle(Generic[Loaded]):
     """
     A student that components of one process share, loaded when it is first asked for.
 
-    Handles of the same folder and options give the same model; it leaves memory when the last one is released. Safe
-    to use from several threads.
+    Handles of the same folder and options give the same model; it leaves memory when the last one is released, or is
+    garbage. Safe to use from several threads; while one model is loaded, others can be asked for.
 
     :param kind:
         `Student` or `Ranker`.
@@ -425,38 +428,38 @@ class StudentHandle(Generic[Loaded]):
         self._kind: Any = kind
         self._model = model
         self._options = options
-        self._key: tuple[Any, ...] | None = None
+        self._student: Loaded | None = None
 
     @property
     def student(self) -> Loaded:
         """The student; loads it if need be."""
-        with _shared_lock:
-            if self._key is None:
-                real, stamp = _identity(self._model)
-                options: dict[str, Any] = {
-                    name: value() if callable(value) else value for name, value in self._options.items()
-                }
-                key = (self._kind, real, stamp, *sorted(options.items()))
-                if key not in _shared:
-                    _shared[key] = (self._kind.load(self._model, **options), 0)
-                    if stamp and not (Path(real) / MANIFEST_FILE).is_file() and real not in _warned:
-                        _warned.add(real)
-                        message = "%s has no %s: its space and fingerprint were computed."
-                        logger.warning(message, self._model, MANIFEST_FILE)
-                student, count = _shared[key]
-                _shared[key] = (student, count + 1)
-                self._key = key
-            return _shared[self._key][0]
+        student = self._student  # another thread may release it meanwhile
+        if student is None:
+            student = self._student = self._shared_or_loaded()
+        return student
 
     def release(self) -> None:
         """Give the student back; safe to call twice, and the handle can be used again."""
+        self._student = None
+
+    def _shared_or_loaded(self) -> Loaded:
+        real, stamp = _identity(self._model)
+        options: dict[str, Any] = {name: value() if callable(value) else value for name, value in self._options.items()}
+        key = (self._kind, real, stamp, *sorted(options.items()))
         with _shared_lock:
-            if self._key is None:
-                return
-            student, count = _shared.pop(self._key)
-            if count > 1:
-                _shared[self._key] = (student, count - 1)
-            self._key = None
+            loading = _loading.setdefault(key, threading.Lock())
+        with loading:
+            with _shared_lock:
+                student: Loaded | None = _shared.get(key)
+            if student is None:
+                student = self._kind.load(self._model, **options)
+                with _shared_lock:
+                    _shared[key] = student
+                if stamp and not (Path(real) / MANIFEST_FILE).is_file() and real not in _warned:
+                    _warned.add(real)
+                    message = "%s has no %s: its space and fingerprint were computed."
+                    logger.warning(message, self._model, MANIFEST_FILE)
+        return student
 
 
 def read_space(model: str, kind: type[Student] = Student) -> str:

@@ -2,7 +2,10 @@
 #
 # SPDX-License-Identifier: Apache-2.0
 import errno
+import gc
 import json
+import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -172,25 +175,54 @@ class TestFolder:
 class TestHandle:
     def test_one_model_for_all_and_none_after_the_last(self, tiny_student):
         first, second, third = (StudentHandle(Student, tiny_student) for _ in range(3))
-        student = first.student
-        assert second.student is student
+        student = weakref.ref(first.student)
+        assert second.student is student()
         first.release()
         first.release()
-        assert third.student is student
+        assert third.student is student()
         second.release()
         third.release()
-        assert first.student is not student
-        first.release()
+        gc.collect()
+        assert student() is None
+        assert first.student.dim == 16
+
+    def test_a_handle_that_is_dropped_keeps_no_model(self, tiny_student):
+        """As of components that nobody closed."""
+        handle = StudentHandle(Student, tiny_student, max_query_tokens=7)  # nobody else's
+        student = weakref.ref(handle.student)
+        del handle
+        gc.collect()
+        assert student() is None
+
+    def test_others_go_on_while_one_is_loaded(self, tiny_student, other_student, monkeypatch):
+        begun, go_on = threading.Event(), threading.Event()
+        ready, cold = (StudentHandle(Student, tiny_student, max_query_tokens=n) for n in (8, 9))
+        slow, same = (StudentHandle(Student, other_student, max_query_tokens=8) for _ in range(2))
+        student, real = ready.student, Student.load
+
+        def load(model, **options):
+            if model == other_student:
+                begun.set()
+                assert go_on.wait(30)
+            return real(model, **options)
+
+        monkeypatch.setattr(Student, "load", load)
+        with ThreadPoolExecutor(4) as pool:
+            loading = [pool.submit(lambda handle: handle.student, handle) for handle in (slow, same)]
+            try:
+                assert begun.wait(30)
+                assert pool.submit(lambda: ready.student).result(30) is student
+                assert pool.submit(lambda: cold.student).result(30) is not student
+                assert not any(one.done() for one in loading)
+            finally:
+                go_on.set()
+            assert loading[0].result() is loading[1].result()
 
     def test_cold_and_asked_by_many(self, tiny_student):
         handle = StudentHandle(Student, tiny_student)
         with ThreadPoolExecutor(8) as pool:
             found = list(pool.map(lambda _: handle.student, range(24)))
         assert len(set(map(id, found))) == 1
-        handle.release()
-        again = StudentHandle(Student, tiny_student)
-        assert again.student is not found[0]
-        again.release()
 
     def test_a_retrained_folder_is_loaded_anew(self, tiny_model, tmp_path):
         save_student(tiny_model(1), tmp_path / "s")
