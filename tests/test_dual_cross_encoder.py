@@ -289,6 +289,11 @@ class TestComponent:
         assert found[0].score == pytest.approx(1.0, abs=1e-5)
         retriever.close()
 
+    def test_a_views_id_that_is_taken(self, tiny_student):
+        embedder = StudentMultiViewDocumentEmbedder(model=tiny_student, progress_bar=False)
+        with pytest.raises(ValueError, match="Document 'a#1' has the id of a view of document 'a'"):
+            embedder.run(documents=[*self.DOCUMENTS, Document(id="a#1", content="salt")])
+
     def test_round_trip_and_bad_input(self, tiny_student):
         embedder = StudentMultiViewDocumentEmbedder(model=tiny_student, views=3, questions_field="asked")
         data = component_to_dict(embedder, "c")

@@ -131,7 +131,7 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
         :raises TypeError:
             If `documents` is not a list of documents.
         :raises ValueError:
-            If a document's questions are not a list of strings.
+            If a document's questions are not a list of strings, or a view's id is that of another document.
         """
         return StudentDocumentEmbedder.run(self, documents=documents)
 
@@ -149,6 +149,7 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
 
     def _to_embed(self, documents: list[Document]) -> tuple[list[Document], list[str]]:
         student = self._handle.student
+        ids = {document.id for document in documents}
         seen, texts = [], []
         for document in documents:
             questions = document.meta.get(self.questions_field) or []
@@ -158,8 +159,13 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
             text = document_string(document.content, document.meta, self.meta_fields_to_embed, self.embedding_separator)
             own = student.views(questions[: self.views], text, self.query_tokens)
             texts += own
+            further = [f"{document.id}#{n}" for n in range(1, len(own))]
+            if taken := ids.intersection(further):
+                msg = (
+                    f"Document {min(taken)!r} has the id of a view of document {document.id!r}, and one would take the "
+                    "other's place. Give the documents other ids."
+                )
+                raise ValueError(msg)
             meta = {**document.meta, VIEW_OF: document.id}
-            seen += [
-                replace(document, id=f"{document.id}#{n}" if n else document.id, meta=meta) for n in range(len(own))
-            ]
+            seen += [replace(document, id=name, meta=meta) for name in (document.id, *further)]
         return seen, texts
