@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import tempfile
 import time
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import yaml
 from anyio.to_thread import run_sync
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from hayhooks import create_app as create_hayhooks
 from hayhooks.settings import settings
@@ -33,6 +36,8 @@ from retort.serving.limits import SECURITY, Guards
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from haystack import Pipeline
+
+logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).with_name("page")
 SERVED = ("extractive_qa", "search")
@@ -209,6 +214,12 @@ def create_app(
         events = engine.answer(asked.question, top_k=asked.top_k)
         return StreamingResponse(_sent(events), media_type="text/event-stream", headers={"cache-control": "no-store"})
 
+    @app.exception_handler(RequestValidationError)
+    async def refused(_: Any, error: RequestValidationError) -> JSONResponse:
+        # Without the input: half of a surrogate pair, which a question may not hold, cannot be sent back either.
+        said = [{key: value for key, value in one.items() if key != "input"} for one in error.errors()]
+        return JSONResponse({"detail": jsonable_encoder(said)}, 422)
+
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     app.add_middleware(Guards, api_key=api_key, max_body=max_body, max_requests=max_requests)
     return app
@@ -220,9 +231,16 @@ _MENDABLE = (DocumentStoreError, FileNotFoundError, OSError, ValueError)
 async def _sent(events: Iterator[dict[str, Any]]) -> AsyncIterator[str]:
     try:
         while (event := await run_in_thread(partial(next, events, None))) is not None:
-            yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+            yield _line(event)
     except _MENDABLE as error:
-        yield f"data: {json.dumps({'event': 'error', 'detail': str(error)}, ensure_ascii=False)}\n\n"
+        yield _line({"event": "error", "detail": str(error)})
+    except Exception:
+        logger.exception("A question could not be answered.")
+        yield _line({"event": "error", "detail": "The question could not be answered; the server's log says why."})
+
+
+def _line(event: dict[str, Any]) -> str:
+    return f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
 
 
 def _write_pipelines(folder: Path, served: Serving) -> None:

@@ -34,6 +34,7 @@ PASSAGES = {
 QUESTION = "Where do we gather when the fire alarm sounds?"
 ANSWER = "When the alarm sounds, take the stairs and gather at the fountain."
 KEY = "a-key-of-the-tests"
+SECRET = "what nobody else should read"
 ANY = "0.0.0.0"  # noqa: S104
 
 
@@ -311,6 +312,39 @@ class TestStarting:
         with pytest.raises(SystemExit):
             main(["serve", "--store", "mine", "--student", tiny_student])
         assert "Was it built with another model?" in capsys.readouterr().err
+
+
+class TestFailing:
+    """Within this process, on an engine that breaks after its first event."""
+
+    @pytest.fixture
+    def client(self):
+        from starlette.testclient import TestClient
+
+        from retort.serving.app import Serving, create_app
+
+        class Breaking:
+            student, store = "student", "index"
+
+            def answer(self, question, top_k):
+                yield {"event": "passages", "passages": [question, top_k]}
+                raise RuntimeError(SECRET)
+
+        return TestClient(create_app(Serving(Breaking())))
+
+    def test_half_a_surrogate_pair(self, client):
+        said = client.post(
+            "/ask", content=rb'{"question": "\ud83d ship"}', headers={"content-type": "application/json"}
+        )
+        assert said.status_code == 422
+        assert said.json()["detail"][0]["loc"] == ["body", "question"]
+
+    def test_a_stream_that_breaks_ends_with_an_error(self, client, caplog):
+        said = client.post("/ask", json={"question": "ship"})
+        events = [json.loads(line[6:]) for line in said.text.splitlines() if line]
+        assert [event["event"] for event in events] == ["passages", "error"]
+        assert events[1]["detail"] == "The question could not be answered; the server's log says why."
+        assert SECRET in caplog.text
 
 
 class TestTiny:
