@@ -4,6 +4,7 @@
 """Training data out of documents alone."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -188,6 +189,12 @@ class TestWriting:
         card = (tmp_path / "data" / "card.md").read_text()
         assert "| s | 60 | 60 | none |" in card
         assert "all of them made up" in card
+        assert "Queries of one file are either all for training or all for dev.\n" in card
+        few = [replace(d, meta={**d.meta, "file_path": "one.md"}) for d in many]
+        write_training_data(few, self.made(few), tmp_path / "few", held=hold_out(few, 0.3))
+        card = (tmp_path / "few" / "card.md").read_text()
+        assert "Queries of one passage are either all" in card
+        assert "too few files to split by file" in card
         fewer = many[:40]
         made = make_queries(fewer, {"s": Fixed(*([f"word{i} term{i}"] for i in range(40)))})
         again = write_training_data(fewer, made, tmp_path / "less", held=hold_out(fewer, 0.3))

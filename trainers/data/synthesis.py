@@ -279,7 +279,7 @@ def _card(documents: list[Document], made: Made, counts: dict[str, int], asked: 
         f"Queries of one {unit} are either all for training or all for dev."
         + (
             " There are too few files to split by file."
-            if unit == "document" and "file_path" in documents[0].meta
+            if unit == "passage" and "file_path" in documents[0].meta
             else ""
         ),
         "",
