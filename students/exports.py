@@ -9,7 +9,7 @@ import logging
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from retort.students.loading import Precision, PrecisionError
+from retort.students.loading import Precision, PrecisionError, has_bfloat16
 from retort.students.manifest import Manifest
 from retort.students.onnx import FOLDER, INSTALL, ExportError, ExportPrecision
 
@@ -51,6 +51,9 @@ def choose(
             backend = "torch"
         elif best["file"] and find_spec("onnxruntime") is None:
             logger.warning("The student's %s export needs onnxruntime (%s); float32 runs.", best["precision"], INSTALL)
+            backend = "torch"
+        elif best["precision"] == "bfloat16" and not has_bfloat16(device):
+            logger.warning("The student's best form is bfloat16, which this CPU would emulate; float32 runs.")
             backend = "torch"
         else:
             return ("onnx" if best["file"] else "torch"), best["precision"]

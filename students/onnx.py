@@ -25,14 +25,13 @@ import numpy as np
 from retort.students.encoding import CPU_TOKENS, TOKENISED, plan_chunks
 from retort.students.files import replace_folder
 from retort.students.layers import attend_step_by_step
+from retort.students.manifest import MANIFEST_FILE, Manifest
 from retort.students.scoring import Pair, is_ranker
 from retort.students.sides import SIDES, Side, route
 from retort.students.static import WEIGHTS, StaticEncoder, static_encoder
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
-
-    from retort.students.manifest import Manifest
 
 ExportPrecision = Literal["float32", "int8"]
 FOLDER, GRAPH, TOKENIZER = "onnx", "model.onnx", "tokenizer.json"
@@ -210,6 +209,12 @@ def open_export(
             f"again. Make it anew: `retort export {student} --precision {precision}`."
         )
         raise ExportError(msg)
+    if odd := [n for n, digest in entry.get("made_of", {}).items() if _sha256(student / n) not in {digest, None}]:
+        msg = (
+            f"{folder} was made of another {odd[0]} than the student now has. Make it anew: "
+            f"`retort export {student} --precision {precision}`."
+        )
+        raise ExportError(msg)
     if manifest.kind == "ranker":
         return GraphScorer(Graph(folder, manifest.prompts["pair"], manifest.max_tokens["pair"], threads))
     session: InferenceSession | None = None
@@ -224,6 +229,21 @@ def open_export(
         session = graph.session if own == folder else None  # one copy of the weights for both sides
         found[side] = GraphEncoder(graph, manifest.dim, sparse=manifest.kind == "sparse")
     return found
+
+
+def made_of(student: Path) -> dict[str, str]:
+    """Hash a student's own files, by their names: weights that are saved over leave manifest and exports as they are."""
+    files = sorted(p for p in student.rglob("*") if p.is_file() and FOLDER not in p.relative_to(student).parts)
+    names = [p.relative_to(student).as_posix() for p in files if p.name not in {MANIFEST_FILE, "README.md"}]
+    return {name: str(_sha256(student / name)) for name in names}
+
+
+def _sha256(path: Path) -> str | None:
+    """Hash a file; one that is not there says nothing: an export runs without the weights."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def export_fingerprint(folder: Path, parent: str) -> str:

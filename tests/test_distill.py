@@ -389,20 +389,22 @@ class TestTeacher:
 
 class TestVerdict:
     @pytest.mark.parametrize(
-        ("student", "bm25", "hybrid", "advice"),
+        ("student", "bm25", "untrained", "hybrid", "advice"),
         [
-            (0.3, 0.8, 0.9, "NOT WORTH IT ALONE: the student is below bm25. Serve it together with BM25."),
-            (0.3, 0.8, 0.6, "NOT WORTH IT ALONE: the student is below bm25. Stay with bm25."),
-            (0.8, 0.3, 0.9, "Served together with BM25 it finds more than either alone."),
+            (0.3, 0.8, 0.2, 0.9, "NOT WORTH IT ALONE: the student is below bm25. Serve it together with BM25."),
+            (0.3, 0.8, 0.2, 0.6, "NOT WORTH IT ALONE: the student is below bm25. Stay with bm25."),
+            (0.3, 0.4, 0.7, 0.5, "NOT WORTH IT ALONE: the student is below bm25 and untrained. Stay with untrained."),
+            (0.8, 0.3, 0.2, 0.9, "Served together with BM25 it finds more than either alone."),
         ],
     )
-    def test_says_what_the_figures_say(self, tmp_path, student, bm25, hybrid, advice):
+    def test_says_what_the_figures_say(self, tmp_path, student, bm25, untrained, hybrid, advice):
         from retort.trainers.evaluation.metrics import MEASURES
         from retort.trainers.evaluation.rank import Evaluation
         from retort.trainers.evaluation.runs import write_evaluation
 
         metrics = {}
-        for name, level in (("student", student), ("bm25", bm25), ("hybrid", hybrid)):
+        levels = {"student": student, "bm25": bm25, "untrained": untrained, "hybrid": hybrid}
+        for name, level in levels.items():
             scores = {f"q{i}": dict.fromkeys(MEASURES, level + 0.001 * (i % 7)) for i in range(100)}
             metrics[name] = {"ndcg@10": level}
             write_evaluation(

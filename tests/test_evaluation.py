@@ -8,6 +8,7 @@ import pytest
 
 from retort.students import Student
 from retort.trainers.data.beir import read_beir
+from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.evaluation.metrics import RetrievalMetric, mean, per_query
 from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model, evaluate_vectors
 
@@ -62,6 +63,15 @@ class TestRanking:
         found = evaluate_bm25(read_beir(beir, "dev"))
         assert found.metrics["recall@100"] == 1.0
         assert found.metrics["ndcg@10"] > 0.5
+
+    def test_bm25_finds_nothing_where_no_word_is_shared(self, beir):
+        """An index gives no document then; the first of the corpus are no better than others."""
+        data = read_beir(beir, "dev")
+        queries = TextStore(["q"], ["zxqv"])
+        found = evaluate_bm25(RetrievalData("x", data.corpus, queries, {"q": {data.corpus.ids[0]: 1}}))
+        assert found.rankings == {"q": []}
+        assert found.scores == {"q": []}
+        assert found.metrics["ndcg@10"] == 0.0
 
     def test_random_vectors_are_random(self, beir):
         data = read_beir(beir, "dev")

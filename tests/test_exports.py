@@ -6,11 +6,13 @@
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from haystack import Document
+from sentence_transformers import SentenceTransformer
 from tiny import tiny_config
 
 from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder, StudentTextEmbedder
@@ -116,6 +118,23 @@ class TestGraphs:
         assert not np.allclose(graph.encode_query(TEXTS[:1]), graph.encode_document(TEXTS[:1]), atol=1e-3)
 
 
+class TestChanged:
+    def test_weights_that_were_saved_over_are_not_served_from_an_old_graph(self, exported, beir, tmp_path):
+        folder = tmp_path / "student"
+        shutil.copytree(exported, folder)
+        main(["export", str(folder), "--data", str(beir), "--tolerance", "0.5", "--precision", "int8"])
+        before = Student.load(str(folder), backend="onnx", precision="float32").encode_query(TEXTS)
+        model = SentenceTransformer(str(folder), device="cpu")
+        for parameter in model.parameters():
+            parameter.data.mul_(1.5)
+        model.save(str(folder))
+        with pytest.raises(ExportError, match="was made of another model.safetensors than the student now has"):
+            Student.load(str(folder), backend="onnx", precision="float32")
+        (folder / "model.safetensors").unlink()  # an export needs no weights
+        again = Student.load(str(folder), backend="onnx", precision="float32").encode_query(TEXTS)
+        np.testing.assert_array_equal(again, before)
+
+
 class TestChoice:
     def test_the_fastest_good_form_is_served(self, exported, beir, tmp_path, capsys):
         folder = tmp_path / "student"
@@ -134,6 +153,15 @@ class TestChoice:
         assert choose(Manifest.read(folder), "auto", None, "cpu")[1] == chosen["precision"]
         assert choose(Manifest.read(folder), "auto", "float32", "cpu") == ("torch", "float32")
         assert choose(Manifest.read(folder), "auto", None, "cuda") == ("torch", "float32")
+
+    def test_a_form_that_another_cpu_has_not_is_not_asked_for(self, exported, monkeypatch, caplog):
+        best = {"file": "", "precision": "bfloat16", "chosen": True}
+        manifest = replace(Manifest.read(exported), exports=[best])
+        monkeypatch.setattr("retort.students.exports.has_bfloat16", lambda _: True)
+        assert choose(manifest, "auto", None, "cpu") == ("torch", "bfloat16")
+        monkeypatch.setattr("retort.students.exports.has_bfloat16", lambda _: False)
+        assert choose(manifest, "auto", None, "cpu") == ("torch", "float32")
+        assert "bfloat16, which this CPU would emulate" in caplog.text
 
     def test_a_lossy_form_is_measured_and_refused(self, exported, tiny_model, beir, tmp_path, capsys, monkeypatch):
         folder = tmp_path / "student"

@@ -80,6 +80,11 @@ class TestErrors:
             ),
             (
                 "teachers",
+                {"student": {"type": "retort.trainers.teachers.bm25.BM25Teacher"}},
+                "teachers.student: figures of that name are another system's",
+            ),
+            (
+                "teachers",
                 {"teacher-1.5": {"type": "retort.trainers.teachers.bm25.BM25Teacher"}},
                 "teachers, candidates: names must have no dot or slash; one is 'teacher-1.5'",
             ),
@@ -185,6 +190,11 @@ class TestOverrides:
         assert (recipe.stages[0].steps, recipe.training.scale, recipe.data.dev) == (9, 2.5, "test")
         assert recipe.teachers["teacher"].init_parameters == {}
         assert recipe_tree["stages"][0]["steps"] == 5
+
+    def test_dates_are_text(self, recipe_tree):
+        """Revisions of models behind an API often are."""
+        recipe = Recipe.from_dict(recipe_tree, overrides=["teachers.teacher.init_parameters.revision=2024-08-06"])
+        assert recipe.teachers["teacher"].init_parameters["revision"] == "2024-08-06"
 
     @pytest.mark.parametrize(
         ("override", "message"),

@@ -83,6 +83,12 @@ def test_without_data_there_are_no_texts(run, capsys):
     assert "the ship" not in (run / "report.html").read_text()
 
 
+def test_of_a_ranker(run, capsys):
+    """Its baseline is BM25's ready rankings, which have no size and no time."""
+    say(capsys, "report", str(run / "teachers" / "ranker"))
+    assert "bm25" in Page((run / "teachers" / "ranker" / "report.html").read_text(encoding="utf-8")).text
+
+
 def test_mistakes(run, tmp_path, capsys):
     assert "bm25: give --data" in fail(capsys, "report", str(run), "--others", "bm25")
     (run / "metrics.json").unlink()
@@ -99,6 +105,12 @@ def test_ticks_cover_the_range(low, high):
     assert found[-1] >= high - 1e-12
     assert 2 <= len(found) <= 9
     assert max(steps) == pytest.approx(min(steps), rel=1e-3)
+
+
+@pytest.mark.parametrize("end", [4e-11, 0.7000000000000001])
+def test_what_differs_by_rounding_alone_is_a_level_line(end):
+    plot = plots.lines({"a": [(0.0, 0.7 if end > 0.5 else 0.0), (1.0, end)]}, title="t", x="x", y="y")
+    ET.fromstring(plot)
 
 
 def test_plots_escape():

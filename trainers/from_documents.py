@@ -241,9 +241,12 @@ def judge(out: Path, metrics: Mapping[str, Mapping[str, float]], *, made_up: boo
         f"{best} ({change.before:.3f}), p = {change.test.p:.4f}."
     )
     if below:
+        rival = max(below, key=lambda name: metrics[name]["ndcg@10"])
+        fused = compare(read_per_query(out, f"{SPLIT}.{rival}"), read_per_query(out, f"{SPLIT}.hybrid"))
+        worth_it = hybrid_helps and fused.changes["ndcg@10"].test.difference > 0
         said.append(
             f"NOT WORTH IT ALONE: the student is below {' and '.join(below)}. "
-            + ("Serve it together with BM25. " if hybrid_helps else f"Stay with {below[0]}. ")
+            + ("Serve it together with BM25. " if worth_it else f"Stay with {rival}. ")
             + "For a better one: real queries (--queries), a stronger teacher, or more steps."
             + (WORDS_OF_THEIR_OWN if made_up and "bm25" in below else "")
         )

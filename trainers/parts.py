@@ -203,6 +203,9 @@ def build_distiller(
             _checked(f"teachers.{name}", getattr, teachers[name], "key")
     live: dict[str, LiveTeacher] = {n: t for n in used if isinstance(t := teachers[n], LiveTeacher)}
     vectors = {n: v for n in used if (v := _vectors(teachers[n])) is not None}
+    if "bm25" in vectors:
+        msg = "teachers.bm25: figures of that name are BM25's; give the teacher another name."
+        raise RecipeError(msg)
     deep = any(o.needs_layers for pairs in objectives.values() for o, _ in pairs)
     bound = Spec(
         student_dim=0 if is_ranker(student) else int(student.get_embedding_dimension() or 0),

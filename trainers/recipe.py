@@ -12,6 +12,7 @@ import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from datetime import date
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -25,6 +26,7 @@ RECIPES = Path(__file__).parent / "recipes"
 TRUSTED = ("retort", "haystack", "haystack_integrations", "haystack_experimental")
 
 Role = Literal["student", "teacher", "miner", "selector", "objective", "temperature", "text", "pseudo queries"]
+_TAKEN = {"student", "hybrid", "untrained"}  # by what figures tell apart
 _LEAST = {
     "batch_size": 1, "accumulation": 1, "dev_depth": 1,
     "log_every": 1, "checkpoint_every": 1, "keep_checkpoints": 1, "dev_queries": 1, "dev_documents": 1,
@@ -367,6 +369,9 @@ class Recipe:
         if odd := [name for name in (*self.teachers, *self.candidates) if "." in name or "/" in name]:
             msg = f"teachers, candidates: names must have no dot or slash; one is {odd[0]!r}."
             raise RecipeError(msg)
+        if odd := sorted(_TAKEN & self.teachers.keys()):
+            msg = f"teachers.{odd[0]}: figures of that name are another system's; give the teacher another name."
+            raise RecipeError(msg)
         for i, stage in enumerate(self.stages):
             where = f"stages.{i}"
             for objective in stage.objectives:
@@ -587,6 +592,15 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     return kind(**{key: _convert(hints[key], inner, f"{prefix}{key}") for key, inner in value.items()})
 
 
+def _plain(value: Any) -> Any:
+    """Turn dates into text: YAML reads them, as a revision such as 2024-08-06, and JSON has none."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return value.isoformat() if isinstance(value, date) else value
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
     options = get_args(hint)
     origin = getattr(hint, "__origin__", None)
@@ -608,6 +622,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return {key: _convert(options[1], inner, f"{where}.{key}") for key, inner in value.items()}
     if hasattr(hint, "__dataclass_fields__"):
         return _build(hint, value, where)
+    if hint is Any:
+        return _plain(value)
     if hint is bool and isinstance(value, bool):
         return value
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
@@ -615,7 +631,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return float(value)  # YAML reads 5e-5 as a string
         except ValueError:
             pass
-    elif hint is Any or (isinstance(hint, type) and isinstance(value, hint) and not isinstance(value, bool)):
+    elif isinstance(hint, type) and isinstance(value, hint) and not isinstance(value, bool):
         return value
     msg = f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}."
     raise RecipeError(msg)

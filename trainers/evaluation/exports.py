@@ -17,7 +17,7 @@ from retort.students.card import model_card
 from retort.students.files import replace_file
 from retort.students.loading import has_bfloat16
 from retort.students.manifest import Manifest, ManifestError
-from retort.students.onnx import FOLDER, ExportError, ExportPrecision, export_fingerprint, export_model
+from retort.students.onnx import FOLDER, ExportError, ExportPrecision, export_fingerprint, export_model, made_of
 from retort.students.ranker import Ranker
 from retort.students.sparse import load_student
 from retort.students.student import Student
@@ -75,7 +75,8 @@ def export_student(
     model = _load(folder, "torch", "float32").model
     for name in wanted:
         path = export_model(model, folder, name)
-        made.append(_entry(f"{FOLDER}/{name}", name, export_fingerprint(path, manifest.fingerprint)))
+        entry = _entry(f"{FOLDER}/{name}", name, export_fingerprint(path, manifest.fingerprint))
+        made.append(entry | {"made_of": made_of(folder)})
     kept = [e for e in manifest.exports if e["file"] and e["file"] not in {m["file"] for m in made}]
     manifest = replace(manifest, exports=[*kept, *made])
     manifest.write(folder)

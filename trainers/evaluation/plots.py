@@ -21,7 +21,7 @@ Points = Sequence[tuple[float, float]]
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Choose about `count` round numbers that cover a range."""
-    if high <= low:
+    if high - low <= 1e-9 * max(1.0, abs(low)):  # ticks are rounded to ten digits
         high = low + (abs(low) or 1.0) * 0.1
     raw = (high - low) / count
     base = 10.0 ** math.floor(math.log10(raw))

@@ -63,7 +63,8 @@ def evaluate_bm25(data: RetrievalData) -> Evaluation:
     rate = len(data.corpus) / (time.perf_counter() - started)
     found = index.search(data.queries.texts, DEPTH)
     ms = _median_ms(lambda text: index.search([text], DEPTH), data.queries.texts)
-    return _scored("bm25", data, *found, costs={"ms": ms, "ms_encode": 0.0, "documents_per_s": rate, "mb": 0.0})
+    costs = {"ms": ms, "ms_encode": 0.0, "documents_per_s": rate, "mb": 0.0}
+    return _scored("bm25", data, *found, costs=costs, above=0.0)
 
 
 def evaluate_model(
@@ -112,7 +113,7 @@ def evaluate_model(
     queries = student.encode_query(data.queries.texts)[:, :dim]
     found = search_vectors(queries, documents, DEPTH, similarity=similarity, starts=starts)
     costs = {**query_costs(student, documents, data.queries.texts), "documents_per_s": rate}
-    return _scored(student.name, data, *found, costs=costs)
+    return _scored(student.name, data, *found, costs=costs, above=0.0 if student.manifest.kind == "sparse" else None)
 
 
 def flattened(views: Mapping[str, list[str]], ids: list[str]) -> tuple[list[str], np.ndarray]:
@@ -246,11 +247,16 @@ def _scored(
     scores: np.ndarray | None = None,
     *,
     costs: Mapping[str, float] | None = None,
+    above: float | None = None,
 ) -> Evaluation:
+    """Measure rankings; where words must be shared, documents that do not score above 0 are not found by an index."""
     ranked = rankings(data, rows)
+    each = {} if scores is None else dict(zip(data.queries.ids, scores.tolist(), strict=True))
+    if above is not None:
+        each = {q: [s for s in found if s > above] for q, found in each.items()}
+        ranked = {q: found[: len(each[q])] for q, found in ranked.items()}
     measures = per_query(ranked, data.qrels)
     sizes = {"queries": len(data.queries), "documents": len(data.corpus)}
-    each = {} if scores is None else dict(zip(data.queries.ids, scores.tolist(), strict=True))
     return Evaluation(name, {**mean(measures), **(costs or {}), **sizes}, measures, ranked, each)
 
 
