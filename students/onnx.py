@@ -232,7 +232,7 @@ def open_export(
 
 
 def made_of(student: Path) -> dict[str, str]:
-    """Hash a student's own files, by their names: weights that are saved over leave manifest and exports as they are."""
+    """Hash a student's own files: weights that are saved over leave manifest and exports as they are."""
     files = sorted(p for p in student.rglob("*") if p.is_file() and FOLDER not in p.relative_to(student).parts)
     names = [p.relative_to(student).as_posix() for p in files if p.name not in {MANIFEST_FILE, "README.md"}]
     return {name: str(_sha256(student / name)) for name in names}
