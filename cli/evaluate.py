@@ -11,12 +11,19 @@ from retort.cli.table import evaluation_table
 from retort.students import Ranker
 from retort.students.files import write_json
 from retort.trainers.data.read import read_data
-from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model, evaluate_ranker
+from retort.trainers.data.texts import RetrievalData
+from retort.trainers.errors import DataError
+from retort.trainers.evaluation.metrics import mean, per_query
+from retort.trainers.evaluation.rank import DEPTH, Evaluation, evaluate_bm25, evaluate_model, evaluate_ranker
+from retort.trainers.evaluation.runs import PerQuery
 from retort.trainers.evaluation.significance import paired_test, values
 
 
 def run(given: argparse.Namespace) -> None:
     """Evaluate models in one table; with `--rerank`, each also with its first documents ranked anew."""
+    if given.rerank and given.depth > DEPTH:
+        msg = f"--depth {given.depth}: rankings have {DEPTH} documents; give {DEPTH} at most."
+        raise DataError(msg)
     data = read_data(given.data, given.split, empty=given.empty)
     if given.max_queries is not None:
         data = data.subset(range(min(given.max_queries, len(data.queries))))
@@ -27,15 +34,31 @@ def run(given: argparse.Namespace) -> None:
         first = evaluate_bm25(data) if name == "bm25" else evaluate_model(name, data, dim=given.dim, **form)
         found[name] = first.metrics
         if ranker is not None:
-            rows = [[data.corpus.rows[i] for i in first.rankings[q][: given.depth]] for q in data.queries.ids]
-            second = evaluate_ranker(ranker, data, np.array(rows))
-            found[f"{name} + {given.rerank}"] = second.metrics
-            test = paired_test(*(values(e.per_query, "ndcg@10") for e in (first, second)))
+            second, scores, depth = _reranked(ranker, data, first, given.depth)
+            found[f"{name} + {given.rerank}"] = second | mean(scores)
+            test = paired_test(*(values(s, "ndcg@10") for s in (first.per_query, scores)))
             print(
-                f"{name}: ranking its first {given.depth} anew changes nDCG@10 by {test.difference:+.4f} "
+                f"{name}: ranking its first {depth} anew changes nDCG@10 by {test.difference:+.4f} "
                 f"({test.low:+.4f} to {test.high:+.4f}, p={test.p:.4f})"
             )
     print(f"{data.name} {given.split}: {len(data.queries)} queries, {len(data.corpus)} documents")
     print(evaluation_table(found))
     if given.json:
         write_json(given.json, {"data": data.name, "hash": data.hash, "split": given.split, "models": found})
+
+
+def _reranked(
+    ranker: Ranker, data: RetrievalData, first: Evaluation, depth: int
+) -> tuple[dict[str, float], PerQuery, int]:
+    """Rank the first documents anew, above the rest: what it costs, per query its measures, and how many they were."""
+    tops = {q: found[:depth] for q, found in first.rankings.items()}
+    depth = max(1, *map(len, tops.values()))  # a small corpus has fewer
+    rows = np.zeros((len(data.queries), depth), dtype=np.int64)  # where a query found fewer: taken out below
+    for row, q in zip(rows, data.queries.ids, strict=True):
+        row[: len(tops[q])] = [data.corpus.rows[i] for i in tops[q]]
+    second = evaluate_ranker(ranker, data, rows)
+    whole = {
+        q: [*(i for i in dict.fromkeys(ranked) if i in tops[q]), *first.rankings[q][depth:]]
+        for q, ranked in second.rankings.items()
+    }
+    return second.metrics, per_query(whole, data.qrels), depth

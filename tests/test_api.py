@@ -16,6 +16,7 @@ from retort.cli.main import main
 from retort.students import Ranker, Student
 from retort.trainers.data.beir import read_beir
 from retort.trainers.errors import RecipeError
+from retort.trainers.evaluation.metrics import MEASURES, mean, per_query
 from retort.trainers.evaluation.rank import evaluate_ranker, rerank
 from retort.trainers.evaluation.significance import paired_test, values
 
@@ -227,8 +228,44 @@ class TestEvaluation:
 
         first = evaluate_bm25(data)
         rows = np.array([[data.corpus.rows[i] for i in first.rankings[q][:6]] for q in data.queries.ids])
-        expected = evaluate_ranker(trained, data, rows).metrics["ndcg@10"]
-        assert found[f"bm25 + {ranker}"]["ndcg@10"] == pytest.approx(expected)
+        reranked = evaluate_ranker(trained, data, rows)
+        whole = {q: [*top, *first.rankings[q][6:]] for q, top in reranked.rankings.items()}
+        expected = mean(per_query(whole, data.qrels))
+        assert {name: found[f"bm25 + {ranker}"][name] for name in expected} == pytest.approx(expected)
+
+    def test_what_is_not_reranked_stays_below(self, tiny_ranker, tiny_student, beir, tmp_path, capsys):
+        """Ranking one document anew changes nothing; beyond the ranking's end there is nothing to rank."""
+        arguments = [
+            "evaluate",
+            tiny_student,
+            "--data",
+            str(beir),
+            "--split",
+            "dev",
+            "--rerank",
+            tiny_ranker,
+            "--depth",
+        ]
+        main([*arguments, "1", "--json", str(tmp_path / "t.json")])
+        first, second = json.loads((tmp_path / "t.json").read_text())["models"].values()
+        assert first["recall@100"] == 1.0
+        assert [second[name] for name in MEASURES] == [first[name] for name in MEASURES]
+        capsys.readouterr()
+        main([*arguments, "100"])
+        assert "ranking its first 40 anew" in capsys.readouterr().out
+        with pytest.raises(SystemExit):
+            main([*arguments, "101"])
+        assert "--depth 101: rankings have 100 documents" in capsys.readouterr().err
+
+    def test_a_query_that_finds_less_than_others(self, tiny_ranker, beir, tmp_path):
+        """BM25 finds only what shares a word; the ranker is not to find more than was retrieved."""
+        queries, judged = beir / "queries.jsonl", beir / "qrels" / "dev.tsv"
+        queries.write_text(queries.read_text().replace("what is the storm near the sea?", "zebras"))
+        judged.write_text(judged.read_text().replace("d06", "d00"))
+        arguments = ["--data", str(beir), "--split", "dev", "--json", str(tmp_path / "t.json")]
+        main(["evaluate", "bm25", "--rerank", tiny_ranker, "--depth", "100", *arguments])
+        first, second = json.loads((tmp_path / "t.json").read_text())["models"].values()
+        assert second["recall@100"] == first["recall@100"] == 0.9
 
     def test_significance(self):
         rng = np.random.default_rng(1)
