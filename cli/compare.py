@@ -8,7 +8,7 @@ from pathlib import Path
 
 from retort.cli.table import COLUMNS, format_table
 from retort.students.files import write_json
-from retort.trainers.data.read import read_data
+from retort.trainers.data.read import read_judged
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.errors import DataError
 from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model
@@ -17,7 +17,7 @@ from retort.trainers.evaluation.runs import Comparison, PerQuery, compare, read_
 
 def run(given: argparse.Namespace) -> None:
     """Compare each run with the first."""
-    data = read_data(given.data, given.split, empty=given.empty) if given.data else None
+    data = read_judged(given.data, given.split, empty=given.empty) if given.data else None
     systems = {name: figures(name, given.split, data) for name in given.runs}
     first, *others = systems
     if not others:

@@ -10,7 +10,7 @@ import numpy as np
 from retort.cli.table import evaluation_table
 from retort.students import Ranker
 from retort.students.files import write_json
-from retort.trainers.data.read import read_data
+from retort.trainers.data.read import read_judged
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.errors import DataError
 from retort.trainers.evaluation.metrics import mean, per_query
@@ -24,9 +24,7 @@ def run(given: argparse.Namespace) -> None:
     if given.rerank and given.depth > DEPTH:
         msg = f"--depth {given.depth}: rankings have {DEPTH} documents; give {DEPTH} at most."
         raise DataError(msg)
-    data = read_data(given.data, given.split, empty=given.empty)
-    if given.max_queries is not None:
-        data = data.subset(range(min(given.max_queries, len(data.queries))))
+    data = read_judged(given.data, given.split, empty=given.empty, max_queries=given.max_queries)
     form = {"precision": given.precision, "backend": given.backend, "threads": given.threads}
     ranker = Ranker.load(given.rerank, **form) if given.rerank else None
     found: dict[str, dict[str, float]] = {}

@@ -9,15 +9,15 @@ from typing import Any
 
 from retort.cli.table import format_table
 from retort.students.onnx import ExportError
-from retort.trainers.data.read import read_data
+from retort.trainers.data.read import read_judged
 from retort.trainers.evaluation.exports import export_student
 
 
 def run(given: argparse.Namespace) -> None:
     """Export, measure, and say what will be served."""
-    data = read_data(given.data, given.split, empty=given.empty) if given.data else None
-    if data is not None and given.max_queries is not None:
-        data = data.subset(range(min(given.max_queries, len(data.queries))))
+    data = None
+    if given.data:
+        data = read_judged(given.data, given.split, empty=given.empty, max_queries=given.max_queries)
     entries = export_student(
         given.student, data, precision=given.precision, tolerance=given.tolerance, threads=given.threads
     )

@@ -5,6 +5,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -262,6 +263,18 @@ class TestEvaluate:
 
     def test_bad_split(self, beir, capsys):
         assert "Splits there: dev, train" in fail(capsys, "evaluate", "bm25", "--data", str(beir), "--split", "test")
+
+
+@pytest.mark.parametrize("command", [("evaluate", "bm25"), ("compare", "bm25", "STUDENT"), ("export", "STUDENT")])
+def test_data_without_a_positive_measures_nothing(command, tiny_student, beir, tmp_path, capsys):
+    """All forms would score 0, and so be as good as each other; nothing is made of such data."""
+    student = shutil.copytree(tiny_student, tmp_path / "student")
+    arguments = [str(student) if word == "STUDENT" else word for word in command]
+    path = beir / "qrels" / "dev.tsv"
+    path.write_text(path.read_text().replace("\t1\n", "\t0\n"))
+    error = fail(capsys, *arguments, "--data", str(beir), "--split", "dev")
+    assert f"{beir}, split 'dev': none of 10 queries has a positive" in error
+    assert not (student / "onnx").exists()
 
 
 class TestTrain:

@@ -47,6 +47,35 @@ def read_data(path: str | Path, split: str = "train", *, empty: EmptyTexts = "er
     return read_examples(files[split][0], empty=empty)
 
 
+def read_judged(
+    path: str | Path, split: str, *, empty: EmptyTexts = "error", max_queries: int | None = None
+) -> RetrievalData:
+    """
+    Read one split to measure on: as `read_data`, but some query must have a positive.
+
+    :param path:
+        As in `read_data`.
+    :param split:
+        The split.
+    :param empty:
+        As in `read_data`.
+    :param max_queries:
+        Keep the first so many queries.
+    :raises DataError:
+        As in `read_data`; or if no query has a positive: every model would score 0.
+    """
+    data = read_data(path, split, empty=empty)
+    if max_queries is not None:
+        data = data.subset(range(min(max_queries, len(data.queries))))
+    if not any(grade > 0 for judged in data.qrels.values() for grade in judged.values()):
+        msg = (
+            f"{path}, split {split!r}: none of {len(data.queries)} queries has a positive to measure by. Give "
+            "judgements (qrels, pos, or labels of 0 and 1): scores alone do not say what is relevant."
+        )
+        raise DataError(msg)
+    return data
+
+
 def has_split(path: str | Path, split: str) -> bool:
     """
     Tell whether a data set has a split.
