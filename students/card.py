@@ -3,9 +3,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model card: a student folder's README.md, written from its manifest."""
 
+from typing import Any
+
 from retort.students.manifest import Manifest
 
 _MEASURES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@20": "Recall@20", "recall@100": "Recall@100"}
+_COSTS = {"ms": ("ms a query", 1), "documents_per_s": ("documents a second", 0), "mb": ("MB", 0)}  # label, decimals
 
 
 def model_card(manifest: Manifest) -> str:
@@ -17,15 +20,15 @@ def model_card(manifest: Manifest) -> str:
     :returns:
         Markdown with the Hub's front matter.
     """
-    ranker = manifest.kind == "ranker"
+    kind = manifest.kind
     parts = [
         "---",
         "library_name: sentence-transformers",
-        f"pipeline_tag: {'text-ranking' if ranker else 'sentence-similarity'}",
+        f"pipeline_tag: {_TASKS.get(kind, 'sentence-similarity')}",
         "tags: [retort, haystack, sentence-transformers, distillation]",
         "---",
         "",
-        f"# A {manifest.kind} student" if not ranker else "# A student that ranks",
+        f"# {_TITLES.get(kind, f'A {kind} student')}",
         "",
         _what(manifest),
         "",
@@ -35,13 +38,14 @@ def model_card(manifest: Manifest) -> str:
         "## Use in Haystack",
         "",
         "```yaml",
-        *(_RANKER_YAML if ranker else _EMBEDDER_YAML),
+        "components:",
+        *_YAML.get(kind, _EMBEDDER_YAML),
         "```",
         "",
         "## Use with sentence-transformers",
         "",
         "```python",
-        *(_RANKER_PYTHON if ranker else _EMBEDDER_PYTHON),
+        *_PYTHON.get(kind, _embedder_python("SentenceTransformer")),
         "```",
         "",
         "## Limits",
@@ -52,39 +56,62 @@ def model_card(manifest: Manifest) -> str:
     return "\n".join(parts)
 
 
-_EMBEDDER_YAML = [
-    "components:",
-    "  embedder:",
-    "    type: haystack_integrations.components.embedders.retort.student_text_embedder.StudentTextEmbedder",
-    "    init_parameters: {model: path/to/this/folder}",
-]
-_RANKER_YAML = [
-    "components:",
-    "  ranker:",
-    "    type: haystack_integrations.components.rankers.retort.student_ranker.StudentRanker",
-    "    init_parameters: {model: path/to/this/folder, top_k: 10}",
-]
-_EMBEDDER_PYTHON = [
-    "from sentence_transformers import SentenceTransformer",
-    "",
-    'model = SentenceTransformer("path/to/this/folder")',
-    'queries, documents = model.encode_query(["..."]), model.encode_document(["..."])',
-    "scores = model.similarity(queries, documents)",
-]
-_RANKER_PYTHON = [
-    "from sentence_transformers import CrossEncoder",
-    "",
-    'model = CrossEncoder("path/to/this/folder")',
-    'scores = model.predict([("a query", "a document")])',
-]
+def _embedder_python(loader: str) -> list[str]:
+    return [
+        f"from sentence_transformers import {loader}",
+        "",
+        f'model = {loader}("path/to/this/folder")',
+        'queries, documents = model.encode_query(["..."]), model.encode_document(["..."])',
+        "scores = model.similarity(queries, documents)",
+    ]
+
+
+def _component(name: str, place: str, more: str = "") -> list[str]:
+    return [
+        f"  {name}:",
+        f"    type: haystack_integrations.components.{place}",
+        f"    init_parameters: {{model: path/to/this/folder{more}}}",
+    ]
+
+
+_EMBEDDER_YAML = _component("embedder", "embedders.retort.student_text_embedder.StudentTextEmbedder")
+_VIEWS = "embedders.retort.student_multi_view_document_embedder.StudentMultiViewDocumentEmbedder"
+# What kinds have of their own; the others are used alike.
+_TASKS = {"ranker": "text-ranking", "sparse": "feature-extraction"}
+_TITLES = {"ranker": "A student that ranks", "multi_view": "A student of several views"}
+_YAML = {
+    "ranker": _component("ranker", "rankers.retort.student_ranker.StudentRanker", ", top_k: 10"),
+    "sparse": _component("embedder", "embedders.retort.student_sparse_text_embedder.StudentSparseTextEmbedder"),
+    # `questions`: where in a document's metadata they are.
+    "multi_view": [*_EMBEDDER_YAML, *_component("document_embedder", _VIEWS, ", questions_field: questions")],
+}
+_PYTHON = {
+    "ranker": [
+        "from sentence_transformers import CrossEncoder",
+        "",
+        'model = CrossEncoder("path/to/this/folder")',
+        'scores = model.predict([("a query", "a document")])',
+    ],
+    "sparse": _embedder_python("SparseEncoder"),
+    "multi_view": [
+        "from sentence_transformers import SentenceTransformer",
+        "",
+        'model = SentenceTransformer("path/to/this/folder")',
+        'view = f"a question {model.tokenizer.sep_token} a document that answers it"',
+        'queries, views = model.encode_query(["..."]), model.encode_document([view])',
+        "scores = model.similarity(queries, views)  # a document has the best score of its views",
+    ],
+}
 
 
 def _what(manifest: Manifest) -> str:
     lengths = ", ".join(f"{side} {n}" for side, n in manifest.max_tokens.items() if n)
     if manifest.kind == "ranker":
         return f"A cross-encoder: it scores a query and a document together. Tokens at most: {lengths or 'not set'}."
+    views = " A document has a vector for each question that it answers." if manifest.kind == "multi_view" else ""
     return (
-        f"A bi-encoder of {manifest.dim} dimensions; vectors are compared by {manifest.similarity}. "
+        f"A bi-encoder of {manifest.dim} dimensions{', most of them 0' if manifest.kind == 'sparse' else ''}; "
+        f"vectors are compared by {manifest.similarity}.{views} "
         f"Tokens at most: {lengths or 'not set'}. "
         f"Space `{manifest.space[:12]}`: an index fits every query encoder of the same space."
     )
@@ -109,23 +136,25 @@ def _how_good(manifest: Manifest) -> list[str]:
     if not metrics:
         return []
     figures = {_MEASURES[name]: f"{metrics[name]:.4f}" for name in _MEASURES if name in metrics}
-    figures |= {
-        "ms a query": f"{metrics.get('ms', 0):.1f}",
-        "documents a second": f"{metrics.get('documents_per_s', 0):.0f}",
-        "MB": f"{metrics.get('mb', 0):.0f}",
-    }
-    documents = f"over {metrics.get('documents', '?')} documents"
-    task = "ordering BM25's first documents" if manifest.kind == "ranker" else documents
+    figures |= {label: f"{metrics[name]:.{digits}f}" for name, (label, digits) in _COSTS.items() if name in metrics}
     return [
         "## How good, how fast",
         "",
-        f"Measured on {metrics.get('queries', '?')} dev queries, {task}; times are the training machine's.",
+        f"{_measured_on(manifest, metrics, 'dev queries', 'with')}; times are the training machine's.",
         "",
         f"| {' | '.join(figures)} |",
         f"|{'---|' * len(figures)}",
         f"| {' | '.join(figures.values())} |",
         "",
     ]
+
+
+def _measured_on(manifest: Manifest, sizes: dict[str, Any], queries: str, views: str) -> str:
+    told = f"Measured on {sizes.get('queries', '?')} {queries}, "
+    if manifest.kind == "ranker":
+        return f"{told}ordering BM25's first documents"
+    seen = f", seen {views} their questions" if manifest.kind == "multi_view" else ""
+    return f"{told}over {sizes.get('documents', '?')} documents{seen}"
 
 
 def _exports(manifest: Manifest) -> list[str]:
@@ -140,15 +169,28 @@ def _exports(manifest: Manifest) -> list[str]:
     return [
         "## Its forms on a CPU",
         "",
-        "| form | nDCG@10 | ms a query | MB | |",
+        *_sample(manifest, measured[0]),
+        f"| form | nDCG@10 | ms a {'list' if manifest.kind == 'ranker' else 'query'} | MB | |",
         "|---|---|---|---|---|",
         *rows,
         "",
     ]
 
 
+def _sample(manifest: Manifest, entry: dict[str, Any]) -> list[str]:
+    if "queries" not in entry:  # of an earlier version
+        return []
+    told = _measured_on(manifest, entry, "queries", "without")
+    if any(entry[name] < manifest.metrics.get(name, 0) for name in ("queries", "documents")):
+        told += ": a sample, so compare the forms with each other, not with the figures above"
+    return [f"{told}.", ""]
+
+
 def _limits(manifest: Manifest) -> list[str]:
-    lines = ["- It was chosen and measured on the data named above; elsewhere, measure first (`retort evaluate`)."]
+    if manifest.data and manifest.metrics:
+        lines = ["- It was chosen and measured on the data named above; elsewhere, measure first (`retort evaluate`)."]
+    else:
+        lines = ["- It is not known how good it is on your data: measure first (`retort evaluate`)."]
     cut = {side: n for side, n in manifest.max_tokens.items() if n}
     if cut:
         lines.append(

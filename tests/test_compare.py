@@ -4,8 +4,12 @@
 """Comparing runs, fusing rankings, and what a student folder says of itself."""
 
 import json
+import re
+from dataclasses import replace
+from importlib import import_module
 
 import pytest
+import yaml
 from test_cli import fail, say
 
 from retort.students import Student
@@ -16,6 +20,8 @@ from retort.trainers.evaluation.fusion import fuse, fuse_cross_fitted, relative
 from retort.trainers.evaluation.rank import Evaluation
 from retort.trainers.evaluation.runs import compare, read_per_query, read_rankings, read_scores, write_evaluation
 from retort.trainers.recipe import Recipe
+
+BARE = Manifest(kind="dense", dim=8, similarity="dot", prompts={}, max_tokens={}, space="s", fingerprint="f")
 
 
 def scores(*first_ranks: int) -> dict[str, dict[str, float]]:
@@ -107,14 +113,48 @@ class TestCommand:
 
 
 def test_the_card_of_a_bare_model():
-    manifest = Manifest(
-        kind="ranker", dim=1, similarity="", prompts={}, max_tokens={"pair": 64}, space="", fingerprint="f"
-    )
-    card = model_card(manifest)
+    card = model_card(replace(BARE, kind="ranker", max_tokens={"pair": 64}))
     assert "How good" not in card
     assert "Where it comes from" not in card
     assert "StudentRanker" in card
     assert "pair: 64 tokens" in card
+
+
+@pytest.mark.parametrize(
+    ("kind", "component", "loader"),
+    [
+        ("dense", "student_text_embedder.StudentTextEmbedder", "SentenceTransformer"),
+        ("static", "student_text_embedder.StudentTextEmbedder", "SentenceTransformer"),
+        ("multi_view", "student_multi_view_document_embedder.StudentMultiViewDocumentEmbedder", "SentenceTransformer"),
+        ("sparse", "student_sparse_text_embedder.StudentSparseTextEmbedder", "SparseEncoder"),
+        ("ranker", "student_ranker.StudentRanker", "CrossEncoder"),
+    ],
+)
+def test_the_card_loads_each_kind_as_what_it_is(kind, component, loader):
+    card = model_card(replace(BARE, kind=kind, metrics={"ndcg@10": 0.5, "queries": 9, "documents": 90}))
+    yaml_text, python = (re.search(rf"```{name}\n(.*?)```", card, re.DOTALL)[1] for name in ("yaml", "python"))
+    types = [part["type"] for part in yaml.safe_load(yaml_text)["components"].values()]
+    assert any(name.endswith(component) for name in types)
+    for name in types:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(import_module(module), attribute)
+    compile(python, "card", "exec")
+    assert f'model = {loader}("path' in python
+    assert ("seen with their questions" in card) is (kind == "multi_view")
+    assert "0.0" not in card  # costs that nobody measured
+
+
+def test_the_card_says_what_was_measured_and_on_what():
+    assert "measured on the data named above" not in model_card(BARE)
+    form = {"file": "", "precision": "float32", "ndcg": 0.6, "ms": 1.0, "mb": 9.0, "good": True, "chosen": True}
+    assert "Measured on" not in model_card(replace(BARE, exports=[form]))
+    sizes = {"queries": 30, "documents": 400}
+    trained = replace(BARE, data={"name": "x", "hash": "h"}, metrics={"ndcg@10": 0.5, "queries": 30, "documents": 900})
+    sampled = model_card(replace(trained, exports=[form | sizes]))
+    assert "measured on the data named above" in sampled
+    assert "Measured on 30 queries, over 400 documents: a sample" in sampled
+    whole = model_card(replace(trained, exports=[form | sizes | {"documents": 900}]))
+    assert "Measured on 30 queries, over 900 documents." in whole
 
 
 def test_fusion():

@@ -149,7 +149,9 @@ class TestChoice:
         chosen = next(e for e in entries if e["chosen"])
         assert chosen["ms"] == min(e["ms"] for e in entries if e["good"])
         assert "served by default" in capsys.readouterr().out
-        assert "served by default" in (folder / "README.md").read_text()
+        card = (folder / "README.md").read_text()
+        assert "served by default" in card
+        assert "Measured on 10 queries, over 40 documents." in card
         assert choose(Manifest.read(folder), "auto", None, "cpu")[1] == chosen["precision"]
         assert choose(Manifest.read(folder), "auto", "float32", "cpu") == ("torch", "float32")
         assert choose(Manifest.read(folder), "auto", None, "cuda") == ("torch", "float32")

@@ -55,8 +55,8 @@ def export_student(
         Threads of the graphs; None takes all cores.
     :returns:
         The manifest's entries: `file` (empty for the torch model), `precision`, `fingerprint`, `ndcg`, `ms` (median of
-        a query; of a ranker: of a list of 20), `documents_per_s`, `mb`, `good` (within the tolerance), `chosen`. They
-        are in the order of their speed.
+        a query; of a ranker: of a list of 20), `documents_per_s`, `mb`, `queries` and `documents` (on how many),
+        `good` (within the tolerance), `chosen`. They are in the order of their speed.
     :raises ExportError:
         If the model cannot be exported, or is static: then there is nothing to gain; or the tolerance is no share.
     """
@@ -120,6 +120,8 @@ def _measured(
             "ms": ms,
             "documents_per_s": f.metrics["documents_per_s"],
             "mb": form.megabytes,
+            "queries": f.metrics["queries"],
+            "documents": f.metrics["documents"],
             "threads": threads,
             "good": f.metrics[METRIC] >= (1 - tolerance) * reference,
             "chosen": False,
