@@ -11,8 +11,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from test_cli import fail, say
+from tiny import write_jsonl
 
+from retort.trainers.data.beir import read_beir
 from retort.trainers.evaluation import plots
+from retort.trainers.evaluation.runs import read_per_query
 from retort.trainers.recipe import Recipe
 
 
@@ -93,6 +96,52 @@ def test_mistakes(run, tmp_path, capsys):
     assert "bm25: give --data" in fail(capsys, "report", str(run), "--others", "bm25")
     (run / "metrics.json").unlink()
     assert "is no finished run" in fail(capsys, "report", str(run))
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "message"),
+    [
+        ("qrels/dev.tsv", "q06\td06\t1\n", "", "1 judged queries are not in both, 'q06' among them"),
+        ("corpus.jsonl", "", '{"_id": "new", "title": "", "text": "more"}\n', "41 documents, not 40"),
+        ("corpus.jsonl", "in the sea.", "on the sea.", "other texts or judgements"),
+        ("qrels/dev.tsv", "q06\td06\t1\n", "q06\td06\t2\n", "other texts or judgements"),
+    ],
+)
+def test_other_data_are_refused(name, before, after, message, recipe_tree, beir, tmp_path, capsys):
+    """Their figures would stand in the run's own rows."""
+    run = tmp_path / "runs" / "a"
+    Recipe.from_dict(recipe_tree).run(beir, run)
+    path = beir / name
+    path.write_text(path.read_text().replace(before, after, 1))
+    error = fail(capsys, "report", str(run), "--data", str(beir), "--others", "bm25")
+    assert f"data: {message}, so these are not the data that {run} was measured on" in error
+
+
+def test_the_data_of_a_ranker_are_known_by_its_sample(recipe_tree, trunk, beir, tmp_path, capsys):
+    run = tmp_path / "runs" / "a"
+    loss = {"type": "retort.trainers.objectives.Contrastive", "init_parameters": {"scope": "list"}}
+    lists = {"sources": ["bm25"], "negatives": 2}
+    recipe_tree |= {
+        "student": {"type": "retort.students.create.ranker", "init_parameters": {"trunk": trunk, "layers": [0]}},
+        "teachers": {},
+        "candidates": {"bm25": recipe_tree["candidates"]["bm25"]},
+        "stages": [{"name": "rank", "steps": 2, "lr": 1e-3, "candidates": lists, "objectives": [loss]}],
+    }
+    Recipe.from_dict(recipe_tree).run(beir, run)
+    assert len(read_per_query(run, "dev")) == 5
+    say(capsys, "report", str(run), "--data", str(beir))
+
+
+def test_files_of_examples_share_their_documents(recipe_tree, beir, tmp_path, capsys):
+    data, run = tmp_path / "files", tmp_path / "runs" / "a"
+    data.mkdir()
+    for split in ("train", "dev"):
+        read = read_beir(beir, split)
+        pairs = zip(read.queries.texts, read.positives(), strict=True)
+        write_jsonl(data / f"{split}.jsonl", [{"query": q, "positive": read.corpus.texts[r[0]]} for q, r in pairs])
+    Recipe.from_dict(recipe_tree).run(data, run)
+    assert json.loads((run / "metrics.json").read_text())["dev"]["student"]["documents"] == 40
+    say(capsys, "report", str(run), "--data", str(data), "--others", "bm25")
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def train_parts(
             save_student(model, out / "teachers" / name / "student", recipe=recipe.name, parents=parents)
         for name, evaluation in found.items():
             split = recipe.data.dev
-            write_evaluation(out, split if name == "student" else f"{split}.{name}", evaluation)
+            write_evaluation(out, split if name == "student" else f"{split}.{name}", evaluation, dev)
         write_json(out / "metrics.json", metrics)
     return ranks.agreed(metrics)
 

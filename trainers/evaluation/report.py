@@ -19,7 +19,7 @@ from retort.trainers.errors import DataError
 from retort.trainers.evaluation import plots
 from retort.trainers.evaluation.metrics import MEASURES
 from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model
-from retort.trainers.evaluation.runs import compare, read_per_query, read_rankings
+from retort.trainers.evaluation.runs import compare, of_queries, other_data, read_per_query, read_rankings
 
 TEMPLATE = Path(__file__).with_name("report.html")
 SHOWN_QUERIES = 15
@@ -39,7 +39,7 @@ def write_report(run: Path, out: Path, *, data: RetrievalData | None = None, oth
     :param others:
         Models, or `bm25`, to show beside the student; they are evaluated now.
     :raises DataError:
-        If the run is not finished, or others are given without data.
+        If the run is not finished, others are given without data, or the data are not those that it was measured on.
     """
     if not (run / "metrics.json").is_file():
         msg = f"{run} is no finished run: it has no metrics.json. Go on with `retort train ... --out {run} --resume`."
@@ -64,6 +64,8 @@ def _collected(run: Path, data: RetrievalData | None, others: list[str]) -> dict
         raise DataError(msg)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     split = _split(run)
+    if data is not None:
+        data = _measured_on(run, split, data, sample=manifest.kind == "ranker")
     systems = {"student": metrics["dev"]["student"], **metrics["dev"]["candidates"], **metrics["dev"]["teachers"]}
     for name in others:
         assert data is not None  # noqa: S101 - the caller looked
@@ -97,6 +99,19 @@ def _split(run: Path) -> str:
     import yaml
 
     return str(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["data"]["dev"])
+
+
+def _measured_on(run: Path, split: str, data: RetrievalData, *, sample: bool) -> RetrievalData:
+    """Refuse data whose figures and texts are not to be shown beside the run's."""
+    if sample:
+        data = of_queries(data, read_rankings(run, split))
+    if odd := other_data(run, split, data):
+        msg = (
+            f"{data.name}: {odd}, so these are not the data that {run} was measured on. Give the data that it was "
+            f"trained on, with --split {split}."
+        )
+        raise DataError(msg)
+    return data
 
 
 def _comparisons(run: Path, split: str, names: list[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from retort.students.files import replace_file
+from retort.trainers.data.texts import RetrievalData
 from retort.trainers.errors import DataError
 from retort.trainers.evaluation.metrics import MEASURES
 from retort.trainers.evaluation.rank import Evaluation
@@ -22,7 +24,7 @@ from retort.trainers.evaluation.significance import Paired, paired_test, values
 PerQuery = dict[str, dict[str, float]]
 
 
-def write_evaluation(run: Path, split: str, evaluation: Evaluation) -> None:
+def write_evaluation(run: Path, split: str, evaluation: Evaluation, data: RetrievalData | None = None) -> None:
     """
     Write `per_query/SPLIT.parquet`, `rankings/SPLIT.run` (TREC format, by rank) and, if there are any, the scores.
 
@@ -32,8 +34,13 @@ def write_evaluation(run: Path, split: str, evaluation: Evaluation) -> None:
         The split's name; of others than the student `SPLIT.NAME`.
     :param evaluation:
         What was found.
+    :param data:
+        What it was found on, for `other_data` to ask.
     """
     table = pd.DataFrame.from_dict(evaluation.per_query, orient="index").rename_axis("query_id").reset_index()
+    if data is not None:
+        data = of_queries(data, evaluation.rankings)
+        table.attrs["data"] = {"hash": data.hash, "documents": len(data.corpus)}
     with replace_file(run / "per_query" / f"{split}.parquet") as aside:
         table.to_parquet(aside)
     with replace_file(run / "rankings" / f"{split}.run") as aside, aside.open("w", encoding="utf-8") as file:
@@ -63,6 +70,36 @@ def read_per_query(run: Path, split: str) -> PerQuery:
         raise DataError(msg)
     table = pd.read_parquet(path).set_index("query_id")
     return {str(query): {name: float(v) for name, v in row.items()} for query, row in table.to_dict("index").items()}
+
+
+def of_queries(data: RetrievalData, queries: Mapping[str, Any]) -> RetrievalData:
+    """Keep these queries of a data set: rankers are measured on a sample."""
+    return data.subset(row for row, query in enumerate(data.queries.ids) if query in queries)
+
+
+def other_data(run: Path, split: str, data: RetrievalData) -> str | None:
+    """
+    Say how data differ from those that a run's figures are of.
+
+    :param run:
+        The run folder, with figures of this split.
+    :param split:
+        The split.
+    :param data:
+        The data.
+    :returns:
+        What is different, or None. Runs of earlier versions kept no hash: of theirs only queries and the number of
+        documents are known.
+    """
+    table = pd.read_parquet(run / "per_query" / f"{split}.parquet")
+    if odd := data.qrels.keys() ^ set(table["query_id"]):
+        return f"{len(odd)} judged queries are not in both, {min(odd)!r} among them"
+    kept = table.attrs.get("data")
+    if kept is None:
+        kept = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["dev"]["student"]
+    if len(data.corpus) != kept["documents"]:
+        return f"{len(data.corpus)} documents, not {kept['documents']}"
+    return "other texts or judgements" if kept.get("hash", data.hash) != data.hash else None
 
 
 def read_rankings(run: Path, split: str) -> dict[str, list[str]]:
