@@ -4,15 +4,19 @@
 """`retort compare`."""
 
 import argparse
+import logging
 from pathlib import Path
 
 from retort.cli.table import COLUMNS, format_table
 from retort.students.files import write_json
+from retort.students.manifest import Manifest
 from retort.trainers.data.read import read_judged
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.errors import DataError
 from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model
-from retort.trainers.evaluation.runs import Comparison, PerQuery, compare, read_per_query, write_evaluation
+from retort.trainers.evaluation.runs import Comparison, PerQuery, compare, other_data, read_per_query, write_evaluation
+
+logger = logging.getLogger(__name__)
 
 
 def run(given: argparse.Namespace) -> None:
@@ -43,7 +47,7 @@ def run(given: argparse.Namespace) -> None:
 
 def figures(name: str, split: str, data: RetrievalData | None) -> PerQuery:
     """
-    Read a run's figures; what has none is evaluated, and a run's are kept in it.
+    Read a run's figures; what has none of these data is evaluated, and a run's first ones of a split are kept in it.
 
     :param name:
         A run folder, `bm25`, or a model.
@@ -54,20 +58,27 @@ def figures(name: str, split: str, data: RetrievalData | None) -> PerQuery:
     """
     folder = Path(name)
     is_run = (folder / "recipe.yaml").is_file()
-    if is_run and (data is None or (folder / "per_query" / f"{split}.parquet").is_file()):
-        found = read_per_query(folder, split)
-        if data is not None and found.keys() != data.qrels.keys():
-            msg = f"{name} was evaluated on other {split} queries than those of {data.name}."
-            raise DataError(msg)
-        return found
+    has_figures = is_run and (folder / "per_query" / f"{split}.parquet").is_file()
+    odd = other_data(folder, split, data) if has_figures and data is not None else None
+    if is_run and (data is None or has_figures) and odd is None:
+        return read_per_query(folder, split)
     if data is None:
         msg = f"{name} is no run folder: give --data to evaluate it."
         raise DataError(msg)
     if name == "bm25":
         return evaluate_bm25(data).per_query
+    if odd is not None:
+        manifest = Manifest.read(folder / "student")
+        if manifest is not None and manifest.kind == "ranker":
+            msg = (
+                f"{name} ranks what others find, and was measured on other data than {data.name} ({odd}). Use "
+                f"`retort evaluate MODEL --rerank {folder / 'student'}`."
+            )
+            raise DataError(msg)
+        logger.warning("%s was measured on other data than %s (%s): its student is evaluated.", name, data.name, odd)
     evaluation = evaluate_model(str(folder / "student") if is_run else name, data)
-    if is_run:
-        write_evaluation(folder, split, evaluation)
+    if is_run and not has_figures:
+        write_evaluation(folder, split, evaluation, data)
     return evaluation.per_query
 
 

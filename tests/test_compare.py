@@ -5,6 +5,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from importlib import import_module
 
@@ -15,10 +16,18 @@ from test_cli import fail, say
 from retort.students import Student
 from retort.students.card import model_card
 from retort.students.manifest import Manifest
+from retort.trainers.data.beir import read_beir
 from retort.trainers.errors import DataError
 from retort.trainers.evaluation.fusion import fuse, fuse_cross_fitted, relative
 from retort.trainers.evaluation.rank import Evaluation
-from retort.trainers.evaluation.runs import compare, read_per_query, read_rankings, read_scores, write_evaluation
+from retort.trainers.evaluation.runs import (
+    compare,
+    other_data,
+    read_per_query,
+    read_rankings,
+    read_scores,
+    write_evaluation,
+)
 from retort.trainers.recipe import Recipe
 
 BARE = Manifest(kind="dense", dim=8, similarity="dot", prompts={}, max_tokens={}, space="s", fingerprint="f")
@@ -91,6 +100,29 @@ class TestCommand:
         assert "Give --data" in error
         say(capsys, "compare", *runs, "--split", "train", "--data", str(beir))
         assert (tmp_path / "runs" / "1" / "per_query" / "train.parquet").is_file()
+
+    @pytest.mark.parametrize(
+        ("name", "before", "after"),
+        [
+            ("corpus.jsonl", "", '{"_id": "new", "title": "", "text": "what is the island near the sea?"}\n'),
+            ("qrels/dev.tsv", "q06\td06\t1\n", "q06\td11\t1\n"),
+            ("qrels/dev.tsv", "q06\td06\t1\n", ""),
+        ],
+    )
+    def test_figures_of_other_data_are_not_taken(self, name, before, after, runs, beir, tmp_path, capsys, caplog):
+        """The run and its student are one model: compared on the data given, they are the same."""
+        other = shutil.copytree(beir, tmp_path / "other")
+        (other / name).write_text((other / name).read_text().replace(before, after, 1))
+        kept = read_per_query(tmp_path / "runs" / "1", "dev")
+        command = ("compare", f"{runs[0]}/student", runs[0], "--split", "dev", "--json", str(tmp_path / "c.json"))
+        say(capsys, *command, "--data", str(other))
+        assert f"{runs[0]} was measured on other data" in caplog.text
+        changes = json.loads((tmp_path / "c.json").read_text())["compared"][runs[0]]["changes"]
+        assert all(change["ties"] == 10 - (after == "") for change in changes.values())
+        assert read_per_query(tmp_path / "runs" / "1", "dev") == kept
+        caplog.clear()
+        say(capsys, *command, "--data", str(beir))
+        assert "other data" not in caplog.text
 
     def test_mistakes(self, runs, capsys):
         assert "give two runs or more" in fail(capsys, "compare", runs[0], "--split", "dev")
@@ -198,3 +230,15 @@ def test_rankings_come_back_as_they_were(tmp_path):
     assert read_scores(tmp_path, "dev") == scores
     write_evaluation(tmp_path, "dev", Evaluation("a model", {}, {"q 1": {"ndcg@10": 1.0}}, found))
     assert not read_scores(tmp_path, "dev")  # they were another ranking's
+
+
+def test_figures_without_a_hash_are_known_by_queries_and_documents(tmp_path, beir):
+    """Runs of earlier versions have none."""
+    data = read_beir(beir, "dev")
+    write_evaluation(tmp_path, "dev", Evaluation("a model", {}, {q: {"ndcg@10": 1.0} for q in data.qrels}, {}))
+    metrics = {"dev": {"student": {"documents": 40}}}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    assert other_data(tmp_path, "dev", data) is None
+    assert other_data(tmp_path, "dev", data.subset(range(9))) == "1 judged queries are not in both, 'q47' among them"
+    fewer = replace(data, corpus=data.corpus.select(range(39)))
+    assert other_data(tmp_path, "dev", fewer) == "39 documents, not 40"

@@ -130,6 +130,9 @@ def test_the_data_of_a_ranker_are_known_by_its_sample(recipe_tree, trunk, beir, 
     Recipe.from_dict(recipe_tree).run(beir, run)
     assert len(read_per_query(run, "dev")) == 5
     say(capsys, "report", str(run), "--data", str(beir))
+    error = fail(capsys, "compare", "bm25", str(run), "--data", str(beir), "--split", "dev")
+    assert "was measured on other data than data (5 judged queries are not in both" in error
+    assert f"retort evaluate MODEL --rerank {run / 'student'}" in error
 
 
 def test_files_of_examples_share_their_documents(recipe_tree, beir, tmp_path, capsys):
