@@ -4,6 +4,7 @@
 """Training data out of documents alone."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,14 @@ from haystack.dataclasses import ChatMessage
 
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import documents_to_data
-from retort.trainers.data.pseudo_queries import FirstSentences, GeneratedQuestions, Headings, KeyPhrases, Spans
+from retort.trainers.data.pseudo_queries import (
+    FirstSentences,
+    GeneratedQuestions,
+    Headings,
+    KeyPhrases,
+    KeySentences,
+    Spans,
+)
 from retort.trainers.data.synthesis import Titles, hold_out, make_queries, write_training_data
 from retort.trainers.errors import DataError, RecipeError, TeacherError
 from retort.trainers.teachers.chat_generator import ChatModel
@@ -62,6 +70,17 @@ class TestSources:
     def test_key_phrases_are_what_others_lack(self):
         found = of(KeyPhrases(words=2), "the ship and the harbour", "the bread and the oven", "the and")
         assert found == [["ship harbour"], ["bread oven"], []]
+
+    @pytest.mark.parametrize("source", [KeyPhrases(), KeySentences()])
+    def test_the_words_of_a_corpus_are_not_kept(self, source):
+        """A document's take about 0.1 MB."""
+        data = documents_to_data("x", documents(*(" ".join(f"w{i}" for i in range(1000)) for _ in range(50))))
+        tracemalloc.start()
+        try:
+            source.of(data)
+            assert tracemalloc.get_traced_memory()[1] < 1_000_000
+        finally:
+            tracemalloc.stop()
 
     def test_questions_of_an_llm_are_asked_once(self, tmp_path, monkeypatch):
         messages = [ChatMessage.from_assistant('1. What is it?\n- How so?\n\n"Why?"\n4. Too many?').to_dict()]

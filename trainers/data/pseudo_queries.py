@@ -62,18 +62,26 @@ class KeySentences:
 
     def of(self, data: RetrievalData) -> list[list[str]]:
         """List the sentences of each document."""
-        documents = [{w.lower() for w in _WORD.findall(text)} for text in data.corpus.texts]
-        frequencies = Counter(word for words in documents for word in words)
+        frequencies = _document_frequencies(data)
 
         def weight(sentence: str) -> float:
-            words = [w.lower() for w in _WORD.findall(sentence)]
-            rarity = sum(log(1 + len(documents) / frequencies[w]) for w in set(words) if w in frequencies)
+            words = _words(sentence)
+            rarity = sum(log(1 + len(data.corpus) / frequencies[w]) for w in set(words) if w in frequencies)
             return rarity / max(len(words), SHORTEST_SENTENCE)
 
         found = []
         for text in data.corpus.texts:
             found.append(sorted(dict.fromkeys(sentences_of(text)), key=weight, reverse=True)[: self.most])
         return found
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def _document_frequencies(data: RetrievalData) -> Counter[str]:
+    """Count in how many documents a word is; one at a time, as the words of a large corpus fill the memory."""
+    return Counter(word for text in data.corpus.texts for word in set(_words(text)))
 
 
 def sentences_of(text: str) -> list[str]:
@@ -172,12 +180,12 @@ class KeyPhrases:
 
     def of(self, data: RetrievalData) -> list[list[str]]:
         """List one phrase a document; none where fewer than two words stand out."""
-        documents = [[w.lower() for w in _WORD.findall(text)] for text in data.corpus.texts]
-        frequencies = Counter(word for words in documents for word in set(words))
+        frequencies = _document_frequencies(data)
         found = []
-        for words in documents:
+        for text in data.corpus.texts:
+            words = _words(text)
             counts = Counter(w for w in words if not w.isdigit() and len(w) > 2)  # noqa: PLR2004
-            weights = {w: n * log(len(documents) / frequencies[w]) for w, n in counts.items()}
+            weights = {w: n * log(len(data.corpus) / frequencies[w]) for w, n in counts.items()}
             best = set(sorted(weights, key=lambda w: (-weights[w], w))[: self.words])
             phrase = [w for w in dict.fromkeys(words) if w in best and weights[w] > 0]
             found.append([" ".join(phrase)] if len(phrase) > 1 else [])
