@@ -225,7 +225,7 @@ def rerank_all(model: Path, work: Path, dev: Any) -> tuple[dict[str, Any], dict[
     means, each = {}, {}
     for name, (folder, split) in places.items():
         found = read_rankings(folder, split)
-        rows = np.array([[sample.corpus.rows[i] for i in found[q][:DEPTH]] for q in sample.queries.ids])
+        rows = runner.rows_of(found, sample, DEPTH)
         after = evaluate_rows(name, sample, rerank(sample, rows, ranker.score)).per_query
         means[name] = {"before": mean(evaluate_rows(name, sample, rows).per_query), "after": mean(after)}
         each[name] = after

@@ -57,8 +57,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> str:
     found: dict[str, Any] = {}
     for name in arguments.retrievers:
         first = evaluate_bm25(data) if name == "bm25" else evaluate_model(name, data, precision="auto")
-        rows = [[data.corpus.rows[i] for i in first.rankings[q][: arguments.depth]] for q in data.queries.ids]
-        second = evaluate_rows(name, data, rerank(data, np.array(rows), score))
+        rows = runner.rows_of(first.rankings, data, arguments.depth)
+        second = evaluate_rows(name, data, rerank(data, rows, score))
         label = name if name in {"bm25", MINILM} else Path(name).parent.name
         found[label] = {"retrieval": first.metrics, "reranked": second.metrics}
         for measure_name in ("ndcg@10", "mrr@10"):

@@ -14,10 +14,11 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -65,6 +66,18 @@ def parser(script: str, description: str | None, *, rounds: int = 5) -> argparse
     made.add_argument("--json", type=Path, help=f"result file (default: benchmarks/results/{name}.json)")
     made.set_defaults(benchmark=name)
     return made
+
+
+def rows_of(rankings: Mapping[str, Sequence[str]], data: Any, depth: int) -> Any:
+    """Give the first documents of each query as rows of the corpus, `[q, depth]`; others fill up where fewer were found."""
+    import numpy as np
+
+    rows = []
+    for query in data.queries.ids:
+        found = [data.corpus.rows[i] for i in rankings.get(query, ())[:depth]]
+        spare = (row for row in range(len(data.corpus)) if row not in found)
+        rows.append([*found, *islice(spare, depth - len(found))])
+    return np.array(rows)
 
 
 def data_folder(*names: str) -> Path:
