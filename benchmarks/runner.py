@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,7 +69,7 @@ def parser(script: str, description: str | None, *, rounds: int = 5) -> argparse
 
 
 def rows_of(rankings: Mapping[str, Sequence[str]], data: Any, depth: int) -> Any:
-    """Give the first documents of each query as rows of the corpus, `[q, depth]`; others fill up where fewer were found."""
+    """Give each query's first documents as rows of the corpus, `[q, depth]`; others fill up where fewer were found."""
     import numpy as np
 
     rows = []
