@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to start a student: a pretrained model, some of its layers, random weights, a table or layers on it, towers."""
+"""Ways to start a student: a pretrained model, some of its layers, random weights, tables, layers on them, towers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from retort.students.layers import layer_stack, layers_of
 from retort.students.sides import set_max_tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
 
 FEWEST_PAIR_TOKENS = 5  # three special ones and two words
 VOCABULARY_SAMPLE, VOCABULARY_SHARE = 200, 0.01
 TOKENS_A_PASS = 1024
+TEXTS_A_PASS = 1024
 
 
 def pretrained(model: str, *, max_tokens: dict[str, int] | None = None, **options: Any) -> SentenceTransformer:
@@ -411,6 +414,77 @@ def static(teacher: str, *, dim: int | None = None, sif: float = 1e-5, **options
     tower = StaticEmbedding(words.backend_tokenizer, embedding_weights=table.clone())
     similarity = {"similarity_fn_name": model.similarity_fn_name}
     return SentenceTransformer(modules=[tower, Normalize()], device="cpu", **similarity | options)
+
+
+def with_words(
+    table: str,
+    *,
+    corpus: Sequence[str] | None = None,
+    dim: int = 384,
+    weight: float = 0.5,
+    seed: int = 0,
+    **options: Any,
+) -> SentenceTransformer:
+    r"""
+    Start from a static student that knows meanings, and give it words as such beside them.
+
+    Token $t$ gets, beside its own vector $v_t$, one of `dim` random directions $r_t$:
+
+    $$[v_t;\ c \cdot \mathrm{idf}_t\, r_t], \quad \mathrm{idf}_t = \ln(1 + (N - n_t + 1/2) / (n_t + 1/2))$$
+
+    where $n_t$ of the corpus' $N$ texts have the token, as in BM25 (Robertson & Zaragoza 2009). Random directions are
+    nearly at right angles, so the second half's cosine is that of tf-idf, up to $1 / \sqrt{dim}$ (Johnson &
+    Lindenstrauss 1984). It finds names and numbers, which a table taught by a bi-encoder takes for their neighbours.
+
+    :param table:
+        Folder of a static student.
+    :param corpus:
+        Texts to count words in. A recipe gives those it trains on.
+    :param dim:
+        Dimensions of the second half.
+    :param weight:
+        Mean length of the texts' second half, that of the first being 1; $c$ follows.
+    :param seed:
+        Seed of the directions.
+    :param options:
+        Passed to `SentenceTransformer`, such as `prompts`.
+    :raises ValueError:
+        If the table is none, or there are no texts, or a number is not above 0.
+    """
+    import numpy as np
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    started = pretrained(table)
+    tower: Any = started[0]
+    if not isinstance(tower, StaticEmbedding):
+        msg = f"with_words: {table} is no static student; make one with the recipe `static`."
+        raise ValueError(msg)
+    if not corpus:
+        msg = "with_words: needs a corpus, texts to count words in."
+        raise ValueError(msg)
+    if dim < 1 or not weight > 0:
+        msg = f"with_words: dim={dim} and weight={weight} must be above 0."
+        raise ValueError(msg)
+    meanings = tower.embedding.weight.detach().float()
+    directions = torch.randn(len(meanings), dim, generator=torch.Generator().manual_seed(seed))
+    counts = np.zeros(len(meanings))
+    texts = [corpus[i : i + TEXTS_A_PASS] for i in range(0, len(corpus), TEXTS_A_PASS)]
+    for some in texts:
+        for found in tower.tokenizer.encode_batch(list(some), add_special_tokens=False):
+            counts[np.unique(found.ids)] += 1
+    idf = torch.from_numpy(np.log1p((len(corpus) - counts + 0.5) / (counts + 0.5))).float()
+    words = torch.nn.functional.normalize(directions, dim=1) * idf[:, None]
+    lengths = torch.zeros(2)
+    for found in tower.tokenizer.encode_batch(list(texts[0]), add_special_tokens=False):
+        ids = torch.tensor(found.ids, dtype=torch.long)
+        lengths += torch.stack([half[ids].sum(0).norm() for half in (meanings, words)])
+    words *= weight * lengths[0] / lengths[1].clamp(min=1e-12)
+    both = StaticEmbedding(tower.tokenizer, embedding_weights=torch.cat([meanings, words], dim=1))
+    given = {"prompts": started.prompts, "similarity_fn_name": started.similarity_fn_name}
+    return SentenceTransformer(modules=[both, Normalize()], device="cpu", **given | options)
 
 
 def two_towers(query: dict[str, Any], document: dict[str, Any], **options: Any) -> SentenceTransformer:

@@ -15,10 +15,11 @@ from haystack_integrations.components.embedders.retort import StudentDocumentEmb
 from haystack_integrations.components.retrievers.retort import StudentRetriever
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.students import Student, save_student
-from retort.students.create import from_config, from_table, static, two_towers
+from retort.students.create import from_config, from_table, static, two_towers, with_words
 from retort.students.encoding import encode_texts
 from retort.students.sides import SIDES
 from retort.students.static import StaticEncoder
+from retort.trainers.data.beir import read_beir
 from retort.trainers.evaluation.exports import export_student
 from retort.trainers.recipe import Recipe
 
@@ -171,7 +172,6 @@ class TestTowers:
 def test_batches_of_queries_are_half_sentences(beir, tmp_path):
     from retort.trainers.candidates.batches import QueryBatches
     from retort.trainers.candidates.workbench import Workbench
-    from retort.trainers.data.beir import read_beir
 
     data = read_beir(beir, "train")
     source = QueryBatches(Workbench(data, {}, tmp_path), batch_size=8, vector_teachers=[], seed=0)
@@ -241,3 +241,67 @@ class TestLayersOnATable:
         save_student(from_config(odd, tokenizer_path), tmp_path / "odd")
         with pytest.raises(ValueError, match="'distilbert' is not built as BERT is"):
             from_table(table, str(tmp_path / "odd"), [0])
+
+
+class TestWordsBesideATable:
+    CORPUS = ("the ship", "the storm and the storm", "bread")
+
+    def test_the_second_half_is_tf_idf(self, table):
+        """As many dimensions as keep right angles: the cosine is the sum of both halves' products."""
+        vectors = SentenceTransformer(table, device="cpu")[0].embedding.weight.detach().numpy()
+        started = with_words(table, corpus=self.CORPUS, dim=4096, weight=0.7)
+        words = started[0].tokenizer
+        ids = [words.encode(text, add_special_tokens=False).ids for text in self.CORPUS]
+        seen = np.array([sum(token in text for text in ids) for token in range(len(vectors))])
+        idf = np.log(1 + (3 - seen + 0.5) / (seen + 0.5))
+        counts = np.array([np.bincount(text, minlength=len(vectors)) for text in ids])
+        meanings, tf_idf = counts @ vectors, counts * idf
+        scale = 0.7 * np.linalg.norm(meanings, axis=1).mean() / np.linalg.norm(tf_idf, axis=1).mean()
+        wanted = meanings @ meanings.T + scale**2 * tf_idf @ tf_idf.T
+        lengths = np.sqrt(np.diag(wanted))
+        found = started.encode(list(self.CORPUS))
+        np.testing.assert_allclose(found @ found.T, wanted / np.outer(lengths, lengths), atol=0.05)
+
+    def test_it_tells_words_apart_that_mean_the_same(self, table, tmp_path):
+        """Where a table has one vector for two words, only the second half finds the one that was asked for."""
+        plain = SentenceTransformer(table, device="cpu")
+        ship, bread = (plain[0].tokenizer.token_to_id(word) for word in ("ship", "bread"))
+        with torch.no_grad():
+            plain[0].embedding.weight[ship] = plain[0].embedding.weight[bread]
+        save_student(plain, tmp_path / "same")
+        for model, same in ((plain, True), (with_words(str(tmp_path / "same"), corpus=self.CORPUS), False)):
+            asked, other = model.encode(["ship", "bread"])
+            assert bool(asked @ other > 0.99) == same
+
+    def test_a_recipe_gives_it_the_corpus_and_the_seed(self, table, beir, recipe_tree, tmp_path):
+        from retort.trainers.parts import build_parts
+
+        data = read_beir(beir, "train")
+        spec = {"type": "retort.students.create.with_words", "init_parameters": {"table": table, "dim": 8}}
+        contrastive = {"type": "retort.trainers.objectives.Contrastive"}
+        lists = {"sources": ["bm25"], "negatives": 1}
+        stage = {"name": "labels", "lr": 1e-3, "steps": 1, "candidates": lists, "objectives": [contrastive]}
+        tree = recipe_tree | {"student": spec, "teachers": {}, "stages": [stage]}
+        tree["candidates"] = {"bm25": tree["candidates"]["bm25"]}
+        tree["training"] = tree["training"] | {"seed": 3}
+        found = build_parts(Recipe.from_dict(tree), data, tmp_path / "cache").distiller.student
+        wanted = with_words(table, corpus=data.corpus.texts, dim=8, seed=3)
+        torch.testing.assert_close(found[0].embedding.weight, wanted[0].embedding.weight)
+
+    def test_it_is_served_as_any_table(self, table, tmp_path):
+        started = with_words(table, corpus=self.CORPUS, dim=8)
+        save_student(started, tmp_path / "student")
+        student = Student.load(str(tmp_path / "student"))
+        assert student.manifest.kind == "static"
+        kept = [t for t in TEXTS if t]
+        np.testing.assert_allclose(student.encode_document(kept), started.encode(kept), atol=1e-6)
+        assert not student.encode_query([""]).any()
+
+    def test_what_does_not_fit_is_refused(self, table, tiny_student):
+        with pytest.raises(ValueError, match="no static student"):
+            with_words(tiny_student, corpus=self.CORPUS)
+        with pytest.raises(ValueError, match="needs a corpus"):
+            with_words(table)
+        for wrong in ({"dim": 0}, {"weight": 0.0}, {"weight": -1.0}):
+            with pytest.raises(ValueError, match="above 0"):
+                with_words(table, corpus=self.CORPUS, **wrong)

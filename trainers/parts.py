@@ -91,7 +91,8 @@ def build_parts(recipe: Recipe, data: RetrievalData, cache: Path) -> Parts:
     :raises RecipeError:
         If a piece cannot be created, or does not fit the others.
     """
-    student = recipe.create(recipe.student, "student", "student", seed=recipe.training.seed)
+    given = {"seed": recipe.training.seed, "corpus": data.corpus.texts}
+    student = recipe.create(recipe.student, "student", "student", **given)
     allowed = recipe.allow or None
     teachers: dict[str, AnyTeacher] = {
         name: recipe.create(spec, "teacher", f"teachers.{name}", allowed_modules=allowed)
