@@ -462,8 +462,8 @@ def with_words(
     if not isinstance(tower, StaticEmbedding):
         msg = f"with_words: {table} is no static student; make one with the recipe `static`."
         raise ValueError(msg)
-    if not corpus:
-        msg = "with_words: needs a corpus, texts to count words in."
+    if not corpus or isinstance(corpus, str):
+        msg = "with_words: needs a corpus, a list of texts to count words in; leave it out in a recipe, which gives its own."
         raise ValueError(msg)
     if dim < 1 or not weight > 0:
         msg = f"with_words: dim={dim} and weight={weight} must be above 0."

@@ -300,8 +300,9 @@ class TestWordsBesideATable:
     def test_what_does_not_fit_is_refused(self, table, tiny_student):
         with pytest.raises(ValueError, match="no static student"):
             with_words(tiny_student, corpus=self.CORPUS)
-        with pytest.raises(ValueError, match="needs a corpus"):
-            with_words(table)
-        for wrong in ({"dim": 0}, {"weight": 0.0}, {"weight": -1.0}):
+        for wrong in (None, [], "documents/"):
+            with pytest.raises(ValueError, match="needs a corpus"):
+                with_words(table, corpus=wrong)
+        for given in ({"dim": 0}, {"weight": 0.0}, {"weight": -1.0}):
             with pytest.raises(ValueError, match="above 0"):
-                with_words(table, corpus=self.CORPUS, **wrong)
+                with_words(table, corpus=self.CORPUS, **given)
