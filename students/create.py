@@ -463,7 +463,7 @@ def with_words(
         msg = f"with_words: {table} is no static student; make one with the recipe `static`."
         raise ValueError(msg)
     if not corpus or isinstance(corpus, str):
-        msg = "with_words: needs a corpus, a list of texts to count words in. A recipe gives its own: leave it out there."
+        msg = "with_words: needs a corpus, a list of texts to count words in. In a recipe leave it out: it has its own."
         raise ValueError(msg)
     if dim < 1 or not weight > 0:
         msg = f"with_words: dim={dim} and weight={weight} must be above 0."
