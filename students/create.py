@@ -432,9 +432,9 @@ def with_words(
 
     $$[v_t;\ c \cdot \mathrm{idf}_t\, r_t], \quad \mathrm{idf}_t = \ln(1 + (N - n_t + 1/2) / (n_t + 1/2))$$
 
-    where $n_t$ of the corpus' $N$ texts have the token, as in BM25 (Robertson & Zaragoza 2009). Random directions are
-    nearly at right angles, so the second half's cosine is that of tf-idf, up to $1 / \sqrt{dim}$ (Johnson &
-    Lindenstrauss 1984). It finds names and numbers, which a table taught by a bi-encoder takes for their neighbours.
+    where $n_t$ of the corpus' $N$ texts have the token, as in BM25 (Robertson & Zaragoza 2009, in Lucene's form, which
+    stays above 0). Random directions are nearly at right angles, so the second half's cosine is that of tf-idf, up to
+    about $1 / \sqrt{dim}$ (Johnson & Lindenstrauss 1984).
 
     :param table:
         Folder of a static student.
@@ -443,7 +443,7 @@ def with_words(
     :param dim:
         Dimensions of the second half.
     :param weight:
-        Mean length of the texts' second half, that of the first being 1; $c$ follows.
+        Mean length of the second half, that of the first being 1, over the first 1,024 texts; $c$ follows.
     :param seed:
         Seed of the directions.
     :param options:
@@ -470,16 +470,16 @@ def with_words(
         raise ValueError(msg)
     meanings = tower.embedding.weight.detach().float()
     directions = torch.randn(len(meanings), dim, generator=torch.Generator().manual_seed(seed))
-    counts = np.zeros(len(meanings))
-    texts = [corpus[i : i + TEXTS_A_PASS] for i in range(0, len(corpus), TEXTS_A_PASS)]
-    for some in texts:
-        for found in tower.tokenizer.encode_batch(list(some), add_special_tokens=False):
-            counts[np.unique(found.ids)] += 1
+    counts, first = np.zeros(len(meanings)), []
+    for i in range(0, len(corpus), TEXTS_A_PASS):
+        found = tower.tokenizer.encode_batch(list(corpus[i : i + TEXTS_A_PASS]), add_special_tokens=False)
+        first = first or [torch.tensor(text.ids, dtype=torch.long) for text in found]
+        for text in found:
+            counts[np.unique(text.ids).astype(int)] += 1
     idf = torch.from_numpy(np.log1p((len(corpus) - counts + 0.5) / (counts + 0.5))).float()
     words = torch.nn.functional.normalize(directions, dim=1) * idf[:, None]
     lengths = torch.zeros(2)
-    for found in tower.tokenizer.encode_batch(list(texts[0]), add_special_tokens=False):
-        ids = torch.tensor(found.ids, dtype=torch.long)
+    for ids in first:
         lengths += torch.stack([half[ids].sum(0).norm() for half in (meanings, words)])
     words *= weight * lengths[0] / lengths[1].clamp(min=1e-12)
     both = StaticEmbedding(tower.tokenizer, embedding_weights=torch.cat([meanings, words], dim=1))
