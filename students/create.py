@@ -470,7 +470,8 @@ def with_words(
         raise ValueError(msg)
     meanings = tower.embedding.weight.detach().float()
     directions = torch.randn(len(meanings), dim, generator=torch.Generator().manual_seed(seed))
-    counts, first = np.zeros(len(meanings)), []
+    counts = np.zeros(len(meanings))
+    first: list[torch.Tensor] = []
     for i in range(0, len(corpus), TEXTS_A_PASS):
         found = tower.tokenizer.encode_batch(list(corpus[i : i + TEXTS_A_PASS]), add_special_tokens=False)
         first = first or [torch.tensor(text.ids, dtype=torch.long) for text in found]
