@@ -43,10 +43,10 @@ class ChatWrapper(BasePipelineWrapper):
 
 
 def _text(content: Any) -> str:
-    """A message's text, which may come in parts."""
+    """A message's text, which may come in parts, without halves of surrogate pairs (an emoji that a client cut)."""
     if isinstance(content, list):
-        return " ".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    return str(content or "")
+        content = " ".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    return str(content or "").encode("utf-8", "ignore").decode("utf-8")
 
 
 async def _spoken(pieces: list[str]) -> AsyncGenerator[str, None]:

@@ -153,6 +153,10 @@ class TestDocuments:
         assert documents[0].meta == {"title": "sea"}
         assert documents_to_data("x", documents).corpus.hash == read_beir(beir, "dev").corpus.hash
 
+    def test_a_beir_corpus_alone_names_its_folder(self, beir):
+        with pytest.raises(DataError, match=r"corpus.jsonl: give the BEIR folder around it"):
+            read_documents(beir / "corpus.jsonl")
+
     @pytest.mark.parametrize(
         ("line", "message"),
         [

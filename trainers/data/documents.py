@@ -65,6 +65,9 @@ def read_documents(
     if not source.exists():
         msg = f"{source} does not exist. Give a folder of documents or a BEIR folder."
         raise DataError(msg)
+    if source.is_file() and is_beir(source.parent) and source.name.startswith("corpus.jsonl"):
+        msg = f"{source}: give the BEIR folder around it, {source.parent}."
+        raise DataError(msg)
     files = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file())
     if source.is_dir():
         files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(source).parts)]
