@@ -438,8 +438,8 @@ def with_words(
     $$[v_t;\ c \cdot \mathrm{idf}_t\, r_t], \quad \mathrm{idf}_t = \ln(1 + (N - n_t + 1/2) / (n_t + 1/2))$$
 
     where $n_t$ of the corpus' $N$ texts have the token, as in BM25 (Robertson & Zaragoza 2009, in Lucene's form, which
-    stays above 0); special tokens, which are no words, get 0. Random directions are nearly at right angles, so the second
-    half's cosine is that of tf-idf, up to about $1 / \sqrt{dim}$ (Johnson & Lindenstrauss 1984).
+    stays above 0); special tokens, which are no words, get 0. Random directions are nearly at right angles, so the
+    second half's cosine is that of tf-idf, up to about $1 / \sqrt{dim}$ (Johnson & Lindenstrauss 1984).
 
     :param table:
         Folder of a static student.
@@ -539,8 +539,8 @@ def from_words(
     :param table:
         Folder of a static student.
     :param tokenizer:
-        Folder, Hub id or `package:` name of a model or tokenizer with the same vocabulary, which puts a token of its own
-        before a text.
+        Folder, Hub id or `package:` name of a model or tokenizer with the same vocabulary, which puts a token of its
+        own before a text.
     :param corpus:
         Texts to count words in. A recipe gives those it trains on.
     :param layers:
@@ -560,7 +560,7 @@ def from_words(
     """
     import torch
 
-    if layers < 1 or dim < 2:
+    if layers < 1 or dim <= 1:
         msg = f"from_words: layers={layers} must be above 0, and dim={dim} above 1."
         raise ValueError(msg)
     started, meanings, words = _meanings_and_words("from_words", table, corpus, dim, weight, seed, once=True)
