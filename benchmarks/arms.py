@@ -31,6 +31,7 @@ SHARES: dict[str, dict[str, float]] = {
     # For starts that are aligned already: the last stage of `kd_lexical`, alone.
     "lexical": {"words": 1.0},
 }
+SUM_TEMPERATURE = 2.5  # of a sum of scores, for each unit of BM25's; METHODS.md, "Two teachers"
 WITHOUT_ANCHOR = ("one-step", "prod-no-regulariser", PEER)
 
 Tree = dict[str, Any]
@@ -70,7 +71,11 @@ def prod(arm: str, tree: Tree, given: argparse.Namespace, work: Path) -> None:
         if arm in WITHOUT_ANCHOR:
             stage["anchor"] = None
             keep_objectives(stage, *(name for name in names_of(stage) if "Anchor" not in name))
-        if given.lexical and arm != PEER and stage["teacher"] and stage["name"] != "words":  # the peer has one teacher
+        if not stage["teacher"] or stage["name"] == "words":
+            continue
+        if given.besides:
+            add_bm25(stage, given.besides)
+        elif given.lexical and arm != PEER:  # the peer has one teacher
             stage["objectives"].append(words_of_bm25())
 
 
@@ -80,6 +85,15 @@ def shares_of(arm: str, given: argparse.Namespace) -> dict[str, float]:
     if (given.align or given.start) and arm not in ("supervised", PEER) and "warm-up" in shares:
         shares["large-ranker"] += shares.pop("warm-up")
     return shares
+
+
+def add_bm25(stage: Tree, weight: float) -> None:
+    """Add BM25's scores to the teacher's, over lists; the temperature grows with them."""
+    for objective in stage["objectives"]:
+        if objective["type"].endswith((".ListwiseKL", ".InBatchKL")):
+            objective["type"] = "retort.trainers.objectives.ListwiseKL"
+            soft = objective["init_parameters"]["student_temperature"] * SUM_TEMPERATURE * weight
+            objective["init_parameters"] |= {"besides": {"bm25": weight}, "teacher_temperature": soft}
 
 
 def words_of_bm25() -> Tree:

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,11 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--lexical", action="store_true", help="BM25 teaches beside the other teachers, and the rankers among them"
+    )
+    parser.add_argument(
+        "--besides",
+        type=float,
+        help="weight of BM25's scores, which are added to those of each teacher of students (default: none)",
     )
     parser.add_argument(
         "--keep", choices=["best", "last"], default="last", help="state of each run that is compared (default: last)"
@@ -251,7 +257,7 @@ def train_peer(recipe: Any, folder: Path, out: Path) -> None:
     score, best = dev_sampler(dev, model, recipe.training), -1.0
     plan: list[tuple[Any, Any, Callable[[Any], Any] | None]] = [
         (warm, MultipleNegativesRankingLoss(model, scale=peers.SCALE), None),
-        (distil, peers.distillation_loss(model), lambda batch: batch.teacher_scores["large-ranker"]),
+        (distil, peers.distillation_loss(model), partial(scores_of, recipe=recipe)),
     ]
     for stage, loss, scores in plan:
         rows = peers.rows_of(open_stage(parts, stage, out), stage.steps, scores)
@@ -262,6 +268,15 @@ def train_peer(recipe: Any, folder: Path, out: Path) -> None:
     evaluation = evaluate_model(str(out / "student"), dev)
     write_evaluation(out, "dev", evaluation)
     write_json(out / "metrics.json", {"dev": {"student": evaluation.metrics}})
+
+
+def scores_of(batch: Any, recipe: Any) -> Any:
+    """Give what the larger ranker thinks of a batch's lists, and what is beside it, at the temperature 1."""
+    soft = next(o.init_parameters for o in recipe.stages[-1].objectives if o.type.endswith("ListwiseKL"))
+    found = batch.teacher_scores["large-ranker"]
+    for name, weight in soft.get("besides", {}).items():
+        found = found + weight * batch.teacher_scores[name]
+    return found / (soft.get("teacher_temperature", 1.0) / soft["student_temperature"] if "besides" in soft else 1.0)
 
 
 def write_result(arguments: argparse.Namespace, work: Path) -> str:
@@ -383,6 +398,7 @@ def write_methods(name: str, result: dict[str, Any]) -> None:
         + (" The last state of each run." if given.get("keep") == "last" else " The best state on a dev sample.")
         + (" All arms start from `start`." if START in result["references"] else "")
         + (" BM25 teaches beside every other teacher." if given.get("lexical") else "")
+        + (f" Students' teachers have {given['besides']:g} times BM25's scores added." if given.get("besides") else "")
         + " Hybrids add scores."
     )
     base = given["baseline"]
