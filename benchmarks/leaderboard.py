@@ -271,12 +271,13 @@ def train_peer(recipe: Any, folder: Path, out: Path) -> None:
 
 
 def scores_of(batch: Any, recipe: Any) -> Any:
-    """Give what the larger ranker thinks of a batch's lists, and what is beside it, at the temperature 1."""
+    """Give the larger ranker's scores of a batch's lists; with others added, at the student's temperature of 1."""
     soft = next(o.init_parameters for o in recipe.stages[-1].objectives if o.type.endswith("ListwiseKL"))
     found = batch.teacher_scores["large-ranker"]
-    for name, weight in soft.get("besides", {}).items():
-        found = found + weight * batch.teacher_scores[name]
-    return found / (soft.get("teacher_temperature", 1.0) / soft["student_temperature"] if "besides" in soft else 1.0)
+    if "besides" not in soft:
+        return found
+    added = sum(weight * batch.teacher_scores[name] for name, weight in soft["besides"].items())
+    return (found + added) * soft["student_temperature"] / soft["teacher_temperature"]
 
 
 def write_result(arguments: argparse.Namespace, work: Path) -> str:
@@ -397,7 +398,8 @@ def write_methods(name: str, result: dict[str, Any]) -> None:
         + (f", {given['served_tokens']} of documents where compared." if given.get("served_tokens") else ".")
         + (" The last state of each run." if given.get("keep") == "last" else " The best state on a dev sample.")
         + (" All arms start from `start`." if START in result["references"] else "")
-        + (" BM25 teaches beside every other teacher." if given.get("lexical") else "")
+        + (" BM25 teaches beside every other teacher." if given.get("lexical") and not given.get("besides") else "")
+        + (" BM25 teaches the rankers, too." if given.get("lexical") and given.get("besides") else "")
         + (f" Students' teachers have {given['besides']:g} times BM25's scores added." if given.get("besides") else "")
         + " Hybrids add scores."
     )

@@ -498,17 +498,12 @@ def _meanings_and_words(
             counts[np.unique(text.ids).astype(int)] += 1
     idf = torch.from_numpy(np.log1p((len(corpus) - counts + 0.5) / (counts + 0.5))).float()
     words = torch.nn.functional.normalize(directions, dim=1) * idf[:, None]
-    words[_special(tower.tokenizer)] = 0
+    words[[i for i, token in tower.tokenizer.get_added_tokens_decoder().items() if token.special]] = 0  # such as [UNK]
     lengths = torch.zeros(2)
     for ids in first:
         lengths += torch.stack([meanings[ids].sum(0).norm(), words[ids.unique() if once else ids].sum(0).norm()])
     words *= weight * lengths[0] / lengths[1].clamp(min=1e-12)
     return started, meanings, words
-
-
-def _special(tokenizer: Any) -> list[int]:
-    """List the tokens that are no words, such as `[UNK]`."""
-    return [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
 
 
 def from_words(
@@ -576,7 +571,8 @@ def from_words(
         "num_hidden_layers": layers,
         "num_attention_heads": width // HEAD,
     }
-    student = from_config(config, tokenizer, max_tokens=max_tokens, seed=seed, **options)
+    given = {"prompts": started.prompts, "similarity_fn_name": started.similarity_fn_name}
+    student = from_config(config, tokenizer, max_tokens=max_tokens, seed=seed, **given | options)
     first: Any = student[0]
     if first.tokenizer.get_vocab() != tower.tokenizer.get_vocab() or first.tokenizer.cls_token_id is None:
         msg = f"from_words: {tokenizer} has another vocabulary than {table}, or puts no token before a text."

@@ -327,29 +327,31 @@ class TestLayersThatCountWords:
     def started(self, table, trunk) -> SentenceTransformer:
         return from_words(table, trunk, corpus=self.CORPUS, dim=80, max_tokens={"query": 8, "document": 16})
 
-    def test_counts_are_saturated_as_bm25_has_them(self, table, started):
-        """Meanings are as in the table; c occurrences of a word weigh c / (c + k)."""
+    @pytest.mark.parametrize("weight", [0.25, 0.5])
+    def test_counts_are_saturated_as_bm25_has_them(self, table, trunk, weight):
+        """Meanings are as in the table; c occurrences of a word weigh (1 + k) c / (c + k)."""
+        started = from_words(table, trunk, corpus=self.CORPUS, dim=80, weight=weight)
         meanings = SentenceTransformer(table, device="cpu")[0].embedding.weight.detach().numpy()
-        directions = torch.nn.functional.normalize(
-            torch.randn(len(meanings), 80, generator=torch.Generator().manual_seed(0)), dim=1
-        ).numpy()
-        directions -= directions.mean(1, keepdims=True)
-        for text in self.CORPUS:
-            ids = started.tokenizer(text, add_special_tokens=False)["input_ids"]
-            tokens, counts = np.unique(ids, return_counts=True)
-            seen = np.array([sum(t in started.tokenizer(c)["input_ids"] for c in self.CORPUS) for t in tokens])
-            idf = np.log(1 + (4 - seen + 0.5) / (seen + 0.5))
+        directions = torch.randn(len(meanings), 80, generator=torch.Generator().manual_seed(0))
+        directions = torch.nn.functional.normalize(directions, dim=1).numpy()
+        ids = [started.tokenizer(text, add_special_tokens=False)["input_ids"] for text in self.CORPUS]
+        seen = np.array([sum(token in text for text in ids) for token in range(len(meanings))])
+        words = directions * np.log(1 + (4 - seen + 0.5) / (seen + 0.5))[:, None]
+        lengths = [np.linalg.norm([part.sum(0) for part in parts], axis=1).mean() for parts in (
+            [meanings[text] for text in ids], [words[np.unique(text)] for text in ids])]  # fmt: skip
+        words = weight * lengths[0] / lengths[1] * (words - words.mean(1, keepdims=True))
+        for text, tokens in zip(self.CORPUS, ids, strict=True):
+            kinds, counts = np.unique(tokens, return_counts=True)
+            wanted = np.concatenate([counts @ meanings[kinds], (1.25 * counts / (counts + 0.25)) @ words[kinds]])
             found = started.encode(text)
+            np.testing.assert_allclose(found[:96], wanted / np.linalg.norm(wanted), atol=1e-4)
             assert not found[96:].any()
-            by_meaning, by_word = counts @ meanings[tokens], (counts / (counts + 0.25) * idf) @ directions[tokens]
-            for half, wanted in ((found[:16], by_meaning), (found[16:96], by_word)):
-                assert half @ wanted == pytest.approx(np.linalg.norm(half) * np.linalg.norm(wanted), rel=1e-4)
 
-    def test_the_weight_is_that_of_words_to_meanings(self, table, trunk):
-        for weight in (0.25, 0.5):
-            found = from_words(table, trunk, corpus=self.CORPUS[:3], dim=80, weight=weight).encode(self.CORPUS[:3])
-            ratio = np.linalg.norm(found[:, 16:], axis=1) / np.linalg.norm(found[:, :16], axis=1)
-            assert ratio.mean() == pytest.approx(weight, rel=0.3)
+    def test_prompts_of_the_table_are_kept(self, table, trunk, tmp_path):
+        plain = SentenceTransformer(table, device="cpu", prompts={"query": "ask: ", "document": ""})
+        save_student(plain, tmp_path / "asked")
+        started = from_words(str(tmp_path / "asked"), trunk, corpus=self.CORPUS, dim=8)
+        assert started.prompts["query"] == "ask: "
 
     def test_everything_learns_and_comes_back(self, started, tmp_path):
         learns_and_comes_back(started, tmp_path / "student")
