@@ -68,6 +68,8 @@ def prod(arm: str, tree: Tree, given: argparse.Namespace, work: Path) -> None:
     asked = {stage["teacher"] for stage in tree["stages"]}
     tree["teachers"] |= {name: trained_ranker(work, name) for name in RANKERS if name in asked}
     for stage in tree["stages"]:
+        if given.shared_lists and stage["name"] == "large-ranker":
+            stage["candidates"]["sources"] = ["bm25", "dual"]
         if arm in WITHOUT_ANCHOR:
             stage["anchor"] = None
             keep_objectives(stage, *(name for name in names_of(stage) if "Anchor" not in name))
@@ -249,6 +251,8 @@ def recipe_for(given: argparse.Namespace, work: Path, arm: str, seed: int) -> An
     tree["student"] = cut(given)
     if (given.align or given.start) and "layers" not in group.sizes:  # the start has the command line's
         model = {"model": given.start or str(work / START / "0" / "student"), "max_tokens": lengths(given)}
+        if given.frozen:
+            model["frozen"] = given.frozen
         tree["student"] = {"type": "retort.students.create.pretrained", "init_parameters": model}
     tree["teachers"] = {"dual": bi_encoder(MINILM)}
     tree["training"] = sizes(tree, seed) | {"batch_size": given.batch_size, "keep": given.keep}

@@ -20,9 +20,11 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import peers
@@ -63,12 +65,21 @@ def command_line() -> argparse.ArgumentParser:
         "--start", help="student that all arms start from, in the place of an alignment (default: none)"
     )
     parser.add_argument(
+        "--frozen", nargs="+", metavar="PART", help="parts of the start that do not learn, as in `create.pretrained`"
+    )
+    parser.add_argument(
         "--lexical", action="store_true", help="BM25 teaches beside the other teachers, and the rankers among them"
     )
     parser.add_argument(
         "--besides",
         type=float,
         help="weight of BM25's scores, which are added to those of each teacher of students (default: none)",
+    )
+    parser.add_argument(
+        "--shared-lists",
+        action="store_true",
+        default=None,  # not among the settings of runs that were made before it was there
+        help="lists are BM25's and the dual encoder's; PROD's last stage alone mines the student's own",
     )
     parser.add_argument(
         "--keep", choices=["best", "last"], default="last", help="state of each run that is compared (default: last)"
@@ -146,7 +157,8 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
     from retort.students.files import write_json
     from retort.trainers.data.beir import read_beir
     from retort.trainers.evaluation.metrics import mean, per_query
-    from retort.trainers.evaluation.rank import evaluate_bm25
+    from retort.trainers.evaluation.rank import Evaluation, evaluate_bm25
+    from retort.trainers.evaluation.runs import read_per_query, read_rankings, read_scores
 
     started = time.perf_counter()
     out = work / arm / str(seed)
@@ -158,13 +170,20 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
         row = {"metrics": served(arguments, arguments.start, read_beir(folder, "dev")).metrics}
     else:
         recipe = start_recipe(arguments) if arm == START else recipe_for(arguments, work, arm, seed)
-        if arm == PEER:
-            train_peer(recipe, folder, out)
-        else:
-            recipe.run(folder, out, resume=out.exists())
+        with evaluated_as_served(arguments):
+            if arm == PEER:
+                train_peer(arguments, recipe, folder, out)
+            else:
+                recipe.run(folder, out, resume=out.exists())
         trained = time.perf_counter() - started
         dev = read_beir(folder, "dev")
-        found = served(arguments, str(out / "student"), dev)
+        found = Evaluation(
+            arm,
+            json.loads((out / "metrics.json").read_text())["dev"]["student"],
+            read_per_query(out, "dev"),
+            read_rankings(out, "dev"),
+            read_scores(out, "dev"),
+        )
         fused, weights = hybrid_of(found, evaluate_bm25(dev), dev)
         hybrid = per_query(fused, dev.qrels)
         write_json(out / "dev.json", {"student": found.per_query, "hybrid": hybrid})
@@ -175,6 +194,26 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     row |= {"arm": arm, "seed": seed, "wall_s": time.perf_counter() - started, "peak_mb": peak}
     write_json(row_path(work, arm, seed), row)
+
+
+@contextmanager
+def evaluated_as_served(arguments: argparse.Namespace) -> Iterator[None]:
+    """Have a run evaluate its student with documents as they will be given: to do it again may cost as much as it."""
+    from retort.students.student import save_student
+    from retort.trainers import run
+
+    def evaluate(student: Any, dev: Any, **_: Any) -> Any:
+        with TemporaryDirectory() as folder:  # the run saves it as it was trained
+            save_student(student.model, Path(folder))
+            return served(arguments, folder, dev)
+
+    before = run.evaluate_model
+    if arguments.served_tokens:
+        run.evaluate_model = evaluate
+    try:
+        yield
+    finally:
+        run.evaluate_model = before
 
 
 def served(arguments: argparse.Namespace, student: str, dev: Any) -> Any:
@@ -238,13 +277,12 @@ def rerank_all(model: Path, work: Path, dev: Any) -> tuple[dict[str, Any], dict[
     return means, each
 
 
-def train_peer(recipe: Any, folder: Path, out: Path) -> None:
+def train_peer(arguments: argparse.Namespace, recipe: Any, folder: Path, out: Path) -> None:
     """MultipleNegativesRankingLoss on the lists of the warm-up, then DistillKLDivLoss."""
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     from retort.students.files import write_json
     from retort.students.student import save_student
-    from retort.trainers.evaluation.rank import evaluate_model
     from retort.trainers.evaluation.runs import write_evaluation
     from retort.trainers.parts import build_parts
     from retort.trainers.run import dev_sampler, read_train_and_dev
@@ -265,7 +303,7 @@ def train_peer(recipe: Any, folder: Path, out: Path) -> None:
         if (found := score()) > best or recipe.training.keep == "last":
             best = found
             save_student(model, out / "student")
-    evaluation = evaluate_model(str(out / "student"), dev)
+    evaluation = served(arguments, str(out / "student"), dev)
     write_evaluation(out, "dev", evaluation)
     write_json(out / "metrics.json", {"dev": {"student": evaluation.metrics}})
 

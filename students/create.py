@@ -28,7 +28,9 @@ SAME = 30.0  # attention score of two tokens of one kind; of others around 0, se
 STEADY = 3.0  # how much longer a row is than what is taken off it may be
 
 
-def pretrained(model: str, *, max_tokens: dict[str, int] | None = None, **options: Any) -> SentenceTransformer:
+def pretrained(
+    model: str, *, max_tokens: dict[str, int] | None = None, frozen: Sequence[str] = (), **options: Any
+) -> SentenceTransformer:
     """
     Start from a whole pretrained model: any sentence-transformers model or Hugging Face encoder.
 
@@ -36,13 +38,24 @@ def pretrained(model: str, *, max_tokens: dict[str, int] | None = None, **option
         A folder, a Hub id, or `package:NAME/SUBFOLDER`.
     :param max_tokens:
         Lengths `{query, document}` at which texts are cut.
+    :param frozen:
+        Parts that do not learn, by their names among the model's modules, such as `0.model.encoder`.
     :param options:
         Passed to `SentenceTransformer`, such as `revision`, `prompts`, `similarity_fn_name`.
+    :raises ValueError:
+        If there is no part of such a name.
     """
     from sentence_transformers import SentenceTransformer
 
     started = SentenceTransformer(resolve_model(model), device="cpu", model_kwargs={"use_safetensors": True}, **options)
     set_max_tokens(started, **(max_tokens or {}))
+    parts = dict(started.named_modules())
+    for name in [frozen] if isinstance(frozen, str) else frozen:
+        if name not in parts:
+            shown = ", ".join(n for n in parts if n.count(".") in (0, 1, 2) and n)
+            msg = f"frozen: {model} has no part {name!r}. Its parts: {shown}, and theirs."
+            raise ValueError(msg)
+        parts[name].requires_grad_(False)
     return started.float()  # a folder may be stored in less than training needs
 
 

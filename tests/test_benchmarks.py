@@ -230,6 +230,11 @@ def test_arms_of_the_leaderboard_have_equal_budgets(monkeypatch, tmp_path):
     given.start = str(tmp_path / "student")
     started = arms.recipe_for(given, tmp_path, "prod", 0).student
     assert started.init_parameters == {"model": given.start, "max_tokens": {"query": 24, "document": 64}}
+    given.frozen = ["0.model.encoder"]
+    assert arms.recipe_for(given, tmp_path, "prod", 0).student.init_parameters["frozen"] == given.frozen
+    given.shared_lists = True
+    own = [s.name for s in arms.recipe_for(given, tmp_path, "prod", 0).stages if "own" in s.candidates.sources]
+    assert own == ["confusing"]
     given.lexical = True  # and from an aligned start nobody warms up
     found = {arm: arms.recipe_for(given, tmp_path, arm, 3) for arm in arms.SHARES}
     assert {sum(stage.steps for stage in recipe.stages) for recipe in found.values()} == {400}

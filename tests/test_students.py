@@ -345,6 +345,16 @@ class TestCreate:
         with pytest.raises(ValueError, match=r"max_tokens.document=65: must lie between 3 and the model's 64"):
             pretrained(tiny_student, max_tokens={"document": 65})
 
+    def test_parts_that_do_not_learn(self, tiny_student):
+        learn = {n for n, p in pretrained(tiny_student, frozen=["0.model.encoder"]).named_parameters() if p.requires_grad}
+        assert learn
+        assert all(name.startswith("0.model.") and ".encoder." not in name for name in learn)
+
+    @pytest.mark.parametrize("frozen", [["encoder"], "encoder"])
+    def test_a_part_that_is_not_there(self, tiny_student, frozen):
+        with pytest.raises(ValueError, match=r"has no part 'encoder'. Its parts: .*0\.model\.encoder"):
+            pretrained(tiny_student, frozen=frozen)
+
     def test_config_without_a_type(self, tokenizer_path):
         with pytest.raises(ValueError, match="name its model_type"):
             from_config({"hidden_size": 8}, tokenizer_path)
