@@ -346,7 +346,9 @@ class TestCreate:
             pretrained(tiny_student, max_tokens={"document": 65})
 
     def test_parts_that_do_not_learn(self, tiny_student):
-        learn = {n for n, p in pretrained(tiny_student, frozen=["0.model.encoder"]).named_parameters() if p.requires_grad}
+        learn = {
+            n for n, p in pretrained(tiny_student, frozen=["0.model.encoder"]).named_parameters() if p.requires_grad
+        }
         assert learn
         assert all(name.startswith("0.model.") and ".encoder." not in name for name in learn)
 
