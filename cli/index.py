@@ -35,8 +35,8 @@ from retort.students import (
 from retort.students.files import resolve_model
 from retort.students.hashing import canonical_json
 from retort.students.sparse import SparseStudent
-from retort.trainers.candidates.workbench import progress_bar
 from retort.trainers.data.documents import read_documents, source_root
+from retort.trainers.progress import progress_bar
 
 BLOCK = 2048
 SERVER_WRITERS = 4  # requests to a server at once

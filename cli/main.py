@@ -312,6 +312,7 @@ def _quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=logging.WARNING, format="retort: %(message)s")
+    logging.getLogger("retort.trainers.progress").setLevel(logging.INFO)
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     from transformers.utils.logging import disable_progress_bar
 

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop: what a run leaves behind, and that a kill at any point changes nothing."""
 
+import io
 import json
 import os
 import shutil
@@ -528,3 +529,15 @@ class TestStep:
 def test_learning_rate_is_a_function_of_the_step():
     rates = [pace(0.2, step, 10) for step in range(10)]
     assert rates == pytest.approx([0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
+
+
+def test_without_a_terminal_long_work_says_how_far_it_is(monkeypatch, caplog):
+    from retort.trainers import progress
+
+    clock = iter([0.0, 1.0, 59.0, 61.0, 100.0, 122.0, 130.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress.sys, "stderr", io.StringIO())
+    with caplog.at_level("INFO", "retort.trainers.progress"), progress.progress_bar("texts", 1000) as update:
+        for n in (100, 200, 61, 0, 61, 578):  # 100 were there
+            update(n)
+    assert caplog.messages == ["texts: 361 of 1000, 2 min to go", "texts: 422 of 1000, 4 min to go"]

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 
 from retort.students.files import replace_file
 from retort.students.hashing import hash_text
-from retort.trainers.candidates.workbench import Miner, Workbench, progress_bar
+from retort.trainers.candidates.workbench import Miner, Workbench
 from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.progress import progress_bar
 
 LABELS = "labels"  # the source of a document that only the judgements name
 MINING_BLOCK = 2048

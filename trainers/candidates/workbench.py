@@ -5,15 +5,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from retort.students.hashing import fingerprint_of, hash_text
 from retort.students.scoring import is_ranker
@@ -23,6 +19,7 @@ from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.data.pseudo_queries import PseudoQueries
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.errors import RecipeError
+from retort.trainers.progress import progress_bar
 from retort.trainers.teachers import AnyTeacher, ScoreTeacher, VectorTeacher
 from retort.trainers.teachers.score_store import ScoreStore
 from retort.trainers.teachers.vector_cache import VectorCache
@@ -65,13 +62,6 @@ class ListTexts(Protocol):
     ) -> list[str]: ...
 
     def document_views(self, data: RetrievalData) -> list[list[str]]: ...  # noqa: D102
-
-
-@contextmanager
-def progress_bar(what: str, total: int) -> Iterator[Any]:
-    """Show a bar on long work in a terminal; be quiet elsewhere. Yields `update(n)`."""
-    with tqdm(total=total, desc=what, disable=not sys.stderr.isatty(), leave=False, smoothing=0.1) as bar:
-        yield bar.update
 
 
 class Workbench:
