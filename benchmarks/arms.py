@@ -248,14 +248,19 @@ def recipe_for(given: argparse.Namespace, work: Path, arm: str, seed: int) -> An
     tree = recipe_tree("prod-small")
     group = next(group for group in GROUPS.values() if arm in group.arms)
     given = argparse.Namespace(**vars(given) | group.sizes)
-    tree["student"] = cut(given)
+    tree["student"], table = cut(given), False
     if (given.align or given.start) and "layers" not in group.sizes:  # the start has the command line's
-        model = {"model": given.start or str(work / START / "0" / "student"), "max_tokens": lengths(given)}
+        model: Tree = {"model": given.start or str(work / START / "0" / "student")}
+        table = bool(given.start) and is_table(given.start)
+        if not table:
+            model["max_tokens"] = lengths(given)
         if given.frozen:
             model["frozen"] = given.frozen
         tree["student"] = {"type": "retort.students.create.pretrained", "init_parameters": model}
     tree["teachers"] = {"dual": bi_encoder(MINILM)}
     tree["training"] = sizes(tree, seed) | {"batch_size": given.batch_size, "keep": given.keep}
+    if table:
+        tree["training"]["tokens_per_chunk"] = recipe_tree("static")["training"]["tokens_per_chunk"]
     tree["data"]["max_queries"] = given.queries
     group.arms[arm](tree, given, work)
     return Recipe.from_dict(tree)
@@ -332,6 +337,14 @@ def names_of(stage: Tree) -> list[str]:
 
 def keep_objectives(stage: Tree, *names: str) -> None:
     stage["objectives"] = [o for o, name in zip(stage["objectives"], names_of(stage), strict=True) if name in names]
+
+
+def is_table(student: str) -> bool:
+    """Say whether a student is static: such a one sees whole texts."""
+    from retort.students.manifest import Manifest
+
+    manifest = Manifest.read(Path(student))
+    return manifest is not None and manifest.kind == "static"
 
 
 def cut(given: argparse.Namespace) -> Tree:

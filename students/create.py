@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from retort.students.files import resolve_model
 from retort.students.layers import layer_stack, layers_of
+from retort.students.loading import counts_words
 from retort.students.sides import set_max_tokens
 
 if TYPE_CHECKING:
@@ -47,7 +48,10 @@ def pretrained(
     """
     from sentence_transformers import SentenceTransformer
 
-    started = SentenceTransformer(resolve_model(model), device="cpu", model_kwargs={"use_safetensors": True}, **options)
+    path = resolve_model(model)
+    if counts_words(path):
+        options = {"trust_remote_code": True} | options
+    started = SentenceTransformer(path, device="cpu", model_kwargs={"use_safetensors": True}, **options)
     set_max_tokens(started, **(max_tokens or {}))
     parts = dict(started.named_modules())
     for name in [frozen] if isinstance(frozen, str) else frozen:
@@ -440,6 +444,7 @@ def with_words(
     corpus: Sequence[str] | None = None,
     dim: int = 384,
     weight: float = 0.5,
+    saturation: float | None = None,
     seed: int = 0,
     **options: Any,
 ) -> SentenceTransformer:
@@ -462,6 +467,10 @@ def with_words(
         Dimensions of the second half.
     :param weight:
         Mean length of the second half, that of the first being 1, over the first 1,024 texts; $c$ follows.
+    :param saturation:
+        BM25's $k$ of counts, such as 0.25: a word that comes again says little more (`CountedEmbedding`). The student
+        then loads where retort is installed; `from_words` writes it as layers, which sentence-transformers has. None:
+        words weigh as often as they come.
     :param seed:
         Seed of the directions.
     :param options:
@@ -474,9 +483,22 @@ def with_words(
     from sentence_transformers.base.modules import Normalize
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-    started, meanings, words = _meanings_and_words("with_words", table, corpus, dim, weight, seed)
+    from retort.students.counted import CountedEmbedding
+
+    if saturation is not None and not saturation > 0:
+        msg = f"with_words: saturation={saturation} must be above 0."
+        raise ValueError(msg)
+    once = saturation is not None
+    started, meanings, words = _meanings_and_words("with_words", table, corpus, dim, weight, seed, once=once)
     tower: Any = started[0]
-    both = StaticEmbedding(tower.tokenizer, embedding_weights=torch.cat([meanings, words], dim=1))
+    if once:
+        words = words - words.mean(dim=1, keepdim=True)  # as `from_words` needs them
+    rows = torch.cat([meanings, words], dim=1)
+    both = (
+        StaticEmbedding(tower.tokenizer, embedding_weights=rows)
+        if saturation is None
+        else CountedEmbedding(tower.tokenizer, rows, words=dim, saturation=saturation)
+    )
     given = {"prompts": started.prompts, "similarity_fn_name": started.similarity_fn_name}
     return SentenceTransformer(modules=[both, Normalize()], device="cpu", **given | options)
 
@@ -545,7 +567,8 @@ def from_words(
     at 0 in the student's vectors, so that `truncate_dim` takes them off at no loss. The layers are BERT's.
 
     :param table:
-        Folder of a static student.
+        Folder of a static student. One of `with_words` with a saturation of 1/4, trained or not, is written as it is;
+        `corpus`, `dim` and `weight` are then not asked for.
     :param tokenizer:
         Folder, Hub id or `package:` name of a model or tokenizer with the same vocabulary, which puts a token of its
         own before a text.
@@ -568,12 +591,22 @@ def from_words(
     """
     import torch
 
+    from retort.students.counted import CountedEmbedding
+
     if layers < 1 or dim <= 1:
         msg = f"from_words: layers={layers} must be above 0, and dim={dim} above 1."
         raise ValueError(msg)
-    started, meanings, words = _meanings_and_words("from_words", table, corpus, dim, weight, seed, once=True)
+    started = pretrained(table)
     tower: Any = started[0]
-    words -= words.mean(dim=1, keepdim=True)  # so that taking some of them off leaves a stream's mean at 0
+    if isinstance(tower, CountedEmbedding):
+        if tower.saturation != SATURATION:
+            msg = f"from_words: {table} has saturation={tower.saturation}; layers are written for {SATURATION}."
+            raise ValueError(msg)
+        dim = tower.words
+        meanings, words = tower.embedding.weight.detach().float().tensor_split([-dim], dim=1)
+    else:
+        started, meanings, words = _meanings_and_words("from_words", table, corpus, dim, weight, seed, once=True)
+    words = words - words.mean(dim=1, keepdim=True)  # so that taking some of them off leaves a stream's mean at 0
     both = torch.cat([meanings, words], dim=1)
     used = both.shape[1]
     width = (used // HEAD + 2) * HEAD  # 62 codes or more, the sink, two to balance

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -88,7 +89,7 @@ def load_model(
             revision=revision,
             token=token,
             local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=trust_remote_code or counts_words(path),
             model_kwargs={"use_safetensors": True},
         )
     except ValueError as error:
@@ -102,6 +103,20 @@ def load_model(
         raise FileNotFoundError(msg) from error
     loaded.eval()
     return loaded
+
+
+def counts_words(model: str) -> bool:
+    """
+    Say whether a folder is a table that counts words (`CountedEmbedding`) and nothing more.
+
+    Sentence-transformers asks for `trust_remote_code` to import a class of retort's; such a folder brings no other code.
+    """
+    path = Path(model) / "modules.json"
+    if not path.is_file():
+        return False
+    first, *rest = [str(module.get("type", "")) for module in json.loads(path.read_text(encoding="utf-8"))]
+    normalize = "sentence_transformers.base.modules.normalize.Normalize"
+    return first == "retort.students.counted.CountedEmbedding" and rest in ([], [normalize])
 
 
 def set_precision(model: BaseModel, precision: Precision, device: str) -> None:

@@ -35,10 +35,25 @@ class StaticEncoder:
         Put before each text.
     :param normalize:
         Whether vectors get length 1.
+    :param words:
+        How many of the last dimensions saturate, as `CountedEmbedding` says; 0: none.
+    :param saturation:
+        Its `k`.
     """
 
-    def __init__(self, table: np.ndarray, tokenizer: Tokenizer, prompt: str = "", *, normalize: bool) -> None:
+    def __init__(
+        self,
+        table: np.ndarray,
+        tokenizer: Tokenizer,
+        prompt: str = "",
+        *,
+        normalize: bool,
+        words: int = 0,
+        saturation: float = 0.0,
+    ) -> None:
         self.table = table
+        self.words = words
+        self.saturation = saturation
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.normalize = normalize
@@ -69,7 +84,8 @@ class StaticEncoder:
     def _means(self, texts: list[str]) -> np.ndarray:
         if len(texts) == 1:
             ids = self.tokenizer.encode(texts[0], add_special_tokens=False).ids
-            means = self.table[ids].mean(0, keepdims=True) if ids else np.zeros((1, self.table.shape[1]), np.float32)
+            none = np.zeros((1, self.table.shape[1]), np.float32)
+            means = self._vectors(np.array(ids), np.zeros(len(ids), int)).mean(0, keepdims=True) if ids else none
         else:
             rows = [e.ids for e in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
             counts = np.array([len(ids) for ids in rows])
@@ -79,17 +95,30 @@ class StaticEncoder:
                 if len(part):
                     starts = np.cumsum([0, *counts[part][:-1]])
                     tokens = np.fromiter((t for i in part for t in rows[i]), dtype=np.int64, count=counts[part].sum())
-                    means[part] = np.add.reduceat(self.table[tokens], starts) / counts[part, None]
+                    vectors = self._vectors(tokens, np.repeat(np.arange(len(part)), counts[part]))
+                    means[part] = np.add.reduceat(vectors, starts) / counts[part, None]
         if self.normalize:
             means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), _TINY)
         return means
+
+    def _vectors(self, tokens: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """Look up tokens; those that their text has more than once share what a word weighs."""
+        vectors = self.table[tokens]
+        if self.words:
+            _, kind, counts = np.unique(owner * len(self.table) + tokens, return_inverse=True, return_counts=True)
+            share = ((1 + self.saturation) / (counts + self.saturation)).astype(np.float32)
+            vectors[:, -self.words :] *= share[kind, None]
+        return vectors
 
     def save(self, folder: Path) -> None:
         """Write table and tokenizer; prompt and lengths are the manifest's."""
         from safetensors.numpy import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({"table": self.table, "normalize": np.array(self.normalize)}, folder / WEIGHTS)
+        kept = {"table": self.table, "normalize": np.array(self.normalize)}
+        if self.words:
+            kept |= {"words": np.array(self.words), "saturation": np.array(self.saturation)}
+        save_file(kept, folder / WEIGHTS)
         self.tokenizer.save(str(folder / TOKENIZER))
 
     @classmethod
@@ -100,7 +129,8 @@ class StaticEncoder:
 
         kept = load_file(folder / WEIGHTS)
         words = Tokenizer.from_file(str(folder / TOKENIZER))
-        return cls(kept["table"], words, prompt, normalize=bool(kept["normalize"]))
+        counted = {"words": int(kept["words"]), "saturation": float(kept["saturation"])} if "words" in kept else {}
+        return cls(kept["table"], words, prompt, normalize=bool(kept["normalize"]), **counted)
 
 
 def static_encoder(model: SentenceTransformer, side: Side) -> StaticEncoder | None:
@@ -109,9 +139,13 @@ def static_encoder(model: SentenceTransformer, side: Side) -> StaticEncoder | No
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
     from tokenizers import Tokenizer
 
+    from retort.students.counted import CountedEmbedding
+
     first, *rest = route(model, side)
     if not isinstance(first, StaticEmbedding) or [type(module) for module in rest] not in ([], [Normalize]):
         return None
     table = first.embedding.weight.detach().float().cpu().numpy()
     words = Tokenizer.from_str(first.tokenizer.to_str())
-    return StaticEncoder(table, words, prompt_for(model, side), normalize=bool(rest))
+    counted = isinstance(first, CountedEmbedding)
+    given: dict[str, Any] = {"words": first.words, "saturation": first.saturation} if counted else {}
+    return StaticEncoder(table, words, prompt_for(model, side), normalize=bool(rest), **given)
