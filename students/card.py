@@ -11,12 +11,14 @@ _MEASURES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "recall@20": "Recall@20",
 _COSTS = {"ms": ("ms a query", 1), "documents_per_s": ("documents a second", 0), "mb": ("MB", 0)}  # label, decimals
 
 
-def model_card(manifest: Manifest) -> str:
+def model_card(manifest: Manifest, *, ours: bool = False) -> str:
     """
     Write the card.
 
     :param manifest:
         The student's manifest.
+    :param ours:
+        Whether a class of retort's is in it, for which sentence-transformers asks.
     :returns:
         Markdown with the Hub's front matter.
     """
@@ -45,7 +47,7 @@ def model_card(manifest: Manifest) -> str:
         "## Use with sentence-transformers",
         "",
         "```python",
-        *_PYTHON.get(kind, _embedder_python("SentenceTransformer")),
+        *_PYTHON.get(kind, _embedder_python("SentenceTransformer", ours=ours)),
         "```",
         "",
         "## Limits",
@@ -56,11 +58,12 @@ def model_card(manifest: Manifest) -> str:
     return "\n".join(parts)
 
 
-def _embedder_python(loader: str) -> list[str]:
+def _embedder_python(loader: str, *, ours: bool = False) -> list[str]:
+    trust = ", trust_remote_code=True)  # a class of retort's, which must be installed" if ours else ")"
     return [
         f"from sentence_transformers import {loader}",
         "",
-        f'model = {loader}("path/to/this/folder")',
+        f'model = {loader}("path/to/this/folder"{trust}',
         'queries, documents = model.encode_query(["..."]), model.encode_document(["..."])',
         "scores = model.similarity(queries, documents)",
     ]

@@ -62,9 +62,10 @@ class CountedEmbedding(StaticEmbedding):
         self.save_config(output_path)
 
     @classmethod
-    def load(cls, model_name_or_path: str, **kwargs: Any) -> CountedEmbedding:
-        """Load what `save` wrote."""
-        plain = StaticEmbedding.load(model_name_or_path, **kwargs)
-        names = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
-        config = cls.load_config(model_name_or_path, **{n: kwargs[n] for n in names if n in kwargs})
+    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> Any:  # type: ignore[override]
+        """Load what `save` wrote; names are as for `StaticEmbedding`."""
+        plain = StaticEmbedding.load(model_name_or_path, subfolder=subfolder, **kwargs)
+        names = ("token", "cache_folder", "revision", "local_files_only")
+        given = {name: kwargs[name] for name in names if name in kwargs}
+        config = cls.load_config(model_name_or_path, subfolder=subfolder, **given)
         return cls(plain.tokenizer, plain.embedding.weight.detach(), **config)

@@ -712,9 +712,14 @@ def _modules(tower: SentenceTransformer) -> list[Any]:
 
 
 def _tower(side: str, spec: dict[str, Any]) -> SentenceTransformer:
+    from retort.students.counted import CountedEmbedding
+
     makers = {f"retort.students.create.{f.__name__}": f for f in (pretrained, from_layers, from_config, static)}
     if spec.get("type") not in makers:
         msg = f"two_towers: {side}.type must be one of {', '.join(makers)}; it is {spec.get('type')!r}."
         raise ValueError(msg)
     tower = makers[spec["type"]](**spec.get("init_parameters", {}))
+    if isinstance(tower[0], CountedEmbedding):
+        msg = f"two_towers: {side}: a table that counts words is no tower; `from_words` writes it as layers, which are."
+        raise ValueError(msg)
     return tower.requires_grad_(not spec.get("frozen", False))

@@ -109,7 +109,7 @@ def counts_words(model: str) -> bool:
     """
     Say whether a folder is a table that counts words (`CountedEmbedding`) and nothing more.
 
-    Sentence-transformers asks for `trust_remote_code` to import a class of retort's; such a folder brings no other code.
+    Sentence-transformers asks for `trust_remote_code` to import a class of ours; such a folder brings no other code.
     """
     path = Path(model) / "modules.json"
     if not path.is_file():

@@ -33,12 +33,12 @@ class StaticEncoder:
         Its own: padding and truncation are switched off. Safe to use from several threads.
     :param prompt:
         Put before each text.
-    :param normalize:
-        Whether vectors get length 1.
     :param words:
         How many of the last dimensions saturate, as `CountedEmbedding` says; 0: none.
     :param saturation:
         Its `k`.
+    :param normalize:
+        Whether vectors get length 1.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class StaticEncoder:
         table: np.ndarray,
         tokenizer: Tokenizer,
         prompt: str = "",
-        *,
-        normalize: bool,
         words: int = 0,
         saturation: float = 0.0,
+        *,
+        normalize: bool,
     ) -> None:
         self.table = table
         self.words = words
@@ -115,10 +115,7 @@ class StaticEncoder:
         from safetensors.numpy import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        kept = {"table": self.table, "normalize": np.array(self.normalize)}
-        if self.words:
-            kept |= {"words": np.array(self.words), "saturation": np.array(self.saturation)}
-        save_file(kept, folder / WEIGHTS)
+        save_file({"table": self.table, "normalize": np.array(self.normalize)}, folder / WEIGHTS)
         self.tokenizer.save(str(folder / TOKENIZER))
 
     @classmethod
@@ -129,8 +126,7 @@ class StaticEncoder:
 
         kept = load_file(folder / WEIGHTS)
         words = Tokenizer.from_file(str(folder / TOKENIZER))
-        counted = {"words": int(kept["words"]), "saturation": float(kept["saturation"])} if "words" in kept else {}
-        return cls(kept["table"], words, prompt, normalize=bool(kept["normalize"]), **counted)
+        return cls(kept["table"], words, prompt, normalize=bool(kept["normalize"]))
 
 
 def static_encoder(model: SentenceTransformer, side: Side) -> StaticEncoder | None:
@@ -146,6 +142,5 @@ def static_encoder(model: SentenceTransformer, side: Side) -> StaticEncoder | No
         return None
     table = first.embedding.weight.detach().float().cpu().numpy()
     words = Tokenizer.from_str(first.tokenizer.to_str())
-    counted = isinstance(first, CountedEmbedding)
-    given: dict[str, Any] = {"words": first.words, "saturation": first.saturation} if counted else {}
-    return StaticEncoder(table, words, prompt_for(model, side), normalize=bool(rest), **given)
+    given = (first.words, first.saturation) if isinstance(first, CountedEmbedding) else (0, 0.0)
+    return StaticEncoder(table, words, prompt_for(model, side), *given, normalize=bool(rest))

@@ -20,7 +20,7 @@ from retort.students.exports import Backend, choose, export_precision
 from retort.students.files import replace_folder, resolve_model
 from retort.students.hashing import fingerprint_of, space_of
 from retort.students.layers import note_word_weights
-from retort.students.loading import Precision, load_model, pick_device, set_precision
+from retort.students.loading import Precision, counts_words, load_model, pick_device, set_precision
 from retort.students.manifest import MANIFEST_FILE, Manifest, ManifestError
 from retort.students.onnx import ExportError, open_export
 from retort.students.scoring import is_ranker, pair_prompt
@@ -108,7 +108,7 @@ def save_student(model: SentenceTransformer | CrossEncoder, path: str | Path, **
     with replace_folder(Path(path)) as aside:
         model.save(str(aside), create_model_card=False, safe_serialization=True)
         manifest.write(aside)
-        (aside / "README.md").write_text(model_card(manifest), encoding="utf-8")
+        (aside / "README.md").write_text(model_card(manifest, ours=counts_words(str(aside))), encoding="utf-8")
     return manifest
 
 

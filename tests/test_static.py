@@ -9,6 +9,8 @@ import torch
 from haystack import Document
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tiny import everything, run_killed, tiny_config
 
 from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder, StudentTextEmbedder
@@ -17,12 +19,14 @@ from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.students import Student, save_student
 from retort.students.create import from_config, from_table, from_words, static, two_towers, with_words
 from retort.students.encoding import encode_texts
+from retort.students.hashing import fingerprint_of
 from retort.students.sides import SIDES
 from retort.students.static import StaticEncoder
 from retort.trainers.data.beir import read_beir
 from retort.trainers.evaluation.exports import export_student
 from retort.trainers.recipe import Recipe
 
+COUNTED = ("the ship", "the storm and the storm", "bread", "the the the storm storm ship bread the storm")
 TEXTS = ["the ship in the storm.", "bread", "", "what is the sum of a circle and the angle near the graph?"]
 
 
@@ -38,7 +42,7 @@ def tower(layers: int, tokenizer_path: str, **options) -> dict:
     return {"type": "retort.students.create.from_config", "init_parameters": given, **options}
 
 
-def learns_and_comes_back(started: SentenceTransformer, folder) -> None:
+def learns_and_comes_back(started: SentenceTransformer, folder, **options) -> None:
     started.train()
     optimizer = torch.optim.SGD(started.parameters(), lr=0.1)
     before = {name: p.detach().clone() for name, p in started.named_parameters()}
@@ -55,11 +59,12 @@ def learns_and_comes_back(started: SentenceTransformer, folder) -> None:
     again = Student.load(str(folder))
     kept = [t for t in TEXTS if t]
     np.testing.assert_allclose(again.encode_document(kept), started.encode(kept), atol=1e-6)
-    plain = SentenceTransformer(str(folder), device="cpu")
+    plain = SentenceTransformer(str(folder), device="cpu", **options)
     np.testing.assert_allclose(plain.encode(kept), started.encode(kept), atol=1e-6)
-    export_student(folder, None, precision="float32")
-    graph = Student.load(str(folder), backend="onnx")
-    np.testing.assert_allclose(graph.encode_document(kept), started.encode(kept), atol=1e-5)
+    if again.manifest.kind != "static":
+        export_student(folder, None, precision="float32")
+        graph = Student.load(str(folder), backend="onnx")
+        np.testing.assert_allclose(graph.encode_document(kept), started.encode(kept), atol=1e-5)
 
 
 class TestStatic:
@@ -309,19 +314,83 @@ class TestWordsBesideATable:
         np.testing.assert_allclose(student.encode_document(kept), started.encode(kept), atol=1e-6)
         assert not student.encode_query([""]).any()
 
+    @pytest.fixture
+    def counting(self, table) -> SentenceTransformer:
+        return with_words(table, corpus=COUNTED, dim=8, saturation=0.25)
+
+    def test_counts_are_saturated_as_bm25_has_them(self, table, counting):
+        """By hand: c occurrences of a word weigh (1 + k) c / (c + k), meanings c."""
+        rows, words = counting[0].embedding.weight.detach().numpy(), counting[0].tokenizer
+        assert np.abs(rows[:, -8:].mean(1)).max() < 1e-6
+        for text, found in zip(COUNTED, counting.encode(list(COUNTED)), strict=True):
+            kinds, counts = np.unique(words.encode(text, add_special_tokens=False).ids, return_counts=True)
+            wanted = np.concatenate([counts @ rows[kinds, :-8], (1.25 * counts / (counts + 0.25)) @ rows[kinds, -8:]])
+            np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted), atol=1e-6)
+        much = with_words(table, corpus=COUNTED, dim=8, saturation=1e9)
+        plain = SentenceTransformer(
+            modules=[StaticEmbedding(words, much[0].embedding.weight), Normalize()], device="cpu"
+        )
+        np.testing.assert_allclose(much.encode(list(COUNTED)), plain.encode(list(COUNTED)), atol=1e-5)
+
+    def test_one_that_counts_learns_and_is_served_as_any_table(self, counting, tmp_path, monkeypatch):
+        """In torch and without it, texts one by one and many: one answer."""
+        learns_and_comes_back(counting, tmp_path / "student", trust_remote_code=True)
+        student = Student.load(str(tmp_path / "student"))
+        assert student.manifest.kind == "static"
+        wanted = counting.encode(list(COUNTED))
+        np.testing.assert_allclose(np.concatenate([student.encode_query([t]) for t in COUNTED]), wanted, atol=1e-6)
+        monkeypatch.setattr("retort.students.static.GATHERED", 4)
+        np.testing.assert_allclose(student.encode_document(list(COUNTED)), wanted, atol=1e-6)
+        assert not student.encode_query([""]).any()
+        assert "trust_remote_code=True" in (tmp_path / "student" / "README.md").read_text()
+        counting[0].saturation = 1.0
+        assert fingerprint_of(counting) != student.manifest.fingerprint
+
+    def test_other_code_in_a_folder_is_not_trusted(self, counting, tmp_path):
+        save_student(counting, tmp_path / "student")
+        path = tmp_path / "student" / "modules.json"
+        path.write_text(path.read_text().replace("base.modules.normalize.Normalize", "evil.Evil"))
+        with pytest.raises(FileNotFoundError, match="trust_remote_code"):
+            Student.load(str(tmp_path / "student"))
+
+    def test_one_that_counts_is_no_tower(self, counting, tiny_student, tmp_path):
+        save_student(counting, tmp_path / "student")
+        towers = [
+            {"type": "retort.students.create.pretrained", "init_parameters": {"model": model}}
+            for model in (str(tmp_path / "student"), tiny_student)
+        ]
+        with pytest.raises(ValueError, match="two_towers: query: a table that counts words is no tower"):
+            two_towers(*towers)
+
+    def test_layers_say_what_it_says(self, counting, trunk, tmp_path):
+        """`from_words` writes it down as it is, trained or not."""
+        with torch.no_grad():
+            trained = counting[0].embedding.weight
+            trained += 0.1 * torch.randn(trained.shape, generator=torch.Generator().manual_seed(0))
+            trained[:, -8:] -= trained[:, -8:].mean(1, keepdim=True)
+        save_student(counting, tmp_path / "student")
+        layers = from_words(str(tmp_path / "student"), trunk)
+        found = layers.encode(list(COUNTED))
+        np.testing.assert_allclose(found[:, :24], counting.encode(list(COUNTED)), atol=5e-4)
+        assert not found[:, 24:].any()
+        counting[0].saturation = 1.0
+        save_student(counting, tmp_path / "other")
+        with pytest.raises(ValueError, match="saturation=1.0; layers are written for 0.25"):
+            from_words(str(tmp_path / "other"), trunk)
+
     def test_what_does_not_fit_is_refused(self, table, tiny_student):
         with pytest.raises(ValueError, match="no static student"):
             with_words(tiny_student, corpus=self.CORPUS)
         for wrong in (None, [], "documents/"):
             with pytest.raises(ValueError, match="needs a corpus"):
                 with_words(table, corpus=wrong)
-        for given in ({"dim": 0}, {"weight": 0.0}, {"weight": -1.0}):
+        for given in ({"dim": 0}, {"weight": 0.0}, {"weight": -1.0}, {"saturation": 0.0}):
             with pytest.raises(ValueError, match="above 0"):
                 with_words(table, corpus=self.CORPUS, **given)
 
 
 class TestLayersThatCountWords:
-    CORPUS = ("the ship", "the storm and the storm", "bread", "the the the storm storm ship bread the storm")
+    CORPUS = COUNTED
 
     @pytest.fixture
     def started(self, table, trunk) -> SentenceTransformer:
