@@ -165,6 +165,14 @@ def test_what_differs_by_rounding_alone_is_a_level_line(end):
     ET.fromstring(plot)  # noqa: S314 - our own
 
 
+def test_the_name_of_a_short_last_stage_is_not_cut_off():
+    plot = plots.lines({"a": [(0, 1), (40, 2)]}, title="t", x="x", y="y", bands={"dual": 36, "confusing": 40})
+    at, anchored = re.search(r'x="([\d.]+)" y="\d+"( text-anchor="end")?>confusing<', plot).groups()
+    assert anchored
+    assert float(at) <= plots.WIDTH - plots.RIGHT
+    assert re.search(r'y="\d+">dual<', plot)
+
+
 def test_plots_escape():
     for plot in (
         plots.lines({"<a>": [(1, 2)], "b": [(2, 3)]}, title="<t>", x="<x>", y="y", bands={"<s>": 2}),

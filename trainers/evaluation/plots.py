@@ -59,7 +59,11 @@ def lines(series: Mapping[str, Points], *, title: str, x: str, y: str, bands: Ma
             f'<rect class="{shade}" x="{left:.1f}" y="{TOP}" width="{right - left:.1f}" '
             f'height="{HEIGHT - TOP - BOTTOM}"/>'
         )
-        parts.append(f'<text class="small" x="{left + 3:.1f}" y="{TOP + 12 + 13 * (number % 3)}">{escape(name)}</text>')
+        height = TOP + 12 + 13 * (number % 3)
+        if left + 3 + LETTER * len(name) <= WIDTH:
+            parts.append(f'<text class="small" x="{left + 3:.1f}" y="{height}">{escape(name)}</text>')
+        else:  # a short last stage's name would be cut off
+            parts.append(f'<text class="small" x="{right:.1f}" y="{height}" text-anchor="end">{escape(name)}</text>')
         start = end
     parts += _axes(across, up, place_x, place_y, x, y)
     for number, (name, found) in enumerate(series.items()):
