@@ -29,7 +29,19 @@ from typing import Any
 
 import peers
 import runner
-from arms import GROUPS, MINILM, OTHER, PEER, RANKERS, START, rankers_of, recipe_for, start_recipe, teacher_recipe
+from arms import (
+    GROUPS,
+    MINILM,
+    OTHER,
+    PEER,
+    RANKERS,
+    START,
+    is_table,
+    rankers_of,
+    recipe_for,
+    start_recipe,
+    teacher_recipe,
+)
 
 LEAST_P = 0.001  # smaller ones are not told apart in METHODS.md
 RERANKED, DEPTH = 200, 50  # dev questions and documents of each, in the matrix of a ranker's generators
@@ -430,11 +442,15 @@ def write_methods(name: str, result: dict[str, Any]) -> None:
     given = result["arguments"]
     first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
     query, document = given["tokens"]
+    table = bool(given.get("start")) and is_table(given["start"])
     what = (
         f"`{given['data']}` dev: {given['queries']} training queries, {given['steps']} steps of {given['batch_size']} "
-        f"lists of 1 + {given['negatives']}, layers {given['layers']} of MiniLM, {query}/{document} tokens"
+        f"lists of 1 + {given['negatives']}, "
+        + ("a table; rankers see " if table else f"layers {given['layers']} of MiniLM, ")
+        + f"{query}/{document} tokens"
         + (f", {given['served_tokens']} of documents where compared." if given.get("served_tokens") else ".")
         + (" The last state of each run." if given.get("keep") == "last" else " The best state on a dev sample.")
+        + (" The larger ranker's lists are BM25's and MiniLM's." if given.get("shared_lists") else "")
         + (" All arms start from `start`." if START in result["references"] else "")
         + (" BM25 teaches beside every other teacher." if given.get("lexical") and not given.get("besides") else "")
         + (" BM25 teaches the rankers, too." if given.get("lexical") and given.get("besides") else "")

@@ -201,8 +201,13 @@ def test_recall_counts_ties_and_not_copies(monkeypatch):
     assert recall([[ids[0]] * 10]) == pytest.approx(0.1)
 
 
-def test_arms_of_the_leaderboard_have_equal_budgets(monkeypatch, tmp_path):
+def test_arms_of_the_leaderboard_have_equal_budgets(monkeypatch, tmp_path, tiny_student):
     """As many steps each, on lists of one size, from one start; teachers are those of `prod-small`."""
+    from retort.students import save_student
+    from retort.students.create import static
+
+    tiny_table = str(tmp_path / "table")
+    save_student(static(tiny_student), tiny_table)
     monkeypatch.syspath_prepend(FOLDER)
     board, arms = import_module("leaderboard"), import_module("arms")
     given = board.parsed(["--steps", "400", "--negatives", "5", "--layers", "0", "1"])
@@ -230,6 +235,11 @@ def test_arms_of_the_leaderboard_have_equal_budgets(monkeypatch, tmp_path):
     given.start = str(tmp_path / "student")
     started = arms.recipe_for(given, tmp_path, "prod", 0).student
     assert started.init_parameters == {"model": given.start, "max_tokens": {"query": 24, "document": 64}}
+    given.start = tiny_table  # which has no lengths, and nothing to pad
+    started = arms.recipe_for(given, tmp_path, "prod", 0)
+    assert started.student.init_parameters == {"model": given.start}
+    assert started.training.tokens_per_chunk == 1_000_000
+    given.start = str(tmp_path / "student")
     given.frozen = ["0.model.encoder"]
     assert arms.recipe_for(given, tmp_path, "prod", 0).student.init_parameters["frozen"] == given.frozen
     given.shared_lists = True
