@@ -567,8 +567,8 @@ def from_words(
     at 0 in the student's vectors, so that `truncate_dim` takes them off at no loss. The layers are BERT's.
 
     :param table:
-        Folder of a static student. One of `with_words` with a saturation of 1/4, trained or not, is written as it is;
-        `corpus`, `dim` and `weight` are then not asked for.
+        Folder of a static student. Of `with_words` with a saturation of 1/4 the words are taken as they are, but for
+        their mean over dimensions, which is 0 until it learns; `corpus`, `dim` and `weight` are then not asked for.
     :param tokenizer:
         Folder, Hub id or `package:` name of a model or tokenizer with the same vocabulary, which puts a token of its
         own before a text.
@@ -591,21 +591,20 @@ def from_words(
     """
     import torch
 
-    from retort.students.counted import CountedEmbedding
-
     if layers < 1 or dim <= 1:
         msg = f"from_words: layers={layers} must be above 0, and dim={dim} above 1."
         raise ValueError(msg)
-    started = pretrained(table)
-    tower: Any = started[0]
-    if isinstance(tower, CountedEmbedding):
-        if tower.saturation != SATURATION:
-            msg = f"from_words: {table} has saturation={tower.saturation}; layers are written for {SATURATION}."
+    if counts_words(resolve_model(table)):
+        started = pretrained(table)
+        counted: Any = started[0]
+        if counted.saturation != SATURATION:
+            msg = f"from_words: {table} has saturation={counted.saturation}; layers are written for {SATURATION}."
             raise ValueError(msg)
-        dim = tower.words
-        meanings, words = tower.embedding.weight.detach().float().tensor_split([-dim], dim=1)
+        dim = counted.words
+        meanings, words = counted.embedding.weight.detach().float().tensor_split([-dim], dim=1)
     else:
         started, meanings, words = _meanings_and_words("from_words", table, corpus, dim, weight, seed, once=True)
+    tower: Any = started[0]
     words = words - words.mean(dim=1, keepdim=True)  # so that taking some of them off leaves a stream's mean at 0
     both = torch.cat([meanings, words], dim=1)
     used = both.shape[1]

@@ -114,9 +114,9 @@ def counts_words(model: str) -> bool:
     path = Path(model) / "modules.json"
     if not path.is_file():
         return False
-    first, *rest = [str(module.get("type", "")) for module in json.loads(path.read_text(encoding="utf-8"))]
+    kinds = [str(module.get("type", "")) for module in json.loads(path.read_text(encoding="utf-8"))]
     normalize = "sentence_transformers.base.modules.normalize.Normalize"
-    return first == "retort.students.counted.CountedEmbedding" and rest in ([], [normalize])
+    return kinds[:1] == ["retort.students.counted.CountedEmbedding"] and kinds[1:] in ([], [normalize])
 
 
 def set_precision(model: BaseModel, precision: Precision, device: str) -> None:
