@@ -68,7 +68,7 @@ def prod(arm: str, tree: Tree, given: argparse.Namespace, work: Path) -> None:
     asked = {stage["teacher"] for stage in tree["stages"]}
     tree["teachers"] |= {name: trained_ranker(work, name) for name in RANKERS if name in asked}
     for stage in tree["stages"]:
-        if given.shared_lists and stage["name"] == "large-ranker":
+        if given.shared_lists and stage["name"] != "confusing":
             stage["candidates"]["sources"] = ["bm25", "dual"]
         if arm in WITHOUT_ANCHOR:
             stage["anchor"] = None
@@ -82,10 +82,11 @@ def prod(arm: str, tree: Tree, given: argparse.Namespace, work: Path) -> None:
 
 
 def shares_of(arm: str, given: argparse.Namespace) -> dict[str, float]:
-    """Say what part of the steps each stage gets; an aligned start is warm, so the larger ranker has the warm-up's."""
+    """Say what part of the steps each stage gets; a start needs no warm-up, whose part the first teacher has."""
     shares = dict(SHARES[arm])
     if (given.align or given.start) and arm not in ("supervised", PEER) and "warm-up" in shares:
-        shares["large-ranker"] += shares.pop("warm-up")
+        first = next(name for name in shares if name != "warm-up")
+        shares[first] += shares.pop("warm-up")
     return shares
 
 

@@ -245,6 +245,9 @@ def test_arms_of_the_leaderboard_have_equal_budgets(monkeypatch, tmp_path, tiny_
     given.shared_lists = True
     own = [s.name for s in arms.recipe_for(given, tmp_path, "prod", 0).stages if "own" in s.candidates.sources]
     assert own == ["confusing"]
+    stages = arms.recipe_for(given, tmp_path, "prod", 0).stages
+    assert {tuple(s.candidates.sources) for s in stages if s.name != "confusing"} == {("bm25", "dual")}
+    assert {s.name: s.steps for s in stages} == {"dual": 180, "ranker": 80, "large-ranker": 100, "confusing": 40}
     given.lexical = True  # and from an aligned start nobody warms up
     found = {arm: arms.recipe_for(given, tmp_path, arm, 3) for arm in arms.SHARES}
     assert {sum(stage.steps for stage in recipe.stages) for recipe in found.values()} == {400}
