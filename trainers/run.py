@@ -155,6 +155,8 @@ def train_parts(
         fit_teacher(parts, name, home or out, dev, accelerator)
     metrics: dict[str, Any] = {}
     if ranks.is_first:
+        if home is not None and not is_ranker(student):
+            dev = dev_sample(dev, recipe.training)  # the run around measures it over the full corpus, by its vectors
         metrics, found = final_metrics(student, dev, bench, list(teachers), recipe.training, vars(progress), views)
         save_student(
             student,
