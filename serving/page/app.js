@@ -77,6 +77,11 @@ function times(ms) {
   return `${told.join(" · ")} · together ${sum.toFixed(1)} ms`;
 }
 
+// Of a folder its last two names: "quickstart/student".
+function shortened(model) {
+  return model && model.startsWith("/") ? model.split("/").filter(Boolean).slice(-2).join("/") : model;
+}
+
 async function askOne(question, other, signal) {
   const column = addColumn(other ? settings.other : settings.student);
   column.dataset.side = other ? "other" : "student";
@@ -146,6 +151,7 @@ async function start() {
   try {
     settings = await (await fetch("settings")).json();
     $("report").hidden = !settings.report || settings.key; // a link cannot send the key
+    for (const side of ["student", "other"]) settings[side] = shortened(settings[side]);
     $("choice").hidden = !settings.other;
     $("names").textContent = `${settings.student} and ${settings.other}`;
     $("secret").hidden = !settings.key;

@@ -72,7 +72,7 @@ def _collected(run: Path, data: RetrievalData | None, others: list[str]) -> dict
         systems[name] = (evaluate_bm25(data) if name == "bm25" else evaluate_model(name, data)).metrics
     comparisons = _comparisons(run, split, list(systems))
     return {
-        "name": run.name,
+        "name": "/".join(run.parts[-2:]) if run.name.isdigit() else run.name,  # a seed's folder says little
         "verdict": _verdict(comparisons),
         "split": split,
         "systems": systems,
