@@ -450,7 +450,11 @@ def write_methods(name: str, result: dict[str, Any]) -> None:
         + f"{query}/{document} tokens"
         + (f", {given['served_tokens']} of documents where compared." if given.get("served_tokens") else ".")
         + (" The last state of each run." if given.get("keep") == "last" else " The best state on a dev sample.")
-        + (" Lists are BM25's and MiniLM's, the last stage's the student's." if given.get("shared_lists") else "")
+        + (
+            " Lists are BM25's and MiniLM's, those of PROD's last stage the student's own."
+            if given.get("shared_lists")
+            else ""
+        )
         + (" All arms start from `start`." if START in result["references"] else "")
         + (" BM25 teaches beside every other teacher." if given.get("lexical") and not given.get("besides") else "")
         + (" BM25 teaches the rankers, too." if given.get("lexical") and given.get("besides") else "")

@@ -244,11 +244,14 @@ def test_a_dual_encoder_trained_on_the_way_mines_and_teaches(prod_tree, beir, tm
         "type": "retort.trainers.candidates.dense.DenseMiner",
         "init_parameters": {"model": "dual", "depth": 6},
     }
+    prod_tree["training"]["dev_documents"] = 20
     prod_tree["stages"] = prod_tree["stages"][:1]
     prod_tree["stages"][0] |= {"teacher": "dual", "candidates": {"sources": ["dual"], "negatives": 2}}
     out = tmp_path / "x" / "run"
     metrics = Recipe.from_dict(prod_tree).run(beir, out)
     assert metrics["dev"]["teachers"]["dual"]["ndcg@10"] > 0
+    alone = json.loads((out / "teachers" / "dual" / "metrics.json").read_text())["dev"]["student"]
+    assert alone["documents"] < metrics["dev"]["student"]["documents"]  # the whole corpus is asked for once
     # A stage more that does not ask it: a run that goes on there must take it up for the last figures.
     more = {"name": "more", "teacher": "teacher", "objectives": [{"type": f"{OBJECTIVES}.InBatchKL"}]}
     prod_tree["stages"].append(prod_tree["stages"][0] | more | {"candidates": {"sources": ["bm25"], "negatives": 1}})

@@ -5,6 +5,7 @@ import copy
 from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 
 from retort.trainers.data.beir import read_beir
@@ -251,6 +252,19 @@ def test_a_plan_counts_at_least_the_pairs_that_are_asked(recipe_tree, beir, tmp_
     source = open_stage(parts, parts.recipe.stages[0], tmp_path)
     asked = int(source.used(range(40)).sum())
     assert asked <= _pairs(parts, "words", data) <= 2 * asked
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_a_plan_times_a_teacher_in_the_precision_in_which_it_teaches(prod_tree, beir, tmp_path, monkeypatch, precision):
+    from retort.trainers import plan
+
+    seen = []
+    monkeypatch.setattr(plan, "has_bfloat16", lambda _: True)
+    monkeypatch.setattr(plan, "_timed", lambda _: seen.append(torch.is_autocast_enabled("cpu")) or 1.0)
+    prod_tree["teachers"]["ranker"]["init_parameters"]["precision"] = precision
+    prod_tree["training"]["precision"] = "no"
+    assert plan.plan_run(Recipe.from_dict(prod_tree), read_beir(beir, "train"), tmp_path).seconds["teacher ranker"]
+    assert seen.count(True) == (1 if precision == "auto" else 0)
 
 
 def test_a_plan_counts_the_tokens_that_texts_have(prod_tree, beir, tmp_path):

@@ -5,6 +5,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
 from xml.etree import ElementTree as ET
@@ -90,6 +91,12 @@ def test_of_a_ranker(run, capsys):
     """Its baseline is BM25's ready rankings, which have no size and no time."""
     say(capsys, "report", str(run / "teachers" / "ranker"))
     assert "bm25" in Page((run / "teachers" / "ranker" / "report.html").read_text(encoding="utf-8")).text
+
+
+def test_a_seed_is_named_with_its_arm(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "arm" / "0")
+    say(capsys, "report", str(tmp_path / "arm" / "0"))
+    assert "<h1>arm/0</h1>" in (tmp_path / "arm" / "0" / "report.html").read_text(encoding="utf-8")
 
 
 def test_mistakes(run, tmp_path, capsys):

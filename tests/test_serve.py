@@ -243,6 +243,8 @@ class TestPage:
     def test_two_models_and_texts_as_they_are(self, page):
         from playwright.sync_api import expect
 
+        named = page.locator("#names").inner_text().split(" and ")
+        assert all(name.count("/") <= 1 or name.startswith("package:") for name in named)  # not where folders are
         page.get_by_label("Ask both models").check()
         page.get_by_label("Your question").fill("When does the canteen serve meals?")
         page.get_by_role("button", name="Ask").click()

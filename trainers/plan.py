@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from retort.students.loading import has_bfloat16
 from retort.students.scoring import is_ranker, score_numpy
 from retort.students.sides import max_tokens
 from retort.students.sparse import encode_vectors
@@ -130,7 +131,8 @@ def _add_teacher(plan: Plan, parts: Parts, name: str, sample: list[str], data: R
             plan.seconds[f"teacher {name}"] = _timed(lambda: list(teacher.score(asks))) / len(sample) * pairs
             return
         elif isinstance(teacher, Fitted):
-            plan.seconds[f"teacher {name}"] = _seconds_a_text(parts.fits[name], sample) * pairs
+            with _as_it_teaches(teacher, parts.fits[name]):
+                plan.seconds[f"teacher {name}"] = _seconds_a_text(parts.fits[name], sample) * pairs
             return
         elif teacher.corpus_dependent:  # BM25, or what the data bring along
             return
@@ -140,11 +142,18 @@ def _add_teacher(plan: Plan, parts: Parts, name: str, sample: list[str], data: R
     plan.disk += texts * _dim(parts) * FLOAT
     if isinstance(teacher, Fitted):
         student = parts.fits[name].distiller.student
-        plan.seconds[f"teacher {name}"] = all_texts(partial(encode_vectors, student))
+        with _as_it_teaches(teacher, parts.fits[name]):
+            plan.seconds[f"teacher {name}"] = all_texts(partial(encode_vectors, student))
     elif isinstance(teacher, BiEncoderTeacher):
         plan.seconds[f"teacher {name}"] = all_texts(teacher.encode)
     else:
         plan.unknown.append(name)
+
+
+def _as_it_teaches(teacher: Fitted, parts: Parts) -> torch.autocast:
+    """In the precision of a teacher that is not trained yet."""
+    kind = parts.distiller.student.device.type
+    return torch.autocast(kind, torch.bfloat16, enabled=teacher.precision != "float32" and has_bfloat16(kind))
 
 
 def _pairs(parts: Parts, name: str, data: RetrievalData) -> int:

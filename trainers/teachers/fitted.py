@@ -52,7 +52,7 @@ class Fitted:
         self._student = student
         self._stages = stages
         self._training = training or {}
-        self._precision: Precision = precision
+        self.precision: Precision = precision
         self._teacher: Any = None
 
     @property
@@ -120,7 +120,7 @@ class FittedRanker(Fitted, ScoreTeacher):
 
     def load(self, folder: Path) -> None:
         """Take up the trained ranker."""
-        self._teacher = CrossEncoderTeacher(model=str(folder), precision=self._precision)
+        self._teacher = CrossEncoderTeacher(model=str(folder), precision=self.precision)
 
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
         """Score lists; see `ScoreTeacher.score`."""
@@ -143,7 +143,7 @@ class FittedBiEncoder(Fitted):
 
     def load(self, folder: Path) -> None:
         """Take up the trained bi-encoder."""
-        self._teacher = BiEncoderTeacher(model=str(folder), precision=self._precision)
+        self._teacher = BiEncoderTeacher(model=str(folder), precision=self.precision)
 
     @property
     def student(self) -> Student:
