@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny models and data, made on the spot: nothing is fetched, nothing is slow."""
 
+import copy
 import os
 from pathlib import Path
 
@@ -84,6 +85,19 @@ def tiny_ranker(trunk, tmp_path_factory) -> str:
 
     path = tmp_path_factory.mktemp("rankers") / "tiny"
     save_student(ranker(trunk, layers=[0, 2], seed=3), path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def sparse_student(trunk, tmp_path_factory) -> str:
+    """Folder of a tiny sparse student."""
+    from retort.students import save_student
+    from retort.students.create import sparse
+
+    path = tmp_path_factory.mktemp("sparse") / "tiny"
+    model = sparse(trunk, layers=[0, 1], max_tokens={"query": 16, "document": 32})
+    torch.nn.init.zeros_(model[0].model.get_output_embeddings().bias)  # of so few words more may get through
+    save_student(model, path)
     return str(path)
 
 
@@ -226,6 +240,37 @@ def prod_tree(recipe_tree, trunk) -> dict:
                 },
                 "candidates": {"sources": ["own"], "negatives": 3, "order": "top"},
             },
+        ],
+    }
+
+
+@pytest.fixture
+def r2anker_tree(recipe_tree, prod_tree, sparse_student) -> dict:
+    """R2ANKER over tiny models: a ranker of three retrievers' joint negatives, and a student of it over the same pool."""
+    objectives = "retort.trainers.objectives"
+    candidates = {"sources": ["bm25", "dense", "sparse"], "negatives": 3, "sampling": "balanced"}
+    ranker = copy.deepcopy(prod_tree["teachers"]["ranker"])
+    ranker["init_parameters"]["stages"][0]["candidates"] = candidates
+    miner = "retort.trainers.candidates"
+    return recipe_tree | {
+        "teachers": {"dense": recipe_tree["teachers"]["teacher"], "ranker": ranker},
+        "candidates": {
+            "bm25": recipe_tree["candidates"]["bm25"],
+            "dense": {"type": f"{miner}.dense.DenseMiner", "init_parameters": {"model": "dense", "depth": 6}},
+            "sparse": {"type": f"{miner}.sparse.SparseMiner", "init_parameters": {"model": sparse_student, "depth": 6}},
+        },
+        "stages": [
+            {
+                "name": "distil",
+                "teacher": "ranker",
+                "lr": 1e-3,
+                "steps": 6,
+                "candidates": dict(candidates),
+                "objectives": [
+                    {"type": f"{objectives}.ListwiseKL"},
+                    {"type": f"{objectives}.Contrastive", "weight": 0.2},
+                ],
+            }
         ],
     }
 

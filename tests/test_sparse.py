@@ -26,7 +26,7 @@ from haystack_integrations.components.retrievers.retort import StudentRetriever
 from haystack_integrations.components.retrievers.retort.student_retriever import SpaceMismatchError
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
-from retort.students import ManifestError, Student, save_student
+from retort.students import ManifestError, Student
 from retort.students.create import sparse
 from retort.students.sparse import SparseStudent, encode_sparse, largest, load_student
 from retort.trainers.candidates.dense import search_vectors
@@ -41,16 +41,6 @@ from retort.trainers.recipe import Recipe
 from retort.trainers.teachers.sparse_encoder import SparseEncoderTeacher
 
 TEXTS = ["the ship in the sea", "bread and butter", "a captain near the sea"]
-
-
-@pytest.fixture(scope="session")
-def sparse_student(trunk, tmp_path_factory) -> str:
-    """Folder of a tiny sparse student."""
-    path = tmp_path_factory.mktemp("sparse") / "tiny"
-    model = sparse(trunk, layers=[0, 1], max_tokens={"query": 16, "document": 32})
-    torch.nn.init.zeros_(model[0].model.get_output_embeddings().bias)  # of so few words more may get through
-    save_student(model, path)
-    return str(path)
 
 
 class TestStart:

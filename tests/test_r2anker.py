@@ -1,0 +1,119 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""R2ANKER: reference values of its draws, losses and diagnostic, what its ranker learns from, and a killed run."""
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from tiny import everything, run_killed
+
+from retort.trainers.candidates.bm25 import BM25Miner
+from retort.trainers.candidates.dense import DenseMiner
+from retort.trainers.candidates.lists import CandidateLists
+from retort.trainers.candidates.sampling import SAMPLINGS, draw
+from retort.trainers.candidates.workbench import Workbench
+from retort.trainers.data.beir import read_beir
+from retort.trainers.losses import contrastive, listwise_kl
+from retort.trainers.methods.r2anker import joint_divergence, measure_joint_divergence
+from retort.trainers.recipe import Recipe
+from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
+
+
+class TestSampling:
+    """09-A: bm25 found a b c, dense b d, splade e b a."""
+
+    FOUND_BY = np.array([0b101, 0b111, 0b001, 0b010, 0b100]) << 1  # a b c d e
+    FIRST: ClassVar = {
+        "multiset": [0.25, 0.375, 0.125, 0.125, 0.125],
+        "union": [0.2] * 5,
+        "balanced": [0.222222, 0.388889, 0.111111, 0.166667, 0.111111],
+    }
+
+    @pytest.mark.parametrize("how", SAMPLINGS)
+    def test_first_draws(self, how):
+        rng = np.random.default_rng(0)
+        drawn = [int(draw(self.FOUND_BY, 1, how, rng)[0]) for _ in range(10_000)]
+        assert np.bincount(drawn, minlength=5) / len(drawn) == pytest.approx(self.FIRST[how], abs=0.02)
+
+    @pytest.mark.parametrize("how", SAMPLINGS)
+    def test_without_replacement(self, how):
+        rng = np.random.default_rng(0)
+        assert draw(self.FOUND_BY[:0], 3, how, rng).tolist() == []
+        for count in (3, 5, 9):
+            drawn = draw(self.FOUND_BY, count, how, rng).tolist()
+            assert len(drawn) == len(set(drawn)) == min(count, 5)
+
+    def test_second_draws_are_balanced_over_what_is_left(self):
+        """After b: bm25 has a and c, dense d alone, splade e and a; so d comes next once in three."""
+        rng = np.random.default_rng(1)
+        pairs = [draw(self.FOUND_BY, 2, "balanced", rng).tolist() for _ in range(20_000)]
+        after = [second for first, second in pairs if first == 1]
+        share = np.bincount(after, minlength=5) / len(after)
+        assert share == pytest.approx([1 / 3, 0, 1 / 6, 1 / 3, 1 / 6], abs=0.02)
+
+
+class TestJointDivergence:
+    def test_reference_value(self):
+        """09-C; by convexity the mixture is never farther than the sources are on average."""
+        ranker = np.array([0.3, 0.1, 0.1, 0.5])
+        sources = np.array([[0.7, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7], [0.25] * 4])
+        each, mixture = joint_divergence(ranker, sources)
+        assert each.tolist() == pytest.approx([0.550530, 0.161348, 0.218012], abs=1e-6)
+        assert mixture == pytest.approx(0.050999, abs=1e-6)
+        rng = np.random.default_rng(0)
+        for _ in range(50):
+            p, *q = rng.dirichlet(np.ones(6), size=4)
+            each, mixture = joint_divergence(p, np.stack(q))
+            assert mixture <= each.mean() + 1e-12
+
+    def test_over_mined_lists(self, beir, tiny_student, tmp_path):
+        """A source that is the ranker itself is at no distance; the mixture lies between."""
+        teachers = {name: BiEncoderTeacher(model=tiny_student, device="cpu") for name in ("dense", "ranker")}
+        bench = Workbench(read_beir(beir, "train"), teachers, tmp_path / "cache")
+        miners = {"bm25": BM25Miner(depth=40), "dense": DenseMiner(model="dense", depth=40)}
+        found = measure_joint_divergence(bench, miners, "ranker")
+        assert found.sources["dense"] == pytest.approx(0, abs=1e-6)
+        assert 0 < found.mixture < found.sources["bm25"]
+
+
+def test_losses():
+    """09-B: a ranker's listwise loss, divergence from it, and both for the student."""
+    ranker = torch.tensor([[2.0, 1.5, 0.0, -1.0], [0.5, 1.0, 0.2, 0.1]])
+    student = torch.tensor([[1.0, 0.9, 0.1, 0.0], [0.3, 0.4, 0.2, 0.1]])
+    positive, mask = torch.zeros(2, 4, dtype=torch.bool), torch.ones(2, 4, dtype=torch.bool)
+    positive[:, 0] = True
+    divergence = listwise_kl(student, ranker, mask).mean()
+    assert float(contrastive(ranker, positive, mask).mean()) == pytest.approx(0.992144, abs=1e-6)
+    assert float(divergence) == pytest.approx(0.081322, abs=1e-6)
+    assert float(divergence + contrastive(student, positive, mask).mean()) == pytest.approx(1.245365, abs=1e-6)
+
+
+class TestRun:
+    def test_ranker_and_student_learn_from_one_pool(self, r2anker_tree, beir, tmp_path):
+        """Both learn from what any of the retrievers found, and their lists say which ones did."""
+        out = tmp_path / "a" / "run"
+        Recipe.from_dict(r2anker_tree).run(beir, out)
+        train = read_beir(beir, "train")
+        paths = ("candidates/distil.parquet", "teachers/ranker/candidates/rank.parquet")
+        ours, its = (CandidateLists.load(out / path, train) for path in paths)
+        assert ours.sources == its.sources == ["labels", "bm25", "dense", "sparse"]
+        mined = [set(zip(p.owners.tolist(), p.rows.tolist(), p.found_by.tolist(), strict=True)) for p in (ours, its)]
+        assert mined[0] & mined[1]
+        finders = {bits >> 1 for pool in mined for _, _, bits in pool}
+        assert {0b001, 0b010, 0b100, 0b111} <= finders  # some are one retriever's alone, some all three's
+
+    def test_a_killed_run(self, r2anker_tree, beir, tmp_path, monkeypatch):
+        """Killed while the ranker learns (4 steps), and while the student does."""
+        out = tmp_path / "whole" / "run"
+        Recipe.from_dict(r2anker_tree).run(beir, out)
+        expected = everything(out)
+        assert any(name.startswith("teachers/ranker/student.") for name in expected)
+        for after in (2, 4, 7):
+            killed = tmp_path / f"killed-{after}" / "run"
+            run_killed(Recipe.from_dict(r2anker_tree), beir, killed, monkeypatch, after)
+            found = everything(killed)
+            assert found.keys() == expected.keys()
+            assert [name for name in found if not torch.equal(found[name], expected[name])] == [], after
