@@ -145,7 +145,9 @@ class TestRun:
         assert next(set(line["terms"]) for line in log if "terms" in line) == {"loss", "contrastive", "listwise_kl"}
 
     def test_a_stage_without_queries_is_passed_over(self, prod_tree, beir, tmp_path, monkeypatch):
-        monkeypatch.setattr(ConfusingQueries, "keep", lambda _, bench: np.zeros(len(bench.data.queries), dtype=bool))
+        monkeypatch.setattr(
+            ConfusingQueries, "keep", lambda _, bench, enough: np.zeros(len(bench.data.queries), dtype=bool)
+        )
         out = tmp_path / "x" / "run"
         Recipe.from_dict(prod_tree).run(beir, out)
         log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
@@ -162,7 +164,7 @@ class TestSelection:
         recipe = Recipe.from_dict(prod_tree)
         train, _ = read_train_and_dev(beir, recipe.data)
         bench = build_parts(recipe, train, tmp_path / "cache").bench
-        kept = ConfusingQueries(teacher="teacher", rule="above", depth=10, window=3).keep(bench)
+        kept = ConfusingQueries(teacher="teacher", rule="above", depth=10, window=3).keep(bench, len(train.queries))
         vectors = {n: (bench.vectors(n, "query"), bench.vectors(n, "document")) for n in ("student", "teacher")}
         unit = {n: [v / np.linalg.norm(v, axis=1, keepdims=True) for v in pair] for n, pair in vectors.items()}
         scores = {n: q @ d.T for n, (q, d) in unit.items()}
@@ -174,6 +176,27 @@ class TestSelection:
             expected.append(ranks[1] < ranks[0] and ranks[1] <= 3)
         assert kept.tolist() == expected
         assert 0 < sum(expected) < len(expected)
+
+    def test_no_more_than_enough_are_looked_for(self, prod_tree, beir, tmp_path, monkeypatch):
+        """The teacher is asked block by block, of queries in random order, until there are so many as the stage uses."""
+        recipe = Recipe.from_dict(prod_tree)
+        train, _ = read_train_and_dev(beir, recipe.data)
+        bench = build_parts(recipe, train, tmp_path / "cache").bench
+        selector = ConfusingQueries(teacher="teacher", rule="above", depth=10, window=3)
+        asked, scores = [], bench.scores
+        monkeypatch.setattr(
+            bench, "scores", lambda name, q, d: (asked.append(sorted(set(q.tolist()))), scores(name, q, d))[1]
+        )
+        every = selector.keep(bench, len(train.queries))
+        (whole,) = asked
+        monkeypatch.setattr("retort.trainers.methods.prod.LEAST_BLOCK", 2)
+        asked.clear()
+        some = selector.keep(bench, 3)
+        assert 3 <= some.sum() <= 4 < every.sum()
+        assert not (some & ~every).any()
+        assert len(asked) < len(whole) // 2
+        assert sum(asked, []) != whole[: 2 * len(asked)]
+        assert selector.keep(bench, 3).tolist() == some.tolist()
 
     def test_only_their_lists_are_trained_on(self, prod_tree, beir, tmp_path, monkeypatch):
         recipe = Recipe.from_dict(prod_tree)

@@ -62,12 +62,13 @@ def open_stage(parts: Parts, stage: Stage, out: Path, *, number: int = 0) -> Bat
 
     path = out / "candidates" / (f"{stage.name}.{number}.parquet" if number else f"{stage.name}.parquet")
     if not path.is_file():
+        first = number * (stage.refresh or 0)
+        steps = range(first, min(first + (stage.refresh or stage.steps), stage.steps))
         lists = build_lists(bench, {name: parts.miners[name] for name in section.sources}, skip=section.skip)
         if stage.name in parts.selectors:
-            lists = lists.only(parts.selectors[stage.name].keep(bench))
+            lists = lists.only(parts.selectors[stage.name].keep(bench, len(steps) * size))
         if scorers and len(lists):
-            first = number * (stage.refresh or 0)
-            used = batches(lists).used(range(first, min(first + (stage.refresh or stage.steps), stage.steps)))
+            used = batches(lists).used(steps)
             for name in scorers:
                 lists.scores[name] = np.full(len(lists.rows), np.nan, dtype=np.float32)
                 lists.scores[name][used] = bench.scores(name, lists.owners[used], lists.rows[used])

@@ -47,7 +47,7 @@ class Selector(Protocol):
 
     teachers: tuple[str, ...]
 
-    def keep(self, bench: Workbench) -> np.ndarray: ...  # noqa: D102 - `[q]` bool
+    def keep(self, bench: Workbench, enough: int) -> np.ndarray: ...  # noqa: D102 - `[q]` bool
 
 
 class ListTexts(Protocol):

@@ -22,6 +22,9 @@ from retort.trainers.candidates.lists import mine
 from retort.trainers.candidates.workbench import Workbench
 from retort.trainers.distiller import Compared, Context, Objective, Terms
 from retort.trainers.objectives import one_of
+from retort.trainers.rng import rng_for
+
+LEAST_BLOCK = 256  # queries that the teacher is asked at a time
 
 
 class AnchorKL(Objective):
@@ -102,28 +105,35 @@ class ConfusingQueries:
         self._miner = DenseMiner(model=model, depth=depth or (window if rule == "windows" else 100))
         self.teachers = (teacher, *self._miner.teachers)
 
-    def keep(self, bench: Workbench) -> np.ndarray:
+    def keep(self, bench: Workbench, enough: int) -> np.ndarray:
         """
         Choose the queries.
 
         :param bench:
             Data and models at hand.
+        :param enough:
+            How many the stage can use. The teacher is asked in random order, until there are so many.
         :returns:
-            `[q]` bool.
+            `[q]` bool: all that were found, a few more than enough among them.
         """
         found = bench.data.corpus.first_rows[mine(self._miner, bench)[0]]
         relevant = relevant_in(found, bench.data.positives())
         student = first_ranks(relevant)
         # The teacher is asked only where its answer can matter.
         open_rows = np.flatnonzero((student > 1) & np.isfinite(student))
-        teacher = np.full(len(student), np.inf)
-        if len(open_rows):
-            asked = found[open_rows]
-            scores = bench.scores(self.teacher, np.repeat(open_rows, asked.shape[1]), asked.ravel())
+        rng = rng_for("confusing", bench.data.queries.hash, bench.model_key(self._miner.model))
+        order, size = rng.permutation(open_rows), max(LEAST_BLOCK, enough // 4)
+        kept = np.zeros(len(student), dtype=bool)
+        for start in range(0, len(order), size):
+            rows = np.sort(order[start : start + size])
+            scores = bench.scores(self.teacher, np.repeat(rows, found.shape[1]), found[rows].ravel())
             # Equal scores keep the student's order; what has no score comes last.
-            order = np.argsort(-np.nan_to_num(scores.reshape(asked.shape), nan=-np.inf), axis=1, kind="stable")
-            teacher[open_rows] = first_ranks(np.take_along_axis(relevant[open_rows], order, axis=1))
-        return confusing(student, teacher, rule=self.rule, window=self.window)
+            first = -np.nan_to_num(scores.reshape(len(rows), -1), nan=-np.inf)
+            ordered = np.take_along_axis(relevant[rows], np.argsort(first, axis=1, kind="stable"), axis=1)
+            kept[rows] = confusing(student[rows], first_ranks(ordered), rule=self.rule, window=self.window)
+            if kept.sum() >= enough:
+                break
+        return kept
 
 
 def confusing(student: np.ndarray, teacher: np.ndarray, *, rule: str, window: int = 15) -> np.ndarray:
