@@ -121,8 +121,9 @@ class ConfusingQueries:
         student = first_ranks(relevant)
         # The teacher is asked only where its answer can matter.
         open_rows = np.flatnonzero((student > 1) & np.isfinite(student))
-        rng = rng_for("confusing", bench.data.queries.hash, bench.model_key(self._miner.model))
-        order, size = rng.permutation(open_rows), max(LEAST_BLOCK, enough // 4)
+        # Another order each round. Ranks, not weights, which another number of processes would round otherwise.
+        order = rng_for("confusing", student.tobytes()).permutation(open_rows)
+        size = max(LEAST_BLOCK, enough // 4)
         kept = np.zeros(len(student), dtype=bool)
         for start in range(0, len(order), size):
             rows = np.sort(order[start : start + size])
