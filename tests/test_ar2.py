@@ -7,7 +7,7 @@ import copy
 
 import pytest
 import torch
-from tiny import everything, lists, run_killed
+from tiny import assert_comes_back, everything, lists
 
 from retort.trainers.distiller import Context
 from retort.trainers.losses import listwise_kl
@@ -125,12 +125,7 @@ def test_a_game_killed_in_both_turns(tree, beir, tmp_path, monkeypatch):
     first, second = ((out / "candidates" / name).read_bytes() for name in ("game.parquet", "game.1.parquet"))
     assert first != second
     assert any(name.startswith("teachers/ranker/student.") for name in expected)
-    for after in (1, 2, 4):
-        killed = tmp_path / f"killed-{after}" / "run"
-        run_killed(Recipe.from_dict(tree), beir, killed, monkeypatch, after)
-        found = everything(killed)
-        assert found.keys() == expected.keys()
-        assert [name for name in found if not torch.equal(found[name], expected[name])] == [], after
+    assert_comes_back(tree, beir, tmp_path, monkeypatch, expected, (1, 2, 4))
 
 
 def test_a_frozen_ranker(tree, beir, tmp_path):

@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import everything, lists, run_killed
+from tiny import assert_comes_back, everything, lists
 
 from retort.trainers.distiller import Context
 from retort.trainers.losses import listwise_kl
@@ -178,12 +178,7 @@ def test_a_killed_run_and_what_is_kept(tree, beir, tmp_path, monkeypatch):
     out = tmp_path / "whole" / "run"
     Recipe.from_dict(tree).run(beir, out)
     expected = everything(out)
-    for after in (2, 9, 14):
-        killed = tmp_path / f"killed-{after}" / "run"
-        run_killed(Recipe.from_dict(tree), beir, killed, monkeypatch, after)
-        found = everything(killed)
-        assert found.keys() == expected.keys()
-        assert [name for name in found if not torch.equal(found[name], expected[name])] == [], after
+    assert_comes_back(tree, beir, tmp_path, monkeypatch, expected, (2, 9, 14))
     names = [name for name in expected if "temperatures" in name]
     assert len([name for name in names if "module" in name]) == 1 + 4 + 1
     assert all(name.startswith("run.") for name in names)

@@ -8,7 +8,7 @@ import copy
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import everything, lists, run_killed, tiny_config
+from tiny import assert_comes_back, everything, lists, run_killed, tiny_config
 
 from retort.trainers.distiller import Context, Spec, step_loss
 from retort.trainers.errors import RecipeError
@@ -241,11 +241,7 @@ def test_turns(tree, beir, tmp_path, monkeypatch):
         [1e-3 * share for share in (1, 1, 0.8, 0.6, 0.4, 0.2)]
     )
     expected = everything(tmp_path / "a" / "run")
-    for after in (1, 2, 5):
-        out = tmp_path / f"killed-{after}" / "run"
-        run_killed(Recipe.from_dict(tree), beir, out, monkeypatch, after)
-        found = everything(out)
-        assert [name for name in found if not torch.equal(found[name], expected[name])] == [], after
+    assert_comes_back(tree, beir, tmp_path, monkeypatch, expected, (1, 2, 5))
 
 
 class TestBadInput:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import everything, lists, run_killed
+from tiny import assert_comes_back, everything, lists, run_killed
 
 from retort.students import Student
 from retort.trainers.distiller import Context, step_loss
@@ -92,12 +92,7 @@ class TestRun:
         """Steps in the order they are made: 3 of `dual`, 4 of the teacher, 5 of `cross`, 6 of `round` in two halves."""
         expected = everything(reference)
         assert any(name.startswith("run.") for name in expected)
-        for killed_at in (1, 4, 8, 12, 15):
-            out = tmp_path / f"killed-{killed_at}" / "run"
-            run_killed(Recipe.from_dict(prod_tree), beir, out, monkeypatch, killed_at)
-            found = everything(out)
-            assert found.keys() == expected.keys()
-            assert [name for name in found if not torch.equal(found[name], expected[name])] == [], killed_at
+        assert_comes_back(prod_tree, beir, tmp_path, monkeypatch, expected, (1, 4, 8, 12, 15))
 
     def test_what_it_leaves_behind(self, reference):
         names = {p.name for p in (reference / "candidates").iterdir()}

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from tiny import everything, run_killed
+from tiny import assert_comes_back, everything
 
 from retort.trainers.candidates.bm25 import BM25Miner
 from retort.trainers.candidates.dense import DenseMiner
@@ -111,9 +111,4 @@ class TestRun:
         Recipe.from_dict(r2anker_tree).run(beir, out)
         expected = everything(out)
         assert any(name.startswith("teachers/ranker/student.") for name in expected)
-        for after in (2, 4, 7):
-            killed = tmp_path / f"killed-{after}" / "run"
-            run_killed(Recipe.from_dict(r2anker_tree), beir, killed, monkeypatch, after)
-            found = everything(killed)
-            assert found.keys() == expected.keys()
-            assert [name for name in found if not torch.equal(found[name], expected[name])] == [], after
+        assert_comes_back(r2anker_tree, beir, tmp_path, monkeypatch, expected, (2, 4, 7))

@@ -101,3 +101,15 @@ def everything(out: Path) -> dict[str, torch.Tensor]:
         weights = load_file(folder / "model.safetensors")
         found |= {f"{folder.relative_to(out)}.{name}": tensor for name, tensor in weights.items()}
     return found
+
+
+def assert_comes_back(
+    tree: dict, data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, expected: dict, kills: tuple[int, ...]
+) -> None:
+    """Killed after each of these steps and gone on with, a run ends with all that it learned uninterrupted."""
+    for after in kills:
+        out = folder / f"killed-{after}" / "run"
+        run_killed(Recipe.from_dict(tree), data, out, monkeypatch, after)
+        found = everything(out)
+        assert found.keys() == expected.keys()
+        assert [name for name in found if not torch.equal(found[name], expected[name])] == [], after
