@@ -200,7 +200,7 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
         hybrid = per_query(fused, dev.qrels)
         write_json(out / "dev.json", {"student": found.per_query, "hybrid": hybrid})
         row = {"metrics": found.metrics, "hybrid": mean(hybrid), "weights": weights, "training_s": trained}
-        if arguments.group == "r2anker":
+        if arguments.group == "r2anker" and arm != OTHER:
             row["reranked"], each = rerank_all(out / "teachers" / "ranker" / "student", work, dev)
             write_json(out / "reranked.json", each)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
