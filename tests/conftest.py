@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TOPICS, WORDS, tiny_config, write_jsonl
+from tiny import TOPICS, WORDS, tiny_config, write_jsonl, write_tokenizer
 
 os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -19,28 +19,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 @pytest.fixture(scope="session")
 def tokenizer_path(tmp_path_factory) -> str:
     """A WordPiece tokenizer of about 70 words."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"), [*dict.fromkeys(WORDS), *".?,:"])
 
-    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(WORDS), ".", "?", ",", ":"]
-    words = Tokenizer(models.WordPiece({word: i for i, word in enumerate(vocab)}, unk_token="[UNK]"))
-    words.normalizer = normalizers.Lowercase()
-    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+
+@pytest.fixture(scope="session")
+def letters_path(tmp_path_factory) -> str:
+    """A tokenizer of another vocabulary: letters."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return write_tokenizer(
+        tmp_path_factory.mktemp("letters"), [*letters, *(f"##{letter}" for letter in letters), *".?,:"]
     )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_max_length=64,
-    )
-    path = tmp_path_factory.mktemp("tokenizer")
-    fast.save_pretrained(path)
-    return str(path)
 
 
 @pytest.fixture(scope="session")

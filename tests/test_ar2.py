@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import assert_comes_back, everything, lists
 
-from retort.trainers.distiller import Context
+from retort.trainers.distiller import Context, step_loss
 from retort.trainers.losses import listwise_kl
 from retort.trainers.methods.ar2 import Adversarial
 from retort.trainers.objectives import TeacherContrastive
@@ -62,9 +62,22 @@ class TestReferenceValues:
         assert float(own.mean()) == pytest.approx(1.055712, abs=1e-5)
 
     def test_c_entropy(self):
-        """04-C: of the retriever over the whole list."""
-        p = G.softmax(-1)
-        assert (-(p * p.log()).sum(-1)).tolist() == pytest.approx([1.057255, 1.380071], abs=1e-5)
+        """04-C: of the retriever over the whole list, which is logged."""
+        ctx = Context("s", 0, 1)
+        Adversarial(teacher="t")(Scored(G), lists(D), ctx)
+        assert ctx.watched["entropy"][0].tolist() == pytest.approx([1.057255, 1.380071], abs=1e-5)
+
+
+def test_the_sum_is_of_what_counts():
+    """As many lists without a positive as there are with one change nothing, though they are in the batch."""
+    terms = []
+    for d, g in ((D, G), (torch.cat([D, D]), torch.cat([G, G]))):
+        batch = lists(d)
+        batch.labels[2:] = 0
+        found = Adversarial(teacher="t", reduction="sum")(Scored(g), batch, Context("s", 0, 1, queries=len(d)))
+        terms.append({name: (*term, 1.0) for name, term in found.items()})
+    summed = [float(step_loss(t, {name: float(m.sum()) for name, (_, m, _) in t.items()})) for t in terms]
+    assert summed[1] == pytest.approx(summed[0], abs=1e-6)
 
 
 def test_descending_raises_what_the_ranker_takes_for_the_positive():

@@ -44,8 +44,8 @@ def module(**parameters) -> CurriculumTemperature:
 
 class TestReferenceValues:
     def test_the_curriculum(self):
-        found = [CurriculumTemperature(**PAPER).strength(epoch - 1, 240) for epoch in (1, 2, 5, 9, 10, 240)]
-        assert found == pytest.approx([-0.024472, -0.095492, -0.5, -0.975528, -1, -1], abs=1e-6)
+        found = [CurriculumTemperature(**PAPER).strength(epoch - 1, 240) for epoch in (0, 1, 2, 5, 9, 10, 240)]
+        assert found == pytest.approx([0, -0.024472, -0.095492, -0.5, -0.975528, -1, -1], abs=1e-6)
         assert CurriculumTemperature(rise=0).strength(0, 240) == -1
         assert CurriculumTemperature(reversal=-1).strength(239, 240) == 1
 
@@ -56,6 +56,16 @@ class TestReferenceValues:
         mask = torch.ones_like(S, dtype=torch.bool)
         found = listwise_kl(S, T, mask, student_temperature=tau, teacher_temperature=tau).mean()
         assert float(found) == pytest.approx(value, abs=1e-6)
+
+    def test_the_divergence_far_out_and_without_its_factor(self):
+        """The limit; and what a factor outside the graph would leave, which falls all the way."""
+        mask = torch.ones_like(S, dtype=torch.bool)
+        far, alone = (
+            listwise_kl(S, T, mask, student_temperature=tau, teacher_temperature=tau, tau_squared=squared).mean()
+            for tau, squared in ((1e5, True), (15.621172, False))
+        )
+        assert float(far) == pytest.approx(0.346600, abs=1e-5)
+        assert float(alone) == pytest.approx(0.001457, abs=1e-6)
 
     @pytest.mark.parametrize(
         ("theta", "tau", "gradient"),
@@ -80,20 +90,27 @@ class TestReferenceValues:
         assert float(temperature.theta.detach()) == pytest.approx(1.0, abs=1e-6)
         loss(temperature, at(4), scores).backward()
         assert float(temperature.theta.grad) == pytest.approx(0.001056, abs=1e-6)
+        torch.optim.SGD(temperature.parameters(), lr=0.05).step()
+        assert float(temperature.theta.detach()) == pytest.approx(0.999947, abs=1e-6)
         expected = [-0.097314, 0.013607, 0.061583, 0.057765, -0.035641]
         assert scores.grad[0].tolist() == pytest.approx(expected, abs=1e-6)
+        without = S.clone().requires_grad_(True)
+        loss(module(**PAPER, reversal=0.0), at(4), without).backward()
+        torch.testing.assert_close(without.grad, scores.grad)
 
     def test_it_settles_where_the_divergence_is_greatest(self):
-        """T = 2.209, from both sides."""
+        """T = 2.209, where it is .381961, from both sides."""
         for initial in (1.2, 6.0):
             temperature = module(initial=initial, rise=0)
             optimizer = torch.optim.Adam(temperature.parameters(), lr=0.05)
             for _ in range(400):
                 optimizer.zero_grad()
                 ctx = at(0)
-                loss(temperature, ctx, S).backward()
+                value = loss(temperature, ctx, S)
+                value.backward()
                 optimizer.step()
             assert float(ctx.temperature.detach()) == pytest.approx(2.209, abs=0.01)
+            assert float(value.detach()) == pytest.approx(0.381961, abs=1e-6)
 
 
 def test_no_reversal_is_a_fixed_temperature():

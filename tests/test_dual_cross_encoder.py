@@ -7,6 +7,7 @@ import asyncio
 import copy
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -188,6 +189,11 @@ class TestLists:
         for i in range(len(batch.queries)):
             asked, _, document = batch.documents[int(batch.index[i][0])].partition(" [SEP] ")
             assert asked in questions[bench.data.corpus.texts.index(document)]
+        rng, query = np.random.default_rng(0), bench.data.queries.texts[0]
+        two = replace(bench.data, qrels={q: {"d00": 1} for q in bench.data.queries.ids[:2]})
+        args = (two, query, np.array([two.corpus.rows["d00"]]), np.array([True]), rng)
+        drawn = {views(train_with="pseudo", plain=0.0).training_texts(*args)[0].partition(" [SEP] ")[0] for _ in "1234"}
+        assert drawn == {two.queries.texts[1]}  # never the list's own, where there is another
         none = self.batch(bench, views(plain=1.0))
         assert not any("[SEP]" in text for text in none.documents)
         some = [self.batch(bench, views(plain=0.5), step) for step in range(8)]

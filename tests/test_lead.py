@@ -12,7 +12,7 @@ from tiny import assert_comes_back, everything, lists, run_killed, tiny_config
 
 from retort.trainers.distiller import Context, Spec, step_loss
 from retort.trainers.errors import RecipeError
-from retort.trainers.losses import contrastive
+from retort.trainers.losses import contrastive, listwise_kl
 from retort.trainers.methods.lead import LayerKL, MutualKL
 from retort.trainers.objectives import Contrastive, TeacherContrastive
 from retort.trainers.outputs import Late, Scored
@@ -110,8 +110,46 @@ class TestLayers:
         assert bound(12, 6, pairs=3, choose="skip").layers(Context("s", 0, 1)) == [(3, 1), (7, 3), (11, 5)]
         assert len(bound(12, 2, pairs=5).layers(Context("s", 0, 1))) == 2
 
-    def test_weights_carry_no_gradient_and_equal_models_nothing(self):
+    def test_weights_carry_no_gradient(self):
         """Otherwise the loss would fall by moving weight to layers that agree already."""
+        theirs = [torch.tensor([scores], requires_grad=True) for scores in TEACHER_LAYERS]
+        own = [torch.tensor([scores]) for scores in STUDENT_LAYERS]
+        batch, everything = lists(torch.zeros(1, 3)), torch.ones(1, 3, dtype=torch.bool)
+        teacher, student = (
+            Scored(torch.zeros(1, 3), layers={i: Scored(layer) for i, layer in enumerate(layers)})
+            for layers in (theirs, own)
+        )
+        ctx = Context("s", 0, 1, teachers={"t": teacher})
+        objective = bound(pairs=3, choose="last", weight_temperature=1.0)
+        found = torch.autograd.grad(objective(student, batch, ctx)["layer_kl"][0].sum(), theirs)
+        fixed = [0.314505, 0.525089, 0.160406]  # of 02-A
+        pairs = zip(fixed, own, theirs, strict=True)
+        total = sum(w * listwise_kl(s, t, everything, detach=False).sum() for w, s, t in pairs)
+        for mine, expected in zip(found, torch.autograd.grad(total, theirs), strict=True):
+            assert expected.abs().max() > 1e-3
+            torch.testing.assert_close(mine, expected, atol=1e-6, rtol=0)
+
+    def test_what_is_logged(self):
+        """Of each layer of the teacher: its entropy and its weight."""
+        ctx = Context("s", 0, 1, teachers={"t": scored(torch.zeros(1, 3), TEACHER_LAYERS)})
+        bound(pairs=3, choose="last")(scored(torch.zeros(1, 3), STUDENT_LAYERS), lists(torch.zeros(1, 3)), ctx)
+        found = {name: float(values) for name, (values, _) in ctx.watched.items()}
+        assert [found[f"layer_weight.{n}"] for n in range(3)] == pytest.approx([0.334730, 0.352335, 0.312935], abs=1e-6)
+        p = torch.tensor(TEACHER_LAYERS).softmax(-1)
+        expected = (-(p * p.log()).sum(-1)).tolist()
+        assert [found[f"layer_entropy.{n}"] for n in range(3)] == pytest.approx(expected, abs=1e-6)
+
+    def test_a_stages_temperature(self):
+        """It divides the scores of layers as those of any divergence."""
+        ctx = Context("s", 0, 1, teachers={"t": scored(torch.zeros(1, 3), TEACHER_LAYERS)})
+        out, batch = scored(torch.zeros(1, 3), STUDENT_LAYERS), lists(torch.zeros(1, 3))
+        expected = bound(pairs=3, choose="last", temperature=3.0)(out, batch, ctx)["layer_kl"][0]
+        ctx.temperature = torch.tensor(3.0)
+        objective = bound(pairs=3, choose="last")
+        assert float(objective(out, batch, ctx)["layer_kl"][0]) == pytest.approx(float(expected), abs=1e-7)
+        assert objective.divergence
+
+    def test_equal_models_have_nothing_to_learn(self):
         layer = torch.tensor([[1.0, 0.3, 0.2]], requires_grad=True)
         other = torch.tensor([[0.1, 0.9, 0.2]], requires_grad=True)
         teacher = Scored(layer, layers={0: Scored(layer), 1: Scored(other)})
@@ -123,11 +161,14 @@ class TestLayers:
 
 
 @pytest.fixture
-def tree(recipe_tree, trunk, tiny_student, tokenizer_path):
-    """A student of one layer; teachers of three kinds, the bi-encoder's tokenizer another than the student's."""
+def tree(recipe_tree, trunk, letters_path):
+    """A student of two layers; teachers of three kinds, and one of them reads letters, not words."""
     create = "retort.students.create"
     models = {
-        "dual": {"type": f"{create}.pretrained", "init_parameters": {"model": tiny_student}},
+        "dual": {
+            "type": f"{create}.from_config",
+            "init_parameters": {"config": tiny_config(), "tokenizer": letters_path, "seed": 1},
+        },
         "ranker": {"type": f"{create}.ranker", "init_parameters": {"trunk": trunk, "layers": [0, 1, 2]}},
         "late": {"type": f"{create}.late_interaction", "init_parameters": {"model": trunk}},
     }

@@ -12,7 +12,7 @@ from tiny import assert_comes_back, everything
 
 from retort.trainers.candidates.bm25 import BM25Miner
 from retort.trainers.candidates.dense import DenseMiner
-from retort.trainers.candidates.lists import CandidateLists
+from retort.trainers.candidates.lists import CandidateLists, build_lists
 from retort.trainers.candidates.sampling import SAMPLINGS, draw
 from retort.trainers.candidates.workbench import Workbench
 from retort.trainers.data.beir import read_beir
@@ -77,6 +77,32 @@ class TestJointDivergence:
         found = measure_joint_divergence(bench, miners, "ranker")
         assert found.sources["dense"] == pytest.approx(0, abs=1e-6)
         assert 0 < found.mixture < found.sources["bm25"]
+
+    def test_it_is_over_negatives(self, beir, tiny_student, tmp_path):
+        """Positives, and what nobody but the judgements names, say nothing of sources."""
+        teachers = {"ranker": BiEncoderTeacher(model=tiny_student, device="cpu")}
+        bench = Workbench(read_beir(beir, "train"), teachers, tmp_path / "cache")
+        miners = {"bm25": BM25Miner(depth=3)}
+        asked = []
+        bench.scores = lambda _, owners, rows: (
+            asked.extend(zip(owners, rows, strict=True)) or np.arange(len(rows)) * 1.0
+        )
+        measure_joint_divergence(bench, miners, "ranker")
+        lists = build_lists(bench, miners)
+        mined = lists.labels == -1
+        assert set(asked) == set(zip(lists.owners[mined], lists.rows[mined], strict=True))
+        assert (lists.labels == 1).any()
+
+    def test_a_source_without_scores(self, beir, tiny_student, tmp_path):
+        class Mute(BM25Miner):
+            def mine(self, *arguments):
+                rows, scores = super().mine(*arguments)
+                return rows, np.full_like(scores, np.nan)
+
+        teachers = {"ranker": BiEncoderTeacher(model=tiny_student, device="cpu")}
+        bench = Workbench(read_beir(beir, "train"), teachers, tmp_path / "cache")
+        with pytest.raises(ValueError, match="mute gives no scores"):
+            measure_joint_divergence(bench, {"mute": Mute(depth=3)}, "ranker")
 
 
 def test_losses():

@@ -57,6 +57,8 @@ class Context:
         The batch as the stage's frozen copy of the student sees it; None if there is none.
     :param teachers:
         The batch as live teachers see it; with gradients where they learn.
+    :param watched:
+        What an objective wants logged besides its terms, in their form; it adds nothing to the loss.
     """
 
     stage: str
@@ -68,6 +70,7 @@ class Context:
     temperature: Tensor | None = None
     anchor: Seen | None = None
     teachers: dict[str, Seen] = field(default_factory=dict)
+    watched: Terms = field(default_factory=dict)
 
     def rng(self, *parts: object) -> np.random.Generator:
         """Return a generator of this step, the same however often and wherever it is asked for."""
@@ -410,12 +413,14 @@ class Distiller(nn.Module):
                 tau = temperatures(out, batch, ctx, objective)
             found: dict[str, tuple[Tensor, Tensor, float]] = {}
             views = self._views(objective, out)
+            watched: Terms = {}
             for dim, view in views.items():
-                for name, (v, m) in objective(view, batch, replace(ctx, temperature=tau)).items():
+                for name, (v, m) in objective(view, batch, replace(ctx, temperature=tau, watched=watched)).items():
                     found[f"{name}@{dim}" if dim else name] = (v, m, weight / len(views))
-            if tau is not None:  # of weight 0: for the log
-                each = tau.detach().expand(len(batch.queries), 1).reshape(-1)
-                found["temperature"] = (each, torch.ones_like(each, dtype=torch.bool), 0.0)
+            if tau is not None:
+                each = tau.expand(len(batch.queries), 1).reshape(-1)
+                watched["temperature"] = (each, torch.ones_like(each, dtype=torch.bool))
+            found |= {name: (v.detach(), m, 0.0) for name, (v, m) in watched.items()}
             for name, term in found.items():
                 # Two objectives of one kind, say with two teachers, keep their own terms.
                 terms[f"{name}#{number}" if name in terms else name] = term

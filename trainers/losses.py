@@ -38,6 +38,33 @@ def contrastive(scores: Tensor, positive: Tensor, mask: Tensor) -> Tensor:
     return each.masked_fill(~positive, 0.0).sum(-1) / positive.sum(-1).clamp(min=1)
 
 
+def log_distribution(scores: Tensor, mask: Tensor) -> Tensor:
+    """
+    Logarithm of the softmax over each row's entries that take part.
+
+    :param scores:
+        `[B, N]`.
+    :param mask:
+        `[B, N]` bool, what takes part.
+    :returns:
+        `[B, N]`; rows of fewer than two entries are uniform: finite, and without a gradient.
+    """
+    usable = mask.sum(-1, keepdim=True) > 1
+    return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).masked_fill(~usable, 0.0).log_softmax(-1)
+
+
+def expectation(values: Tensor, logs: Tensor, mask: Tensor) -> Tensor:
+    r"""$\sum_j e^{l_j} v_j$ over what takes part of each row, `[B]`; 0 for rows of fewer than two entries."""
+    mask = mask & (mask.sum(-1, keepdim=True) > 1)
+    return (logs.exp() * values).masked_fill(~mask, 0.0).sum(-1)
+
+
+def entropy(scores: Tensor, mask: Tensor) -> Tensor:
+    """Entropy of each row's softmax over what takes part, in nats: `[B]`; 0 for rows of fewer than two entries."""
+    logs = log_distribution(scores, mask)
+    return -expectation(logs, logs, mask)
+
+
 def listwise_kl(
     student: Tensor,
     teacher: Tensor,
@@ -74,16 +101,12 @@ def listwise_kl(
         `[B]`; 0 where fewer than two entries take part.
     """
     mask = mask & ~teacher.isnan()
-    usable = mask.sum(-1, keepdim=True) > 1
-    mask = mask & usable
-    # Rows without a list become uniform: finite, and without gradient.
-    low = torch.finfo(student.dtype).min
-    q = (student / student_temperature).masked_fill(~mask, low).masked_fill(~usable, 0.0).log_softmax(-1)
+    q = log_distribution(student / student_temperature, mask)
     teacher = (teacher.detach() if detach else teacher).masked_fill(
         ~mask, 0.0
     )  # before dividing: a learned temperature would turn NaN
-    p = (teacher / teacher_temperature).masked_fill(~mask, low).masked_fill(~usable, 0.0).log_softmax(-1)
-    values = (p.exp() * (p - q)).masked_fill(~mask, 0.0).sum(-1)
+    p = log_distribution(teacher / teacher_temperature, mask)
+    values = expectation(p - q, p, mask)
     if tau_squared:
         factor = student_temperature**2
         values = values * (factor.reshape(-1) if isinstance(factor, Tensor) else factor)

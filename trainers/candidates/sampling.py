@@ -19,7 +19,7 @@ def draw(found_by: np.ndarray, count: int, how: Sampling, rng: np.random.Generat
     left, each alike, then one of these, each alike.
 
     :param found_by:
-        `[n]` int64; bit `g` says that source `g` found the document.
+        `[n]` int64; bit `g` says that source `g` found the document. Source 0 are the judgements.
     :param count:
         How many; fewer if there are fewer.
     :param how:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from retort.trainers import losses
 from retort.trainers.batch import CandidateBatch
 from retort.trainers.distiller import Context, Terms
 from retort.trainers.objectives import TeacherObjective, one_of
@@ -39,7 +40,7 @@ class Adversarial(TeacherObjective):
     :param form:
         `paper` or `code`.
     :param reduction:
-        `mean` over queries; `sum`, as in the official code, weighs the term by the batch size.
+        `mean` over the queries that count; `sum`, as in the official code, weighs the term by how many they are.
     :param teacher_scale:
         As in `TeacherObjective`.
     """
@@ -60,14 +61,16 @@ class Adversarial(TeacherObjective):
         self.reduction = one_of("reduction", reduction, ("mean", "sum"))
 
     def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
-        """One value a query; lists without a scored positive and negative do not count."""
+        """One value a query; lists without a scored positive and negative do not count. Logs the student's entropy."""
         ranker = self.list_teacher(out, batch)
         scored = batch.mask & ~ranker.isnan()
         positive, negative = scored & (batch.labels == 1), scored & (batch.labels != 1)
-        values = adversarial(out.list_scores(batch), ranker, positive, negative, form=self.form)
-        if self.reduction == "sum":
-            values = values * ctx.queries
-        return {"adversarial": (values, positive.any(-1) & negative.any(-1))}
+        own, usable = out.list_scores(batch), positive.any(-1) & negative.any(-1)
+        ctx.watched["entropy"] = (losses.entropy(own, batch.mask), batch.mask.sum(-1) > 1)
+        values = adversarial(own, ranker, positive, negative, form=self.form)
+        if self.reduction == "sum":  # of what is 0 for lists that do not count: the mean over all, times all
+            return {"adversarial": (values * ctx.queries, torch.ones_like(usable))}
+        return {"adversarial": (values, usable)}
 
 
 def adversarial(retriever: Tensor, ranker: Tensor, positive: Tensor, negative: Tensor, *, form: str) -> Tensor:

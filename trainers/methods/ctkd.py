@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from retort.trainers import losses
 from retort.trainers.batch import CandidateBatch
 from retort.trainers.distiller import Context, Objective, Temperature
 from retort.trainers.objectives import one_of
@@ -152,22 +153,15 @@ def features(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
         and the divergence; zeros for lists of fewer than two scores.
     """
     mask = mask & ~teacher.isnan()
-    usable = mask.sum(-1, keepdim=True) > 1
-    low = torch.finfo(student.dtype).min
-    p, q = (
-        scores.detach().masked_fill(~mask, low).masked_fill(~usable, 0.0).log_softmax(-1)
-        for scores in (teacher, student)
-    )
-    longest = mask.sum(-1).clamp(min=2).log().to(student.dtype)
-
-    def expected(values: Tensor, logs: Tensor) -> Tensor:
-        return (logs.exp() * values).masked_fill(~mask, 0.0).sum(-1)
-
+    teacher, student = teacher.detach(), student.detach()
+    p, q = losses.log_distribution(teacher, mask), losses.log_distribution(student, mask)
+    count = mask.sum(-1)
+    longest = count.clamp(min=2).log().to(student.dtype)
     found = [
-        -expected(p, p) / longest,
-        -expected(q, q) / longest,
+        losses.entropy(teacher, mask) / longest,
+        losses.entropy(student, mask) / longest,
         p.amax(-1).exp(),
         q.amax(-1).exp(),
-        expected(p - q, p),
+        losses.expectation(p - q, p, mask),
     ]
-    return torch.stack(found, dim=-1).masked_fill(~usable, 0.0)
+    return torch.stack(found, dim=-1).masked_fill(count[:, None] < 2, 0.0)  # noqa: PLR2004

@@ -34,8 +34,9 @@ class QuestionViews:
     :param queries:
         Where questions come from, as `{type, init_parameters}` of a source of `data.pseudo_queries`.
     :param train_with:
-        `gold`: the list's own query, as in the paper. `pseudo`: one of the positive's questions, drawn anew each time,
-        so that training sees what an index will hold (the mismatch that CAPSTONE is about); gold where it has none.
+        `gold`: the list's own query, as in the paper. `pseudo`: one of the positive's other questions, drawn anew each
+        time, so that training sees what an index will hold (the mismatch that CAPSTONE is about); gold where it has
+        none.
     :param plain:
         Share of the lists that are trained without any question, for documents that will have none.
     :param views:
@@ -106,7 +107,7 @@ class QuestionViews:
         if rng.random() < self.plain:
             asked = ""
         elif self.train_with == "pseudo" and positive.any():
-            own = self._questions(data)[int(rows[positive][0])]
+            own = [question for question in self._questions(data)[int(rows[positive][0])] if question != query]
             asked = own[int(rng.integers(len(own)))] if own else query
         return [view_text(self._tokenizer, asked, data.corpus.texts[row], self.query_tokens) for row in rows]
 

@@ -26,7 +26,30 @@ from retort.trainers.outputs import Encoded, Seen
 from retort.trainers.rng import rng_for
 
 
-class LayerKL(Objective):
+class LiveKL(Objective):
+    """What divergences from a teacher in the loop have in common."""
+
+    needs_lists = True
+    needs_live_teacher = True
+    divergence = True
+
+    def __init__(self, *, teacher: str, temperature: float, scope: Scope, detach_targets: bool) -> None:
+        super().__init__()
+        self.teacher, self.temperature, self.detach_targets = teacher, temperature, detach_targets
+        self.scope: Scope = one_of("scope", scope, ("list", "in_batch"))
+
+    def compared(self, out: Any, batch: CandidateBatch, ctx: Context) -> Compared:
+        """Scores of the last layers."""
+        scores, target = (scores_of(seen, batch, self.scope) for seen in (out, ctx.teachers[str(self.teacher)]))
+        return scores, target, candidates(batch, self.scope)
+
+    def options(self, ctx: Context) -> dict[str, Any]:
+        """Say how `listwise_kl` is to compare: at the stage's temperature, if it has one."""
+        tau = self.temperature if ctx.temperature is None else ctx.temperature
+        return {"student_temperature": tau, "teacher_temperature": tau, "detach": self.detach_targets}
+
+
+class LayerKL(LiveKL):
     r"""
     Divergence between paired layers' distributions over the candidates.
 
@@ -58,8 +81,6 @@ class LayerKL(Objective):
         A teacher that learns is not moved towards the student.
     """
 
-    needs_lists = True
-    needs_live_teacher = True
     scores_only = False
     needs_layers = True
 
@@ -76,15 +97,14 @@ class LayerKL(Objective):
         similarity: Literal["model", "dot"] = "model",
         detach_targets: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(teacher=teacher, temperature=temperature, scope=scope, detach_targets=detach_targets)
         if pairs < 1 or redraw < 1:
             msg = f"LayerKL: pairs and redraw must be at least 1; they are {pairs} and {redraw}."
             raise ValueError(msg)
-        self.teacher, self.pairs, self.redraw = teacher, pairs, redraw
+        self.pairs, self.redraw = pairs, redraw
         self.choose = one_of("choose", choose, ("random", "last", "skip"))
-        self.scope: Scope = one_of("scope", scope, ("list", "in_batch"))
         self.similarity = one_of("similarity", similarity, ("model", "dot"))
-        self.weight_temperature, self.temperature, self.detach_targets = weight_temperature, temperature, detach_targets
+        self.weight_temperature = weight_temperature
         self._depths = (0, 0)
 
     def bind(self, spec: Spec) -> None:
@@ -104,20 +124,23 @@ class LayerKL(Objective):
         return list(zip(*drawn, strict=True))
 
     def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
-        """One value a query; lists of one candidate do not count."""
+        """One value a query; lists of one candidate do not count. Logs layers' entropies and weights."""
         teacher, positive, mask = ctx.teachers[str(self.teacher)], *judged(batch, self.scope)
-        everything = candidates(batch, self.scope)
-        options: dict[str, Any] = {"student_temperature": self.temperature, "teacher_temperature": self.temperature}
+        everything, options, pairs = candidates(batch, self.scope), self.options(ctx), self.layers(ctx)
+        many = everything.sum(-1) > 1
         divergences, misfits = [], []
-        for theirs, own in self.layers(ctx):
+        for theirs, own in pairs:
             target = scores_of(self._as_asked(teacher.layers[theirs]), batch, self.scope)
             scores = scores_of(self._as_asked(out.layers[own]), batch, self.scope)
             misfits.append(losses.contrastive(target.detach(), positive, mask))
-            divergences.append(losses.listwise_kl(scores, target, everything, **options, detach=self.detach_targets))
+            divergences.append(losses.listwise_kl(scores, target, everything, **options))
+            ctx.watched[f"layer_entropy.{theirs}"] = (losses.entropy(target, everything), many)
         values = torch.stack(divergences, dim=-1)
         if self.weight_temperature is not None:
-            values = values * (-torch.stack(misfits, dim=-1) / self.weight_temperature).softmax(-1)
-        return {"layer_kl": (values.sum(-1), everything.sum(-1) > 1)}
+            weights = (-torch.stack(misfits, dim=-1) / self.weight_temperature).softmax(-1)
+            values = values * weights
+            ctx.watched.update({f"layer_weight.{t}": (weights[:, k], many) for k, (t, _) in enumerate(pairs)})
+        return {"layer_kl": (values.sum(-1), many)}
 
     def _as_asked(self, seen: Seen) -> Seen:
         if self.similarity == "dot" and isinstance(seen, Encoded):
@@ -125,7 +148,7 @@ class LayerKL(Objective):
         return seen
 
 
-class MutualKL(Objective):
+class MutualKL(LiveKL):
     r"""
     Divergence of the last layers' distributions, in both directions if the teacher learns.
 
@@ -144,10 +167,6 @@ class MutualKL(Objective):
         the student.
     """
 
-    needs_lists = True
-    needs_live_teacher = True
-    divergence = True
-
     def __init__(
         self,
         *,
@@ -157,24 +176,13 @@ class MutualKL(Objective):
         scope: Scope = "list",
         detach_targets: bool = False,
     ) -> None:
-        super().__init__()
-        self.teacher, self.both, self.temperature, self.detach_targets = teacher, both, temperature, detach_targets
-        self.scope: Scope = one_of("scope", scope, ("list", "in_batch"))
-
-    def compared(self, out: Any, batch: CandidateBatch, ctx: Context) -> Compared:
-        """Scores of the last layers."""
-        scores, target = (scores_of(seen, batch, self.scope) for seen in (out, ctx.teachers[str(self.teacher)]))
-        return scores, target, candidates(batch, self.scope)
+        super().__init__(teacher=teacher, temperature=temperature, scope=scope, detach_targets=detach_targets)
+        self.both = both
 
     def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
         """One value a query; lists of one candidate do not count."""
         scores, target, mask = self.compared(out, batch, ctx)
-        tau = self.temperature if ctx.temperature is None else ctx.temperature
-        options: dict[str, Any] = {
-            "student_temperature": tau,
-            "teacher_temperature": tau,
-            "detach": self.detach_targets,
-        }
+        options = self.options(ctx)
         values = losses.listwise_kl(scores, target, mask, **options)
         if self.both:
             values = values + losses.listwise_kl(target, scores, mask, **options)

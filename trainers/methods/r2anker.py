@@ -55,10 +55,10 @@ def joint_divergence(ranker: np.ndarray, sources: np.ndarray) -> tuple[np.ndarra
 
 def measure_joint_divergence(bench: Workbench, miners: dict[str, Miner], teacher: str) -> JointDivergence:
     """
-    Measure how near each source, and all together, are to a ranker, over the documents that any of them found.
+    Measure how near each source, and all together, are to a ranker, over the negatives that any of them found.
 
-    Each source's scores are divided by their spread over the query's documents, as the ranker's are: BM25's and cosines
-    have no common scale. What a source did not find has its lowest score.
+    Each source's scores are divided by their spread over the query's documents, as the ranker's are (the paper's note
+    leaves it open): BM25's and cosines have no common scale. What a source did not find has its lowest score.
 
     :param bench:
         Data and models.
@@ -66,15 +66,23 @@ def measure_joint_divergence(bench: Workbench, miners: dict[str, Miner], teacher
         The sources by name.
     :param teacher:
         The ranker: a teacher that gives scores.
+    :raises ValueError:
+        If a source gives no scores.
     """
     lists = build_lists(bench, miners)
-    scores = bench.scores(teacher, lists.owners, lists.rows)
+    kept = (lists.labels != 1) & (lists.found_by > 1)  # bit 0: only the judgements name it
+    owners, documents = lists.owners[kept], lists.rows[kept]
+    scores = bench.scores(teacher, owners, documents)
     first = bench.data.corpus.first_rows
     found = [mine(miner, bench) for miner in miners.values()]
+    for name, (ids, values) in zip(miners, found, strict=True):
+        if np.isnan(values[ids >= 0]).any():
+            msg = f"{name} gives no scores: how near it is to a ranker cannot be said."
+            raise ValueError(msg)
     sums, mixtures = np.zeros(len(miners)), []
-    for number, query in enumerate(lists.query_rows):
-        span = slice(lists.offsets[number], lists.offsets[number + 1])
-        rows = lists.rows[span]
+    for query in lists.query_rows:
+        span = slice(*np.searchsorted(owners, [query, query + 1]))
+        rows = documents[span]
         if len(rows) < 2 or np.isnan(scores[span]).any():  # noqa: PLR2004 - nothing to compare
             continue
         given = []
