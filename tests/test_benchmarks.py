@@ -322,3 +322,19 @@ def test_hybrid_qa_against_its_parts(monkeypatch, tmp_path, beir, trunk, tiny_st
         gap = found["hybrid"]["ndcg@10"] - found[name]["ndcg@10"]
         assert found[name]["hybrid above it by"]["difference"] == pytest.approx(gap)
     assert len({figures["ndcg@10"] for figures in found.values()}) > 3
+
+
+def test_joint_divergence(monkeypatch, tmp_path, beir, tiny_student, other_student, tiny_ranker, capsys):
+    """By convexity the mixture is at most as far from a ranker as its parts are on average."""
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setenv("RETORT_DATA", str(beir.parent))
+    result = tmp_path / "joint.json"
+    given = ["--data", beir.name, "--other", other_student, "--rankers", f"one={tiny_ranker}", "--queries", "5"]
+    given += ["--depth", "9", "--json", str(result), "--work", str(tmp_path / "work")]
+    monkeypatch.setattr(sys, "argv", ["joint_divergence.py", *given])
+    script = import_module("joint_divergence")
+    monkeypatch.setattr(script, "MINILM", tiny_student)
+    script.main()
+    found = json.loads(result.read_text())["results"]["one"]
+    assert found["mixture"] <= sum(found[name] for name in ("bm25", "dual", "other")) / 3
+    assert f"{found['mixture']:.3f}" in capsys.readouterr().out
