@@ -279,11 +279,15 @@ def rerank_all(model: Path, work: Path, dev: Any) -> tuple[dict[str, Any], dict[
     chosen = np.sort(rng_for("rerank", dev.queries.hash).permutation(len(dev.queries))[:RERANKED])
     sample = dev.subset(chosen)
     places = {n: (work, n) for n in ("bm25", "minilm", "both")} | {OTHER: (work / OTHER / "0", "dev")}
+    found = {name: runner.rows_of(read_rankings(*place), sample, DEPTH) for name, place in places.items()}
+    asked = [np.unique(np.concatenate(rows)) for rows in zip(*found.values(), strict=True)]
+    pairs = [(q, sample.corpus.texts[r]) for q, rows in zip(sample.queries.texts, asked, strict=True) for r in rows]
+    scores = dict(zip(pairs, ranker.score(pairs), strict=True))  # each once, however many found it
     means, each = {}, {}
-    for name, (folder, split) in places.items():
-        found = read_rankings(folder, split)
-        rows = runner.rows_of(found, sample, DEPTH)
-        after = evaluate_rows(name, sample, rerank(sample, rows, ranker.score)).per_query
+    for name, rows in found.items():
+        after = evaluate_rows(
+            name, sample, rerank(sample, rows, lambda pairs: np.array([scores[p] for p in pairs]))
+        ).per_query
         means[name] = {"before": mean(evaluate_rows(name, sample, rows).per_query), "after": mean(after)}
         each[name] = after
     return means, each
@@ -401,7 +405,7 @@ def write_result(arguments: argparse.Namespace, work: Path) -> str:
         "teachers": teachers,
         "arms": arms,
     }
-    name = f"{arguments.group}-{arguments.data}-{arguments.queries}-{arguments.steps}.json"
+    name = f"{arguments.group}-{arguments.data}-{given['queries'] or 'all'}-{arguments.steps}.json"
     write_json(arguments.json or runner.ROOT / "benchmarks" / "results" / name, result)
     if arguments.json is None:
         write_methods(name.removesuffix(".json"), result)
@@ -444,8 +448,8 @@ def write_methods(name: str, result: dict[str, Any]) -> None:
     query, document = given["tokens"]
     table = bool(given.get("start")) and is_table(given["start"])
     what = (
-        f"`{given['data']}` dev: {given['queries']} training queries, {given['steps']} steps of {given['batch_size']} "
-        f"lists of 1 + {given['negatives']}, "
+        f"`{given['data']}` dev: {given['queries'] or 'all'} training queries, "
+        f"{given['steps']} steps of {given['batch_size']} lists of 1 + {given['negatives']}, "
         + ("a table; rankers see " if table else f"layers {given['layers']} of MiniLM, ")
         + f"{query}/{document} tokens"
         + (f", {given['served_tokens']} of documents where compared." if given.get("served_tokens") else ".")
