@@ -10,7 +10,7 @@ from retort.students import Student
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.evaluation.metrics import RetrievalMetric, mean, per_query
-from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model, evaluate_vectors
+from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model, evaluate_vectors, heed_of_queries
 
 
 class TestMetrics:
@@ -78,3 +78,19 @@ class TestRanking:
         rng = np.random.default_rng(0)
         found = evaluate_vectors("x", data, rng.normal(size=(10, 4)), rng.normal(size=(40, 4)), "dot")
         assert found.metrics["mrr@10"] < 0.5
+
+
+class TestHeedOfQueries:
+    def test_what_looks_at_queries_and_what_does_not(self, beir):
+        data = read_beir(beir, "dev")
+        assert (
+            heed_of_queries(data, lambda pairs: np.array([len(set(q.split()) & set(d.split())) for q, d in pairs]))
+            > 0.9
+        )
+        assert heed_of_queries(data, lambda pairs: np.array([len(d) for _, d in pairs])) == 0.5
+        assert heed_of_queries(data, lambda pairs: np.array([-(q in data.queries.texts[:5]) for q, _ in pairs])) < 0.6
+
+    def test_queries_of_one_document(self):
+        store = TextStore(["a", "b"], ["one", "two"])
+        data = RetrievalData("x", TextStore(["1"], ["doc"]), store, {"a": {"1": 1}, "b": {"1": 1}})
+        assert math.isnan(heed_of_queries(data, lambda pairs: np.zeros(len(pairs))))

@@ -280,3 +280,15 @@ def test_a_dual_encoder_trained_on_the_way_mines_and_teaches(prod_tree, beir, tm
     trained, before = (load_file(Path(f) / "model.safetensors") for f in (out / "teachers/dual/student", tiny_student))
     assert any(not torch.equal(trained[name], before[name]) for name in before)
     shutil.rmtree(out)
+
+
+def test_a_ranker_that_does_not_look_at_queries(prod_tree, beir, tmp_path, monkeypatch, caplog):
+    """It is said, by the ranker's name, before students learn from it."""
+    from retort.trainers import run
+
+    prod_tree["stages"] = prod_tree["stages"][1:2]
+    for heed, said in ((0.5, True), (0.98, False)):
+        monkeypatch.setattr(run, "heed_of_queries", lambda *_, heed=heed: heed)
+        caplog.clear()
+        Recipe.from_dict(prod_tree).run(beir, tmp_path / str(heed) / "run")
+        assert ("teacher ranker: it scores a document nearly alike" in caplog.text) is said

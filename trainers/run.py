@@ -41,6 +41,7 @@ from retort.trainers.evaluation.rank import (
     evaluate_rows,
     evaluate_vectors,
     flattened,
+    heed_of_queries,
     rankings,
     rerank,
 )
@@ -65,6 +66,7 @@ logger = logging.getLogger(__name__)
 
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 500
 BM25_NEIGHBOURS = 5
+LEAST_HEED = 0.75  # rankers that had learnt had .975 and more, one that had not .5
 
 
 def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = False) -> dict[str, Any]:
@@ -158,6 +160,14 @@ def train_parts(
         if home is not None and not is_ranker(student):
             dev = dev_sample(dev, recipe.training)  # the run around measures it over the full corpus, by its vectors
         metrics, found = final_metrics(student, dev, bench, list(teachers), recipe.training, vars(progress), views)
+        if (heed := metrics["dev"].get("heed of queries", 1.0)) < LEAST_HEED:
+            logger.warning(
+                "%s: it scores a document nearly alike whatever the query (dev positives are above the same document "
+                "with another query %.0f times in 100; 50 is chance). It may have learnt by heart which documents are "
+                "positives: give it more queries, fewer steps or a lower lr.",
+                recipe.name,
+                100 * heed,
+            )
         save_student(
             student,
             out / "student",
@@ -295,7 +305,8 @@ def final_metrics(
     Measure the student, BM25 and the teachers that it asked.
 
     A bi-encoder, BM25, and each teacher that gives vectors, rank the full corpus for all dev queries. A ranker ranks
-    BM25's first documents for the dev sample, beside BM25 itself: all dev queries would take too long.
+    BM25's first documents for the dev sample, beside BM25 itself: all dev queries would take too long. Of a ranker it
+    is measured besides whether it looks at the query (`heed_of_queries`).
 
     :returns:
         The metrics, and the evaluations by name: `student`, `bm25` and teachers.
@@ -318,11 +329,13 @@ def final_metrics(
                 local = teacher.student if isinstance(teacher, BiEncoderTeacher | FittedBiEncoder) else None
                 found[name] = evaluate_vectors(name, dev, queries, documents, teacher.similarity, student=local)
     teachers = {name: e.metrics for name, e in found.items() if name not in {"student", "bm25"}}
-    metrics = {
+    metrics: dict[str, Any] = {
         "student": found["student"].metrics,
         "teachers": teachers,
         "candidates": {"bm25": found["bm25"].metrics},
     }
+    if is_ranker(student):
+        metrics["heed of queries"] = heed_of_queries(sample, lambda pairs: score_numpy(student, pairs))
     return {"dev": metrics, "training": progress}, found
 
 
@@ -396,10 +409,9 @@ def refuse_other_models(models: dict[str, str], out: Path) -> None:
 @contextmanager
 def _only_writer(out: Path) -> Iterator[None]:
     """Keep other processes off a run folder."""
-    locks = cache_root(out) / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(locks / hash_text(str(out.resolve()))[:16], timeout=0):
+        with FileLock(out / ".lock", timeout=0):  # not in the cache: others may have another
             yield
     except Timeout as error:
         msg = f"{out} is being written by another process. Wait for it, or give another --out."

@@ -175,6 +175,30 @@ def evaluate_ranker(
     return _scored(ranker.name, data, rows, costs=costs)
 
 
+def heed_of_queries(data: RetrievalData, score: Callable[[list[tuple[str, str]]], np.ndarray]) -> float:
+    """
+    Say how often a ranker scores a positive above the same document with another query; equal scores count half.
+
+    One that has learnt by heart which documents are positives looks well on the queries it learnt from, and gives .5.
+
+    :param data:
+        Corpus, queries and judgements.
+    :param score:
+        Gives `[n]` scores for `n` pairs of query and document.
+    :returns:
+        A share; NaN if there is no query of another document.
+    """
+    asked = [(q, p.tolist()) for q, p in zip(data.queries.texts, data.positives(), strict=True) if len(p)]
+    pairs, half = [], len(asked) // 2  # neighbours often ask for neighbouring documents
+    for (query, positives), (other, others) in zip(asked, asked[half:] + asked[:half], strict=True):
+        if positives[0] not in others:
+            pairs += [(q, data.corpus.texts[positives[0]]) for q in (query, other)]
+    if not pairs:
+        return float("nan")
+    own, others = score(pairs).reshape(-1, 2).T
+    return float(np.mean((own > others) + 0.5 * (own == others)))
+
+
 def rerank(
     data: RetrievalData, candidates: np.ndarray, score: Callable[[list[tuple[str, str]]], np.ndarray]
 ) -> np.ndarray:
