@@ -4,6 +4,8 @@
 """AR2: reference values of both forms, what the paper's form does, and a whole game, killed and resumed."""
 
 import copy
+import json
+import math
 
 import pytest
 import torch
@@ -142,7 +144,9 @@ def test_a_game_killed_in_both_turns(tree, beir, tmp_path, monkeypatch):
 
 
 def test_a_frozen_ranker(tree, beir, tmp_path):
-    """Without its objective it stays as it was, and no folder of it is written."""
+    """Without its objective it stays as it was, and no folder of it is written. The log has the student's entropy."""
     del tree["stages"][0]["objectives"][0]
     Recipe.from_dict(tree).run(beir, tmp_path / "run")
     assert not (tmp_path / "run" / "teachers").exists()
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert all(0 < line["terms"]["entropy"] < math.log(5) for line in log if line["event"] == "step")

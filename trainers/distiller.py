@@ -415,7 +415,8 @@ class Distiller(nn.Module):
             views = self._views(objective, out)
             watched: Terms = {}
             for dim, view in views.items():
-                for name, (v, m) in objective(view, batch, replace(ctx, temperature=tau, watched=watched)).items():
+                seen = replace(ctx, temperature=tau, watched={} if dim else watched)  # whole vectors are watched
+                for name, (v, m) in objective(view, batch, seen).items():
                     found[f"{name}@{dim}" if dim else name] = (v, m, weight / len(views))
             if tau is not None:
                 each = tau.expand(len(batch.queries), 1).reshape(-1)
