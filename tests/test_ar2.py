@@ -149,4 +149,4 @@ def test_a_frozen_ranker(tree, beir, tmp_path):
     Recipe.from_dict(tree).run(beir, tmp_path / "run")
     assert not (tmp_path / "run" / "teachers").exists()
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert all(0 < line["terms"]["entropy"] < math.log(5) for line in log if line["event"] == "step")
+    assert all(0 < line["watched"]["entropy"] < math.log(5) for line in log if line["event"] == "step")

@@ -285,6 +285,9 @@ def test_arms_of_a_method_differ_in_what_is_measured_alone(monkeypatch, tmp_path
     assert given.baseline in given.arms
     found = {arm: arms.recipe_for(given, tmp_path, arm, 1) for arm in given.arms}
     assert len({str(recipe.student) + str(recipe.training) for recipe in found.values()}) == 1
+    assert {recipe.data.max_queries for recipe in found.values()} == {
+        None if group in {"r2anker", "combined"} else given.queries
+    }
     if group in {"lead", "ar2", "dual-cross"}:
         assert found[given.baseline].student.init_parameters["layers"] == arms.GROUPS[group].sizes["layers"]
     shapes = {str([(s.candidates.negatives, s.lr) for s in recipe.stages]) for recipe in found.values()}
@@ -336,5 +339,5 @@ def test_joint_divergence(monkeypatch, tmp_path, beir, tiny_student, other_stude
     monkeypatch.setattr(script, "MINILM", tiny_student)
     script.main()
     found = json.loads(result.read_text())["results"]["one"]
-    assert found["mixture"] <= sum(found[name] for name in ("bm25", "dual", "other")) / 3
+    assert 0 < found["mixture"] <= sum(found[name] for name in ("bm25", "dual", "other")) / 3
     assert f"{found['mixture']:.3f}" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.evaluation.metrics import RetrievalMetric, mean, per_query
 from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model, evaluate_vectors, heed_of_queries
+from retort.trainers.recipe import Recipe
 
 
 class TestMetrics:
@@ -94,3 +95,12 @@ class TestHeedOfQueries:
         store = TextStore(["a", "b"], ["one", "two"])
         data = RetrievalData("x", TextStore(["1"], ["doc"]), store, {"a": {"1": 1}, "b": {"1": 1}})
         assert math.isnan(heed_of_queries(data, lambda pairs: np.zeros(len(pairs))))
+
+    def test_a_ranker_and_one_dev_query(self, beir, tmp_path, trunk, tiny_student):
+        """There is nothing to measure: the run ends as any other."""
+        ranker = {"type": "retort.students.create.ranker", "init_parameters": {"trunk": trunk, "layers": [0]}}
+        tree = Recipe.from_yaml("ranker").to_dict() | {"student": ranker}
+        overrides = ["stages.0.steps=1", "training.batch_size=2", "training.dev_queries=1", "training.precision=no"]
+        overrides.append(f"teachers.retriever.init_parameters.model={tiny_student}")
+        metrics = Recipe.from_dict(tree, overrides=overrides).run(beir, tmp_path / "x" / "run")
+        assert "heed of queries" not in metrics["dev"]

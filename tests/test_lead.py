@@ -134,10 +134,12 @@ class TestLayers:
         ctx = Context("s", 0, 1, teachers={"t": scored(torch.zeros(1, 3), TEACHER_LAYERS)})
         bound(pairs=3, choose="last")(scored(torch.zeros(1, 3), STUDENT_LAYERS), lists(torch.zeros(1, 3)), ctx)
         found = {name: float(values) for name, (values, _) in ctx.watched.items()}
-        assert [found[f"layer_weight.{n}"] for n in range(3)] == pytest.approx([0.334730, 0.352335, 0.312935], abs=1e-6)
+        assert [found[f"layer_weight.t.{n}"] for n in range(3)] == pytest.approx(
+            [0.334730, 0.352335, 0.312935], abs=1e-6
+        )
         p = torch.tensor(TEACHER_LAYERS).softmax(-1)
         expected = (-(p * p.log()).sum(-1)).tolist()
-        assert [found[f"layer_entropy.{n}"] for n in range(3)] == pytest.approx(expected, abs=1e-6)
+        assert [found[f"layer_entropy.t.{n}"] for n in range(3)] == pytest.approx(expected, abs=1e-6)
 
     def test_a_stages_temperature(self):
         """It divides the scores of layers as those of any divergence."""

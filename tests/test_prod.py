@@ -283,7 +283,7 @@ def test_a_dual_encoder_trained_on_the_way_mines_and_teaches(prod_tree, beir, tm
 
 
 def test_a_ranker_that_does_not_look_at_queries(prod_tree, beir, tmp_path, monkeypatch, caplog):
-    """It is said, by the ranker's name, before students learn from it."""
+    """It is said, by the ranker's name."""
     from retort.trainers import run
 
     prod_tree["stages"] = prod_tree["stages"][1:2]

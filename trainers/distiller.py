@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
 Terms = dict[str, tuple[Tensor, Tensor]]
+Weighted = dict[str, tuple[Tensor, Tensor, float | None]]  # None: watched, no part of the loss
 Compared = tuple[Tensor, Tensor, Tensor]
 STUDENT = "student"
 
@@ -346,7 +347,7 @@ class Distiller(nn.Module):
         """List a stage's objectives."""
         return list(self.objectives[f"stage_{stage}"].children())
 
-    def forward(self, batch: CandidateBatch, ctx: Context) -> dict[str, tuple[Tensor, Tensor, float]]:
+    def forward(self, batch: CandidateBatch, ctx: Context) -> Weighted:
         """
         Encode the batch, or score its pairs, and compute every term of the stage, or of the turn.
 
@@ -355,7 +356,8 @@ class Distiller(nn.Module):
         :param ctx:
             Where training stands.
         :returns:
-            Per term: values, which of them count, and the objective's weight; the same on every rank.
+            Per term: values, which of them count, and the objective's weight, None for what is only watched; the same
+            on every rank.
         """
         self.sight.ranks = ctx.ranks
 
@@ -378,9 +380,7 @@ class Distiller(nn.Module):
         with torch.no_grad():
             return {name: float(mask.sum()) for name, (_, mask, _) in self._terms(batch, ctx, see).items()}
 
-    def _terms(
-        self, batch: CandidateBatch, ctx: Context, see: Callable[[Any, float, list[int]], Seen]
-    ) -> dict[str, tuple[Tensor, Tensor, float]]:
+    def _terms(self, batch: CandidateBatch, ctx: Context, see: Callable[[Any, float, list[int]], Seen]) -> Weighted:
         turn = self.turn_at(ctx.stage, ctx.step)
         pairs = self._objectives_in(ctx.stage, turn)
         wanted: dict[str, set[int]] = {}
@@ -400,9 +400,7 @@ class Distiller(nn.Module):
         with torch.autocast(batch.index.device.type, enabled=False):
             return self._terms_of(pairs, out, _with_teachers(batch, teachers, self.student), ctx)
 
-    def _terms_of(
-        self, pairs: list[tuple[Any, float]], out: Seen, batch: CandidateBatch, ctx: Context
-    ) -> dict[str, tuple[Tensor, Tensor, float]]:
+    def _terms_of(self, pairs: list[tuple[Any, float]], out: Seen, batch: CandidateBatch, ctx: Context) -> Weighted:
         terms = {}
         temperatures = self.temperatures[f"stage_{ctx.stage}"] if f"stage_{ctx.stage}" in self.temperatures else None
         for number, (objective, weight) in enumerate(pairs):
@@ -411,7 +409,7 @@ class Distiller(nn.Module):
             tau = None
             if temperatures is not None and objective.turn is None:
                 tau = temperatures(out, batch, ctx, objective)
-            found: dict[str, tuple[Tensor, Tensor, float]] = {}
+            found: Weighted = {}
             views = self._views(objective, out)
             watched: Terms = {}
             for dim, view in views.items():
@@ -421,7 +419,7 @@ class Distiller(nn.Module):
             if tau is not None:
                 each = tau.expand(len(batch.queries), 1).reshape(-1)
                 watched["temperature"] = (each, torch.ones_like(each, dtype=torch.bool))
-            found |= {name: (v.detach(), m, 0.0) for name, (v, m) in watched.items()}
+            found |= {name: (v.detach(), m, None) for name, (v, m) in watched.items()}
             for name, term in found.items():
                 # Two objectives of one kind, say with two teachers, keep their own terms.
                 terms[f"{name}#{number}" if name in terms else name] = term
@@ -470,7 +468,7 @@ def _with_teachers(batch: CandidateBatch, teachers: dict[str, Seen], student: nn
     return replace(batch, teacher_scores=scores, teacher_vectors=vectors)
 
 
-def step_loss(terms: dict[str, tuple[Tensor, Tensor, float]], counts: dict[str, float]) -> Tensor:
+def step_loss(terms: Weighted, counts: dict[str, float]) -> Tensor:
     r"""
     Weighted sum of the terms: $\sum_k w_k \sum_i v_{ki} / c_k$.
 
@@ -484,5 +482,6 @@ def step_loss(terms: dict[str, tuple[Tensor, Tensor, float]], counts: dict[str, 
     parts = [
         weight * values.masked_fill(~mask, 0.0).sum() / max(counts[name], 1.0)
         for name, (values, mask, weight) in terms.items()
+        if weight is not None
     ]
     return torch.stack(parts).sum()

@@ -182,6 +182,7 @@ class Loop:
             if self._bf16:
                 attend_step_by_step(self.distiller)
         self.progress = Progress()
+        self._watched: set[str] = set()
         self._log_path = run / "log.jsonl"
         self._best_path = run / "checkpoints" / "best.safetensors"
 
@@ -259,7 +260,9 @@ class Loop:
                     seconds = (time.perf_counter() - started) / (progress.step - first)
                     made = total(dict.fromkeys(terms, 1.0) for terms in window)
                     means = {name: value / made[name] for name, value in total(window).items()}
-                    self._log(event="step", lr=lr, grad_norm=norm, terms=means, seconds_per_step=seconds)
+                    seen = {name: means.pop(name) for name in sorted(self._watched & means.keys())}
+                    watched = {"watched": seen} if seen else {}
+                    self._log(event="step", lr=lr, grad_norm=norm, terms=means, **watched, seconds_per_step=seconds)
                     window.clear()
                 if (turns.is_students or progress.step == stage.steps) and self._evaluates(stage):
                     if turns.is_students and self._patience_lost():
@@ -295,6 +298,7 @@ class Loop:
                 loss = step_loss(terms, counts)
             self._refuse_not_finite("loss", float(loss.detach()))
             self.accelerator.backward(loss)
+            self._watched |= {name for name, (_, _, weight) in terms.items() if weight is None}
             sums = {name: float(v.detach().masked_fill(~m, 0.0).sum()) for name, (v, m, _) in terms.items()}
             found.append({"loss": float(loss.detach())} | {n: s / max(counts[n], 1.0) for n, s in sums.items()})
         join_rows(turns.learning)
@@ -363,7 +367,8 @@ class Loop:
     def _log(self, **entry: Any) -> None:
         if not self.ranks.is_first:
             return
-        figures = {n: v for n, v in {**entry, **entry.get("terms", {})}.items() if isinstance(v, float)}
+        figures = {**entry, **entry.get("terms", {}), **entry.get("watched", {})}
+        figures = {n: v for n, v in figures.items() if isinstance(v, float)}
         if self.tracked:
             self.accelerator.log(figures, step=self.progress.global_step)
         stage = min(self.progress.stage, len(self.stages) - 1)

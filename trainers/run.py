@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -335,7 +336,8 @@ def final_metrics(
         "candidates": {"bm25": found["bm25"].metrics},
     }
     if is_ranker(student):
-        metrics["heed of queries"] = heed_of_queries(sample, lambda pairs: score_numpy(student, pairs))
+        heed = heed_of_queries(sample, lambda pairs: score_numpy(student, pairs))
+        metrics |= {} if math.isnan(heed) else {"heed of queries": heed}
     return {"dev": metrics, "training": progress}, found
 
 

@@ -27,7 +27,12 @@ from retort.trainers.rng import rng_for
 
 
 class LiveKL(Objective):
-    """What divergences from a teacher in the loop have in common."""
+    """
+    What divergences from a teacher in the loop have in common; parameters as of `LayerKL`.
+
+    :raises ValueError:
+        If there is no such scope.
+    """
 
     needs_lists = True
     needs_live_teacher = True
@@ -71,7 +76,7 @@ class LayerKL(LiveKL):
     :param weight_temperature:
         $\tau_L$; at 10 the weights are nearly even. None makes them even, $w_k = 1$.
     :param temperature:
-        Divides both sides' scores.
+        Divides both sides' scores, unless the stage has a temperature.
     :param scope:
         `list`: each query's own candidates, all that a ranker as teacher scores; `in_batch`: all documents.
     :param similarity:
@@ -134,12 +139,13 @@ class LayerKL(LiveKL):
             scores = scores_of(self._as_asked(out.layers[own]), batch, self.scope)
             misfits.append(losses.contrastive(target.detach(), positive, mask))
             divergences.append(losses.listwise_kl(scores, target, everything, **options))
-            ctx.watched[f"layer_entropy.{theirs}"] = (losses.entropy(target, everything), many)
+            ctx.watched[f"layer_entropy.{self.teacher}.{theirs}"] = (losses.entropy(target, everything), many)
         values = torch.stack(divergences, dim=-1)
         if self.weight_temperature is not None:
             weights = (-torch.stack(misfits, dim=-1) / self.weight_temperature).softmax(-1)
             values = values * weights
-            ctx.watched.update({f"layer_weight.{t}": (weights[:, k], many) for k, (t, _) in enumerate(pairs)})
+            for k, (theirs, _) in enumerate(pairs):
+                ctx.watched[f"layer_weight.{self.teacher}.{theirs}"] = (weights[:, k], many)
         return {"layer_kl": (values.sum(-1), many)}
 
     def _as_asked(self, seen: Seen) -> Seen:
@@ -159,7 +165,7 @@ class MutualKL(LiveKL):
     :param both:
         The second term too; as in the official code, set it for a teacher that learns.
     :param temperature:
-        Divides both sides' scores.
+        Divides both sides' scores, unless the stage has a temperature.
     :param scope:
         As in `LayerKL`.
     :param detach_targets:
