@@ -115,7 +115,7 @@ def _train(out: Path, say: Callable[[str], None]) -> None:
         aside = out / f"earlier-{int(time.time())}"
         aside.mkdir()
         for path in out.iterdir():
-            if path.name not in {"data", "data.json", ".lock"} and not path.name.startswith("earlier-"):
+            if path.name not in {"data", "data.json"} and not path.name.startswith("earlier-"):
                 path.rename(aside / path.name)
         say(f"an earlier run of other settings was moved to {aside}")
     say(

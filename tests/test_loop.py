@@ -156,10 +156,13 @@ class TestRun:
         """Whatever cache the other process has."""
         from filelock import FileLock
 
+        from retort.students.hashing import hash_text
+
         monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
         out = tmp_path / "x" / "run"
-        out.mkdir(parents=True)
-        with FileLock(out / ".lock"), pytest.raises(RecipeError, match="another process"):
+        locks = tmp_path / "x" / ".retort-cache" / "locks"
+        locks.mkdir(parents=True)
+        with FileLock(locks / hash_text(str(out.resolve()))[:16]), pytest.raises(RecipeError, match="another process"):
             Recipe.from_dict(recipe_tree).run(beir, out)
 
     def test_the_seed_changes_the_run(self, reference, recipe_tree, beir, tmp_path):

@@ -411,9 +411,10 @@ def refuse_other_models(models: dict[str, str], out: Path) -> None:
 @contextmanager
 def _only_writer(out: Path) -> Iterator[None]:
     """Keep other processes off a run folder."""
-    out.mkdir(parents=True, exist_ok=True)
+    locks = out.resolve().parent / ".retort-cache" / "locks"  # never $RETORT_CACHE: others may have another
+    locks.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(out / ".lock", timeout=0):  # not in the cache: others may have another
+        with FileLock(locks / hash_text(str(out.resolve()))[:16], timeout=0):
             yield
     except Timeout as error:
         msg = f"{out} is being written by another process. Wait for it, or give another --out."
