@@ -57,8 +57,8 @@ def measure_joint_divergence(bench: Workbench, miners: dict[str, Miner], teacher
     """
     Measure how near each source, and all together, are to a ranker, over the negatives that any of them found.
 
-    Each source's scores are divided by their spread over the query's documents, as the ranker's are (the paper's note
-    leaves it open): BM25's and cosines have no common scale. What a source did not find has its lowest score.
+    Each source's scores are divided by their spread over the query's documents, as the ranker's are (a choice of
+    ours): BM25's and cosines have no common scale. What a source did not find has its lowest score.
 
     :param bench:
         Data and models.
