@@ -15,8 +15,9 @@ import yaml
 
 from retort.students import Manifest, Ranker, Student
 from retort.trainers.errors import RecipeError
-from retort.trainers.recipe import Component, Recipe, load_type
+from retort.trainers.recipe import Component, Recipe
 from retort.trainers.teachers import ScoreTeacher
+from retort.trainers.trust import load_type
 
 EMBEDDERS = {"dense", "static"}
 TEACHER = "teacher"  # what recipes of several teachers call the one that another may take the place of

@@ -7,25 +7,20 @@ from __future__ import annotations
 
 import copy
 import difflib
-import fnmatch
 import inspect
-import os
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import date
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
 from retort.trainers.errors import RecipeError
+from retort.trainers.trust import Role, fits, load_type, refuse_untrusted
 
 RECIPES = Path(__file__).parent / "recipes"
-# Haystack's own list without `builtins`, `typing` and `collections`, of which nothing belongs into a recipe.
-TRUSTED = ("retort", "haystack", "haystack_integrations", "haystack_experimental")
 
-Role = Literal["student", "teacher", "miner", "selector", "objective", "temperature", "text", "pseudo queries"]
 _TAKEN = {"student", "hybrid", "untrained"}  # by what figures tell apart
 _LEAST = {
     "batch_size": 1, "accumulation": 1, "dev_depth": 1,
@@ -329,7 +324,7 @@ class Recipe:
             If the type is not trusted, not there or of another role, or does not take these parameters.
         """
         made = load_type(spec.type, where, self.allow)
-        if not _fits(made, role):
+        if not fits(made, role):
             msg = f"{where}.type: {spec.type!r} is no {role}."
             raise RecipeError(msg)
         if "allowed_modules" in spec.init_parameters:
@@ -441,27 +436,6 @@ def find_recipe(name_or_path: str | Path) -> Path:
     return path
 
 
-def load_type(path: str, where: str, allow: Sequence[str] = ()) -> Any:
-    """
-    Import a class or function by its dotted path, if it is trusted.
-
-    :raises RecipeError:
-        If its module is not trusted, or there is no such thing; also if a trusted module merely re-exports it.
-    """
-    refuse_untrusted(path, where, allow)
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        msg = f"{where}: there is no {path!r} ({error})."
-        raise RecipeError(msg) from error
-    if not (inspect.isclass(found) or inspect.isfunction(found)):
-        msg = f"{where}: {path!r} is neither a class nor a function."
-        raise RecipeError(msg)
-    refuse_untrusted(f"{found.__module__}.{name}", where, allow)
-    return found
-
-
 def read_yaml(path: Path) -> Any:
     """
     Read a file of YAML.
@@ -485,48 +459,6 @@ def component(tree: Any, where: str) -> Component:
     """
     found: Component = _build(Component, tree, where)
     return found
-
-
-def _fits(made: Any, role: Role) -> bool:
-    """Tell whether a trusted type is of a role: trust in a package is no leave to call all that it holds."""
-    if role == "student":
-        # Our own ways to start one; anything in a module that the user allowed.
-        return not made.__module__.startswith("retort.") or made.__module__ == "retort.students.create"
-    if role == "temperature":
-        from retort.trainers.distiller import Temperature
-
-        return inspect.isclass(made) and issubclass(made, Temperature)
-    ways: dict[str, list[tuple[str, ...]]] = {
-        "teacher": [("encode", "key"), ("score", "key"), ("load", "key")],
-        "miner": [("mine", "key", "teachers")],
-        "selector": [("keep", "teachers")],
-        "objective": [("forward", "bind")],
-        "text": [("bind", "training_texts", "document_views")],
-        "pseudo queries": [("of",)],
-    }
-    return inspect.isclass(made) and any(all(hasattr(made, method) for method in way) for way in ways[role])
-
-
-def refuse_untrusted(path: str, where: str, allow: Sequence[str]) -> None:
-    """
-    Check that a type's module may be imported.
-
-    :raises RecipeError:
-        If it is in none of the trusted modules, nor in one that was allowed.
-    """
-    module = path.rpartition(".")[0]
-    environment = os.environ.get("HAYSTACK_DESERIALIZATION_ALLOWLIST", "").split(",")
-    patterns = [*TRUSTED, *allow, *(p.strip() for p in environment if p.strip())]
-    if not any(_matches(module, pattern.removesuffix(".*")) for pattern in patterns):
-        msg = (
-            f"{where}: {path!r} is not in a trusted module ({', '.join(TRUSTED)}). "
-            f"If you trust it, pass --allow {module.split('.')[0] or path}."
-        )
-        raise RecipeError(msg)
-
-
-def _matches(module: str, pattern: str) -> bool:
-    return module == pattern or module.startswith(f"{pattern}.") or fnmatch.fnmatchcase(module, pattern)
 
 
 def _override(tree: Any, text: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from retort.students.hashing import canonical_json, hash_text
 from retort.trainers.errors import RecipeError
-from retort.trainers.recipe import refuse_untrusted
+from retort.trainers.trust import refuse_untrusted
 
 logger = logging.getLogger(__name__)
 
