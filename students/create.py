@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from retort.students.files import resolve_model
 from retort.students.layers import layer_stack, layers_of
 from retort.students.loading import counts_words
+from retort.students.makers import student_maker
 from retort.students.sides import set_max_tokens
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ SAME = 30.0  # attention score of two tokens of one kind; of others around 0, se
 STEADY = 3.0  # how much longer a row is than what is taken off it may be
 
 
+@student_maker
 def pretrained(
     model: str, *, max_tokens: dict[str, int] | None = None, frozen: Sequence[str] = (), **options: Any
 ) -> SentenceTransformer:
@@ -63,6 +65,7 @@ def pretrained(
     return started.float()  # a folder may be stored in less than training needs
 
 
+@student_maker
 def from_layers(
     trunk: str, layers: list[int], *, max_tokens: dict[str, int] | None = None, **options: Any
 ) -> SentenceTransformer:
@@ -85,6 +88,7 @@ def from_layers(
     return started
 
 
+@student_maker
 def from_table(
     table: str, trunk: str, layers: list[int], *, max_tokens: dict[str, int] | None = None, **options: Any
 ) -> SentenceTransformer:
@@ -168,6 +172,7 @@ def _cut_layers(model: Any, layers: list[int], trunk: str) -> None:
     setattr(encoder.config, count_name, len(layers))
 
 
+@student_maker
 def from_config(
     config: dict[str, Any],
     tokenizer: str,
@@ -227,6 +232,7 @@ def from_config(
     return started
 
 
+@student_maker
 def ranker(
     trunk: str, *, layers: list[int] | None = None, max_tokens: int | None = None, seed: int = 0, **options: Any
 ) -> CrossEncoder:
@@ -281,6 +287,7 @@ def _scores_pairs(trunk: str) -> bool:
     return any("For" in name for name in AutoConfig.from_pretrained(resolve_model(trunk)).architectures or [])
 
 
+@student_maker
 def late_interaction(
     model: str, *, max_tokens: dict[str, int] | None = None, seed: int = 0, **options: Any
 ) -> MultiVectorEncoder:
@@ -308,6 +315,7 @@ def late_interaction(
     return started.float()
 
 
+@student_maker
 def sparse(
     trunk: str,
     *,
@@ -382,6 +390,7 @@ def _start_vocabulary_head(encoder: Any) -> None:
         words.bias.fill_(-float(logits.flatten().kthvalue(place).values))
 
 
+@student_maker
 def static(teacher: str, *, dim: int | None = None, sif: float = 1e-5, **options: Any) -> SentenceTransformer:
     r"""
     Start a student that is a table: a text's vector is the mean of its tokens', of length 1.
@@ -438,6 +447,7 @@ def static(teacher: str, *, dim: int | None = None, sif: float = 1e-5, **options
     return SentenceTransformer(modules=[tower, Normalize()], device="cpu", **similarity | options)
 
 
+@student_maker
 def with_words(
     table: str,
     *,
@@ -541,6 +551,7 @@ def _meanings_and_words(
     return started, meanings, words
 
 
+@student_maker
 def from_words(
     table: str,
     tokenizer: str,
@@ -674,6 +685,7 @@ def _count_words(encoder: Any, rows: torch.Tensor, start: int, dim: int, size: f
         last.weight[used:] = 0
 
 
+@student_maker
 def two_towers(query: dict[str, Any], document: dict[str, Any], **options: Any) -> SentenceTransformer:
     """
     Start from separate query and document towers, routed by side.

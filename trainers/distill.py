@@ -17,7 +17,7 @@ from retort.students import Manifest, Ranker, Student
 from retort.trainers.errors import RecipeError
 from retort.trainers.recipe import Component, Recipe
 from retort.trainers.teachers import ScoreTeacher
-from retort.trainers.trust import load_type
+from retort.trainers.trust import load_role, load_type
 
 EMBEDDERS = {"dense", "static"}
 TEACHER = "teacher"  # what recipes of several teachers call the one that another may take the place of
@@ -128,7 +128,9 @@ def recipe_for(name: str | None, teacher: Any, *, allow: Sequence[str] = (), **c
     """
     spec = teacher if teacher is None or isinstance(teacher, str) else teacher_spec(teacher, None, allow)
     if name is None:
-        scores = isinstance(spec, dict) and issubclass(load_type(spec["type"], "teacher", allow), ScoreTeacher)
+        scores = isinstance(spec, dict) and issubclass(
+            load_role(spec["type"], "teacher", "teacher.type", allow), ScoreTeacher
+        )
         name = SCORES if scores else VECTORS
     return changed_recipe(name, teacher=spec, allow=allow, **changes)
 
@@ -164,7 +166,7 @@ def teacher_spec(
     if "type" not in given:
         msg = "teacher: it needs a type, with init_parameters; or text_embedder and document_embedder."
         raise RecipeError(msg)
-    kind = load_type(str(given["type"]), "teacher", allow)
+    kind = load_type(str(given["type"]), "teacher.type", allow)
     if not hasattr(kind, "run"):  # no component: a teacher, which the recipe checks
         return given
     takes = inspect.signature(kind.run).parameters

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import yaml
 
 from retort.trainers.errors import RecipeError
-from retort.trainers.trust import Role, fits, load_type, refuse_untrusted
+from retort.trainers.trust import Role, load_role, refuse_other_role
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -323,10 +323,7 @@ class Recipe:
         :raises RecipeError:
             If the type is not trusted, not there or of another role, or does not take these parameters.
         """
-        made = load_type(spec.type, where, self.allow)
-        if not fits(made, role):
-            msg = f"{where}.type: {spec.type!r} is no {role}."
-            raise RecipeError(msg)
+        made = load_role(spec.type, role, f"{where}.type", self.allow)
         if "allowed_modules" in spec.init_parameters:
             msg = f"{where}.init_parameters.allowed_modules: a recipe cannot widen what it may load; pass --allow."
             raise RecipeError(msg)
@@ -405,15 +402,20 @@ class Recipe:
         if not 0 <= self.training.warmup < 1:
             msg = f"training.warmup: must be a share from 0 to below 1; it is {self.training.warmup}."
             raise RecipeError(msg)
-        specs = {"student": self.student} | {f"teachers.{n}": c for n, c in self.teachers.items()}
-        specs |= {f"candidates.{n}": c for n, c in self.candidates.items()}
-        specs |= {
-            f"stages.{i}.objectives.{j}": o for i, s in enumerate(self.stages) for j, o in enumerate(s.objectives)
-        }
-        specs |= {f"stages.{i}.temperature": s.temperature for i, s in enumerate(self.stages) if s.temperature}
-        specs |= {f"stages.{i}.selector": s.selector for i, s in enumerate(self.stages) if s.selector}
-        for where, spec in specs.items():
-            refuse_untrusted(spec.type, f"{where}.type", self.allow)
+        specs: dict[str, tuple[Component, Role]] = {"student": (self.student, "student")}
+        specs |= {f"teachers.{n}": (c, "teacher") for n, c in self.teachers.items()}
+        specs |= {f"candidates.{n}": (c, "miner") for n, c in self.candidates.items()}
+        for i, stage in enumerate(self.stages):
+            where = f"stages.{i}"
+            specs |= {f"{where}.objectives.{j}": (o, "objective") for j, o in enumerate(stage.objectives)}
+            if stage.temperature:
+                specs[f"{where}.temperature"] = (stage.temperature, "temperature")
+            if stage.selector:
+                specs[f"{where}.selector"] = (stage.selector, "selector")
+            if stage.candidates and stage.candidates.text:
+                specs[f"{where}.candidates.text"] = (stage.candidates.text, "text")
+        for where, (spec, role) in specs.items():
+            refuse_other_role(spec.type, role, f"{where}.type", self.allow)
             for name, value in spec.init_parameters.items():
                 if isinstance(value, int | float) and (name == "depth" or name.endswith("temperature")) and value <= 0:
                     msg = f"{where}.{name}: must be above 0; it is {value}."

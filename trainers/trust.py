@@ -12,53 +12,68 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Literal
 
+from retort.students.makers import is_student_maker
 from retort.trainers.errors import RecipeError
 
+OWN = "retort"
 # Haystack's own list without `builtins`, `typing` and `collections`, of which nothing belongs into a recipe.
-TRUSTED = ("retort", "haystack", "haystack_integrations", "haystack_experimental")
+TRUSTED = (OWN, "haystack", "haystack_integrations", "haystack_experimental")
 
 Role = Literal["student", "teacher", "miner", "selector", "objective", "temperature", "text", "pseudo queries"]
 
 
 def load_type(path: str, where: str, allow: Sequence[str] = ()) -> Any:
     """
-    Import a class or function by its dotted path, if it is trusted.
+    Import a class or function by its dotted path, if it is trusted. It is not called.
 
     :raises RecipeError:
         If its module is not trusted, or there is no such thing; also if a trusted module merely re-exports it.
     """
     refuse_untrusted(path, where, allow)
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        msg = f"{where}: there is no {path!r} ({error})."
-        raise RecipeError(msg) from error
-    if not (inspect.isclass(found) or inspect.isfunction(found)):
-        msg = f"{where}: {path!r} is neither a class nor a function."
+    kind = _import_type(path, where)
+    refuse_untrusted(_full_name(kind), where, allow)
+    return kind
+
+
+def load_role(path: str, role: Role, where: str, allow: Sequence[str] = ()) -> Any:
+    """
+    Import what fills a role of a recipe; see `refuse_other_role` for the modules that it may come from.
+
+    A student comes from a function that is marked as one of its makers (`student_maker`), all others from a class with
+    the role's methods. In a module that the user allowed, makers need no mark.
+
+    :raises RecipeError:
+        If its module may not fill a role, or there is no such thing, or it is of another role.
+    """
+    refuse_other_role(path, role, where, allow)
+    kind = _import_type(path, where)
+    refuse_other_role(_full_name(kind), role, where, allow)
+    if not _fits(kind, role, allow):
+        msg = f"{where}: {path!r} is no {role}."
         raise RecipeError(msg)
-    refuse_untrusted(f"{found.__module__}.{name}", where, allow)
-    return found
+    return kind
 
 
-def fits(made: Any, role: Role) -> bool:
-    """Tell whether a trusted type is of a role: trust in a package is no leave to call all that it holds."""
-    if role == "student":
-        # Our own ways to start one; anything in a module that the user allowed.
-        return not made.__module__.startswith("retort.") or made.__module__ == "retort.students.create"
-    if role == "temperature":
-        from retort.trainers.distiller import Temperature
+def refuse_other_role(path: str, role: Role, where: str, allow: Sequence[str]) -> None:
+    """
+    Check, before anything is imported, that a type's module may fill a role of a recipe.
 
-        return inspect.isclass(made) and issubclass(made, Temperature)
-    ways: dict[str, list[tuple[str, ...]]] = {
-        "teacher": [("encode", "key"), ("score", "key"), ("load", "key")],
-        "miner": [("mine", "key", "teachers")],
-        "selector": [("keep", "teachers")],
-        "objective": [("forward", "bind")],
-        "text": [("bind", "training_texts", "document_views")],
-        "pseudo queries": [("of",)],
-    }
-    return inspect.isclass(made) and any(all(hasattr(made, method) for method in way) for way in ways[role])
+    Ours may, and those that the user allowed for this very recipe. Haystack's may not: a recipe calls what fills its
+    roles, and Haystack holds functions that send requests. Nor may those in `HAYSTACK_DESERIALIZATION_ALLOWLIST`: it
+    is set for a whole process, and says which components pipelines may hold, not what recipes may call.
+
+    :raises RecipeError:
+        If it may not.
+    """
+    if _matches_any(path, [OWN, *allow]):
+        return
+    if _matches_any(path, TRUSTED):
+        msg = (
+            f"{where}: {path!r} is no {role}: Haystack's own cannot be. Its components stand in the parameters of "
+            "retort's teachers and miners, such as RankerTeacher's `ranker`."
+        )
+        raise RecipeError(msg)
+    raise _untrusted(path, where, [OWN])
 
 
 def refuse_untrusted(path: str, where: str, allow: Sequence[str]) -> None:
@@ -68,15 +83,59 @@ def refuse_untrusted(path: str, where: str, allow: Sequence[str]) -> None:
     :raises RecipeError:
         If it is in none of the trusted modules, nor in one that was allowed.
     """
-    module = path.rpartition(".")[0]
     environment = os.environ.get("HAYSTACK_DESERIALIZATION_ALLOWLIST", "").split(",")
-    patterns = [*TRUSTED, *allow, *(p.strip() for p in environment if p.strip())]
-    if not any(_matches(module, pattern.removesuffix(".*")) for pattern in patterns):
-        msg = (
-            f"{where}: {path!r} is not in a trusted module ({', '.join(TRUSTED)}). "
-            f"If you trust it, pass --allow {module.split('.')[0] or path}."
-        )
+    if not _matches_any(path, [*TRUSTED, *allow, *(p.strip() for p in environment if p.strip())]):
+        raise _untrusted(path, where, TRUSTED)
+
+
+def _fits(kind: Any, role: Role, allow: Sequence[str]) -> bool:
+    """Tell whether a type is of a role: trust in a package is no leave to call all that it holds."""
+    if role == "student":
+        return is_student_maker(kind) or _matches_any(_full_name(kind), allow)
+    if role == "temperature":
+        from retort.trainers.distiller import Temperature
+
+        return inspect.isclass(kind) and issubclass(kind, Temperature)
+    ways: dict[str, list[tuple[str, ...]]] = {
+        "teacher": [("encode", "key"), ("score", "key"), ("load", "key")],
+        "miner": [("mine", "key", "teachers")],
+        "selector": [("keep", "teachers")],
+        "objective": [("forward", "bind")],
+        "text": [("bind", "training_texts", "document_views")],
+        "pseudo queries": [("of",)],
+    }
+    return inspect.isclass(kind) and any(all(hasattr(kind, method) for method in way) for way in ways[role])
+
+
+def _import_type(path: str, where: str) -> Any:
+    module, _, name = path.rpartition(".")
+    try:
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        msg = f"{where}: there is no {path!r} ({error})."
+        raise RecipeError(msg) from error
+    if not (inspect.isclass(kind) or inspect.isfunction(kind)):
+        msg = f"{where}: {path!r} is neither a class nor a function."
         raise RecipeError(msg)
+    return kind
+
+
+def _full_name(kind: Any) -> str:
+    """Return where a type is defined, which may be elsewhere than where it was imported from."""
+    return f"{kind.__module__}.{kind.__name__}"
+
+
+def _untrusted(path: str, where: str, modules: Sequence[str]) -> RecipeError:
+    module = path.rpartition(".")[0]
+    return RecipeError(
+        f"{where}: {path!r} is not in a trusted module ({', '.join(modules)}). "
+        f"If you trust it, pass --allow {module.split('.')[0] or path}."
+    )
+
+
+def _matches_any(path: str, patterns: Sequence[str]) -> bool:
+    module = path.rpartition(".")[0]
+    return any(_matches(module, pattern.removesuffix(".*")) for pattern in patterns)
 
 
 def _matches(module: str, pattern: str) -> bool:

@@ -1,0 +1,171 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes of strangers: nothing of what they name is called unless it is of the right role."""
+
+import inspect
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import pytest
+from test_recipe import changed
+
+from retort.students import create
+from retort.students.makers import is_student_maker
+from retort.trainers.data.beir import read_beir
+from retort.trainers.distill import changed_recipe, recipe_for
+from retort.trainers.errors import RecipeError
+from retort.trainers.parts import build_parts
+from retort.trainers.recipe import Component, Recipe
+
+SEND = "haystack.utils.requests_utils.request_with_retry"
+LIVE = "retort.trainers.teachers.live.LiveTeacher"
+FITTED = "retort.trainers.teachers.fitted.FittedRanker"
+VIEWS = "retort.trainers.methods.dual_cross_encoder.QuestionViews"
+HAYSTACKS = "haystack.components.rankers.lost_in_the_middle.LostInTheMiddleRanker"
+
+
+@pytest.fixture
+def server():
+    """A server on loopback that keeps what it is sent."""
+    requests = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            requests.append(self.rfile.read(int(self.headers["Content-Length"] or 0)))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{httpd.server_port}/"
+    yield SimpleNamespace(
+        requests=requests,
+        post={"type": SEND, "init_parameters": {"method": "POST", "url": url, "content": "mine", "attempts": 1}},
+    )
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def test_the_request_would_be_sent(server):
+    """What the tests below refuse is harm that Haystack's function does."""
+    from haystack.utils import request_with_retry
+
+    request_with_retry(**server.post["init_parameters"])
+    assert server.requests == [b"mine"]
+
+
+def place(name, spec):
+    """Put what is to be called somewhere in a recipe: its path there, and what stands there then."""
+    within = {"type": LIVE, "init_parameters": {"student": spec}}
+    stages = [
+        {
+            "name": "s",
+            "steps": 1,
+            "batches": "texts",
+            "objectives": [{"type": "retort.trainers.objectives.Contrastive"}],
+        }
+    ]
+    fitted = {"type": FITTED, "init_parameters": {"student": spec, "stages": stages}}
+    lists = {"sources": ["bm25"], "text": spec}
+    queries = {"sources": ["bm25"], "text": {"type": VIEWS, "init_parameters": {"queries": spec}}}
+    places = {
+        "student": ("student", spec),
+        "teacher": ("teachers.teacher", spec),
+        "miner": ("candidates.bm25", spec),
+        "objective": ("stages.0.objectives.0", spec),
+        "temperature": ("stages.1.temperature", spec),
+        "selector": ("stages.1.selector", spec),
+        "text": ("stages.1.candidates", lists),
+        "pseudo queries": ("stages.1.candidates", queries),
+        "a live teacher's student": ("teachers.live", within),
+        "a fitted teacher's student": ("teachers.fitted", fitted),
+    }
+    return places[name]
+
+
+class TestNothingIsCalled:
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("student", f"student.type: '{SEND}' is no student"),
+            ("teacher", f"teachers.teacher.type: '{SEND}' is no teacher"),
+            ("miner", f"candidates.bm25.type: '{SEND}' is no miner"),
+            ("objective", f"stages.0.objectives.0.type: '{SEND}' is no objective"),
+            ("temperature", f"stages.1.temperature.type: '{SEND}' is no temperature"),
+            ("selector", f"stages.1.selector.type: '{SEND}' is no selector"),
+            ("text", f"stages.1.candidates.text.type: '{SEND}' is no text"),
+            ("pseudo queries", f"stages.1.candidates.text.init_parameters.queries.type: '{SEND}' is no pseudo queries"),
+            ("a live teacher's student", f"teachers.live.student.type: '{SEND}' is no student"),
+            ("a fitted teacher's student", f"teachers.fitted.init_parameters: student.type: '{SEND}' is no student"),
+        ],
+    )
+    def test_a_function_of_haystacks(self, server, recipe_tree, beir, tmp_path, name, message):
+        with pytest.raises(RecipeError) as error:
+            build_parts(
+                Recipe.from_dict(changed(recipe_tree, *place(name, server.post))), read_beir(beir, "train"), tmp_path
+            )
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
+        assert not server.requests
+
+    def test_a_tower(self, server, recipe_tree):
+        recipe = Recipe.from_dict(recipe_tree)
+        spec = Component(
+            type="retort.students.create.two_towers", init_parameters={"query": server.post, "document": server.post}
+        )
+        with pytest.raises(RecipeError, match="query.type must be one of retort.students.create.pretrained"):
+            recipe.create(spec, "student", "student")
+        assert not server.requests
+
+    def test_the_teacher_of_a_call(self, server, recipe_tree):
+        for ask in (
+            lambda: recipe_for(None, server.post),
+            lambda: recipe_for("kd", server.post),
+            lambda: changed_recipe(Recipe.from_dict(recipe_tree), teacher=server.post),
+            lambda: changed_recipe(Recipe.from_dict(recipe_tree), student=server.post),
+        ):
+            with pytest.raises(RecipeError, match=f"'{SEND}' is no (teacher|student)"):
+                ask()
+        assert not server.requests
+
+
+class TestRoles:
+    @pytest.mark.parametrize("name", ["student", "teacher", "miner", "objective"])
+    def test_a_class_of_haystacks_fills_none(self, recipe_tree, name):
+        """Whatever methods it has: the name decides, before anything is imported."""
+        path, spec = place(name, {"type": HAYSTACKS})
+        with pytest.raises(RecipeError, match=f"{path}.type: '{HAYSTACKS}' is no {name}: .*RankerTeacher's `ranker`"):
+            Recipe.from_dict(changed(recipe_tree, path, spec))
+
+    def test_what_retort_imports_of_haystacks_fills_none(self, recipe_tree, monkeypatch):
+        from haystack.utils import request_with_retry
+
+        monkeypatch.setattr(create, "borrowed", request_with_retry, raising=False)
+        spec = Component(type="retort.students.create.borrowed", init_parameters={"url": "http://127.0.0.1:9/"})
+        with pytest.raises(RecipeError, match=f"student.type: '{SEND}' is no student"):
+            Recipe.from_dict(recipe_tree).create(spec, "student", "student")
+
+    def test_makers_are_marked(self):
+        public = {f for n, f in vars(create).items() if inspect.isfunction(f) and f.__module__ == create.__name__}
+        assert {f.__name__ for f in public if is_student_maker(f)} == {
+            f.__name__ for f in public if not f.__name__.startswith("_")
+        }
+
+    def test_an_allowed_module_needs_no_marks(self, recipe_tree, tokenizer_path):
+        tree = changed(recipe_tree, "student.type", "two_ranks.double_student")
+        with pytest.raises(
+            RecipeError, match=r"student.type: .* not in a trusted module \(retort\).*--allow two_ranks"
+        ):
+            Recipe.from_dict(tree)
+        recipe = Recipe.from_dict(tree, allow=["two_ranks"])
+        assert recipe.create(recipe.student, "student", "student").dtype.itemsize == 8
+
+    def test_haystacks_environment_variable_is_about_components(self, recipe_tree, monkeypatch):
+        monkeypatch.setenv("HAYSTACK_DESERIALIZATION_ALLOWLIST", "two_ranks.*")
+        with pytest.raises(RecipeError, match="student.type: .* not in a trusted module .*--allow two_ranks"):
+            Recipe.from_dict(changed(recipe_tree, "student.type", "two_ranks.double_student"))
