@@ -247,6 +247,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--student", default=None, help="student to ask with; by default the one that built the index")
     serve.add_argument("--other", default=None, metavar="STORE", help="index of another model, to compare with")
     serve.add_argument("--generator", type=Path, default=None, metavar="YAML", help="chat generator that answers")
+    serve.add_argument("--allow", action="append", default=[], metavar="MODULE", help="trust types of this module, too")
     serve.add_argument(
         "--report", type=Path, default=None, metavar="FILE", help="default: report.html beside the index"
     )

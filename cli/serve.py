@@ -14,6 +14,7 @@ from retort.cli.ask import built_by
 from retort.pipelines.load import is_url
 from retort.trainers.errors import RecipeError
 from retort.trainers.recipe import component, read_yaml
+from retort.trainers.trust import check_component
 
 KEY = "RETORT_API_KEY"
 LOCAL = {"localhost", "127.0.0.1", "::1"}
@@ -66,7 +67,8 @@ def open_serving(given: argparse.Namespace) -> Any:
     rag = None
     if given.generator:
         tree = asdict(component(read_yaml(given.generator), str(given.generator)))
-        rag = rag_pipeline(student, given.store, tree)
+        check_component(tree, "generator", given.allow)
+        rag = rag_pipeline(student, given.store, tree, allow=given.allow)
     report = given.report
     if report is None and not is_url(given.store):
         beside = Path(given.store).resolve().parent / "report.html"

@@ -251,7 +251,7 @@ def _write_pipelines(folder: Path, served: Serving) -> None:
     (folder / CHAT / "pipeline_wrapper.py").write_text(CHAT_FILE, encoding="utf-8")
 
 
-def rag_pipeline(student: str, store: str, generator: dict[str, Any]) -> Pipeline:
+def rag_pipeline(student: str, store: str, generator: dict[str, Any], *, allow: Sequence[str] = ()) -> Pipeline:
     """
     Load `rag.yml` with a chat generator in its place.
 
@@ -260,10 +260,12 @@ def rag_pipeline(student: str, store: str, generator: dict[str, Any]) -> Pipelin
     :param store:
         Its index.
     :param generator:
-        `{type, init_parameters}`.
+        `{type, init_parameters}`, checked (see `check_component`).
+    :param allow:
+        Further modules that it may come from.
     """
     from haystack import Pipeline
 
     tree = yaml.safe_load(pipeline_yaml("rag", student=student, index=store))
     tree["components"]["generator"] = {"init_parameters": {}} | generator
-    return Pipeline.from_dict(tree)
+    return Pipeline.from_dict(tree, allowed_modules=list(allow))

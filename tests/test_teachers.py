@@ -138,11 +138,16 @@ class TestEmbedderTeacher:
 
     def test_key_follows_the_content_of_a_local_model(self, tiny_model, tmp_path):
         save_student(tiny_model(1), tmp_path / "t")
-        kind = f"{EMBEDDERS}.retort.student_text_embedder.StudentTextEmbedder"
-        spec = {"type": kind, "init_parameters": {"model": str(tmp_path / "t")}}
-        first = EmbedderTeacher(text_embedder=spec, document_embedder=spec).key
+        specs = {
+            f"{side}_embedder": {
+                "type": f"{EMBEDDERS}.retort.student_{side}_embedder.Student{side.title()}Embedder",
+                "init_parameters": {"model": str(tmp_path / "t")},
+            }
+            for side in ("text", "document")
+        }
+        first = EmbedderTeacher(**specs).key
         save_student(tiny_model(2), tmp_path / "t")
-        assert EmbedderTeacher(text_embedder=spec, document_embedder=spec).key != first
+        assert EmbedderTeacher(**specs).key != first
 
     def test_untrusted_components_are_refused(self):
         spec = {"type": "subprocess.Popen", "init_parameters": {"args": "true"}}

@@ -9,8 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from test_recipe import changed
 
+from retort.cli.distill import _generator as read_generator
+from retort.cli.main import build_parser
+from retort.cli.serve import open_serving
 from retort.students import create
 from retort.students.makers import is_student_maker
 from retort.trainers.data.beir import read_beir
@@ -18,6 +22,7 @@ from retort.trainers.distill import changed_recipe, recipe_for
 from retort.trainers.errors import RecipeError
 from retort.trainers.parts import build_parts
 from retort.trainers.recipe import Component, Recipe
+from retort.trainers.trust import check_component
 
 SEND = "haystack.utils.requests_utils.request_with_retry"
 LIVE = "retort.trainers.teachers.live.LiveTeacher"
@@ -41,7 +46,7 @@ def server():
             pass
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
     url = f"http://127.0.0.1:{httpd.server_port}/"
     yield SimpleNamespace(
         requests=requests,
@@ -169,3 +174,113 @@ class TestRoles:
         monkeypatch.setenv("HAYSTACK_DESERIALIZATION_ALLOWLIST", "two_ranks.*")
         with pytest.raises(RecipeError, match="student.type: .* not in a trusted module .*--allow two_ranks"):
             Recipe.from_dict(changed(recipe_tree, "student.type", "two_ranks.double_student"))
+
+
+TEACHERS = "retort.trainers.teachers"
+GENERATOR = "haystack.components.generators.chat.mock.MockChatGenerator"
+STORE = "haystack.document_stores.in_memory.document_store.InMemoryDocumentStore"
+BM25 = "haystack.components.retrievers.in_memory.bm25_retriever.InMemoryBM25Retriever"
+
+
+def component(path, **parameters):
+    return {"type": path, "init_parameters": parameters}
+
+
+class TestComponents:
+    """What teachers and miners have within their parameters."""
+
+    @pytest.mark.parametrize(
+        ("teacher", "name"),
+        [
+            ("ranker.RankerTeacher", "ranker"),
+            ("chat_generator.ChatGeneratorTeacher", "generator"),
+            ("retriever.RetrieverTeacher", "retriever"),
+            ("embedder.EmbedderTeacher", "text_embedder"),
+        ],
+    )
+    @pytest.mark.parametrize("within", [False, True])
+    def test_a_function_is_not_called(self, server, recipe_tree, teacher, name, within):
+        right = {
+            "generator": GENERATOR,
+            "retriever": BM25,
+            "ranker": "haystack.components.rankers.llm_ranker.LLMRanker",
+        }
+        right["text_embedder"] = "haystack.components.embedders.openai_text_embedder.OpenAITextEmbedder"
+        slot = {"generator": "model", "retriever": "document_store", "ranker": "chat_generator"}.get(name, "api_key")
+        parameters = {"document_embedder": component(right["text_embedder"])} if name == "text_embedder" else {}
+        parameters[name] = component(right[name], **{slot: server.post}) if within else server.post
+        with pytest.raises(RecipeError) as error:
+            Recipe.from_dict(recipe_tree).create(
+                Component(type=f"{TEACHERS}.{teacher}", init_parameters=parameters), "teacher", "teachers.t"
+            )
+        assert str(error.value).startswith("teachers.t")
+        assert f"{name}{f'.init_parameters.{slot}.type' if within else ''}: " in str(error.value)
+        assert not server.requests
+
+    @pytest.mark.parametrize(
+        ("name", "spec", "message"),
+        [
+            ("ranker", component(BM25), "ranker: .* is no ranker: its run takes filters, query, scale_score, top_k"),
+            (
+                "generator",
+                component("haystack.components.builders.chat_prompt_builder.ChatPromptBuilder"),
+                "no chat gen",
+            ),
+            ("text_embedder", component(GENERATOR), "is no text embedder"),
+            ("document_embedder", component(STORE), "is no document embedder: its run takes nothing"),
+            ("retriever", component("haystack.components.retrievers.InMemoryBM25Retriever"), f"write {BM25}"),
+            ("generator", component("os.system"), "generator.type: 'os.system' is not in a trusted module"),
+            ("generator", {"model": "x"}, "generator: it needs a type"),
+            (
+                "generator",
+                component(GENERATOR, streaming_callback="haystack.utils.requests_utils.request_with_retry"),
+                "streaming_callback: .* would be imported and called; .*--allow haystack.utils.requests_utils",
+            ),
+            ("generator", component(GENERATOR, response_fn="builtins.print"), "response_fn: 'builtins.print' would be"),
+            (
+                "generator",
+                component(
+                    "haystack.components.agents.agent.Agent",
+                    chat_generator=component(GENERATOR),
+                    tools=[{"type": "haystack.tools.tool.Tool", "data": {"function": SEND}}],
+                ),
+                "generator.init_parameters.tools.0.type: .* is neither a document store nor an embedder",
+            ),
+            (
+                "retriever",
+                component(BM25, document_store=component(STORE, deep=[{"unsafe": True}])),
+                "retriever.init_parameters.document_store.init_parameters.deep.0.unsafe: it would run code",
+            ),
+        ],
+    )
+    def test_refused(self, name, spec, message):
+        with pytest.raises(RecipeError, match=message):
+            check_component(spec, name)
+
+    def test_accepted(self):
+        check_component(component(BM25, document_store=component(STORE, bm25_algorithm="BM25L")), "retriever")
+        ranker = component(
+            "haystack.components.rankers.llm_ranker.LLMRanker",
+            chat_generator=component(GENERATOR, model="haystack. No name, e.g. a sentence", meta={"type": "plain"}),
+        )
+        check_component(ranker, "ranker")
+        key = {"type": "env_var", "env_vars": ["KEY"], "strict": False}
+        check_component(
+            component("haystack.components.embedders.openai_text_embedder.OpenAITextEmbedder", api_key=key),
+            "text_embedder",
+        )
+
+    def test_what_the_user_allowed(self):
+        spec = component(GENERATOR, response_fn="haystack.utils.requests_utils.request_with_retry")
+        check_component(spec, "generator", ["haystack.utils"])
+        check_component(component("tiny_components.WordRanker", unsafe=True), "ranker", ["tiny_components"])
+
+    @pytest.mark.parametrize("command", ["serve", "distill"])
+    def test_the_generator_of_a_command(self, server, tmp_path, command):
+        file = tmp_path / "llm.yaml"
+        file.write_text(yaml.safe_dump(server.post))
+        folders = {"serve": ["--store", "x", "--student", "y"], "distill": ["--documents", "x", "--out", str(tmp_path)]}
+        arguments = build_parser().parse_args([command, *folders[command], "--generator", str(file)])
+        with pytest.raises(RecipeError, match=f"generator: {SEND} is no chat generator"):
+            open_serving(arguments) if command == "serve" else read_generator(arguments, tmp_path)
+        assert not server.requests

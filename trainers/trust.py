@@ -19,6 +19,19 @@ OWN = "retort"
 # Haystack's own list without `builtins`, `typing` and `collections`, of which nothing belongs into a recipe.
 TRUSTED = (OWN, "haystack", "haystack_integrations", "haystack_experimental")
 
+# What Haystack imports of its own accord, be it a class or a function that a component then calls.
+_IMPORTED = {"haystack", "haystack_integrations", "haystack_experimental", "builtins", "typing", "collections"}
+
+# Haystack components in the parameters of ours: what they are called, and what their `run` takes, one set of these.
+_COMPONENTS: dict[str, tuple[str, list[set[str]]]] = {
+    "text_embedder": ("text embedder", [{"text"}]),
+    "document_embedder": ("document embedder", [{"documents"}]),
+    "ranker": ("ranker", [{"query", "documents"}]),
+    "retriever": ("retriever", [{"query"}, {"query_embedding"}, {"query_sparse_embedding"}]),
+    "generator": ("chat generator", [{"messages"}]),
+}
+_STORE = ("count_documents", "filter_documents", "write_documents")
+
 Role = Literal["student", "teacher", "miner", "selector", "objective", "temperature", "text", "pseudo queries"]
 
 
@@ -74,6 +87,88 @@ def refuse_other_role(path: str, role: Role, where: str, allow: Sequence[str]) -
         )
         raise RecipeError(msg)
     raise _untrusted(path, where, [OWN])
+
+
+def check_component(spec: dict[str, Any], name: str, allow: Sequence[str] = ()) -> None:
+    """
+    Check a Haystack component, and those within it, before any of them is created.
+
+    It must be of the kind that is asked, by what its `run` takes. Within its parameters there may be such components
+    and document stores; tools, hooks, functions by their names and `unsafe: true` may not, as they run what the YAML
+    says. In modules that the user allowed all this may.
+
+    :param spec:
+        `{type, init_parameters}`.
+    :param name:
+        What it must be: `text_embedder`, `document_embedder`, `ranker`, `retriever` or `generator`.
+    :param allow:
+        Further modules that components may come from.
+    :raises RecipeError:
+        If it, or something within it, is not trusted or not of this kind.
+    """
+    if not isinstance(spec.get("type"), str):
+        msg = f"{name}: it needs a type, the full name of a Haystack component."
+        raise RecipeError(msg)
+    kind = load_type(spec["type"], f"{name}.type", allow)
+    if spec["type"] != _full_name(kind):
+        msg = f"{name}.type: Haystack knows {spec['type']!r} by its full name; write {_full_name(kind)}."
+        raise RecipeError(msg)
+    takes = _run_takes(kind)
+    called, ways = _COMPONENTS[name]
+    if not any(way <= takes for way in ways):
+        msg = f"{name}: {spec['type']} is no {called}: its run takes {', '.join(sorted(takes)) or 'nothing'}."
+        raise RecipeError(msg)
+    allowed = _matches_any(spec["type"], allow)
+    for key, value in spec.items():
+        if key != "type":
+            _check_parameter(value, f"{name}.{key}", allow, allowed=allowed)
+
+
+def _check_parameter(value: Any, where: str, allow: Sequence[str], *, allowed: bool) -> None:
+    """Check a value in a component's parameters; `allowed`: the user allowed the component's module."""
+    if isinstance(value, str):
+        module, dot, _ = value.rpartition(".")
+        imported = module.partition(".")[0] in _IMPORTED and all(map(str.isidentifier, value.split(".")))
+        if dot and imported and not _matches_any(value, allow):
+            msg = f"{where}: {value!r} would be imported and called; take it out, or pass --allow {module}."
+            raise RecipeError(msg)
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _check_parameter(item, f"{where}.{i}", allow, allowed=allowed)
+    elif isinstance(value, dict):
+        kind = value.get("type")
+        if isinstance(kind, str) and "." in kind:  # Haystack creates every such thing that it finds
+            allowed = _check_nested(kind, f"{where}.type", allow)
+        if value.get("unsafe") and not allowed:
+            msg = f"{where}.unsafe: it would run code that stands in the YAML; take it out."
+            raise RecipeError(msg)
+        for key, item in value.items():
+            if key != "type":
+                _check_parameter(item, f"{where}.{key}", allow, allowed=allowed)
+
+
+def _check_nested(path: str, where: str, allow: Sequence[str]) -> bool:
+    """Check the type of something within a component's parameters; tell whether the user allowed its module."""
+    kind = load_type(path, where, allow)
+    if _matches_any(_full_name(kind), allow):
+        return True
+    takes = _run_takes(kind)
+    is_component = any(way <= takes for _, ways in _COMPONENTS.values() for way in ways)
+    if not is_component and not (inspect.isclass(kind) and all(hasattr(kind, method) for method in _STORE)):
+        msg = (
+            f"{where}: {path!r} is neither a document store nor an embedder, ranker, retriever or chat generator; "
+            f"take it out, or pass --allow {kind.__module__}."
+        )
+        raise RecipeError(msg)
+    return False
+
+
+def _run_takes(kind: Any) -> set[str]:
+    """Return the names that a component's `run` takes; of what is no component none."""
+    from haystack import component
+
+    component_class: Any = component.registry.get(_full_name(kind))
+    return set() if component_class is None else set(inspect.signature(component_class.run).parameters) - {"self"}
 
 
 def refuse_untrusted(path: str, where: str, allow: Sequence[str]) -> None:

@@ -73,9 +73,6 @@ class HaystackRetriever:
         )
         self._type = retriever["type"]
         self._takes = self._components.parameters("retriever")
-        if not self._takes & {"query", *_HANDED_ON}:
-            msg = f"retriever: {self._type} is no retriever: its run takes {', '.join(sorted(self._takes))}."
-            raise RecipeError(msg)
         if "query" not in self._takes and text_embedder is None:
             msg = f"retriever: {self._type} takes an embedding; name the text_embedder that makes it."
             raise RecipeError(msg)

@@ -70,9 +70,6 @@ class ChatModel:
             msg = f"prompt: it has no {' and no '.join(missing)}."
             raise RecipeError(msg)
         self._components = HaystackComponents({"generator": generator}, **options)
-        if "messages" not in self._components.parameters("generator"):
-            msg = f"generator: {generator.get('type')} is no chat generator: its run takes no messages."
-            raise RecipeError(msg)
         self._type = generator["type"]
         self._prompt, self._price = prompt, price
         self._cache = Path(cache) if cache is not None else None

@@ -17,12 +17,13 @@ from typing import Any, TypeVar
 
 from retort.students.hashing import canonical_json, hash_text
 from retort.trainers.errors import RecipeError
-from retort.trainers.trust import refuse_untrusted
+from retort.trainers.trust import check_component
 
 logger = logging.getLogger(__name__)
 
 REMOTE_RETRIES = 5
 LONGEST_WAIT = 60.0  # seconds
+EMBEDDERS = {"text": "text_embedder", "document": "document_embedder"}  # their short names are in keys of caches
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -33,7 +34,8 @@ class HaystackComponents:
     Components that belong together, such as a retriever and its embedder.
 
     :param specs:
-        `{type, init_parameters}` by name.
+        `{type, init_parameters}` by what it is: `ranker`, `retriever`, `generator`, `text_embedder` or `text`,
+        `document_embedder` or `document`. All are checked before one is created (see `check_component`).
     :param revision:
         Version of what is behind a remote interface. Required where a component has an API key: nothing else tells
         when such a model changes.
@@ -45,7 +47,7 @@ class HaystackComponents:
     :param allowed_modules:
         Further modules that the components may come from.
     :raises RecipeError:
-        If a component has an API key and no revision is given.
+        If a component is not trusted or not of its kind, or has an API key and no revision is given.
     """
 
     def __init__(
@@ -63,8 +65,8 @@ class HaystackComponents:
         self._revision = revision
         self._concurrency = concurrency
         tree = {"components": self.specs, "connections": []}
-        for spec in self.specs.values():
-            refuse_untrusted(str(spec.get("type")), "type", allowed_modules or ())
+        for name, spec in self.specs.items():
+            check_component(spec, EMBEDDERS.get(name, name), allowed_modules or ())
         self._pipeline = Pipeline.from_dict(tree, allowed_modules=allowed_modules)
         self._made = {name: self._pipeline.get_component(name) for name in self.specs}
         remote = any("api_key" in inspect.signature(type(made).__init__).parameters for made in self._made.values())

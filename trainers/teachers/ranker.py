@@ -72,9 +72,6 @@ class RankerTeacher(ScoreTeacher):
             allowed_modules=allowed_modules,
         )
         self._takes = self._components.parameters("ranker")
-        if not {"query", "documents"} <= self._takes:
-            msg = f"ranker: {ranker.get('type')} is no ranker: its run takes {', '.join(sorted(self._takes))}."
-            raise RecipeError(msg)
         self._type = ranker["type"]
         self._refuse_cuts(ranker.get("init_parameters") or {})
         self._warned = False
