@@ -23,10 +23,12 @@ from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.cli.shards import Shards
 from retort.pipelines.load import is_url, load_pipeline, store_spec
 from retort.students import (
+    FILE_STAMP,
     ROOT_STAMP,
     SPACE_STAMP,
     SPARSE_SPACE_STAMP,
     SPARSE_STUDENT_STAMP,
+    STAMP_PREFIX,
     STUDENT_STAMP,
     Manifest,
     Student,
@@ -76,7 +78,8 @@ def index_documents(
 
     An interrupted run leaves whole blocks; the same command goes on after them, as documents that are in the index
     unchanged are not embedded again. Passages that a file gave before and no longer gives are deleted; files that are
-    gone are left alone, unless `prune` is set, and so are those of other folders. Under `accelerate launch` all
+    gone are left alone, unless `prune` is set, and so are those of other folders. The documents of a BEIR folder belong
+    to no file: each is replaced by one of the same id, and only `prune` deletes it. Under `accelerate launch` all
     processes embed; an index in a folder is written by the first, a server by all.
 
     :param student:
@@ -111,10 +114,9 @@ def index_documents(
             SPARSE_SPACE_STAMP: read_space(_absolute(sparse), SparseStudent),
             SPARSE_STUDENT_STAMP: _absolute(sparse),
         }
-    documents = read_documents(source)  # after what can be refused at once: a folder may take minutes
-    root = source_root(source)
-    rooted = {} if root is None else {ROOT_STAMP: str(root.resolve())}
-    stamps |= rooted
+    folder = source_root(source)
+    root = None if folder is None else str(folder.resolve())
+    documents = _owned(read_documents(source), root)  # after what can be refused at once: a folder may take minutes
     writer: Any = pipeline.get_component("writer")
     # Not `pipeline.run`: Haystack copies what runs along a connection, vectors number by number.
     embedders: list[Any] = [pipeline.get_component(n) for n in pipeline.graph.nodes if n != "writer"]
@@ -122,14 +124,14 @@ def index_documents(
     def embed(block: list[Document]) -> list[Document]:
         for embedder in embedders:
             block = embedder.run(documents=block)["documents"]
-        return [replace(d, meta={**d.meta, **rooted}) for d in block]
+        return block
 
     target = writer.document_store
     index = reader(target)
     if (first or is_url(store)) and (there := index.sample_meta()) is not None:  # all who write look first
         _refuse_other_space(there, store, name, sparse)
-        if rooted and not prune:
-            _refuse_other_root(target, store, documents, rooted[ROOT_STAMP])
+        if root is not None and not prune:
+            _refuse_other_root(target, store, documents, root)
     blocks = [documents[start : start + BLOCK] for start in range(0, len(documents), BLOCK)]
     if state is None or is_url(store):  # a server is written to by all
         own = blocks if state is None else blocks[state.process_index :: state.num_processes]
@@ -148,7 +150,11 @@ def index_documents(
     if not first:
         pipeline.close()
         return 0, 0
-    stale = sorted(_replaceable(index, documents, prune) - {d.id for d in documents})
+    if prune:
+        before = index.document_ids() if isinstance(index, ServerIndex) else {d.id for d in index.filter_documents()}
+    else:
+        before = set() if root is None else set(_passages(target, documents, "==", root))
+    stale = sorted(before - {d.id for d in documents})
     for start in range(0, len(stale), BLOCK):
         target.delete_documents(stale[start : start + BLOCK])
     if not is_url(store):  # a server does so by itself
@@ -206,20 +212,49 @@ def reader(
     return ServerIndex(document_store) if isinstance(document_store, QdrantDocumentStore) else document_store
 
 
+def _owned(documents: list[Document], root: str | None) -> list[Document]:
+    """Give passages of files their owner. A corpus that was read from an index may bring our keys along: they go."""
+    owned = []
+    for document in documents:
+        owner = {} if root is None else {ROOT_STAMP: root, FILE_STAMP: document.meta["file_path"]}
+        owned.append(replace(document, meta=_unstamped(document.meta) | owner))
+    return owned
+
+
+def _unstamped(meta: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in meta.items() if not name.startswith(STAMP_PREFIX)}
+
+
+def _owner(meta: dict[str, Any]) -> tuple[str, str] | None:
+    """Folder and file that a passage was read from; None of a BEIR folder's document, or of somebody else's."""
+    if ROOT_STAMP not in meta:
+        return None
+    # Earlier versions stamped the folder alone, and on passages of files only: their `file_path` is ours.
+    return str(meta[ROOT_STAMP]), str(meta.get(FILE_STAMP, meta.get("file_path")))
+
+
+def _passages(store: Any, documents: list[Document], same_root: str, root: str) -> dict[str, tuple[str, str]]:
+    """Owners of the indexed passages of the same files, in the same folder (`==`) or in others (`!=`), by id."""
+    files = {d.meta[FILE_STAMP] for d in documents}
+    names = [{"field": f"meta.{name}", "operator": "in", "value": sorted(files)} for name in (FILE_STAMP, "file_path")]
+    rooted = {"field": f"meta.{ROOT_STAMP}", "operator": same_root, "value": root}
+    near = store.filter_documents({"operator": "AND", "conditions": [rooted, {"operator": "OR", "conditions": names}]})
+    owners = {d.id: _owner(d.meta) for d in near}
+    return {name: owner for name, owner in owners.items() if owner is not None and owner[1] in files}
+
+
 def _changed(store: Any, documents: list[Document], stamps: dict[str, str]) -> list[Document]:
-    """List the documents that the index has not, or has with other texts, metadata or spaces."""
+    """List the documents that the index has not, or has with other texts, metadata, owners or spaces."""
     known = store.filter_documents({"field": "id", "operator": "in", "value": [d.id for d in documents]})
-    found = {d.id: d for d in known}
+    stored = {d.id: d for d in known}
 
     def same(document: Document) -> bool:
-        there = found.get(document.id)
-        if there is None or there.content != document.content:
+        there = stored.get(document.id)
+        if there is None or there.content != document.content or _owner(there.meta) != _owner(document.meta):
             return False
         # As JSON, which the index gives back: the splitter notes overlaps as tuples.
-        meta = {name: value for name, value in there.meta.items() if not name.startswith("_retort_")}
-        compared = [name for name in stamps if name in SPACES or (name == ROOT_STAMP and name in there.meta)]
-        return canonical_json(meta) == canonical_json(document.meta) and all(
-            there.meta.get(name) == stamps[name] for name in compared
+        return canonical_json(_unstamped(there.meta)) == canonical_json(_unstamped(document.meta)) and all(
+            there.meta.get(name) == stamps[name] for name in SPACES if name in stamps
         )
 
     return [document for document in documents if not same(document)]
@@ -235,31 +270,13 @@ def _dimension(student: str) -> int:
     return manifest.dim if manifest is not None else Student.load(student).dim
 
 
-def _replaceable(index: QdrantEdgeDocumentStore | ServerIndex, documents: list[Document], prune: bool) -> set[str]:
-    """Ids of the indexed documents that those read stand for: of the same files, or all."""
-    scope = None if prune else _of_files(documents)
-    if scope is None and not prune:
-        return set()
-    if isinstance(index, ServerIndex):
-        return index.document_ids(scope)
-    return {d.id for d in index.filter_documents(scope)}
-
-
-def _of_files(documents: list[Document]) -> dict[str, Any] | None:
-    """Filter for the passages of the same files; None if there are no files."""
-    files = sorted({d.meta["file_path"] for d in documents if "file_path" in d.meta})
-    return {"field": "meta.file_path", "operator": "in", "value": files} if files else None
-
-
 def _refuse_other_root(store: Any, place: str, documents: list[Document], root: str) -> None:
     """Ids are relative to a folder: those of another one would be overwritten and deleted."""
-    other = {"field": f"meta.{ROOT_STAMP}", "operator": "!=", "value": root}
-    found = store.filter_documents({"operator": "AND", "conditions": [_of_files(documents), other]})
-    taken = {d.meta["file_path"]: d.meta[ROOT_STAMP] for d in found if ROOT_STAMP in d.meta}  # older ones have none
+    taken = _passages(store, documents, "!=", root)
     if taken:
-        path = min(taken)
+        other, path = min(taken.values())
         msg = (
-            f"{path} of {root} is already there from {taken[path]}, in the index at {place}; give another --store, or "
+            f"{path} of {root} is already there from {other}, in the index at {place}; give another --store, or "
             "index the folder that holds both."
         )
         raise DocumentStoreError(msg)

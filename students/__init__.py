@@ -10,7 +10,9 @@ from retort.students.ranker import Ranker
 from retort.students.sides import document_string
 from retort.students.student import Student, StudentHandle, read_space, save_student
 
-# Document metadata: the space that an embedding lies in, and the model that made it.
+# Document metadata that begins so is ours, all other is the user's.
+STAMP_PREFIX = "_retort_"
+# The space that an embedding lies in, and the model that made it.
 SPACE_STAMP = "_retort_space"
 STUDENT_STAMP = "_retort_student"
 # The same of its sparse embedding: a document may have both.
@@ -18,14 +20,17 @@ SPARSE_SPACE_STAMP = "_retort_sparse_space"
 SPARSE_STUDENT_STAMP = "_retort_sparse_student"
 # The id of the document that this one is a view of.
 VIEW_OF = "_retort_view_of"
-# The folder that its `file_path` is relative to.
+# The folder that a passage was read from, and the file in it. Documents of a BEIR folder have neither.
 ROOT_STAMP = "_retort_root"
+FILE_STAMP = "_retort_file"
 
 __all__ = [
+    "FILE_STAMP",
     "ROOT_STAMP",
     "SPACE_STAMP",
     "SPARSE_SPACE_STAMP",
     "SPARSE_STUDENT_STAMP",
+    "STAMP_PREFIX",
     "STUDENT_STAMP",
     "VIEW_OF",
     "ExportError",

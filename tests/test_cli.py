@@ -202,7 +202,7 @@ class TestIndexAndAsk:
         assert say(capsys, *command(moved)).startswith("1 documents")
 
     def test_an_index_without_roots_goes_on(self, tiny_student, tmp_path, capsys, monkeypatch):
-        """Its passages are taken for those of the folder that is indexed."""
+        """They are embedded once more, and are of that folder from then on."""
         docs, store = tmp_path / "docs", str(tmp_path / "files")
         docs.mkdir()
         (docs / "a.txt").write_text("the ship in the sea. " * 100)
@@ -210,6 +210,7 @@ class TestIndexAndAsk:
         with monkeypatch.context() as before:
             before.setattr(index, "source_root", lambda source: None)
             assert say(capsys, *command).startswith("4 documents")
+        assert say(capsys, *command).startswith("4 documents")
         with monkeypatch.context() as again:
             again.setattr(Student, "encode_document", None)  # nothing is embedded again
             assert say(capsys, *command).startswith("4 documents")

@@ -223,26 +223,21 @@ class ServerIndex:
         except MissingCollectionError:
             return 0
 
-    def document_ids(self, filters: dict[str, Any] | Filter | None = None) -> set[str]:
+    def document_ids(self) -> set[str]:
         """
-        Read the ids of documents, and nothing else of them.
+        Read the ids of all documents, and nothing else of them.
 
-        :param filters:
-            Haystack filters, or native ones; `None` for all documents.
         :returns:
             Their Haystack ids.
         :raises DocumentStoreError:
             If the collection is missing, or the server fails.
         """
         ids: set[str] = set()
-        condition = convert_filters_to_qdrant(filters)
         with self._clear_errors():
             client, _ = self._open()
             offset = None
             while True:
-                records, offset = client.scroll(
-                    self.store.index, scroll_filter=condition, limit=_PAGE, offset=offset, with_payload=["id"]
-                )
+                records, offset = client.scroll(self.store.index, limit=_PAGE, offset=offset, with_payload=["id"])
                 ids |= {(record.payload or {})["id"] for record in records}
                 if offset is None:
                     return ids

@@ -1,0 +1,158 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""What an index owns: passages of files by our own keys, never by a user's metadata; in a folder and on a server."""
+
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+import test_server_store
+from haystack import Document
+from haystack.document_stores.errors import DocumentStoreError
+from tiny import write_jsonl
+
+from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+from retort.cli.index import index_documents
+from retort.pipelines.load import load_pipeline
+from retort.students import FILE_STAMP, ROOT_STAMP, Student
+
+stand_in, place = test_server_store.stand_in, test_server_store.place  # fixtures
+LONG = "the ship in the sea. " * 100  # four passages
+
+
+def write_corpus(folder, **documents: dict):
+    """A BEIR folder: by id the metadata of documents, and their text beside it."""
+    folder.mkdir(exist_ok=True)
+    records = [
+        {"_id": name, "text": meta.pop("text", f"the {name}."), "metadata": meta} for name, meta in documents.items()
+    ]
+    write_jsonl(folder / "corpus.jsonl", records)
+    (folder / "queries.jsonl").touch()
+    return folder
+
+
+def write_files(folder, **texts: str):
+    folder.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        (folder / f"{name}.txt").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def indexed(place, tiny_student):
+    """Index a source; the documents that the index then holds, by id."""
+
+    def index(source, **options) -> dict[str, Document]:
+        index_documents(tiny_student, source, place, **options)
+        pipeline = load_pipeline("indexing", student=tiny_student, index=place, embedding_dim=16)
+        with closing(pipeline.get_component("writer").document_store) as store:
+            return {d.id: d for d in store.filter_documents()}
+
+    return index
+
+
+class TestFoldersOfDocuments:
+    def test_two_with_the_same_metadata(self, indexed, tmp_path):
+        """Nothing of a document that its author wrote says that the index may delete it."""
+        jan = write_corpus(tmp_path / "jan", j1={"file_path": "log.pdf"}, j2={"file_path": "log.pdf"})
+        feb = write_corpus(tmp_path / "feb", f1={"file_path": "log.pdf"})
+        indexed(jan)
+        assert indexed(feb).keys() == {"j1", "j2", "f1"}
+        assert indexed(jan).keys() == {"j1", "j2", "f1"}
+
+    def test_the_same_again(self, indexed, tmp_path):
+        """Documents of the same id are replaced; those that are gone go with `prune`."""
+        write_corpus(tmp_path / "jan", j1={"file_path": "log.pdf"}, j2={"file_path": "log.pdf"})
+        indexed(tmp_path / "jan")
+        stored = indexed(write_corpus(tmp_path / "jan", j1={"file_path": "log.pdf", "text": "bread."}))
+        assert {name: d.content for name, d in stored.items()} == {"j1": "bread.", "j2": "the j2."}
+        assert indexed(tmp_path / "jan", prune=True).keys() == {"j1"}
+
+    def test_beside_a_file_of_that_name(self, indexed, tmp_path):
+        files = write_files(tmp_path / "files", a="the ship.")
+        indexed(files)
+        corpus = write_corpus(tmp_path / "corpus", d1={"file_path": "a.txt"}, d2={"file_path": "a.txt"})
+        assert indexed(corpus).keys() == {"a.txt#0", "d1", "d2"}
+        write_files(files, a="the rose.")
+        again = indexed(files)
+        assert again.keys() == {"a.txt#0", "d1", "d2"}
+        assert again["a.txt#0"].content == "the rose."
+
+    def test_our_keys_in_their_metadata(self, indexed, tmp_path):
+        """As a corpus has them that was read from an index: what they say is not true of this one."""
+        files = write_files(tmp_path / "files", a="the ship.")
+        keys = {ROOT_STAMP: str(files.resolve()), FILE_STAMP: "a.txt"}
+        indexed(write_corpus(tmp_path / "corpus", d1=keys))
+        stored = indexed(files)
+        assert stored.keys() == {"a.txt#0", "d1"}
+        assert not keys.keys() & stored["d1"].meta.keys()
+        assert keys.items() <= stored["a.txt#0"].meta.items()
+
+    def test_one_that_takes_the_id_of_a_passage(self, indexed, tmp_path):
+        """It is the last folder's from then on, and the file's no more."""
+        files = write_files(tmp_path / "files", a=LONG)
+        passages = indexed(files)
+        last = max(passages)
+        meta = {k: v for k, v in passages[last].meta.items() if not k.startswith("_retort_")}
+        indexed(write_corpus(tmp_path / "corpus", **{last: meta | {"text": passages[last].content}}))
+        write_files(files, a="the ship.")
+        assert indexed(files).keys() == {"a.txt#0", last}
+
+
+class TestFoldersOfFiles:
+    def test_the_same_name_in_two(self, indexed, tmp_path):
+        one, two = (write_files(tmp_path / name, log=LONG) for name in ("one", "two"))
+        before = indexed(one)
+        assert len(before) == 4
+        with pytest.raises(DocumentStoreError, match=rf"log.txt of {two} is already there from {one}"):
+            indexed(two)
+        assert indexed(one) == before
+
+    def test_changed_and_removed_files(self, indexed, tmp_path):
+        files = write_files(tmp_path / "files", a=LONG, b="bread.", c="the rose.")
+        assert len(indexed(files)) == 6
+        write_files(files, a="the ship.")
+        (files / "b.txt").unlink()
+        assert indexed(files).keys() == {"a.txt#0", "b.txt#0", "c.txt#0"}
+        assert indexed(files, prune=True).keys() == {"a.txt#0", "c.txt#0"}
+
+    def test_a_path_that_somebody_edited_in_the_index(self, indexed, place, tiny_student, tmp_path):
+        """A passage is its file's, whatever its `file_path` says by now."""
+        files = write_files(tmp_path / "files", a=LONG, b="bread.")
+        stored = indexed(files)
+        (files / "b.txt").unlink()
+        pipeline = load_pipeline("indexing", student=tiny_student, index=place, embedding_dim=16)
+        edited = replace(stored["b.txt#0"], meta={**stored["b.txt#0"].meta, "file_path": "a.txt"})
+        pipeline.run({"embedder": {"documents": [edited]}})
+        pipeline.close()
+        write_files(files, a="the ship.")
+        assert indexed(files).keys() == {"a.txt#0", "b.txt#0"}
+
+
+def test_an_index_of_an_earlier_version_goes_on(tiny_student, tmp_path, monkeypatch):
+    """It names the folder of its passages, but their files in `file_path` alone."""
+    store = tmp_path / "index"
+
+    def rewrite(change):
+        with closing(QdrantEdgeDocumentStore(path=str(store), return_embedding=True)) as edge:
+            documents = edge.filter_documents()
+            edge.write_documents([replace(d, meta=change(d.meta)) for d in documents])
+            return {d.id for d in documents}
+
+    def index(*arguments):
+        index_documents(tiny_student, *arguments, store)
+        return rewrite(lambda meta: meta)
+
+    files, other = write_files(tmp_path / "files", a=LONG, b="bread."), write_files(tmp_path / "other", a="the rose.")
+    corpus = write_corpus(tmp_path / "corpus", d1={"file_path": "a.txt"})
+    index(corpus)
+    before = index(files)
+    rewrite(lambda meta: {name: value for name, value in meta.items() if name != FILE_STAMP})
+    with monkeypatch.context() as again:
+        again.setattr(Student, "encode_document", None)  # nothing is embedded again
+        assert index(files) == before
+    with pytest.raises(DocumentStoreError, match=rf"a.txt of {other} is already there from {files}"):
+        index(other)
+    write_files(files, a="the ship.")
+    assert index(files) == {"a.txt#0", "b.txt#0", "d1"}
