@@ -10,7 +10,7 @@ from typing import Any
 
 from haystack.document_stores.errors import DocumentStoreError
 
-from retort.cli.index import open_store, reader
+from retort.pipelines.indexing import open_store, reader
 from retort.pipelines.load import is_url, load_pipeline
 from retort.students import STUDENT_STAMP
 

@@ -20,7 +20,8 @@ from tiny import write_jsonl
 
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.cli import index, main
-from retort.cli.shards import Shards
+from retort.pipelines import indexing
+from retort.pipelines.shards import Shards
 from retort.students import Student
 from retort.trainers.errors import DataError
 
@@ -74,7 +75,7 @@ class TestIndexAndAsk:
             return real(self, texts, **options)
 
         monkeypatch.setattr(Student, "encode_document", encode)
-        monkeypatch.setattr(index, "BLOCK", 16)
+        monkeypatch.setattr(indexing, "BLOCK", 16)
         store, most = str(tmp_path / "index"), 2
         command = ("index", tiny_student, "--documents", str(beir), "--store", store)
         with pytest.raises(SystemExit):
@@ -98,7 +99,7 @@ class TestIndexAndAsk:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         store = tmp_path / "together"
-        code = "from retort.cli import index, main; index.BLOCK = 16; main()"
+        code = "from retort.cli import main; from retort.pipelines import indexing; indexing.BLOCK = 16; main()"
         command = [sys.executable, "-c", code, "index", tiny_student, "--documents", str(beir), "--store", str(store)]
         place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
         ranks = [

@@ -21,7 +21,7 @@ ALLOWED = {
     "cli": {"serving", "pipelines", "components", "students", "trainers", "examples"},
     "serving": {"pipelines", "components", "students"},
     "examples": {"pipelines", "components", "students", "trainers"},
-    "pipelines": {"components"},
+    "pipelines": {"components", "students"},
     "components": {"students"},
     "students": set(),
     "trainers": {"students"},

@@ -1,0 +1,279 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Indexing documents through a pipeline: what is embedded again, what belongs to which file, what is deleted."""
+
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from haystack import Document
+from haystack.document_stores.errors import DocumentStoreError
+
+from haystack_integrations.components.retrievers.retort.qdrant_server import ServerIndex
+from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
+from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+from retort.pipelines.load import is_url, load_pipeline, store_spec
+from retort.pipelines.shards import Shards
+from retort.students import (
+    FILE_STAMP,
+    ROOT_STAMP,
+    SPACE_STAMP,
+    SPARSE_SPACE_STAMP,
+    SPARSE_STUDENT_STAMP,
+    STAMP_PREFIX,
+    STUDENT_STAMP,
+    Manifest,
+    Student,
+    read_space,
+)
+from retort.students.files import resolve_model
+from retort.students.hashing import canonical_json
+from retort.students.sparse import SparseStudent
+
+BLOCK = 2048
+SERVER_WRITERS = 4  # requests to a server at once
+SPACES = (SPACE_STAMP, SPARSE_SPACE_STAMP)
+
+
+def index_documents(
+    student: str,
+    read: Callable[[], list[Document]],
+    store: str | Path,
+    *,
+    folder: Path | None,
+    progress: Callable[[str, int], AbstractContextManager[Callable[[int], Any]]],
+    sparse: str | None = None,
+    prune: bool = False,
+    quantization: str | None = None,
+) -> tuple[int, int]:
+    """
+    Index documents through `indexing.yml` (`indexing_hybrid.yml` with a sparse student), in blocks.
+
+    An interrupted run leaves whole blocks; the same command goes on after them, as documents that are in the index
+    unchanged are not embedded again. Passages that a file gave before and no longer gives are deleted; files that are
+    gone are left alone, unless `prune` is set, and so are those of other folders. The documents of a BEIR folder belong
+    to no file: each is replaced by one of the same id, and only `prune` deletes it. Under `accelerate launch` all
+    processes embed; an index in a folder is written by the first, a server by all.
+
+    :param student:
+        The student.
+    :param read:
+        Reads the documents: called after what can be refused at once, as a folder may take minutes.
+    :param store:
+        Folder of the index, or URL of a collection on a Qdrant server (see `store_spec`).
+    :param folder:
+        The folder that the documents are passages of, their files named in `file_path`; None for a BEIR folder's.
+    :param progress:
+        Shows how far it is: a context of what is done and of how many, that yields `update(n)`.
+    :param sparse:
+        A sparse student, whose embeddings documents get besides.
+    :param prune:
+        Delete every document of the index that is not among those read.
+    :param quantization:
+        `int8` or `binary`: how a folder's index keeps embeddings besides; None leaves an index as it is.
+    :returns:
+        Documents in the index, and how many were deleted.
+    :raises DocumentStoreError:
+        If another student built the index, it was built with another quantisation, or it holds a file of the same name
+        from another folder (but for `prune`).
+    """
+    state = _processes()
+    first = state is None or state.is_main_process
+    name, store = _absolute(student), str(store)
+    dim = _dimension(name) if is_url(store) else None  # a folder takes that of the first embedding
+    places: dict[str, Any] = {"student": name, "index": store, "embedding_dim": dim, "quantization": quantization}
+    stamps = {SPACE_STAMP: read_space(name), STUDENT_STAMP: name}
+    if sparse is None:
+        pipeline = load_pipeline("indexing", **places)
+    else:
+        pipeline = load_pipeline("indexing_hybrid", **places, sparse=_absolute(sparse))
+        stamps |= {
+            SPARSE_SPACE_STAMP: read_space(_absolute(sparse), SparseStudent),
+            SPARSE_STUDENT_STAMP: _absolute(sparse),
+        }
+    root = None if folder is None else str(folder.resolve())
+    documents = _owned(read(), root)
+    writer: Any = pipeline.get_component("writer")
+    # Not `pipeline.run`: Haystack copies what runs along a connection, vectors number by number.
+    embedders: list[Any] = [pipeline.get_component(n) for n in pipeline.graph.nodes if n != "writer"]
+
+    def embed(block: list[Document]) -> list[Document]:
+        for embedder in embedders:
+            block = embedder.run(documents=block)["documents"]
+        return block
+
+    target = writer.document_store
+    index = reader(target)
+    if (first or is_url(store)) and (there := index.sample_meta()) is not None:  # all who write look first
+        _refuse_other_space(there, store, name, sparse)
+        if root is not None and not prune:
+            _refuse_other_root(target, store, documents, root)
+    blocks = [documents[start : start + BLOCK] for start in range(0, len(documents), BLOCK)]
+    if state is None or is_url(store):  # a server is written to by all
+        own = blocks if state is None else blocks[state.process_index :: state.num_processes]
+        _fill(writer, index, own, embed, stamps, progress, workers=SERVER_WRITERS if is_url(store) else 1)
+    else:
+        shards = Shards(Path(f"{store}.shards"), stamps)
+        for block in blocks[state.process_index :: state.num_processes]:
+            shards.put(block, embed)
+        state.wait_for_everyone()
+        if first:
+            for block in blocks:
+                writer.run(documents=shards.take(block))
+            shards.clear()
+    if state is not None:
+        state.wait_for_everyone()
+    if not first:
+        pipeline.close()
+        return 0, 0
+    if prune:
+        before = index.document_ids() if isinstance(index, ServerIndex) else {d.id for d in index.filter_documents()}
+    else:
+        before = set() if root is None else set(_passages(target, documents, "==", root))
+    stale = sorted(before - {d.id for d in documents})
+    for start in range(0, len(stale), BLOCK):
+        target.delete_documents(stale[start : start + BLOCK])
+    if not is_url(store):  # a server does so by itself
+        target.optimize()
+    count = int(target.count_documents())
+    index.close()
+    pipeline.close()
+    return count, len(stale)
+
+
+def _processes() -> Any:
+    """Join the processes that `accelerate launch` started; None if there is one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:  # noqa: PLR2004
+        return None
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available())  # without, each on a CPU takes itself for the first
+
+
+def _fill(
+    writer: Any,
+    index: Any,
+    blocks: list[list[Document]],
+    embed: Callable[[list[Document]], list[Document]],
+    stamps: dict[str, str],
+    progress: Callable[[str, int], AbstractContextManager[Callable[[int], Any]]],
+    *,
+    workers: int,
+) -> None:
+    """Embed what is new, block by block, and write the blocks before meanwhile."""
+    filled = index.sample_meta() is not None
+    pending: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(workers) as pool, progress("indexing", sum(map(len, blocks))) as update:
+        for block in blocks:
+            fresh = _changed(writer.document_store, block, stamps) if filled else block
+            if fresh:
+                pending.append(pool.submit(writer.run, documents=embed(fresh)))
+            while len(pending) > workers:  # bounds what waits in memory
+                pending.popleft().result()
+            update(len(block))
+        for written in pending:
+            written.result()
+
+
+def open_store(store: str) -> QdrantEdgeDocumentStore | QdrantDocumentStore:
+    """Create the document store of a folder or URL; nothing is opened yet."""
+    kind = QdrantDocumentStore if is_url(store) else QdrantEdgeDocumentStore
+    return kind.from_dict(store_spec(store))
+
+
+def reader(
+    document_store: QdrantEdgeDocumentStore | QdrantDocumentStore,
+) -> QdrantEdgeDocumentStore | ServerIndex:
+    """Return what reads a document store and creates nothing."""
+    return ServerIndex(document_store) if isinstance(document_store, QdrantDocumentStore) else document_store
+
+
+def _owned(documents: list[Document], root: str | None) -> list[Document]:
+    """Give passages of files their owner. A corpus that was read from an index may bring our keys along: they go."""
+    owned = []
+    for document in documents:
+        owner = {} if root is None else {ROOT_STAMP: root, FILE_STAMP: document.meta["file_path"]}
+        owned.append(replace(document, meta=_unstamped(document.meta) | owner))
+    return owned
+
+
+def _unstamped(meta: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in meta.items() if not name.startswith(STAMP_PREFIX)}
+
+
+def _owner(meta: dict[str, Any]) -> tuple[str, str] | None:
+    """Folder and file that a passage was read from; None of a BEIR folder's document, or of somebody else's."""
+    if ROOT_STAMP not in meta:
+        return None
+    # Earlier versions stamped the folder alone, and on passages of files only: their `file_path` is ours.
+    return str(meta[ROOT_STAMP]), str(meta.get(FILE_STAMP, meta.get("file_path")))
+
+
+def _passages(store: Any, documents: list[Document], same_root: str, root: str) -> dict[str, tuple[str, str]]:
+    """Owners of the indexed passages of the same files, in the same folder (`==`) or in others (`!=`), by id."""
+    files = {d.meta[FILE_STAMP] for d in documents}
+    names = [{"field": f"meta.{name}", "operator": "in", "value": sorted(files)} for name in (FILE_STAMP, "file_path")]
+    rooted = {"field": f"meta.{ROOT_STAMP}", "operator": same_root, "value": root}
+    near = store.filter_documents({"operator": "AND", "conditions": [rooted, {"operator": "OR", "conditions": names}]})
+    owners = {d.id: _owner(d.meta) for d in near}
+    return {name: owner for name, owner in owners.items() if owner is not None and owner[1] in files}
+
+
+def _changed(store: Any, documents: list[Document], stamps: dict[str, str]) -> list[Document]:
+    """List the documents that the index has not, or has with other texts, metadata, owners or spaces."""
+    known = store.filter_documents({"field": "id", "operator": "in", "value": [d.id for d in documents]})
+    stored = {d.id: d for d in known}
+
+    def same(document: Document) -> bool:
+        there = stored.get(document.id)
+        if there is None or there.content != document.content or _owner(there.meta) != _owner(document.meta):
+            return False
+        # As JSON, which the index gives back: the splitter notes overlaps as tuples.
+        return canonical_json(_unstamped(there.meta)) == canonical_json(_unstamped(document.meta)) and all(
+            there.meta.get(name) == stamps[name] for name in SPACES if name in stamps
+        )
+
+    return [document for document in documents if not same(document)]
+
+
+def _absolute(student: str) -> str:
+    """Name a folder so that it is found from anywhere."""
+    return str(Path(student).resolve()) if Path(student).is_dir() else student
+
+
+def _dimension(student: str) -> int:
+    manifest = Manifest.read(Path(resolve_model(student)))
+    return manifest.dim if manifest is not None else Student.load(student).dim
+
+
+def _refuse_other_root(store: Any, place: str, documents: list[Document], root: str) -> None:
+    """Ids are relative to a folder: those of another one would be overwritten and deleted."""
+    taken = _passages(store, documents, "!=", root)
+    if taken:
+        other, path = min(taken.values())
+        msg = (
+            f"{path} of {root} is already there from {other}, in the index at {place}; give another --store, or "
+            "index the folder that holds both."
+        )
+        raise DocumentStoreError(msg)
+
+
+def _refuse_other_space(meta: dict[str, Any], store: str, student: str, sparse: str | None) -> None:
+    """Two spaces in one index would answer from either half, and nobody would notice."""
+    mend = "Give another --store, or delete that one to build it anew."
+    if meta.get(SPACE_STAMP) != read_space(student):
+        built_by = meta.get(STUDENT_STAMP, "something else")
+        msg = f"The index at {store} was built by {built_by}, not by {student}. {mend}"
+        raise DocumentStoreError(msg)
+    found = meta.get(SPARSE_SPACE_STAMP)
+    if found != (None if sparse is None else read_space(sparse, SparseStudent)):
+        built_by = meta.get(SPARSE_STUDENT_STAMP, "no student")
+        msg = f"The sparse embeddings of the index at {store} are of {built_by}, not of {sparse or 'none'}. {mend}"
+        raise DocumentStoreError(msg)
