@@ -1,9 +1,6 @@
 # Each target does all its own set-up on a fresh machine.
 PYTHON ?= python3
 BIN := .venv/bin
-# Our packages in the namespace that other distributions share.
-OURS := haystack_integrations.document_stores.retort $(patsubst components/%/__init__.py,\
-  haystack_integrations.components.%.retort,$(filter-out components/document_stores/%,$(wildcard components/*/__init__.py)))
 export HAYSTACK_TELEMETRY_ENABLED := False
 export TOKENIZERS_PARALLELISM := false
 
@@ -18,7 +15,7 @@ test: .venv
 check: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p retort $(addprefix -p ,$(OURS))
+	$(BIN)/python .ci/typecheck.py
 
 format: .venv
 	$(BIN)/ruff check --fix .
@@ -27,7 +24,7 @@ format: .venv
 .venv: .venv/.installed
 
 # torch first, alone and in the tested version: resolved with the rest, pip may choose another build of it.
-.venv/.installed: pyproject.toml constraints.txt hatch_build.py
+.venv/.installed: pyproject.toml constraints.txt hatch_build.py hatch_editable.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet $(shell grep '^torch==' constraints.txt)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'

@@ -5,6 +5,7 @@
 
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -46,6 +47,15 @@ def test_the_wheel_holds_everything(wheel):
     assert strangers == []
     shared = [n for n in names if n.startswith("haystack_integrations/") and "/retort/" not in n]
     assert shared == []
+
+
+@pytest.mark.integration
+def test_the_sdist_can_be_developed(wheel):
+    """It holds what an editable install and `make check` need."""
+    with tarfile.open(next(wheel.parent.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"hatch_build.py", "hatch_editable.py", "Makefile", ".ci/typecheck.py", "tests/test_editable.py"} <= names
+    assert not [name for name in names if name.startswith(".typing")]
 
 
 @pytest.mark.integration
