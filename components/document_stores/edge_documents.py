@@ -5,8 +5,9 @@
 
 import json
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID, uuid5
 
 import numpy as np
@@ -19,6 +20,11 @@ from qdrant_edge import Point, Record, ScoredPoint, SparseVector
 DENSE_VECTOR = "text-dense"
 SPARSE_VECTOR = "text-sparse"
 _LARGEST = float(np.finfo(np.float32).max)  # the engine keeps single precision, and makes infinity of more
+# How deep lists and dictionaries may nest, the meta itself counted. The engine writes any depth but reads about 120
+# levels: an index with one deeper document never opens again. At some thousands, or in a circle, the process crashes.
+_DEPTH = 64
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_SHOWN = 80  # characters of the name of a bad value in its message
 _ID_NAMESPACE = UUID("3896d314-1e95-4a3a-b45a-945f9f0b541d")
 
 
@@ -45,7 +51,7 @@ def to_point(document: Document) -> Point:
     :returns:
         The point: the embeddings as vectors, the rest as payload.
     :raises DocumentStoreError:
-        If the document holds something that JSON cannot.
+        If the document holds something that JSON cannot, or is nested too deeply.
     """
     vector: dict[str, Any] = {}
     if document.embedding is not None:
@@ -55,17 +61,39 @@ def to_point(document: Document) -> Point:
 
     payload: dict[str, Any] = {"id": document.id, "content": document.content, "meta": document.meta}
     if document.blob is not None:
-        blob = document.blob
-        payload["blob"] = {"data": blob.data, "meta": blob.meta, "mime_type": blob.mime_type}
+        payload["blob"] = {"meta": document.blob.meta, "mime_type": document.blob.mime_type}
     try:
-        return Point(point_id(document.id), vector, payload)
+        if _is_plain(payload.values()):
+            return _point(document, vector, payload)
     except (TypeError, ValueError):
-        return Point(point_id(document.id), vector, as_json(payload, f"Document '{document.id}'"))
+        pass  # `as_json` says what it is, or mends it
+    return _point(document, vector, as_json(payload, f"Document {document.id!r}"))
+
+
+def _point(document: Document, vector: dict[str, Any], payload: dict[str, Any]) -> Point:
+    if document.blob is not None:
+        payload = {**payload, "blob": {**payload["blob"], "data": document.blob.data}}
+    return Point(point_id(document.id), vector, payload)
+
+
+def _is_plain(values: Iterable[Any], room: int = _DEPTH) -> bool:
+    """
+    Tell whether the engine takes values as they are. Text, floats and keys are left to the engine, which is faster.
+    """
+    for value in values:
+        kind = type(value)
+        if kind in _SCALARS:
+            continue
+        if kind is not dict and kind is not list:
+            return False
+        if not room or not _is_plain(value.values() if kind is dict else value, room - 1):
+            return False
+    return True
 
 
 def as_json(payload: dict[str, Any], owner: str) -> dict[str, Any]:
     """
-    Rewrite what JSON can express in another form: dates as ISO 8601 strings, keys as strings.
+    Rewrite what JSON can express in another form: dates as ISO 8601 strings, keys as strings, arrays as lists.
 
     :param payload:
         The payload.
@@ -74,24 +102,44 @@ def as_json(payload: dict[str, Any], owner: str) -> dict[str, Any]:
     :returns:
         A copy of JSON's own types.
     :raises DocumentStoreError:
-        If it holds something that JSON cannot.
+        If it holds something that JSON cannot, or is nested too deeply.
     """
 
-    def default(value: Any) -> Any:
+    def refuse(name: str, reason: str) -> NoReturn:
+        shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
+        msg = f"{owner} cannot be stored: {shown!r} {reason}."
+        raise DocumentStoreError(msg)
+
+    def convert(value: Any, name: str, room: int) -> Any:
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, (int, np.integer)):
+            return int(value)
+        if isinstance(value, (float, np.floating)):
+            if not math.isfinite(value):
+                refuse(name, f"is {float(value)}, which is no number: leave it out, or use None")
+            return float(value)
+        if isinstance(value, str):
+            try:
+                return value.encode().decode()
+            except UnicodeEncodeError:
+                refuse(name, "holds a surrogate, half a character: clean the text with .encode(errors='replace')")
         if isinstance(value, date):
             return value.isoformat()
-        if isinstance(value, bytes):
-            return list(value)
         if isinstance(value, (np.generic, np.ndarray)):
-            return value.tolist()
-        msg = f"{value!r} of type {type(value).__name__} is not JSON"
-        raise TypeError(msg)
+            return convert(value.tolist(), name, room)
+        if isinstance(value, (Mapping, Sequence)):
+            if not room:
+                refuse(name, f"is nested more than {_DEPTH} levels deep: flatten it, or store it as text (json.dumps)")
+            if isinstance(value, Sequence):
+                return [convert(item, f"{name}[{index}]", room - 1) for index, item in enumerate(value)]
+            return {
+                key if isinstance(key, str) else json.dumps(key): convert(item, f"{name}.{key}", room - 1)
+                for key, item in value.items()
+            }
+        return refuse(name, f"is of type {type(value).__name__}: meta may hold only what JSON can, and dates")
 
-    try:
-        return json.loads(json.dumps(payload, default=default, allow_nan=False, ensure_ascii=False).encode())
-    except (TypeError, ValueError) as error:
-        msg = f"{owner} cannot be stored: {error}. Meta may hold only what JSON can, and dates."
-        raise DocumentStoreError(msg) from error
+    return {key: convert(value, key, _DEPTH) for key, value in payload.items()}
 
 
 def to_document(point: Record | ScoredPoint, *, score: float | None = None) -> Document:

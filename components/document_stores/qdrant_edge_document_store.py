@@ -355,8 +355,10 @@ class QdrantEdgeDocumentStore:
             The number of documents updated.
         :raises FilterError:
             If the filters are malformed.
+        :raises DocumentStoreError:
+            If the fields cannot be stored.
         """
-        payload = as_json(meta, "The update")
+        payload = as_json({"meta": meta}, "The update")["meta"]
         return self._update_matching(filters, lambda ids: UpdateOperation.set_payload(ids, payload, "meta"))
 
     async def update_by_filter_async(self, filters: dict[str, Any], meta: dict[str, Any]) -> int:
