@@ -3,21 +3,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the embedded index keeps, and what it refuses before it writes."""
 
+import os
+import tempfile
+import types
+from collections import UserDict, deque
+from dataclasses import replace
+from decimal import Decimal
+
+import numpy as np
 import pytest
 from haystack import Document
-from haystack.dataclasses import ByteStream
+from haystack.dataclasses import ByteStream, SparseEmbedding
 from haystack.document_stores.errors import DocumentStoreError
+from haystack.document_stores.types import DuplicatePolicy
 
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
 EVERYTHING = {"field": "id", "operator": "!=", "value": ""}
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = QdrantEdgeDocumentStore(path=str(tmp_path / "index"), return_embedding=True)
-    yield store
-    store.close()
+def store():
+    # In memory: a hundred new indexes wait long for a busy disk.
+    with tempfile.TemporaryDirectory(dir=MEMORY, ignore_cleanup_errors=True) as folder:
+        yield QdrantEdgeDocumentStore(path=os.path.join(folder, "index"), return_embedding=True)
 
 
 def nest(levels, kinds):
@@ -76,3 +86,130 @@ class TestDepth:
         circle = []
         circle += [circle, circle]
         refused(store, Document.from_dict({"id": "a", "meta": {"circle": circle}}), "nested more than 64 levels")
+
+
+class TestKept:
+    def test_odd_documents(self, store):
+        keys = ["", " ", "a.b", "a[0]", "a[]", '"q"', "\x00", "\ufeff", "meta", "id", "\U0001f600"]
+        docs = [
+            Document(id="", content="", meta={key: {key: [key]} for key in keys}),
+            Document(id="\x00", content="\x00", meta={"k": [2**64 - 1, -(2**63), 2**53 + 1, 1e308, 5e-324, -0.0]}),
+            Document(id="a" * 10_000, content="\U0010ffff" * 10_000, meta={"k" * 10_000: [None, {}, [], [[]], ""]}),
+            Document(id="blob", blob=ByteStream(b"", meta={"k": [2**64 - 1, {"": None}]}, mime_type="")),
+            Document(id="sparse", sparse_embedding=SparseEmbedding([0, 2**32 - 1], [1.0, -2.0])),
+            Document(id="empty", sparse_embedding=SparseEmbedding([], []), embedding=[0.0, 0.0]),
+        ]
+        store.write_documents(docs)
+        store.close()
+        stored = {document.id: document for document in store.filter_documents()}
+        assert [repr(stored[document.id]) for document in docs] == [repr(document) for document in docs]
+        assert [stored[document.id] for document in docs] == docs
+
+    @pytest.mark.parametrize(
+        ("value", "kept"),
+        [
+            (UserDict(a=1), {"a": 1}),
+            (types.MappingProxyType({"a": 1}), {"a": 1}),
+            (deque([1]), [1]),
+            (range(2), [0, 1]),
+            (np.uint64(2**64 - 1), 2**64 - 1),
+            (np.float16(0.5), 0.5),
+            (np.longdouble(0.5), 0.5),
+            (np.str_("a"), "a"),
+            (np.bool_(True), True),
+            (np.zeros((2, 0)), [[], []]),
+            (np.datetime64("2024-02-29"), "2024-02-29"),
+            (np.array(["2024-02-29T12:00:00.5"], "datetime64[ns]"), ["2024-02-29T12:00:00.500000"]),
+            ({1: "a", 1.5: "b", "t": "c", None: "d"}, {"1": "a", "1.5": "b", "t": "c", "null": "d"}),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_rewritten(self, store, value, kept):
+        store.write_documents([Document(id="a", meta={"key": value, "list": [value]})])
+        assert store.sample_meta() == {"key": kept, "list": [kept]}
+        store.update_by_filter(EVERYTHING, {"other": value})
+        assert store.sample_meta() == {"key": kept, "list": [kept], "other": kept}
+
+
+class TestRefused:
+    @pytest.mark.parametrize("beside", [{}, {"tuple": ()}], ids=["plain", "rewritten"])
+    @pytest.mark.parametrize(
+        ("value", "match"),
+        [
+            (2**64, "integer"),
+            (-(2**63) - 1, "integer"),
+            (10**400, "integer"),
+            (float("nan"), "is nan"),
+            (float("-inf"), "is -inf"),
+            (np.float32("nan"), "is nan"),
+            ("\ud800", "surrogate"),
+            ({"\udfff": 1}, "surrogate"),
+            ({(1, 2): 3}, "key of type tuple"),
+            ({1: "a", "1": "b"}, "two keys"),
+            (b"a", "type bytes"),
+            (Decimal(1), "type Decimal"),
+            ({1}, "type set"),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_meta(self, store, value, match, beside):
+        store.write_documents([Document(id="before")])
+        for name, fields in {
+            r"meta\.key": {"meta": {**beside, "key": value}},
+            r"meta\.key\[0\]": {"meta": {**beside, "key": [value]}},
+            r"blob\.meta\.key": {"blob": ByteStream(b"", meta={"key": value})},
+        }.items():
+            with pytest.raises(DocumentStoreError, match=rf"Document 'a' .*'{name}' .*{match}"):
+                store.write_documents([Document(id="first"), Document(id="a", **fields)])
+        assert store.count_documents() == 1
+        with pytest.raises(DocumentStoreError, match=rf"The update .*'meta\.key' .*{match}"):
+            store.update_by_filter(EVERYTHING, {**beside, "key": value})
+        assert store.sample_meta() == {}
+
+    @pytest.mark.parametrize(
+        ("fields", "match"),
+        [
+            ({"id": "\ud800"}, r"id '\\ud800' is not Unicode text"),
+            ({"id": 1}, "id 1 is not Unicode text"),
+            ({"content": "\ud800"}, "'content' holds a surrogate"),
+            ({"meta": [1]}, "meta of document 'a' is of type list"),
+            ({"blob": ByteStream("text")}, "blob of document 'a' holds str, not bytes"),
+            ({"blob": ByteStream(b"", mime_type="\ud800")}, "'blob.mime_type' holds a surrogate"),
+            ({"embedding": 1.0}, "embedding of document 'a'"),
+            ({"embedding": [[1.0]]}, "embedding of document 'a'"),
+            ({"embedding": [2e19]}, "embedding of document 'a'"),
+        ],
+        ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+    )
+    @pytest.mark.parametrize("policy", list(DuplicatePolicy), ids=lambda policy: policy.name)
+    def test_field(self, store, fields, match, policy):
+        with pytest.raises(DocumentStoreError, match=match):
+            store.write_documents([Document(id="first"), Document(**{"id": "a", **fields})], policy=policy)
+        assert store.count_documents() == 0
+
+    @pytest.mark.parametrize(
+        ("indices", "values"),
+        [
+            ([1, 2], [1.0]),
+            ([1], [1.0, 2.0]),
+            ([1, 1], [1.0, 2.0]),
+            ([-1], [1.0]),
+            ([2**32], [1.0]),
+            ([1.0], [1.0]),
+            (["a"], [1.0]),
+            ([1], [2e19]),
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore:Mutating attribute")
+    def test_sparse(self, store, indices, values):
+        """The engine wrote an index that has no value, and never opened the index again."""
+        embedding = SparseEmbedding([1], [1.0])
+        embedding.indices, embedding.values = indices, values
+        refused(store, Document(id="a", sparse_embedding=embedding), "sparse embedding of document 'a'")
+
+    def test_overwriting_keeps_the_old_one(self, store):
+        document = Document(id="a", content="old")
+        store.write_documents([document])
+        with pytest.raises(DocumentStoreError):
+            store.write_documents([replace(document, content="new"), Document(id="b", meta={"key": 2**64})])
+        assert store.filter_documents() == [document]

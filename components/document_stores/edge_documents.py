@@ -19,11 +19,13 @@ from qdrant_edge import Point, Record, ScoredPoint, SparseVector
 # Vector names, id namespace and payload layout are qdrant-haystack's: the same document has the same id on a server.
 DENSE_VECTOR = "text-dense"
 SPARSE_VECTOR = "text-sparse"
-_LARGEST = float(np.finfo(np.float32).max)  # the engine keeps single precision, and makes infinity of more
+_LONGEST = 1e19  # the engine squares lengths in single precision, where more than this is infinity, or zero
+_NOT_FINITE = f"something else than finite numbers, or is longer than {_LONGEST:.0e}"
 # How deep lists and dictionaries may nest, the meta itself counted. The engine writes any depth but reads about 120
 # levels: an index with one deeper document never opens again. At some thousands, or in a circle, the process crashes.
 _DEPTH = 64
-_SCALARS = frozenset({str, int, float, bool, type(None)})
+_LEAST, _GREATEST = -(2**63), 2**64 - 1  # the engine makes floats of integers outside
+_SCALARS = frozenset({str, float, bool, type(None)})
 _SHOWN = 80  # characters of the name of a bad value in its message
 _ID_NAMESPACE = UUID("3896d314-1e95-4a3a-b45a-945f9f0b541d")
 
@@ -36,8 +38,14 @@ def point_id(document_id: str) -> str:
         The Haystack id.
     :returns:
         The same UUID for the same id, everywhere, as 32 hexadecimal digits.
+    :raises DocumentStoreError:
+        If the id is not Unicode text.
     """
-    return uuid5(_ID_NAMESPACE, document_id).hex  # the engine reads text several times faster than a UUID
+    try:
+        return uuid5(_ID_NAMESPACE, document_id).hex  # the engine reads text several times faster than a UUID
+    except (TypeError, UnicodeEncodeError) as error:
+        msg = f"The document id {document_id!r} is not Unicode text."
+        raise DocumentStoreError(msg) from error
 
 
 def to_point(document: Document) -> Point:
@@ -51,16 +59,22 @@ def to_point(document: Document) -> Point:
     :returns:
         The point: the embeddings as vectors, the rest as payload.
     :raises DocumentStoreError:
-        If the document holds something that JSON cannot, or is nested too deeply.
+        If the document holds something that JSON cannot, or that the engine would change or not read again.
     """
+    if not isinstance(document.meta, dict):
+        msg = f"The meta of document {document.id!r} is of type {type(document.meta).__name__}, not a dictionary."
+        raise DocumentStoreError(msg)
     vector: dict[str, Any] = {}
     if document.embedding is not None:
         vector[DENSE_VECTOR] = document.embedding
     if document.sparse_embedding is not None:
-        vector[SPARSE_VECTOR] = SparseVector(document.sparse_embedding.indices, document.sparse_embedding.values)
+        vector[SPARSE_VECTOR] = _sparse_vector(document.sparse_embedding, document.id)
 
     payload: dict[str, Any] = {"id": document.id, "content": document.content, "meta": document.meta}
     if document.blob is not None:
+        if not isinstance(document.blob.data, (bytes, bytearray)):  # else reading it fails, and all others with it
+            msg = f"The blob of document {document.id!r} holds {type(document.blob.data).__name__}, not bytes."
+            raise DocumentStoreError(msg)
         payload["blob"] = {"meta": document.blob.meta, "mime_type": document.blob.mime_type}
     try:
         if _is_plain(payload.values()):
@@ -84,11 +98,32 @@ def _is_plain(values: Iterable[Any], room: int = _DEPTH) -> bool:
         kind = type(value)
         if kind in _SCALARS:
             continue
+        if kind is int and _LEAST <= value <= _GREATEST:
+            continue
         if kind is not dict and kind is not list:
             return False
         if not room or not _is_plain(value.values() if kind is dict else value, room - 1):
             return False
     return True
+
+
+def _sparse_vector(embedding: SparseEmbedding, document_id: str) -> SparseVector:
+    """
+    Convert a sparse embedding. With an index that has no value, the engine never opens the index again.
+    """
+    indices = embedding.indices
+    try:
+        vector = SparseVector(indices, embedding.values)
+        if len(embedding.values) == len(indices) == len(set(indices)):
+            return vector
+        error = None
+    except (TypeError, OverflowError) as caught:
+        error = caught
+    msg = (
+        f"The sparse embedding of document {document_id!r} cannot be stored: it must have different integers from 0 to "
+        "2**32 - 1 for indices, and a value for each."
+    )
+    raise DocumentStoreError(msg) from error
 
 
 def as_json(payload: dict[str, Any], owner: str) -> dict[str, Any]:
@@ -102,7 +137,7 @@ def as_json(payload: dict[str, Any], owner: str) -> dict[str, Any]:
     :returns:
         A copy of JSON's own types.
     :raises DocumentStoreError:
-        If it holds something that JSON cannot, or is nested too deeply.
+        If it holds something that JSON cannot, or that the engine would change or not read again.
     """
 
     def refuse(name: str, reason: str) -> NoReturn:
@@ -114,30 +149,41 @@ def as_json(payload: dict[str, Any], owner: str) -> dict[str, Any]:
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, (int, np.integer)):
+            if not _LEAST <= value <= _GREATEST:
+                refuse(name, "is an integer below -2**63 or above 2**64 - 1: store it as text (str)")
             return int(value)
         if isinstance(value, (float, np.floating)):
             if not math.isfinite(value):
                 refuse(name, f"is {float(value)}, which is no number: leave it out, or use None")
             return float(value)
         if isinstance(value, str):
-            try:
-                return value.encode().decode()
-            except UnicodeEncodeError:
-                refuse(name, "holds a surrogate, half a character: clean the text with .encode(errors='replace')")
+            return text(value, name)
         if isinstance(value, date):
             return value.isoformat()
         if isinstance(value, (np.generic, np.ndarray)):
-            return convert(value.tolist(), name, room)
-        if isinstance(value, (Mapping, Sequence)):
-            if not room:
-                refuse(name, f"is nested more than {_DEPTH} levels deep: flatten it, or store it as text (json.dumps)")
-            if isinstance(value, Sequence):
-                return [convert(item, f"{name}[{index}]", room - 1) for index, item in enumerate(value)]
-            return {
-                key if isinstance(key, str) else json.dumps(key): convert(item, f"{name}.{key}", room - 1)
-                for key, item in value.items()
-            }
-        return refuse(name, f"is of type {type(value).__name__}: meta may hold only what JSON can, and dates")
+            # Nanoseconds would become integers.
+            return convert((value.astype("M8[us]") if value.dtype == "M8[ns]" else value).tolist(), name, room)
+        if not isinstance(value, (Mapping, Sequence)) or isinstance(value, (bytes, bytearray, memoryview)):
+            refuse(name, f"is of type {type(value).__name__}: meta may hold only what JSON can, and dates")
+        if not room:
+            refuse(name, f"is nested more than {_DEPTH} levels deep: flatten it, or store it as text (json.dumps)")
+        if isinstance(value, Sequence):
+            return [convert(item, f"{name}[{index}]", room - 1) for index, item in enumerate(value)]
+        items: dict[str, Any] = {}
+        for key, item in value.items():
+            if not isinstance(key, (str, int, float, bool, type(None))):
+                refuse(name, f"has a key of type {type(key).__name__}: keys must be text")
+            written = text(key, name) if isinstance(key, str) else json.dumps(key)
+            if written in items:
+                refuse(name, f"has two keys that are written {written!r}: JSON knows only text")
+            items[written] = convert(item, f"{name}.{written}", room - 1)
+        return items
+
+    def text(value: str, name: str) -> str:
+        try:
+            return value.encode().decode()
+        except UnicodeEncodeError:
+            refuse(name, "holds a surrogate, half a character: clean the text with .encode(errors='replace').decode()")
 
     return {key: convert(value, key, _DEPTH) for key, value in payload.items()}
 
@@ -186,10 +232,14 @@ def embedding_dimension(documents: list[Document], expected: int | None, path: s
     for document in documents:
         sparse = document.sparse_embedding
         if sparse is not None and not _is_finite(sparse.values):
-            msg = f"The sparse embedding of document '{document.id}' holds something else than finite numbers."
+            msg = f"The sparse embedding of document '{document.id}' holds {_NOT_FINITE}."
             raise DocumentStoreError(msg)
         if document.embedding is None:
             continue
+        # Qdrant stores NaN without a word and never finds it again.
+        if not _is_finite(document.embedding):
+            msg = f"The embedding of document '{document.id}' holds {_NOT_FINITE}."
+            raise DocumentStoreError(msg)
         size = len(document.embedding)
         if size == 0:  # the engine takes 0 for a dimension, and then never opens the index again
             msg = f"The embedding of document '{document.id}' is empty: leave it out, or embed the document."
@@ -202,14 +252,11 @@ def embedding_dimension(documents: list[Document], expected: int | None, path: s
                 f"holds embeddings of {expected} dimensions."
             )
             raise DocumentStoreError(msg)
-        if not _is_finite(document.embedding):  # Qdrant stores NaN without a word and never finds it again
-            msg = f"The embedding of document '{document.id}' holds something else than finite numbers."
-            raise DocumentStoreError(msg)
     return expected
 
 
 def _is_finite(numbers: list[float]) -> bool:
     try:
-        return math.hypot(*numbers) <= _LARGEST  # their length: large or NaN if an entry is, and faster than a loop
+        return math.hypot(*numbers) <= _LONGEST  # their length: large or NaN if an entry is, and faster than a loop
     except (TypeError, OverflowError):
         return False

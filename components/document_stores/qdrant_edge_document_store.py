@@ -53,6 +53,9 @@ class QdrantEdgeDocumentStore:
     With `similarity="cosine"` the engine normalises embeddings when they are written: **the embeddings it returns have
     length 1**. All embeddings are kept in single precision.
 
+    Meta is kept as JSON: dates become ISO 8601 text, keys text, tuples and arrays lists, and floats keep 15 digits.
+    What JSON cannot hold is refused, and so are integers of more than 64 bits and more than 64 levels of nesting.
+
     ### Usage example
 
     ```python
@@ -224,8 +227,8 @@ class QdrantEdgeDocumentStore:
         :raises DuplicateDocumentError:
             If `policy` is `FAIL` and there are duplicates.
         :raises DocumentStoreError:
-            If an embedding is empty, has another dimension than the index or is not finite in single precision, if a
-            document's meta cannot be stored, or if the index is in use by another process.
+            If an embedding is empty, has another dimension than the index or is not finite in single precision, if
+            something in a document cannot be kept as it is, or if the index is in use by another process.
         """
         if not isinstance(documents, list) or not all(isinstance(document, Document) for document in documents):
             msg = "`documents` must be a list of Documents."
@@ -350,7 +353,7 @@ class QdrantEdgeDocumentStore:
         :param filters:
             Haystack filters.
         :param meta:
-            The fields to set; a document's other fields stay.
+            The fields to set; a document's other fields stay. `None` removes a field.
         :returns:
             The number of documents updated.
         :raises FilterError:
