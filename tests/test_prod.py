@@ -6,6 +6,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,13 +15,14 @@ from safetensors.torch import load_file
 from tiny import assert_comes_back, everything, lists, run_killed
 
 from retort.students import Student
-from retort.trainers.distiller import Context, step_loss
+from retort.trainers.distiller import Context, Distiller, Spec, step_loss
 from retort.trainers.errors import RecipeError
+from retort.trainers.loop import Loop, make_accelerator
 from retort.trainers.methods.prod import AnchorKL, ConfusingQueries, confusing, first_ranks
 from retort.trainers.objectives import Contrastive, ListwiseKL
 from retort.trainers.outputs import Scored
 from retort.trainers.parts import build_parts
-from retort.trainers.recipe import Recipe
+from retort.trainers.recipe import Recipe, Stage, TrainingSection
 from retort.trainers.run import read_train_and_dev
 from retort.trainers.stages import open_stage
 
@@ -79,6 +81,45 @@ class TestReferenceValues:
 def test_first_ranks():
     found = np.array([[False, True, True], [True, False, False], [False, False, False]])
     assert first_ranks(found).tolist() == [2, 1, INF]
+
+
+class TestAnchor:
+    @pytest.fixture
+    def distiller(self, tiny_model):
+        objectives = {"s": [(Contrastive(scope="list"), 1.0), (AnchorKL(), 1.0)]}
+        return Distiller(tiny_model(dropout=0.5), objectives, Spec(16, {}, {}), scale=20.0)
+
+    def test_taken_while_the_student_trains_it_has_no_dropout(self, distiller):
+        distiller.train()
+        distiller.take_anchor("s")
+        assert distiller.student.training
+        assert not any(module.training for module in distiller.roles["anchor"].modules())
+
+    def test_a_refresh_renews_it(self, distiller, tmp_path, monkeypatch):
+        """At the first step after one it is the student itself, at others the student as it was."""
+        source = SimpleNamespace(
+            size=2, queries_with_positive=2, lists_hash="", batch=lambda _: lists(torch.zeros(2, 3))
+        )
+        training = TrainingSection(evaluate_every=0, checkpoint_every=99)
+        stage = Stage(name="s", objectives=[], lr=1e-2, steps=5, refresh=2)
+        step, equal = Loop._step, []
+
+        def watching(self, *arguments):
+            pairs = zip(distiller.student.parameters(), distiller.roles["anchor"].parameters(), strict=True)
+            equal.append(all(torch.equal(now, then) for now, then in pairs))
+            return step(self, *arguments)
+
+        monkeypatch.setattr(Loop, "_step", watching)
+        Loop(
+            distiller,
+            [stage],
+            training,
+            tmp_path,
+            open_stage=lambda *_: source,
+            evaluate=lambda: 0.0,
+            accelerator=make_accelerator(training, tmp_path),
+        ).run()
+        assert equal == [True, False, True, False, True]
 
 
 class TestRun:
@@ -154,6 +195,33 @@ class TestRun:
 
 
 class TestSelection:
+    @pytest.fixture
+    def confuses(self, monkeypatch):
+        """Select from one query whose positive the student ranks second, by the teacher's scores in that ranking."""
+
+        def keep(scores: list[float], **parameters) -> bool:
+            ranking = np.arange(len(scores))[None]
+            monkeypatch.setattr("retort.trainers.methods.prod.mine", lambda miner, _: (ranking[:, : miner.depth], None))
+            data = SimpleNamespace(
+                corpus=SimpleNamespace(first_rows=ranking[0]), positives=lambda: [np.array([1], dtype=np.int64)]
+            )
+            bench = SimpleNamespace(data=data, scores=lambda _, __, rows: np.array(scores)[rows])
+            return bool(ConfusingQueries(teacher="t", **parameters).keep(bench, 1)[0])
+
+        return keep
+
+    def test_documents_without_a_score_come_last(self, confuses):
+        assert confuses([np.nan, -5.0, -9.0])
+        assert not confuses([-1.0, -5.0, np.nan])
+        assert not confuses([-1.0, np.nan, np.nan])
+
+    def test_windows_are_as_deep_as_the_window(self, confuses):
+        """The teacher's favourite comes right after the window."""
+        scores = [1.0, 2.0, 0.0, 9.0]
+        assert confuses(scores, window=3)
+        assert not confuses(scores, window=4)
+        assert not confuses(scores, window=3, depth=4)
+
     def test_the_queries_that_the_student_confuses(self, prod_tree, beir, tmp_path):
         """Against the rule by hand, over the student's own ranking and the teacher's similarities."""
         recipe = Recipe.from_dict(prod_tree)
