@@ -15,7 +15,7 @@ from retort.trainers.errors import RecipeError
 from retort.trainers.losses import contrastive, listwise_kl
 from retort.trainers.methods.lead import LayerKL, MutualKL
 from retort.trainers.objectives import Contrastive, TeacherContrastive
-from retort.trainers.outputs import Late, Scored
+from retort.trainers.outputs import Encoded, Late, Scored
 from retort.trainers.recipe import Recipe
 
 OBJECTIVES = "retort.trainers.objectives"
@@ -160,6 +160,42 @@ class TestLayers:
         assert float(values.detach()) == pytest.approx(0, abs=1e-7)
         values.sum().backward()
         assert max(layer.grad.abs().max(), other.grad.abs().max()) < 1e-7
+
+
+class TestInBatch:
+    """Two models' vectors of two queries and four documents, of which the third answers both queries."""
+
+    @pytest.fixture
+    def models(self) -> list[Encoded]:
+        torch.manual_seed(0)
+        return [
+            Encoded(torch.randn(2, 8), torch.randn(4, 8), scale, "cosine", layers={0: layer})
+            for scale in (20.0, 5.0)
+            for layer in [Encoded(3 * torch.randn(2, 6), torch.randn(4, 6), scale, "cosine")]
+        ]
+
+    @pytest.fixture
+    def divergence(self, models):
+        batch = lists(torch.zeros(2, 2))
+        batch.known_positive[0, 2] = True
+        ctx = Context("s", 0, 1, teachers={"t": models[1]})
+        return lambda objective: next(iter(objective(models[0], batch, ctx).values()))[0]
+
+    def test_distributions_are_over_all_documents(self, models, divergence):
+        """Those that labels leave out too."""
+        every = torch.ones(2, 4, dtype=torch.bool)
+        last = listwise_kl(*(model.in_batch_scores() for model in models), every)
+        layer = listwise_kl(*(model.layers[0].in_batch_scores() for model in models), every)
+        torch.testing.assert_close(divergence(MutualKL(teacher="t", scope="in_batch")), last)
+        torch.testing.assert_close(divergence(bound(1, 1, scope="in_batch")), layer)
+
+    def test_dot_products_of_layers(self, models, divergence):
+        """As they are, without the models' scales."""
+        layers = [model.layers[0] for model in models]
+        expected = listwise_kl(
+            *(layer.queries @ layer.documents.T for layer in layers), torch.ones(2, 4, dtype=torch.bool)
+        )
+        torch.testing.assert_close(divergence(bound(1, 1, scope="in_batch", similarity="dot")), expected)
 
 
 @pytest.fixture

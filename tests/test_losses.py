@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from tiny import lists
 
 from retort.trainers.losses import alignment, contrastive, list_mle, listwise_kl, margin_mse, rank_net
 
@@ -136,6 +137,20 @@ class TestObjectives:
             ((values, mask),) = objective(out, batch, Context("s", 0, 1)).values()
             assert values.abs().max() < 1e-6
             assert mask.all()
+
+    def test_a_known_positive_of_another_list_is_no_negative(self):
+        """Document 2, the second list's positive, answers the first query as well."""
+        from retort.trainers.distiller import Context
+        from retort.trainers.objectives import Contrastive
+        from retort.trainers.outputs import Encoded
+
+        batch = lists(torch.zeros(2, 2))
+        batch.known_positive[0, 2] = True
+        scores = torch.tensor([[1.0, 0.5, 3.0, -1.0], [0.2, 0.4, 1.5, 0.1]])
+        out = Encoded(torch.eye(2), scores.T, 1.0, "dot")
+        ((values, _),) = Contrastive(scope="in_batch")(out, batch, Context("s", 0, 1)).values()
+        expected = [scores[0, [0, 1, 3]].logsumexp(0) - scores[0, 0], scores[1].logsumexp(0) - scores[1, 2]]
+        torch.testing.assert_close(values, torch.stack(expected))
 
     def test_scores_of_several_teachers_add_up(self):
         """By hand: one teacher's scores, twice a second one's, thrice the similarities of a third; NaN where one has none."""
