@@ -13,7 +13,7 @@ from tiny import assert_comes_back, everything, lists
 
 from retort.trainers.distiller import Context, step_loss
 from retort.trainers.losses import listwise_kl
-from retort.trainers.methods.ar2 import Adversarial
+from retort.trainers.methods.ar2 import Adversarial, adversarial
 from retort.trainers.objectives import TeacherContrastive
 from retort.trainers.outputs import Scored
 from retort.trainers.recipe import Recipe
@@ -68,6 +68,18 @@ class TestReferenceValues:
         ctx = Context("s", 0, 1)
         Adversarial(teacher="t")(Scored(G), lists(D), ctx)
         assert ctx.watched["entropy"][0].tolist() == pytest.approx([1.057255, 1.380071], abs=1e-5)
+
+
+@pytest.mark.parametrize("form", ["paper", "code"])
+def test_of_several_positives_the_rankers_best_counts(form):
+    """It is the first of the first list, and the second of the second."""
+    positive = torch.tensor([[True, True, False, False]]).expand(2, -1)
+    reward = (torch.tensor([[3.0], [1.5]]) - D).sigmoid().log()
+    expected = {
+        "paper": (G[:, 2:].softmax(-1) * reward[:, 2:]).sum(-1),
+        "code": (G.log_softmax(-1) * reward).sum(-1),
+    }
+    torch.testing.assert_close(adversarial(G, D, positive, ~positive, form=form), expected[form])
 
 
 def test_the_sum_is_of_what_counts():

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file
 from tiny import assert_comes_back, everything, lists
 
-from retort.trainers.distiller import Context
+from retort.trainers.distiller import Context, Distiller, Spec
 from retort.trainers.losses import listwise_kl
 from retort.trainers.methods.ctkd import CurriculumTemperature, features
 from retort.trainers.methods.prod import AnchorKL
 from retort.trainers.objectives import Contrastive, ListwiseKL
+from retort.trainers.optimizers import parameter_groups
 from retort.trainers.outputs import Scored
 from retort.trainers.recipe import Recipe
 
@@ -161,6 +162,16 @@ class TestPerQuery:
         mask = torch.ones_like(S, dtype=torch.bool)
         listwise_kl(fixed, T, mask, student_temperature=tau, teacher_temperature=tau).mean().backward()
         torch.testing.assert_close(scores.grad, fixed.grad)
+
+    def test_its_matrices_do_not_decay(self, tiny_model):
+        temperature = CurriculumTemperature(granularity="per_query")
+        objectives = {"s": [(ListwiseKL(teacher="t"), 1.0)]}
+        distiller = Distiller(tiny_model(), objectives, Spec(16, {}, {}), scale=20.0, temperatures={"s": temperature})
+        distiller.enter("s")
+        groups = parameter_groups(distiller, 1e-3, 0.5, distiller.paces("s"))
+        decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+        assert [decay[id(p)] for p in temperature.parameters()] == [0.0] * 4
+        assert {decay[id(p)] for p in distiller.student.parameters() if p.ndim > 1} == {0.5}
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,12 @@ class TestLists:
         assert by_id["d07"] == [bench.data.corpus.texts[7]]  # nobody asks for it in training
         assert all(len(v) == 1 for v in views(views=0).document_views(bench.data))
 
+    def test_no_more_views_in_search_than_the_recipe_says(self, views):
+        """The first document has two questions."""
+        texts = {most: views(views=most).document_views(TestSources.DATA) for most in (1, 2)}
+        assert {most: [len(own) for own in each] for most, each in texts.items()} == {1: [1, 1, 1], 2: [2, 1, 1]}
+        assert texts[1][0][0].startswith("where are ships [SEP] The sea.")
+
     def test_without_hard_negatives_it_warns(self, views, caplog):
         with caplog.at_level(logging.WARNING):
             views(negatives=0)

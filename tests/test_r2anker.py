@@ -4,6 +4,7 @@
 """R2ANKER: reference values of its draws, losses and diagnostic, what its ranker learns from, and a killed run."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -78,6 +79,32 @@ class TestJointDivergence:
         found = measure_joint_divergence(bench, miners, "ranker")
         assert found.sources["dense"] == pytest.approx(0, abs=1e-6)
         assert 0 < found.mixture < found.sources["bm25"]
+
+    @pytest.mark.parametrize("factor", [1.0, 10.0])
+    def test_scores_that_are_missing_and_scales(self, monkeypatch, factor):
+        """What a source did not find has the lowest score that it gave; each spread is divided out."""
+        ranker = np.array([2.0, 1.0, 0.0, -1.0])
+        mined = {"a": ([[0, 1, -1]], [[-1.0, -3.0, np.nan]]), "b": ([[3, 2, 1]], [[7.0, 5.0, 4.0]])}
+        whole = [np.array([-1.0, -3.0, -3.0, -3.0]), np.array([4.0, 4.0, 5.0, 7.0])]
+        pool = SimpleNamespace(
+            labels=np.full(4, -1),
+            found_by=np.full(4, 2),
+            owners=np.zeros(4, dtype=int),
+            rows=np.arange(4),
+            query_rows=[0],
+        )
+        bench = SimpleNamespace(
+            data=SimpleNamespace(corpus=SimpleNamespace(first_rows=np.arange(4))), scores=lambda *_: factor * ranker
+        )
+        monkeypatch.setattr("retort.trainers.methods.r2anker.build_lists", lambda *_: pool)
+        monkeypatch.setattr(
+            "retort.trainers.methods.r2anker.mine",
+            lambda name, _: (np.array(mined[name][0]), factor * np.array(mined[name][1])),
+        )
+        p, a, b = (torch.tensor(x / x.std()).softmax(-1) for x in (ranker, *whole))
+        expected = [float((p * (p / q).log()).sum()) for q in (a, b, (a + b) / 2)]
+        measured = measure_joint_divergence(bench, {"a": "a", "b": "b"}, "ranker")
+        assert [*measured.sources.values(), measured.mixture] == pytest.approx(expected)
 
     def test_it_is_over_negatives(self, beir, tiny_student, tmp_path):
         """Positives, and what nobody but the judgements names, say nothing of sources."""
