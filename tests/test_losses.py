@@ -5,9 +5,21 @@ import math
 
 import pytest
 import torch
+from sentence_transformers.cross_encoder.losses import ListMLELoss, RankNetLoss
+from sentence_transformers.sentence_transformer.losses import (
+    DistillKLDivLoss,
+    EmbedDistillLoss,
+    MarginMSELoss,
+    MultipleNegativesRankingLoss,
+)
+from sentence_transformers.sparse_encoder.losses import FlopsLoss
 from tiny import lists
 
+from retort.trainers.batch import CandidateBatch
+from retort.trainers.distiller import Context, Spec
 from retort.trainers.losses import alignment, contrastive, list_mle, listwise_kl, margin_mse, rank_net
+from retort.trainers.objectives import Alignment, Contrastive, Flops, InBatchKL, ListwiseKL, MarginMSE
+from retort.trainers.outputs import Encoded, Scored
 
 S = [[2.0, 1.0, 0.5], [0.3, 1.2, -0.4]]
 T = [[6.0, 2.0, -1.0], [1.0, 3.0, 0.0]]
@@ -48,6 +60,95 @@ class TestParity:
         soft = listwise_kl(q @ d.T, tq @ td.T, everything, student_temperature=4.0, teacher_temperature=4.0).mean()
         found = [round(float(x), 6) for x in (hard, soft, 0.1 * hard + 0.9 * soft)]
         assert found == [0.608866, 0.051998, 0.107685]
+
+
+class FixedRanker(torch.nn.Module):
+    """What the ranker losses of sentence-transformers ask of a `CrossEncoder`; its scores are fixed."""
+
+    num_labels = 1
+    device = torch.device("cpu")
+
+    def __init__(self, scores: torch.Tensor) -> None:
+        super().__init__()
+        self.scores = scores
+
+    def preprocess(self, pairs: list[tuple[str, str]], **_: object) -> dict:
+        return {}
+
+    def forward(self, _: dict) -> dict[str, torch.Tensor]:
+        return {"scores": self.scores}
+
+
+class TestSentenceTransformers:
+    """Values and gradients of its losses: two queries, each with a positive and two negatives."""
+
+    CTX = Context("s", 0, 1)
+
+    @pytest.fixture
+    def columns(self) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        return [torch.randn(2, 4, dtype=torch.float64, requires_grad=True) for _ in range(4)]
+
+    def encoded(self, columns: list[torch.Tensor], similarity: str = "cosine", scale: float = 20.0) -> Encoded:
+        return Encoded(columns[0], torch.stack(columns[1:], dim=1).flatten(0, 1), scale, similarity)
+
+    def assert_equal(self, ours: torch.Tensor, theirs: torch.Tensor, leaves: list[torch.Tensor]) -> None:
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+        assert ours > 1e-3
+        gradients = (torch.autograd.grad(loss, leaves, retain_graph=True) for loss in (ours, theirs))
+        for mine, other in zip(*gradients, strict=True):
+            torch.testing.assert_close(mine, other, atol=1e-6, rtol=0)
+
+    @pytest.mark.parametrize(
+        ("theirs", "objective", "similarity", "scale"),
+        [
+            (MultipleNegativesRankingLoss(None), Contrastive(), "cosine", 20.0),
+            (MarginMSELoss(None), MarginMSE(teacher="t"), "dot", 1.0),
+            (DistillKLDivLoss(None), ListwiseKL(teacher="t"), "dot", 1.0),
+            (
+                DistillKLDivLoss(None, student_temperature=4.0, teacher_temperature=2.0),
+                ListwiseKL(teacher="t", student_temperature=4.0, teacher_temperature=2.0),
+                "dot",
+                1.0,
+            ),
+        ],
+        ids=["multiple-negatives", "margin-mse", "kl", "kl-temperatures"],
+    )
+    def test_losses_of_lists(self, columns, theirs, objective, similarity, scale):
+        teacher = torch.tensor(T, dtype=torch.float64)
+        out = self.encoded(columns, similarity, scale)
+        ((values, _),) = objective(out, lists(teacher), self.CTX).values()
+        self.assert_equal(values.mean(), theirs.compute_loss_from_embeddings(columns, teacher), columns)
+
+    @pytest.mark.parametrize("distance", ["cosine", "l2", "mse"])
+    def test_alignment(self, columns, distance):
+        teacher = [torch.randn(2, 4, dtype=torch.float64) for _ in columns]
+        out, target = self.encoded(columns), self.encoded(teacher)
+        batch = lists(torch.tensor(T))
+        batch.teacher_vectors["t"] = target.queries, target.documents
+        terms = Alignment(teacher="t", distance=distance)(out, batch, self.CTX)
+        ours = torch.cat([values for values, _ in terms.values()]).mean()
+        theirs = EmbedDistillLoss(None, distance_metric=distance).compute_loss_from_embeddings(columns, teacher)
+        self.assert_equal(ours, theirs, columns)
+
+    def test_flops(self, columns):
+        """SPLADE's vectors, which are nowhere negative."""
+        out, theirs = self.encoded([column.relu() for column in columns]), FlopsLoss(None)
+        objective = Flops(query_weight=1.0, document_weight=1.0, rise=0.0)
+        terms = objective(out, lists(torch.tensor(T)), self.CTX)
+        query, document = (theirs.compute_loss_from_embeddings(vectors) for vectors in (out.queries, out.documents))
+        self.assert_equal(terms["flops_query"][0].sum(), query, columns[:1])
+        self.assert_equal(terms["flops_document"][0].sum(), document, columns[1:])
+
+    @pytest.mark.parametrize("row", [0, 1])
+    def test_losses_of_a_rankers_lists(self, row):
+        """One list at a time: its RankNet is a mean over all pairs of a batch. Its ListMLE is a sum over a list."""
+        scores, teacher = torch.tensor(S[row], requires_grad=True), torch.tensor(T[row])
+        inputs = [["q"], [["a", "b", "c"]]], [teacher]
+        theirs = RankNetLoss(FixedRanker(scores), reduction_log="natural", mini_batch_size=-1)(*inputs)
+        self.assert_equal(rank_net(scores[None], teacher[None], FULL[:1])[0], theirs, [scores])
+        theirs = ListMLELoss(FixedRanker(scores), respect_input_order=False, mini_batch_size=-1)(*inputs)
+        self.assert_equal(3 * list_mle(scores[None], teacher[None], FULL[:1])[0], theirs, [scores])
 
 
 class TestContrastive:
@@ -115,11 +216,6 @@ class TestObjectives:
     @pytest.mark.parametrize("similarity", ["cosine", "dot"])
     def test_no_divergence_from_an_equal_teacher(self, similarity):
         """A teacher is compared by its own similarity."""
-        from retort.trainers.batch import CandidateBatch
-        from retort.trainers.distiller import Context, Spec
-        from retort.trainers.objectives import InBatchKL, ListwiseKL
-        from retort.trainers.outputs import Encoded
-
         queries, documents = torch.tensor([[1.0, 0.0], [0.3, 0.4]]), torch.tensor([[1.0, 0.0], [5.0, 5.0], [0.0, 2.0]])
         batch = CandidateBatch(
             queries=["a", "b"],
@@ -140,10 +236,6 @@ class TestObjectives:
 
     def test_a_known_positive_of_another_list_is_no_negative(self):
         """Document 2, the second list's positive, answers the first query as well."""
-        from retort.trainers.distiller import Context
-        from retort.trainers.objectives import Contrastive
-        from retort.trainers.outputs import Encoded
-
         batch = lists(torch.zeros(2, 2))
         batch.known_positive[0, 2] = True
         scores = torch.tensor([[1.0, 0.5, 3.0, -1.0], [0.2, 0.4, 1.5, 0.1]])
@@ -154,11 +246,6 @@ class TestObjectives:
 
     def test_scores_of_several_teachers_add_up(self):
         """By hand: one teacher's scores, twice a second one's, thrice the similarities of a third; NaN where one has none."""
-        from retort.trainers.batch import CandidateBatch
-        from retort.trainers.distiller import Spec
-        from retort.trainers.objectives import InBatchKL, ListwiseKL
-        from retort.trainers.outputs import Scored
-
         vectors = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 1.0]])
         batch = CandidateBatch(
             queries=["a"],
@@ -214,12 +301,6 @@ class TestGivenScores:
             pairs = [(p, n) for p in entries for n in entries if p[2] and not n[2]]
             expected.append(sum(((p[0] - n[0]) - (p[1] - n[1])) ** 2 for p, n in pairs) / len(pairs))
         assert margin_mse(self.STUDENT, self.TEACHER, self.POSITIVE, self.MASK).tolist() == pytest.approx(expected)
-
-    def test_margin_mse_equals_that_of_sentence_transformers(self):
-        """One positive, as there: mean over margins."""
-        student, teacher = torch.tensor(S), torch.tensor(T)
-        theirs = torch.nn.functional.mse_loss(student[:, :1] - student[:, 1:], teacher[:, :1] - teacher[:, 1:])
-        assert float(margin_mse(student, teacher, FIRST, FULL).mean()) == pytest.approx(float(theirs))
 
     def test_rank_net(self):
         expected = []
