@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TOPICS, WORDS, tiny_config, write_jsonl, write_tokenizer
+from tiny import TOPICS, WORDS, pool, recipe, spec, stage, tiny_config, write_jsonl, write_tokenizer
 
 os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -125,109 +125,67 @@ def beir(tmp_path) -> Path:
 @pytest.fixture
 def recipe_tree(tokenizer_path, tiny_student) -> dict:
     """A two-stage recipe over tiny models that uses every objective, dropout and a learned projection."""
-    kind = "retort.trainers.objectives"
-    return {
-        "format": 1,
-        "student": {
-            "type": "retort.students.create.from_config",
-            "init_parameters": {"config": tiny_config(1, 8, 0.1), "tokenizer": tokenizer_path, "seed": 5},
-        },
-        "teachers": {
-            "teacher": {
-                "type": "retort.trainers.teachers.bi_encoder.BiEncoderTeacher",
-                "init_parameters": {"model": tiny_student, "device": "cpu"},
-            }
-        },
-        "candidates": {
-            "bm25": {"type": "retort.trainers.candidates.bm25.BM25Miner", "init_parameters": {"depth": 6}},
-            "own": {
-                "type": "retort.trainers.candidates.dense.DenseMiner",
-                "init_parameters": {"model": "student", "depth": 6},
-            },
-        },
-        "training": {
-            "batch_size": 4,
-            "evaluate_every": 3,
-            "checkpoint_every": 2,
-            "log_every": 1,
-            "dev_queries": 5,
-            "dev_documents": 20,
-        },
-        "stages": [
-            {
-                "name": "align",
-                "batches": "texts",
-                "teacher": "teacher",
-                "lr": 1e-3,
-                "steps": 5,
-                "objectives": [{"type": f"{kind}.Alignment", "init_parameters": {"projection": True}}],
-            },
-            {
-                "name": "distil",
-                "teacher": "teacher",
-                "lr": 1e-3,
-                "steps": 7,
-                "candidates": {"sources": ["bm25", "own"], "negatives": 3},
-                "objectives": [
-                    {"type": f"{kind}.Alignment", "init_parameters": {"projection": True, "distance": "mse"}},
-                    {"type": f"{kind}.InBatchKL", "weight": 0.5},
-                    {"type": f"{kind}.ListwiseKL", "weight": 0.5, "init_parameters": {"student_temperature": 2.0}},
-                    {"type": f"{kind}.Contrastive", "init_parameters": {"scope": "in_batch"}},
-                ],
-            },
+    return recipe(
+        student=spec("from_config", config=tiny_config(1, 8, 0.1), tokenizer=tokenizer_path, seed=5),
+        teachers={"teacher": spec("BiEncoderTeacher", model=tiny_student, device="cpu")},
+        candidates={"bm25": spec("BM25Miner", depth=6), "own": spec("DenseMiner", model="student", depth=6)},
+        stages=[
+            stage("align", 5, spec("Alignment", projection=True), batches="texts", teacher="teacher"),
+            stage(
+                "distil",
+                7,
+                spec("Alignment", projection=True, distance="mse"),
+                spec("InBatchKL", weight=0.5),
+                spec("ListwiseKL", weight=0.5, student_temperature=2.0),
+                spec("Contrastive", scope="in_batch"),
+                teacher="teacher",
+                candidates=pool("bm25", "own", negatives=3),
+            ),
         ],
-    }
+        batch_size=4,
+        evaluate_every=3,
+        checkpoint_every=2,
+        log_every=1,
+        dev_queries=5,
+        dev_documents=20,
+    )
 
 
 @pytest.fixture
 def prod_tree(recipe_tree, trunk) -> dict:
     """PROD over tiny models: warm-up, a dual-encoder stage, a ranker trained on the way, a round that may be refreshed."""
-    objectives = "retort.trainers.objectives"
-    ranker = {
-        "type": "retort.trainers.teachers.fitted.FittedRanker",
-        "init_parameters": {
-            "student": {"type": "retort.students.create.ranker", "init_parameters": {"trunk": trunk, "layers": [0]}},
-            "training": {"batch_size": 3, "dev_depth": 5},
-            "stages": [
-                {
-                    "name": "rank",
-                    "steps": 4,
-                    "lr": 1e-3,
-                    "candidates": {"sources": ["own"], "negatives": 2},
-                    "objectives": [{"type": f"{objectives}.Contrastive", "init_parameters": {"scope": "list"}}],
-                }
-            ],
-        },
-    }
+    ranker = spec(
+        "FittedRanker",
+        student=spec("ranker", trunk=trunk, layers=[0]),
+        training={"batch_size": 3, "dev_depth": 5},
+        stages=[stage("rank", 4, spec("Contrastive", scope="list"), candidates=pool("own", negatives=2))],
+    )
     loss = [
-        {"type": f"{objectives}.Contrastive", "init_parameters": {"scope": "list"}, "weight": 0.1},
-        {"type": f"{objectives}.ListwiseKL", "init_parameters": {"student_temperature": 4.0}, "weight": 0.9},
-        {"type": "retort.trainers.methods.prod.AnchorKL", "weight": 1.0},
+        spec("Contrastive", scope="list", weight=0.1),
+        spec("ListwiseKL", student_temperature=4.0, weight=0.9),
+        spec("AnchorKL", weight=1.0),
     ]
-    stage = {"teacher": "ranker", "lr": 1e-3, "anchor": "start", "objectives": loss}
     return recipe_tree | {
         "teachers": {**recipe_tree["teachers"], "ranker": ranker},
         "stages": [
-            {
-                "name": "dual",
-                "teacher": "teacher",
-                "lr": 1e-3,
-                "steps": 3,
-                "candidates": {"sources": ["bm25"], "negatives": 1},
-                "objectives": [{"type": f"{objectives}.InBatchKL", "init_parameters": {"student_temperature": 4.0}}],
-            },
-            stage | {"name": "cross", "steps": 5, "candidates": {"sources": ["own"], "negatives": 3}},
-            stage
-            | {
-                "name": "round",
-                "steps": 6,
-                "refresh": 3,
-                "selector": {
-                    "type": "retort.trainers.methods.prod.ConfusingQueries",
-                    "init_parameters": {"rule": "above", "depth": 30},
-                },
-                "candidates": {"sources": ["own"], "negatives": 3, "order": "top"},
-            },
+            stage(
+                "dual",
+                3,
+                spec("InBatchKL", student_temperature=4.0),
+                teacher="teacher",
+                candidates=pool("bm25", negatives=1),
+            ),
+            stage("cross", 5, *loss, teacher="ranker", anchor="start", candidates=pool("own", negatives=3)),
+            stage(
+                "round",
+                6,
+                *loss,
+                teacher="ranker",
+                anchor="start",
+                refresh=3,
+                selector=spec("ConfusingQueries", rule="above", depth=30),
+                candidates=pool("own", negatives=3, order="top"),
+            ),
         ],
     }
 
@@ -235,30 +193,25 @@ def prod_tree(recipe_tree, trunk) -> dict:
 @pytest.fixture
 def r2anker_tree(recipe_tree, prod_tree, sparse_student) -> dict:
     """R2ANKER over tiny models: a ranker of three retrievers' joint negatives, and a student of it over the same pool."""
-    objectives = "retort.trainers.objectives"
-    candidates = {"sources": ["bm25", "dense", "sparse"], "negatives": 3, "sampling": "balanced"}
+    candidates = pool("bm25", "dense", "sparse", negatives=3, sampling="balanced")
     ranker = copy.deepcopy(prod_tree["teachers"]["ranker"])
     ranker["init_parameters"]["stages"][0]["candidates"] = candidates
-    miner = "retort.trainers.candidates"
     return recipe_tree | {
         "teachers": {"dense": recipe_tree["teachers"]["teacher"], "ranker": ranker},
         "candidates": {
             "bm25": recipe_tree["candidates"]["bm25"],
-            "dense": {"type": f"{miner}.dense.DenseMiner", "init_parameters": {"model": "dense", "depth": 6}},
-            "sparse": {"type": f"{miner}.sparse.SparseMiner", "init_parameters": {"model": sparse_student, "depth": 6}},
+            "dense": spec("DenseMiner", model="dense", depth=6),
+            "sparse": spec("SparseMiner", model=sparse_student, depth=6),
         },
         "stages": [
-            {
-                "name": "distil",
-                "teacher": "ranker",
-                "lr": 1e-3,
-                "steps": 6,
-                "candidates": dict(candidates),
-                "objectives": [
-                    {"type": f"{objectives}.ListwiseKL"},
-                    {"type": f"{objectives}.Contrastive", "weight": 0.2},
-                ],
-            }
+            stage(
+                "distil",
+                6,
+                spec("ListwiseKL"),
+                spec("Contrastive", weight=0.2),
+                teacher="ranker",
+                candidates=dict(candidates),
+            )
         ],
     }
 

@@ -3,13 +3,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """AR2: reference values of both forms, what the paper's form does, and a whole game, killed and resumed."""
 
-import copy
 import json
 import math
 
 import pytest
 import torch
-from tiny import assert_comes_back, everything, lists
+from tiny import assert_comes_back, everything, lists, pool, spec, stage
 
 from retort.trainers.distiller import Context, step_loss
 from retort.trainers.losses import listwise_kl
@@ -18,7 +17,6 @@ from retort.trainers.objectives import TeacherContrastive
 from retort.trainers.outputs import Scored
 from retort.trainers.recipe import Recipe
 
-OBJECTIVES = "retort.trainers.objectives"
 D = torch.tensor([[3.0, 1.0, 2.5, -1.0], [0.5, 1.5, -0.5, 0.0]])
 G = torch.tensor([[1.0, 0.5, 2.0, -0.5], [0.2, 0.1, 0.4, 0.3]])
 
@@ -122,26 +120,19 @@ def test_lists_that_are_short_or_not_scored(form):
 @pytest.fixture
 def tree(recipe_tree, trunk):
     """Two iterations of one step of the ranker and two of the retriever, on lists that are mined anew."""
-    tree = copy.deepcopy(recipe_tree)
-    ranker = {"type": "retort.students.create.ranker", "init_parameters": {"trunk": trunk, "layers": [0]}}
-    live = {"type": "retort.trainers.teachers.live.LiveTeacher", "init_parameters": {"student": ranker}}
-    tree["teachers"] = {"ranker": live}
-    tree["stages"] = [
-        {
-            "name": "game",
-            "teacher": "ranker",
-            "lr": 1e-2,
-            "steps": 6,
-            "refresh": 3,
-            "candidates": {"sources": ["own"], "negatives": 3},
-            "objectives": [
-                {"type": f"{OBJECTIVES}.TeacherContrastive", "init_parameters": {"turn": {"steps": 1, "cycle": 3}}},
-                {"type": f"{OBJECTIVES}.ListwiseKL", "weight": 0.5},
-                {"type": "retort.trainers.methods.ar2.Adversarial", "weight": 0.5},
-            ],
-        }
-    ]
-    return tree
+    game = stage(
+        "game",
+        6,
+        spec("TeacherContrastive", turn={"steps": 1, "cycle": 3}),
+        spec("ListwiseKL", weight=0.5),
+        spec("Adversarial", weight=0.5),
+        lr=1e-2,
+        teacher="ranker",
+        refresh=3,
+        candidates=pool("own", negatives=3),
+    )
+    ranker = spec("LiveTeacher", student=spec("ranker", trunk=trunk, layers=[0]))
+    return recipe_tree | {"teachers": {"ranker": ranker}, "stages": [game]}
 
 
 def test_a_game_killed_in_both_turns(tree, beir, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 from haystack.dataclasses import ChatMessage
-from tiny import everything, run_killed
+from tiny import everything, run_killed, spec
 
 from retort.trainers.errors import RecipeError, TeacherError
 from retort.trainers.recipe import Recipe
@@ -103,15 +103,9 @@ class TestBadInput:
 def test_a_student_learns_from_it_and_no_pair_is_asked_twice(recipe_tree, beir, tmp_path, monkeypatch):
     """Killed and resumed; the answers of the first run serve the second."""
     monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
-    recipe_tree["teachers"]["judge"] = {
-        "type": "retort.trainers.teachers.chat_generator.ChatGeneratorTeacher",
-        "init_parameters": {"generator": {"type": MOCK, "init_parameters": {"response_fn": "tiny_components.judge"}}},
-    }
-    stage = recipe_tree["stages"][1] | {
-        "teacher": "judge",
-        "objectives": [{"type": "retort.trainers.objectives.ListwiseKL"}],
-    }
-    recipe_tree["stages"] = [stage]
+    generator = spec(MOCK, response_fn="tiny_components.judge")
+    recipe_tree["teachers"]["judge"] = spec("ChatGeneratorTeacher", generator=generator)
+    recipe_tree["stages"] = [recipe_tree["stages"][1] | {"teacher": "judge", "objectives": [spec("ListwiseKL")]}]
     asked, real = [], ChatModel._answer
     monkeypatch.setattr(ChatModel, "_answer", lambda self, prompt: (asked.append(prompt), real(self, prompt))[1])
     recipe = Recipe.from_dict(recipe_tree, allow=["tiny_components"])

@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import assert_comes_back, everything, lists
+from tiny import assert_comes_back, everything, lists, spec
 
 from retort.trainers.distiller import Context, Distiller, Spec
 from retort.trainers.losses import listwise_kl
@@ -22,7 +22,6 @@ from retort.trainers.recipe import Recipe
 
 S = torch.tensor([[2.0, 1.0, 0.5, -0.5, 0.0], [0.2, 1.5, -0.3, 0.9, 0.4]], dtype=torch.float64)
 T = torch.tensor([[3.0, 1.0, 0.0, -1.0, 0.5], [2.0, 0.5, -1.0, 1.5, 0.0]], dtype=torch.float64)
-TYPE = "retort.trainers.methods.ctkd.CurriculumTemperature"
 PAPER = {"initial": 15.621172, "rise": 10 / 240}  # theta = 1
 
 
@@ -191,13 +190,9 @@ def test_bad_parameters(parameters, message):
 def tree(prod_tree):
     """PROD's stages, each with a temperature of another kind."""
     tree = copy.deepcopy(prod_tree)
-    kinds = [
-        {"rise": 0.5},
-        {"granularity": "per_query"},
-        {"granularity": "per_teacher"},
-    ]
+    kinds = [{"rise": 0.5}, {"granularity": "per_query"}, {"granularity": "per_teacher"}]
     for stage, parameters in zip(tree["stages"], kinds, strict=True):
-        stage["temperature"] = {"type": TYPE, "init_parameters": parameters}
+        stage["temperature"] = spec("CurriculumTemperature", **parameters)
     return tree
 
 
@@ -235,7 +230,7 @@ def test_the_curriculum_slows_the_temperature(tree, beir, tmp_path):
     moved = []
     for rise in (0.0, 1.0):
         stage = tree["stages"][0] | {"lr": 1e-30, "steps": 6}
-        stage["temperature"] = {"type": TYPE, "init_parameters": {"rise": rise}}
+        stage["temperature"] = spec("CurriculumTemperature", rise=rise)
         out = tmp_path / str(rise) / "run"
         Recipe.from_dict(tree | {"stages": [stage]}).run(beir, out)
         end = everything(out)["run.module::temperatures.stage_dual.theta"]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from haystack import Document
 from haystack.core.serialization import component_from_dict, component_to_dict
-from tiny import everything, run_killed
+from tiny import everything, pool, run_killed, spec
 
 from haystack_integrations.components.embedders.retort import (
     StudentDocumentEmbedder,
@@ -39,7 +39,6 @@ from retort.trainers.losses import contrastive
 from retort.trainers.methods.dual_cross_encoder import QuestionViews
 from retort.trainers.recipe import Recipe
 
-SOURCE = "retort.trainers.data.pseudo_queries.TrainingQuestions"
 # Reference 10-A: three documents, of three views, two and one.
 VIEWS = {"A": [[1.0, 0.4], [0.8, 0.5], [0.0, 0.9]], "B": [[0.9, 0.2], [0.1, 0.0]], "C": [[0.5, 0.5]]}
 QUERY = [1.0, 0.5]
@@ -148,7 +147,7 @@ class TestSources:
 @pytest.fixture
 def views(tiny_model):
     def make(negatives: int = 2, **parameters) -> QuestionViews:
-        made = QuestionViews(queries={"type": SOURCE}, **parameters)
+        made = QuestionViews(queries=spec("TrainingQuestions"), **parameters)
         made.bind(TrainingQuestions(most=2), tiny_model(1).tokenizer, negatives)
         return made
 
@@ -224,14 +223,8 @@ class TestLists:
 def tree(recipe_tree):
     tree = copy.deepcopy(recipe_tree)
     tree["stages"] = tree["stages"][1:]
-    tree["stages"][0]["candidates"] = {
-        "sources": ["bm25"],
-        "negatives": 2,
-        "text": {
-            "type": "retort.trainers.methods.dual_cross_encoder.QuestionViews",
-            "init_parameters": {"queries": {"type": SOURCE}, "train_with": "pseudo", "plain": 0.3},
-        },
-    }
+    text = spec("QuestionViews", queries=spec("TrainingQuestions"), train_with="pseudo", plain=0.3)
+    tree["stages"][0]["candidates"] = pool("bm25", negatives=2, text=text)
     return tree
 
 
@@ -260,7 +253,7 @@ def test_a_killed_run_and_its_student(tree, beir, tmp_path, monkeypatch, caplog)
         ({"plain": 2}, "0 <= plain <= 1"),
         ({"train_with": "none"}, "train_with must be one of"),
         ({"queries": {"kind": "x"}}, "candidates.text.init_parameters.queries"),
-        ({"queries": {"type": "retort.trainers.candidates.bm25.BM25Miner"}}, "is no pseudo queries"),
+        ({"queries": spec("BM25Miner")}, "is no pseudo queries"),
     ],
 )
 def test_mistakes_in_a_recipe(tree, beir, tmp_path, parameters, message):

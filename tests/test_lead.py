@@ -8,7 +8,7 @@ import copy
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import assert_comes_back, everything, lists, run_killed, tiny_config
+from tiny import assert_comes_back, everything, lists, pool, run_killed, spec, stage, tiny_config
 
 from retort.trainers.distiller import Context, Spec, step_loss
 from retort.trainers.errors import RecipeError
@@ -18,8 +18,6 @@ from retort.trainers.objectives import Contrastive, TeacherContrastive
 from retort.trainers.outputs import Encoded, Late, Scored
 from retort.trainers.recipe import Recipe
 
-OBJECTIVES = "retort.trainers.objectives"
-LEAD = "retort.trainers.methods.lead"
 TEACHER_LAYERS = [[1.0, 0.8, 0.2], [2.0, 0.5, 0.0], [0.2, 1.0, 0.4]]
 STUDENT_LAYERS = [[0.5, 0.5, 0.1], [1.0, 0.2, 0.3], [0.7, 0.6, 0.0]]
 
@@ -201,32 +199,24 @@ class TestInBatch:
 @pytest.fixture
 def tree(recipe_tree, trunk, letters_path):
     """A student of two layers; teachers of three kinds, and one of them reads letters, not words."""
-    create = "retort.students.create"
     models = {
-        "dual": {
-            "type": f"{create}.from_config",
-            "init_parameters": {"config": tiny_config(), "tokenizer": letters_path, "seed": 1},
-        },
-        "ranker": {"type": f"{create}.ranker", "init_parameters": {"trunk": trunk, "layers": [0, 1, 2]}},
-        "late": {"type": f"{create}.late_interaction", "init_parameters": {"model": trunk}},
+        "dual": spec("from_config", config=tiny_config(), tokenizer=letters_path, seed=1),
+        "ranker": spec("ranker", trunk=trunk, layers=[0, 1, 2]),
+        "late": spec("late_interaction", model=trunk),
     }
-    live = "retort.trainers.teachers.live.LiveTeacher"
     tree = copy.deepcopy(recipe_tree)
     tree["student"]["init_parameters"]["config"] = tiny_config(2, 8, 0.1)
-    tree["teachers"] |= {n: {"type": live, "init_parameters": {"student": m}} for n, m in models.items()}
+    tree["teachers"] |= {name: spec("LiveTeacher", student=model) for name, model in models.items()}
     tree["stages"] = [
-        {
-            "name": name,
-            "teacher": name,
-            "lr": 1e-3,
-            "steps": 4,
-            "candidates": {"sources": ["bm25"], "negatives": 2},
-            "objectives": [
-                {"type": f"{OBJECTIVES}.Contrastive", "init_parameters": {"scope": "list"}},
-                {"type": f"{LEAD}.MutualKL"},
-                {"type": f"{LEAD}.LayerKL", "init_parameters": {"pairs": 2, "redraw": 2}},
-            ],
-        }
+        stage(
+            name,
+            4,
+            spec("Contrastive", scope="list"),
+            spec("MutualKL"),
+            spec("LayerKL", pairs=2, redraw=2),
+            teacher=name,
+            candidates=pool("bm25", negatives=2),
+        )
         for name in models
     ]
     return tree
@@ -266,7 +256,7 @@ def test_a_teacher_that_learns_and_a_kill(tree, beir, tmp_path, monkeypatch, kin
     """Its weights are in the checkpoint, come back bit for bit, and end in a folder of their own."""
     (stage,) = tree["stages"] = [s for s in tree["stages"] if s["name"] == kind]
     stage["objectives"][1]["init_parameters"] = {"both": True}
-    stage["objectives"].append({"type": f"{OBJECTIVES}.TeacherContrastive"})
+    stage["objectives"].append(spec("TeacherContrastive"))
     tree["teachers"][kind]["init_parameters"] |= {"train": True, "lr": 5e-3}
     out, killed = tmp_path / "a" / "run", tmp_path / "b" / "run"
     Recipe.from_dict(tree).run(beir, out)
@@ -290,11 +280,8 @@ def test_turns(tree, beir, tmp_path, monkeypatch):
     (stage,) = tree["stages"] = [s for s in tree["stages"] if s["name"] == "ranker"]
     stage |= {"steps": 8, "objectives": stage["objectives"][:1]}
     stage["objectives"] += [
-        {"type": f"{OBJECTIVES}.ListwiseKL"},
-        {
-            "type": f"{OBJECTIVES}.TeacherContrastive",
-            "init_parameters": {"turn": {"steps": 1, "cycle": 4}, "lr": 1e-2},
-        },
+        spec("ListwiseKL"),
+        spec("TeacherContrastive", turn={"steps": 1, "cycle": 4}, lr=1e-2),
     ]
     seen = []
     from retort.trainers.loop import Loop
@@ -381,11 +368,8 @@ def test_a_late_interaction_model_sees_its_prompts(trunk, tmp_path):
 def test_patience_waits_for_the_student(tree, beir, tmp_path):
     """In the teacher's turn no evaluation could be better."""
     (stage,) = tree["stages"] = [s for s in tree["stages"] if s["name"] == "ranker"]
-    turn = {"turn": {"steps": 4, "cycle": 6}}
-    stage |= {
-        "steps": 6,
-        "objectives": [stage["objectives"][0], {"type": f"{OBJECTIVES}.TeacherContrastive", "init_parameters": turn}],
-    }
+    turns = spec("TeacherContrastive", turn={"steps": 4, "cycle": 6})
+    stage |= {"steps": 6, "objectives": [stage["objectives"][0], turns]}
     tree["training"] |= {"evaluate_every": 1, "patience": 1}
     metrics = Recipe.from_dict(tree).run(beir, tmp_path / "run")
     assert metrics["training"]["global_step"] >= 5
@@ -396,8 +380,5 @@ def test_layers_of_two_towers(trunk):
     from retort.students.create import two_towers
     from retort.trainers.parts import _depth
 
-    towers = [
-        {"type": "retort.students.create.from_layers", "init_parameters": {"trunk": trunk, "layers": layers}}
-        for layers in ([0], [0, 1, 2])
-    ]
+    towers = [spec("from_layers", trunk=trunk, layers=layers) for layers in ([0], [0, 1, 2])]
     assert _depth(two_towers(*towers)) == 1

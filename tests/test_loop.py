@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny import run_killed, tiny_config
+from tiny import pool, run_killed, spec, stage, tiny_config
 
 from retort.students import Student
 from retort.students.layers import collect_rows, join_rows
@@ -229,16 +229,12 @@ class TestResume:
         """Neither after lists are mined anew with the student, nor after a kill."""
 
         def tower(seed: int) -> dict:
-            given = {"config": tiny_config(1, 8, 0.3), "tokenizer": tokenizer_path, "seed": seed}
-            return {"type": "retort.students.create.from_config", "init_parameters": given}
+            return spec("from_config", config=tiny_config(1, 8, 0.3), tokenizer=tokenizer_path, seed=seed)
 
-        towers = {"query": tower(1), "document": tower(2) | {"frozen": True}}
-        recipe_tree["student"] = {"type": "retort.students.create.two_towers", "init_parameters": towers}
+        recipe_tree["student"] = spec("two_towers", query=tower(1), document=tower(2) | {"frozen": True})
         recipe_tree["training"]["evaluate_every"] = 0
-        kind = "retort.trainers.objectives.Contrastive"
-        lists = {"sources": ["own"], "negatives": 2}
-        stage = {"name": "s", "lr": 1e-2, "steps": 6, "refresh": 3, "candidates": lists, "objectives": [{"type": kind}]}
-        recipe_tree["stages"] = [stage]
+        lists = pool("own", negatives=2)
+        recipe_tree["stages"] = [stage("s", 6, spec("Contrastive"), lr=1e-2, refresh=3, candidates=lists)]
         recipe = Recipe.from_dict(recipe_tree)
         recipe.run(beir, tmp_path / "a" / "run")
         run_killed(recipe, beir, tmp_path / "b" / "run", monkeypatch, after=5)
@@ -451,10 +447,8 @@ class TestStep:
     @pytest.mark.parametrize("batches", ["texts", "queries"])
     def test_parts_of_mere_texts_are_all_of_them(self, recipe_tree, beir, tmp_path, batches):
         """A side may have fewer texts than there are parts, or none."""
-        kind = "retort.trainers.objectives.Alignment"
-        stage = recipe_tree["stages"][0] | {"batches": batches, "objectives": [{"type": kind}]}
         recipe_tree["student"]["init_parameters"]["config"] |= {"hidden_size": 16}
-        recipe_tree["stages"] = [stage | {"steps": 2}]
+        recipe_tree["stages"] = [stage("align", 2, spec("Alignment"), batches=batches, teacher="teacher")]
         recipe_tree["training"] |= {"batch_size": 5, "dropout": 0.0}
         logs = []
         for parts in (1, 3):
@@ -466,11 +460,10 @@ class TestStep:
         assert logs[1][-1]["terms"] == pytest.approx(logs[0][-1]["terms"], rel=1e-4)
 
     def test_two_objectives_of_a_kind_keep_their_terms(self, recipe_tree, beir, tmp_path):
-        kind = "retort.trainers.objectives.Alignment"
         recipe_tree["stages"] = recipe_tree["stages"][:1]
         recipe_tree["stages"][0]["objectives"] = [
-            {"type": kind, "weight": 5.0, "init_parameters": {"projection": True, "distance": "mse"}},
-            {"type": kind, "init_parameters": {"projection": True}},
+            spec("Alignment", weight=5.0, projection=True, distance="mse"),
+            spec("Alignment", projection=True),
         ]
         Recipe.from_dict(recipe_tree).run(beir, tmp_path / "x" / "run")
         terms = log_of(tmp_path / "x" / "run")[1]["terms"]

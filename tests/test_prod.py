@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import assert_comes_back, everything, lists, run_killed
+from tiny import assert_comes_back, everything, lists, pool, run_killed, spec, stage
 
 from retort.students import Student
 from retort.trainers.distiller import Context, Distiller, Spec, step_loss
@@ -26,8 +26,6 @@ from retort.trainers.recipe import Recipe, Stage, TrainingSection
 from retort.trainers.run import read_train_and_dev
 from retort.trainers.stages import open_stage
 
-OBJECTIVES = "retort.trainers.objectives"
-PROD = "retort.trainers.methods.prod"
 INF = np.inf
 
 
@@ -304,43 +302,28 @@ class TestBadInput:
         teachers = prod_tree["teachers"]
         teachers["other"] = json.loads(json.dumps(teachers["ranker"]))
         for name, needed in (("ranker", "other"), ("other", "ranker")):
-            objective = {"type": f"{OBJECTIVES}.ListwiseKL", "init_parameters": {"teacher": needed}}
-            teachers[name]["init_parameters"]["stages"][0]["objectives"] = [objective]
+            teachers[name]["init_parameters"]["stages"][0]["objectives"] = [spec("ListwiseKL", teacher=needed)]
         with pytest.raises(RecipeError, match="teachers.other and teachers.ranker need each other"):
             Recipe.from_dict(prod_tree).run(beir, tmp_path / "x" / "run")
 
 
 def test_a_dual_encoder_trained_on_the_way_mines_and_teaches(prod_tree, beir, tmp_path, tiny_student, monkeypatch):
     """`FittedBiEncoder`: as a teacher of vectors, and as a miner of the stage that it teaches."""
-    prod_tree["teachers"]["dual"] = {
-        "type": "retort.trainers.teachers.fitted.FittedBiEncoder",
-        "init_parameters": {
-            "student": {"type": "retort.students.create.pretrained", "init_parameters": {"model": tiny_student}},
-            "stages": [
-                {
-                    "name": "warm",
-                    "steps": 3,
-                    "candidates": {"sources": ["bm25"], "negatives": 1},
-                    "objectives": [{"type": f"{OBJECTIVES}.Contrastive"}],
-                }
-            ],
-        },
-    }
-    prod_tree["candidates"]["dual"] = {
-        "type": "retort.trainers.candidates.dense.DenseMiner",
-        "init_parameters": {"model": "dual", "depth": 6},
-    }
+    warm = stage("warm", 3, spec("Contrastive"), lr=5e-5, candidates=pool("bm25", negatives=1))
+    start = spec("pretrained", model=tiny_student)
+    prod_tree["teachers"]["dual"] = spec("FittedBiEncoder", student=start, stages=[warm])
+    prod_tree["candidates"]["dual"] = spec("DenseMiner", model="dual", depth=6)
     prod_tree["training"]["dev_documents"] = 20
     prod_tree["stages"] = prod_tree["stages"][:1]
-    prod_tree["stages"][0] |= {"teacher": "dual", "candidates": {"sources": ["dual"], "negatives": 2}}
+    prod_tree["stages"][0] |= {"teacher": "dual", "candidates": pool("dual", negatives=2)}
     out = tmp_path / "x" / "run"
     metrics = Recipe.from_dict(prod_tree).run(beir, out)
     assert metrics["dev"]["teachers"]["dual"]["ndcg@10"] > 0
     alone = json.loads((out / "teachers" / "dual" / "metrics.json").read_text())["dev"]["student"]
     assert alone["documents"] < metrics["dev"]["student"]["documents"]  # the whole corpus is asked for once
     # A stage more that does not ask it: a run that goes on there must take it up for the last figures.
-    more = {"name": "more", "teacher": "teacher", "objectives": [{"type": f"{OBJECTIVES}.InBatchKL"}]}
-    prod_tree["stages"].append(prod_tree["stages"][0] | more | {"candidates": {"sources": ["bm25"], "negatives": 1}})
+    more = stage("more", 3, spec("InBatchKL"), teacher="teacher", candidates=pool("bm25", negatives=1))
+    prod_tree["stages"].append(more)
     steps = 3 + prod_tree["stages"][0]["steps"]
     run_killed(Recipe.from_dict(prod_tree), beir, tmp_path / "y" / "run", monkeypatch, after=steps + 1)
     again = json.loads((tmp_path / "y" / "run" / "metrics.json").read_text())

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tiny import spec
 from two_ranks import run_all
 
 from retort.trainers.checkpoints import list_checkpoints
@@ -25,7 +26,6 @@ LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--
 LAUNCH += ["--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
 # gloo on CPUs: without the variable Accelerate would look for GPUs and leave each process alone.
 ENV = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent)}
-KIND = "retort.trainers.objectives"
 EXACT = [
     "whole",
     "accumulated",
@@ -60,30 +60,19 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
     whole["student"]["type"] = "two_ranks.double_student"
     config = whole["student"]["init_parameters"]["config"]
     config["hidden_dropout_prob"] = config["attention_probs_dropout_prob"] = 0.0
-    cross_encoder = {
-        "type": "retort.trainers.teachers.cross_encoder.CrossEncoderTeacher",
-        "init_parameters": {"model": tiny_ranker, "device": "cpu"},
-    }
-    whole["teachers"]["ranker"] = cross_encoder
-    temperature = {"type": "retort.trainers.temperature.LearnedTemperature", "init_parameters": {"initial": 1.5}}
-    whole["stages"][1]["temperature"] = temperature
-    given = {"init_parameters": {"teacher": "ranker"}, "weight": 0.2}
-    whole["stages"][1]["objectives"] += [
-        {"type": f"{KIND}.{name}", **given} for name in ("ListwiseKL", "MarginMSE", "RankNet", "ListMLE")
+    whole["teachers"]["ranker"] = spec("CrossEncoderTeacher", model=tiny_ranker, device="cpu")
+    whole["stages"][1]["temperature"] = spec("LearnedTemperature", initial=1.5)
+    from_scores = [
+        spec(name, teacher="ranker", weight=0.2) for name in ("ListwiseKL", "MarginMSE", "RankNet", "ListMLE")
     ]
+    whole["stages"][1]["objectives"] += from_scores
     whole["training"] |= {"clip": 0.5, "batch_size": 6}
     ranker = copy.deepcopy(whole)
-    ranker["student"] = {
-        "type": "two_ranks.double_ranker",
-        "init_parameters": {"trunk": trunk, "layers": [0, 3], "max_tokens": 32},
-    }
+    ranker["student"] = spec("two_ranks.double_ranker", trunk=trunk, layers=[0, 3], max_tokens=32)
     ranker["candidates"].pop("own")
     ranker["stages"] = [ranker["stages"][1]]
     ranker["stages"][0]["candidates"]["sources"] = ["bm25"]
-    ranker["stages"][0]["objectives"] = [
-        {"type": f"{KIND}.Contrastive", "init_parameters": {"scope": "list"}},
-        *({"type": f"{KIND}.{name}", **given} for name in ("ListwiseKL", "MarginMSE")),
-    ]
+    ranker["stages"][0]["objectives"] = [spec("Contrastive", scope="list"), *from_scores[:2]]
 
     # Anchors, a selection, a refresh, and a teacher that is trained within the run.
     prod = copy.deepcopy(prod_tree)
@@ -96,66 +85,47 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
     # Temperatures that the divergences of a stage turn up, one a query.
     ctkd = copy.deepcopy(whole)
     ctkd["training"] |= {"accumulation": 2}
-    ctkd["stages"][1]["temperature"] = {
-        "type": "retort.trainers.methods.ctkd.CurriculumTemperature",
-        "init_parameters": {"granularity": "per_query", "rise": 0.3},
-    }
+    ctkd["stages"][1]["temperature"] = spec("CurriculumTemperature", granularity="per_query", rise=0.3)
 
     # A live teacher that learns with the student, looked at in its layers; and one that learns in turns with it.
-    live = {"type": "retort.trainers.teachers.live.LiveTeacher"}
     lead = copy.deepcopy(whole)
     lead["training"] |= {"accumulation": 2, "cache_gradients": True, "tokens_per_chunk": 24}
-    lead["teachers"]["live"] = live | {
-        "init_parameters": {"student": copy.deepcopy(whole["student"]), "train": True, "lr": 2e-3}
-    }
-    lead["teachers"]["live"]["init_parameters"]["student"]["init_parameters"]["seed"] = 6
-    lead["stages"] = [whole["stages"][1]]
-    lead["stages"][0] = lead["stages"][0] | {
-        "teacher": "live",
-        "objectives": [
-            {"type": f"{KIND}.Contrastive", "init_parameters": {"scope": "list"}},
-            {"type": f"{KIND}.TeacherContrastive", "init_parameters": {"scope": "in_batch"}},
-            {"type": "retort.trainers.methods.lead.MutualKL", "init_parameters": {"both": True}},
-            {
-                "type": "retort.trainers.methods.lead.LayerKL",
-                "init_parameters": {"redraw": 2, "weight_temperature": 1.0},
-            },
-        ],
-    }
+    model = copy.deepcopy(whole["student"])
+    model["init_parameters"]["seed"] = 6
+    lead["teachers"]["live"] = spec("LiveTeacher", student=model, train=True, lr=2e-3)
+    objectives = [
+        spec("Contrastive", scope="list"),
+        spec("TeacherContrastive", scope="in_batch"),
+        spec("MutualKL", both=True),
+        spec("LayerKL", redraw=2, weight_temperature=1.0),
+    ]
+    lead["stages"] = [whole["stages"][1] | {"teacher": "live", "objectives": objectives}]
     ar2 = copy.deepcopy(lead)
     ar2["stages"][0] |= {"refresh": 3}
-    ar2["teachers"]["live"]["init_parameters"] = {"student": copy.deepcopy(ranker["student"])}
+    ar2["teachers"]["live"] = spec("LiveTeacher", student=copy.deepcopy(ranker["student"]))
     ar2["stages"][0]["objectives"] = [
-        {"type": f"{KIND}.Contrastive", "init_parameters": {"scope": "list"}},
-        {"type": f"{KIND}.ListwiseKL"},
-        {"type": "retort.trainers.methods.ar2.Adversarial", "init_parameters": {"reduction": "sum"}, "weight": 0.1},
-        {"type": f"{KIND}.TeacherContrastive", "init_parameters": {"turn": {"steps": 1, "cycle": 3}, "lr": 2e-3}},
+        spec("Contrastive", scope="list"),
+        spec("ListwiseKL"),
+        spec("Adversarial", reduction="sum", weight=0.1),
+        spec("TeacherContrastive", turn={"steps": 1, "cycle": 3}, lr=2e-3),
     ]
 
     # Documents with their list's question; and sparse vectors with their regulariser.
     views = copy.deepcopy(whole)
-    views["stages"][1]["candidates"]["text"] = {
-        "type": "retort.trainers.methods.dual_cross_encoder.QuestionViews",
-        "init_parameters": {"queries": {"type": "retort.trainers.data.pseudo_queries.TrainingQuestions"}, "plain": 0.3},
-    }
+    text = spec("QuestionViews", queries=spec("TrainingQuestions"), plain=0.3)
+    views["stages"][1]["candidates"]["text"] = text
     sparse = copy.deepcopy(ranker)
-    sparse["student"] = {
-        "type": "two_ranks.double_sparse",
-        "init_parameters": {"trunk": trunk, "layers": [0], "max_tokens": {"query": 16, "document": 32}},
-    }
+    lengths = {"query": 16, "document": 32}
+    sparse["student"] = spec("two_ranks.double_sparse", trunk=trunk, layers=[0], max_tokens=lengths)
     sparse["stages"][0]["candidates"]["sampling"] = "multiset"
-    sparse["stages"][0]["objectives"] = [{"type": f"{KIND}.{name}"} for name in ("Contrastive", "Flops")]
+    sparse["stages"][0]["objectives"] = [spec("Contrastive"), spec("Flops")]
 
     # A table for queries, documents that stay, batches without them; vectors that may be cut.
     towers = copy.deepcopy(whole)
-    table = {"type": "retort.students.create.static", "init_parameters": {"teacher": tiny_student}}
-    frozen = {"type": "retort.students.create.pretrained", "init_parameters": {"model": tiny_student}, "frozen": True}
-    towers["student"] = {
-        "type": "two_ranks.double_towers",
-        "init_parameters": {"query": table, "document": frozen},
-    }
+    frozen = spec("pretrained", model=tiny_student) | {"frozen": True}
+    towers["student"] = spec("two_ranks.double_towers", query=spec("static", teacher=tiny_student), document=frozen)
     towers["training"] |= {"dims": [8, 3], "accumulation": 2}
-    towers["stages"][0] |= {"batches": "queries", "objectives": [{"type": f"{KIND}.Alignment"}]}
+    towers["stages"][0] |= {"batches": "queries", "objectives": [spec("Alignment")]}
 
     def changed(tree, **training):
         tree = copy.deepcopy(tree)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from tiny import pool, spec, stage
 
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import TextStore
@@ -239,11 +240,9 @@ def test_a_plan_counts_at_least_the_pairs_that_are_asked(recipe_tree, beir, tmp_
     from retort.trainers.plan import _pairs
     from retort.trainers.stages import open_stage
 
-    stage = recipe_tree["stages"][1] | {"steps": 40}
-    stage["candidates"] = {"sources": ["bm25"], "negatives": 2, "order": order}
-    stage |= {"teacher": "words", "objectives": [{"type": "retort.trainers.objectives.ListwiseKL"}]}
-    recipe_tree["teachers"]["words"] = {"type": "retort.trainers.teachers.bm25.BM25Teacher"}
-    recipe_tree["stages"] = [stage]
+    lists = pool("bm25", negatives=2, order=order)
+    recipe_tree["teachers"]["words"] = spec("BM25Teacher")
+    recipe_tree["stages"] = [stage("distil", 40, spec("ListwiseKL"), teacher="words", candidates=lists)]
     data = read_beir(beir, "train")
     parts = build_parts(Recipe.from_dict(recipe_tree), data, tmp_path / "cache")
     source = open_stage(parts, parts.recipe.stages[0], tmp_path)

@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from test_cli import fail, say
-from tiny import write_jsonl
+from tiny import pool, spec, stage, write_jsonl
 
 from retort.trainers.data.beir import read_beir
 from retort.trainers.evaluation import plots
@@ -72,8 +72,8 @@ def test_the_page(run, beir, capsys, tmp_path):
         metrics["dev"]["teachers"]["teacher"],
     ):
         assert f"{system['ndcg@10']:.4f}" in page.text
-    for stage in ("dual", "cross", "round"):
-        assert stage in page.text
+    for name in ("dual", "cross", "round"):
+        assert name in page.text
     fitted = json.loads((run / "teachers" / "ranker" / "metrics.json").read_text())["dev"]["student"]["ndcg@10"]
     assert f"{fitted:.4f}" in page.text
     for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
@@ -126,13 +126,11 @@ def test_other_data_are_refused(name, before, after, message, recipe_tree, beir,
 
 def test_the_data_of_a_ranker_are_known_by_its_sample(recipe_tree, trunk, beir, tmp_path, capsys):
     run = tmp_path / "runs" / "a"
-    loss = {"type": "retort.trainers.objectives.Contrastive", "init_parameters": {"scope": "list"}}
-    lists = {"sources": ["bm25"], "negatives": 2}
     recipe_tree |= {
-        "student": {"type": "retort.students.create.ranker", "init_parameters": {"trunk": trunk, "layers": [0]}},
+        "student": spec("ranker", trunk=trunk, layers=[0]),
         "teachers": {},
         "candidates": {"bm25": recipe_tree["candidates"]["bm25"]},
-        "stages": [{"name": "rank", "steps": 2, "lr": 1e-3, "candidates": lists, "objectives": [loss]}],
+        "stages": [stage("rank", 2, spec("Contrastive", scope="list"), candidates=pool("bm25", negatives=2))],
     }
     Recipe.from_dict(recipe_tree).run(beir, run)
     assert len(read_per_query(run, "dev")) == 5

@@ -11,6 +11,7 @@ import shutil
 import numpy as np
 import pytest
 from filelock import FileLock
+from tiny import pool, spec, stage
 from tiny_components import WordRanker, overlap
 
 from retort.students import Ranker, save_student
@@ -409,29 +410,17 @@ class TestTraining:
 
     @pytest.fixture
     def tree(self, recipe_tree):
-        stage = {
-            "name": "distil",
-            "teacher": "ranker",
-            "lr": 1e-3,
-            "steps": 4,
-            "candidates": {"sources": ["bm25"], "negatives": 3},
-            "objectives": [
-                {"type": "retort.trainers.objectives.ListwiseKL"},
-                {"type": "retort.trainers.objectives.MarginMSE", "weight": 0.1},
-                {"type": "retort.trainers.objectives.RankNet", "weight": 0.1},
-            ],
-        }
-        return recipe_tree | {"stages": [stage]}
+        objectives = [spec("ListwiseKL"), spec("MarginMSE", weight=0.1), spec("RankNet", weight=0.1)]
+        distil = stage("distil", 4, *objectives, teacher="ranker", candidates=pool("bm25", negatives=3))
+        return recipe_tree | {"stages": [distil]}
 
-    def run(self, tree, spec, beir, out, **options) -> dict:
-        kind = "retort.trainers.teachers.ranker.RankerTeacher"
-        tree = tree | {"teachers": {"ranker": {"type": kind, "init_parameters": {"ranker": spec}}}}
+    def run(self, tree, ranker, beir, out, **options) -> dict:
+        tree = tree | {"teachers": {"ranker": spec("RankerTeacher", ranker=ranker)}}
         return Recipe.from_dict(tree, **options).run(beir, out)
 
     @pytest.mark.parametrize("kind", [ST_RANKER, OUR_RANKER])
     def test_a_ranker_given_by_yaml(self, tree, kind, tiny_ranker, beir, tmp_path):
-        spec = {"type": kind, "init_parameters": {"model": tiny_ranker}}
-        metrics = self.run(tree, spec, beir, tmp_path / "x" / "run")
+        metrics = self.run(tree, spec(kind, model=tiny_ranker), beir, tmp_path / "x" / "run")
         lists = CandidateLists.load(tmp_path / "x" / "run" / "candidates" / "distil.parquet", read_beir(beir, "train"))
         assert metrics["training"]["global_step"] == 4
         scored = np.isfinite(lists.scores["ranker"])
@@ -454,14 +443,7 @@ class TestTraining:
             self.run(tree, words(), beir, out, allow=["tiny_components"])
         before = len(WordRanker.calls)
         monkeypatch.setattr(WordRanker, "dies_after", None)
-        tree = tree | {
-            "teachers": {
-                "ranker": {
-                    "type": "retort.trainers.teachers.ranker.RankerTeacher",
-                    "init_parameters": {"ranker": words()},
-                }
-            }
-        }
+        tree = tree | {"teachers": {"ranker": spec("RankerTeacher", ranker=words())}}
         Recipe.from_dict(tree, allow=["tiny_components"]).run(beir, out, resume=True)
         assert before == 7
         assert len(set(WordRanker.calls)) == len(WordRanker.calls)  # nobody was asked twice
@@ -469,15 +451,14 @@ class TestTraining:
     def test_ranks_suit_order_objectives_only(self, tree, beir, tmp_path):
         with pytest.raises(RecipeError, match=r"gives an order without scores, and ListwiseKL, MarginMSE needs scores"):
             self.run(tree, words(fault="ranks"), beir, tmp_path / "x" / "run", allow=["tiny_components"])
-        net = {"type": "retort.trainers.objectives.RankNet"}
-        tree["stages"][0]["objectives"] = [net | {"init_parameters": {"besides": {"ranker": 1.0}}}]
+        tree["stages"][0]["objectives"] = [spec("RankNet", besides={"ranker": 1.0})]
         with pytest.raises(RecipeError, match="and RankNet needs scores"):  # ranks cannot be added to anything
             self.run(tree, words(fault="ranks"), beir, tmp_path / "z" / "run", allow=["tiny_components"])
-        tree["stages"][0]["objectives"] = [net, {"type": "retort.trainers.objectives.ListMLE"}]
+        tree["stages"][0]["objectives"] = [spec("RankNet"), spec("ListMLE")]
         metrics = self.run(tree, words(fault="ranks"), beir, tmp_path / "y" / "run", allow=["tiny_components"])
         assert metrics["training"]["global_step"] == 4
 
     def test_scores_do_not_serve_where_vectors_are_needed(self, tree, beir, tmp_path):
-        tree["stages"][0]["objectives"] = [{"type": "retort.trainers.objectives.Alignment"}]
+        tree["stages"][0]["objectives"] = [spec("Alignment")]
         with pytest.raises(RecipeError, match="Alignment needs vectors, and teacher 'ranker' scores lists"):
             self.run(tree, words(), beir, tmp_path / "x" / "run", allow=["tiny_components"])

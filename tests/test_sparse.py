@@ -14,7 +14,7 @@ from haystack import Document
 from haystack.core.serialization import component_from_dict, component_to_dict
 from haystack.dataclasses import SparseEmbedding
 from scipy.sparse import csr_array, issparse
-from tiny import MINILM, everything, run_killed, tiny_config
+from tiny import MINILM, everything, pool, run_killed, spec, tiny_config
 
 from haystack_integrations.components.embedders.retort import (
     StudentDocumentEmbedder,
@@ -122,16 +122,12 @@ def test_flops():
 def tree(recipe_tree, trunk, sparse_student):
     """Distillation from a sparse teacher, on lists of a sparse miner and the student's own."""
     tree = copy.deepcopy(recipe_tree)
-    start = {"trunk": trunk, "layers": [0], "max_tokens": {"query": 16, "document": 32}}
-    tree["student"] = {"type": "retort.students.create.sparse", "init_parameters": start}
-    teacher = "retort.trainers.teachers.sparse_encoder.SparseEncoderTeacher"
-    tree["teachers"] = {"teacher": {"type": teacher, "init_parameters": {"model": sparse_student}}}
-    miner = "retort.trainers.candidates.sparse.SparseMiner"
-    tree["candidates"]["splade"] = {"type": miner, "init_parameters": {"model": sparse_student, "depth": 6}}
+    tree["student"] = spec("sparse", trunk=trunk, layers=[0], max_tokens={"query": 16, "document": 32})
+    tree["teachers"] = {"teacher": spec("SparseEncoderTeacher", model=sparse_student)}
+    tree["candidates"]["splade"] = spec("SparseMiner", model=sparse_student, depth=6)
     (stage,) = tree["stages"] = tree["stages"][1:]
-    kind = "retort.trainers.objectives"
-    stage["candidates"] = {"sources": ["splade", "own"], "negatives": 3, "sampling": "balanced"}
-    stage["objectives"] = [{"type": f"{kind}.{n}"} for n in ("ListwiseKL", "Contrastive", "Flops")]
+    stage["candidates"] = pool("splade", "own", negatives=3, sampling="balanced")
+    stage["objectives"] = [spec("ListwiseKL"), spec("Contrastive"), spec("Flops")]
     return tree
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-from tiny import everything, run_killed, tiny_config
+from tiny import everything, pool, run_killed, spec, stage, tiny_config
 
 from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder, StudentTextEmbedder
 from haystack_integrations.components.retrievers.retort import StudentRetriever
@@ -39,8 +39,7 @@ def table(tiny_student, tmp_path_factory) -> str:
 
 
 def tower(layers: int, tokenizer_path: str, **options) -> dict:
-    given = {"config": tiny_config(layers), "tokenizer": tokenizer_path, "seed": layers}
-    return {"type": "retort.students.create.from_config", "init_parameters": given, **options}
+    return spec("from_config", config=tiny_config(layers), tokenizer=tokenizer_path, seed=layers) | options
 
 
 def learns_and_comes_back(started: SentenceTransformer, folder, **options) -> None:
@@ -135,20 +134,10 @@ class TestTowers:
         """Indexes that are there stay valid: the space is that of the document model."""
         made = tower(1, tokenizer_path)
         if query == "static":
-            made = {"type": "retort.students.create.static", "init_parameters": {"teacher": tiny_student}}
-        frozen = {
-            "type": "retort.students.create.pretrained",
-            "init_parameters": {"model": tiny_student},
-            "frozen": True,
-        }
-        recipe_tree["student"] = {
-            "type": "retort.students.create.two_towers",
-            "init_parameters": {"query": made, "document": frozen},
-        }
-        recipe_tree["stages"][0] |= {
-            "batches": "queries",
-            "objectives": [{"type": "retort.trainers.objectives.Alignment"}],
-        }
+            made = spec("static", teacher=tiny_student)
+        frozen = spec("pretrained", model=tiny_student) | {"frozen": True}
+        recipe_tree["student"] = spec("two_towers", query=made, document=frozen)
+        recipe_tree["stages"][0] |= {"batches": "queries", "objectives": [spec("Alignment")]}
         Recipe.from_dict(recipe_tree).run(beir, tmp_path / "run")
         student, documents = Student.load(str(tmp_path / "run/student")), Student.load(tiny_student)
         assert student.space == documents.space
@@ -295,11 +284,9 @@ class TestWordsBesideATable:
         from retort.trainers.parts import build_parts
 
         data = read_beir(beir, "train")
-        spec = {"type": "retort.students.create.with_words", "init_parameters": {"table": table, "dim": 8}}
-        contrastive = {"type": "retort.trainers.objectives.Contrastive"}
-        lists = {"sources": ["bm25"], "negatives": 1}
-        stage = {"name": "labels", "lr": 1e-3, "steps": 1, "candidates": lists, "objectives": [contrastive]}
-        tree = recipe_tree | {"student": spec, "teachers": {}, "stages": [stage]}
+        labels = stage("labels", 1, spec("Contrastive"), candidates=pool("bm25", negatives=1))
+        student = spec("with_words", table=table, dim=8)
+        tree = recipe_tree | {"student": student, "teachers": {}, "stages": [labels]}
         tree["candidates"] = {"bm25": tree["candidates"]["bm25"]}
         tree["training"] = tree["training"] | {"seed": 3}
         found = build_parts(Recipe.from_dict(tree), data, tmp_path / "cache").distiller.student

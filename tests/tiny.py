@@ -5,6 +5,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,6 +38,76 @@ WORDS = [
     *" ".join(TOPICS.values()).split(),
     *TOPICS,
 ]
+
+# What the tests' recipes name, by the last part of its path.
+PATHS = {
+    path.rpartition(".")[2]: path
+    for path in (
+        "retort.students.create.from_config",
+        "retort.students.create.from_layers",
+        "retort.students.create.late_interaction",
+        "retort.students.create.pretrained",
+        "retort.students.create.ranker",
+        "retort.students.create.sparse",
+        "retort.students.create.static",
+        "retort.students.create.two_towers",
+        "retort.students.create.with_words",
+        "retort.trainers.candidates.bm25.BM25Miner",
+        "retort.trainers.candidates.dense.DenseMiner",
+        "retort.trainers.candidates.sparse.SparseMiner",
+        "retort.trainers.data.pseudo_queries.TrainingQuestions",
+        "retort.trainers.methods.ar2.Adversarial",
+        "retort.trainers.methods.ctkd.CurriculumTemperature",
+        "retort.trainers.methods.dual_cross_encoder.QuestionViews",
+        "retort.trainers.methods.lead.LayerKL",
+        "retort.trainers.methods.lead.MutualKL",
+        "retort.trainers.methods.prod.AnchorKL",
+        "retort.trainers.methods.prod.ConfusingQueries",
+        "retort.trainers.objectives.Alignment",
+        "retort.trainers.objectives.Contrastive",
+        "retort.trainers.objectives.Flops",
+        "retort.trainers.objectives.InBatchKL",
+        "retort.trainers.objectives.ListMLE",
+        "retort.trainers.objectives.ListwiseKL",
+        "retort.trainers.objectives.MarginMSE",
+        "retort.trainers.objectives.RankNet",
+        "retort.trainers.objectives.TeacherContrastive",
+        "retort.trainers.teachers.bi_encoder.BiEncoderTeacher",
+        "retort.trainers.teachers.bm25.BM25Teacher",
+        "retort.trainers.teachers.chat_generator.ChatGeneratorTeacher",
+        "retort.trainers.teachers.cross_encoder.CrossEncoderTeacher",
+        "retort.trainers.teachers.fitted.FittedBiEncoder",
+        "retort.trainers.teachers.fitted.FittedRanker",
+        "retort.trainers.teachers.live.LiveTeacher",
+        "retort.trainers.teachers.ranker.RankerTeacher",
+        "retort.trainers.teachers.sparse_encoder.SparseEncoderTeacher",
+        "retort.trainers.temperature.LearnedTemperature",
+    )
+}
+
+
+def spec(kind: str, /, *, weight: float | None = None, **parameters: Any) -> dict:
+    """Describe a component as recipes do; `kind` is a name in `PATHS`, or a path."""
+    tree: dict = {"type": PATHS.get(kind, kind)}
+    if parameters:
+        tree["init_parameters"] = parameters
+    return tree if weight is None else tree | {"weight": weight}
+
+
+def pool(*sources: str, negatives: int, **options: Any) -> dict:
+    """Describe a stage's candidates."""
+    return {"sources": list(sources), "negatives": negatives, **options}
+
+
+def stage(name: str, steps: int, *objectives: dict, lr: float = 1e-3, **options: Any) -> dict:
+    """Describe a stage."""
+    return {"name": name, "steps": steps, "lr": lr, "objectives": list(objectives), **options}
+
+
+def recipe(*, student: dict, teachers: dict, candidates: dict, stages: list[dict], **training: Any) -> dict:
+    """Describe a whole recipe."""
+    parts = {"student": student, "teachers": teachers, "candidates": candidates}
+    return {"format": 1, **parts, "training": training, "stages": stages}
 
 
 def tiny_config(layers: int = 2, hidden: int = 16, dropout: float = 0.0) -> dict:
