@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
+from retort.trainers.aliases import with_current_names
 from retort.trainers.errors import RecipeError
 from retort.trainers.trust import Role, load_role, refuse_other_role
 
@@ -279,7 +280,7 @@ class Recipe:
         for override in overrides:
             _override(tree, override)
         try:
-            recipe: Recipe = _build(cls, tree, "")
+            recipe: Recipe = _build(cls, with_current_names(tree), "")
             recipe.allow = list(allow)
             recipe._check()
         except RecipeError as error:

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 from retort.students.makers import is_student_maker
+from retort.trainers.aliases import current_type
 from retort.trainers.errors import RecipeError
 
 OWN = "retort"
@@ -203,7 +204,7 @@ def _fits(kind: Any, role: Role, allow: Sequence[str]) -> bool:
 
 
 def _import_type(path: str, where: str) -> Any:
-    module, _, name = path.rpartition(".")
+    module, _, name = current_type(path).rpartition(".")
     try:
         kind = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
