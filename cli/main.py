@@ -325,7 +325,7 @@ def _mendable() -> tuple[type[Exception], ...]:
     from haystack.document_stores.errors import DocumentStoreError
 
     from haystack_integrations.components.retrievers.retort import SpaceMismatchError
-    from retort.students import ExportError, ManifestError, PrecisionError
+    from retort.students import ExportError, ManifestError, PrecisionError, RemoteCodeError
     from retort.trainers.errors import CacheError, DataError, RecipeError, TeacherError
 
     return (
@@ -340,6 +340,7 @@ def _mendable() -> tuple[type[Exception], ...]:
         DeserializationError,
         FloatingPointError,
         PrecisionError,
+        RemoteCodeError,
         ExportError,
         FileNotFoundError,
         OSError,

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a student is: folder, manifest, hashes, encoding."""
 
-from retort.students.loading import PrecisionError
+from retort.students.loading import PrecisionError, RemoteCodeError
 from retort.students.manifest import Manifest, ManifestError
 from retort.students.onnx import ExportError
 from retort.students.ranker import Ranker
@@ -38,6 +38,7 @@ __all__ = [
     "ManifestError",
     "PrecisionError",
     "Ranker",
+    "RemoteCodeError",
     "Student",
     "StudentHandle",
     "document_string",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from retort.students.files import resolve_model
 from retort.students.layers import layer_stack, layers_of
-from retort.students.loading import counts_words
+from retort.students.loading import load_tokenizer, open_model, refuse_remote_code
 from retort.students.makers import student_maker
 from retort.students.sides import set_max_tokens
 
@@ -44,16 +44,13 @@ def pretrained(
     :param frozen:
         Parts that do not learn, by their names among the model's modules, such as `0.model.encoder`.
     :param options:
-        Passed to `SentenceTransformer`, such as `revision`, `prompts`, `similarity_fn_name`.
+        Passed to `SentenceTransformer`, such as `revision`, `prompts`, `similarity_fn_name`, `trust_remote_code`.
     :raises ValueError:
         If there is no part of such a name.
     """
     from sentence_transformers import SentenceTransformer
 
-    path = resolve_model(model)
-    if counts_words(path):
-        options = {"trust_remote_code": True} | options
-    started = SentenceTransformer(path, device="cpu", model_kwargs={"use_safetensors": True}, **options)
+    started = open_model(SentenceTransformer, resolve_model(model), device="cpu", **options)
     set_max_tokens(started, **(max_tokens or {}))
     parts = dict(started.named_modules())
     for name in [frozen] if isinstance(frozen, str) else frozen:
@@ -79,7 +76,7 @@ def from_layers(
     :param max_tokens:
         Lengths `{query, document}` at which texts are cut.
     :param options:
-        Passed to `SentenceTransformer`.
+        Passed to `SentenceTransformer`, such as `trust_remote_code`.
     :raises ValueError:
         If the layers are not there, or where this architecture keeps its layers is not known.
     """
@@ -90,7 +87,13 @@ def from_layers(
 
 @student_maker
 def from_table(
-    table: str, trunk: str, layers: list[int], *, max_tokens: dict[str, int] | None = None, **options: Any
+    table: str,
+    trunk: str,
+    layers: list[int],
+    *,
+    max_tokens: dict[str, int] | None = None,
+    trust_remote_code: bool = False,
+    **options: Any,
 ) -> SentenceTransformer:
     r"""
     Start from some layers of a trunk that change nothing yet, on the token vectors of a static student.
@@ -108,6 +111,8 @@ def from_table(
         Indexes of the trunk's layers to keep, from 0, in ascending order.
     :param max_tokens:
         Lengths `{query, document}` at which texts are cut.
+    :param trust_remote_code:
+        Run code that table and trunk bring along.
     :param options:
         Passed to `SentenceTransformer`.
     :raises ValueError:
@@ -119,9 +124,9 @@ def from_table(
     from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, WordWeights
     from torch import nn
 
-    first: Any = from_layers(trunk, layers, max_tokens=max_tokens)[0]
+    first: Any = from_layers(trunk, layers, max_tokens=max_tokens, trust_remote_code=trust_remote_code)[0]
     words = first.tokenizer
-    tower: Any = pretrained(table)[0]
+    tower: Any = pretrained(table, trust_remote_code=trust_remote_code)[0]
     if not isinstance(tower, StaticEmbedding):
         msg = f"from_table: {table} is no static student; make one with the recipe `static`."
         raise ValueError(msg)
@@ -180,6 +185,7 @@ def from_config(
     pooling: str = "mean",
     max_tokens: dict[str, int] | None = None,
     seed: int = 0,
+    trust_remote_code: bool = False,
     **options: Any,
 ) -> SentenceTransformer:
     """
@@ -195,6 +201,8 @@ def from_config(
         Lengths `{query, document}` at which texts are cut.
     :param seed:
         Seed of the weights.
+    :param trust_remote_code:
+        Run code that the tokenizer brings along.
     :param options:
         Passed to `SentenceTransformer`.
     :raises ValueError:
@@ -207,12 +215,12 @@ def from_config(
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Normalize, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel
 
     if "model_type" not in config:
         msg = "config: name its model_type, for example {model_type: bert, hidden_size: 128, num_hidden_layers: 2}."
         raise ValueError(msg)
-    words = AutoTokenizer.from_pretrained(resolve_model(tokenizer))
+    words = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
     fields = {"vocab_size": len(words), "pad_token_id": words.pad_token_id} | config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -234,7 +242,13 @@ def from_config(
 
 @student_maker
 def ranker(
-    trunk: str, *, layers: list[int] | None = None, max_tokens: int | None = None, seed: int = 0, **options: Any
+    trunk: str,
+    *,
+    layers: list[int] | None = None,
+    max_tokens: int | None = None,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+    **options: Any,
 ) -> CrossEncoder:
     """
     Start a ranker: a cross-encoder with one score a pair.
@@ -248,6 +262,8 @@ def ranker(
         Length at which a pair is cut, special tokens included.
     :param seed:
         Seed of a new head.
+    :param trust_remote_code:
+        Run code that the trunk brings along.
     :param options:
         Passed to `CrossEncoder`, such as `revision`.
     :raises ValueError:
@@ -256,13 +272,16 @@ def ranker(
     import torch
     from sentence_transformers import CrossEncoder
 
+    path = resolve_model(trunk)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        started = CrossEncoder(
-            resolve_model(trunk),
+        scores_pairs = any("For" in name for name in _architectures(path, trust_remote_code=trust_remote_code))
+        started = open_model(
+            CrossEncoder,
+            path,
             device="cpu",
-            num_labels=None if _scores_pairs(trunk) else 1,
-            model_kwargs={"use_safetensors": True},
+            num_labels=None if scores_pairs else 1,  # a new head must be asked for
+            trust_remote_code=trust_remote_code,
             **options,
         )
     if started.num_labels != 1:
@@ -280,11 +299,12 @@ def ranker(
     return started.float()
 
 
-def _scores_pairs(trunk: str) -> bool:
-    """Look up whether a trunk has a head already; a new one must be asked for."""
+def _architectures(path: str, *, trust_remote_code: bool) -> list[str]:
+    """Look up for which tasks a model has heads already."""
     from transformers import AutoConfig
 
-    return any("For" in name for name in AutoConfig.from_pretrained(resolve_model(trunk)).architectures or [])
+    refuse_remote_code(path, trust_remote_code=trust_remote_code)
+    return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).architectures or []
 
 
 @student_maker
@@ -301,16 +321,14 @@ def late_interaction(
     :param seed:
         Seed of a new projection.
     :param options:
-        Passed to `MultiVectorEncoder`, such as `revision`.
+        Passed to `MultiVectorEncoder`, such as `revision` and `trust_remote_code`.
     """
     import torch
     from sentence_transformers import MultiVectorEncoder
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        started = MultiVectorEncoder(
-            resolve_model(model), device="cpu", model_kwargs={"use_safetensors": True}, **options
-        )
+        started = open_model(MultiVectorEncoder, resolve_model(model), device="cpu", **options)
     set_max_tokens(started, **(max_tokens or {}))
     return started.float()
 
@@ -322,6 +340,7 @@ def sparse(
     layers: list[int] | None = None,
     max_tokens: dict[str, int] | None = None,
     seed: int = 0,
+    trust_remote_code: bool = False,
     **options: Any,
 ) -> SparseEncoder:
     r"""
@@ -341,6 +360,8 @@ def sparse(
         Lengths `{query, document}` at which texts are cut.
     :param seed:
         Seed of what else is new.
+    :param trust_remote_code:
+        Run code that the trunk brings along.
     :param options:
         Passed to `SparseEncoder`, such as `revision`.
     :raises ValueError:
@@ -350,22 +371,27 @@ def sparse(
     from sentence_transformers import SparseEncoder
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sparse_encoder.modules import SpladePooling
-    from transformers import AutoConfig
 
     path = resolve_model(trunk)
+    has_head = any(name.endswith("ForMaskedLM") for name in _architectures(path, trust_remote_code=trust_remote_code))
+    trust = {"trust_remote_code": trust_remote_code}
+    loading: dict[str, Any] = {
+        "transformer_task": "fill-mask",
+        "model_kwargs": {"use_safetensors": True, **trust},
+        "processor_kwargs": dict(trust),
+        "config_kwargs": dict(trust),
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            first = Transformer(path, transformer_task="fill-mask", model_kwargs={"use_safetensors": True})
+            first = Transformer(path, **loading)
         except ValueError:  # a folder of modules: the first is the encoder
-            first = Transformer(
-                f"{path}/0_Transformer", transformer_task="fill-mask", model_kwargs={"use_safetensors": True}
-            )
+            first = Transformer(f"{path}/0_Transformer", **loading)
     if layers is not None:
         _cut_layers(first.model, layers, trunk)
     pool = SpladePooling(pooling_strategy="max", embedding_dimension=first.config.get_text_config().vocab_size)
     started = SparseEncoder(modules=[first, pool], device="cpu", **options).float()
-    if not any(name.endswith("ForMaskedLM") for name in AutoConfig.from_pretrained(path).architectures or []):
+    if not has_head:
         _start_vocabulary_head(first)
     set_max_tokens(started, **(max_tokens or {}))
     return started
@@ -391,7 +417,9 @@ def _start_vocabulary_head(encoder: Any) -> None:
 
 
 @student_maker
-def static(teacher: str, *, dim: int | None = None, sif: float = 1e-5, **options: Any) -> SentenceTransformer:
+def static(
+    teacher: str, *, dim: int | None = None, sif: float = 1e-5, trust_remote_code: bool = False, **options: Any
+) -> SentenceTransformer:
     r"""
     Start a student that is a table: a text's vector is the mean of its tokens', of length 1.
 
@@ -406,6 +434,8 @@ def static(teacher: str, *, dim: int | None = None, sif: float = 1e-5, **options
         Dimension; None keeps the teacher's and its axes, so that the vectors lie near the teacher's own.
     :param sif:
         The $a$ above.
+    :param trust_remote_code:
+        Run code that the teacher brings along.
     :param options:
         Passed to `SentenceTransformer`, such as `prompts`.
     :raises ValueError:
@@ -416,7 +446,7 @@ def static(teacher: str, *, dim: int | None = None, sif: float = 1e-5, **options
     from sentence_transformers.base.modules import Normalize
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-    model = pretrained(teacher).eval()
+    model = pretrained(teacher, trust_remote_code=trust_remote_code).eval()
     words = model.tokenizer
     if not getattr(words, "is_fast", False):
         msg = f"static: {teacher} has no fast tokenizer."
@@ -456,6 +486,7 @@ def with_words(
     weight: float = 0.5,
     saturation: float | None = None,
     seed: int = 0,
+    trust_remote_code: bool = False,
     **options: Any,
 ) -> SentenceTransformer:
     r"""
@@ -483,6 +514,8 @@ def with_words(
         words weigh as often as they come.
     :param seed:
         Seed of the directions.
+    :param trust_remote_code:
+        Run code that the table brings along.
     :param options:
         Passed to `SentenceTransformer`, such as `prompts`.
     :raises ValueError:
@@ -499,7 +532,8 @@ def with_words(
         msg = f"with_words: saturation={saturation} must be above 0."
         raise ValueError(msg)
     once = saturation is not None
-    started, meanings, words = _meanings_and_words("with_words", table, corpus, dim, weight, seed, once=once)
+    started = pretrained(table, trust_remote_code=trust_remote_code)
+    meanings, words = _meanings_and_words("with_words", table, started, corpus, dim, weight, seed, once=once)
     tower: Any = started[0]
     if once:
         words = words - words.mean(dim=1, keepdim=True)  # as `from_words` needs them
@@ -514,14 +548,21 @@ def with_words(
 
 
 def _meanings_and_words(
-    name: str, table: str, corpus: Sequence[str] | None, dim: int, weight: float, seed: int, *, once: bool = False
-) -> tuple[SentenceTransformer, torch.Tensor, torch.Tensor]:
-    """Give a static student, its vectors and those of words; `weight` counts each word of a text once, or as often."""
+    name: str,
+    table: str,
+    started: SentenceTransformer,
+    corpus: Sequence[str] | None,
+    dim: int,
+    weight: float,
+    seed: int,
+    *,
+    once: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give a static student's vectors and those of words; `weight` counts each word of a text once, or as often."""
     import numpy as np
     import torch
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-    started = pretrained(table)
     tower: Any = started[0]
     if not isinstance(tower, StaticEmbedding):
         msg = f"{name}: {table} is no static student; make one with the recipe `static`."
@@ -548,7 +589,7 @@ def _meanings_and_words(
     for ids in first:
         lengths += torch.stack([meanings[ids].sum(0).norm(), words[ids.unique() if once else ids].sum(0).norm()])
     words *= weight * lengths[0] / lengths[1].clamp(min=1e-12)
-    return started, meanings, words
+    return meanings, words
 
 
 @student_maker
@@ -562,6 +603,7 @@ def from_words(
     weight: float = 0.5,
     max_tokens: dict[str, int] | None = None,
     seed: int = 0,
+    trust_remote_code: bool = False,
     **options: Any,
 ) -> SentenceTransformer:
     r"""
@@ -595,6 +637,8 @@ def from_words(
         Lengths `{query, document}` at which texts are cut.
     :param seed:
         Seed of the directions and of all that is random.
+    :param trust_remote_code:
+        Run code that table and tokenizer bring along.
     :param options:
         Passed to `SentenceTransformer`.
     :raises ValueError:
@@ -602,11 +646,13 @@ def from_words(
     """
     import torch
 
+    from retort.students.counted import CountedEmbedding
+
     if layers < 1 or dim <= 1:
         msg = f"from_words: layers={layers} must be above 0, and dim={dim} above 1."
         raise ValueError(msg)
-    if counts_words(resolve_model(table)):
-        started = pretrained(table)
+    started = pretrained(table, trust_remote_code=trust_remote_code)
+    if isinstance(started[0], CountedEmbedding):
         counted: Any = started[0]
         if counted.saturation != SATURATION:
             msg = f"from_words: {table} has saturation={counted.saturation}; layers are written for {SATURATION}."
@@ -614,7 +660,7 @@ def from_words(
         dim = counted.words
         meanings, words = counted.embedding.weight.detach().float().tensor_split([-dim], dim=1)
     else:
-        started, meanings, words = _meanings_and_words("from_words", table, corpus, dim, weight, seed, once=True)
+        meanings, words = _meanings_and_words("from_words", table, started, corpus, dim, weight, seed, once=True)
     tower: Any = started[0]
     words = words - words.mean(dim=1, keepdim=True)  # so that taking some of them off leaves a stream's mean at 0
     both = torch.cat([meanings, words], dim=1)
@@ -628,7 +674,8 @@ def from_words(
         "num_attention_heads": width // HEAD,
     }
     given = {"prompts": started.prompts, "similarity_fn_name": started.similarity_fn_name}
-    student = from_config(config, tokenizer, max_tokens=max_tokens, seed=seed, **given | options)
+    options = given | options | {"trust_remote_code": trust_remote_code}
+    student = from_config(config, tokenizer, max_tokens=max_tokens, seed=seed, **options)
     first: Any = student[0]
     if first.tokenizer.get_vocab() != tower.tokenizer.get_vocab() or first.tokenizer.cls_token_id is None:
         msg = f"from_words: {tokenizer} has another vocabulary than {table}, or puts no token before a text."

@@ -1,17 +1,19 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""Loading models: by name, on a device, in a precision, and only if they are what their manifest says."""
+"""Loading models: by name, on a device, in a precision, and without running code that they bring along."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from retort.students.files import resolve_model
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.model import BaseModel
 
     Model = TypeVar("Model", bound=BaseModel)
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
 class PrecisionError(ValueError):
     """The hardware has no such arithmetic."""
 
+
+class RemoteCodeError(ValueError):
+    """A model folder brings code along, and the user did not say that it may run."""
+
+
+STOCK = "sentence_transformers."
+OWN_MODULES = frozenset({"retort.students.counted.CountedEmbedding"})  # all that a folder may name besides
+MODULES, CONFIG = "modules.json", "config_sentence_transformers.json"
+SAVED = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")  # in CONFIG
 
 Precision = Literal["float32", "bfloat16", "auto", "int8"]
 
@@ -76,6 +87,8 @@ def load_model(
         Run code that the model brings along.
     :raises FileNotFoundError:
         If the folder is not there, or holds no model that can be loaded.
+    :raises RemoteCodeError:
+        If the folder brings code along that is not trusted.
     """
     path = resolve_model(model)
     folder = Path(path)
@@ -83,16 +96,18 @@ def load_model(
     if not folder.is_dir() and (path.count("/") > 1 or ("/" in path and folder.parent.is_dir())):  # no Hub id
         raise FileNotFoundError(msg)
     try:
-        loaded = kind(
+        loaded = open_model(
+            kind,
             path,
             device=device,
             revision=revision,
             token=token,
             local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code or counts_words(path),
-            model_kwargs={"use_safetensors": True},
+            trust_remote_code=trust_remote_code,
         )
-    except ValueError as error:
+    except RemoteCodeError:
+        raise
+    except (ValueError, ImportError) as error:
         if not folder.is_dir():
             raise
         msg = f"No model that can be loaded in the folder {path!r}: {error}"
@@ -105,18 +120,140 @@ def load_model(
     return loaded
 
 
-def counts_words(model: str) -> bool:
+def open_model(kind: type[Model], path: str, *, trust_remote_code: bool = False, **options: Any) -> Model:
     """
-    Say whether a folder is a table that counts words (`CountedEmbedding`) and nothing more.
+    Create a model of sentence-transformers from a folder or a Hub id, with weights in safetensors only.
 
-    Sentence-transformers asks for `trust_remote_code` to import a class of ours; such a folder brings no other code.
+    A folder that names modules of ours is put together here: sentence-transformers imports them only where all code of
+    the folder is trusted.
+
+    :param kind:
+        Its class.
+    :param path:
+        A folder or a Hub id (see `resolve_model`).
+    :param trust_remote_code:
+        Run code that the model brings along.
+    :param options:
+        Passed to `kind`.
+    :raises RemoteCodeError:
+        If the folder brings code along that is not trusted.
     """
-    path = Path(model) / "modules.json"
-    if not path.is_file():
-        return False
-    kinds = [str(module.get("type", "")) for module in json.loads(path.read_text(encoding="utf-8"))]
-    normalize = "sentence_transformers.base.modules.normalize.Normalize"
-    return kinds[:1] == ["retort.students.counted.CountedEmbedding"] and kinds[1:] in ([], [normalize])
+    from sentence_transformers import SentenceTransformer
+
+    refuse_remote_code(path, trust_remote_code=trust_remote_code)
+    options["model_kwargs"] = {"use_safetensors": True}
+    if kind is SentenceTransformer and not trust_remote_code and names_own_modules(path):
+        return _put_together(Path(path), **options)  # type: ignore[return-value]
+    return kind(path, trust_remote_code=trust_remote_code, **options)
+
+
+def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> Any:
+    """Load a model's tokenizer, as transformers has it; parameters and errors as in `load_model`."""
+    from transformers import AutoTokenizer
+
+    path = resolve_model(model)
+    refuse_remote_code(path, trust_remote_code=trust_remote_code)
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+
+
+def refuse_remote_code(path: str, *, trust_remote_code: bool = False) -> None:
+    """
+    Refuse a folder that names code of its own, or of packages that are neither sentence-transformers nor ours.
+
+    Only small JSON files are read. Models of the Hub are left to sentence-transformers, which refuses theirs.
+
+    :param path:
+        A folder; anything else is let through.
+    :param trust_remote_code:
+        The user trusts the folder's code: nothing is refused.
+    :raises RemoteCodeError:
+        If it does; the first place is named.
+    :raises FileNotFoundError:
+        If a configuration is not valid JSON.
+    """
+    folder = Path(path)
+    if trust_remote_code or not folder.is_dir():
+        return
+    for file, key, name in _code_named_in(folder):
+        if not (key == "type" and (name.startswith(STOCK) or name in OWN_MODULES)):
+            msg = (
+                f"{file}: {key!r} names {name}, code that is part of neither sentence-transformers nor retort. If you "
+                "trust it, load the model with trust_remote_code=True."
+            )
+            raise RemoteCodeError(msg)
+
+
+def names_own_modules(path: str) -> bool:
+    """Say whether a folder's modules are partly of `OWN_MODULES`."""
+    folder = Path(path)
+    return folder.is_dir() and any(name in OWN_MODULES for _, name in _module_types(folder))
+
+
+def _code_named_in(folder: Path) -> Iterator[tuple[Path, str, str]]:
+    """Go through all places that say which code runs: the file, `type` or `auto_map`, and a class."""
+    for file, name in _module_types(folder):
+        yield file, "type", name
+    for file in sorted(folder.rglob("*config*.json")):
+        for name in _auto_mapped(_read_json(file)):
+            yield file, "auto_map", name
+
+
+def _module_types(folder: Path) -> Iterator[tuple[Path, str]]:
+    """List the modules' classes, with the file that names each: the model's own, and those of its routers."""
+    if (file := folder / MODULES).is_file():
+        for module in _read_json(file):
+            yield file, str(module.get("type", ""))
+    for file in sorted([*folder.rglob("router_config.json"), *folder.rglob("config.json")]):  # the latter of old ones
+        config = _read_json(file)
+        if isinstance(config, dict) and isinstance(config.get("types"), dict) and "structure" in config:
+            for name in config["types"].values():
+                yield file, str(name)
+
+
+def _auto_mapped(node: Any) -> Iterator[str]:
+    """List the classes that `auto_map` names, wherever it stands: processors have it inside of others."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _texts(value) if key == "auto_map" else _auto_mapped(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _auto_mapped(value)
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from _texts(value)
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        msg = f"No model that can be loaded in the folder '{file.parent}': {file.name} is not valid JSON ({error})."
+        raise FileNotFoundError(msg) from error
+
+
+def _put_together(folder: Path, **options: Any) -> SentenceTransformer:
+    """Load the modules one by one, each by its own `load`, and the rest of the model from its configuration."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Router
+    from sentence_transformers.util import import_from_string
+
+    own = {name: import_from_string(name) for name in OWN_MODULES}
+    loading = {name: value for name, value in options.items() if name not in (*SAVED, "device")}
+    modules = []
+    for module in _read_json(folder / MODULES):
+        kind: Any = own.get(module["type"]) or import_from_string(module["type"])
+        more = {"module_classes": own} if kind is Router else {}
+        modules.append(kind.load(str(folder), subfolder=module["path"], **loading, **more))
+    config = _read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    saved = {name: config.get(name) for name in SAVED}
+    wanted = {name: value for name, value in options.items() if value is not None}
+    prompts = (saved["prompts"] or {}) | (options.get("prompts") or {})
+    return SentenceTransformer(modules=modules, **saved | wanted | {"prompts": prompts})
 
 
 def set_precision(model: BaseModel, precision: Precision, device: str) -> None:

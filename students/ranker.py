@@ -14,7 +14,7 @@ import numpy as np
 
 from retort.students.exports import Backend, choose, export_precision
 from retort.students.files import resolve_model
-from retort.students.loading import Precision, load_model, pick_device, set_precision
+from retort.students.loading import Precision, load_model, pick_device, refuse_remote_code, set_precision
 from retort.students.manifest import Manifest, ManifestError
 from retort.students.onnx import ExportError, GraphScorer, open_export
 from retort.students.scoring import Pair, score_numpy
@@ -106,6 +106,8 @@ class Ranker:
             If the model is no ranker, or not the one that its manifest describes.
         :raises ExportError:
             If an export is asked for that is not there, or cannot be used.
+        :raises RemoteCodeError:
+            If the folder brings code along that is not trusted.
         """
         from sentence_transformers import CrossEncoder
 
@@ -116,6 +118,7 @@ class Ranker:
             raise ManifestError(_no_ranker(model))
         backend, chosen = choose(known, backend, precision, device, changed=max_tokens is not None)
         if backend == "onnx" and known is not None:
+            refuse_remote_code(str(folder), trust_remote_code=trust_remote_code)
             scorer: Any = open_export(folder, known, export_precision(chosen), threads)
             return cls(None, known, model, scorer)
         loaded = load_model(

@@ -20,7 +20,15 @@ from retort.students.exports import Backend, choose, export_precision
 from retort.students.files import replace_folder, resolve_model
 from retort.students.hashing import fingerprint_of, space_of
 from retort.students.layers import note_word_weights
-from retort.students.loading import Precision, counts_words, load_model, pick_device, set_precision
+from retort.students.loading import (
+    Precision,
+    load_model,
+    load_tokenizer,
+    names_own_modules,
+    pick_device,
+    refuse_remote_code,
+    set_precision,
+)
 from retort.students.manifest import MANIFEST_FILE, Manifest, ManifestError
 from retort.students.onnx import ExportError, open_export
 from retort.students.scoring import is_ranker, pair_prompt
@@ -108,7 +116,7 @@ def save_student(model: SentenceTransformer | CrossEncoder, path: str | Path, **
     with replace_folder(Path(path)) as aside:
         model.save(str(aside), create_model_card=False, safe_serialization=True)
         manifest.write(aside)
-        (aside / "README.md").write_text(model_card(manifest, ours=counts_words(str(aside))), encoding="utf-8")
+        (aside / "README.md").write_text(model_card(manifest, ours=names_own_modules(str(aside))), encoding="utf-8")
     return manifest
 
 
@@ -135,11 +143,14 @@ class Student:
         name: str,
         encoders: Mapping[Side, Encoder] | None = None,
         export: str = "",
+        *,
+        trust_remote_code: bool = False,
     ) -> None:
         self._model = model
         self.manifest = manifest
         self.name = name
         self._export = export
+        self._trust_remote_code = trust_remote_code
         self._encoders: dict[Side, Encoder] = dict(encoders or {})
         self._tokenizer: Any = None  # of transformers, where the encoders have another
         if model is not None:
@@ -225,6 +236,8 @@ class Student:
             If the folder's weights or configuration are not those that its manifest names.
         :raises ExportError:
             If an export is asked for that is not there, or cannot be used.
+        :raises RemoteCodeError:
+            If the folder brings code along that is not trusted.
         """
         device = pick_device(device)
         folder = Path(resolve_model(model))
@@ -234,8 +247,9 @@ class Student:
         cut = max_query_tokens is not None or max_document_tokens is not None
         backend, chosen = choose(known, backend, precision, device, changed=cut)
         if backend == "onnx" and known is not None:
+            refuse_remote_code(str(folder), trust_remote_code=trust_remote_code)
             encoders: Any = open_export(folder, known, export_precision(chosen), threads)
-            return cls(None, known, model, encoders, f"onnx {chosen}")
+            return cls(None, known, model, encoders, f"onnx {chosen}", trust_remote_code=trust_remote_code)
         loaded = load_model(
             cls.model_class(),
             model,
@@ -309,9 +323,7 @@ class Student:
             with encoder.lock:
                 return view_texts(self.model.tokenizer, queries, document, query_tokens)
         if self._tokenizer is None:
-            from transformers import AutoTokenizer
-
-            self._tokenizer = AutoTokenizer.from_pretrained(resolve_model(self.name))
+            self._tokenizer = load_tokenizer(self.name, trust_remote_code=self._trust_remote_code)
         return view_texts(self._tokenizer, queries, document, query_tokens)
 
     def encode(

@@ -20,7 +20,7 @@ from retort.students import Student, save_student
 from retort.students.create import from_config, from_table, from_words, static, two_towers, with_words
 from retort.students.encoding import encode_texts
 from retort.students.hashing import fingerprint_of
-from retort.students.loading import counts_words
+from retort.students.loading import RemoteCodeError, names_own_modules
 from retort.students.sides import SIDES
 from retort.students.static import StaticEncoder
 from retort.trainers.data.beir import read_beir
@@ -337,11 +337,11 @@ class TestWordsBesideATable:
     def test_other_code_in_a_folder_is_not_trusted(self, counting, tmp_path):
         save_student(counting, tmp_path / "student")
         path = tmp_path / "student" / "modules.json"
-        path.write_text(path.read_text().replace("base.modules.normalize.Normalize", "evil.Evil"))
-        with pytest.raises(FileNotFoundError, match="trust_remote_code"):
+        path.write_text(path.read_text().replace("sentence_transformers.base.modules.normalize.Normalize", "evil.Evil"))
+        with pytest.raises(RemoteCodeError, match="trust_remote_code"):
             Student.load(str(tmp_path / "student"))
         path.write_text("[]")
-        assert not counts_words(str(tmp_path / "student"))
+        assert not names_own_modules(str(tmp_path / "student"))
 
     def test_one_that_counts_is_no_tower(self, counting, tiny_student, tmp_path):
         save_student(counting, tmp_path / "student")

@@ -15,7 +15,7 @@ import numpy as np
 
 from retort.students.card import model_card
 from retort.students.files import replace_file
-from retort.students.loading import counts_words, has_bfloat16
+from retort.students.loading import has_bfloat16, names_own_modules
 from retort.students.manifest import Manifest, ManifestError
 from retort.students.onnx import FOLDER, ExportError, ExportPrecision, export_fingerprint, export_model, made_of
 from retort.students.ranker import Ranker
@@ -85,7 +85,7 @@ def export_student(
         manifest = replace(manifest, exports=_measured(folder, [*own, *manifest.exports], data, tolerance, threads))
         manifest.write(folder)
     with replace_file(folder / "README.md") as aside:
-        aside.write_text(model_card(manifest, ours=counts_words(str(folder))), encoding="utf-8")
+        aside.write_text(model_card(manifest, ours=names_own_modules(str(folder))), encoding="utf-8")
     return manifest.exports
 
 

@@ -1,0 +1,211 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Model folders that bring code along: it runs only where the user said so."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize, Router
+
+from haystack_integrations.components.embedders.retort import StudentTextEmbedder
+from haystack_integrations.components.rankers.retort import StudentRanker
+from retort.cli.main import main
+from retort.students import Ranker, RemoteCodeError, Student, save_student
+from retort.students import create as make
+from retort.students.counted import CountedEmbedding
+from retort.students.loading import load_model
+from retort.students.sparse import SparseStudent
+from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
+from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
+from retort.trainers.teachers.sparse_encoder import SparseEncoderTeacher
+
+OURS = "retort.students.counted.CountedEmbedding"
+NORMALIZE = "sentence_transformers.base.modules.normalize.Normalize"
+EVIL = """\
+from pathlib import Path
+Path({place!r}).touch()
+from transformers import BertConfig, BertForSequenceClassification
+class Evil(BertConfig): pass
+class EvilModel(BertForSequenceClassification): pass
+"""
+
+
+@pytest.fixture
+def ran(tmp_path) -> Path:
+    """What is there once a folder's code ran."""
+    return tmp_path / "ran"
+
+
+def spoiled(folder: str, place: Path, ran: Path) -> Path:
+    """Copy a model folder, with code of its own beside it."""
+    shutil.copytree(folder, place)
+    (place / "evil.py").write_text(EVIL.format(place=str(ran)))
+    return place
+
+
+def change(file: Path, **values) -> None:
+    tree = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps(tree | values))
+
+
+def name_own(folder: Path, *more: str) -> None:
+    """Let a folder's modules.json name a class of ours, and others."""
+    kinds = [OURS, *more]
+    (folder / "modules.json").write_text(
+        json.dumps([{"idx": i, "name": str(i), "path": "", "type": kind} for i, kind in enumerate(kinds)])
+    )
+
+
+@pytest.fixture
+def evil(tiny_ranker, tmp_path, ran) -> str:
+    """A ranker whose modules.json names ours, and whose config.json names its own code."""
+    folder = spoiled(tiny_ranker, tmp_path / "evil", ran)
+    name_own(folder)
+    change(folder / "config.json", auto_map={"AutoConfig": "evil.Evil"}, model_type="evil")
+    (folder / "retort.json").unlink()
+    (folder / "config_sentence_transformers.json").unlink()  # a cross-encoder then goes by config.json
+    return str(folder)
+
+
+LOADS = {
+    "Ranker": Ranker.load,
+    "StudentRanker": lambda m: StudentRanker(model=m).warm_up(),
+    "StudentTextEmbedder": lambda m: StudentTextEmbedder(model=m).warm_up(),
+    "Student": Student.load,
+    "SparseStudent": SparseStudent.load,
+    "BiEncoderTeacher": lambda m: BiEncoderTeacher(model=m).student,
+    "CrossEncoderTeacher": lambda m: CrossEncoderTeacher(model=m).key,
+    "SparseEncoderTeacher": lambda m: SparseEncoderTeacher(model=m).student,
+    "pretrained": make.pretrained,
+    "from_layers": lambda m: make.from_layers(m, [0]),
+    "ranker": make.ranker,
+    "sparse": make.sparse,
+    "late_interaction": make.late_interaction,
+    "static": make.static,
+    "from_config": lambda m: make.from_config({"model_type": "bert"}, m),
+    "with_words": lambda m: make.with_words(m, corpus=["a"]),
+}
+
+
+@pytest.mark.parametrize("load", LOADS.values(), ids=LOADS)
+def test_code_of_a_folder_is_refused_wherever_it_is_opened(evil, ran, load):
+    with pytest.raises(RemoteCodeError, match=r"evil/config.json: 'auto_map' names evil.Evil.*trust_remote_code=True"):
+        load(evil)
+    assert not ran.exists()
+
+
+def test_evaluate_refuses_a_ranker_with_code(evil, ran, beir, capsys):
+    arguments = ["evaluate", "bm25", "--rerank", evil, "--data", str(beir), "--split", "dev"]
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "config.json: 'auto_map' names evil.Evil" in capsys.readouterr().err
+    assert not ran.exists()
+
+
+class TestPlaces:
+    """All files that can name code; each beside modules that are trusted."""
+
+    @pytest.fixture
+    def counting(self, tiny_student, tmp_path) -> str:
+        save_student(make.static(tiny_student), tmp_path / "table")
+        table = make.with_words(str(tmp_path / "table"), corpus=["the ship", "bread"], dim=8, saturation=0.25)
+        save_student(table, tmp_path / "counting", recipe="words")
+        return str(tmp_path / "counting")
+
+    @pytest.mark.parametrize("own", ["evil.Evil", "retort.students.create.pretrained", "os.system"])
+    def test_a_class_beside_ours(self, counting, tmp_path, ran, own):
+        folder = spoiled(counting, tmp_path / "spoiled", ran)
+        name_own(folder, NORMALIZE, own)
+        with pytest.raises(RemoteCodeError, match=rf"modules.json: 'type' names {own}"):
+            Student.load(str(folder))
+        assert not ran.exists()
+
+    @pytest.mark.parametrize(
+        ("file", "values"),
+        [
+            ("tokenizer_config.json", {"auto_map": ["evil.Evil", None]}),
+            ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "evil.Evil"]}}),
+            ("processor_config.json", {"image_processor": {"auto_map": {"AutoImageProcessor": "evil.Evil"}}}),
+            ("1_Normalize/config.json", {"auto_map": {"AutoModel": "other/repo--evil.Evil"}}),
+            ("1_Normalize/router_config.json", {"types": {"a": "evil.Evil"}, "structure": {"q": ["a"]}}),
+        ],
+    )
+    def test_a_file_beside_ours(self, counting, tmp_path, ran, file, values):
+        folder = spoiled(counting, tmp_path / "spoiled", ran)
+        (folder / file).parent.mkdir(exist_ok=True)
+        change(folder / file, **values)
+        with pytest.raises(RemoteCodeError, match=rf"{file}: .* names .*evil.Evil"):
+            make.pretrained(str(folder))
+        assert not ran.exists()
+
+    def test_an_auto_map_of_nothing_is_let_through(self, tiny_student, tmp_path):
+        shutil.copytree(tiny_student, tmp_path / "s")
+        change(tmp_path / "s" / "tokenizer_config.json", auto_map={})
+        assert Student.load(str(tmp_path / "s")).fingerprint == Student.load(tiny_student).fingerprint
+
+    def test_a_file_that_is_no_json_is_named(self, counting):
+        Path(counting, "modules.json").write_text("[{")
+        with pytest.raises(FileNotFoundError, match=r"counting'?: modules.json is not valid JSON"):
+            load_model(SentenceTransformer, counting, device="cpu")
+
+
+def test_what_the_user_trusts_runs(tiny_ranker, tmp_path, ran, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    folder = spoiled(tiny_ranker, tmp_path / "trusted", ran)
+    change(folder / "config.json", auto_map={"AutoModelForSequenceClassification": "evil.EvilModel"})
+    with pytest.raises(RemoteCodeError):
+        Ranker.load(str(folder))
+    assert not ran.exists()
+    (folder / "retort.json").unlink()  # it is of the ranker without that code
+    trusted = Ranker.load(str(folder), trust_remote_code=True)
+    assert ran.exists()
+    pairs = [("ship", "a sail"), ("bread", "the oven")]
+    assert (trusted.score(pairs) == Ranker.load(tiny_ranker).score(pairs)).all()
+
+
+class TestModulesOfOurs:
+    """They are put together without sentence-transformers' flag, as it would have put them together."""
+
+    @pytest.fixture
+    def words(self, tiny_student):
+        tokenizer = SentenceTransformer(tiny_student, device="cpu").tokenizer.backend_tokenizer
+        rows = torch.randn(tokenizer.get_vocab_size(), 12, generator=torch.Generator().manual_seed(0))
+        return CountedEmbedding(tokenizer, rows, words=4, saturation=0.5)
+
+    def test_all_that_the_configuration_says_is_kept(self, words, tmp_path):
+        prompts = {"query": "what ", "document": "the ", "other": "of "}
+        model = SentenceTransformer(
+            modules=[words, Normalize()],
+            device="cpu",
+            prompts=prompts,
+            default_prompt_name="other",
+            similarity_fn_name="euclidean",
+            truncate_dim=6,
+        )
+        folder = str(tmp_path / "s")
+        model.save(folder)
+        theirs = SentenceTransformer(folder, device="cpu", trust_remote_code=True)
+        ours = load_model(SentenceTransformer, folder, device="cpu")
+        for name in ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim"):
+            assert getattr(ours, name) == getattr(theirs, name) == getattr(model, name)
+        assert (ours.encode(["the ship"]) == theirs.encode(["the ship"])).all()
+        assert ours.trust_remote_code is False
+        started = make.pretrained(folder, prompts={"query": "how "}, similarity_fn_name="dot")
+        assert started.prompts == prompts | {"query": "how "}
+        assert started.similarity_fn_name == "dot"
+
+    def test_they_may_stand_in_a_router(self, words, tmp_path):
+        router = Router.for_query_document(query_modules=[words], document_modules=[words])
+        save_student(SentenceTransformer(modules=[router, Normalize()], device="cpu"), tmp_path / "s")
+        student = Student.load(str(tmp_path / "s"))
+        theirs = SentenceTransformer(str(tmp_path / "s"), device="cpu", trust_remote_code=True)
+        assert (student.model.encode_query(["the ship"]) == theirs.encode_query(["the ship"])).all()
+        assert "trust_remote_code=True" in (tmp_path / "s" / "README.md").read_text()
