@@ -18,7 +18,8 @@ from retort.students import STUDENT_STAMP
 def run(given: argparse.Namespace) -> None:
     """Answer a question from an index."""
     student = given.student or built_by(given.store)
-    pipeline = load_pipeline("extractive_qa", student=student, index=given.store)
+    places = {"student": student, "index": given.store}
+    pipeline = load_pipeline("extractive_qa", **places, trust_remote_code=given.trust_remote_code)
     found = ask(pipeline, given.question, top_k=given.top_k)
     pipeline.close()
     print(json.dumps(found, indent=2, ensure_ascii=False) if given.json else format_answers(found))

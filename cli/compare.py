@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 def run(given: argparse.Namespace) -> None:
     """Compare each run with the first."""
     data = read_judged(given.data, given.split, empty=given.empty) if given.data else None
-    systems = {name: figures(name, given.split, data) for name in given.runs}
+    systems = {name: figures(name, given.split, data, trust_remote_code=given.trust_remote_code) for name in given.runs}
     first, *others = systems
     if not others:
         msg = "give two runs or more: each is compared with the first."
@@ -45,7 +45,7 @@ def run(given: argparse.Namespace) -> None:
         write_json(given.json, {"split": given.split, "baseline": first, "compared": comparisons})
 
 
-def figures(name: str, split: str, data: RetrievalData | None) -> PerQuery:
+def figures(name: str, split: str, data: RetrievalData | None, *, trust_remote_code: bool = False) -> PerQuery:
     """
     Read a run's figures; what has none of these data is evaluated, and a run's first ones of a split are kept in it.
 
@@ -55,6 +55,8 @@ def figures(name: str, split: str, data: RetrievalData | None) -> PerQuery:
         The split.
     :param data:
         Its data, if given.
+    :param trust_remote_code:
+        Run code that a model brings along.
     """
     folder = Path(name)
     is_run = (folder / "recipe.yaml").is_file()
@@ -76,7 +78,8 @@ def figures(name: str, split: str, data: RetrievalData | None) -> PerQuery:
             )
             raise DataError(msg)
         logger.warning("%s was measured on other data than %s (%s): its student is evaluated.", name, data.name, odd)
-    evaluation = evaluate_model(str(folder / "student") if is_run else name, data)
+    model = str(folder / "student") if is_run else name
+    evaluation = evaluate_model(model, data, trust_remote_code=trust_remote_code)
     if is_run and not has_figures:
         write_evaluation(folder, split, evaluation, data)
     return evaluation.per_query

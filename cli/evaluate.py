@@ -25,7 +25,12 @@ def run(given: argparse.Namespace) -> None:
         msg = f"--depth {given.depth}: rankings have {DEPTH} documents; give {DEPTH} at most."
         raise DataError(msg)
     data = read_judged(given.data, given.split, empty=given.empty, max_queries=given.max_queries)
-    form = {"precision": given.precision, "backend": given.backend, "threads": given.threads}
+    form = {
+        "precision": given.precision,
+        "backend": given.backend,
+        "threads": given.threads,
+        "trust_remote_code": given.trust_remote_code,
+    }
     ranker = Ranker.load(given.rerank, **form) if given.rerank else None
     found: dict[str, dict[str, float]] = {}
     for name in given.models:

@@ -19,7 +19,12 @@ def run(given: argparse.Namespace) -> None:
     if given.data:
         data = read_judged(given.data, given.split, empty=given.empty, max_queries=given.max_queries)
     entries = export_student(
-        given.student, data, precision=given.precision, tolerance=given.tolerance, threads=given.threads
+        given.student,
+        data,
+        precision=given.precision,
+        tolerance=given.tolerance,
+        threads=given.threads,
+        trust_remote_code=given.trust_remote_code,
     )
     if data is None:
         files = ", ".join(e["file"] for e in entries if e["file"])

@@ -24,6 +24,7 @@ def run(given: argparse.Namespace) -> None:
         sparse=given.sparse,
         prune=given.prune,
         quantization=given.quantization,
+        trust_remote_code=given.trust_remote_code,
     )
     if int(os.environ.get("RANK", "0")) > 0:  # the first process speaks for all
         return
@@ -41,6 +42,7 @@ def index_documents(
     sparse: str | None = None,
     prune: bool = False,
     quantization: str | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[int, int]:
     """
     Read and index documents, with a progress bar; see `retort.pipelines.indexing.index_documents`.
@@ -57,6 +59,8 @@ def index_documents(
         Delete every document of the index that `source` does not give.
     :param quantization:
         `int8` or `binary`: how a folder's index keeps embeddings besides; None leaves an index as it is.
+    :param trust_remote_code:
+        Run code that the students bring along.
     :returns:
         Documents in the index, and how many were deleted.
     """
@@ -69,4 +73,5 @@ def index_documents(
         sparse=sparse,
         prune=prune,
         quantization=quantization,
+        trust_remote_code=trust_remote_code,
     )

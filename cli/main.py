@@ -137,6 +137,8 @@ send as a bearer token. Without one, name with --allowed-hosts what the server i
 else a site that leads a browser to it can read the documents.
 """
 
+TRUST = "run code that a model's folder brings along; only if you trust it"
+
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     pass
@@ -202,6 +204,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--threads", type=positive, default=None, metavar="N", help="of an export; default: all cores"
     )
     evaluate.add_argument("--empty", choices=["error", "skip"], default="error", help="what to do with empty texts")
+    evaluate.add_argument("--trust-remote-code", action="store_true", help=TRUST)
 
     compare = add("compare", "Tell whether runs differ by more than chance, query by query.", COMPARE_EPILOG)
     compare.add_argument("runs", nargs="+", metavar="RUN", help="run folder, model, or bm25; the first is the baseline")
@@ -209,6 +212,7 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("--data", default=None, type=Path, help="BEIR folder, for what has no figures yet")
     compare.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures here, too")
     compare.add_argument("--empty", choices=["error", "skip"], default="error", help="what to do with empty texts")
+    compare.add_argument("--trust-remote-code", action="store_true", help=TRUST)
 
     report = add("report", "Write a page about a run, for people.", REPORT_EPILOG)
     report.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
@@ -217,6 +221,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--split", default="dev", help="its split")
     report.add_argument("--others", nargs="+", default=[], metavar="MODEL", help="models or bm25 to show, too")
     report.add_argument("--empty", choices=["error", "skip"], default="error", help="what to do with empty texts")
+    report.add_argument("--trust-remote-code", action="store_true", help=TRUST)
 
     export = add("export", "Make a student faster on CPUs, and measure what that costs.", EXPORT_EPILOG)
     export.add_argument("student", type=Path, help="student folder; exports are written into it")
@@ -227,6 +232,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--threads", type=positive, default=None, metavar="N", help="of a graph; default: all cores")
     export.add_argument("--max-queries", type=positive, default=None, metavar="N", help="the first N queries only")
     export.add_argument("--empty", choices=["error", "skip"], default="error", help="what to do with empty texts")
+    export.add_argument("--trust-remote-code", action="store_true", help=TRUST)
 
     index = add("index", "Embed documents with a student and write them into a Qdrant index.", INDEX_EPILOG)
     index.add_argument("student", help="student or model folder, or Hub id")
@@ -241,6 +247,7 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument(
         "--prune", action="store_true", help="delete every document of the index that --documents does not give"
     )
+    index.add_argument("--trust-remote-code", action="store_true", help=TRUST)
 
     serve = add("serve", "Serve an index: a page, chat for OpenAI clients, pipelines over HTTP.", SERVE_EPILOG)
     serve.add_argument("--store", required=True, metavar="STORE", help="folder of the index, or URL of a collection")
@@ -263,6 +270,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--workers", type=positive, default=2, metavar="N", help="questions worked on at a time")
     serve.add_argument("--max-requests", type=positive, default=256, metavar="N", help="requests at a time; then 503")
     serve.add_argument("--max-body", type=positive, default=65536, metavar="BYTES", help="longest request")
+    serve.add_argument("--trust-remote-code", action="store_true", help=TRUST)
 
     ask = add("ask", "Ask a question; the answer is cited from the index.", ASK_EPILOG)
     ask.add_argument("question")
@@ -270,6 +278,7 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument("--student", default=None, help="student to ask with; by default the one that built the index")
     ask.add_argument("--top-k", type=positive, default=3, help="answers to give, at most")
     ask.add_argument("--json", action="store_true", help="print JSON")
+    ask.add_argument("--trust-remote-code", action="store_true", help=TRUST)
     return parser
 
 

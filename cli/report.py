@@ -15,7 +15,7 @@ def run(given: argparse.Namespace) -> None:
     """Write the page and say where it is."""
     data = _data(given) if given.data else None
     out = given.out or given.run / "report.html"
-    write_report(given.run, out, data=data, others=given.others)
+    write_report(given.run, out, data=data, others=given.others, trust_remote_code=given.trust_remote_code)
     print(f"{out} ({out.stat().st_size / 1024:.0f} KB): open it in a browser.")
 
 

@@ -63,14 +63,15 @@ def open_serving(given: argparse.Namespace) -> Any:
         raise FileNotFoundError(msg)
     student = given.student or built_by(given.store)
     threads = max(1, (os.cpu_count() or 1) // given.workers)
-    other = Engine(built_by(given.other), given.other, threads=threads) if given.other else None
+    options: dict[str, Any] = {"threads": threads, "trust_remote_code": given.trust_remote_code}
+    other = Engine(built_by(given.other), given.other, **options) if given.other else None
     rag = None
     if given.generator:
         tree = asdict(component(read_yaml(given.generator), str(given.generator)))
         check_component(tree, "generator", given.allow)
-        rag = rag_pipeline(student, given.store, tree, allow=given.allow)
+        rag = rag_pipeline(student, given.store, tree, allow=given.allow, trust_remote_code=given.trust_remote_code)
     report = given.report
     if report is None and not is_url(given.store):
         beside = Path(given.store).resolve().parent / "report.html"
         report = beside if beside.is_file() else None
-    return Serving(Engine(student, given.store, threads=threads), other, rag, report, workers=given.workers)
+    return Serving(Engine(student, given.store, **options), other, rag, report, workers=given.workers)

@@ -51,6 +51,7 @@ def index_documents(
     sparse: str | None = None,
     prune: bool = False,
     quantization: str | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[int, int]:
     """
     Index documents through `indexing.yml` (`indexing_hybrid.yml` with a sparse student), in blocks.
@@ -77,6 +78,8 @@ def index_documents(
         Delete every document of the index that is not among those read.
     :param quantization:
         `int8` or `binary`: how a folder's index keeps embeddings besides; None leaves an index as it is.
+    :param trust_remote_code:
+        Run code that the students bring along.
     :returns:
         Documents in the index, and how many were deleted.
     :raises DocumentStoreError:
@@ -86,15 +89,17 @@ def index_documents(
     state = _processes()
     first = state is None or state.is_main_process
     name, store = _absolute(student), str(store)
-    dim = _dimension(name) if is_url(store) else None  # a folder takes that of the first embedding
+    trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    dim = _dimension(name, **trust) if is_url(store) else None  # a folder takes that of the first embedding
     places: dict[str, Any] = {"student": name, "index": store, "embedding_dim": dim, "quantization": quantization}
-    stamps = {SPACE_STAMP: read_space(name), STUDENT_STAMP: name}
+    places |= trust
+    stamps = {SPACE_STAMP: read_space(name, **trust), STUDENT_STAMP: name}
     if sparse is None:
         pipeline = load_pipeline("indexing", **places)
     else:
         pipeline = load_pipeline("indexing_hybrid", **places, sparse=_absolute(sparse))
         stamps |= {
-            SPARSE_SPACE_STAMP: read_space(_absolute(sparse), SparseStudent),
+            SPARSE_SPACE_STAMP: read_space(_absolute(sparse), SparseStudent, **trust),
             SPARSE_STUDENT_STAMP: _absolute(sparse),
         }
     root = None if folder is None else str(folder.resolve())
@@ -111,7 +116,7 @@ def index_documents(
     target = writer.document_store
     index = reader(target)
     if (first or is_url(store)) and (there := index.sample_meta()) is not None:  # all who write look first
-        _refuse_other_space(there, store, name, sparse)
+        _refuse_other_space(there, stamps, store, name, sparse)
         if root is not None and not prune:
             _refuse_other_root(target, store, documents, root)
     blocks = [documents[start : start + BLOCK] for start in range(0, len(documents), BLOCK)]
@@ -248,9 +253,9 @@ def _absolute(student: str) -> str:
     return str(Path(student).resolve()) if Path(student).is_dir() else student
 
 
-def _dimension(student: str) -> int:
+def _dimension(student: str, *, trust_remote_code: bool) -> int:
     manifest = Manifest.read(Path(resolve_model(student)))
-    return manifest.dim if manifest is not None else Student.load(student).dim
+    return manifest.dim if manifest is not None else Student.load(student, trust_remote_code=trust_remote_code).dim
 
 
 def _refuse_other_root(store: Any, place: str, documents: list[Document], root: str) -> None:
@@ -265,15 +270,16 @@ def _refuse_other_root(store: Any, place: str, documents: list[Document], root: 
         raise DocumentStoreError(msg)
 
 
-def _refuse_other_space(meta: dict[str, Any], store: str, student: str, sparse: str | None) -> None:
+def _refuse_other_space(
+    meta: dict[str, Any], stamps: dict[str, str], store: str, student: str, sparse: str | None
+) -> None:
     """Two spaces in one index would answer from either half, and nobody would notice."""
     mend = "Give another --store, or delete that one to build it anew."
-    if meta.get(SPACE_STAMP) != read_space(student):
+    if meta.get(SPACE_STAMP) != stamps[SPACE_STAMP]:
         built_by = meta.get(STUDENT_STAMP, "something else")
         msg = f"The index at {store} was built by {built_by}, not by {student}. {mend}"
         raise DocumentStoreError(msg)
-    found = meta.get(SPARSE_SPACE_STAMP)
-    if found != (None if sparse is None else read_space(sparse, SparseStudent)):
+    if meta.get(SPARSE_SPACE_STAMP) != stamps.get(SPARSE_SPACE_STAMP):
         built_by = meta.get(SPARSE_STUDENT_STAMP, "no student")
         msg = f"The sparse embeddings of the index at {store} are of {built_by}, not of {sparse or 'none'}. {mend}"
         raise DocumentStoreError(msg)

@@ -87,6 +87,7 @@ def pipeline_yaml(
     sparse: str = SPARSE,
     embedding_dim: int | None = None,
     quantization: str | None = None,
+    trust_remote_code: bool = False,
 ) -> str:
     """
     Return the YAML of a pipeline with its places filled in.
@@ -105,6 +106,8 @@ def pipeline_yaml(
         Dimension of the student's embeddings, for an index on a server.
     :param quantization:
         See `store_spec`; for pipelines that write.
+    :param trust_remote_code:
+        Let components run code that their models bring along.
     :raises FileNotFoundError:
         If there is no such pipeline.
     """
@@ -114,15 +117,18 @@ def pipeline_yaml(
         msg = f"There is no pipeline {name!r}; there are: {names}."
         raise FileNotFoundError(msg)
     shipped, hybrid = store_spec(INDEX), "hybrid" in name
+    models = {STUDENT: student, RANKER: ranker, SPARSE: sparse}
 
     def filled(node: Any) -> Any:
         if node == shipped:
             return store_spec(index, embedding_dim=embedding_dim, sparse=hybrid, quantization=quantization)
         if isinstance(node, dict):
-            return {key: filled(value) for key, value in node.items()}
+            named = any(isinstance(value, str) and value in models for value in node.values())
+            trust = {"trust_remote_code": True} if trust_remote_code and named else {}
+            return {key: filled(value) for key, value in node.items()} | trust
         if isinstance(node, list):
             return [filled(value) for value in node]
-        return {STUDENT: student, RANKER: ranker, SPARSE: sparse}.get(node, node) if isinstance(node, str) else node
+        return models.get(node, node) if isinstance(node, str) else node
 
     return yaml.safe_dump(filled(yaml.safe_load(path.read_text(encoding="utf-8"))), sort_keys=False)
 

@@ -245,13 +245,20 @@ def _line(event: dict[str, Any]) -> str:
 
 def _write_pipelines(folder: Path, served: Serving) -> None:
     for name in SERVED:
-        text = pipeline_yaml(name, student=served.engine.student, index=served.engine.store)
+        text = pipeline_yaml(
+            name,
+            student=served.engine.student,
+            index=served.engine.store,
+            trust_remote_code=served.engine.trust_remote_code,
+        )
         (folder / f"{name}.yml").write_text(text, encoding="utf-8")
     (folder / CHAT).mkdir()
     (folder / CHAT / "pipeline_wrapper.py").write_text(CHAT_FILE, encoding="utf-8")
 
 
-def rag_pipeline(student: str, store: str, generator: dict[str, Any], *, allow: Sequence[str] = ()) -> Pipeline:
+def rag_pipeline(
+    student: str, store: str, generator: dict[str, Any], *, allow: Sequence[str] = (), trust_remote_code: bool = False
+) -> Pipeline:
     """
     Load `rag.yml` with a chat generator in its place.
 
@@ -263,9 +270,11 @@ def rag_pipeline(student: str, store: str, generator: dict[str, Any], *, allow: 
         `{type, init_parameters}`, checked (see `check_component`).
     :param allow:
         Further modules that it may come from.
+    :param trust_remote_code:
+        Run code that the student brings along.
     """
     from haystack import Pipeline
 
-    tree = yaml.safe_load(pipeline_yaml("rag", student=student, index=store))
+    tree = yaml.safe_load(pipeline_yaml("rag", student=student, index=store, trust_remote_code=trust_remote_code))
     tree["components"]["generator"] = {"init_parameters": {}} | generator
     return Pipeline.from_dict(tree, allowed_modules=list(allow))

@@ -33,11 +33,16 @@ class Engine:
         Its index: a folder, or the URL of a collection.
     :param threads:
         Of an exported student: as many as cores for each question that is worked on at a time. None: all cores.
+    :param trust_remote_code:
+        Run code that the model brings along.
     """
 
-    def __init__(self, student: str, store: str, *, threads: int | None = None) -> None:
-        self.student, self.store = student, store
-        tree = yaml.safe_load(pipeline_yaml(EXTRACTS, student=student, index=store))
+    def __init__(
+        self, student: str, store: str, *, threads: int | None = None, trust_remote_code: bool = False
+    ) -> None:
+        self.student, self.store, self.trust_remote_code = student, store, trust_remote_code
+        text = pipeline_yaml(EXTRACTS, student=student, index=store, trust_remote_code=trust_remote_code)
+        tree = yaml.safe_load(text)
         for name in ("embedder", "answerer"):
             tree["components"][name]["init_parameters"]["threads"] = threads
         self._pipeline = Pipeline.from_dict(tree)

@@ -178,7 +178,7 @@ def refuse_remote_code(path: str, *, trust_remote_code: bool = False) -> None:
         if not (key == "type" and (name.startswith(STOCK) or name in OWN_MODULES)):
             msg = (
                 f"{file}: {key!r} names {name}, code that is part of neither sentence-transformers nor retort. If you "
-                "trust it, load the model with trust_remote_code=True."
+                "trust it, load the model with trust_remote_code=True (--trust-remote-code)."
             )
             raise RemoteCodeError(msg)
 

@@ -330,7 +330,7 @@ class TestFailing:
         from retort.serving.app import Serving, create_app
 
         class Breaking:
-            student, store = "student", "index"
+            student, store, trust_remote_code = "student", "index", False
 
             def answer(self, question, top_k):
                 yield {"event": "passages", "passages": [question, top_k]}

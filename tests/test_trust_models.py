@@ -10,12 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from haystack.core.serialization import component_to_dict
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Router
 
 from haystack_integrations.components.embedders.retort import StudentTextEmbedder
 from haystack_integrations.components.rankers.retort import StudentRanker
+from haystack_integrations.components.retrievers.retort import StudentRetriever
+from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.cli.main import main
+from retort.pipelines.load import pipeline_yaml
 from retort.students import Ranker, RemoteCodeError, Student, save_student
 from retort.students import create as make
 from retort.students.counted import CountedEmbedding
@@ -209,3 +214,55 @@ class TestModulesOfOurs:
         theirs = SentenceTransformer(str(tmp_path / "s"), device="cpu", trust_remote_code=True)
         assert (student.model.encode_query(["the ship"]) == theirs.encode_query(["the ship"])).all()
         assert "trust_remote_code=True" in (tmp_path / "s" / "README.md").read_text()
+
+
+class TestTheOption:
+    """Whoever names a model can trust it."""
+
+    @pytest.fixture
+    def trusted(self, tiny_student, tmp_path) -> str:
+        """A student that asks to be trusted, and has no manifest to read its space from."""
+        shutil.copytree(tiny_student, tmp_path / "asking")
+        change(tmp_path / "asking" / "tokenizer_config.json", auto_map={"AutoModelForCausalLM": "evil.Evil"})
+        (tmp_path / "asking" / "retort.json").unlink()
+        return str(tmp_path / "asking")
+
+    def test_of_a_retriever(self, trusted, tmp_path):
+        store = QdrantEdgeDocumentStore(path=str(tmp_path / "index"))
+        with pytest.raises(RemoteCodeError):
+            StudentRetriever(document_store=store, student=trusted).warm_up()
+        retriever = StudentRetriever(document_store=store, student=trusted, trust_remote_code=True)
+        retriever.warm_up()
+        assert component_to_dict(retriever, "retriever")["init_parameters"]["trust_remote_code"] is True
+
+    @pytest.mark.parametrize("name", ["extractive_qa", "hybrid_qa", "indexing_hybrid", "retrieve_and_rank", "search"])
+    def test_of_pipelines(self, name):
+        """Each part that names a model has it, and no other."""
+        plain, trusting = (yaml.safe_load(pipeline_yaml(name, trust_remote_code=t)) for t in (False, True))
+
+        def parts(node):
+            if isinstance(node, dict):
+                if "init_parameters" in node:
+                    yield node["init_parameters"]
+                for value in node.values():
+                    yield from parts(value)
+
+        assert not any("trust_remote_code" in part for part in parts(plain))
+        for part in parts(trusting):
+            assert part.get("trust_remote_code", False) is ("model" in part or "student" in part)
+
+    def test_of_commands(self, trusted, beir, tmp_path, capsys):
+        flag, index = "--trust-remote-code", str(tmp_path / "index")
+        shared = ["--data", str(beir), "--split", "dev"]
+        commands = [
+            ["evaluate", trusted, *shared],
+            ["compare", "bm25", trusted, *shared],
+            ["index", trusted, "--documents", str(beir), "--store", index],
+            ["ask", "what is the ship?", "--store", index],
+        ]
+        for command in commands:
+            with pytest.raises(SystemExit):
+                main(command)
+            assert "(--trust-remote-code)" in capsys.readouterr().err
+            main([*command, flag])
+            capsys.readouterr()

@@ -15,7 +15,7 @@ import yaml
 
 from retort.students import Manifest, Ranker, Student
 from retort.trainers.errors import RecipeError
-from retort.trainers.recipe import Component, Recipe
+from retort.trainers.recipe import Component, Recipe, trusts_code
 from retort.trainers.teachers import ScoreTeacher
 from retort.trainers.trust import load_role, load_type
 
@@ -66,7 +66,7 @@ def distill(
     folder = Path(out) / "student"
     manifest = Manifest.read(folder)
     kind = Student if manifest is None or manifest.kind in EMBEDDERS else Ranker
-    return kind.load(str(folder))
+    return kind.load(str(folder), trust_remote_code=trusts_code(changed.student.init_parameters))
 
 
 def changed_recipe(

@@ -39,7 +39,7 @@ from retort.trainers.evaluation.metrics import mean, per_query
 from retort.trainers.evaluation.rank import Evaluation, evaluate_model
 from retort.trainers.evaluation.report import write_report
 from retort.trainers.evaluation.runs import compare, read_per_query, read_rankings, read_scores, write_evaluation
-from retort.trainers.recipe import Recipe
+from retort.trainers.recipe import Recipe, trusts_code
 from retort.trainers.run import read_train_and_dev, refuse_other_run, resolve
 from retort.trainers.teachers import ScoreTeacher
 from retort.trainers.teachers.fitted import Fitted
@@ -203,7 +203,9 @@ def measure(recipe: Recipe, out: Path, say: Say = logger.info) -> dict[str, dict
     more: dict[str, dict[str, float]] = {}
     if trunk := untrained_model(recipe):
         say(f"evaluating {trunk} as it was ...")
-        untrained = evaluate_model(Student.load(trunk, precision="auto"), data)
+        untrained = evaluate_model(
+            Student.load(trunk, precision="auto", trust_remote_code=trusts_code(recipe.student.init_parameters)), data
+        )
         write_evaluation(out, f"{SPLIT}.untrained", untrained)
         more["untrained"] = untrained.metrics
     kept = [(read_rankings(out, name), read_scores(out, name)) for name in (SPLIT, f"{SPLIT}.bm25")]

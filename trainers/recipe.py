@@ -464,6 +464,13 @@ def component(tree: Any, where: str) -> Component:
     return found
 
 
+def trusts_code(spec: Any) -> bool:
+    """Say whether a student's description, or that of one of its towers, trusts code that a model brings along."""
+    return isinstance(spec, dict) and (
+        spec.get("trust_remote_code") is True or any(trusts_code(value) for value in spec.values())
+    )
+
+
 def _override(tree: Any, text: str) -> None:
     path, equals, value = text.partition("=")
     if not equals:

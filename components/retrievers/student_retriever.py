@@ -83,6 +83,7 @@ class StudentRetriever:
         fusion: Literal["ranks", "scores"] = "ranks",
         fusion_weights: list[float] | None = None,
         fusion_depth: int = 100,
+        trust_remote_code: bool = False,
     ) -> None:
         """
         Create the retriever.
@@ -122,6 +123,8 @@ class StudentRetriever:
             With both embeddings: weights of the dense and of the sparse ranking; None is the same for both.
         :param fusion_depth:
             With both embeddings: how many documents of each ranking are fused.
+        :param trust_remote_code:
+            Run code that `student` brings along.
         :raises ValueError:
             If `top_k` or `fusion_depth` is not above 0, `fusion` is another word, there are not two weights of at least
             0, `oversampling` is below 1, or the store is of another kind.
@@ -169,13 +172,14 @@ class StudentRetriever:
         self.fusion = fusion
         self.fusion_weights = fusion_weights
         self.fusion_depth = positive("fusion_depth", fusion_depth)
+        self.trust_remote_code = trust_remote_code
         self._space: str | None = None
         self._warned = False
 
     def warm_up(self) -> None:
         """Read the space of `student`, if one is named."""
         if self.student is not None and self._space is None:
-            self._space = read_space(self.student)
+            self._space = read_space(self.student, trust_remote_code=self.trust_remote_code)
 
     def close(self) -> None:
         """Close the document store."""

@@ -39,6 +39,7 @@ def export_student(
     precision: Wanted = "auto",
     tolerance: float = 0.01,
     threads: int | None = None,
+    trust_remote_code: bool = False,
 ) -> list[dict[str, Any]]:
     """
     Export a student as ONNX, measure all its forms, and let the fastest that is as good be the one that is served.
@@ -53,6 +54,8 @@ def export_student(
         What share of the float32 model's nDCG@10 may be lost.
     :param threads:
         Threads of the graphs; None takes all cores.
+    :param trust_remote_code:
+        Run code that the student brings along.
     :returns:
         The manifest's entries: `file` (empty for the torch model), `precision`, `fingerprint`, `ndcg`, `ms` (median of
         a query; of a ranker: of a list of 20), `documents_per_s`, `mb`, `queries` and `documents` (on how many),
@@ -72,7 +75,7 @@ def export_student(
         raise ExportError(msg)
     wanted: tuple[ExportPrecision, ...] = ("float32", "int8") if precision == "auto" else (precision,)
     made = []
-    model = _load(folder, "torch", "float32").model
+    model = _load(folder, "torch", "float32", trust_remote_code=trust_remote_code).model
     for name in wanted:
         path = export_model(model, folder, name)
         entry = _entry(f"{FOLDER}/{name}", name, export_fingerprint(path, manifest.fingerprint))
@@ -82,7 +85,8 @@ def export_student(
     manifest.write(folder)
     if data is not None:
         own = [_entry("", name, manifest.fingerprint) for name in _torch_forms(precision)]
-        manifest = replace(manifest, exports=_measured(folder, [*own, *manifest.exports], data, tolerance, threads))
+        options = {"threads": threads, "trust_remote_code": trust_remote_code}
+        manifest = replace(manifest, exports=_measured(folder, [*own, *manifest.exports], data, tolerance, options))
         manifest.write(folder)
     with replace_file(folder / "README.md") as aside:
         aside.write_text(model_card(manifest, ours=names_own_modules(str(folder))), encoding="utf-8")
@@ -97,19 +101,19 @@ def _torch_forms(precision: Wanted) -> list[str]:
     return ["float32", "bfloat16"] if precision == "auto" and has_bfloat16("cpu") else ["float32"]
 
 
-def _load(folder: Path, backend: Any, precision: Any, threads: int | None = None) -> Student | Ranker:
+def _load(folder: Path, backend: Any, precision: Any, **options: Any) -> Student | Ranker:
     manifest = Manifest.read(folder)
     ranker = manifest is not None and manifest.kind == "ranker"
     load: Any = Ranker.load if ranker else load_student
-    loaded: Student | Ranker = load(str(folder), device="cpu", backend=backend, precision=precision, threads=threads)
+    loaded: Student | Ranker = load(str(folder), device="cpu", backend=backend, precision=precision, **options)
     return loaded
 
 
 def _measured(
-    folder: Path, entries: list[dict[str, Any]], data: RetrievalData, tolerance: float, threads: int | None
+    folder: Path, entries: list[dict[str, Any]], data: RetrievalData, tolerance: float, options: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Measure each form's quality, then all speeds in turn, so that a busy machine slows all alike."""
-    forms = [_load(folder, "onnx" if e["file"] else "torch", e["precision"], threads) for e in entries]
+    forms = [_load(folder, "onnx" if e["file"] else "torch", e["precision"], **options) for e in entries]
     found = [evaluate_model(f, data) if isinstance(f, Student) else _ranked(f, data) for f in forms]
     times = _interleaved(forms, data)
     reference = next(f.metrics[METRIC] for f, e in zip(found, entries, strict=True) if _is_reference(e))
@@ -122,7 +126,7 @@ def _measured(
             "mb": form.megabytes,
             "queries": f.metrics["queries"],
             "documents": f.metrics["documents"],
-            "threads": threads,
+            "threads": options["threads"],
             "good": f.metrics[METRIC] >= (1 - tolerance) * reference,
             "chosen": False,
         }

@@ -77,6 +77,7 @@ def evaluate_model(
     threads: int | None = None,
     dim: int | None = None,
     views: Mapping[str, list[str]] | None = None,
+    trust_remote_code: bool = False,
 ) -> Evaluation:
     """
     Evaluate a student, or any sentence-transformers model, over the whole corpus by exact search.
@@ -97,8 +98,11 @@ def evaluate_model(
         Keep the first so many entries of all vectors.
     :param views:
         Per document id the texts that stand for it, each with a vector of its own; None takes the documents.
+    :param trust_remote_code:
+        Run code that the model brings along.
     """
     options: dict[str, Any] = {"precision": precision, "device": device, "backend": backend, "threads": threads}
+    options["trust_remote_code"] = trust_remote_code
     student = model if isinstance(model, Student) else load_student(model, **options)
     started = time.perf_counter()
     texts, starts = data.corpus.texts, None
@@ -148,6 +152,7 @@ def evaluate_ranker(
     *,
     precision: Precision = "float32",
     device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Evaluation:
     """
     Evaluate a ranker on what a first stage retrieved.
@@ -162,10 +167,13 @@ def evaluate_ranker(
         `float32`, `bfloat16` or `auto`.
     :param device:
         Torch device; None takes the best there is.
+    :param trust_remote_code:
+        Run code that the model brings along.
     :returns:
         `ms` is the median of ranking one query's list, one by one; `documents_per_s` counts pairs.
     """
-    ranker = model if isinstance(model, Ranker) else Ranker.load(model, precision=precision, device=device)
+    options: dict[str, Any] = {"precision": precision, "device": device, "trust_remote_code": trust_remote_code}
+    ranker = model if isinstance(model, Ranker) else Ranker.load(model, **options)
     started = time.perf_counter()
     rows = rerank(data, candidates, ranker.score)
     rate = candidates.size / (time.perf_counter() - started)

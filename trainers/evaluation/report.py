@@ -26,7 +26,14 @@ SHOWN_QUERIES = 15
 SURE = 0.05
 
 
-def write_report(run: Path, out: Path, *, data: RetrievalData | None = None, others: list[str] | None = None) -> None:
+def write_report(
+    run: Path,
+    out: Path,
+    *,
+    data: RetrievalData | None = None,
+    others: list[str] | None = None,
+    trust_remote_code: bool = False,
+) -> None:
     """
     Write a run's report.
 
@@ -38,6 +45,8 @@ def write_report(run: Path, out: Path, *, data: RetrievalData | None = None, oth
         The dev split, to show queries as texts and to evaluate others.
     :param others:
         Models, or `bm25`, to show beside the student; they are evaluated now.
+    :param trust_remote_code:
+        Run code that these models bring along.
     :raises DataError:
         If the run is not finished, others are given without data, or the data are not those that it was measured on.
     """
@@ -50,12 +59,14 @@ def write_report(run: Path, out: Path, *, data: RetrievalData | None = None, oth
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**_collected(run, data, others or []))
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        **_collected(run, data, others or [], trust_remote_code=trust_remote_code)
+    )
     with replace_file(out) as aside:
         aside.write_text(page, encoding="utf-8")
 
 
-def _collected(run: Path, data: RetrievalData | None, others: list[str]) -> dict[str, Any]:
+def _collected(run: Path, data: RetrievalData | None, others: list[str], *, trust_remote_code: bool) -> dict[str, Any]:
     """Gather all that the page shows."""
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     manifest = Manifest.read(run / "student")
@@ -69,7 +80,10 @@ def _collected(run: Path, data: RetrievalData | None, others: list[str]) -> dict
     systems = {"student": metrics["dev"]["student"], **metrics["dev"]["candidates"], **metrics["dev"]["teachers"]}
     for name in others:
         assert data is not None  # noqa: S101 - the caller looked
-        systems[name] = (evaluate_bm25(data) if name == "bm25" else evaluate_model(name, data)).metrics
+        evaluation = (
+            evaluate_bm25(data) if name == "bm25" else evaluate_model(name, data, trust_remote_code=trust_remote_code)
+        )
+        systems[name] = evaluation.metrics
     comparisons = _comparisons(run, split, list(systems))
     return {
         "name": "/".join(run.parts[-2:]) if run.name.isdigit() else run.name,  # a seed's folder says little

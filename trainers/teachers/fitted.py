@@ -21,7 +21,7 @@ from retort.students.scoring import is_ranker
 from retort.students.sides import Side
 from retort.students.student import Student
 from retort.trainers.errors import RecipeError
-from retort.trainers.recipe import Recipe
+from retort.trainers.recipe import Recipe, trusts_code
 from retort.trainers.teachers import Ask, ScoreTeacher
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
@@ -104,6 +104,10 @@ class Fitted:
         """
         raise NotImplementedError
 
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"precision": self.precision, "trust_remote_code": trusts_code(self._student)}
+
     def load(self, folder: Path) -> None:
         """Take up the trained model."""
         raise NotImplementedError
@@ -120,7 +124,7 @@ class FittedRanker(Fitted, ScoreTeacher):
 
     def load(self, folder: Path) -> None:
         """Take up the trained ranker."""
-        self._teacher = CrossEncoderTeacher(model=str(folder), precision=self.precision)
+        self._teacher = CrossEncoderTeacher(model=str(folder), **self._options)
 
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
         """Score lists; see `ScoreTeacher.score`."""
@@ -143,7 +147,7 @@ class FittedBiEncoder(Fitted):
 
     def load(self, folder: Path) -> None:
         """Take up the trained bi-encoder."""
-        self._teacher = BiEncoderTeacher(model=str(folder), precision=self.precision)
+        self._teacher = BiEncoderTeacher(model=str(folder), **self._options)
 
     @property
     def student(self) -> Student:
