@@ -33,7 +33,7 @@ def main() -> None:
     from retort.trainers.candidates.workbench import Workbench
     from retort.trainers.data.beir import read_beir
     from retort.trainers.methods.r2anker import measure_joint_divergence
-    from retort.trainers.rng import rng_for
+    from retort.trainers.runtime.rng import rng_for
     from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
     from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
 

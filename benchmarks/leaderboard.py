@@ -273,7 +273,7 @@ def rerank_all(model: Path, work: Path, dev: Any) -> tuple[dict[str, Any], dict[
     from retort.trainers.evaluation.metrics import mean
     from retort.trainers.evaluation.rank import evaluate_rows, rerank
     from retort.trainers.evaluation.runs import read_rankings
-    from retort.trainers.rng import rng_for
+    from retort.trainers.runtime.rng import rng_for
 
     ranker = Ranker.load(str(model), precision="auto")
     chosen = np.sort(rng_for("rerank", dev.queries.hash).permutation(len(dev.queries))[:RERANKED])

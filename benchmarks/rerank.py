@@ -41,7 +41,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> str:
     from retort.trainers.data.beir import read_beir
     from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model, evaluate_rows, rerank
     from retort.trainers.evaluation.significance import paired_test, values
-    from retort.trainers.rng import rng_for
+    from retort.trainers.runtime.rng import rng_for
 
     data = read_beir(folder, "dev")
     chosen = np.sort(rng_for("rerank", data.queries.hash).permutation(len(data.queries))[: arguments.queries])

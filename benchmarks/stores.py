@@ -101,7 +101,7 @@ def read_texts(arguments: argparse.Namespace) -> "tuple[TextStore, TextStore]":
 
 def encode(student: "Student", texts: "TextStore", side: Any) -> "np.ndarray":
     """Encode texts, `[n, dim]`, or take what an earlier run kept."""
-    from retort.trainers.progress import progress_bar
+    from retort.trainers.runtime.progress import progress_bar
     from retort.trainers.teachers.vector_cache import VectorCache, cache_root
 
     cache = VectorCache(cache_root(runner.ROOT / "benchmarks"), f"{student.fingerprint}-{student.form}", side)

@@ -12,9 +12,9 @@ from retort.students.files import write_json
 from retort.students.manifest import Manifest
 from retort.trainers.data.read import read_judged
 from retort.trainers.data.texts import RetrievalData
-from retort.trainers.errors import DataError
 from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model
 from retort.trainers.evaluation.runs import Comparison, PerQuery, compare, other_data, read_per_query, write_evaluation
+from retort.trainers.runtime.errors import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,6 @@ from retort.trainers.data.pseudo_queries import GeneratedQuestions, PseudoQuerie
 from retort.trainers.data.queries import read_asked
 from retort.trainers.data.synthesis import hold_out, make_queries, write_training_data
 from retort.trainers.distill import recipe_for
-from retort.trainers.errors import RecipeError, TeacherError
 from retort.trainers.from_documents import (
     SPLIT,
     default_sources,
@@ -38,6 +37,7 @@ from retort.trainers.from_documents import (
 from retort.trainers.plan import plan_run
 from retort.trainers.recipe import Recipe, TrainingSection, component, read_yaml
 from retort.trainers.run import dev_sample, read_train_and_dev
+from retort.trainers.runtime.errors import RecipeError, TeacherError
 from retort.trainers.teachers.vector_cache import cache_root
 
 if TYPE_CHECKING:

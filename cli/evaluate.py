@@ -12,11 +12,11 @@ from retort.students import Ranker
 from retort.students.files import write_json
 from retort.trainers.data.read import read_judged
 from retort.trainers.data.texts import RetrievalData
-from retort.trainers.errors import DataError
 from retort.trainers.evaluation.metrics import mean, per_query
 from retort.trainers.evaluation.rank import DEPTH, Evaluation, evaluate_bm25, evaluate_model, evaluate_ranker
 from retort.trainers.evaluation.runs import PerQuery
 from retort.trainers.evaluation.significance import paired_test, values
+from retort.trainers.runtime.errors import DataError
 
 
 def run(given: argparse.Namespace) -> None:

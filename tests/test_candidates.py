@@ -13,7 +13,7 @@ from retort.trainers.candidates.lists import CandidateLists, build_lists, mine
 from retort.trainers.candidates.workbench import Workbench
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import RetrievalData, TextStore
-from retort.trainers.errors import DataError
+from retort.trainers.runtime.errors import DataError
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 
 

@@ -11,8 +11,8 @@ import pytest
 from haystack.dataclasses import ChatMessage
 from tiny import everything, run_killed, spec
 
-from retort.trainers.errors import RecipeError, TeacherError
 from retort.trainers.recipe import Recipe
+from retort.trainers.runtime.errors import RecipeError, TeacherError
 from retort.trainers.teachers import Ask
 from retort.trainers.teachers.chat_generator import ChatGeneratorTeacher, ChatModel
 

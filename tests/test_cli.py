@@ -23,7 +23,7 @@ from retort.cli import index, main
 from retort.pipelines import indexing
 from retort.pipelines.shards import Shards
 from retort.students import Student
-from retort.trainers.errors import DataError
+from retort.trainers.runtime.errors import DataError
 
 
 def say(capsys, *arguments: str) -> str:

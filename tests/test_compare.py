@@ -17,7 +17,6 @@ from retort.students import Student
 from retort.students.card import model_card
 from retort.students.manifest import Manifest
 from retort.trainers.data.beir import read_beir
-from retort.trainers.errors import DataError
 from retort.trainers.evaluation.fusion import fuse, fuse_cross_fitted, relative
 from retort.trainers.evaluation.rank import Evaluation
 from retort.trainers.evaluation.runs import (
@@ -29,6 +28,7 @@ from retort.trainers.evaluation.runs import (
     write_evaluation,
 )
 from retort.trainers.recipe import Recipe
+from retort.trainers.runtime.errors import DataError
 
 BARE = Manifest(kind="dense", dim=8, similarity="dot", prompts={}, max_tokens={}, space="s", fingerprint="f")
 

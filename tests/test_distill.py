@@ -26,11 +26,11 @@ from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import read_documents
 from retort.trainers.data.queries import read_asked
 from retort.trainers.distill import changed_recipe, recipe_for, teacher_spec
-from retort.trainers.errors import DataError, RecipeError
 from retort.trainers.evaluation.fusion import fuse_cross_fitted
 from retort.trainers.evaluation.runs import read_rankings
 from retort.trainers.from_documents import judge, shortened, untrained_model
 from retort.trainers.recipe import Recipe
+from retort.trainers.runtime.errors import DataError, RecipeError
 
 MOCK = "haystack.components.generators.chat.mock.MockChatGenerator"
 RANKER = "haystack_integrations.components.rankers.retort.student_ranker.StudentRanker"
@@ -219,7 +219,7 @@ class TestCommand:
 
     def test_a_deadline_is_not_a_failure_to_retry(self):
         from retort.cli.distill import _deadline
-        from retort.trainers.errors import TeacherError
+        from retort.trainers.runtime.errors import TeacherError
         from retort.trainers.teachers.haystack import HaystackComponents
 
         calls = []

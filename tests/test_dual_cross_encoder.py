@@ -34,10 +34,10 @@ from retort.trainers.candidates.workbench import Workbench
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.pseudo_queries import KeySentences, TrainingQuestions
 from retort.trainers.data.texts import RetrievalData, TextStore
-from retort.trainers.errors import RecipeError
 from retort.trainers.losses import contrastive
 from retort.trainers.methods.dual_cross_encoder import QuestionViews
 from retort.trainers.recipe import Recipe
+from retort.trainers.runtime.errors import RecipeError
 
 # Reference 10-A: three documents, of three views, two and one.
 VIEWS = {"A": [[1.0, 0.4], [0.8, 0.5], [0.0, 0.9]], "B": [[0.9, 0.2], [0.1, 0.0]], "C": [[0.5, 0.5]]}

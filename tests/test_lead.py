@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from tiny import assert_comes_back, everything, lists, pool, run_killed, spec, stage, tiny_config
 
 from retort.trainers.distiller import Context, Spec, step_loss
-from retort.trainers.errors import RecipeError
 from retort.trainers.losses import contrastive, listwise_kl
 from retort.trainers.methods.lead import LayerKL, MutualKL
 from retort.trainers.objectives import Contrastive, TeacherContrastive
 from retort.trainers.outputs import Encoded, Late, Scored
 from retort.trainers.recipe import Recipe
+from retort.trainers.runtime.errors import RecipeError
 
 TEACHER_LAYERS = [[1.0, 0.8, 0.2], [2.0, 0.5, 0.0], [0.2, 1.0, 0.4]]
 STUDENT_LAYERS = [[0.5, 0.5, 0.1], [1.0, 0.2, 0.3], [0.7, 0.6, 0.0]]

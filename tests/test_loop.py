@@ -25,12 +25,12 @@ from retort.students.layers import collect_rows, join_rows
 from retort.trainers import loop as loop_module
 from retort.trainers.checkpoints import list_checkpoints
 from retort.trainers.distiller import Context, step_loss
-from retort.trainers.errors import RecipeError
 from retort.trainers.loop import Loop
 from retort.trainers.optimizers import pace
 from retort.trainers.parts import build_parts
 from retort.trainers.recipe import Recipe
 from retort.trainers.run import read_train_and_dev
+from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.stages import open_stage
 
 
@@ -527,12 +527,12 @@ def test_learning_rate_is_a_function_of_the_step():
 
 
 def test_without_a_terminal_long_work_says_how_far_it_is(monkeypatch, caplog):
-    from retort.trainers import progress
+    from retort.trainers.runtime import progress
 
     clock = iter([0.0, 1.0, 59.0, 61.0, 100.0, 122.0, 130.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(progress.sys, "stderr", io.StringIO())
-    with caplog.at_level("INFO", "retort.trainers.progress"), progress.progress_bar("texts", 1000) as update:
+    with caplog.at_level("INFO", "retort.trainers.runtime.progress"), progress.progress_bar("texts", 1000) as update:
         for n in (100, 200, 61, 0, 61, 578):  # 100 were there
             update(n)
     assert caplog.messages == ["texts: 361 of 1000, 2 min to go", "texts: 422 of 1000, 4 min to go"]

@@ -16,7 +16,6 @@ from tiny import assert_comes_back, everything, lists, pool, run_killed, spec, s
 
 from retort.students import Student
 from retort.trainers.distiller import Context, Distiller, Spec, step_loss
-from retort.trainers.errors import RecipeError
 from retort.trainers.loop import Loop, make_accelerator
 from retort.trainers.methods.prod import AnchorKL, ConfusingQueries, confusing, first_ranks
 from retort.trainers.objectives import Contrastive, ListwiseKL
@@ -24,6 +23,7 @@ from retort.trainers.outputs import Scored
 from retort.trainers.parts import build_parts
 from retort.trainers.recipe import Recipe, Stage, TrainingSection
 from retort.trainers.run import read_train_and_dev
+from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.stages import open_stage
 
 INF = np.inf

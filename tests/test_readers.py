@@ -15,7 +15,7 @@ from tiny import write_jsonl
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.read import has_split, read_data
 from retort.trainers.data.texts import RetrievalData, TextStore, item_id, share_corpus
-from retort.trainers.errors import DataError
+from retort.trainers.runtime.errors import DataError
 
 # A query's documents in their order: text, grade (None unknown), score (None missing).
 Lists = dict[str, list[tuple[str, int | None, float | None]]]

@@ -11,8 +11,8 @@ from tiny import pool, spec, stage
 
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import TextStore
-from retort.trainers.errors import RecipeError
 from retort.trainers.recipe import RECIPES, Component, Recipe
+from retort.trainers.runtime.errors import RecipeError
 
 
 def changed(tree: dict, path: str, value) -> dict:

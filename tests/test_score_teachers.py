@@ -22,8 +22,8 @@ from retort.trainers.candidates.retriever import RetrieverMiner
 from retort.trainers.candidates.workbench import Workbench
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import RetrievalData, TextStore
-from retort.trainers.errors import CacheError, RecipeError, TeacherError
 from retort.trainers.recipe import Recipe
+from retort.trainers.runtime.errors import CacheError, RecipeError, TeacherError
 from retort.trainers.teachers import Ask
 from retort.trainers.teachers.bm25 import BM25Teacher
 from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher

@@ -23,7 +23,7 @@ from retort.trainers.data.pseudo_queries import (
     Spans,
 )
 from retort.trainers.data.synthesis import Titles, hold_out, make_queries, write_training_data
-from retort.trainers.errors import DataError, RecipeError, TeacherError
+from retort.trainers.runtime.errors import DataError, RecipeError, TeacherError
 from retort.trainers.teachers.chat_generator import ChatModel
 
 MOCK = "haystack.components.generators.chat.mock.MockChatGenerator"

@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from retort.students import save_student
 from retort.trainers.data.texts import TextStore
-from retort.trainers.errors import CacheError, RecipeError
+from retort.trainers.runtime.errors import CacheError, RecipeError
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 from retort.trainers.teachers.embedder import EmbedderTeacher
 from retort.trainers.teachers.haystack import is_local

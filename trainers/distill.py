@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from retort.students import Manifest, Ranker, Student
-from retort.trainers.errors import RecipeError
 from retort.trainers.recipe import Component, Recipe, trusts_code
+from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.teachers import ScoreTeacher
 from retort.trainers.trust import load_role, load_type
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from retort.trainers.batch import CandidateBatch
 from retort.trainers.outputs import Encoded, Seen, Sight, blank
-from retort.trainers.ranks import Ranks
-from retort.trainers.rng import rng_for
+from retort.trainers.runtime.distributed import Ranks
+from retort.trainers.runtime.rng import rng_for
 from retort.trainers.teachers.live import LiveTeacher
 
 if TYPE_CHECKING:

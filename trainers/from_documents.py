@@ -33,7 +33,6 @@ from retort.trainers.data.pseudo_queries import (
 )
 from retort.trainers.data.synthesis import Search, Titles, hold_out, make_queries, write_training_data
 from retort.trainers.data.texts import RetrievalData, TextStore
-from retort.trainers.errors import DataError, RecipeError
 from retort.trainers.evaluation.fusion import fuse_cross_fitted, relative
 from retort.trainers.evaluation.metrics import mean, per_query
 from retort.trainers.evaluation.rank import Evaluation, evaluate_model
@@ -41,6 +40,7 @@ from retort.trainers.evaluation.report import write_report
 from retort.trainers.evaluation.runs import compare, read_per_query, read_rankings, read_scores, write_evaluation
 from retort.trainers.recipe import Recipe, trusts_code
 from retort.trainers.run import read_train_and_dev, refuse_other_run, resolve
+from retort.trainers.runtime.errors import DataError, RecipeError
 from retort.trainers.teachers import ScoreTeacher
 from retort.trainers.teachers.fitted import Fitted
 from retort.trainers.teachers.live import LiveTeacher

@@ -28,11 +28,11 @@ from retort.students.loading import has_bfloat16
 from retort.trainers.batch import CandidateBatch
 from retort.trainers.checkpoints import load_module, load_rng, read_state, rng_state, save_checkpoint
 from retort.trainers.distiller import Context, Distiller, step_loss
-from retort.trainers.errors import RecipeError
 from retort.trainers.optimizers import Turns
-from retort.trainers.progress import progress_bar
-from retort.trainers.ranks import Ranks
 from retort.trainers.recipe import Stage, TrainingSection
+from retort.trainers.runtime.distributed import Ranks
+from retort.trainers.runtime.errors import RecipeError
+from retort.trainers.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from retort.trainers import losses
 from retort.trainers.batch import CandidateBatch
 from retort.trainers.distiller import Compared, Context, Objective, Spec, Terms, Turn
-from retort.trainers.errors import RecipeError
 from retort.trainers.outputs import Encoded, Scored, Seen, similarities
+from retort.trainers.runtime.errors import RecipeError
 
 Scope = Literal["list", "in_batch"]
 Choice = TypeVar("Choice", bound=str)

@@ -18,7 +18,7 @@ from retort.students.late_interaction import encode_tokens, is_late_interaction,
 from retort.students.scoring import is_ranker, score_pairs
 from retort.students.sides import Side, route
 from retort.trainers.batch import CandidateBatch
-from retort.trainers.ranks import Ranks
+from retort.trainers.runtime.distributed import Ranks
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer

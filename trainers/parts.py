@@ -19,9 +19,9 @@ from retort.students.sparse import is_sparse
 from retort.trainers.candidates.workbench import ListTexts, Miner, Selector, Workbench
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.distiller import Distiller, Objective, Spec
-from retort.trainers.errors import RecipeError
 from retort.trainers.outputs import COSINE_SCALE
 from retort.trainers.recipe import CandidatesSection, Recipe, Stage, component
+from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.teachers import AnyTeacher, ScoreTeacher
 from retort.trainers.teachers.fitted import Fitted
 from retort.trainers.teachers.live import LiveTeacher

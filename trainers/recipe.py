@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import yaml
 
 from retort.trainers.aliases import with_current_names
-from retort.trainers.errors import RecipeError
+from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.trust import Role, load_role, refuse_other_role
 
 RECIPES = Path(__file__).parent / "recipes"

@@ -32,7 +32,6 @@ from retort.trainers.candidates.workbench import Workbench
 from retort.trainers.checkpoints import list_checkpoints
 from retort.trainers.data.read import has_split, read_data
 from retort.trainers.data.texts import RetrievalData, share_corpus
-from retort.trainers.errors import DataError, RecipeError
 from retort.trainers.evaluation.metrics import mean, per_query
 from retort.trainers.evaluation.rank import (
     Evaluation,
@@ -49,9 +48,10 @@ from retort.trainers.evaluation.rank import (
 from retort.trainers.evaluation.runs import write_evaluation
 from retort.trainers.loop import BatchSource, Loop, make_accelerator
 from retort.trainers.parts import Parts, build_parts
-from retort.trainers.ranks import Ranks
 from retort.trainers.recipe import DataSection, Recipe, Stage, TrainingSection
-from retort.trainers.rng import rng_for
+from retort.trainers.runtime.distributed import Ranks
+from retort.trainers.runtime.errors import DataError, RecipeError
+from retort.trainers.runtime.rng import rng_for
 from retort.trainers.stages import open_stage
 from retort.trainers.teachers import ScoreTeacher
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher

@@ -12,10 +12,10 @@ import numpy as np
 
 from retort.trainers.candidates.batches import ListBatches, QueryBatches, TextBatches
 from retort.trainers.candidates.lists import CandidateLists, build_lists
-from retort.trainers.errors import RecipeError
 from retort.trainers.loop import BatchSource
 from retort.trainers.parts import Parts
 from retort.trainers.recipe import Stage
+from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.teachers import ScoreTeacher
 from retort.trainers.teachers.live import LiveTeacher
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from retort.students.makers import is_student_maker
 from retort.trainers.aliases import current_type
-from retort.trainers.errors import RecipeError
+from retort.trainers.runtime.errors import RecipeError
 
 OWN = "retort"
 # Haystack's own list without `builtins`, `typing` and `collections`, of which nothing belongs into a recipe.

@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from retort.students.files import replace_folder
-from retort.trainers.errors import DataError
+from retort.trainers.runtime.errors import DataError
 
 QUESTIONS = Path(__file__).parent / "questions.jsonl"
 FEWEST_QUESTIONS = 100

@@ -21,7 +21,7 @@ from retort.trainers.candidates.sampling import Sampling, draw
 from retort.trainers.candidates.workbench import ListTexts, Workbench
 from retort.trainers.data.pseudo_queries import sentences_of
 from retort.trainers.data.texts import TextStore
-from retort.trainers.rng import rng_for
+from retort.trainers.runtime.rng import rng_for
 from retort.trainers.teachers.vector_cache import VectorCache
 
 

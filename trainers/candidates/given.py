@@ -12,7 +12,7 @@ import numpy as np
 
 from retort.students.hashing import hash_text
 from retort.trainers.data.texts import TextStore
-from retort.trainers.errors import DataError
+from retort.trainers.runtime.errors import DataError
 
 if TYPE_CHECKING:
     from retort.trainers.candidates.workbench import Workbench

@@ -20,7 +20,7 @@ from retort.students.files import replace_file
 from retort.students.hashing import hash_text
 from retort.trainers.candidates.workbench import Miner, Workbench
 from retort.trainers.data.texts import RetrievalData, TextStore
-from retort.trainers.progress import progress_bar
+from retort.trainers.runtime.progress import progress_bar
 
 LABELS = "labels"  # the source of a document that only the judgements name
 MINING_BLOCK = 2048

@@ -15,7 +15,7 @@ import numpy as np
 
 from retort.students.hashing import hash_text
 from retort.trainers.data.texts import TextStore
-from retort.trainers.errors import RecipeError, TeacherError
+from retort.trainers.runtime.errors import RecipeError, TeacherError
 from retort.trainers.teachers.haystack import HaystackComponents
 
 if TYPE_CHECKING:

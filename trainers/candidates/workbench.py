@@ -18,8 +18,8 @@ from retort.students.sparse import encode_vectors
 from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.data.pseudo_queries import PseudoQueries
 from retort.trainers.data.texts import RetrievalData, TextStore
-from retort.trainers.errors import RecipeError
-from retort.trainers.progress import progress_bar
+from retort.trainers.runtime.errors import RecipeError
+from retort.trainers.runtime.progress import progress_bar
 from retort.trainers.teachers import AnyTeacher, ScoreTeacher, VectorTeacher
 from retort.trainers.teachers.score_store import ScoreStore
 from retort.trainers.teachers.vector_cache import VectorCache

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from retort.trainers.data.files import read_json_lines
 from retort.trainers.data.texts import RetrievalData, TextStore, document_text
-from retort.trainers.errors import DataError
+from retort.trainers.runtime.errors import DataError
 
 EmptyTexts = Literal["error", "skip"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from retort.trainers.data.beir import is_beir, read_records
 from retort.trainers.data.texts import RetrievalData, TextStore, document_text
-from retort.trainers.errors import DataError
+from retort.trainers.runtime.errors import DataError
 
 if TYPE_CHECKING:
     from haystack import Document

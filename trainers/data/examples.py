@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from retort.trainers.data.beir import EmptyTexts
 from retort.trainers.data.files import LABEL_COLUMNS, read_records, suffix_of
 from retort.trainers.data.texts import RetrievalData, TextStore, item_id
-from retort.trainers.errors import DataError
+from retort.trainers.runtime.errors import DataError
 
 logger = logging.getLogger(__name__)
 

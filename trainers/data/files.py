@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from retort.trainers.errors import DataError
+from retort.trainers.runtime.errors import DataError
 
 SUFFIXES = (".parquet", *(f"{kind}{end}" for kind in (".jsonl", ".json", ".csv", ".tsv") for end in ("", ".gz")))
 # What sentence-transformers takes for a label; any other column is text to it.

@@ -11,7 +11,7 @@ from math import log
 from typing import Any, Protocol
 
 from retort.trainers.data.texts import RetrievalData
-from retort.trainers.rng import rng_for
+from retort.trainers.runtime.rng import rng_for
 
 _WORD = re.compile(r"\w+")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")

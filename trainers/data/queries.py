@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retort.trainers.data.files import read_records
-from retort.trainers.errors import DataError
+from retort.trainers.runtime.errors import DataError
 
 if TYPE_CHECKING:
     from haystack import Document

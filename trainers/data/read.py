@@ -9,7 +9,7 @@ from retort.trainers.data.beir import EmptyTexts, is_beir, read_beir
 from retort.trainers.data.examples import read_examples
 from retort.trainers.data.files import SUFFIXES, suffix_of
 from retort.trainers.data.texts import RetrievalData
-from retort.trainers.errors import DataError
+from retort.trainers.runtime.errors import DataError
 
 ACCEPTED = (
     "Training data is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/train.tsv), a folder with a file of examples a "

@@ -21,7 +21,7 @@ from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.data.documents import documents_to_data
 from retort.trainers.data.pseudo_queries import GeneratedQuestions, PseudoQueries
 from retort.trainers.data.texts import RetrievalData, TextStore
-from retort.trainers.errors import DataError
+from retort.trainers.runtime.errors import DataError
 
 if TYPE_CHECKING:
     from haystack import Document

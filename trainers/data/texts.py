@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from retort.trainers.errors import DataError
+from retort.trainers.runtime.errors import DataError
 
 
 def item_id(text: str) -> bytes:

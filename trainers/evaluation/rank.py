@@ -22,7 +22,7 @@ from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.candidates.dense import search_vectors
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.evaluation.metrics import mean, per_query
-from retort.trainers.progress import progress_bar
+from retort.trainers.runtime.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from markupsafe import Markup
 from retort.students.files import replace_file
 from retort.students.manifest import Manifest
 from retort.trainers.data.texts import RetrievalData
-from retort.trainers.errors import DataError
 from retort.trainers.evaluation import plots
 from retort.trainers.evaluation.metrics import MEASURES
 from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model
 from retort.trainers.evaluation.runs import compare, of_queries, other_data, read_per_query, read_rankings
+from retort.trainers.runtime.errors import DataError
 
 TEMPLATE = Path(__file__).with_name("report.html")
 SHOWN_QUERIES = 15

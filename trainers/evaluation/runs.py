@@ -16,10 +16,10 @@ import pandas as pd
 
 from retort.students.files import replace_file
 from retort.trainers.data.texts import RetrievalData
-from retort.trainers.errors import DataError
 from retort.trainers.evaluation.metrics import MEASURES
 from retort.trainers.evaluation.rank import Evaluation
 from retort.trainers.evaluation.significance import Paired, paired_test, values
+from retort.trainers.runtime.errors import DataError
 
 PerQuery = dict[str, dict[str, float]]
 

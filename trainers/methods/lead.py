@@ -23,7 +23,7 @@ from retort.trainers.batch import CandidateBatch
 from retort.trainers.distiller import Compared, Context, Objective, Spec, Terms
 from retort.trainers.objectives import Scope, candidates, judged, one_of, scores_of
 from retort.trainers.outputs import Encoded, Seen
-from retort.trainers.rng import rng_for
+from retort.trainers.runtime.rng import rng_for
 
 
 class LiveKL(Objective):

@@ -22,7 +22,7 @@ from retort.trainers.candidates.lists import mine
 from retort.trainers.candidates.workbench import Workbench
 from retort.trainers.distiller import Compared, Context, Objective, Terms
 from retort.trainers.objectives import one_of
-from retort.trainers.rng import rng_for
+from retort.trainers.runtime.rng import rng_for
 
 LEAST_BLOCK = 256  # queries that the teacher is asked at a time
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from retort.students.hashing import canonical_json, hash_text
-from retort.trainers.errors import RecipeError, TeacherError
+from retort.trainers.runtime.errors import RecipeError, TeacherError
 from retort.trainers.teachers import Ask, ScoreTeacher
 from retort.trainers.teachers.haystack import HaystackComponents
 

@@ -15,7 +15,7 @@ import numpy as np
 from retort.students.hashing import canonical_json, hash_text
 from retort.students.loading import Precision
 from retort.students.ranker import Ranker
-from retort.trainers.errors import TeacherError
+from retort.trainers.runtime.errors import TeacherError
 from retort.trainers.teachers import Ask, ScoreTeacher
 
 

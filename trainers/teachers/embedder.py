@@ -12,7 +12,7 @@ import numpy as np
 
 from retort.students.hashing import canonical_json, hash_text
 from retort.students.sides import Side
-from retort.trainers.errors import TeacherError
+from retort.trainers.runtime.errors import TeacherError
 from retort.trainers.teachers.haystack import HaystackComponents
 
 

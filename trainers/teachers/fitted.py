@@ -20,8 +20,8 @@ from retort.students.loading import Precision
 from retort.students.scoring import is_ranker
 from retort.students.sides import Side
 from retort.students.student import Student
-from retort.trainers.errors import RecipeError
 from retort.trainers.recipe import Recipe, trusts_code
+from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.teachers import Ask, ScoreTeacher
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher

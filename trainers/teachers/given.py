@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from retort.trainers.data.texts import RetrievalData
-from retort.trainers.errors import TeacherError
+from retort.trainers.runtime.errors import TeacherError
 from retort.trainers.teachers import Ask, ScoreTeacher
 
 

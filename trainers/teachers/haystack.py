@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from retort.students.hashing import canonical_json, hash_text
-from retort.trainers.errors import RecipeError
+from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.trust import check_component
 
 logger = logging.getLogger(__name__)

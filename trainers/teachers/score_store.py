@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from retort.students.files import replace_file
 from retort.trainers.data.texts import RetrievalData
-from retort.trainers.errors import CacheError, TeacherError
+from retort.trainers.runtime.errors import CacheError, TeacherError
 from retort.trainers.teachers import Ask, ScoreTeacher
 
 BLOCK = 2048  # pairs

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from retort.students.files import replace_file
 from retort.students.sides import Side
 from retort.trainers.data.texts import TextStore
-from retort.trainers.errors import CacheError
+from retort.trainers.runtime.errors import CacheError
 
 BLOCK = 1024
 
