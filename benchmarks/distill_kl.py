@@ -151,7 +151,7 @@ def train_ours(arguments: argparse.Namespace, folder: Path, scratch: Path, seed:
     from safetensors.torch import load_file
 
     from retort.students.student import Student, build_manifest
-    from retort.trainers.checkpoints import list_checkpoints
+    from retort.trainers.engine.checkpoints import list_checkpoints
 
     out = scratch / f"ours-{seed}"
     recipe_for(arguments, seed, scratch).run(folder, out)

@@ -67,7 +67,7 @@ def train_sentence_transformers(
     from sentence_transformers.base.sampler import DefaultBatchSampler
     from torch.utils.data import SequentialSampler
 
-    from retort.trainers.optimizers import pace, parameter_groups
+    from retort.trainers.engine.optimizers import pace, parameter_groups
 
     def in_order(dataset: Any, batch_size: int, drop_last: bool, **_: Any) -> DefaultBatchSampler:
         return DefaultBatchSampler(SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last)

@@ -90,7 +90,7 @@ class TestRankers:
     def test_a_killed_ranker_run_comes_back(self, trunk, tiny_student, beir, tmp_path, monkeypatch):
         from safetensors.torch import load_file
 
-        from retort.trainers.loop import Loop
+        from retort.trainers.engine.loop import Loop
 
         settings = SMALL | {
             "stages.0.steps": 6,

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from tiny import assert_comes_back, everything, lists, spec
 
 from retort.trainers.distiller import Context, Distiller, Spec
+from retort.trainers.engine.optimizers import parameter_groups
 from retort.trainers.losses import listwise_kl
 from retort.trainers.methods.ctkd import CurriculumTemperature, features
 from retort.trainers.methods.prod import AnchorKL
 from retort.trainers.objectives import Contrastive, ListwiseKL
-from retort.trainers.optimizers import parameter_groups
 from retort.trainers.outputs import Scored
 from retort.trainers.recipe import Recipe
 

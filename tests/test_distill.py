@@ -130,7 +130,7 @@ class TestCommand:
             patch.setattr(module, name, call)
 
         from retort.trainers import from_documents
-        from retort.trainers.loop import Loop
+        from retort.trainers.engine.loop import Loop
 
         for module, name in ((from_documents, "make_queries"), (Loop, "_step"), (from_documents, "write_report")):
             calls.clear()
@@ -204,7 +204,7 @@ class TestCommand:
         assert "not known" in said
 
     def test_a_deadline_keeps_what_is_done(self, handbook, recipe, tmp_path, capsys, monkeypatch):
-        from retort.trainers.loop import Loop
+        from retort.trainers.engine.loop import Loop
 
         out, real = tmp_path / "out", Loop._step
         monkeypatch.setattr(Loop, "_step", lambda self, *a, **k: (time.sleep(1), real(self, *a, **k))[1])

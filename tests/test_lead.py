@@ -284,7 +284,7 @@ def test_turns(tree, beir, tmp_path, monkeypatch):
         spec("TeacherContrastive", turn={"steps": 1, "cycle": 4}, lr=1e-2),
     ]
     seen = []
-    from retort.trainers.loop import Loop
+    from retort.trainers.engine.loop import Loop
 
     real = Loop._step
 

@@ -22,11 +22,11 @@ from tiny import pool, run_killed, spec, stage, tiny_config
 
 from retort.students import Student
 from retort.students.layers import collect_rows, join_rows
-from retort.trainers import loop as loop_module
-from retort.trainers.checkpoints import list_checkpoints
 from retort.trainers.distiller import Context, step_loss
-from retort.trainers.loop import Loop
-from retort.trainers.optimizers import pace
+from retort.trainers.engine import loop as loop_module
+from retort.trainers.engine.checkpoints import list_checkpoints
+from retort.trainers.engine.loop import Loop
+from retort.trainers.engine.optimizers import pace
 from retort.trainers.parts import build_parts
 from retort.trainers.recipe import Recipe
 from retort.trainers.run import read_train_and_dev
@@ -278,7 +278,7 @@ class TestResume:
             Recipe.from_dict(recipe_tree).run(beir, out, resume=True)
 
     def test_a_full_disk_keeps_the_last_checkpoint(self, reference, recipe_tree, beir, tmp_path, monkeypatch):
-        from retort.trainers import checkpoints
+        from retort.trainers.engine import checkpoints
 
         real = checkpoints.save_file
         saved = []

@@ -16,7 +16,7 @@ from tiny import assert_comes_back, everything, lists, pool, run_killed, spec, s
 
 from retort.students import Student
 from retort.trainers.distiller import Context, Distiller, Spec, step_loss
-from retort.trainers.loop import Loop, make_accelerator
+from retort.trainers.engine.loop import Loop, make_accelerator
 from retort.trainers.methods.prod import AnchorKL, ConfusingQueries, confusing, first_ranks
 from retort.trainers.objectives import Contrastive, ListwiseKL
 from retort.trainers.outputs import Scored

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tiny import spec
 from two_ranks import run_all
 
-from retort.trainers.checkpoints import list_checkpoints
+from retort.trainers.engine.checkpoints import list_checkpoints
 
 SCRIPT = Path(__file__).parent / "two_ranks.py"
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]

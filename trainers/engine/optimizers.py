@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from retort.trainers.checkpoints import load_optimizer
 from retort.trainers.distiller import STUDENT, Distiller, Pace
+from retort.trainers.engine.checkpoints import load_optimizer
 from retort.trainers.recipe import Stage, TrainingSection
 
 

@@ -26,9 +26,9 @@ from retort.students.files import replace_file
 from retort.students.layers import attend_step_by_step, collect_rows, join_rows
 from retort.students.loading import has_bfloat16
 from retort.trainers.batch import CandidateBatch
-from retort.trainers.checkpoints import load_module, load_rng, read_state, rng_state, save_checkpoint
 from retort.trainers.distiller import Context, Distiller, step_loss
-from retort.trainers.optimizers import Turns
+from retort.trainers.engine.checkpoints import load_module, load_rng, read_state, rng_state, save_checkpoint
+from retort.trainers.engine.optimizers import Turns
 from retort.trainers.recipe import Stage, TrainingSection
 from retort.trainers.runtime.distributed import Ranks
 from retort.trainers.runtime.errors import RecipeError
