@@ -136,7 +136,7 @@ def recipe_for(arguments: argparse.Namespace, seed: int, scratch: Path) -> Any:
 
 def prepared(arguments: argparse.Namespace, folder: Path, scratch: Path, seed: int) -> tuple[Any, Any]:
     """Make the stage's batches as a run does: the cache is the run's."""
-    from retort.trainers.parts import build_parts
+    from retort.trainers.build import build_parts
     from retort.trainers.run import read_train_and_dev
     from retort.trainers.stages import open_stage
     from retort.trainers.teachers.vector_cache import cache_root
@@ -169,7 +169,7 @@ def train_theirs(
     arguments: argparse.Namespace, folder: Path, scratch: Path, seed: int, losses: list[float] | None = None
 ) -> tuple[Any, float]:
     from retort.students.student import Student, build_manifest
-    from retort.trainers.outputs import similarities
+    from retort.trainers.encoder_output import similarities
 
     model, source = prepared(arguments, folder, scratch, seed)
     recipe = recipe_for(arguments, seed, scratch)

@@ -30,7 +30,7 @@ def main() -> None:
     from retort.students.files import write_json
     from retort.trainers.candidates.bm25 import BM25Miner
     from retort.trainers.candidates.dense import DenseMiner
-    from retort.trainers.candidates.workbench import Workbench
+    from retort.trainers.context import Workbench
     from retort.trainers.data.beir import read_beir
     from retort.trainers.methods.r2anker import measure_joint_divergence
     from retort.trainers.runtime.rng import rng_for

@@ -299,8 +299,8 @@ def train_peer(arguments: argparse.Namespace, recipe: Any, folder: Path, out: Pa
 
     from retort.students.files import write_json
     from retort.students.student import save_student
+    from retort.trainers.build import build_parts
     from retort.trainers.evaluation.runs import write_evaluation
-    from retort.trainers.parts import build_parts
     from retort.trainers.run import dev_sampler, read_train_and_dev
     from retort.trainers.stages import open_stage
     from retort.trainers.teachers.vector_cache import cache_root

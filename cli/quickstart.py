@@ -24,7 +24,7 @@ from retort.pipelines.load import load_pipeline
 from retort.students import Student, read_space
 from retort.students.files import write_json
 from retort.students.hashing import hash_text
-from retort.trainers.candidates.workbench import Workbench
+from retort.trainers.context import Workbench
 from retort.trainers.data.beir import read_beir
 from retort.trainers.evaluation.rank import encoding_rates, evaluate_bm25, evaluate_vectors, query_costs
 from retort.trainers.recipe import Recipe

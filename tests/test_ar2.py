@@ -11,10 +11,10 @@ import torch
 from tiny import assert_comes_back, everything, lists, pool, spec, stage
 
 from retort.trainers.distiller import Context, step_loss
+from retort.trainers.encoder_output import Scored
 from retort.trainers.losses import listwise_kl
 from retort.trainers.methods.ar2 import Adversarial, adversarial
 from retort.trainers.objectives import TeacherContrastive
-from retort.trainers.outputs import Scored
 from retort.trainers.recipe import Recipe
 
 D = torch.tensor([[3.0, 1.0, 2.5, -1.0], [0.5, 1.5, -0.5, 0.0]])

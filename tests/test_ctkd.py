@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from tiny import assert_comes_back, everything, lists, spec
 
 from retort.trainers.distiller import Context, Distiller, Spec
+from retort.trainers.encoder_output import Scored
 from retort.trainers.engine.optimizers import parameter_groups
 from retort.trainers.losses import listwise_kl
 from retort.trainers.methods.ctkd import CurriculumTemperature, features
 from retort.trainers.methods.prod import AnchorKL
 from retort.trainers.objectives import Contrastive, ListwiseKL
-from retort.trainers.outputs import Scored
 from retort.trainers.recipe import Recipe
 
 S = torch.tensor([[2.0, 1.0, 0.5, -0.5, 0.0], [0.2, 1.5, -0.3, 0.9, 0.4]], dtype=torch.float64)

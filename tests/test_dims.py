@@ -13,8 +13,8 @@ from tiny import lists
 from retort.cli import main
 from retort.students import Student
 from retort.trainers.distiller import Context, Distiller, Spec
+from retort.trainers.encoder_output import Encoded
 from retort.trainers.objectives import Alignment, Contrastive, ListwiseKL
-from retort.trainers.outputs import Encoded
 from retort.trainers.recipe import Recipe
 from retort.trainers.runtime.errors import RecipeError
 

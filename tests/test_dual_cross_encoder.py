@@ -30,7 +30,7 @@ from retort.trainers.candidates.batches import ListBatches
 from retort.trainers.candidates.bm25 import BM25Miner
 from retort.trainers.candidates.dense import search_vectors
 from retort.trainers.candidates.lists import build_lists
-from retort.trainers.candidates.workbench import Workbench
+from retort.trainers.context import Workbench
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.pseudo_queries import KeySentences, TrainingQuestions
 from retort.trainers.data.texts import RetrievalData, TextStore

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from tiny import assert_comes_back, everything, lists, pool, run_killed, spec, stage, tiny_config
 
 from retort.trainers.distiller import Context, Spec, step_loss
+from retort.trainers.encoder_output import Encoded, Late, Scored
 from retort.trainers.losses import contrastive, listwise_kl
 from retort.trainers.methods.lead import LayerKL, MutualKL
 from retort.trainers.objectives import Contrastive, TeacherContrastive
-from retort.trainers.outputs import Encoded, Late, Scored
 from retort.trainers.recipe import Recipe
 from retort.trainers.runtime.errors import RecipeError
 
@@ -378,7 +378,7 @@ def test_patience_waits_for_the_student(tree, beir, tmp_path):
 def test_layers_of_two_towers(trunk):
     """Pairs are drawn from as many layers as the shallower tower has."""
     from retort.students.create import two_towers
-    from retort.trainers.parts import _depth
+    from retort.trainers.build import _depth
 
     towers = [spec("from_layers", trunk=trunk, layers=layers) for layers in ([0], [0, 1, 2])]
     assert _depth(two_towers(*towers)) == 1

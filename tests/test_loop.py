@@ -22,12 +22,12 @@ from tiny import pool, run_killed, spec, stage, tiny_config
 
 from retort.students import Student
 from retort.students.layers import collect_rows, join_rows
+from retort.trainers.build import build_parts
 from retort.trainers.distiller import Context, step_loss
 from retort.trainers.engine import loop as loop_module
 from retort.trainers.engine.checkpoints import list_checkpoints
 from retort.trainers.engine.loop import Loop
 from retort.trainers.engine.optimizers import pace
-from retort.trainers.parts import build_parts
 from retort.trainers.recipe import Recipe
 from retort.trainers.run import read_train_and_dev
 from retort.trainers.runtime.errors import RecipeError

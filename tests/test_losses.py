@@ -17,9 +17,9 @@ from tiny import lists
 
 from retort.trainers.batch import CandidateBatch
 from retort.trainers.distiller import Context, Spec
+from retort.trainers.encoder_output import Encoded, Scored
 from retort.trainers.losses import alignment, contrastive, list_mle, listwise_kl, margin_mse, rank_net
 from retort.trainers.objectives import Alignment, Contrastive, Flops, InBatchKL, ListwiseKL, MarginMSE
-from retort.trainers.outputs import Encoded, Scored
 
 S = [[2.0, 1.0, 0.5], [0.3, 1.2, -0.4]]
 T = [[6.0, 2.0, -1.0], [1.0, 3.0, 0.0]]

@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from tiny import assert_comes_back, everything, lists, pool, run_killed, spec, stage
 
 from retort.students import Student
+from retort.trainers.build import build_parts
 from retort.trainers.distiller import Context, Distiller, Spec, step_loss
+from retort.trainers.encoder_output import Scored
 from retort.trainers.engine.loop import Loop, make_accelerator
 from retort.trainers.methods.prod import AnchorKL, ConfusingQueries, confusing, first_ranks
 from retort.trainers.objectives import Contrastive, ListwiseKL
-from retort.trainers.outputs import Scored
-from retort.trainers.parts import build_parts
 from retort.trainers.recipe import Recipe, Stage, TrainingSection
 from retort.trainers.run import read_train_and_dev
 from retort.trainers.runtime.errors import RecipeError

@@ -16,7 +16,7 @@ from retort.trainers.candidates.bm25 import BM25Miner
 from retort.trainers.candidates.dense import DenseMiner
 from retort.trainers.candidates.lists import CandidateLists, build_lists
 from retort.trainers.candidates.sampling import SAMPLINGS, draw
-from retort.trainers.candidates.workbench import Workbench
+from retort.trainers.context import Workbench
 from retort.trainers.data.beir import read_beir
 from retort.trainers.losses import contrastive, listwise_kl
 from retort.trainers.methods.r2anker import joint_divergence, measure_joint_divergence

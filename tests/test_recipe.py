@@ -236,7 +236,7 @@ class TestCreate:
 
 @pytest.mark.parametrize("order", ["random", "top"])
 def test_a_plan_counts_at_least_the_pairs_that_are_asked(recipe_tree, beir, tmp_path, order):
-    from retort.trainers.parts import build_parts
+    from retort.trainers.build import build_parts
     from retort.trainers.plan import _pairs
     from retort.trainers.stages import open_stage
 

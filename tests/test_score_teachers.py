@@ -19,7 +19,7 @@ from retort.students.create import ranker as make_ranker
 from retort.trainers.candidates.bm25 import BM25Miner
 from retort.trainers.candidates.lists import CandidateLists, build_lists
 from retort.trainers.candidates.retriever import RetrieverMiner
-from retort.trainers.candidates.workbench import Workbench
+from retort.trainers.context import Workbench
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.recipe import Recipe

@@ -31,12 +31,12 @@ from retort.students.create import sparse
 from retort.students.sparse import SparseStudent, encode_sparse, largest, load_student
 from retort.trainers.candidates.dense import search_vectors
 from retort.trainers.candidates.sparse import SparseMiner
-from retort.trainers.candidates.workbench import Workbench
+from retort.trainers.context import Workbench
 from retort.trainers.data.beir import read_beir
 from retort.trainers.distiller import Context
+from retort.trainers.encoder_output import Encoded
 from retort.trainers.evaluation.rank import evaluate_model
 from retort.trainers.objectives import Flops
-from retort.trainers.outputs import Encoded
 from retort.trainers.recipe import Recipe
 from retort.trainers.teachers.sparse_encoder import SparseEncoderTeacher
 

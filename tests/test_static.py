@@ -190,7 +190,7 @@ class TestTowers:
 
 def test_batches_of_queries_are_half_sentences(beir, tmp_path):
     from retort.trainers.candidates.batches import QueryBatches
-    from retort.trainers.candidates.workbench import Workbench
+    from retort.trainers.context import Workbench
 
     data = read_beir(beir, "train")
     source = QueryBatches(Workbench(data, {}, tmp_path), batch_size=8, vector_teachers=[], seed=0)
@@ -281,7 +281,7 @@ class TestWordsBesideATable:
         assert words[started[0].tokenizer.token_to_id("ship")].any()
 
     def test_a_recipe_gives_it_the_corpus_and_the_seed(self, table, beir, recipe_tree, tmp_path):
-        from retort.trainers.parts import build_parts
+        from retort.trainers.build import build_parts
 
         data = read_beir(beir, "train")
         labels = stage("labels", 1, spec("Contrastive"), candidates=pool("bm25", negatives=1))

@@ -17,9 +17,9 @@ from retort.cli.main import build_parser
 from retort.cli.serve import open_serving
 from retort.students import create
 from retort.students.makers import is_student_maker
+from retort.trainers.build import build_parts
 from retort.trainers.data.beir import read_beir
 from retort.trainers.distill import changed_recipe, recipe_for
-from retort.trainers.parts import build_parts
 from retort.trainers.recipe import Component, Recipe
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.trust import check_component

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from retort.trainers.batch import CandidateBatch
-from retort.trainers.outputs import Encoded, Seen, Sight, blank
+from retort.trainers.encoder_output import Encoded, Seen, Sight, blank
 from retort.trainers.runtime.distributed import Ranks
 from retort.trainers.runtime.rng import rng_for
 from retort.trainers.teachers.live import LiveTeacher

@@ -20,7 +20,7 @@ from retort.students import Student
 from retort.students.files import resolve_model, write_json
 from retort.students.hashing import canonical_json, hash_text
 from retort.trainers.candidates.dense import search_vectors
-from retort.trainers.candidates.workbench import Workbench
+from retort.trainers.context import Workbench
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import documents_to_data
 from retort.trainers.data.pseudo_queries import (

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from retort.trainers import losses
 from retort.trainers.batch import CandidateBatch
 from retort.trainers.distiller import Compared, Context, Objective, Spec, Terms, Turn
-from retort.trainers.outputs import Encoded, Scored, Seen, similarities
+from retort.trainers.encoder_output import Encoded, Scored, Seen, similarities
 from retort.trainers.runtime.errors import RecipeError
 
 Scope = Literal["list", "in_batch"]

@@ -19,9 +19,9 @@ from retort.students.loading import has_bfloat16
 from retort.students.scoring import is_ranker, score_numpy
 from retort.students.sides import max_tokens
 from retort.students.sparse import encode_vectors
+from retort.trainers.build import Parts, build_parts
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.engine.loop import uses_bf16
-from retort.trainers.parts import Parts, build_parts
 from retort.trainers.recipe import Recipe, Stage
 from retort.trainers.teachers import Ask, ScoreTeacher
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher

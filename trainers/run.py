@@ -26,9 +26,10 @@ from retort.students.ranker import Ranker
 from retort.students.scoring import is_ranker, score_numpy
 from retort.students.sparse import SparseStudent, encode_vectors, is_sparse
 from retort.students.student import Student, build_manifest, save_student
+from retort.trainers.build import Parts, build_parts
 from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.candidates.dense import search_vectors
-from retort.trainers.candidates.workbench import Workbench
+from retort.trainers.context import Workbench
 from retort.trainers.data.read import has_split, read_data
 from retort.trainers.data.texts import RetrievalData, share_corpus
 from retort.trainers.engine.checkpoints import list_checkpoints
@@ -47,7 +48,6 @@ from retort.trainers.evaluation.rank import (
     rerank,
 )
 from retort.trainers.evaluation.runs import write_evaluation
-from retort.trainers.parts import Parts, build_parts
 from retort.trainers.recipe import DataSection, Recipe, Stage, TrainingSection
 from retort.trainers.runtime.distributed import Ranks
 from retort.trainers.runtime.errors import DataError, RecipeError

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from retort.trainers.build import Parts
 from retort.trainers.candidates.batches import ListBatches, QueryBatches, TextBatches
 from retort.trainers.candidates.lists import CandidateLists, build_lists
 from retort.trainers.engine.loop import BatchSource
-from retort.trainers.parts import Parts
 from retort.trainers.recipe import Stage
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.teachers import ScoreTeacher

@@ -18,7 +18,7 @@ import torch
 from retort.trainers.batch import CandidateBatch
 from retort.trainers.candidates.lists import CandidateLists, texts_of
 from retort.trainers.candidates.sampling import Sampling, draw
-from retort.trainers.candidates.workbench import ListTexts, Workbench
+from retort.trainers.context import ListTexts, Workbench
 from retort.trainers.data.pseudo_queries import sentences_of
 from retort.trainers.data.texts import TextStore
 from retort.trainers.runtime.rng import rng_for

@@ -15,7 +15,7 @@ from retort.students.hashing import hash_text
 from retort.trainers.data.texts import TextStore
 
 if TYPE_CHECKING:
-    from retort.trainers.candidates.workbench import Workbench
+    from retort.trainers.context import Workbench
 
 K1, B = 0.9, 0.4
 

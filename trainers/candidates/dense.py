@@ -17,7 +17,7 @@ from retort.trainers.data.texts import TextStore
 if TYPE_CHECKING:
     import torch
 
-    from retort.trainers.candidates.workbench import Workbench
+    from retort.trainers.context import Workbench
 
 
 def search_vectors(

@@ -15,7 +15,7 @@ from retort.trainers.data.texts import TextStore
 from retort.trainers.runtime.errors import DataError
 
 if TYPE_CHECKING:
-    from retort.trainers.candidates.workbench import Workbench
+    from retort.trainers.context import Workbench
 
 
 class GivenMiner:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from retort.students.files import replace_file
 from retort.students.hashing import hash_text
-from retort.trainers.candidates.workbench import Miner, Workbench
+from retort.trainers.context import Miner, Workbench
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.runtime.progress import progress_bar
 

@@ -19,7 +19,7 @@ from retort.trainers.runtime.errors import RecipeError, TeacherError
 from retort.trainers.teachers.haystack import HaystackComponents
 
 if TYPE_CHECKING:
-    from retort.trainers.candidates.workbench import Workbench
+    from retort.trainers.context import Workbench
 
 logger = logging.getLogger(__name__)
 

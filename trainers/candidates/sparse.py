@@ -15,7 +15,7 @@ from retort.trainers.data.texts import TextStore
 from retort.trainers.teachers.sparse_encoder import SparseEncoderTeacher
 
 if TYPE_CHECKING:
-    from retort.trainers.candidates.workbench import Workbench
+    from retort.trainers.context import Workbench
 
 
 class SparseMiner:

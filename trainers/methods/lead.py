@@ -21,8 +21,8 @@ import torch
 from retort.trainers import losses
 from retort.trainers.batch import CandidateBatch
 from retort.trainers.distiller import Compared, Context, Objective, Spec, Terms
+from retort.trainers.encoder_output import Encoded, Seen
 from retort.trainers.objectives import Scope, candidates, judged, one_of, scores_of
-from retort.trainers.outputs import Encoded, Seen
 from retort.trainers.runtime.rng import rng_for
 
 

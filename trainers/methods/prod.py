@@ -19,7 +19,7 @@ from retort.trainers import losses
 from retort.trainers.batch import CandidateBatch
 from retort.trainers.candidates.dense import DenseMiner
 from retort.trainers.candidates.lists import mine
-from retort.trainers.candidates.workbench import Workbench
+from retort.trainers.context import Workbench
 from retort.trainers.distiller import Compared, Context, Objective, Terms
 from retort.trainers.objectives import one_of
 from retort.trainers.runtime.rng import rng_for

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from retort.trainers.candidates.lists import build_lists, mine
-from retort.trainers.candidates.workbench import Miner, Workbench
+from retort.trainers.context import Miner, Workbench
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 from retort.students.hashing import fingerprint_of
 from retort.students.late_interaction import is_late_interaction
 from retort.students.scoring import is_ranker
-from retort.trainers.outputs import COSINE_SCALE
+from retort.trainers.encoder_output import COSINE_SCALE
 from retort.trainers.runtime.errors import RecipeError
 
 

@@ -16,10 +16,10 @@ from retort.students.layers import layers_of, set_dropout
 from retort.students.scoring import is_ranker
 from retort.students.sides import SIDES, route
 from retort.students.sparse import is_sparse
-from retort.trainers.candidates.workbench import ListTexts, Miner, Selector, Workbench
+from retort.trainers.context import ListTexts, Miner, Selector, Workbench
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.distiller import Distiller, Objective, Spec
-from retort.trainers.outputs import COSINE_SCALE
+from retort.trainers.encoder_output import COSINE_SCALE
 from retort.trainers.recipe import CandidatesSection, Recipe, Stage, component
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.teachers import AnyTeacher, ScoreTeacher
