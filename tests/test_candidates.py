@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from retort.trainers.candidates.batches import ListBatches, TextBatches, picked
-from retort.trainers.candidates.bm25 import BM25, BM25Miner, top_rows
-from retort.trainers.candidates.dense import DenseMiner, search_vectors
+from retort.trainers.candidates.bm25 import BM25Miner
+from retort.trainers.candidates.dense import DenseMiner
 from retort.trainers.candidates.given import GivenMiner
 from retort.trainers.candidates.lists import CandidateLists, build_lists, mine
 from retort.trainers.context import Workbench
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.runtime.errors import DataError
+from retort.trainers.search import BM25, search_vectors, top_rows
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 
 

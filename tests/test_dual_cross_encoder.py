@@ -28,7 +28,6 @@ from retort.students import Student
 from retort.students.views import view_text, view_texts
 from retort.trainers.candidates.batches import ListBatches
 from retort.trainers.candidates.bm25 import BM25Miner
-from retort.trainers.candidates.dense import search_vectors
 from retort.trainers.candidates.lists import build_lists
 from retort.trainers.context import Workbench
 from retort.trainers.data.beir import read_beir
@@ -38,6 +37,7 @@ from retort.trainers.losses import contrastive
 from retort.trainers.methods.dual_cross_encoder import QuestionViews
 from retort.trainers.recipe import Recipe
 from retort.trainers.runtime.errors import RecipeError
+from retort.trainers.search import search_vectors
 
 # Reference 10-A: three documents, of three views, two and one.
 VIEWS = {"A": [[1.0, 0.4], [0.8, 0.5], [0.0, 0.9]], "B": [[0.9, 0.2], [0.1, 0.0]], "C": [[0.5, 0.5]]}

@@ -162,7 +162,7 @@ class TestTrust:
             ("retort.cli.main.main", "student"),
             ("retort.students.files.write_json", "student"),
             ("retort.students.create.pretrained", "teacher"),
-            ("retort.trainers.candidates.bm25.BM25", "miner"),
+            ("retort.trainers.search.BM25", "miner"),
             ("retort.trainers.candidates.bm25.BM25Miner", "objective"),
         ],
     )
@@ -172,7 +172,7 @@ class TestTrust:
 
     def test_constants_are_no_types(self, recipe_tree):
         with pytest.raises(RecipeError, match="neither a class nor a function"):
-            Recipe.from_dict(recipe_tree).create(Component(type="retort.trainers.candidates.bm25.K1"), "miner", "x")
+            Recipe.from_dict(recipe_tree).create(Component(type="retort.trainers.search.K1"), "miner", "x")
 
 
 class TestOverrides:

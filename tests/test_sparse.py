@@ -29,7 +29,6 @@ from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.students import ManifestError, Student
 from retort.students.create import sparse
 from retort.students.sparse import SparseStudent, encode_sparse, largest, load_student
-from retort.trainers.candidates.dense import search_vectors
 from retort.trainers.candidates.sparse import SparseMiner
 from retort.trainers.context import Workbench
 from retort.trainers.data.beir import read_beir
@@ -38,6 +37,7 @@ from retort.trainers.encoder_output import Encoded
 from retort.trainers.evaluation.rank import evaluate_model
 from retort.trainers.objectives import Flops
 from retort.trainers.recipe import Recipe
+from retort.trainers.search import search_vectors
 from retort.trainers.teachers.sparse_encoder import SparseEncoderTeacher
 
 TEXTS = ["the ship in the sea", "bread and butter", "a captain near the sea"]

@@ -15,11 +15,11 @@ from retort.students.hashing import fingerprint_of, hash_text
 from retort.students.scoring import is_ranker
 from retort.students.sides import Side
 from retort.students.sparse import encode_vectors
-from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.data.pseudo_queries import PseudoQueries
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.runtime.progress import progress_bar
+from retort.trainers.search import BM25
 from retort.trainers.teachers import AnyTeacher, ScoreTeacher, VectorTeacher
 from retort.trainers.teachers.score_store import ScoreStore
 from retort.trainers.teachers.vector_cache import VectorCache

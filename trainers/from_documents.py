@@ -19,7 +19,6 @@ import numpy as np
 from retort.students import Student
 from retort.students.files import resolve_model, write_json
 from retort.students.hashing import canonical_json, hash_text
-from retort.trainers.candidates.dense import search_vectors
 from retort.trainers.context import Workbench
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import documents_to_data
@@ -41,6 +40,7 @@ from retort.trainers.evaluation.runs import compare, read_per_query, read_rankin
 from retort.trainers.recipe import Recipe, trusts_code
 from retort.trainers.run import read_train_and_dev, refuse_other_run, resolve
 from retort.trainers.runtime.errors import DataError, RecipeError
+from retort.trainers.search import search_vectors
 from retort.trainers.teachers import ScoreTeacher
 from retort.trainers.teachers.fitted import Fitted
 from retort.trainers.teachers.live import LiveTeacher

@@ -27,8 +27,6 @@ from retort.students.scoring import is_ranker, score_numpy
 from retort.students.sparse import SparseStudent, encode_vectors, is_sparse
 from retort.students.student import Student, build_manifest, save_student
 from retort.trainers.build import Parts, build_parts
-from retort.trainers.candidates.bm25 import BM25
-from retort.trainers.candidates.dense import search_vectors
 from retort.trainers.context import Workbench
 from retort.trainers.data.read import has_split, read_data
 from retort.trainers.data.texts import RetrievalData, share_corpus
@@ -52,6 +50,7 @@ from retort.trainers.recipe import DataSection, Recipe, Stage, TrainingSection
 from retort.trainers.runtime.distributed import Ranks
 from retort.trainers.runtime.errors import DataError, RecipeError
 from retort.trainers.runtime.rng import rng_for
+from retort.trainers.search import BM25, search_vectors
 from retort.trainers.stages import open_stage
 from retort.trainers.teachers import ScoreTeacher
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retort.students.hashing import hash_text
-from retort.trainers.candidates.dense import search_vectors
 from retort.trainers.data.texts import TextStore
+from retort.trainers.search import search_vectors
 from retort.trainers.teachers.sparse_encoder import SparseEncoderTeacher
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retort.students.files import replace_folder
-from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.data.documents import documents_to_data
 from retort.trainers.data.pseudo_queries import GeneratedQuestions, PseudoQueries
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.runtime.errors import DataError
+from retort.trainers.search import BM25
 
 if TYPE_CHECKING:
     from haystack import Document

@@ -21,9 +21,9 @@ from retort.students.onnx import FOLDER, ExportError, ExportPrecision, export_fi
 from retort.students.ranker import Ranker
 from retort.students.sparse import load_student
 from retort.students.student import Student
-from retort.trainers.candidates.bm25 import BM25
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.evaluation.rank import evaluate_model, evaluate_ranker
+from retort.trainers.search import BM25
 
 METRIC = "ndcg@10"
 DEPTH, PAIRS_A_CALL = 20, 20

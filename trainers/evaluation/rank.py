@@ -18,11 +18,10 @@ from retort.students.loading import Precision
 from retort.students.ranker import Ranker
 from retort.students.sparse import load_student
 from retort.students.student import Student
-from retort.trainers.candidates.bm25 import BM25
-from retort.trainers.candidates.dense import search_vectors
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.evaluation.metrics import mean, per_query
 from retort.trainers.runtime.progress import progress_bar
+from retort.trainers.search import BM25, search_vectors
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from retort.trainers.candidates.bm25 import BM25, K1, B
 from retort.trainers.data.texts import RetrievalData
+from retort.trainers.search import BM25, K1, B
 from retort.trainers.teachers import Ask, ScoreTeacher
 
 
