@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from retort.trainers.candidates.batches import ListBatches, TextBatches, picked
+from retort.trainers.batches.lists import ListBatches
+from retort.trainers.batches.sampling import picked
+from retort.trainers.batches.texts import TextBatches
 from retort.trainers.candidates.bm25 import BM25Miner
 from retort.trainers.candidates.dense import DenseMiner
 from retort.trainers.candidates.given import GivenMiner

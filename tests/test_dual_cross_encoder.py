@@ -26,7 +26,7 @@ from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.students import Student
 from retort.students.views import view_text, view_texts
-from retort.trainers.candidates.batches import ListBatches
+from retort.trainers.batches.lists import ListBatches
 from retort.trainers.candidates.bm25 import BM25Miner
 from retort.trainers.candidates.lists import build_lists
 from retort.trainers.context import Workbench

@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from sentence_transformers.sparse_encoder.losses import FlopsLoss
 from tiny import lists
 
-from retort.trainers.batch import CandidateBatch
+from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.distiller import Context, Spec
 from retort.trainers.encoder_output import Encoded, Scored
 from retort.trainers.losses import alignment, contrastive, list_mle, listwise_kl, margin_mse, rank_net

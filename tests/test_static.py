@@ -189,7 +189,7 @@ class TestTowers:
 
 
 def test_batches_of_queries_are_half_sentences(beir, tmp_path):
-    from retort.trainers.candidates.batches import QueryBatches
+    from retort.trainers.batches.queries import QueryBatches
     from retort.trainers.context import Workbench
 
     data = read_beir(beir, "train")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from retort.trainers.batch import CandidateBatch
+from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.engine.checkpoints import list_checkpoints
 from retort.trainers.engine.loop import Loop
 from retort.trainers.recipe import Recipe

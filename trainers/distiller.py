@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from retort.trainers.batch import CandidateBatch
+from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.encoder_output import Encoded, Seen, Sight, blank
 from retort.trainers.runtime.distributed import Ranks
 from retort.trainers.runtime.rng import rng_for

@@ -17,7 +17,7 @@ from retort.students.encoding import encode_texts
 from retort.students.late_interaction import encode_tokens, is_late_interaction, longest
 from retort.students.scoring import is_ranker, score_pairs
 from retort.students.sides import Side, route
-from retort.trainers.batch import CandidateBatch
+from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.runtime.distributed import Ranks
 
 if TYPE_CHECKING:

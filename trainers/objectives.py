@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from retort.trainers import losses
-from retort.trainers.batch import CandidateBatch
+from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.distiller import Compared, Context, Objective, Spec, Terms, Turn
 from retort.trainers.encoder_output import Encoded, Scored, Seen, similarities
 from retort.trainers.runtime.errors import RecipeError

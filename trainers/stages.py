@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from retort.trainers.batches.lists import ListBatches
+from retort.trainers.batches.queries import QueryBatches
+from retort.trainers.batches.texts import TextBatches
 from retort.trainers.build import Parts
-from retort.trainers.candidates.batches import ListBatches, QueryBatches, TextBatches
 from retort.trainers.candidates.lists import CandidateLists, build_lists
 from retort.trainers.engine.loop import BatchSource
 from retort.trainers.recipe import Stage

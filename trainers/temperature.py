@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retort.trainers.batch import CandidateBatch
+from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.distiller import Context, Objective, Temperature
 
 

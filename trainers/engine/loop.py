@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from retort.students.files import replace_file
 from retort.students.layers import attend_step_by_step, collect_rows, join_rows
 from retort.students.loading import has_bfloat16
-from retort.trainers.batch import CandidateBatch
+from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.distiller import Context, Distiller, step_loss
 from retort.trainers.engine.checkpoints import load_module, load_rng, read_state, rng_state, save_checkpoint
 from retort.trainers.engine.optimizers import Turns

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from retort.trainers import losses
-from retort.trainers.batch import CandidateBatch
+from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.distiller import Context, Terms
 from retort.trainers.objectives import TeacherObjective, one_of
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from retort.trainers import losses
-from retort.trainers.batch import CandidateBatch
+from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.distiller import Context, Objective, Temperature
 from retort.trainers.objectives import one_of
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from retort.trainers import losses
-from retort.trainers.batch import CandidateBatch
+from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.distiller import Compared, Context, Objective, Spec, Terms
 from retort.trainers.encoder_output import Encoded, Seen
 from retort.trainers.objectives import Scope, candidates, judged, one_of, scores_of

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from retort.trainers import losses
-from retort.trainers.batch import CandidateBatch
+from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.candidates.dense import DenseMiner
 from retort.trainers.candidates.lists import mine
 from retort.trainers.context import Workbench

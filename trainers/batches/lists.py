@@ -9,56 +9,17 @@ A batch is a pure function of seed, stage and step: training can stop and go on 
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 import torch
 
-from retort.trainers.batch import CandidateBatch
+from retort.trainers.batches.base import CandidateBatch
+from retort.trainers.batches.sampling import TeacherVectors, picked
 from retort.trainers.candidates.lists import CandidateLists, texts_of
 from retort.trainers.candidates.sampling import Sampling, draw
 from retort.trainers.context import ListTexts, Workbench
-from retort.trainers.data.pseudo_queries import sentences_of
-from retort.trainers.data.texts import TextStore
 from retort.trainers.runtime.rng import rng_for
-from retort.trainers.teachers.vector_cache import VectorCache
-
-
-def picked(seed: object, size: int, batch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Walk `size` items in a new order each epoch, without a break between epochs.
-
-    :returns:
-        The items `[batch]` of a step, and the epoch `[batch]` that each belongs to.
-    """
-    wanted = np.arange(step * batch, (step + 1) * batch)
-    epochs = wanted // size
-    return np.array([_order(seed, int(at // size), size)[at % size] for at in wanted], dtype=np.int64), epochs
-
-
-@lru_cache(maxsize=8)  # two epochs of a step, queries and documents
-def _order(seed: object, epoch: int, size: int) -> np.ndarray:
-    return rng_for(seed, "order", epoch).permutation(size)
-
-
-class _Vectors:
-    """The teachers' vectors of the training texts."""
-
-    def __init__(self, bench: Workbench, teachers: list[str]) -> None:
-        self._caches: dict[str, tuple[VectorCache, VectorCache]] = {
-            name: (
-                bench.teacher_cache(name, "query", bench.data.queries),
-                bench.teacher_cache(name, "document", bench.data.corpus),
-            )
-            for name in teachers
-        }
-
-    def of(self, query_items: np.ndarray, document_items: np.ndarray) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        return {
-            name: (torch.from_numpy(q.gather(query_items)), torch.from_numpy(d.gather(document_items)))
-            for name, (q, d) in self._caches.items()
-        }
 
 
 class ListBatches:
@@ -114,7 +75,7 @@ class ListBatches:
         self._texts = texts
         self._seed = seed
         self._keep = np.arange(len(lists)) if keep is None else keep
-        self._vectors = _Vectors(bench, vector_teachers)
+        self._vectors = TeacherVectors(bench, vector_teachers)
         self._known = bench.data.positives()
         self.lists_hash = lists.hash
 
@@ -203,101 +164,3 @@ class ListBatches:
             asked, positive = data.queries.texts[query], lists.labels[entries] == 1
             found += self._texts.training_texts(data, asked, lists.rows[entries], positive, rng)
         return found
-
-
-class TextBatches:
-    """
-    Mere texts: any queries and any documents, without lists. Enough for alignment and in-batch scores, no label needed.
-
-    :param bench:
-        Data and models.
-    :param batch_size:
-        Texts a step; queries and documents by their share in the data.
-    :param vector_teachers:
-        Teachers whose vectors the stage needs.
-    :param seed:
-        Seed of the order.
-    """
-
-    def __init__(self, bench: Workbench, *, batch_size: int, vector_teachers: list[str], seed: object) -> None:
-        self._bench = bench
-        self._seed = seed
-        self._vectors = _Vectors(bench, vector_teachers)
-        queries, documents = len(bench.data.queries), len(bench.data.corpus)
-        self._documents = max(1, round(batch_size * documents / (queries + documents)))
-        self._queries = max(1, batch_size - self._documents)
-        self.size = queries
-        self.queries_with_positive = 0
-        self.lists_hash = ""
-
-    def batch(self, step: int) -> CandidateBatch:
-        """Build the batch of a step, on the CPU."""
-        data = self._bench.data
-        query_rows = np.unique(picked(f"{self._seed} query", len(data.queries), self._queries, step)[0])
-        rows = np.unique(picked(f"{self._seed} document", len(data.corpus), self._documents, step)[0])
-        query_items, document_items = data.queries.item_ids[query_rows], data.corpus.item_ids[rows]
-        empty = (len(query_rows), 0)
-        return CandidateBatch(
-            queries=texts_of(data.queries, query_rows),
-            documents=texts_of(data.corpus, rows),
-            index=torch.zeros(empty, dtype=torch.int64),
-            labels=torch.zeros(empty, dtype=torch.int8),
-            mask=torch.zeros(empty, dtype=torch.bool),
-            known_positive=torch.zeros((len(query_rows), len(rows)), dtype=torch.bool),
-            sources=torch.zeros(empty, dtype=torch.int8),
-            teacher_vectors=self._vectors.of(query_items, document_items),
-            query_items=[item.tobytes() for item in query_items],
-            document_items=[item.tobytes() for item in document_items],
-        )
-
-
-class QueryBatches:
-    """
-    Queries without documents, for query encoders whose documents have nothing to learn.
-
-    Half of each batch are sentences of the corpus, as if somebody had asked them: a few thousand queries say little
-    about its words.
-
-    :param bench:
-        Data and models.
-    :param batch_size:
-        Texts a step.
-    :param vector_teachers:
-        Teachers whose vectors the stage needs.
-    :param seed:
-        Seed of the order.
-    """
-
-    def __init__(self, bench: Workbench, *, batch_size: int, vector_teachers: list[str], seed: object) -> None:
-        asked = bench.data.queries
-        sentences = list(dict.fromkeys(s for text in bench.data.corpus.texts for s in sentences_of(text)))
-        self._texts = TextStore([str(i) for i in range(len(asked) + len(sentences))], [*asked.texts, *sentences])
-        self._caches = {name: bench.teacher_cache(name, "query", self._texts) for name in vector_teachers}
-        self._seed = seed
-        self._sentences = batch_size // 2 if sentences else 0
-        self._queries = batch_size - self._sentences
-        self.size = len(asked)
-        self.queries_with_positive = 0
-        self.lists_hash = ""
-
-    def batch(self, step: int) -> CandidateBatch:
-        """Build the batch of a step, on the CPU."""
-        asked = picked(f"{self._seed} query", self.size, self._queries, step)[0]
-        others = len(self._texts) - self.size
-        said = picked(f"{self._seed} sentence", others, self._sentences, step)[0] + self.size if others else asked[:0]
-        rows = np.unique(np.concatenate([asked, said]))
-        items = self._texts.item_ids[rows]
-        vectors = {name: torch.from_numpy(cache.gather(items)) for name, cache in self._caches.items()}
-        empty = (len(rows), 0)
-        return CandidateBatch(
-            queries=texts_of(self._texts, rows),
-            documents=[],
-            index=torch.zeros(empty, dtype=torch.int64),
-            labels=torch.zeros(empty, dtype=torch.int8),
-            mask=torch.zeros(empty, dtype=torch.bool),
-            known_positive=torch.zeros(empty, dtype=torch.bool),
-            sources=torch.zeros(empty, dtype=torch.int8),
-            teacher_vectors={name: (found, found[:0]) for name, found in vectors.items()},
-            query_items=[item.tobytes() for item in items],
-            document_items=[],
-        )

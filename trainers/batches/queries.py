@@ -1,0 +1,68 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of queries and of sentences in their place."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from retort.trainers.batches.base import CandidateBatch
+from retort.trainers.batches.sampling import picked
+from retort.trainers.candidates.lists import texts_of
+from retort.trainers.context import Workbench
+from retort.trainers.data.pseudo_queries import sentences_of
+from retort.trainers.data.texts import TextStore
+
+
+class QueryBatches:
+    """
+    Queries without documents, for query encoders whose documents have nothing to learn.
+
+    Half of each batch are sentences of the corpus, as if somebody had asked them: a few thousand queries say little
+    about its words.
+
+    :param bench:
+        Data and models.
+    :param batch_size:
+        Texts a step.
+    :param vector_teachers:
+        Teachers whose vectors the stage needs.
+    :param seed:
+        Seed of the order.
+    """
+
+    def __init__(self, bench: Workbench, *, batch_size: int, vector_teachers: list[str], seed: object) -> None:
+        asked = bench.data.queries
+        sentences = list(dict.fromkeys(s for text in bench.data.corpus.texts for s in sentences_of(text)))
+        self._texts = TextStore([str(i) for i in range(len(asked) + len(sentences))], [*asked.texts, *sentences])
+        self._caches = {name: bench.teacher_cache(name, "query", self._texts) for name in vector_teachers}
+        self._seed = seed
+        self._sentences = batch_size // 2 if sentences else 0
+        self._queries = batch_size - self._sentences
+        self.size = len(asked)
+        self.queries_with_positive = 0
+        self.lists_hash = ""
+
+    def batch(self, step: int) -> CandidateBatch:
+        """Build the batch of a step, on the CPU."""
+        asked = picked(f"{self._seed} query", self.size, self._queries, step)[0]
+        others = len(self._texts) - self.size
+        said = picked(f"{self._seed} sentence", others, self._sentences, step)[0] + self.size if others else asked[:0]
+        rows = np.unique(np.concatenate([asked, said]))
+        items = self._texts.item_ids[rows]
+        vectors = {name: torch.from_numpy(cache.gather(items)) for name, cache in self._caches.items()}
+        empty = (len(rows), 0)
+        return CandidateBatch(
+            queries=texts_of(self._texts, rows),
+            documents=[],
+            index=torch.zeros(empty, dtype=torch.int64),
+            labels=torch.zeros(empty, dtype=torch.int8),
+            mask=torch.zeros(empty, dtype=torch.bool),
+            known_positive=torch.zeros(empty, dtype=torch.bool),
+            sources=torch.zeros(empty, dtype=torch.int8),
+            teacher_vectors={name: (found, found[:0]) for name, found in vectors.items()},
+            query_items=[item.tobytes() for item in items],
+            document_items=[],
+        )
