@@ -30,7 +30,7 @@ def main() -> None:
     from retort.students.files import write_json
     from retort.trainers.candidates.bm25 import BM25Miner
     from retort.trainers.candidates.dense import DenseMiner
-    from retort.trainers.context import Workbench
+    from retort.trainers.context import TrainingContext
     from retort.trainers.data.beir import read_beir
     from retort.trainers.methods.r2anker import measure_joint_divergence
     from retort.trainers.runtime.rng import rng_for
@@ -43,12 +43,12 @@ def main() -> None:
     dense = {"dual": MINILM, "other": arguments.other}
     teachers = {name: BiEncoderTeacher(model=model, precision="auto") for name, model in dense.items()}
     teachers |= {name: CrossEncoderTeacher(model=model, precision="auto") for name, model in named.items()}
-    bench = Workbench(data, teachers, arguments.work / "cache")
+    context = TrainingContext(data, teachers, arguments.work / "cache")
     miners = {"bm25": BM25Miner(depth=arguments.depth)}
     miners |= {name: DenseMiner(model=name, depth=arguments.depth) for name in dense}
     found = {}
     for name in named:
-        measured = measure_joint_divergence(bench, miners, name)
+        measured = measure_joint_divergence(context, miners, name)
         found[name] = measured.sources | {"mixture": measured.mixture}
     result = {
         "benchmark": arguments.benchmark,

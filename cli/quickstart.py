@@ -24,7 +24,7 @@ from retort.pipelines.load import load_pipeline
 from retort.students import Student, read_space
 from retort.students.files import write_json
 from retort.students.hashing import hash_text
-from retort.trainers.context import Workbench
+from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.evaluation.rank import encoding_rates, evaluate_bm25, evaluate_vectors, query_costs
 from retort.trainers.recipe import Recipe
@@ -136,12 +136,12 @@ def _evaluation(out: Path) -> dict[str, dict[str, float]]:
             return kept["models"]
     data = read_beir(out / "data", "test")
     recipe = Recipe.from_yaml("kd", overrides=OVERRIDES)
-    bench = Workbench(
+    context = TrainingContext(
         data, {"teacher": recipe.create(recipe.teachers["teacher"], "teacher", "teacher")}, cache_root(out)
     )
     large = Student.load(TEACHER, max_document_tokens=128, max_query_tokens=32)
     vectors = {
-        TEACHER_ROW: (large, bench.vectors("teacher", "query"), bench.vectors("teacher", "document")),
+        TEACHER_ROW: (large, context.vectors("teacher", "query"), context.vectors("teacher", "document")),
         STUDENT_ROW: (small, small.encode_query(data.queries.texts), _indexed_vectors(out, data.corpus.ids)),
     }
     # Both in float32 and by the same code, in turn.

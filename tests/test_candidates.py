@@ -12,7 +12,7 @@ from retort.trainers.candidates.bm25 import BM25Miner
 from retort.trainers.candidates.dense import DenseMiner
 from retort.trainers.candidates.given import GivenMiner
 from retort.trainers.candidates.lists import CandidateLists, build_lists, mine
-from retort.trainers.context import Workbench
+from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.runtime.errors import DataError
@@ -21,9 +21,9 @@ from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 
 
 @pytest.fixture
-def bench(beir, tiny_student, tiny_model, tmp_path) -> Workbench:
+def context(beir, tiny_student, tiny_model, tmp_path) -> TrainingContext:
     teacher = BiEncoderTeacher(model=tiny_student, device="cpu")
-    return Workbench(read_beir(beir, "train"), {"teacher": teacher}, tmp_path / "cache", tiny_model(9))
+    return TrainingContext(read_beir(beir, "train"), {"teacher": teacher}, tmp_path / "cache", tiny_model(9))
 
 
 class TestBM25:
@@ -68,42 +68,42 @@ class TestDense:
         with pytest.raises(ValueError, match="cosine or dot"):
             search_vectors(np.ones((1, 2), np.float32), np.ones((1, 2), np.float32), 1, similarity="manhattan")
 
-    def test_mined_lists_change_with_the_weights(self, bench):
+    def test_mined_lists_change_with_the_weights(self, context):
         miner = DenseMiner(model="student", depth=5)
-        before, key = mine(miner, bench)[0], miner.key(bench)
-        assert np.array_equal(mine(miner, bench)[0], before)
+        before, key = mine(miner, context)[0], miner.key(context)
+        assert np.array_equal(mine(miner, context)[0], before)
         with torch.no_grad():
-            for p in bench._current().parameters():
+            for p in context._current().parameters():
                 p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
-        assert miner.key(bench) != key
-        assert not np.array_equal(mine(miner, bench)[0], before)
+        assert miner.key(context) != key
+        assert not np.array_equal(mine(miner, context)[0], before)
 
-    def test_the_lexical_index_is_built_once(self, bench, monkeypatch):
+    def test_the_lexical_index_is_built_once(self, context, monkeypatch):
         monkeypatch.setattr("retort.trainers.candidates.lists.MINING_BLOCK", 10)
         built = []
         real = BM25.__init__
         monkeypatch.setattr(BM25, "__init__", lambda self, texts: built.append(1) or real(self, texts))
-        mine(BM25Miner(depth=4), bench)
+        mine(BM25Miner(depth=4), context)
         assert len(built) == 1
 
-    def test_mining_goes_on_after_an_interruption(self, bench, monkeypatch):
+    def test_mining_goes_on_after_an_interruption(self, context, monkeypatch):
         monkeypatch.setattr("retort.trainers.candidates.lists.MINING_BLOCK", 10)
         miner = BM25Miner(depth=4)
         asked: list[int] = []
         real = BM25Miner.mine
 
-        def failing(self, bench, queries):
+        def failing(self, context, queries):
             asked.append(len(queries))
             if len(asked) == 3:
                 raise KeyboardInterrupt
-            return real(self, bench, queries)
+            return real(self, context, queries)
 
         monkeypatch.setattr(BM25Miner, "mine", failing)
         with pytest.raises(KeyboardInterrupt):
-            mine(miner, bench)
-        rows, _ = mine(miner, bench)
+            mine(miner, context)
+        rows, _ = mine(miner, context)
         assert asked == [10, 10, 10, 10]
-        assert np.array_equal(rows, BM25(bench.data.corpus.texts).search(bench.data.queries.texts, 4)[0])
+        assert np.array_equal(rows, BM25(context.data.corpus.texts).search(context.data.queries.texts, 4)[0])
 
 
 class Ragged:
@@ -112,11 +112,11 @@ class Ragged:
     def __init__(self, numbers: list[int]) -> None:
         self.numbers = numbers
 
-    def key(self, bench) -> str:
+    def key(self, context) -> str:
         return f"ragged{self.numbers}"
 
-    def mine(self, bench, queries):
-        counts = [self.numbers[bench.data.queries.rows[q]] for q in queries.ids]
+    def mine(self, context, queries):
+        counts = [self.numbers[context.data.queries.rows[q]] for q in queries.ids]
         rows = np.full((len(counts), max(counts)), -1)
         for i, count in enumerate(counts):
             rows[i, :count] = np.arange(39, 39 - count, -1)
@@ -127,10 +127,10 @@ class TestRaggedMiners:
     NUMBERS = (0, 1, 0, 3, 2, 0, 0, 0, 0, 5)
 
     @pytest.fixture
-    def ten(self, bench, monkeypatch) -> Workbench:
+    def ten(self, context, monkeypatch) -> TrainingContext:
         monkeypatch.setattr("retort.trainers.candidates.lists.MINING_BLOCK", 3)
-        bench.data = bench.data.subset(range(10))
-        return bench
+        context.data = context.data.subset(range(10))
+        return context
 
     def test_blocks_of_different_widths(self, ten):
         rows, scores = mine(Ragged(list(self.NUMBERS)), ten)
@@ -151,7 +151,7 @@ class TestRaggedMiners:
 
 class TestGiven:
     @pytest.fixture
-    def given(self, tmp_path) -> Workbench:
+    def given(self, tmp_path) -> TrainingContext:
         nan = float("nan")
         data = RetrievalData(
             "given",
@@ -160,7 +160,7 @@ class TestGiven:
             {"q0": {"d5": 1, "d2": 0}},
             {"q0": {"d4": nan, "d5": 0.5, "d1": nan, "d2": 0.75, "d3": -1.0, "d0": 0.5}, "q2": {"d3": nan}},
         )
-        return Workbench(data, {}, tmp_path / "cache")
+        return TrainingContext(data, {}, tmp_path / "cache")
 
     def test_best_score_first_then_the_order_of_the_data(self, given):
         rows, scores = mine(GivenMiner(), given)
@@ -175,60 +175,60 @@ class TestGiven:
         assert lists.rows.tolist() == [5, 2, 0, 3, 4, 1, 3]
         assert lists.labels.tolist() == [1, 0, -1, -1, -1, -1, -1]
 
-    def test_key(self, given, bench):
+    def test_key(self, given, context):
         keys = {GivenMiner().key(given), GivenMiner(depth=3).key(given)}
         given.data = given.data.subset([0])
         assert len(keys | {GivenMiner().key(given)}) == 3
         with pytest.raises(DataError, match="data gives no documents for its queries.*Take another miner"):
-            GivenMiner().key(bench)
+            GivenMiner().key(context)
 
 
 class TestLists:
     @pytest.fixture
-    def lists(self, bench) -> CandidateLists:
-        return build_lists(bench, {"bm25": BM25Miner(depth=6), "dense": DenseMiner(model="teacher", depth=6)})
+    def lists(self, context) -> CandidateLists:
+        return build_lists(context, {"bm25": BM25Miner(depth=6), "dense": DenseMiner(model="teacher", depth=6)})
 
-    def test_positives_first_then_sources_in_turn_each_document_once(self, bench, lists):
+    def test_positives_first_then_sources_in_turn_each_document_once(self, context, lists):
         for i in range(len(lists)):
             span = slice(lists.offsets[i], lists.offsets[i + 1])
             rows, labels, source = lists.rows[span], lists.labels[span], lists.source[span]
             assert len(set(rows)) == len(rows)
-            assert rows[labels == 1].tolist() == bench.data.positives()[i].tolist()
+            assert rows[labels == 1].tolist() == context.data.positives()[i].tolist()
             assert set(labels[labels != 1]) == {-1}
             assert labels.tolist() == sorted(labels, reverse=True)
             assert set(source[labels == 1]) == {0}
             assert {1, 2} <= set(source)
 
-    def test_judged_irrelevant_documents_are_negatives(self, beir, bench):
+    def test_judged_irrelevant_documents_are_negatives(self, beir, context):
         with (beir / "qrels" / "train.tsv").open("a") as qrels:
             qrels.write("q00\td47\t0\n")
-        bench.data = read_beir(beir, "train")
-        lists = build_lists(bench, {"bm25": BM25Miner(depth=3)})
+        context.data = read_beir(beir, "train")
+        lists = build_lists(context, {"bm25": BM25Miner(depth=3)})
         rows = lists.rows[: lists.offsets[1]].tolist()
-        assert rows[:2] == [bench.data.corpus.rows["d00"], bench.data.corpus.rows["d47"]]
+        assert rows[:2] == [context.data.corpus.rows["d00"], context.data.corpus.rows["d47"]]
         assert lists.labels[: lists.offsets[1]].tolist()[:3] == [1, 0, -1]
 
-    def test_a_copy_of_a_positive_is_no_negative(self, beir, bench):
+    def test_a_copy_of_a_positive_is_no_negative(self, beir, context):
         corpus = (beir / "corpus.jsonl").read_text()
         (beir / "corpus.jsonl").write_text(corpus + corpus.replace('"_id": "d', '"_id": "copy'))
-        bench.data = read_beir(beir, "train")
-        lists = build_lists(bench, {"bm25": BM25Miner(depth=20), "dense": DenseMiner(model="teacher", depth=20)})
+        context.data = read_beir(beir, "train")
+        lists = build_lists(context, {"bm25": BM25Miner(depth=20), "dense": DenseMiner(model="teacher", depth=20)})
         assert lists.rows.max() < 40
-        batch = ListBatches(bench, lists, batch_size=30, negatives=5, vector_teachers=[], seed=0).batch(0)
+        batch = ListBatches(context, lists, batch_size=30, negatives=5, vector_teachers=[], seed=0).batch(0)
         assert len(set(batch.documents)) == len(batch.documents)
 
-    def test_save_and_load(self, bench, lists, tmp_path):
+    def test_save_and_load(self, context, lists, tmp_path):
         lists.scores["t"] = np.linspace(0, 1, len(lists.rows), dtype=np.float32)
-        lists.save(tmp_path / "l.parquet", bench.data)
-        again = CandidateLists.load(tmp_path / "l.parquet", bench.data)
+        lists.save(tmp_path / "l.parquet", context.data)
+        again = CandidateLists.load(tmp_path / "l.parquet", context.data)
         for name in ("query_rows", "offsets", "rows", "labels", "source"):
             assert np.array_equal(getattr(again, name), getattr(lists, name)), name
         assert again.sources == lists.sources
         assert np.array_equal(again.scores["t"], lists.scores["t"])
 
-    def test_batches_are_a_function_of_the_step(self, bench, lists):
+    def test_batches_are_a_function_of_the_step(self, context, lists):
         def make(seed: int = 0) -> ListBatches:
-            return ListBatches(bench, lists, batch_size=4, negatives=3, vector_teachers=["teacher"], seed=seed)
+            return ListBatches(context, lists, batch_size=4, negatives=3, vector_teachers=["teacher"], seed=seed)
 
         first, second = make().batch(11), make().batch(11)
         assert first.queries == second.queries
@@ -236,9 +236,9 @@ class TestLists:
         assert make(1).batch(11).queries != first.queries
         assert make().batch(12).queries != first.queries
 
-    def test_a_batch(self, bench, lists):
-        batch = ListBatches(bench, lists, batch_size=4, negatives=3, vector_teachers=["teacher"], seed=0).batch(0)
-        data = bench.data
+    def test_a_batch(self, context, lists):
+        batch = ListBatches(context, lists, batch_size=4, negatives=3, vector_teachers=["teacher"], seed=0).batch(0)
+        data = context.data
         assert len(set(batch.documents)) == len(batch.documents)
         assert batch.index.shape == (4, 4)
         for i, query in enumerate(batch.queries):
@@ -249,16 +249,16 @@ class TestLists:
             known = [data.corpus.ids[data.corpus.texts.index(t)] in data.qrels[q] for t in batch.documents]
             assert batch.known_positive[i].tolist() == known
         queries, documents = batch.teacher_vectors["teacher"]
-        expected = bench.teachers["teacher"].encode(batch.documents, "document")
+        expected = context.teachers["teacher"].encode(batch.documents, "document")
         assert np.allclose(documents, expected, atol=1e-6)
         assert queries.shape == (4, 16)
 
-    def test_top_negatives_are_the_first_of_the_list(self, bench, lists):
-        batches = ListBatches(bench, lists, batch_size=30, negatives=2, order="top", vector_teachers=[], seed=0)
+    def test_top_negatives_are_the_first_of_the_list(self, context, lists):
+        batches = ListBatches(context, lists, batch_size=30, negatives=2, order="top", vector_teachers=[], seed=0)
         batch = batches.batch(0)
-        where = {text: row for row, text in enumerate(bench.data.corpus.texts)}
+        where = {text: row for row, text in enumerate(context.data.corpus.texts)}
         for i, query in enumerate(batch.queries):
-            number = bench.data.queries.texts.index(query)
+            number = context.data.queries.texts.index(query)
             span = slice(lists.offsets[number], lists.offsets[number + 1])
             expected = lists.rows[span][lists.labels[span] == -1][:2]
             assert [where[batch.documents[u]] for u in batch.index[i, 1:]] == expected.tolist()
@@ -269,18 +269,18 @@ class TestLists:
         assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
         assert seen[:10].tolist() != seen[10:].tolist()
 
-    def test_texts(self, bench):
-        batch = TextBatches(bench, batch_size=14, vector_teachers=["teacher"], seed=0).batch(0)
+    def test_texts(self, context):
+        batch = TextBatches(context, batch_size=14, vector_teachers=["teacher"], seed=0).batch(0)
         assert (len(batch.queries), len(batch.documents)) == (6, 8)
         assert batch.index.shape == (6, 0)
         assert not batch.has_positive.any()
 
 
 class TestParts:
-    def test_parts_hold_the_same_lists(self, bench):
-        lists = build_lists(bench, {"bm25": BM25Miner(depth=4)})
+    def test_parts_hold_the_same_lists(self, context):
+        lists = build_lists(context, {"bm25": BM25Miner(depth=4)})
         lists.scores["words"] = np.arange(len(lists.rows), dtype=np.float32)
-        source = ListBatches(bench, lists, batch_size=7, negatives=3, vector_teachers=["teacher"], seed=0)
+        source = ListBatches(context, lists, batch_size=7, negatives=3, vector_teachers=["teacher"], seed=0)
         batch = source.batch(0)
         parts = batch.split(3)
         assert [len(p.queries) for p in parts] == [3, 2, 2]
@@ -305,42 +305,42 @@ class TestParts:
         assert batch.split(1) == [batch]
         assert len(batch.split(20)) == 7  # no more parts than queries
 
-    def test_texts_are_divided_too(self, bench):
-        batch = TextBatches(bench, batch_size=9, vector_teachers=[], seed=0).batch(0)
+    def test_texts_are_divided_too(self, context):
+        batch = TextBatches(context, batch_size=9, vector_teachers=[], seed=0).batch(0)
         parts = batch.split(2)
         assert [t for p in parts for t in p.documents] == batch.documents
         assert [t for p in parts for t in p.queries] == batch.queries
 
-    def test_only_entries_that_steps_use_are_scored(self, bench):
-        lists = build_lists(bench, {"bm25": BM25Miner(depth=8)})
-        source = ListBatches(bench, lists, batch_size=4, negatives=2, vector_teachers=[], seed=0)
+    def test_only_entries_that_steps_use_are_scored(self, context):
+        lists = build_lists(context, {"bm25": BM25Miner(depth=8)})
+        source = ListBatches(context, lists, batch_size=4, negatives=2, vector_teachers=[], seed=0)
         used = source.used(range(3))
         expected = set()
         for step in range(3):
             batch = source.batch(step)
             for i, query in enumerate(batch.queries):
                 expected |= {(query, batch.documents[r]) for r in batch.index[i][batch.mask[i]].tolist()}
-        texts, queries = bench.data.corpus.texts, bench.data.queries.texts
+        texts, queries = context.data.corpus.texts, context.data.queries.texts
         pairs = {(queries[q], texts[d]) for q, d in zip(lists.owners[used], lists.rows[used], strict=True)}
         assert pairs == expected
 
 
 class TestSources:
-    def test_lists_know_all_that_found_a_document(self, bench):
+    def test_lists_know_all_that_found_a_document(self, context):
         """The second miner finds what the first does, and so do lists that were written and read."""
         miner = BM25Miner(depth=5)
-        lists = build_lists(bench, {"one": miner, "two": miner, "none": BM25Miner(depth=1)})
+        lists = build_lists(context, {"one": miner, "two": miner, "none": BM25Miner(depth=1)})
         mined = lists.source > 0
         assert set((lists.found_by[mined] >> 1 & 0b11).tolist()) == {0b11}
         assert 0 < (lists.found_by[mined] >> 3).sum() < mined.sum()
         assert (lists.found_by[~mined] & 1).all()
 
-    def test_skip(self, bench):
+    def test_skip(self, context):
         miner = BM25Miner(depth=5)
-        whole, less = build_lists(bench, {"a": miner}), build_lists(bench, {"a": miner}, skip=2)
-        top = mine(miner, bench)[0]
+        whole, less = build_lists(context, {"a": miner}), build_lists(context, {"a": miner}, skip=2)
+        top = mine(miner, context)[0]
         for number in range(len(less)):
             span = slice(less.offsets[number], less.offsets[number + 1])
             mined = less.rows[span][less.source[span] > 0]
-            assert not set(mined) & set(bench.data.corpus.first_rows[top[number, :2]])
+            assert not set(mined) & set(context.data.corpus.first_rows[top[number, :2]])
         assert len(less.rows) < len(whole.rows)

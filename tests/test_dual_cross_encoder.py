@@ -29,7 +29,7 @@ from retort.students.views import view_text, view_texts
 from retort.trainers.batches.lists import ListBatches
 from retort.trainers.candidates.bm25 import BM25Miner
 from retort.trainers.candidates.lists import build_lists
-from retort.trainers.context import Workbench
+from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.pseudo_queries import KeySentences, TrainingQuestions
 from retort.trainers.data.texts import RetrievalData, TextStore
@@ -156,22 +156,22 @@ def views(tiny_model):
 
 class TestLists:
     @pytest.fixture
-    def bench(self, beir, tmp_path, tiny_model) -> Workbench:
-        return Workbench(read_beir(beir, "train"), {}, tmp_path / "cache", tiny_model(9))
+    def context(self, beir, tmp_path, tiny_model) -> TrainingContext:
+        return TrainingContext(read_beir(beir, "train"), {}, tmp_path / "cache", tiny_model(9))
 
-    def batch(self, bench, texts, step=0):
-        lists = build_lists(bench, {"bm25": BM25Miner(depth=6)})
-        source = ListBatches(bench, lists, batch_size=5, negatives=2, texts=texts, vector_teachers=[], seed=0)
+    def batch(self, context, texts, step=0):
+        lists = build_lists(context, {"bm25": BM25Miner(depth=6)})
+        source = ListBatches(context, lists, batch_size=5, negatives=2, texts=texts, vector_teachers=[], seed=0)
         return source.batch(step)
 
-    def test_gold(self, bench, views):
+    def test_gold(self, context, views):
         """A list's documents all have its own query; other lists have other texts of the same document."""
-        batch = self.batch(bench, views(plain=0.0))
+        batch = self.batch(context, views(plain=0.0))
         assert len(batch.documents) == int(batch.mask.sum())
         for query, index, mask in zip(batch.queries, batch.index, batch.mask, strict=True):
             own = [batch.documents[i] for i in index[mask]]
             assert all(text.startswith(f"{query} [SEP] ") for text in own)
-        plain = self.batch(bench, None)
+        plain = self.batch(context, None)
         for i, row in enumerate(batch.index):
             cut = [batch.documents[n].partition(" [SEP] ")[2] for n in row[batch.mask[i]]]
             assert cut == [plain.documents[n] for n in plain.index[i][plain.mask[i]]]
@@ -182,30 +182,30 @@ class TestLists:
             positive = batch.documents[int(batch.index[i][0])].partition(" [SEP] ")[2]
             assert [t.partition(" [SEP] ")[2] == positive for t in batch.documents] == row.tolist()
 
-    def test_pseudo_and_plain(self, bench, views):
-        questions = TrainingQuestions(most=2).of(bench.data)
-        batch = self.batch(bench, views(train_with="pseudo", plain=0.0))
+    def test_pseudo_and_plain(self, context, views):
+        questions = TrainingQuestions(most=2).of(context.data)
+        batch = self.batch(context, views(train_with="pseudo", plain=0.0))
         for i in range(len(batch.queries)):
             asked, _, document = batch.documents[int(batch.index[i][0])].partition(" [SEP] ")
-            assert asked in questions[bench.data.corpus.texts.index(document)]
-        rng, query = np.random.default_rng(0), bench.data.queries.texts[0]
-        two = replace(bench.data, qrels={q: {"d00": 1} for q in bench.data.queries.ids[:2]})
+            assert asked in questions[context.data.corpus.texts.index(document)]
+        rng, query = np.random.default_rng(0), context.data.queries.texts[0]
+        two = replace(context.data, qrels={q: {"d00": 1} for q in context.data.queries.ids[:2]})
         args = (two, query, np.array([two.corpus.rows["d00"]]), np.array([True]), rng)
         drawn = {views(train_with="pseudo", plain=0.0).training_texts(*args)[0].partition(" [SEP] ")[0] for _ in "1234"}
         assert drawn == {two.queries.texts[1]}  # never the list's own, where there is another
-        none = self.batch(bench, views(plain=1.0))
+        none = self.batch(context, views(plain=1.0))
         assert not any("[SEP]" in text for text in none.documents)
-        some = [self.batch(bench, views(plain=0.5), step) for step in range(8)]
+        some = [self.batch(context, views(plain=0.5), step) for step in range(8)]
         shares = [np.mean(["[SEP]" in text for text in b.documents]) for b in some]
         assert 0.2 < np.mean(shares) < 0.8
-        assert self.batch(bench, views(plain=0.5), 3).documents == some[3].documents
+        assert self.batch(context, views(plain=0.5), 3).documents == some[3].documents
 
-    def test_documents_in_search(self, bench, views):
-        found = views(views=2).document_views(bench.data)
-        by_id = dict(zip(bench.data.corpus.ids, found, strict=True))
-        assert by_id["d00"] == [f"{bench.data.queries.texts[0]} [SEP] {bench.data.corpus.texts[0]}"]
-        assert by_id["d07"] == [bench.data.corpus.texts[7]]  # nobody asks for it in training
-        assert all(len(v) == 1 for v in views(views=0).document_views(bench.data))
+    def test_documents_in_search(self, context, views):
+        found = views(views=2).document_views(context.data)
+        by_id = dict(zip(context.data.corpus.ids, found, strict=True))
+        assert by_id["d00"] == [f"{context.data.queries.texts[0]} [SEP] {context.data.corpus.texts[0]}"]
+        assert by_id["d07"] == [context.data.corpus.texts[7]]  # nobody asks for it in training
+        assert all(len(v) == 1 for v in views(views=0).document_views(context.data))
 
     def test_no_more_views_in_search_than_the_recipe_says(self, views):
         """The first document has two questions."""

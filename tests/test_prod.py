@@ -180,7 +180,7 @@ class TestRun:
 
     def test_a_stage_without_queries_is_passed_over(self, prod_tree, beir, tmp_path, monkeypatch):
         monkeypatch.setattr(
-            ConfusingQueries, "keep", lambda _, bench, enough: np.zeros(len(bench.data.queries), dtype=bool)
+            ConfusingQueries, "keep", lambda _, context, enough: np.zeros(len(context.data.queries), dtype=bool)
         )
         out = tmp_path / "x" / "run"
         Recipe.from_dict(prod_tree).run(beir, out)
@@ -203,8 +203,8 @@ class TestSelection:
             data = SimpleNamespace(
                 corpus=SimpleNamespace(first_rows=ranking[0]), positives=lambda: [np.array([1], dtype=np.int64)]
             )
-            bench = SimpleNamespace(data=data, scores=lambda _, __, rows: np.array(scores)[rows])
-            return bool(ConfusingQueries(teacher="t", **parameters).keep(bench, 1)[0])
+            context = SimpleNamespace(data=data, scores=lambda _, __, rows: np.array(scores)[rows])
+            return bool(ConfusingQueries(teacher="t", **parameters).keep(context, 1)[0])
 
         return keep
 
@@ -224,9 +224,9 @@ class TestSelection:
         """Against the rule by hand, over the student's own ranking and the teacher's similarities."""
         recipe = Recipe.from_dict(prod_tree)
         train, _ = read_train_and_dev(beir, recipe.data)
-        bench = build_parts(recipe, train, tmp_path / "cache").bench
-        kept = ConfusingQueries(teacher="teacher", rule="above", depth=10, window=3).keep(bench, len(train.queries))
-        vectors = {n: (bench.vectors(n, "query"), bench.vectors(n, "document")) for n in ("student", "teacher")}
+        context = build_parts(recipe, train, tmp_path / "cache").context
+        kept = ConfusingQueries(teacher="teacher", rule="above", depth=10, window=3).keep(context, len(train.queries))
+        vectors = {n: (context.vectors(n, "query"), context.vectors(n, "document")) for n in ("student", "teacher")}
         unit = {n: [v / np.linalg.norm(v, axis=1, keepdims=True) for v in pair] for n, pair in vectors.items()}
         scores = {n: q @ d.T for n, (q, d) in unit.items()}
         expected = []
@@ -242,22 +242,22 @@ class TestSelection:
         """The teacher is asked block by block, of queries in random order, until there are so many as the stage uses."""
         recipe = Recipe.from_dict(prod_tree)
         train, _ = read_train_and_dev(beir, recipe.data)
-        bench = build_parts(recipe, train, tmp_path / "cache").bench
+        context = build_parts(recipe, train, tmp_path / "cache").context
         selector = ConfusingQueries(teacher="teacher", rule="above", depth=10, window=3)
-        asked, scores = [], bench.scores
+        asked, scores = [], context.scores
         monkeypatch.setattr(
-            bench, "scores", lambda name, q, d: (asked.append(sorted(set(q.tolist()))), scores(name, q, d))[1]
+            context, "scores", lambda name, q, d: (asked.append(sorted(set(q.tolist()))), scores(name, q, d))[1]
         )
-        every = selector.keep(bench, len(train.queries))
+        every = selector.keep(context, len(train.queries))
         (whole,) = asked
         monkeypatch.setattr("retort.trainers.methods.prod.LEAST_BLOCK", 2)
         asked.clear()
-        some = selector.keep(bench, 3)
+        some = selector.keep(context, 3)
         assert 3 <= some.sum() <= 4 < every.sum()
         assert not (some & ~every).any()
         assert len(asked) < len(whole) // 2
         assert asked[0] != whole[:2]
-        assert selector.keep(bench, 3).tolist() == some.tolist()
+        assert selector.keep(context, 3).tolist() == some.tolist()
 
     def test_only_their_lists_are_trained_on(self, prod_tree, beir, tmp_path, monkeypatch):
         recipe = Recipe.from_dict(prod_tree)

@@ -16,7 +16,7 @@ from retort.trainers.candidates.bm25 import BM25Miner
 from retort.trainers.candidates.dense import DenseMiner
 from retort.trainers.candidates.lists import CandidateLists, build_lists
 from retort.trainers.candidates.sampling import SAMPLINGS, draw
-from retort.trainers.context import Workbench
+from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.losses import contrastive, listwise_kl
 from retort.trainers.methods.r2anker import joint_divergence, measure_joint_divergence
@@ -74,9 +74,9 @@ class TestJointDivergence:
     def test_over_mined_lists(self, beir, tiny_student, tmp_path):
         """A source that is the ranker itself is at no distance; the mixture lies between."""
         teachers = {name: BiEncoderTeacher(model=tiny_student, device="cpu") for name in ("dense", "ranker")}
-        bench = Workbench(read_beir(beir, "train"), teachers, tmp_path / "cache")
+        context = TrainingContext(read_beir(beir, "train"), teachers, tmp_path / "cache")
         miners = {"bm25": BM25Miner(depth=40), "dense": DenseMiner(model="dense", depth=40)}
-        found = measure_joint_divergence(bench, miners, "ranker")
+        found = measure_joint_divergence(context, miners, "ranker")
         assert found.sources["dense"] == pytest.approx(0, abs=1e-6)
         assert 0 < found.mixture < found.sources["bm25"]
 
@@ -93,7 +93,7 @@ class TestJointDivergence:
             rows=np.arange(4),
             query_rows=[0],
         )
-        bench = SimpleNamespace(
+        context = SimpleNamespace(
             data=SimpleNamespace(corpus=SimpleNamespace(first_rows=np.arange(4))), scores=lambda *_: factor * ranker
         )
         monkeypatch.setattr("retort.trainers.methods.r2anker.build_lists", lambda *_: pool)
@@ -103,7 +103,7 @@ class TestJointDivergence:
         )
         p, a, b = (torch.tensor(x / x.std()).softmax(-1) for x in (ranker, *whole))
         expected = [float((p * (p / q).log()).sum()) for q in (a, b, (a + b) / 2)]
-        measured = measure_joint_divergence(bench, {"a": "a", "b": "b"}, "ranker")
+        measured = measure_joint_divergence(context, {"a": "a", "b": "b"}, "ranker")
         assert [*measured.sources.values(), measured.mixture] == pytest.approx(expected)
 
     def test_it_is_over_negatives(self, beir, tiny_student, tmp_path):
@@ -111,14 +111,14 @@ class TestJointDivergence:
         teachers = {"ranker": BiEncoderTeacher(model=tiny_student, device="cpu")}
         data = read_beir(beir, "train")
         grades = {q: {**judged, "d00": 0} if q == "q44" else judged for q, judged in data.qrels.items()}
-        bench = Workbench(replace(data, qrels=grades), teachers, tmp_path / "cache")
+        context = TrainingContext(replace(data, qrels=grades), teachers, tmp_path / "cache")
         miners = {"bm25": BM25Miner(depth=3)}
         asked = []
-        bench.scores = lambda _, owners, rows: (
+        context.scores = lambda _, owners, rows: (
             asked.extend(zip(owners, rows, strict=True)) or np.arange(len(rows)) * 1.0
         )
-        measure_joint_divergence(bench, miners, "ranker")
-        lists = build_lists(bench, miners)
+        measure_joint_divergence(context, miners, "ranker")
+        lists = build_lists(context, miners)
         mined = lists.labels == -1
         assert set(asked) == set(zip(lists.owners[mined], lists.rows[mined], strict=True))
         assert set(lists.labels.tolist()) == {1, 0, -1}
@@ -130,9 +130,9 @@ class TestJointDivergence:
                 return rows, np.full_like(scores, np.nan)
 
         teachers = {"ranker": BiEncoderTeacher(model=tiny_student, device="cpu")}
-        bench = Workbench(read_beir(beir, "train"), teachers, tmp_path / "cache")
+        context = TrainingContext(read_beir(beir, "train"), teachers, tmp_path / "cache")
         with pytest.raises(ValueError, match="mute gives no scores"):
-            measure_joint_divergence(bench, {"mute": Mute(depth=3)}, "ranker")
+            measure_joint_divergence(context, {"mute": Mute(depth=3)}, "ranker")
 
 
 def test_losses():

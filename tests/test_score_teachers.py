@@ -19,7 +19,7 @@ from retort.students.create import ranker as make_ranker
 from retort.trainers.candidates.bm25 import BM25Miner
 from retort.trainers.candidates.lists import CandidateLists, build_lists
 from retort.trainers.candidates.retriever import RetrieverMiner
-from retort.trainers.context import Workbench
+from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.recipe import Recipe
@@ -54,18 +54,18 @@ def _fresh():
 
 
 @pytest.fixture
-def bench(beir, tmp_path):
-    return Workbench(read_beir(beir, "train"), {}, tmp_path / "cache")
+def context(beir, tmp_path):
+    return TrainingContext(read_beir(beir, "train"), {}, tmp_path / "cache")
 
 
 @pytest.fixture
-def lists(bench) -> CandidateLists:
-    return build_lists(bench, {"bm25": BM25Miner(depth=4)})
+def lists(context) -> CandidateLists:
+    return build_lists(context, {"bm25": BM25Miner(depth=4)})
 
 
-def scores_of(bench, name, lists, wanted) -> np.ndarray:
+def scores_of(context, name, lists, wanted) -> np.ndarray:
     found = np.full(len(lists.rows), np.nan, dtype=np.float32)
-    found[wanted] = bench.scores(name, lists.owners[wanted], lists.rows[wanted])
+    found[wanted] = context.scores(name, lists.owners[wanted], lists.rows[wanted])
     return found
 
 
@@ -166,28 +166,28 @@ class TestRankerTeacher:
 
 
 class TestScoreStore:
-    def test_asks_once(self, bench, lists):
-        bench.teachers["words"] = word_teacher()
-        found = scores_of(bench, "words", lists, everything(lists))
-        corpus, queries = bench.data.corpus, bench.data.queries
+    def test_asks_once(self, context, lists):
+        context.teachers["words"] = word_teacher()
+        found = scores_of(context, "words", lists, everything(lists))
+        corpus, queries = context.data.corpus, context.data.queries
         expected = [overlap(queries.texts[q], corpus.texts[d]) for q, d in zip(lists.owners, lists.rows, strict=True)]
         np.testing.assert_allclose(found, expected, atol=1e-6)
         asked = len(WordRanker.calls)
         assert asked == len(queries)
-        assert np.array_equal(scores_of(bench, "words", lists, everything(lists)), found)
+        assert np.array_equal(scores_of(context, "words", lists, everything(lists)), found)
         assert len(WordRanker.calls) == asked
 
-    def test_only_what_is_wanted(self, bench, lists):
-        bench.teachers["words"] = word_teacher()
+    def test_only_what_is_wanted(self, context, lists):
+        context.teachers["words"] = word_teacher()
         wanted = np.arange(len(lists.rows)) % 3 == 0
-        found = scores_of(bench, "words", lists, wanted)
+        found = scores_of(context, "words", lists, wanted)
         assert np.array_equal(np.isfinite(found), wanted)
 
-    def test_an_error_midway_keeps_what_was_scored(self, bench, lists, monkeypatch):
+    def test_an_error_midway_keeps_what_was_scored(self, context, lists, monkeypatch):
         monkeypatch.setattr("retort.trainers.teachers.score_store.BLOCK", 20)
-        bench.teachers["words"] = word_teacher(fails_after=11)
+        context.teachers["words"] = word_teacher(fails_after=11)
         with pytest.raises(TeacherError, match=r"the line is dead Kept: \d+ scores; .* --resume") as error:
-            scores_of(bench, "words", lists, everything(lists))
+            scores_of(context, "words", lists, everything(lists))
         kept = int(str(error.value).split("Kept: ")[1].split()[0])
         sizes = np.diff(lists.offsets)
         assert kept >= 11 * sizes.min()
@@ -195,63 +195,63 @@ class TestScoreStore:
         assert len(before) == 11
         # The same component without the fault: another key, so its store is put in the place of the first.
         whole = word_teacher()
-        cache = bench.cache / "scores"
-        shutil.move(cache / bench.teachers["words"].key, cache / whole.key)
-        bench.teachers["words"] = whole
-        found = scores_of(bench, "words", lists, everything(lists))
+        cache = context.cache / "scores"
+        shutil.move(cache / context.teachers["words"].key, cache / whole.key)
+        context.teachers["words"] = whole
+        found = scores_of(context, "words", lists, everything(lists))
         assert np.isfinite(found).all()
-        assert len(WordRanker.calls) == len(bench.data.queries)  # each query once over both runs
+        assert len(WordRanker.calls) == len(context.data.queries)  # each query once over both runs
         assert not set(before) & set(WordRanker.calls[11:])
 
-    def test_a_changed_teacher_is_asked_anew(self, bench, lists, trunk, tmp_path):
+    def test_a_changed_teacher_is_asked_anew(self, context, lists, trunk, tmp_path):
         path = str(tmp_path / "r")
         found = []
         for seed in (1, 2):
             save_student(make_ranker(trunk, layers=[0], seed=seed), path)
             spec = {"type": OUR_RANKER, "init_parameters": {"model": path}}
-            bench.teachers["ranker"] = RankerTeacher(ranker=spec)
-            found.append(scores_of(bench, "ranker", lists, everything(lists)))
+            context.teachers["ranker"] = RankerTeacher(ranker=spec)
+            found.append(scores_of(context, "ranker", lists, everything(lists)))
             pairs = [
-                (bench.data.queries.texts[q], bench.data.corpus.texts[d])
+                (context.data.queries.texts[q], context.data.corpus.texts[d])
                 for q, d in zip(lists.owners, lists.rows, strict=True)
             ]
             np.testing.assert_allclose(found[-1], Ranker.load(path).score(pairs), atol=1e-5)
         assert not np.allclose(*found)
 
-    def test_lists_of_ranks_are_asked_for_as_a_whole(self, bench, lists):
-        bench.teachers["words"] = word_teacher(fault="ranks")
+    def test_lists_of_ranks_are_asked_for_as_a_whole(self, context, lists):
+        context.teachers["words"] = word_teacher(fault="ranks")
         first = np.arange(len(lists.rows)) % 2 == 0
-        scores_of(bench, "words", lists, first)
-        assert bench.kinds["words"] == "ranks"
-        found = scores_of(bench, "words", lists, everything(lists))
+        scores_of(context, "words", lists, first)
+        assert context.kinds["words"] == "ranks"
+        found = scores_of(context, "words", lists, everything(lists))
         for start, end in zip(lists.offsets, lists.offsets[1:], strict=False):
             assert sorted(-found[start:end]) == list(range(end - start))
 
-    def test_ranks_of_several_lists_are_not_mixed(self, bench, lists):
+    def test_ranks_of_several_lists_are_not_mixed(self, context, lists):
         """A list that is the union of two is asked for; and so is one whose documents stand in both."""
-        bench.teachers["words"] = word_teacher(fault="ranks")
+        context.teachers["words"] = word_teacher(fault="ranks")
         odd = np.arange(len(lists.rows)) % 2 == 1
-        scores_of(bench, "words", lists, odd)
-        scores_of(bench, "words", lists, ~odd)
+        scores_of(context, "words", lists, odd)
+        scores_of(context, "words", lists, ~odd)
         for wanted in (everything(lists), np.arange(len(lists.rows)) % 3 > 0):
-            found = scores_of(bench, "words", lists, wanted)
+            found = scores_of(context, "words", lists, wanted)
             for start, end in zip(lists.offsets, lists.offsets[1:], strict=False):
                 own = found[start:end][wanted[start:end]]
                 assert len(set(own)) == len(own)
 
-    def test_one_writer(self, bench, lists):
+    def test_one_writer(self, context, lists):
         teacher = word_teacher()
-        store = ScoreStore(bench.cache, teacher.key)
+        store = ScoreStore(context.cache, teacher.key)
         store.folder.mkdir(parents=True)
         with FileLock(store.folder / ".lock"), pytest.raises(CacheError, match="written by another process"):
-            store.fill(teacher, bench.data, lists.owners, lists.rows, lambda n: None)
+            store.fill(teacher, context.data, lists.owners, lists.rows, lambda n: None)
 
-    def test_interrupted_blocks_are_the_same_blocks(self, bench, lists, monkeypatch, tiny_ranker, tmp_path):
+    def test_interrupted_blocks_are_the_same_blocks(self, context, lists, monkeypatch, tiny_ranker, tmp_path):
         """A local cross-encoder's last digits depend on what it scores together: fixed blocks keep them."""
         monkeypatch.setattr("retort.trainers.teachers.score_store.BLOCK", 20)
         teacher = CrossEncoderTeacher(model=tiny_ranker, device="cpu")
         whole = ScoreStore(tmp_path / "a", "k")
-        whole.fill(teacher, bench.data, lists.owners, lists.rows, lambda n: None)
+        whole.fill(teacher, context.data, lists.owners, lists.rows, lambda n: None)
         real, blocks = teacher.score, []
 
         def dying(asks):
@@ -263,8 +263,8 @@ class TestScoreStore:
         monkeypatch.setattr(teacher, "score", dying)
         killed = ScoreStore(tmp_path / "b", "k")
         with pytest.raises(KeyboardInterrupt):
-            killed.fill(teacher, bench.data, lists.owners, lists.rows, lambda n: None)
-        ScoreStore(tmp_path / "b", "k").fill(teacher, bench.data, lists.owners, lists.rows, lambda n: None)
+            killed.fill(teacher, context.data, lists.owners, lists.rows, lambda n: None)
+        ScoreStore(tmp_path / "b", "k").fill(teacher, context.data, lists.owners, lists.rows, lambda n: None)
         names = sorted(p.name for p in whole.folder.glob("*.parquet"))
         assert len(names) > 3
         assert names == sorted(p.name for p in killed.folder.glob("*.parquet"))
@@ -283,23 +283,23 @@ BM25 = {
 
 
 class TestRetriever:
-    def test_mines_an_index_that_it_fills(self, bench):
-        found = build_lists(bench, {"theirs": RetrieverMiner(retriever=BM25, depth=5)})
-        best, _ = RetrieverMiner(retriever=BM25, depth=5).mine(bench, bench.data.queries)
+    def test_mines_an_index_that_it_fills(self, context):
+        found = build_lists(context, {"theirs": RetrieverMiner(retriever=BM25, depth=5)})
+        best, _ = RetrieverMiner(retriever=BM25, depth=5).mine(context, context.data.queries)
         for query, rows in enumerate(best[:, :3]):
-            topic = bench.data.queries.texts[query].rsplit(maxsplit=1)[-1].strip("?")
-            assert topic in bench.data.corpus.texts[rows[0]]
-        assert len(found.rows) > len(bench.data.queries)
+            topic = context.data.queries.texts[query].rsplit(maxsplit=1)[-1].strip("?")
+            assert topic in context.data.corpus.texts[rows[0]]
+        assert len(found.rows) > len(context.data.queries)
 
-    def test_fewer_than_asked_for(self, bench):
-        rows, scores = RetrieverMiner(retriever=BM25, depth=60).mine(bench, bench.data.queries)
+    def test_fewer_than_asked_for(self, context):
+        rows, scores = RetrieverMiner(retriever=BM25, depth=60).mine(context, context.data.queries)
         short = rows[:, -1] == -1  # the corpus has 40 documents
         assert short.all()
         assert np.isnan(scores[:, -1]).all()
-        lists = build_lists(bench, {"theirs": RetrieverMiner(retriever=BM25, depth=60)})
+        lists = build_lists(context, {"theirs": RetrieverMiner(retriever=BM25, depth=60)})
         assert lists.rows.min() >= 0
 
-    def test_embedding_retriever_and_teacher(self, bench, lists, tiny_student):
+    def test_embedding_retriever_and_teacher(self, context, lists, tiny_student):
         kind = "haystack_integrations.components.embedders.retort.student_{0}_embedder.Student{1}Embedder"
         store = {
             "type": "haystack.document_stores.in_memory.document_store.InMemoryDocumentStore",
@@ -316,12 +316,12 @@ class TestRetriever:
                 "init_parameters": {"model": tiny_student},
             },
         }
-        bench.teachers["theirs"] = RetrieverTeacher(**spec, depth=10)
-        found = scores_of(bench, "theirs", lists, everything(lists))
+        context.teachers["theirs"] = RetrieverTeacher(**spec, depth=10)
+        found = scores_of(context, "theirs", lists, everything(lists))
         from retort.students import Student
 
         student = Student.load(tiny_student)
-        q, d = student.encode_query(bench.data.queries.texts), student.encode_document(bench.data.corpus.texts)
+        q, d = student.encode_query(context.data.queries.texts), student.encode_document(context.data.corpus.texts)
         expected = (q @ d.T)[lists.owners, lists.rows]
         retrieved = np.isfinite(found)
         assert 0 < retrieved.sum() < len(found)
@@ -332,7 +332,7 @@ class TestRetriever:
         with pytest.raises(RecipeError, match="takes an embedding; name the text_embedder"):
             RetrieverTeacher(**spec)
 
-    def test_a_fill_that_was_interrupted_goes_on(self, bench, tmp_path, tiny_student, monkeypatch):
+    def test_a_fill_that_was_interrupted_goes_on(self, context, tmp_path, tiny_student, monkeypatch):
         monkeypatch.setattr("retort.trainers.candidates.retriever.WRITE_BLOCK", 16)
         ours = "haystack_integrations.components.{0}.retort"
         store = {
@@ -350,7 +350,7 @@ class TestRetriever:
             },
         }
         miner = RetrieverMiner(**copy.deepcopy(spec), depth=30)
-        key = miner.key(bench)
+        key = miner.key(context)
         made = miner._retriever._components
         real, blocks = made.warm["document_embedder"].run, []
 
@@ -362,44 +362,48 @@ class TestRetriever:
 
         monkeypatch.setattr(made.warm["document_embedder"], "run", dying)
         with pytest.raises(KeyboardInterrupt):
-            miner.mine(bench, bench.data.queries)
+            miner.mine(context, context.data.queries)
         made["retriever"].document_store.close()
         again = RetrieverMiner(**copy.deepcopy(spec), depth=40)
         assert (
-            RetrieverMiner(**copy.deepcopy(spec), depth=30).key(bench) == key
+            RetrieverMiner(**copy.deepcopy(spec), depth=30).key(context) == key
         )  # an index that is used is the same index
-        rows, _ = again.mine(bench, bench.data.queries)
-        assert len(np.unique(rows)) == len(bench.data.corpus) == 40
+        rows, _ = again.mine(context, context.data.queries)
+        assert len(np.unique(rows)) == len(context.data.corpus) == 40
         again._retriever._components["retriever"].document_store.close()
 
-    def test_an_index_of_something_else(self, bench, tmp_path):
+    def test_an_index_of_something_else(self, context, tmp_path):
         miner = RetrieverMiner(retriever=BM25, depth=5)
-        miner.mine(bench, bench.data.queries)
+        miner.mine(context, context.data.queries)
         other = TextStore(["x"], ["the ship"])
-        elsewhere = Workbench(RetrievalData("other", other, bench.data.queries), {}, tmp_path / "other")
+        elsewhere = TrainingContext(RetrievalData("other", other, context.data.queries), {}, tmp_path / "other")
         with pytest.raises(TeacherError, match="which is not in the corpus"):
-            miner.mine(elsewhere, bench.data.queries)
+            miner.mine(elsewhere, context.data.queries)
 
 
-def test_bm25_teaches_what_it_finds(bench, lists):
-    own = Workbench(bench.data, {"bm25": BM25Teacher()}, bench.cache)
+def test_bm25_teaches_what_it_finds(context, lists):
+    own = TrainingContext(context.data, {"bm25": BM25Teacher()}, context.cache)
     found = scores_of(own, "bm25", lists, everything(lists))
-    rows, scores = bench.bm25.search(bench.data.queries.texts, 40)
+    rows, scores = context.bm25.search(context.data.queries.texts, 40)
     expected = [dict(zip(r, s, strict=True)) for r, s in zip(rows.tolist(), scores.tolist(), strict=True)]
     wanted = [expected[q][d] for q, d in zip(lists.owners.tolist(), lists.rows.tolist(), strict=True)]
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
     assert found.max() > found.min() >= 0
 
 
-def test_given_scores(bench, lists):
+def test_given_scores(context, lists):
     with pytest.raises(TeacherError, match="gives no scores"):
-        GivenTeacher().open(bench.data)
-    query = bench.data.queries.ids[0]
-    inside = [bench.data.corpus.ids[r] for r in lists.rows[: lists.offsets[1]]]
+        GivenTeacher().open(context.data)
+    query = context.data.queries.ids[0]
+    inside = [context.data.corpus.ids[r] for r in lists.rows[: lists.offsets[1]]]
     data = RetrievalData(
-        bench.data.name, bench.data.corpus, bench.data.queries, bench.data.qrels, given={query: {inside[1]: 2.5}}
+        context.data.name,
+        context.data.corpus,
+        context.data.queries,
+        context.data.qrels,
+        given={query: {inside[1]: 2.5}},
     )
-    own = Workbench(data, {"given": GivenTeacher()}, bench.cache)
+    own = TrainingContext(data, {"given": GivenTeacher()}, context.cache)
     found = scores_of(own, "given", lists, everything(lists))
     assert found[1] == 2.5
     assert np.isfinite(found).sum() == 1

@@ -30,7 +30,7 @@ from retort.students import ManifestError, Student
 from retort.students.create import sparse
 from retort.students.sparse import SparseStudent, encode_sparse, largest, load_student
 from retort.trainers.candidates.sparse import SparseMiner
-from retort.trainers.context import Workbench
+from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.distiller import Context
 from retort.trainers.encoder_output import Encoded
@@ -163,12 +163,12 @@ def test_flops_make_it_sparser(tree, beir, tmp_path):
 class TestTeacher:
     def test_scores_and_mined_lists_are_products(self, beir, sparse_student, tmp_path):
         data = read_beir(beir, "train")
-        bench = Workbench(data, {"splade": SparseEncoderTeacher(model=sparse_student)}, tmp_path / "cache")
+        context = TrainingContext(data, {"splade": SparseEncoderTeacher(model=sparse_student)}, tmp_path / "cache")
         student = load_student(sparse_student)
         products = (student.encode_query(data.queries.texts) @ student.encode_document(data.corpus.texts).T).toarray()
         rows = np.array([0, 0, 3, 7]), np.array([5, 2, 2, 39])
-        np.testing.assert_allclose(bench.scores("splade", *rows), products[rows], rtol=1e-5)
-        found, scores = SparseMiner(model=sparse_student, depth=4).mine(bench, data.queries)
+        np.testing.assert_allclose(context.scores("splade", *rows), products[rows], rtol=1e-5)
+        found, scores = SparseMiner(model=sparse_student, depth=4).mine(context, data.queries)
         np.testing.assert_allclose(scores, -np.sort(-products, axis=1)[:, :4], rtol=1e-5)
         np.testing.assert_allclose(np.take_along_axis(products, found, axis=1), scores, rtol=1e-5)
 

@@ -190,17 +190,17 @@ class TestTowers:
 
 def test_batches_of_queries_are_half_sentences(beir, tmp_path):
     from retort.trainers.batches.queries import QueryBatches
-    from retort.trainers.context import Workbench
+    from retort.trainers.context import TrainingContext
 
     data = read_beir(beir, "train")
-    source = QueryBatches(Workbench(data, {}, tmp_path), batch_size=8, vector_teachers=[], seed=0)
+    source = QueryBatches(TrainingContext(data, {}, tmp_path), batch_size=8, vector_teachers=[], seed=0)
     seen = [source.batch(step) for step in range(12)]
     asked = set(data.queries.texts)
     assert all(sum(q in asked for q in batch.queries) == 4 and len(batch.queries) == 8 for batch in seen[:7])
     assert all(q in asked or any(q in text for text in data.corpus.texts) for batch in seen for q in batch.queries)
     assert {q for batch in seen for q in batch.queries} >= asked
     assert all(batch.documents == [] for batch in seen)
-    again = QueryBatches(Workbench(data, {}, tmp_path), batch_size=8, vector_teachers=[], seed=0).batch(5)
+    again = QueryBatches(TrainingContext(data, {}, tmp_path), batch_size=8, vector_teachers=[], seed=0).batch(5)
     assert again.queries == seen[5].queries
 
 

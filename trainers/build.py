@@ -16,7 +16,7 @@ from retort.students.layers import layers_of, set_dropout
 from retort.students.scoring import is_ranker
 from retort.students.sides import SIDES, route
 from retort.students.sparse import is_sparse
-from retort.trainers.context import ListTexts, Miner, Selector, Workbench
+from retort.trainers.context import ListTexts, Miner, Selector, TrainingContext
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.distiller import Distiller, Objective, Spec
 from retort.trainers.encoder_output import COSINE_SCALE
@@ -37,7 +37,7 @@ class Parts:
 
     :param recipe:
         The recipe.
-    :param bench:
+    :param context:
         Data and models; its student is the run's, whatever this recipe trains.
     :param miners:
         By name.
@@ -54,7 +54,7 @@ class Parts:
     """
 
     recipe: Recipe
-    bench: Workbench
+    context: TrainingContext
     miners: dict[str, Miner]
     selectors: dict[str, Selector]
     texts: dict[str, ListTexts]
@@ -66,7 +66,7 @@ class Parts:
         """Texts that stand for each document in search, by its id, where the student sees more than the document."""
         if not self.texts:
             return None
-        data = self.bench.data
+        data = self.context.data
         return dict(zip(data.corpus.ids, list(self.texts.values())[-1].document_views(data), strict=True))
 
     def asked(self, stage: Stage) -> list[str]:
@@ -103,7 +103,7 @@ def build_parts(recipe: Recipe, data: RetrievalData, cache: Path) -> Parts:
             where = f"teachers.{name}.student"
             spec = component(teacher.student_spec, where)
             teacher.load(recipe.create(spec, "student", where, seed=recipe.training.seed))
-    bench = Workbench(data, teachers, cache, student)
+    context = TrainingContext(data, teachers, cache, student)
     miners = {
         name: recipe.create(spec, "miner", f"candidates.{name}", allowed_modules=allowed)
         for name, spec in recipe.candidates.items()
@@ -111,32 +111,34 @@ def build_parts(recipe: Recipe, data: RetrievalData, cache: Path) -> Parts:
     for name, miner in miners.items():
         _check_names(f"candidates.{name}", miner.teachers, teachers)
         if not any(isinstance(teachers[asked], Fitted) for asked in miner.teachers):
-            _checked(f"candidates.{name}", miner.key, bench)
+            _checked(f"candidates.{name}", miner.key, context)
     fits: dict[str, Parts] = {}
     for name, teacher in teachers.items():
         if isinstance(teacher, Fitted):
             within = teacher.recipe(recipe, name)
             model = within.create(within.student, "student", f"teachers.{name}.student", seed=within.training.seed)
             _checked(f"teachers.{name}", teacher.look_at, model)
-            fits[name] = _parts(within, model, bench, miners, fits)
+            fits[name] = _parts(within, model, context, miners, fits)
     _check_order(fits)
-    return _parts(recipe, student, bench, miners, fits)
+    return _parts(recipe, student, context, miners, fits)
 
 
-def _parts(recipe: Recipe, student: Any, bench: Workbench, miners: dict[str, Miner], fits: dict[str, Parts]) -> Parts:
+def _parts(
+    recipe: Recipe, student: Any, context: TrainingContext, miners: dict[str, Miner], fits: dict[str, Parts]
+) -> Parts:
     selectors: dict[str, Selector] = {}
     for i, stage in enumerate(recipe.stages):
         if stage.selector is not None:
             where = f"stages.{i}.selector"
             selectors[stage.name] = recipe.create(stage.selector, "selector", where, teacher=stage.teacher)
-            _check_names(where, selectors[stage.name].teachers, bench.teachers)
+            _check_names(where, selectors[stage.name].teachers, context.teachers)
     texts = {
         stage.name: _list_texts(recipe, f"stages.{i}.candidates", stage.candidates, student)
         for i, stage in enumerate(recipe.stages)
         if stage.candidates is not None and stage.candidates.text is not None
     }
-    distiller = build_distiller(recipe, student, bench.teachers)
-    return Parts(recipe, bench, miners, selectors, texts, distiller, fingerprint_of(student), fits)
+    distiller = build_distiller(recipe, student, context.teachers)
+    return Parts(recipe, context, miners, selectors, texts, distiller, fingerprint_of(student), fits)
 
 
 def _list_texts(recipe: Recipe, where: str, section: CandidatesSection, student: Any) -> ListTexts:

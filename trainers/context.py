@@ -37,9 +37,9 @@ class Miner(Protocol):
 
     teachers: tuple[str, ...]
 
-    def key(self, bench: Workbench) -> str: ...  # noqa: D102
+    def key(self, context: TrainingContext) -> str: ...  # noqa: D102
 
-    def mine(self, bench: Workbench, queries: TextStore) -> tuple[np.ndarray, np.ndarray]: ...  # noqa: D102
+    def mine(self, context: TrainingContext, queries: TextStore) -> tuple[np.ndarray, np.ndarray]: ...  # noqa: D102
 
 
 class Selector(Protocol):
@@ -47,7 +47,7 @@ class Selector(Protocol):
 
     teachers: tuple[str, ...]
 
-    def keep(self, bench: Workbench, enough: int) -> np.ndarray: ...  # noqa: D102 - `[q]` bool
+    def keep(self, context: TrainingContext, enough: int) -> np.ndarray: ...  # noqa: D102 - `[q]` bool
 
 
 class ListTexts(Protocol):
@@ -64,7 +64,7 @@ class ListTexts(Protocol):
     def document_views(self, data: RetrievalData) -> list[list[str]]: ...  # noqa: D102
 
 
-class Workbench:
+class TrainingContext:
     """
     Models and vectors at hand.
 

@@ -19,7 +19,7 @@ import numpy as np
 from retort.students import Student
 from retort.students.files import resolve_model, write_json
 from retort.students.hashing import canonical_json, hash_text
-from retort.trainers.context import Workbench
+from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import documents_to_data
 from retort.trainers.data.pseudo_queries import (
@@ -316,12 +316,16 @@ def _teacher_searches(recipe: Recipe, data: RetrievalData, out: Path) -> list[Se
         teacher = recipe.create(spec, "teacher", f"teachers.{name}", allowed_modules=recipe.allow or None)
         if isinstance(teacher, ScoreTeacher | Fitted | LiveTeacher):
             continue
-        bench = Workbench(data, {name: teacher}, cache_root(out))
+        context = TrainingContext(data, {name: teacher}, cache_root(out))
 
-        def search(texts: Sequence[str], depth: int, name: str = name, bench: Workbench = bench) -> np.ndarray:
+        def search(
+            texts: Sequence[str], depth: int, name: str = name, context: TrainingContext = context
+        ) -> np.ndarray:
             asked = TextStore(map(str, range(len(texts))), texts)
-            queries = bench.teacher_cache(name, "query", asked).gather(asked.item_ids)  # kept for the training
-            return search_vectors(queries, bench.vectors(name, "document"), depth, similarity=bench.similarity(name))[0]
+            queries = context.teacher_cache(name, "query", asked).gather(asked.item_ids)  # kept for the training
+            return search_vectors(
+                queries, context.vectors(name, "document"), depth, similarity=context.similarity(name)
+            )[0]
 
         return [search]
     return []

@@ -106,7 +106,7 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
 
 
 def _add_teacher(plan: Plan, parts: Parts, name: str, sample: list[str], data: RetrievalData) -> None:
-    teacher: Any = parts.bench.teachers[name]
+    teacher: Any = parts.context.teachers[name]
     texts, pairs = len(data.corpus) + len(data.queries), _pairs(parts, name, data)
     asked = data.queries.texts[:: max(1, len(data.queries) // SAMPLE)][:SAMPLE]
 

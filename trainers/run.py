@@ -27,7 +27,7 @@ from retort.students.scoring import is_ranker, score_numpy
 from retort.students.sparse import SparseStudent, encode_vectors, is_sparse
 from retort.students.student import Student, build_manifest, save_student
 from retort.trainers.build import Parts, build_parts
-from retort.trainers.context import Workbench
+from retort.trainers.context import TrainingContext
 from retort.trainers.data.read import has_split, read_data
 from retort.trainers.data.texts import RetrievalData, share_corpus
 from retort.trainers.engine.checkpoints import list_checkpoints
@@ -129,7 +129,7 @@ def train_parts(
     :returns:
         What it measured, the same on every rank.
     """
-    recipe, bench, student = parts.recipe, parts.bench, parts.distiller.student
+    recipe, context, student = parts.recipe, parts.context, parts.distiller.student
     ranks = Ranks(accelerator)
 
     def opened(stage: Stage, number: int) -> BatchSource:
@@ -152,14 +152,14 @@ def train_parts(
     )
     checkpoints = list_checkpoints(out / "checkpoints")
     progress = loop.run(checkpoints[-1] if checkpoints else None)
-    teachers = {n: bench.teachers[n] for n in sorted({n for stage in recipe.stages for n in parts.asked(stage)})}
+    teachers = {n: context.teachers[n] for n in sorted({n for stage in recipe.stages for n in parts.asked(stage)})}
     for name in teachers:  # a run that went on after the last stage that asks one has not taken it up
         fit_teacher(parts, name, home or out, dev, accelerator)
     metrics: dict[str, Any] = {}
     if ranks.is_first:
         if home is not None and not is_ranker(student):
             dev = dev_sample(dev, recipe.training)  # the run around measures it over the full corpus, by its vectors
-        metrics, found = final_metrics(student, dev, bench, list(teachers), recipe.training, vars(progress), views)
+        metrics, found = final_metrics(student, dev, context, list(teachers), recipe.training, vars(progress), views)
         if (heed := metrics["dev"].get("heed of queries", 1.0)) < LEAST_HEED:
             logger.warning(
                 "%s: it scores a document nearly alike whatever the query (dev positives are above the same document "
@@ -174,7 +174,7 @@ def train_parts(
             kind=None if views is None else "multi_view",
             recipe=recipe.name,
             teachers=[{"name": n, "key": t.key, **asdict(recipe.teachers[n])} for n, t in teachers.items()],
-            data={"name": bench.data.name, "hash": recipe.data.hash},
+            data={"name": context.data.name, "hash": recipe.data.hash},
             metrics=metrics["dev"]["student"],
             parents=[parts.trunk],
         )
@@ -190,7 +190,7 @@ def train_parts(
 
 def fit_teacher(parts: Parts, name: str, home: Path, dev: RetrievalData, accelerator: Accelerator) -> None:
     """Train a teacher that is trained within the run, unless it is already, in `home/teachers/NAME`."""
-    teacher = parts.bench.teachers[name]
+    teacher = parts.context.teachers[name]
     if not isinstance(teacher, Fitted) or teacher.is_fitted:
         return
     folder, ranks = home / "teachers" / name, Ranks(accelerator)
@@ -295,7 +295,7 @@ def ranker_sample(dev: RetrievalData, training: TrainingSection) -> tuple[Retrie
 def final_metrics(
     student: SentenceTransformer | CrossEncoder,
     dev: RetrievalData,
-    bench: Workbench,
+    context: TrainingContext,
     asked: list[str],
     training: TrainingSection,
     progress: dict[str, Any],
@@ -322,10 +322,10 @@ def final_metrics(
         loaded = (SparseStudent if is_sparse(student) else Student)(student, manifest, "student")
         found = {"student": evaluate_model(loaded, dev, views=views), "bm25": evaluate_bm25(dev)}
         for name in asked:
-            teacher = bench.teachers[name]
+            teacher = context.teachers[name]
             if not isinstance(teacher, ScoreTeacher | LiveTeacher):
-                queries = bench.teacher_cache(name, "query", dev.queries).gather(dev.queries.item_ids)
-                documents = bench.teacher_cache(name, "document", dev.corpus).gather(dev.corpus.item_ids)
+                queries = context.teacher_cache(name, "query", dev.queries).gather(dev.queries.item_ids)
+                documents = context.teacher_cache(name, "document", dev.corpus).gather(dev.corpus.item_ids)
                 local = teacher.student if isinstance(teacher, BiEncoderTeacher | FittedBiEncoder) else None
                 found[name] = evaluate_vectors(name, dev, queries, documents, teacher.similarity, student=local)
     teachers = {name: e.metrics for name, e in found.items() if name not in {"student", "bm25"}}
@@ -384,7 +384,7 @@ def models_of(parts: Parts) -> dict[str, str]:
     """Identify what a run begins with: the student's start, and the teachers that are not trained within it."""
     every = (parts, *parts.fits.values())
     asked = {n for within in every for stage in within.recipe.stages for n in within.asked(stage)}
-    teachers = {n: parts.bench.teachers[n] for n in sorted(asked)}
+    teachers = {n: parts.context.teachers[n] for n in sorted(asked)}
     keys = {f"teacher {n}": t.key for n, t in teachers.items() if not isinstance(t, Fitted)}
     return {"student": parts.trunk} | keys
 

@@ -35,22 +35,22 @@ def open_stage(parts: Parts, stage: Stage, out: Path, *, number: int = 0) -> Bat
     :param number:
         How often the stage was refreshed before.
     """
-    recipe, bench = parts.recipe, parts.bench
+    recipe, context = parts.recipe, parts.context
     place = next(i for i, other in enumerate(recipe.stages) if other.name == stage.name)
     objectives = parts.distiller.objectives_of(stage.name)
     asked = {name for o in objectives for name in o.teachers}
-    names = sorted(name for name in asked if not isinstance(bench.teachers[name], LiveTeacher))
-    scorers = [name for name in names if isinstance(bench.teachers[name], ScoreTeacher)]
+    names = sorted(name for name in asked if not isinstance(context.teachers[name], LiveTeacher))
+    scorers = [name for name in names if isinstance(context.teachers[name], ScoreTeacher)]
     vectors = [name for name in names if name not in scorers]
     seed, size = f"{recipe.training.seed} {place}", recipe.training.batch_size
     section = stage.candidates
     if stage.batches != "lists" or section is None:
         kind = QueryBatches if stage.batches == "queries" else TextBatches
-        return kind(bench, batch_size=size, vector_teachers=vectors, seed=seed)
+        return kind(context, batch_size=size, vector_teachers=vectors, seed=seed)
 
     def batches(lists: CandidateLists) -> ListBatches:
         return ListBatches(
-            bench,
+            context,
             lists,
             batch_size=size,
             negatives=section.negatives,
@@ -66,17 +66,17 @@ def open_stage(parts: Parts, stage: Stage, out: Path, *, number: int = 0) -> Bat
     if not path.is_file():
         first = number * (stage.refresh or 0)
         steps = range(first, min(first + (stage.refresh or stage.steps), stage.steps))
-        lists = build_lists(bench, {name: parts.miners[name] for name in section.sources}, skip=section.skip)
+        lists = build_lists(context, {name: parts.miners[name] for name in section.sources}, skip=section.skip)
         if stage.name in parts.selectors:
-            lists = lists.only(parts.selectors[stage.name].keep(bench, len(steps) * size))
+            lists = lists.only(parts.selectors[stage.name].keep(context, len(steps) * size))
         if scorers and len(lists):
             used = batches(lists).used(steps)
             for name in scorers:
                 lists.scores[name] = np.full(len(lists.rows), np.nan, dtype=np.float32)
-                lists.scores[name][used] = bench.scores(name, lists.owners[used], lists.rows[used])
-                _refuse_ranks(stage, name, bench.kinds[name], objectives)
-        lists.save(path, bench.data)
-    return batches(CandidateLists.load(path, bench.data))  # read back even when new: a resumed run sees the same
+                lists.scores[name][used] = context.scores(name, lists.owners[used], lists.rows[used])
+                _refuse_ranks(stage, name, context.kinds[name], objectives)
+        lists.save(path, context.data)
+    return batches(CandidateLists.load(path, context.data))  # read back even when new: a resumed run sees the same
 
 
 def _refuse_ranks(stage: Stage, name: str, kind: str, objectives: list[Any]) -> None:

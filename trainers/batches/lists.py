@@ -18,7 +18,7 @@ from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.batches.sampling import TeacherVectors, picked
 from retort.trainers.candidates.lists import CandidateLists, texts_of
 from retort.trainers.candidates.sampling import Sampling, draw
-from retort.trainers.context import ListTexts, Workbench
+from retort.trainers.context import ListTexts, TrainingContext
 from retort.trainers.runtime.rng import rng_for
 
 
@@ -26,7 +26,7 @@ class ListBatches:
     """
     Queries with candidate lists: one positive and sampled negatives each.
 
-    :param bench:
+    :param context:
         Data and models.
     :param lists:
         The candidate lists.
@@ -52,7 +52,7 @@ class ListBatches:
 
     def __init__(
         self,
-        bench: Workbench,
+        context: TrainingContext,
         lists: CandidateLists,
         *,
         batch_size: int,
@@ -65,7 +65,7 @@ class ListBatches:
         seed: object,
         keep: np.ndarray | None = None,
     ) -> None:
-        self._bench = bench
+        self._bench = context
         self._lists = lists
         self._batch_size = batch_size
         self._negatives = negatives
@@ -75,8 +75,8 @@ class ListBatches:
         self._texts = texts
         self._seed = seed
         self._keep = np.arange(len(lists)) if keep is None else keep
-        self._vectors = TeacherVectors(bench, vector_teachers)
-        self._known = bench.data.positives()
+        self._vectors = TeacherVectors(context, vector_teachers)
+        self._known = context.data.positives()
         self.lists_hash = lists.hash
 
     @property

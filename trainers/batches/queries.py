@@ -11,7 +11,7 @@ import torch
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.batches.sampling import picked
 from retort.trainers.candidates.lists import texts_of
-from retort.trainers.context import Workbench
+from retort.trainers.context import TrainingContext
 from retort.trainers.data.pseudo_queries import sentences_of
 from retort.trainers.data.texts import TextStore
 
@@ -23,7 +23,7 @@ class QueryBatches:
     Half of each batch are sentences of the corpus, as if somebody had asked them: a few thousand queries say little
     about its words.
 
-    :param bench:
+    :param context:
         Data and models.
     :param batch_size:
         Texts a step.
@@ -33,11 +33,11 @@ class QueryBatches:
         Seed of the order.
     """
 
-    def __init__(self, bench: Workbench, *, batch_size: int, vector_teachers: list[str], seed: object) -> None:
-        asked = bench.data.queries
-        sentences = list(dict.fromkeys(s for text in bench.data.corpus.texts for s in sentences_of(text)))
+    def __init__(self, context: TrainingContext, *, batch_size: int, vector_teachers: list[str], seed: object) -> None:
+        asked = context.data.queries
+        sentences = list(dict.fromkeys(s for text in context.data.corpus.texts for s in sentences_of(text)))
         self._texts = TextStore([str(i) for i in range(len(asked) + len(sentences))], [*asked.texts, *sentences])
-        self._caches = {name: bench.teacher_cache(name, "query", self._texts) for name in vector_teachers}
+        self._caches = {name: context.teacher_cache(name, "query", self._texts) for name in vector_teachers}
         self._seed = seed
         self._sentences = batch_size // 2 if sentences else 0
         self._queries = batch_size - self._sentences

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from retort.trainers.context import Workbench
+from retort.trainers.context import TrainingContext
 from retort.trainers.runtime.rng import rng_for
 from retort.trainers.teachers.vector_cache import VectorCache
 
@@ -35,11 +35,11 @@ def _order(seed: object, epoch: int, size: int) -> np.ndarray:
 class TeacherVectors:
     """The teachers' vectors of the training texts."""
 
-    def __init__(self, bench: Workbench, teachers: list[str]) -> None:
+    def __init__(self, context: TrainingContext, teachers: list[str]) -> None:
         self._caches: dict[str, tuple[VectorCache, VectorCache]] = {
             name: (
-                bench.teacher_cache(name, "query", bench.data.queries),
-                bench.teacher_cache(name, "document", bench.data.corpus),
+                context.teacher_cache(name, "query", context.data.queries),
+                context.teacher_cache(name, "document", context.data.corpus),
             )
             for name in teachers
         }

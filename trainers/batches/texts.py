@@ -11,14 +11,14 @@ import torch
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.batches.sampling import TeacherVectors, picked
 from retort.trainers.candidates.lists import texts_of
-from retort.trainers.context import Workbench
+from retort.trainers.context import TrainingContext
 
 
 class TextBatches:
     """
     Mere texts: any queries and any documents, without lists. Enough for alignment and in-batch scores, no label needed.
 
-    :param bench:
+    :param context:
         Data and models.
     :param batch_size:
         Texts a step; queries and documents by their share in the data.
@@ -28,11 +28,11 @@ class TextBatches:
         Seed of the order.
     """
 
-    def __init__(self, bench: Workbench, *, batch_size: int, vector_teachers: list[str], seed: object) -> None:
-        self._bench = bench
+    def __init__(self, context: TrainingContext, *, batch_size: int, vector_teachers: list[str], seed: object) -> None:
+        self._bench = context
         self._seed = seed
-        self._vectors = TeacherVectors(bench, vector_teachers)
-        queries, documents = len(bench.data.queries), len(bench.data.corpus)
+        self._vectors = TeacherVectors(context, vector_teachers)
+        queries, documents = len(context.data.queries), len(context.data.corpus)
         self._documents = max(1, round(batch_size * documents / (queries + documents)))
         self._queries = max(1, batch_size - self._documents)
         self.size = queries

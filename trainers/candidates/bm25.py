@@ -14,7 +14,7 @@ from retort.trainers.data.texts import TextStore
 from retort.trainers.search import K1, B
 
 if TYPE_CHECKING:
-    from retort.trainers.context import Workbench
+    from retort.trainers.context import TrainingContext
 
 
 class BM25Miner:
@@ -30,19 +30,19 @@ class BM25Miner:
     def __init__(self, *, depth: int = 50) -> None:
         self.depth = depth
 
-    def key(self, bench: Workbench) -> str:
+    def key(self, context: TrainingContext) -> str:
         """Identify the mined lists: they change with the corpus and the queries."""
-        return hash_text(f"bm25 {K1} {B} {self.depth} {bench.data.corpus.hash} {bench.data.queries.hash}")
+        return hash_text(f"bm25 {K1} {B} {self.depth} {context.data.corpus.hash} {context.data.queries.hash}")
 
-    def mine(self, bench: Workbench, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
+    def mine(self, context: TrainingContext, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
         """
         Rank the corpus for each query.
 
-        :param bench:
+        :param context:
             Data and models at hand.
         :param queries:
             `q` queries.
         :returns:
             Rows `[q, depth]` and scores `[q, depth]`, best first, positives included.
         """
-        return bench.bm25.search(queries.texts, self.depth)
+        return context.bm25.search(queries.texts, self.depth)

@@ -14,7 +14,7 @@ from retort.trainers.data.texts import TextStore
 from retort.trainers.search import search_vectors
 
 if TYPE_CHECKING:
-    from retort.trainers.context import Workbench
+    from retort.trainers.context import TrainingContext
 
 
 class DenseMiner:
@@ -34,22 +34,22 @@ class DenseMiner:
         self.depth = depth
         self.teachers = () if model == "student" else (model,)
 
-    def key(self, bench: Workbench) -> str:
+    def key(self, context: TrainingContext) -> str:
         """Identify the mined lists: they change with corpus, queries and the model's weights."""
-        weights = bench.model_key(self.model)
-        return hash_text(f"dense {weights} {self.depth} {bench.data.corpus.hash} {bench.data.queries.hash}")
+        weights = context.model_key(self.model)
+        return hash_text(f"dense {weights} {self.depth} {context.data.corpus.hash} {context.data.queries.hash}")
 
-    def mine(self, bench: Workbench, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
+    def mine(self, context: TrainingContext, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
         """
         Rank the corpus for each query.
 
-        :param bench:
+        :param context:
             Data and models at hand.
         :param queries:
             `q` queries.
         :returns:
             Rows `[q, depth]` and scores `[q, depth]`, best first, positives included.
         """
-        documents = bench.vectors(self.model, "document")
-        asked = bench.vectors(self.model, "query")[[bench.data.queries.rows[i] for i in queries.ids]]
-        return search_vectors(asked, documents, self.depth, similarity=bench.similarity(self.model))
+        documents = context.vectors(self.model, "document")
+        asked = context.vectors(self.model, "query")[[context.data.queries.rows[i] for i in queries.ids]]
+        return search_vectors(asked, documents, self.depth, similarity=context.similarity(self.model))

@@ -15,7 +15,7 @@ from retort.trainers.data.texts import TextStore
 from retort.trainers.runtime.errors import DataError
 
 if TYPE_CHECKING:
-    from retort.trainers.context import Workbench
+    from retort.trainers.context import TrainingContext
 
 
 class GivenMiner:
@@ -31,26 +31,26 @@ class GivenMiner:
     def __init__(self, *, depth: int | None = None) -> None:
         self.depth = depth
 
-    def key(self, bench: Workbench) -> str:
+    def key(self, context: TrainingContext) -> str:
         """
         Identify the lists: they change with the data.
 
         :raises DataError:
             If the data gives no lists.
         """
-        if not bench.data.given:
+        if not context.data.given:
             msg = (
-                f"{bench.data.name} gives no documents for its queries; files of examples do, BEIR folders do not. "
+                f"{context.data.name} gives no documents for its queries; files of examples do, BEIR folders do not. "
                 "Take another miner."
             )
             raise DataError(msg)
-        return hash_text(f"given {self.depth} {bench.data.hash}")
+        return hash_text(f"given {self.depth} {context.data.hash}")
 
-    def mine(self, bench: Workbench, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
+    def mine(self, context: TrainingContext, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
         """
         Look up what is given for each query.
 
-        :param bench:
+        :param context:
             Data and models at hand.
         :param queries:
             `q` queries.
@@ -58,11 +58,11 @@ class GivenMiner:
             Rows `[q, k]` and scores `[q, k]`: best score first, then those without a score (NaN) in the data's order,
             positives included; `k` is the longest list's length. Shorter lists end in rows of -1.
         """
-        lists = [sorted(bench.data.given.get(q, {}).items(), key=_rank)[: self.depth] for q in queries.ids]
+        lists = [sorted(context.data.given.get(q, {}).items(), key=_rank)[: self.depth] for q in queries.ids]
         shape = (len(lists), max((len(found) for found in lists), default=0))
         rows, scores = np.full(shape, -1, dtype=np.int64), np.full(shape, np.nan, dtype=np.float32)
         for i, found in enumerate(lists):
-            rows[i, : len(found)] = [bench.data.corpus.rows[document] for document, _ in found]
+            rows[i, : len(found)] = [context.data.corpus.rows[document] for document, _ in found]
             scores[i, : len(found)] = [score for _, score in found]
         return rows, scores
 

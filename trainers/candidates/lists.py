@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from retort.students.files import replace_file
 from retort.students.hashing import hash_text
-from retort.trainers.context import Miner, Workbench
+from retort.trainers.context import Miner, TrainingContext
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.runtime.progress import progress_bar
 
@@ -123,7 +123,7 @@ class CandidateLists:
         )
 
 
-def mine(miner: Miner, bench: Workbench) -> tuple[np.ndarray, np.ndarray]:
+def mine(miner: Miner, context: TrainingContext) -> tuple[np.ndarray, np.ndarray]:
     """
     Run a miner over all queries, or read what it found before.
 
@@ -131,21 +131,21 @@ def mine(miner: Miner, bench: Workbench) -> tuple[np.ndarray, np.ndarray]:
 
     :param miner:
         The miner.
-    :param bench:
+    :param context:
         Data and models.
     :returns:
         Rows `[q, k]` int32 and scores `[q, k]` float32, best first, positives included; where fewer than `k` documents
         were found, rows of -1 with NaN for a score.
     """
-    folder = bench.cache / "mined" / miner.key(bench)
-    queries = bench.data.queries
+    folder = context.cache / "mined" / miner.key(context)
+    queries = context.data.queries
     blocks = []
     with progress_bar("mining", len(queries)) as update:
         for start in range(0, len(queries), MINING_BLOCK):
             path = folder / f"{start:09d}.npz"
             part = queries.select(range(start, min(start + MINING_BLOCK, len(queries))))
             if not path.is_file():
-                rows, scores = miner.mine(bench, part)
+                rows, scores = miner.mine(context, part)
                 with replace_file(path) as aside, aside.open("wb") as file:
                     np.savez(file, rows=rows.astype(np.int32), scores=scores)
             with np.load(path) as block:
@@ -160,13 +160,13 @@ def _joined(blocks: list[np.ndarray], width: int, fill: float) -> np.ndarray:
     return np.concatenate([np.pad(b, ((0, 0), (0, width - b.shape[1])), constant_values=fill) for b in blocks])
 
 
-def build_lists(bench: Workbench, miners: dict[str, Miner], *, skip: int = 0) -> CandidateLists:
+def build_lists(context: TrainingContext, miners: dict[str, Miner], *, skip: int = 0) -> CandidateLists:
     """
     Join the judgements and what the miners found into one list a query, each document once.
 
     Labels are 1 for a positive, 0 for a document judged irrelevant, -1 (unknown) for one that was mined.
 
-    :param bench:
+    :param context:
         Data and models.
     :param miners:
         The sources by name.
@@ -174,16 +174,16 @@ def build_lists(bench: Workbench, miners: dict[str, Miner], *, skip: int = 0) ->
         How many documents at the top of each source to leave out: the more likely ones to be positives unknown.
     """
     # Copies of a text count as one document: a positive's copy is no negative.
-    first = bench.data.corpus.first_rows
-    found = [mine(miner, bench)[0][:, skip:] for miner in miners.values()]
+    first = context.data.corpus.first_rows
+    found = [mine(miner, context)[0][:, skip:] for miner in miners.values()]
     mined = [np.where(rows < 0, -1, first[rows]) for rows in found]
-    refuted = bench.data.judged(lambda grade: grade <= 0)
+    refuted = context.data.judged(lambda grade: grade <= 0)
     rows: list[int] = []
     labels: list[int] = []
     source: list[int] = []
     found_by: list[int] = []
     offsets = [0]
-    for query, positives in enumerate(bench.data.positives()):
+    for query, positives in enumerate(context.data.positives()):
         entries: dict[int, int] = dict.fromkeys([*positives.tolist(), *refuted[query].tolist()], 0)
         finders = dict.fromkeys(entries, 1)
         judged = len(entries)
@@ -200,7 +200,7 @@ def build_lists(bench: Workbench, miners: dict[str, Miner], *, skip: int = 0) ->
         found_by.extend(finders.values())
         offsets.append(len(rows))
     return CandidateLists(
-        query_rows=np.arange(len(bench.data.queries)),
+        query_rows=np.arange(len(context.data.queries)),
         offsets=np.array(offsets, dtype=np.int64),
         rows=np.array(rows, dtype=np.int64),
         labels=np.array(labels, dtype=np.int8),

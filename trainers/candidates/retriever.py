@@ -19,7 +19,7 @@ from retort.trainers.runtime.errors import RecipeError, TeacherError
 from retort.trainers.teachers.haystack import HaystackComponents
 
 if TYPE_CHECKING:
-    from retort.trainers.context import Workbench
+    from retort.trainers.context import TrainingContext
 
 logger = logging.getLogger(__name__)
 
@@ -186,28 +186,28 @@ class RetrieverMiner:
     def _components_key(self) -> str:
         return self._retriever.key
 
-    def key(self, bench: Workbench) -> str:
+    def key(self, context: TrainingContext) -> str:
         """Identify the mined lists: they change with the components, the corpus and the queries."""
-        data = f"{bench.data.corpus.hash} {bench.data.queries.hash}"
+        data = f"{context.data.corpus.hash} {context.data.queries.hash}"
         return hash_text(f"retriever {self._components_key} {self.depth} {data}")
 
-    def mine(self, bench: Workbench, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
+    def mine(self, context: TrainingContext, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
         """
         Search for each query.
 
-        :param bench:
+        :param context:
             Data and models at hand.
         :param queries:
             `q` queries.
         :returns:
             Rows `[q, depth]` and scores `[q, depth]`, best first, positives included; -1 where fewer were found.
         """
-        if self._opened != bench.data.corpus.hash:
-            self._retriever.open(bench.data.corpus)
-            self._opened = bench.data.corpus.hash
+        if self._opened != context.data.corpus.hash:
+            self._retriever.open(context.data.corpus)
+            self._opened = context.data.corpus.hash
         rows = np.full((len(queries), self.depth), -1, dtype=np.int64)
         scores = np.full((len(queries), self.depth), np.nan, dtype=np.float32)
         for i, found in enumerate(self._retriever.search(queries.texts, self.depth)):
-            rows[i, : len(found)] = [bench.data.corpus.rows[d] for d in found]
+            rows[i, : len(found)] = [context.data.corpus.rows[d] for d in found]
             scores[i, : len(found)] = list(found.values())
         return rows, scores

@@ -15,7 +15,7 @@ from retort.trainers.search import search_vectors
 from retort.trainers.teachers.sparse_encoder import SparseEncoderTeacher
 
 if TYPE_CHECKING:
-    from retort.trainers.context import Workbench
+    from retort.trainers.context import TrainingContext
 
 
 class SparseMiner:
@@ -37,15 +37,17 @@ class SparseMiner:
         self.depth = depth
         self._documents: tuple[str, Any] = ("", None)
 
-    def key(self, bench: Workbench) -> str:
+    def key(self, context: TrainingContext) -> str:
         """Identify the mined lists: they change with corpus, queries and the model's weights."""
-        return hash_text(f"sparse {self._encoder.key} {self.depth} {bench.data.corpus.hash} {bench.data.queries.hash}")
+        return hash_text(
+            f"sparse {self._encoder.key} {self.depth} {context.data.corpus.hash} {context.data.queries.hash}"
+        )
 
-    def mine(self, bench: Workbench, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
+    def mine(self, context: TrainingContext, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
         """
         Rank the corpus for each query.
 
-        :param bench:
+        :param context:
             Data and models at hand.
         :param queries:
             `q` queries.
@@ -53,7 +55,7 @@ class SparseMiner:
             Rows `[q, depth]` and scores `[q, depth]`, best first, positives included.
         """
         student = self._encoder.student
-        if self._documents[0] != bench.data.corpus.hash:
-            self._documents = (bench.data.corpus.hash, student.encode_document(bench.data.corpus.texts))
+        if self._documents[0] != context.data.corpus.hash:
+            self._documents = (context.data.corpus.hash, student.encode_document(context.data.corpus.texts))
         asked = student.encode_query(queries.texts)
         return search_vectors(asked, self._documents[1], self.depth, similarity=student.manifest.similarity)

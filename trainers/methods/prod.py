@@ -19,7 +19,7 @@ from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.candidates.dense import DenseMiner
 from retort.trainers.candidates.lists import mine
-from retort.trainers.context import Workbench
+from retort.trainers.context import TrainingContext
 from retort.trainers.distiller import Compared, Context, Objective, Terms
 from retort.trainers.objectives import one_of
 from retort.trainers.runtime.rng import rng_for
@@ -105,19 +105,19 @@ class ConfusingQueries:
         self._miner = DenseMiner(model=model, depth=depth or (window if rule == "windows" else 100))
         self.teachers = (teacher, *self._miner.teachers)
 
-    def keep(self, bench: Workbench, enough: int) -> np.ndarray:
+    def keep(self, context: TrainingContext, enough: int) -> np.ndarray:
         """
         Choose the queries.
 
-        :param bench:
+        :param context:
             Data and models at hand.
         :param enough:
             How many the stage can use. The teacher is asked in random order, until there are so many.
         :returns:
             `[q]` bool: all that were found, a few more than enough among them.
         """
-        found = bench.data.corpus.first_rows[mine(self._miner, bench)[0]]
-        relevant = relevant_in(found, bench.data.positives())
+        found = context.data.corpus.first_rows[mine(self._miner, context)[0]]
+        relevant = relevant_in(found, context.data.positives())
         student = first_ranks(relevant)
         # The teacher is asked only where its answer can matter.
         open_rows = np.flatnonzero((student > 1) & np.isfinite(student))
@@ -127,7 +127,7 @@ class ConfusingQueries:
         kept = np.zeros(len(student), dtype=bool)
         for start in range(0, len(order), size):
             rows = np.sort(order[start : start + size])
-            scores = bench.scores(self.teacher, np.repeat(rows, found.shape[1]), found[rows].ravel())
+            scores = context.scores(self.teacher, np.repeat(rows, found.shape[1]), found[rows].ravel())
             # Equal scores keep the student's order; what has no score comes last.
             first = -np.nan_to_num(scores.reshape(len(rows), -1), nan=-np.inf)
             ordered = np.take_along_axis(relevant[rows], np.argsort(first, axis=1, kind="stable"), axis=1)

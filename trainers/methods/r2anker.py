@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from retort.trainers.candidates.lists import build_lists, mine
-from retort.trainers.context import Miner, Workbench
+from retort.trainers.context import Miner, TrainingContext
 
 
 @dataclass
@@ -53,14 +53,14 @@ def joint_divergence(ranker: np.ndarray, sources: np.ndarray) -> tuple[np.ndarra
     return from_ranker(sources), float(from_ranker(sources.mean(0)))
 
 
-def measure_joint_divergence(bench: Workbench, miners: dict[str, Miner], teacher: str) -> JointDivergence:
+def measure_joint_divergence(context: TrainingContext, miners: dict[str, Miner], teacher: str) -> JointDivergence:
     """
     Measure how near each source, and all together, are to a ranker, over the negatives that any of them found.
 
     Each source's scores are divided by their spread over the query's documents, as the ranker's are (a choice of
     ours): BM25's and cosines have no common scale. What a source did not find has its lowest score.
 
-    :param bench:
+    :param context:
         Data and models.
     :param miners:
         The sources by name.
@@ -69,12 +69,12 @@ def measure_joint_divergence(bench: Workbench, miners: dict[str, Miner], teacher
     :raises ValueError:
         If a source gives no scores.
     """
-    lists = build_lists(bench, miners)
+    lists = build_lists(context, miners)
     kept = (lists.labels != 1) & (lists.found_by > 1)  # bit 0: only the judgements name it
     owners, documents = lists.owners[kept], lists.rows[kept]
-    scores = bench.scores(teacher, owners, documents)
-    first = bench.data.corpus.first_rows
-    found = [mine(miner, bench) for miner in miners.values()]
+    scores = context.scores(teacher, owners, documents)
+    first = context.data.corpus.first_rows
+    found = [mine(miner, context) for miner in miners.values()]
     for name, (ids, values) in zip(miners, found, strict=True):
         if np.isnan(values[ids >= 0]).any():
             msg = f"{name} gives no scores: how near it is to a ranker cannot be said."
