@@ -136,14 +136,14 @@ def recipe_for(arguments: argparse.Namespace, seed: int, scratch: Path) -> Any:
 
 def prepared(arguments: argparse.Namespace, folder: Path, scratch: Path, seed: int) -> tuple[Any, Any]:
     """Make the stage's batches as a run does: the cache is the run's."""
-    from retort.trainers.build import build_parts
+    from retort.trainers.build import build_recipe
     from retort.trainers.run import read_train_and_dev
     from retort.trainers.stages import open_stage
     from retort.trainers.teachers.vector_cache import cache_root
 
     recipe = recipe_for(arguments, seed, scratch)
     train, _ = read_train_and_dev(folder, recipe.data)
-    parts = build_parts(recipe, train, cache_root(scratch / f"ours-{seed}"))
+    parts = build_recipe(recipe, train, cache_root(scratch / f"ours-{seed}"))
     return parts.distiller.student, open_stage(parts, recipe.stages[0], scratch / f"lists-{seed}")
 
 

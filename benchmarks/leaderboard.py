@@ -299,14 +299,14 @@ def train_peer(arguments: argparse.Namespace, recipe: Any, folder: Path, out: Pa
 
     from retort.students.files import write_json
     from retort.students.student import save_student
-    from retort.trainers.build import build_parts
+    from retort.trainers.build import build_recipe
     from retort.trainers.evaluation.runs import write_evaluation
     from retort.trainers.run import dev_sampler, read_train_and_dev
     from retort.trainers.stages import open_stage
     from retort.trainers.teachers.vector_cache import cache_root
 
     train, dev = read_train_and_dev(folder, recipe.data)
-    parts = build_parts(recipe, train, cache_root(out))
+    parts = build_recipe(recipe, train, cache_root(out))
     model, (warm, distil) = parts.distiller.student, recipe.stages
     score, best = dev_sampler(dev, model, recipe.training), -1.0
     plan: list[tuple[Any, Any, Callable[[Any], Any] | None]] = [

@@ -22,7 +22,7 @@ from tiny import pool, run_killed, spec, stage, tiny_config
 
 from retort.students import Student
 from retort.students.layers import collect_rows, join_rows
-from retort.trainers.build import build_parts
+from retort.trainers.build import build_recipe
 from retort.trainers.distiller import Context, step_loss
 from retort.trainers.engine import loop as loop_module
 from retort.trainers.engine.checkpoints import list_checkpoints
@@ -396,7 +396,7 @@ class TestStep:
         recipe.student.init_parameters["config"]["attention_probs_dropout_prob"] = 0.0
         train, _ = read_train_and_dev(beir, recipe.data)
         torch.manual_seed(0)
-        parts = build_parts(recipe, train, tmp_path / "cache")
+        parts = build_recipe(recipe, train, tmp_path / "cache")
         distiller = parts.distiller.double()
         source = open_stage(parts, recipe.stages[1], tmp_path)
         return distiller, source.batch(0).to(torch.device("cpu"), torch.float64)

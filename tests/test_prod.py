@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tiny import assert_comes_back, everything, lists, pool, run_killed, spec, stage
 
 from retort.students import Student
-from retort.trainers.build import build_parts
+from retort.trainers.build import build_recipe
 from retort.trainers.distiller import Context, Distiller, Spec, step_loss
 from retort.trainers.encoder_output import Scored
 from retort.trainers.engine.loop import Loop, make_accelerator
@@ -154,7 +154,7 @@ class TestRun:
     def test_the_anchor(self, prod_tree, beir, tmp_path):
         recipe = Recipe.from_dict(prod_tree)
         train, _ = read_train_and_dev(beir, recipe.data)
-        distiller = build_parts(recipe, train, tmp_path / "cache").distiller
+        distiller = build_recipe(recipe, train, tmp_path / "cache").distiller
         distiller.take_anchor("dual")
         assert "anchor" not in distiller.roles
         distiller.take_anchor("cross")
@@ -224,7 +224,7 @@ class TestSelection:
         """Against the rule by hand, over the student's own ranking and the teacher's similarities."""
         recipe = Recipe.from_dict(prod_tree)
         train, _ = read_train_and_dev(beir, recipe.data)
-        context = build_parts(recipe, train, tmp_path / "cache").context
+        context = build_recipe(recipe, train, tmp_path / "cache").context
         kept = ConfusingQueries(teacher="teacher", rule="above", depth=10, window=3).keep(context, len(train.queries))
         vectors = {n: (context.vectors(n, "query"), context.vectors(n, "document")) for n in ("student", "teacher")}
         unit = {n: [v / np.linalg.norm(v, axis=1, keepdims=True) for v in pair] for n, pair in vectors.items()}
@@ -242,7 +242,7 @@ class TestSelection:
         """The teacher is asked block by block, of queries in random order, until there are so many as the stage uses."""
         recipe = Recipe.from_dict(prod_tree)
         train, _ = read_train_and_dev(beir, recipe.data)
-        context = build_parts(recipe, train, tmp_path / "cache").context
+        context = build_recipe(recipe, train, tmp_path / "cache").context
         selector = ConfusingQueries(teacher="teacher", rule="above", depth=10, window=3)
         asked, scores = [], context.scores
         monkeypatch.setattr(
@@ -262,7 +262,7 @@ class TestSelection:
     def test_only_their_lists_are_trained_on(self, prod_tree, beir, tmp_path, monkeypatch):
         recipe = Recipe.from_dict(prod_tree)
         train, _ = read_train_and_dev(beir, recipe.data)
-        parts = build_parts(recipe, train, tmp_path / "cache")
+        parts = build_recipe(recipe, train, tmp_path / "cache")
         keep = np.arange(len(train.queries)) % 3 == 0
         monkeypatch.setattr(ConfusingQueries, "keep", lambda *_: keep)
         stage = recipe.stages[2]

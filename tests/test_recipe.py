@@ -236,7 +236,7 @@ class TestCreate:
 
 @pytest.mark.parametrize("order", ["random", "top"])
 def test_a_plan_counts_at_least_the_pairs_that_are_asked(recipe_tree, beir, tmp_path, order):
-    from retort.trainers.build import build_parts
+    from retort.trainers.build import build_recipe
     from retort.trainers.plan import _pairs
     from retort.trainers.stages import open_stage
 
@@ -244,7 +244,7 @@ def test_a_plan_counts_at_least_the_pairs_that_are_asked(recipe_tree, beir, tmp_
     recipe_tree["teachers"]["words"] = spec("BM25Teacher")
     recipe_tree["stages"] = [stage("distil", 40, spec("ListwiseKL"), teacher="words", candidates=lists)]
     data = read_beir(beir, "train")
-    parts = build_parts(Recipe.from_dict(recipe_tree), data, tmp_path / "cache")
+    parts = build_recipe(Recipe.from_dict(recipe_tree), data, tmp_path / "cache")
     source = open_stage(parts, parts.recipe.stages[0], tmp_path)
     asked = int(source.used(range(40)).sum())
     assert asked <= _pairs(parts, "words", data) <= 2 * asked

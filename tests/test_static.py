@@ -281,7 +281,7 @@ class TestWordsBesideATable:
         assert words[started[0].tokenizer.token_to_id("ship")].any()
 
     def test_a_recipe_gives_it_the_corpus_and_the_seed(self, table, beir, recipe_tree, tmp_path):
-        from retort.trainers.build import build_parts
+        from retort.trainers.build import build_recipe
 
         data = read_beir(beir, "train")
         labels = stage("labels", 1, spec("Contrastive"), candidates=pool("bm25", negatives=1))
@@ -289,7 +289,7 @@ class TestWordsBesideATable:
         tree = recipe_tree | {"student": student, "teachers": {}, "stages": [labels]}
         tree["candidates"] = {"bm25": tree["candidates"]["bm25"]}
         tree["training"] = tree["training"] | {"seed": 3}
-        found = build_parts(Recipe.from_dict(tree), data, tmp_path / "cache").distiller.student
+        found = build_recipe(Recipe.from_dict(tree), data, tmp_path / "cache").distiller.student
         wanted = with_words(table, corpus=data.corpus.texts, dim=8, seed=3)
         torch.testing.assert_close(found[0].embedding.weight, wanted[0].embedding.weight)
 

@@ -17,7 +17,7 @@ from retort.cli.main import build_parser
 from retort.cli.serve import open_serving
 from retort.students import create
 from retort.students.makers import is_student_maker
-from retort.trainers.build import build_parts
+from retort.trainers.build import build_recipe
 from retort.trainers.data.beir import read_beir
 from retort.trainers.distill import changed_recipe, recipe_for
 from retort.trainers.recipe import Component, Recipe
@@ -111,7 +111,7 @@ class TestNothingIsCalled:
     )
     def test_a_function_of_haystacks(self, server, recipe_tree, beir, tmp_path, name, message):
         with pytest.raises(RecipeError) as error:
-            build_parts(
+            build_recipe(
                 Recipe.from_dict(changed(recipe_tree, *place(name, server.post))), read_beir(beir, "train"), tmp_path
             )
         assert message in str(error.value)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Parts:
+class BuiltRecipe:
     """
     A recipe with all that it names.
 
@@ -60,7 +60,7 @@ class Parts:
     texts: dict[str, ListTexts]
     distiller: Distiller
     trunk: str
-    fits: dict[str, Parts] = field(default_factory=dict)
+    fits: dict[str, BuiltRecipe] = field(default_factory=dict)
 
     def views(self) -> dict[str, list[str]] | None:
         """Texts that stand for each document in search, by its id, where the student sees more than the document."""
@@ -78,7 +78,7 @@ class Parts:
         return sorted(names)
 
 
-def build_parts(recipe: Recipe, data: RetrievalData, cache: Path) -> Parts:
+def build_recipe(recipe: Recipe, data: RetrievalData, cache: Path) -> BuiltRecipe:
     """
     Create everything that a recipe names; whatever is wrong with it shows here, before the first step.
 
@@ -112,7 +112,7 @@ def build_parts(recipe: Recipe, data: RetrievalData, cache: Path) -> Parts:
         _check_names(f"candidates.{name}", miner.teachers, teachers)
         if not any(isinstance(teachers[asked], Fitted) for asked in miner.teachers):
             _checked(f"candidates.{name}", miner.key, context)
-    fits: dict[str, Parts] = {}
+    fits: dict[str, BuiltRecipe] = {}
     for name, teacher in teachers.items():
         if isinstance(teacher, Fitted):
             within = teacher.recipe(recipe, name)
@@ -124,8 +124,8 @@ def build_parts(recipe: Recipe, data: RetrievalData, cache: Path) -> Parts:
 
 
 def _parts(
-    recipe: Recipe, student: Any, context: TrainingContext, miners: dict[str, Miner], fits: dict[str, Parts]
-) -> Parts:
+    recipe: Recipe, student: Any, context: TrainingContext, miners: dict[str, Miner], fits: dict[str, BuiltRecipe]
+) -> BuiltRecipe:
     selectors: dict[str, Selector] = {}
     for i, stage in enumerate(recipe.stages):
         if stage.selector is not None:
@@ -138,7 +138,7 @@ def _parts(
         if stage.candidates is not None and stage.candidates.text is not None
     }
     distiller = build_distiller(recipe, student, context.teachers)
-    return Parts(recipe, context, miners, selectors, texts, distiller, fingerprint_of(student), fits)
+    return BuiltRecipe(recipe, context, miners, selectors, texts, distiller, fingerprint_of(student), fits)
 
 
 def _list_texts(recipe: Recipe, where: str, section: CandidatesSection, student: Any) -> ListTexts:
@@ -153,7 +153,7 @@ def _list_texts(recipe: Recipe, where: str, section: CandidatesSection, student:
     return made
 
 
-def _check_order(fits: dict[str, Parts]) -> None:
+def _check_order(fits: dict[str, BuiltRecipe]) -> None:
     """Refuse teachers of which each must be trained before the other."""
     needs = {name: {n for s in p.recipe.stages for n in p.asked(s) if n in fits} for name, p in fits.items()}
     for _ in fits:  # as far as a chain can reach

@@ -19,7 +19,7 @@ from retort.students.loading import has_bfloat16
 from retort.students.scoring import is_ranker, score_numpy
 from retort.students.sides import max_tokens
 from retort.students.sparse import encode_vectors
-from retort.trainers.build import Parts, build_parts
+from retort.trainers.build import BuiltRecipe, build_recipe
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.engine.loop import uses_bf16
 from retort.trainers.recipe import Recipe, Stage
@@ -85,7 +85,7 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
     :param cache:
         The cache folder; nothing is written.
     """
-    parts = build_parts(recipe, data, cache)
+    parts = build_recipe(recipe, data, cache)
     plan = Plan(disk=float(sum(map(len, data.corpus.texts))))
     sample = data.corpus.texts[:: max(1, len(data.corpus) // SAMPLE)][:SAMPLE]
     asked = {name for stage in recipe.stages for name in parts.asked(stage)}
@@ -105,7 +105,7 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
     return plan
 
 
-def _add_teacher(plan: Plan, parts: Parts, name: str, sample: list[str], data: RetrievalData) -> None:
+def _add_teacher(plan: Plan, parts: BuiltRecipe, name: str, sample: list[str], data: RetrievalData) -> None:
     teacher: Any = parts.context.teachers[name]
     texts, pairs = len(data.corpus) + len(data.queries), _pairs(parts, name, data)
     asked = data.queries.texts[:: max(1, len(data.queries) // SAMPLE)][:SAMPLE]
@@ -150,13 +150,13 @@ def _add_teacher(plan: Plan, parts: Parts, name: str, sample: list[str], data: R
         plan.unknown.append(name)
 
 
-def _as_it_teaches(teacher: Fitted, parts: Parts) -> torch.autocast:
+def _as_it_teaches(teacher: Fitted, parts: BuiltRecipe) -> torch.autocast:
     """In the precision of a teacher that is not trained yet."""
     kind = parts.distiller.student.device.type
     return torch.autocast(kind, torch.bfloat16, enabled=teacher.precision != "float32" and has_bfloat16(kind))
 
 
-def _pairs(parts: Parts, name: str, data: RetrievalData) -> int:
+def _pairs(parts: BuiltRecipe, name: str, data: RetrievalData) -> int:
     """Count the pairs that a teacher is asked to score, at most: each epoch draws other negatives of a query's."""
     found = 0
     judged = max(1, max(map(len, data.positives()), default=1))
@@ -174,7 +174,7 @@ def _pairs(parts: Parts, name: str, data: RetrievalData) -> int:
     return found
 
 
-def _training_seconds(parts: Parts, sample: list[str]) -> float:
+def _training_seconds(parts: BuiltRecipe, sample: list[str]) -> float:
     training, device = parts.recipe.training, parts.distiller.student.device
     with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(training.precision, device)):
         per_text = _seconds_a_text(parts, sample)
@@ -186,7 +186,7 @@ def _texts_a_query(stage: Stage) -> float:
     return 1.0 if stage.candidates is None else 1.3 + stage.candidates.negatives  # a query is a third of a document
 
 
-def _seconds_a_text(parts: Parts, sample: list[str]) -> float:
+def _seconds_a_text(parts: BuiltRecipe, sample: list[str]) -> float:
     model = parts.distiller.student
     if is_ranker(model):
         return _timed(lambda: score_numpy(model, [("a question of some words", text) for text in sample])) / len(sample)
@@ -201,7 +201,7 @@ def _timed(run: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def _activations(parts: Parts, sample: list[str]) -> float:
+def _activations(parts: BuiltRecipe, sample: list[str]) -> float:
     """Bytes of a step's activations, in float32: 68 a token and hidden unit, 10 a token, head and token beside it."""
     from transformers import PreTrainedModel
 
@@ -219,11 +219,11 @@ def _activations(parts: Parts, sample: list[str]) -> float:
     return texts * length * each * config.num_hidden_layers / (texts if training.cache_gradients else 1)
 
 
-def _weights(parts: Parts) -> float:
+def _weights(parts: BuiltRecipe) -> float:
     return float(sum(p.numel() for p in parts.distiller.student.parameters()) * FLOAT)
 
 
-def _dim(parts: Parts) -> int:
+def _dim(parts: BuiltRecipe) -> int:
     model: Any = parts.distiller.student
     return 0 if is_ranker(model) else int(model.get_embedding_dimension() or 0)
 

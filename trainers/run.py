@@ -26,7 +26,7 @@ from retort.students.ranker import Ranker
 from retort.students.scoring import is_ranker, score_numpy
 from retort.students.sparse import SparseStudent, encode_vectors, is_sparse
 from retort.students.student import Student, build_manifest, save_student
-from retort.trainers.build import Parts, build_parts
+from retort.trainers.build import BuiltRecipe, build_recipe
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.read import has_split, read_data
 from retort.trainers.data.texts import RetrievalData, share_corpus
@@ -93,7 +93,7 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
         return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     accelerator = make_accelerator(recipe.training, out)
     torch.manual_seed(recipe.training.seed)  # weights that objectives create
-    parts = build_parts(recipe, train, cache_root(out))
+    parts = build_recipe(recipe, train, cache_root(out))
     models = models_of(parts)
     refuse_other_models(models, out)
     ranks = Ranks(accelerator)
@@ -104,14 +104,14 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
             _write_recipe(recipe, out)
             write_json(out / "checkpoints" / "models.json", models)
         accelerator.init_trackers("trackers")
-        metrics = train_parts(parts, out, dev, accelerator)
+        metrics = train_built(parts, out, dev, accelerator)
         for tracker in accelerator.trackers:  # not `end_training`: a notebook may train again in these processes
             tracker.finish()
         return metrics
 
 
-def train_parts(
-    parts: Parts, out: Path, dev: RetrievalData, accelerator: Accelerator, *, home: Path | None = None
+def train_built(
+    parts: BuiltRecipe, out: Path, dev: RetrievalData, accelerator: Accelerator, *, home: Path | None = None
 ) -> dict[str, Any]:
     """
     Train what a recipe trains: the student of a run, or a teacher within one.
@@ -188,7 +188,7 @@ def train_parts(
     return ranks.agreed(metrics)
 
 
-def fit_teacher(parts: Parts, name: str, home: Path, dev: RetrievalData, accelerator: Accelerator) -> None:
+def fit_teacher(parts: BuiltRecipe, name: str, home: Path, dev: RetrievalData, accelerator: Accelerator) -> None:
     """Train a teacher that is trained within the run, unless it is already, in `home/teachers/NAME`."""
     teacher = parts.context.teachers[name]
     if not isinstance(teacher, Fitted) or teacher.is_fitted:
@@ -198,7 +198,7 @@ def fit_teacher(parts: Parts, name: str, home: Path, dev: RetrievalData, acceler
     if not ranks.agreed((folder / "metrics.json").is_file()):
         if ranks.is_first:
             _write_recipe(within.recipe, folder)
-        train_parts(within, folder, dev, accelerator, home=home)
+        train_built(within, folder, dev, accelerator, home=home)
     teacher.load(folder / "student")
 
 
@@ -380,7 +380,7 @@ def refuse_other_run(recipe: Recipe, out: Path, *, resume: bool) -> None:
         raise RecipeError(msg)
 
 
-def models_of(parts: Parts) -> dict[str, str]:
+def models_of(parts: BuiltRecipe) -> dict[str, str]:
     """Identify what a run begins with: the student's start, and the teachers that are not trained within it."""
     every = (parts, *parts.fits.values())
     asked = {n for within in every for stage in within.recipe.stages for n in within.asked(stage)}

@@ -13,7 +13,7 @@ import numpy as np
 from retort.trainers.batches.lists import ListBatches
 from retort.trainers.batches.queries import QueryBatches
 from retort.trainers.batches.texts import TextBatches
-from retort.trainers.build import Parts
+from retort.trainers.build import BuiltRecipe
 from retort.trainers.candidates.lists import CandidateLists, build_lists
 from retort.trainers.engine.loop import BatchSource
 from retort.trainers.recipe import Stage
@@ -22,7 +22,7 @@ from retort.trainers.teachers import ScoreTeacher
 from retort.trainers.teachers.live import LiveTeacher
 
 
-def open_stage(parts: Parts, stage: Stage, out: Path, *, number: int = 0) -> BatchSource:
+def open_stage(parts: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) -> BatchSource:
     """
     Make a stage's candidate lists and have them scored, or read those it began with, and give its batches.
 
