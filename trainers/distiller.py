@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from retort.trainers.batches.base import CandidateBatch
-from retort.trainers.encoder_output import Encoded, Seen, Sight, blank
+from retort.trainers.encoder_output import BatchEncoder, Encoded, EncoderOutput, empty_output
 from retort.trainers.runtime.distributed import Ranks
 from retort.trainers.runtime.rng import rng_for
 from retort.trainers.teachers.live import LiveTeacher
@@ -69,8 +69,8 @@ class Context:
     seed: int = 0
     ranks: Ranks = field(default_factory=Ranks)
     temperature: Tensor | None = None
-    anchor: Seen | None = None
-    teachers: dict[str, Seen] = field(default_factory=dict)
+    anchor: EncoderOutput | None = None
+    teachers: dict[str, EncoderOutput] = field(default_factory=dict)
     watched: Terms = field(default_factory=dict)
 
     def rng(self, *parts: object) -> np.random.Generator:
@@ -274,7 +274,7 @@ class Distiller(nn.Module):
         self.temperatures = nn.ModuleDict({f"stage_{stage}": t for stage, t in (temperatures or {}).items()})
         self.weights = {stage: [weight for _, weight in pairs] for stage, pairs in objectives.items()}
         self.scale = scale
-        self.sight = Sight(Ranks(), tokens_per_chunk, cache_gradients)
+        self.encoder = BatchEncoder(Ranks(), tokens_per_chunk, cache_gradients)
         for pairs in objectives.values():
             for objective, _ in pairs:
                 objective.bind(spec)
@@ -359,28 +359,30 @@ class Distiller(nn.Module):
             Per term: values, which of them count, and the objective's weight, None for what is only watched; the same
             on every rank.
         """
-        self.sight.ranks = ctx.ranks
+        self.encoder.ranks = ctx.ranks
 
-        def see(model: Any, scale: float, layers: list[int]) -> Seen:
+        def see(model: Any, scale: float, layers: list[int]) -> EncoderOutput:
             if any(p.requires_grad for p in model.parameters()):
-                return self.sight.see(model, batch, scale, layers)
+                return self.encoder.encode(model, batch, scale, layers)
             if model is self.student:  # it rests: nothing of the turn looks at it
-                return blank(model, batch, scale, layers)
+                return empty_output(model, batch, scale, layers)
             with torch.no_grad():
-                return self.sight.see(model, batch, scale, layers)
+                return self.encoder.encode(model, batch, scale, layers)
 
         return self._terms(batch, ctx, see)
 
     def counts(self, batch: CandidateBatch, ctx: Context) -> dict[str, float]:
         """Count each term's valid values without encoding anything; what is valid depends on the batch alone."""
 
-        def see(model: Any, scale: float, layers: list[int]) -> Seen:
-            return blank(model, batch, scale, layers)
+        def see(model: Any, scale: float, layers: list[int]) -> EncoderOutput:
+            return empty_output(model, batch, scale, layers)
 
         with torch.no_grad():
             return {name: float(mask.sum()) for name, (_, mask, _) in self._terms(batch, ctx, see).items()}
 
-    def _terms(self, batch: CandidateBatch, ctx: Context, see: Callable[[Any, float, list[int]], Seen]) -> Weighted:
+    def _terms(
+        self, batch: CandidateBatch, ctx: Context, see: Callable[[Any, float, list[int]], EncoderOutput]
+    ) -> Weighted:
         turn = self.turn_at(ctx.stage, ctx.step)
         pairs = self._objectives_in(ctx.stage, turn)
         wanted: dict[str, set[int]] = {}
@@ -400,7 +402,9 @@ class Distiller(nn.Module):
         with torch.autocast(batch.index.device.type, enabled=False):
             return self._terms_of(pairs, out, _with_teachers(batch, teachers, self.student), ctx)
 
-    def _terms_of(self, pairs: list[tuple[Any, float]], out: Seen, batch: CandidateBatch, ctx: Context) -> Weighted:
+    def _terms_of(
+        self, pairs: list[tuple[Any, float]], out: EncoderOutput, batch: CandidateBatch, ctx: Context
+    ) -> Weighted:
         terms = {}
         temperatures = self.temperatures[f"stage_{ctx.stage}"] if f"stage_{ctx.stage}" in self.temperatures else None
         for number, (objective, weight) in enumerate(pairs):
@@ -425,9 +429,9 @@ class Distiller(nn.Module):
                 terms[f"{name}#{number}" if name in terms else name] = term
         return terms
 
-    def _views(self, objective: Objective, out: Seen) -> dict[int, Seen]:
+    def _views(self, objective: Objective, out: EncoderOutput) -> dict[int, EncoderOutput]:
         """List what an objective is to see: all of the vectors, as 0, and their first entries."""
-        views: dict[int, Seen] = {0: out}
+        views: dict[int, EncoderOutput] = {0: out}
         if isinstance(out, Encoded) and objective.scores_only and objective.turn is None:
             views |= {dim: out.cut(dim) for dim in self.dims}
         return views
@@ -456,7 +460,7 @@ def _role(teacher: str) -> str:
     return f"teacher_{teacher}"
 
 
-def _with_teachers(batch: CandidateBatch, teachers: dict[str, Seen], student: nn.Module) -> CandidateBatch:
+def _with_teachers(batch: CandidateBatch, teachers: dict[str, EncoderOutput], student: nn.Module) -> CandidateBatch:
     """Put what live teachers gave where that of others stands, without gradients and in the student's dtype."""
     like = next(student.parameters())
     scores, vectors = dict(batch.teacher_scores), dict(batch.teacher_vectors)

@@ -131,7 +131,7 @@ class Late:
         return self.in_batch_scores().gather(1, batch.index)
 
 
-Seen = Encoded | Scored | Late
+EncoderOutput = Encoded | Scored | Late
 
 
 def similarities(queries: Tensor, documents: Tensor, similarity: str) -> Tensor:
@@ -142,7 +142,7 @@ def similarities(queries: Tensor, documents: Tensor, similarity: str) -> Tensor:
 
 
 @dataclass
-class Sight:
+class BatchEncoder:
     """
     How models look at a batch.
 
@@ -158,13 +158,13 @@ class Sight:
     tokens_per_chunk: int | None = None
     cache_gradients: bool = False
 
-    def see(
+    def encode(
         self,
         model: SentenceTransformer | CrossEncoder | MultiVectorEncoder,
         batch: CandidateBatch,
         scale: float,
         layers: Sequence[int] = (),
-    ) -> Seen:
+    ) -> EncoderOutput:
         """
         Encode the batch's texts, or score its pairs.
 
@@ -259,8 +259,8 @@ class Sight:
         return self.ranks.gather(found, dealt)
 
 
-def blank(model: Any, batch: CandidateBatch, scale: float, layers: Sequence[int] = ()) -> Seen:
-    """Give what `Sight.see` would, of zeros: enough for what depends on the batch alone."""
+def empty_output(model: Any, batch: CandidateBatch, scale: float, layers: Sequence[int] = ()) -> EncoderOutput:
+    """Give what `BatchEncoder.encode` would, of zeros: enough for what depends on the batch alone."""
     like = next(model.parameters())
     if is_ranker(model):
         scored = Scored(like.new_zeros(batch.index.shape), scale)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.distiller import Compared, Context, Objective, Spec, Terms, Turn
-from retort.trainers.encoder_output import Encoded, Scored, Seen, similarities
+from retort.trainers.encoder_output import Encoded, EncoderOutput, Scored, similarities
 from retort.trainers.runtime.errors import RecipeError
 
 Scope = Literal["list", "in_batch"]
@@ -358,7 +358,7 @@ class Alignment(Objective):
         return terms
 
 
-def scores_of(seen: Seen, batch: CandidateBatch, scope: Scope) -> Tensor:
+def scores_of(seen: EncoderOutput, batch: CandidateBatch, scope: Scope) -> Tensor:
     """
     Return what a model scored, `[B, N]` of lists or `[B, U]` in the batch.
 

@@ -21,7 +21,7 @@ import torch
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.distiller import Compared, Context, Objective, Spec, Terms
-from retort.trainers.encoder_output import Encoded, Seen
+from retort.trainers.encoder_output import Encoded, EncoderOutput
 from retort.trainers.objectives import Scope, candidates, judged, one_of, scores_of
 from retort.trainers.runtime.rng import rng_for
 
@@ -148,7 +148,7 @@ class LayerKL(LiveKL):
                 ctx.watched[f"layer_weight.{self.teacher}.{theirs}"] = (weights[:, k], many)
         return {"layer_kl": (values.sum(-1), many)}
 
-    def _as_asked(self, seen: Seen) -> Seen:
+    def _as_asked(self, seen: EncoderOutput) -> EncoderOutput:
         if self.similarity == "dot" and isinstance(seen, Encoded):
             return replace(seen, similarity="dot", scale=1.0)
         return seen
