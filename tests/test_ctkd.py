@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny import assert_comes_back, everything, lists, spec
 
 from retort.trainers.distiller import Context, Distiller, Spec
-from retort.trainers.encoder_output import Scored
+from retort.trainers.encoder_output import PairOutput
 from retort.trainers.engine.optimizers import parameter_groups
 from retort.trainers.losses import listwise_kl
 from retort.trainers.methods.ctkd import CurriculumTemperature, features
@@ -32,7 +32,7 @@ def at(step: int, steps: int = 240) -> Context:
 
 def loss(temperature: CurriculumTemperature, ctx: Context, scores: torch.Tensor) -> torch.Tensor:
     objective = ListwiseKL(teacher="t")
-    batch, out = lists(T), Scored(scores)
+    batch, out = lists(T), PairOutput(scores)
     ctx.temperature = temperature(out, batch, ctx, objective)
     ((values, _),) = objective(out, batch, ctx).values()
     return values.mean()
@@ -122,7 +122,7 @@ def test_no_reversal_is_a_fixed_temperature():
 
 
 def test_only_divergences_are_divided():
-    batch, out, ctx = lists(T), Scored(S), Context("s", 0, 10, anchor=Scored(S))
+    batch, out, ctx = lists(T), PairOutput(S), Context("s", 0, 10, anchor=PairOutput(S))
     objectives = [Contrastive(scope="list"), ListwiseKL(teacher="t"), AnchorKL(), ListwiseKL(teacher="other")]
     temperature = module(granularity="per_teacher")
     temperature.bind(objectives)

@@ -13,16 +13,16 @@ from tiny import lists
 from retort.cli import main
 from retort.students import Student
 from retort.trainers.distiller import Context, Distiller, Spec
-from retort.trainers.encoder_output import Encoded
+from retort.trainers.encoder_output import DenseOutput
 from retort.trainers.objectives import Alignment, Contrastive, ListwiseKL
 from retort.trainers.recipe import Recipe
 from retort.trainers.runtime.errors import RecipeError
 
 
 @pytest.fixture
-def seen() -> Encoded:
+def seen() -> DenseOutput:
     torch.manual_seed(0)
-    return Encoded(torch.randn(2, 16), torch.randn(6, 16), 20.0, "cosine")
+    return DenseOutput(torch.randn(2, 16), torch.randn(6, 16), 20.0, "cosine")
 
 
 def test_scores_are_compared_at_each_size(tiny_model, seen, monkeypatch):
@@ -34,7 +34,7 @@ def test_scores_are_compared_at_each_size(tiny_model, seen, monkeypatch):
     assert set(terms) == {f"{name}{cut}" for name in ("contrastive", "listwise_kl") for cut in ("", "@8", "@4")}
     for cut, dim in (("", 16), ("@8", 8), ("@4", 4)):
         alone, mask = Contrastive()(
-            Encoded(seen.queries[:, :dim], seen.documents[:, :dim], 20.0, "cosine"), batch, Context("s", 0, 1)
+            DenseOutput(seen.queries[:, :dim], seen.documents[:, :dim], 20.0, "cosine"), batch, Context("s", 0, 1)
         )["contrastive"]
         values, counts, weight = terms[f"contrastive{cut}"]
         torch.testing.assert_close(values, alone)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tiny import assert_comes_back, everything, lists, pool, run_killed, spec, stage, tiny_config
 
 from retort.trainers.distiller import Context, Spec, step_loss
-from retort.trainers.encoder_output import Encoded, Late, Scored
+from retort.trainers.encoder_output import DenseOutput, MultiVectorOutput, PairOutput
 from retort.trainers.losses import contrastive, listwise_kl
 from retort.trainers.methods.lead import LayerKL, MutualKL
 from retort.trainers.objectives import Contrastive, TeacherContrastive
@@ -22,8 +22,8 @@ TEACHER_LAYERS = [[1.0, 0.8, 0.2], [2.0, 0.5, 0.0], [0.2, 1.0, 0.4]]
 STUDENT_LAYERS = [[0.5, 0.5, 0.1], [1.0, 0.2, 0.3], [0.7, 0.6, 0.0]]
 
 
-def scored(last: torch.Tensor, layers: list[list[float]]) -> Scored:
-    return Scored(last, layers={i: Scored(torch.tensor([scores])) for i, scores in enumerate(layers)})
+def scored(last: torch.Tensor, layers: list[list[float]]) -> PairOutput:
+    return PairOutput(last, layers={i: PairOutput(torch.tensor([scores])) for i, scores in enumerate(layers)})
 
 
 def bound(teacher: int = 3, student: int = 3, **parameters) -> LayerKL:
@@ -77,8 +77,8 @@ class TestReferenceValues:
     def test_detached_targets(self):
         theirs = torch.tensor([[3.0, 1.0, 0.5]], requires_grad=True)
         own = torch.tensor([[1.2, 0.9, 0.1]], requires_grad=True)
-        ctx, batch = Context("s", 0, 1, teachers={"t": Scored(theirs)}), lists(torch.zeros(1, 3))
-        MutualKL(teacher="t", detach_targets=True)(Scored(own), batch, ctx)["mutual_kl"][0].sum().backward()
+        ctx, batch = Context("s", 0, 1, teachers={"t": PairOutput(theirs)}), lists(torch.zeros(1, 3))
+        MutualKL(teacher="t", detach_targets=True)(PairOutput(own), batch, ctx)["mutual_kl"][0].sum().backward()
         assert theirs.grad is None
         assert own.grad is not None
 
@@ -86,7 +86,7 @@ class TestReferenceValues:
         """02-C: the best match of each query token; padding matches nothing."""
         documents = torch.tensor([[[2.0, 0.0], [0.0, 1.0]], [[0.5, 0.5], [9.0, 9.0]]])
         mask = torch.tensor([[True, True], [True, False]])
-        seen = Late(torch.eye(2)[None], torch.ones(1, 2, dtype=torch.bool), documents, mask)
+        seen = MultiVectorOutput(torch.eye(2)[None], torch.ones(1, 2, dtype=torch.bool), documents, mask)
         assert seen.in_batch_scores().tolist() == [[3.0, 1.0]]
 
 
@@ -114,7 +114,7 @@ class TestLayers:
         own = [torch.tensor([scores]) for scores in STUDENT_LAYERS]
         batch, everything = lists(torch.zeros(1, 3)), torch.ones(1, 3, dtype=torch.bool)
         teacher, student = (
-            Scored(torch.zeros(1, 3), layers={i: Scored(layer) for i, layer in enumerate(layers)})
+            PairOutput(torch.zeros(1, 3), layers={i: PairOutput(layer) for i, layer in enumerate(layers)})
             for layers in (theirs, own)
         )
         ctx = Context("s", 0, 1, teachers={"t": teacher})
@@ -152,7 +152,7 @@ class TestLayers:
     def test_equal_models_have_nothing_to_learn(self):
         layer = torch.tensor([[1.0, 0.3, 0.2]], requires_grad=True)
         other = torch.tensor([[0.1, 0.9, 0.2]], requires_grad=True)
-        teacher = Scored(layer, layers={0: Scored(layer), 1: Scored(other)})
+        teacher = PairOutput(layer, layers={0: PairOutput(layer), 1: PairOutput(other)})
         ctx = Context("s", 0, 1, teachers={"t": teacher})
         values = bound(2, 2, pairs=2, weight_temperature=1.0)(teacher, lists(torch.zeros(1, 3)), ctx)["layer_kl"][0]
         assert float(values.detach()) == pytest.approx(0, abs=1e-7)
@@ -164,12 +164,12 @@ class TestInBatch:
     """Two models' vectors of two queries and four documents, of which the third answers both queries."""
 
     @pytest.fixture
-    def models(self) -> list[Encoded]:
+    def models(self) -> list[DenseOutput]:
         torch.manual_seed(0)
         return [
-            Encoded(torch.randn(2, 8), torch.randn(4, 8), scale, "cosine", layers={0: layer})
+            DenseOutput(torch.randn(2, 8), torch.randn(4, 8), scale, "cosine", layers={0: layer})
             for scale in (20.0, 5.0)
-            for layer in [Encoded(3 * torch.randn(2, 6), torch.randn(4, 6), scale, "cosine")]
+            for layer in [DenseOutput(3 * torch.randn(2, 6), torch.randn(4, 6), scale, "cosine")]
         ]
 
     @pytest.fixture

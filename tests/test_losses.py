@@ -17,7 +17,7 @@ from tiny import lists
 
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.distiller import Context, Spec
-from retort.trainers.encoder_output import Encoded, Scored
+from retort.trainers.encoder_output import DenseOutput, PairOutput
 from retort.trainers.losses import alignment, contrastive, list_mle, listwise_kl, margin_mse, rank_net
 from retort.trainers.objectives import Alignment, Contrastive, Flops, InBatchKL, ListwiseKL, MarginMSE
 
@@ -89,8 +89,8 @@ class TestSentenceTransformers:
         torch.manual_seed(0)
         return [torch.randn(2, 4, dtype=torch.float64, requires_grad=True) for _ in range(4)]
 
-    def encoded(self, columns: list[torch.Tensor], similarity: str = "cosine", scale: float = 20.0) -> Encoded:
-        return Encoded(columns[0], torch.stack(columns[1:], dim=1).flatten(0, 1), scale, similarity)
+    def encoded(self, columns: list[torch.Tensor], similarity: str = "cosine", scale: float = 20.0) -> DenseOutput:
+        return DenseOutput(columns[0], torch.stack(columns[1:], dim=1).flatten(0, 1), scale, similarity)
 
     def assert_equal(self, ours: torch.Tensor, theirs: torch.Tensor, leaves: list[torch.Tensor]) -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
@@ -227,7 +227,7 @@ class TestObjectives:
             sources=torch.zeros(2, 2, dtype=torch.int8),
             teacher_vectors={"t": (queries, documents)},
         )
-        out = Encoded(queries, documents, 20.0 if similarity == "cosine" else 1.0, similarity)
+        out = DenseOutput(queries, documents, 20.0 if similarity == "cosine" else 1.0, similarity)
         for objective in (InBatchKL(teacher="t"), ListwiseKL(teacher="t")):
             objective.bind(Spec(2, {"t": 2}, {"t": similarity}))
             ((values, mask),) = objective(out, batch, Context("s", 0, 1)).values()
@@ -239,7 +239,7 @@ class TestObjectives:
         batch = lists(torch.zeros(2, 2))
         batch.known_positive[0, 2] = True
         scores = torch.tensor([[1.0, 0.5, 3.0, -1.0], [0.2, 0.4, 1.5, 0.1]])
-        out = Encoded(torch.eye(2), scores.T, 1.0, "dot")
+        out = DenseOutput(torch.eye(2), scores.T, 1.0, "dot")
         ((values, _),) = Contrastive(scope="in_batch")(out, batch, Context("s", 0, 1)).values()
         expected = [scores[0, [0, 1, 3]].logsumexp(0) - scores[0, 0], scores[1].logsumexp(0) - scores[1, 2]]
         torch.testing.assert_close(values, torch.stack(expected))
@@ -261,7 +261,7 @@ class TestObjectives:
         objective = ListwiseKL(teacher="t", besides={"words": 2.0, "v": 3.0})
         objective.bind(Spec(2, {"v": 2}, {"v": "cosine"}))
         assert objective.teachers == ["t", "words", "v"]
-        found = objective.list_teacher(Scored(torch.zeros(1, 3)), batch)
+        found = objective.list_teacher(PairOutput(torch.zeros(1, 3)), batch)
         torch.testing.assert_close(found, torch.tensor([[21.0, 45.0, math.nan]]), equal_nan=True)
         with pytest.raises(ValueError, match="besides adds scores of lists; use ListwiseKL"):
             InBatchKL(teacher="v", besides={"words": 1.0})

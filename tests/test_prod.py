@@ -17,7 +17,7 @@ from tiny import assert_comes_back, everything, lists, pool, run_killed, spec, s
 from retort.students import Student
 from retort.trainers.build import build_recipe
 from retort.trainers.distiller import Context, Distiller, Spec, step_loss
-from retort.trainers.encoder_output import Scored
+from retort.trainers.encoder_output import PairOutput
 from retort.trainers.engine.loop import Loop, make_accelerator
 from retort.trainers.methods.prod import AnchorKL, ConfusingQueries, confusing, first_ranks
 from retort.trainers.objectives import Contrastive, ListwiseKL
@@ -36,14 +36,16 @@ class TestReferenceValues:
         teacher = torch.tensor([[6.0, 2.0, -1.0], [1.0, 3.0, 0.0]])
         old = torch.tensor([[1.5, 1.0, 0.2], [0.8, 0.9, -0.1]])
         batch = lists(teacher)
-        ctx = Context("tpd", 0, 1, anchor=Scored(old))
+        ctx = Context("tpd", 0, 1, anchor=PairOutput(old))
         objectives = [
             (Contrastive(scope="list"), 0.1),
             (ListwiseKL(teacher="t", student_temperature=4.0), 0.9),
             (AnchorKL(temperature=4.0), 1.0),
         ]
         terms = {
-            name: (*term, weight) for o, weight in objectives for name, term in o(Scored(scores), batch, ctx).items()
+            name: (*term, weight)
+            for o, weight in objectives
+            for name, term in o(PairOutput(scores), batch, ctx).items()
         }
         means = {name: float(values.detach().mean()) for name, (values, _, _) in terms.items()}
         assert means == pytest.approx(
@@ -67,9 +69,9 @@ class TestReferenceValues:
 
     def test_an_anchor_equal_to_the_student_says_nothing(self):
         scores = torch.tensor([[2.0, 1.0, 0.5]], requires_grad=True)
-        out = Scored(scores)
+        out = PairOutput(scores)
         ((values, _),) = AnchorKL()(
-            out, lists(scores.detach()), Context("x", 0, 1, anchor=Scored(scores.detach()))
+            out, lists(scores.detach()), Context("x", 0, 1, anchor=PairOutput(scores.detach()))
         ).values()
         values.sum().backward()
         assert float(values) == pytest.approx(0, abs=1e-7)

@@ -33,7 +33,7 @@ from retort.trainers.candidates.sparse import SparseMiner
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.distiller import Context
-from retort.trainers.encoder_output import Encoded
+from retort.trainers.encoder_output import DenseOutput
 from retort.trainers.evaluation.rank import evaluate_model
 from retort.trainers.objectives import Flops
 from retort.trainers.recipe import Recipe
@@ -110,7 +110,7 @@ class TestStudent:
 def test_flops():
     """By hand: means of absolute values by dimension, squared, summed; the weight rises as the square of the steps."""
     queries, documents = torch.tensor([[1.0, 0.0], [3.0, 2.0]]), torch.tensor([[0.0, 1.0]])
-    out = Encoded(queries, documents, 1.0, "dot")
+    out = DenseOutput(queries, documents, 1.0, "dot")
     objective = Flops(query_weight=1.0, document_weight=2.0, rise=0.5)
     half, whole = (objective(out, None, Context("s", step, 8)) for step in (1, 6))
     assert float(whole["flops_query"][0]) == pytest.approx(2**2 + 1)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from retort.trainers.batches.base import CandidateBatch
-from retort.trainers.encoder_output import BatchEncoder, Encoded, EncoderOutput, empty_output
+from retort.trainers.encoder_output import BatchEncoder, DenseOutput, EncoderOutput, empty_output
 from retort.trainers.runtime.distributed import Ranks
 from retort.trainers.runtime.rng import rng_for
 from retort.trainers.teachers.live import LiveTeacher
@@ -166,7 +166,7 @@ class Objective(nn.Module):
         Compute the terms.
 
         :param out:
-            The student's vectors (`Encoded`) or a ranker's scores (`Scored`), of the whole batch.
+            The student's vectors (`DenseOutput`) or a ranker's scores (`PairOutput`), of the whole batch.
         :param batch:
             The batch.
         :param ctx:
@@ -432,7 +432,7 @@ class Distiller(nn.Module):
     def _views(self, objective: Objective, out: EncoderOutput) -> dict[int, EncoderOutput]:
         """List what an objective is to see: all of the vectors, as 0, and their first entries."""
         views: dict[int, EncoderOutput] = {0: out}
-        if isinstance(out, Encoded) and objective.scores_only and objective.turn is None:
+        if isinstance(out, DenseOutput) and objective.scores_only and objective.turn is None:
             views |= {dim: out.cut(dim) for dim in self.dims}
         return views
 
@@ -465,7 +465,7 @@ def _with_teachers(batch: CandidateBatch, teachers: dict[str, EncoderOutput], st
     like = next(student.parameters())
     scores, vectors = dict(batch.teacher_scores), dict(batch.teacher_vectors)
     for name, seen in teachers.items():
-        if isinstance(seen, Encoded):
+        if isinstance(seen, DenseOutput):
             vectors[name] = (seen.queries.detach().to(like.dtype), seen.documents.detach().to(like.dtype))
         else:
             scores[name] = seen.list_scores(batch).detach().to(like.dtype)

@@ -27,7 +27,7 @@ COSINE_SCALE = 20.0  # cosines lie in [-1, 1], too narrow for a softmax
 
 
 @dataclass
-class Encoded:
+class DenseOutput:
     """
     A batch as a bi-encoder sees it.
 
@@ -47,16 +47,16 @@ class Encoded:
     documents: Tensor
     scale: float
     similarity: str
-    layers: dict[int, Encoded] = field(default_factory=dict)
+    layers: dict[int, DenseOutput] = field(default_factory=dict)
 
     @property
     def cosine_scale(self) -> float:
         """Factor that makes a teacher's cosines comparable with these scores."""
         return self.scale if self.similarity == "cosine" else COSINE_SCALE
 
-    def cut(self, dim: int) -> Encoded:
+    def cut(self, dim: int) -> DenseOutput:
         """Keep the first entries of all vectors; layers are left out."""
-        return Encoded(self.queries[:, :dim], self.documents[:, :dim], self.scale, self.similarity)
+        return DenseOutput(self.queries[:, :dim], self.documents[:, :dim], self.scale, self.similarity)
 
     def in_batch_scores(self) -> Tensor:
         """`[B, U]` scores of every query against every document of the batch."""
@@ -68,7 +68,7 @@ class Encoded:
 
 
 @dataclass
-class Scored:
+class PairOutput:
     """
     A batch as a ranker sees it: pairs, not vectors.
 
@@ -83,7 +83,7 @@ class Scored:
     scores: Tensor
     scale: float = 1.0
     cosine_scale: float = COSINE_SCALE
-    layers: dict[int, Scored] = field(default_factory=dict)
+    layers: dict[int, PairOutput] = field(default_factory=dict)
 
     def list_scores(self, batch: CandidateBatch) -> Tensor:  # noqa: ARG002
         """`[B, N]` scores of every query against its own list."""
@@ -91,7 +91,7 @@ class Scored:
 
 
 @dataclass
-class Late:
+class MultiVectorOutput:
     """
     A batch as a model with a vector a token sees it.
 
@@ -115,7 +115,7 @@ class Late:
     document_mask: Tensor
     scale: float = 1.0
     cosine_scale: float = COSINE_SCALE
-    layers: dict[int, Late] = field(default_factory=dict)
+    layers: dict[int, MultiVectorOutput] = field(default_factory=dict)
 
     def in_batch_scores(self) -> Tensor:
         r"""`[B, U]` scores of every query against every document: $\sum_i \max_j q_i \cdot d_j$ (MaxSim)."""
@@ -131,7 +131,7 @@ class Late:
         return self.in_batch_scores().gather(1, batch.index)
 
 
-EncoderOutput = Encoded | Scored | Late
+EncoderOutput = DenseOutput | PairOutput | MultiVectorOutput
 
 
 def similarities(queries: Tensor, documents: Tensor, similarity: str) -> Tensor:
@@ -181,7 +181,7 @@ class BatchEncoder:
         """
         if is_ranker(model):
             own = self._score(model, batch, layers)
-            *found, last = (Scored(scores, scale) for scores in own.unbind(-1))
+            *found, last = (PairOutput(scores, scale) for scores in own.unbind(-1))
             last.layers = dict(zip(layers, found, strict=True))
             return last
         sides: list[tuple[list[str], Side]] = [(batch.queries, "query"), (batch.documents, "document")]
@@ -192,14 +192,16 @@ class BatchEncoder:
             )
             masks = [part[-1].squeeze(-1) > 0 for part in (asked, given)]
             *parts, last_part = (
-                Late(q, masks[0], d, masks[1], scale) for q, d in zip(asked[:-1], given[:-1], strict=True)
+                MultiVectorOutput(q, masks[0], d, masks[1], scale) for q, d in zip(asked[:-1], given[:-1], strict=True)
             )
             last_part.layers = dict(zip(layers, parts, strict=True))
             return last_part
         queries, documents = (
             self._encode(model, texts, side, layers).split(_widths(model, layers), dim=-1) for texts, side in sides
         )
-        *seen, out = (Encoded(q, d, scale, model.similarity_fn_name) for q, d in zip(queries, documents, strict=True))
+        *seen, out = (
+            DenseOutput(q, d, scale, model.similarity_fn_name) for q, d in zip(queries, documents, strict=True)
+        )
         out.layers = dict(zip(layers, seen, strict=True))
         return out
 
@@ -263,19 +265,19 @@ def empty_output(model: Any, batch: CandidateBatch, scale: float, layers: Sequen
     """Give what `BatchEncoder.encode` would, of zeros: enough for what depends on the batch alone."""
     like = next(model.parameters())
     if is_ranker(model):
-        scored = Scored(like.new_zeros(batch.index.shape), scale)
+        scored = PairOutput(like.new_zeros(batch.index.shape), scale)
         scored.layers = dict.fromkeys(layers, scored)
         return scored
     if is_late_interaction(model):
         tokens = [like.new_zeros(len(texts), 1, 1) for texts in (batch.queries, batch.documents)]
         masks = [t.squeeze(-1) == 0 for t in tokens]
-        late = Late(tokens[0], masks[0], tokens[1], masks[1], scale)
+        late = MultiVectorOutput(tokens[0], masks[0], tokens[1], masks[1], scale)
         late.layers = dict.fromkeys(layers, late)
         return late
     queries, documents = (
         like.new_zeros(len(texts), model.get_embedding_dimension()) for texts in (batch.queries, batch.documents)
     )
-    encoded = Encoded(queries, documents, scale, model.similarity_fn_name)
+    encoded = DenseOutput(queries, documents, scale, model.similarity_fn_name)
     encoded.layers = dict.fromkeys(layers, encoded)
     return encoded
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.distiller import Compared, Context, Objective, Spec, Terms, Turn
-from retort.trainers.encoder_output import Encoded, EncoderOutput, Scored, similarities
+from retort.trainers.encoder_output import DenseOutput, EncoderOutput, PairOutput, similarities
 from retort.trainers.runtime.errors import RecipeError
 
 Scope = Literal["list", "in_batch"]
@@ -206,12 +206,12 @@ class InBatchKL(ListwiseKL):
     needs_vectors = True
     needs_teacher_vectors = True
 
-    def compared(self, out: Encoded, batch: CandidateBatch, ctx: Context) -> Compared:  # noqa: ARG002
+    def compared(self, out: DenseOutput, batch: CandidateBatch, ctx: Context) -> Compared:  # noqa: ARG002
         """Scores of all documents of the batch."""
         student, teacher = out.in_batch_scores(), self.in_batch_teacher(out, batch)
         return student, teacher, torch.ones_like(student, dtype=torch.bool)
 
-    def forward(self, out: Encoded, batch: CandidateBatch, ctx: Context) -> Terms:
+    def forward(self, out: DenseOutput, batch: CandidateBatch, ctx: Context) -> Terms:
         """One value a query."""
         return {"in_batch_kl": self._kl(*self.compared(out, batch, ctx), ctx)}
 
@@ -293,7 +293,7 @@ class Flops(Objective):
         self.document_weight = document_weight
         self.rise = rise
 
-    def forward(self, out: Encoded, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
+    def forward(self, out: DenseOutput, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
         """One value a side."""
         share = 1.0 if self.rise <= 0 else min((ctx.step + 1) / (self.rise * ctx.steps), 1.0) ** 2
         terms = {}
@@ -347,7 +347,7 @@ class Alignment(Objective):
             )
             raise ValueError(msg)
 
-    def forward(self, out: Encoded, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
+    def forward(self, out: DenseOutput, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
         """One value a text."""
         queries, documents = batch.teacher_vectors[str(self.teacher)]
         pairs = {"align_query": (out.queries, queries), "align_document": (out.documents, documents)}
@@ -367,7 +367,7 @@ def scores_of(seen: EncoderOutput, batch: CandidateBatch, scope: Scope) -> Tenso
     """
     if scope == "list":
         return seen.list_scores(batch)
-    if isinstance(seen, Scored):
+    if isinstance(seen, PairOutput):
         msg = "scope: in_batch compares vectors, and a ranker scores lists only; set scope: list."
         raise RecipeError(msg)
     return seen.in_batch_scores()

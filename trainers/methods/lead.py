@@ -21,7 +21,7 @@ import torch
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.distiller import Compared, Context, Objective, Spec, Terms
-from retort.trainers.encoder_output import Encoded, EncoderOutput
+from retort.trainers.encoder_output import DenseOutput, EncoderOutput
 from retort.trainers.objectives import Scope, candidates, judged, one_of, scores_of
 from retort.trainers.runtime.rng import rng_for
 
@@ -149,7 +149,7 @@ class LayerKL(LiveKL):
         return {"layer_kl": (values.sum(-1), many)}
 
     def _as_asked(self, seen: EncoderOutput) -> EncoderOutput:
-        if self.similarity == "dot" and isinstance(seen, Encoded):
+        if self.similarity == "dot" and isinstance(seen, DenseOutput):
             return replace(seen, similarity="dot", scale=1.0)
         return seen
 
