@@ -28,7 +28,7 @@ from retort.students.loading import has_bfloat16
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.distiller import Context, Distiller, step_loss
 from retort.trainers.engine.checkpoints import load_module, load_rng, read_state, rng_state, save_checkpoint
-from retort.trainers.engine.optimizers import Turns
+from retort.trainers.engine.optimizers import AlternatingOptimizers
 from retort.trainers.recipe import Stage, TrainingSection
 from retort.trainers.runtime.distributed import Ranks
 from retort.trainers.runtime.errors import RecipeError
@@ -229,7 +229,7 @@ class Loop:
             msg = f"stage {stage.name}: its candidate lists are not those that it began with; give another --out."
             raise RecipeError(msg)
         progress.lists = source.lists_hash
-        turns = Turns(self.distiller, stage, training)
+        turns = AlternatingOptimizers(self.distiller, stage, training)
         if checkpoint is not None:
             if progress.step > 0:
                 turns.load(checkpoint)
@@ -281,7 +281,7 @@ class Loop:
             self._refuse_hopeless(stage, source)
         return source
 
-    def _step(self, turns: Turns, source: BatchSource, stage: Stage) -> tuple[dict[str, float], float]:
+    def _step(self, turns: AlternatingOptimizers, source: BatchSource, stage: Stage) -> tuple[dict[str, float], float]:
         progress, training, device = self.progress, self.training, self.accelerator.device
         batch = source.batch(progress.step)
         if stage.batches == "lists":
@@ -355,7 +355,7 @@ class Loop:
             self._log(event="early_stop", best_step=self.progress.best_step)
         return lost
 
-    def _save(self, turns: Turns | None) -> None:
+    def _save(self, turns: AlternatingOptimizers | None) -> None:
         folder = self.run_folder / "checkpoints"
         keep = self.training.keep_checkpoints
         rng = self.ranks.all(rng_state())

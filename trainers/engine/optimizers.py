@@ -50,7 +50,7 @@ def pace(warmup: float, step: int, steps: int) -> float:
     return (step + 1) / rising if step < rising else (steps - step) / max(1, steps - rising)
 
 
-class Turns:
+class AlternatingOptimizers:
     """
     Whose step it is, with an optimiser and a schedule each: the student alone, or a live teacher in turns with it.
 
