@@ -61,7 +61,7 @@ class TestRankers:
         assert np.mean(losses[-5:]) < 0.9 * np.log(6)  # which knowing nothing gives
         assert metrics["student"]["queries"] == 5
         assert metrics["candidates"]["bm25"]["ndcg@10"] > 0
-        assert 0 <= metrics["heed of queries"] <= 1
+        assert 0 <= metrics["query sensitivity"] <= 1
         assert trained.manifest.kind == "ranker"
         assert trained.manifest.metrics["ndcg@10"] == metrics["student"]["ndcg@10"]
 

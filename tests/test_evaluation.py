@@ -10,7 +10,7 @@ from retort.students import Student
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.evaluation.metrics import RetrievalMetric, mean, per_query
-from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model, evaluate_vectors, heed_of_queries
+from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model, evaluate_vectors, query_sensitivity
 from retort.trainers.recipe import Recipe
 
 
@@ -85,16 +85,16 @@ class TestHeedOfQueries:
     def test_what_looks_at_queries_and_what_does_not(self, beir):
         data = read_beir(beir, "dev")
         assert (
-            heed_of_queries(data, lambda pairs: np.array([len(set(q.split()) & set(d.split())) for q, d in pairs]))
+            query_sensitivity(data, lambda pairs: np.array([len(set(q.split()) & set(d.split())) for q, d in pairs]))
             > 0.9
         )
-        assert heed_of_queries(data, lambda pairs: np.array([len(d) for _, d in pairs])) == 0.5
-        assert heed_of_queries(data, lambda pairs: np.array([-(q in data.queries.texts[:5]) for q, _ in pairs])) < 0.6
+        assert query_sensitivity(data, lambda pairs: np.array([len(d) for _, d in pairs])) == 0.5
+        assert query_sensitivity(data, lambda pairs: np.array([-(q in data.queries.texts[:5]) for q, _ in pairs])) < 0.6
 
     def test_queries_of_one_document(self):
         store = TextStore(["a", "b"], ["one", "two"])
         data = RetrievalData("x", TextStore(["1"], ["doc"]), store, {"a": {"1": 1}, "b": {"1": 1}})
-        assert math.isnan(heed_of_queries(data, lambda pairs: np.zeros(len(pairs))))
+        assert math.isnan(query_sensitivity(data, lambda pairs: np.zeros(len(pairs))))
 
     def test_a_ranker_and_one_dev_query(self, beir, tmp_path, trunk, tiny_student):
         """There is nothing to measure: the run ends as any other."""
@@ -103,4 +103,4 @@ class TestHeedOfQueries:
         overrides = ["stages.0.steps=1", "training.batch_size=2", "training.dev_queries=1", "training.precision=no"]
         overrides.append(f"teachers.retriever.init_parameters.model={tiny_student}")
         metrics = Recipe.from_dict(tree, overrides=overrides).run(beir, tmp_path / "x" / "run")
-        assert "heed of queries" not in metrics["dev"]
+        assert "query sensitivity" not in metrics["dev"]

@@ -340,8 +340,8 @@ def test_a_ranker_that_does_not_look_at_queries(prod_tree, beir, tmp_path, monke
     from retort.trainers import run
 
     prod_tree["stages"] = prod_tree["stages"][1:2]
-    for heed, said in ((0.5, True), (0.98, False)):
-        monkeypatch.setattr(run, "heed_of_queries", lambda *_, heed=heed: heed)
+    for sensitivity, said in ((0.5, True), (0.98, False)):
+        monkeypatch.setattr(run, "query_sensitivity", lambda *_, sensitivity=sensitivity: sensitivity)
         caplog.clear()
-        Recipe.from_dict(prod_tree).run(beir, tmp_path / str(heed) / "run")
+        Recipe.from_dict(prod_tree).run(beir, tmp_path / str(sensitivity) / "run")
         assert ("teacher ranker: it scores a document nearly alike" in caplog.text) is said

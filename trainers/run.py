@@ -41,7 +41,7 @@ from retort.trainers.evaluation.rank import (
     evaluate_rows,
     evaluate_vectors,
     flattened,
-    heed_of_queries,
+    query_sensitivity,
     rankings,
     rerank,
 )
@@ -66,7 +66,7 @@ logger = logging.getLogger(__name__)
 
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 500
 BM25_NEIGHBOURS = 5
-LEAST_HEED = 0.75  # rankers that look at queries had .89 to .99 on two sets; by the document alone it is .5
+MIN_QUERY_SENSITIVITY = 0.75  # rankers that look at queries had .89 to .99 on two sets; by the document alone it is .5
 
 
 def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = False) -> dict[str, Any]:
@@ -160,13 +160,13 @@ def train_built(
         if home is not None and not is_ranker(student):
             dev = dev_sample(dev, recipe.training)  # the run around measures it over the full corpus, by its vectors
         metrics, found = final_metrics(student, dev, context, list(teachers), recipe.training, vars(progress), views)
-        if (heed := metrics["dev"].get("heed of queries", 1.0)) < LEAST_HEED:
+        if (sensitivity := metrics["dev"].get("query sensitivity", 1.0)) < MIN_QUERY_SENSITIVITY:
             logger.warning(
                 "%s: it scores a document nearly alike whatever the query (dev positives are above the same document "
                 "with another query %.0f times in 100; 50 is chance). It may have learnt by heart which documents are "
                 "positives: give it more queries, fewer steps or a lower lr.",
                 recipe.name,
-                100 * heed,
+                100 * sensitivity,
             )
         save_student(
             student,
@@ -306,7 +306,7 @@ def final_metrics(
 
     A bi-encoder, BM25, and each teacher that gives vectors, rank the full corpus for all dev queries. A ranker ranks
     BM25's first documents for the dev sample, beside BM25 itself: all dev queries would take too long. Of a ranker it
-    is measured besides whether it looks at the query (`heed_of_queries`).
+    is measured besides whether it looks at the query (`query_sensitivity`).
 
     :returns:
         The metrics, and the evaluations by name: `student`, `bm25` and teachers.
@@ -335,8 +335,8 @@ def final_metrics(
         "candidates": {"bm25": found["bm25"].metrics},
     }
     if is_ranker(student):
-        heed = heed_of_queries(sample, lambda pairs: score_numpy(student, pairs))
-        metrics |= {} if math.isnan(heed) else {"heed of queries": heed}
+        sensitivity = query_sensitivity(sample, lambda pairs: score_numpy(student, pairs))
+        metrics |= {} if math.isnan(sensitivity) else {"query sensitivity": sensitivity}
     return {"dev": metrics, "training": progress}, found
 
 

@@ -182,7 +182,7 @@ def evaluate_ranker(
     return _scored(ranker.name, data, rows, costs=costs)
 
 
-def heed_of_queries(data: RetrievalData, score: Callable[[list[tuple[str, str]]], np.ndarray]) -> float:
+def query_sensitivity(data: RetrievalData, score: Callable[[list[tuple[str, str]]], np.ndarray]) -> float:
     """
     Say how often a ranker scores a positive above the same document with another query; equal scores count half.
 
