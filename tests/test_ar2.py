@@ -65,7 +65,7 @@ class TestReferenceValues:
         """04-C: of the retriever over the whole list, which is logged."""
         ctx = Context("s", 0, 1)
         Adversarial(teacher="t")(PairOutput(G), lists(D), ctx)
-        assert ctx.watched["entropy"][0].tolist() == pytest.approx([1.057255, 1.380071], abs=1e-5)
+        assert ctx.logged_terms["entropy"][0].tolist() == pytest.approx([1.057255, 1.380071], abs=1e-5)
 
 
 @pytest.mark.parametrize("form", ["paper", "code"])
@@ -152,4 +152,4 @@ def test_a_frozen_ranker(tree, beir, tmp_path):
     Recipe.from_dict(tree).run(beir, tmp_path / "run")
     assert not (tmp_path / "run" / "teachers").exists()
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert all(0 < line["watched"]["entropy"] < math.log(5) for line in log if line["event"] == "step")
+    assert all(0 < line["logged_terms"]["entropy"] < math.log(5) for line in log if line["event"] == "step")

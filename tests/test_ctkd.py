@@ -210,7 +210,7 @@ def test_a_killed_run_and_what_is_kept(tree, beir, tmp_path, monkeypatch):
         name.removeprefix("student.") for name in expected if name.startswith("student.")
     }
     steps = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    logged = [line["watched"] for line in steps if line["event"] == "step"]
+    logged = [line["logged_terms"] for line in steps if line["event"] == "step"]
     assert all(1 < watched["temperature"] < 21 for watched in logged)
     assert "temperature#2" in logged[-1]  # the anchor's
 

@@ -131,7 +131,7 @@ class TestLayers:
         """Of each layer of the teacher: its entropy and its weight."""
         ctx = Context("s", 0, 1, teachers={"t": scored(torch.zeros(1, 3), TEACHER_LAYERS)})
         bound(pairs=3, choose="last")(scored(torch.zeros(1, 3), STUDENT_LAYERS), lists(torch.zeros(1, 3)), ctx)
-        found = {name: float(values) for name, (values, _) in ctx.watched.items()}
+        found = {name: float(values) for name, (values, _) in ctx.logged_terms.items()}
         assert [found[f"layer_weight.t.{n}"] for n in range(3)] == pytest.approx(
             [0.334730, 0.352335, 0.312935], abs=1e-6
         )

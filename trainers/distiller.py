@@ -58,7 +58,7 @@ class Context:
         The batch as the stage's frozen copy of the student sees it; None if there is none.
     :param teachers:
         The batch as live teachers see it; with gradients where they learn.
-    :param watched:
+    :param logged_terms:
         What an objective wants logged besides its terms, in their form; it adds nothing to the loss.
     """
 
@@ -71,7 +71,7 @@ class Context:
     temperature: Tensor | None = None
     anchor: EncoderOutput | None = None
     teachers: dict[str, EncoderOutput] = field(default_factory=dict)
-    watched: Terms = field(default_factory=dict)
+    logged_terms: Terms = field(default_factory=dict)
 
     def rng(self, *parts: object) -> np.random.Generator:
         """Return a generator of this step, the same however often and wherever it is asked for."""
@@ -415,15 +415,15 @@ class Distiller(nn.Module):
                 tau = temperatures(out, batch, ctx, objective)
             found: Weighted = {}
             views = self._views(objective, out)
-            watched: Terms = {}
+            logged: Terms = {}
             for dim, view in views.items():
-                seen = replace(ctx, temperature=tau, watched={} if dim else watched)  # whole vectors are watched
+                seen = replace(ctx, temperature=tau, logged_terms={} if dim else logged)  # whole vectors are watched
                 for name, (v, m) in objective(view, batch, seen).items():
                     found[f"{name}@{dim}" if dim else name] = (v, m, weight / len(views))
             if tau is not None:
                 each = tau.expand(len(batch.queries), 1).reshape(-1)
-                watched["temperature"] = (each, torch.ones_like(each, dtype=torch.bool))
-            found |= {name: (v.detach(), m, None) for name, (v, m) in watched.items()}
+                logged["temperature"] = (each, torch.ones_like(each, dtype=torch.bool))
+            found |= {name: (v.detach(), m, None) for name, (v, m) in logged.items()}
             for name, term in found.items():
                 # Two objectives of one kind, say with two teachers, keep their own terms.
                 terms[f"{name}#{number}" if name in terms else name] = term

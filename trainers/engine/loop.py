@@ -182,7 +182,7 @@ class Loop:
             if self._bf16:
                 attend_step_by_step(self.distiller)
         self.progress = Progress()
-        self._watched: set[str] = set()
+        self._logged_terms: set[str] = set()
         self._log_path = run / "log.jsonl"
         self._best_path = run / "checkpoints" / "best.safetensors"
 
@@ -260,8 +260,8 @@ class Loop:
                     seconds = (time.perf_counter() - started) / (progress.step - first)
                     made = total(dict.fromkeys(terms, 1.0) for terms in window)
                     means = {name: value / made[name] for name, value in total(window).items()}
-                    seen = {name: means.pop(name) for name in sorted(self._watched & means.keys())}
-                    watched = {"watched": seen} if seen else {}
+                    seen = {name: means.pop(name) for name in sorted(self._logged_terms & means.keys())}
+                    watched = {"logged_terms": seen} if seen else {}
                     self._log(event="step", lr=lr, grad_norm=norm, terms=means, **watched, seconds_per_step=seconds)
                     window.clear()
                 if (turns.is_students or progress.step == stage.steps) and self._evaluates(stage):
@@ -298,7 +298,7 @@ class Loop:
                 loss = step_loss(terms, counts)
             self._refuse_not_finite("loss", float(loss.detach()))
             self.accelerator.backward(loss)
-            self._watched |= {name for name, (_, _, weight) in terms.items() if weight is None}
+            self._logged_terms |= {name for name, (_, _, weight) in terms.items() if weight is None}
             sums = {name: float(v.detach().masked_fill(~m, 0.0).sum()) for name, (v, m, _) in terms.items()}
             found.append({"loss": float(loss.detach())} | {n: s / max(counts[n], 1.0) for n, s in sums.items()})
         join_rows(turns.learning)
@@ -367,7 +367,7 @@ class Loop:
     def _log(self, **entry: Any) -> None:
         if not self.ranks.is_first:
             return
-        figures = {**entry, **entry.get("terms", {}), **entry.get("watched", {})}
+        figures = {**entry, **entry.get("terms", {}), **entry.get("logged_terms", {})}
         figures = {n: v for n, v in figures.items() if isinstance(v, float)}
         if self.tracked:
             self.accelerator.log(figures, step=self.progress.global_step)

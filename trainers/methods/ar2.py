@@ -66,7 +66,7 @@ class Adversarial(TeacherObjective):
         scored = batch.mask & ~ranker.isnan()
         positive, negative = scored & (batch.labels == 1), scored & (batch.labels != 1)
         own, usable = out.list_scores(batch), positive.any(-1) & negative.any(-1)
-        ctx.watched["entropy"] = (losses.entropy(own, batch.mask), batch.mask.sum(-1) > 1)
+        ctx.logged_terms["entropy"] = (losses.entropy(own, batch.mask), batch.mask.sum(-1) > 1)
         values = adversarial(own, ranker, positive, negative, form=self.form)
         if self.reduction == "sum":  # of what is 0 for lists that do not count: the mean over all, times all
             return {"adversarial": (values * ctx.queries, torch.ones_like(usable))}

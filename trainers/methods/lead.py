@@ -139,13 +139,13 @@ class LayerKL(LiveKL):
             scores = scores_of(self._as_asked(out.layers[own]), batch, self.scope)
             misfits.append(losses.contrastive(target.detach(), positive, mask))
             divergences.append(losses.listwise_kl(scores, target, everything, **options))
-            ctx.watched[f"layer_entropy.{self.teacher}.{theirs}"] = (losses.entropy(target, everything), many)
+            ctx.logged_terms[f"layer_entropy.{self.teacher}.{theirs}"] = (losses.entropy(target, everything), many)
         values = torch.stack(divergences, dim=-1)
         if self.weight_temperature is not None:
             weights = (-torch.stack(misfits, dim=-1) / self.weight_temperature).softmax(-1)
             values = values * weights
             for k, (theirs, _) in enumerate(pairs):
-                ctx.watched[f"layer_weight.{self.teacher}.{theirs}"] = (weights[:, k], many)
+                ctx.logged_terms[f"layer_weight.{self.teacher}.{theirs}"] = (weights[:, k], many)
         return {"layer_kl": (values.sum(-1), many)}
 
     def _as_asked(self, seen: EncoderOutput) -> EncoderOutput:
