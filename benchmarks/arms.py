@@ -78,8 +78,8 @@ def prod(arm: str, tree: Tree, given: argparse.Namespace, work: Path) -> None:
             keep_objectives(stage, *(name for name in names_of(stage) if "Anchor" not in name))
         if not stage["teacher"] or stage["name"] == "words":
             continue
-        if given.besides:
-            add_bm25(stage, given.besides)
+        if given.extra_teachers:
+            add_bm25(stage, given.extra_teachers)
         elif given.lexical and arm != PEER:  # the peer has one teacher
             stage["objectives"].append(words_of_bm25())
 
@@ -99,7 +99,7 @@ def add_bm25(stage: Tree, weight: float) -> None:
         if objective["type"].endswith((".ListwiseKL", ".InBatchKL")):
             objective["type"] = "retort.trainers.objectives.ListwiseKL"
             soft = objective["init_parameters"]["student_temperature"] * SUM_TEMPERATURE * weight
-            objective["init_parameters"] |= {"besides": {"bm25": weight}, "teacher_temperature": soft}
+            objective["init_parameters"] |= {"extra_teachers": {"bm25": weight}, "teacher_temperature": soft}
 
 
 def words_of_bm25() -> Tree:

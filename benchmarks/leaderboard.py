@@ -83,7 +83,7 @@ def command_line() -> argparse.ArgumentParser:
         "--lexical", action="store_true", help="BM25 teaches beside the other teachers, and the rankers among them"
     )
     parser.add_argument(
-        "--besides",
+        "--extra-teachers",
         type=float,
         help="weight of BM25's scores, which are added to those of each teacher of students (default: none)",
     )
@@ -328,9 +328,9 @@ def scores_of(batch: Any, recipe: Any) -> Any:
     """Give the larger ranker's scores of a batch's lists; with others added, at the student's temperature of 1."""
     soft = next(o.init_parameters for o in recipe.stages[-1].objectives if o.type.endswith("ListwiseKL"))
     found = batch.teacher_scores["large-ranker"]
-    if "besides" not in soft:
+    if "extra_teachers" not in soft:
         return found
-    added = sum(weight * batch.teacher_scores[name] for name, weight in soft["besides"].items())
+    added = sum(weight * batch.teacher_scores[name] for name, weight in soft["extra_teachers"].items())
     return (found + added) * soft["student_temperature"] / soft["teacher_temperature"]
 
 
@@ -460,9 +460,17 @@ def write_methods(name: str, result: dict[str, Any]) -> None:
             else ""
         )
         + (" All arms start from `start`." if START in result["references"] else "")
-        + (" BM25 teaches beside every other teacher." if given.get("lexical") and not given.get("besides") else "")
-        + (" BM25 teaches the rankers, too." if given.get("lexical") and given.get("besides") else "")
-        + (f" Students' teachers have {given['besides']:g} times BM25's scores added." if given.get("besides") else "")
+        + (
+            " BM25 teaches beside every other teacher."
+            if given.get("lexical") and not given.get("extra_teachers")
+            else ""
+        )
+        + (" BM25 teaches the rankers, too." if given.get("lexical") and given.get("extra_teachers") else "")
+        + (
+            f" Students' teachers have {given['extra_teachers']:g} times BM25's scores added."
+            if given.get("extra_teachers")
+            else ""
+        )
         + " Hybrids add scores."
     )
     base = given["baseline"]

@@ -258,17 +258,17 @@ def test_arms_of_the_leaderboard_have_equal_budgets(monkeypatch, tmp_path, tiny_
     assert all("bm25" in asked for arm in ("one-step", "prod", "prod-no-data") for asked in taught[arm])
     assert not any("bm25" in asked for arm in ("supervised", arms.PEER) for asked in taught[arm])
     assert arms.teacher_recipe(given, "ranker").teachers.keys() == {"dual", "bm25"}
-    given.besides = 2.0  # BM25's scores are added instead, the peer's too
+    given.extra_teachers = 2.0  # BM25's scores are added instead, the peer's too
     for arm in ("one-step", "prod", arms.PEER):
         soft = [o for s in arms.recipe_for(given, tmp_path, arm, 3).stages if s.teacher for o in s.objectives]
         soft = [o.init_parameters for o in soft if o.type.endswith("KL") and "Anchor" not in o.type]
-        assert {str(found["besides"]) for found in soft} == {"{'bm25': 2.0}"}
+        assert {str(found["extra_teachers"]) for found in soft} == {"{'bm25': 2.0}"}
         assert {found["teacher_temperature"] / found["student_temperature"] for found in soft} == {5.0}
     scores = {"large-ranker": torch.tensor([[1.0, 2.0]]), "bm25": torch.tensor([[4.0, 1.0]])}
     batch = SimpleNamespace(teacher_scores=scores)
     peer = arms.recipe_for(given, tmp_path, arms.PEER, 3)
     torch.testing.assert_close(board.scores_of(batch, peer), torch.tensor([[9.0, 4.0]]) / 5)
-    given.besides = None
+    given.extra_teachers = None
     plain = board.scores_of(batch, arms.recipe_for(given, tmp_path, arms.PEER, 3))
     torch.testing.assert_close(plain, scores["large-ranker"])
     given.steps = 10

@@ -258,13 +258,13 @@ class TestObjectives:
             teacher_scores={"t": torch.tensor([[1.0, 2.0, 3.0]]), "words": torch.tensor([[10.0, 20.0, math.nan]])},
             teacher_vectors={"v": vectors},
         )
-        objective = ListwiseKL(teacher="t", besides={"words": 2.0, "v": 3.0})
+        objective = ListwiseKL(teacher="t", extra_teachers={"words": 2.0, "v": 3.0})
         objective.bind(Spec(2, {"v": 2}, {"v": "cosine"}))
         assert objective.teachers == ["t", "words", "v"]
         found = objective.list_teacher(PairOutput(torch.zeros(1, 3)), batch)
         torch.testing.assert_close(found, torch.tensor([[21.0, 45.0, math.nan]]), equal_nan=True)
-        with pytest.raises(ValueError, match="besides adds scores of lists; use ListwiseKL"):
-            InBatchKL(teacher="v", besides={"words": 1.0})
+        with pytest.raises(ValueError, match="extra_teachers adds scores of lists; use ListwiseKL"):
+            InBatchKL(teacher="v", extra_teachers={"words": 1.0})
 
 
 class TestAlignment:

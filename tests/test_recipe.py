@@ -67,7 +67,7 @@ class TestErrors:
             ("stages.1.candidates.sources", ["bm52"], "there is no 'bm52'. Did you mean 'bm25'?"),
             ("stages.1.teacher", "techer", "stages.1: there is no teacher 'techer'. Did you mean 'teacher'?"),
             (
-                "stages.1.objectives.2.init_parameters.besides",
+                "stages.1.objectives.2.init_parameters.extra_teachers",
                 {"techer": 1.0},
                 "stages.1: there is no teacher 'techer'. Did you mean 'teacher'?",
             ),

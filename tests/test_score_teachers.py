@@ -455,7 +455,7 @@ class TestTraining:
     def test_ranks_suit_order_objectives_only(self, tree, beir, tmp_path):
         with pytest.raises(RecipeError, match=r"gives an order without scores, and ListwiseKL, MarginMSE needs scores"):
             self.run(tree, words(fault="ranks"), beir, tmp_path / "x" / "run", allow=["tiny_components"])
-        tree["stages"][0]["objectives"] = [spec("RankNet", besides={"ranker": 1.0})]
+        tree["stages"][0]["objectives"] = [spec("RankNet", extra_teachers={"ranker": 1.0})]
         with pytest.raises(RecipeError, match="and RankNet needs scores"):  # ranks cannot be added to anything
             self.run(tree, words(fault="ranks"), beir, tmp_path / "z" / "run", allow=["tiny_components"])
         tree["stages"][0]["objectives"] = [spec("RankNet"), spec("ListMLE")]

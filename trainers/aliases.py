@@ -6,7 +6,9 @@
 from typing import Any
 
 TYPES: dict[str, str] = {}
-PARAMETERS: dict[str, str] = {}
+PARAMETERS: dict[str, str] = {
+    "besides": "extra_teachers",
+}
 
 
 def current_type(path: str) -> str:

@@ -133,7 +133,7 @@ class Objective(nn.Module):
     they compare with a frozen copy of the student, `divergence` where they compare two distributions, `scores_only`
     where they look at the student's scores alone, so that cut vectors do for them, `needs_live_teacher` where their
     teacher must be in the loop, `needs_layers` where they look at its layers and the student's, `teacher` to the name
-    of the teacher they learn from, `besides` to the weights of others whose scores are added to its, `turn` where that
+    of the teacher they learn from, `extra_teachers` to the weights of others whose scores are added to its, `turn` where that
     teacher learns from them, in steps of its own, and `lr` where their own parameters (with `turn`, the teacher) want
     a learning rate other than the stage's; parameters of their own then do not decay.
     """
@@ -144,7 +144,7 @@ class Objective(nn.Module):
     takes_ranks = False
     needs_anchor = False
     teacher: str | None = None
-    besides: Mapping[str, float] = MappingProxyType({})
+    extra_teachers: Mapping[str, float] = MappingProxyType({})
     divergence = False
     scores_only = True
     needs_live_teacher = False
@@ -156,7 +156,7 @@ class Objective(nn.Module):
     @property
     def teachers(self) -> list[str]:
         """Names of the teachers that it learns from."""
-        return [*([] if self.teacher is None else [str(self.teacher)]), *self.besides]
+        return [*([] if self.teacher is None else [str(self.teacher)]), *self.extra_teachers]
 
     def bind(self, spec: Spec) -> None:
         """Create what depends on dimensions; called once, before the optimiser sees the parameters."""

@@ -88,7 +88,7 @@ class TeacherObjective(Objective):
     :param teacher_scale:
         Factor on the similarities of a teacher that gives vectors; by default the student's scale for cosines (20 if
         the student's own scores are no cosines), 1 for dot products; of a live teacher its own `scale`.
-    :param besides:
+    :param extra_teachers:
         Further teachers, each with a weight: their scores (of those that give vectors, their similarities) times that
         are added to the teacher's. A sum of scores finds what each of them is sure of; two objectives with a teacher
         each would have the student believe both a little.
@@ -97,14 +97,14 @@ class TeacherObjective(Objective):
     """
 
     def __init__(
-        self, *, teacher: str, teacher_scale: float | None = None, besides: dict[str, float] | None = None
+        self, *, teacher: str, teacher_scale: float | None = None, extra_teachers: dict[str, float] | None = None
     ) -> None:
         super().__init__()
         self.teacher = teacher
         self.teacher_scale = teacher_scale
-        self.besides = besides or {}
-        if self.besides and self.needs_teacher_vectors:
-            msg = f"{type(self).__name__}: besides adds scores of lists; use ListwiseKL."
+        self.extra_teachers = extra_teachers or {}
+        if self.extra_teachers and self.needs_teacher_vectors:
+            msg = f"{type(self).__name__}: extra_teachers adds scores of lists; use ListwiseKL."
             raise ValueError(msg)
         self._similarities: dict[str, str] = {}
 
@@ -121,12 +121,12 @@ class TeacherObjective(Objective):
         return self._compared_by(str(self.teacher), batch) * scale
 
     def list_teacher(self, out: Any, batch: CandidateBatch) -> Tensor:
-        """`[B, N]` scores of the teacher and of those besides, NaN where one is missing."""
+        """`[B, N]` scores of the teacher and of the extra ones, NaN where one is missing."""
         if self.teacher in batch.teacher_scores:
             found = batch.teacher_scores[self.teacher]
         else:
             found = self.in_batch_teacher(out, batch).gather(1, batch.index)
-        for name, weight in self.besides.items():
+        for name, weight in self.extra_teachers.items():
             given = batch.teacher_scores.get(name)
             found = found + weight * (self._compared_by(name, batch).gather(1, batch.index) if given is None else given)
         return found
@@ -153,7 +153,7 @@ class ListwiseKL(TeacherObjective):
         Multiply by the squared student temperature.
     :param teacher_scale:
         As in `TeacherObjective`.
-    :param besides:
+    :param extra_teachers:
         As in `TeacherObjective`.
     """
 
@@ -168,9 +168,9 @@ class ListwiseKL(TeacherObjective):
         teacher_temperature: float | None = None,
         tau_squared: bool = True,
         teacher_scale: float | None = None,
-        besides: dict[str, float] | None = None,
+        extra_teachers: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(teacher=teacher, teacher_scale=teacher_scale, besides=besides)
+        super().__init__(teacher=teacher, teacher_scale=teacher_scale, extra_teachers=extra_teachers)
         self.student_temperature = student_temperature
         self.teacher_temperature = student_temperature if teacher_temperature is None else teacher_temperature
         self.tau_squared = tau_squared

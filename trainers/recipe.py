@@ -369,7 +369,7 @@ class Recipe:
             where = f"stages.{i}"
             for objective in stage.objectives:
                 given = objective.init_parameters
-                for teacher in (given.get("teacher", stage.teacher), *(given.get("besides") or {})):
+                for teacher in (given.get("teacher", stage.teacher), *(given.get("extra_teachers") or {})):
                     if teacher is not None and teacher not in self.teachers:
                         msg = f"{where}: there is no teacher {teacher!r}.{_hint(str(teacher), self.teachers)}"
                         raise RecipeError(msg)

@@ -80,7 +80,7 @@ def open_stage(parts: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
 
 
 def _refuse_ranks(stage: Stage, name: str, kind: str, objectives: list[Any]) -> None:
-    needy = [type(o).__name__ for o in objectives if name in o.teachers and (o.besides or not o.takes_ranks)]
+    needy = [type(o).__name__ for o in objectives if name in o.teachers and (o.extra_teachers or not o.takes_ranks)]
     if kind == "ranks" and needy:
         msg = (
             f"stage {stage.name}: teacher {name!r} gives an order without scores, and {', '.join(needy)} needs scores. "
