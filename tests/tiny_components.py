@@ -18,7 +18,7 @@ def overlap(query: str, document: str) -> float:
 
 @component
 class WordRanker:
-    """Ranks by words in common. `fault` makes it misbehave."""
+    """ProcessGroup by words in common. `fault` makes it misbehave."""
 
     calls: ClassVar[list[str]] = []
     dies_after: ClassVar[int | None] = None  # calls, for all instances

@@ -49,7 +49,7 @@ def run_all(jobs: dict[str, dict], data: Path, out: Path) -> None:
         real(self, optimizer)
         if optimizer is None:
             state = {f"{self.progress.stage}.{name}": t.clone() for name, t in self.distiller.state_dict().items()}
-            save_file(state, self.run_folder / f"rank-{self.ranks.index}-{self.progress.stage}.safetensors")
+            save_file(state, self.run_folder / f"rank-{self.processes.rank}-{self.progress.stage}.safetensors")
 
     Loop._save = saving  # type: ignore[method-assign]
     try:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 class Miner(Protocol):
     """
-    Ranks the corpus for each query; see `BM25Miner`. Where it finds fewer than `depth`, rows end in -1.
+    ProcessGroup the corpus for each query; see `BM25Miner`. Where it finds fewer than `depth`, rows end in -1.
 
     `teachers` names those of the recipe's that it asks.
     """

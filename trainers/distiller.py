@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.encoder_output import BatchEncoder, DenseOutput, EncoderOutput, empty_output
-from retort.trainers.runtime.distributed import Ranks
+from retort.trainers.runtime.distributed import ProcessGroup
 from retort.trainers.runtime.rng import rng_for
 from retort.trainers.teachers.live import LiveTeacher
 
@@ -50,8 +50,8 @@ class Context:
         Queries of the whole step, over all parts of its batch.
     :param seed:
         Seed of the run.
-    :param ranks:
-        The processes; `ranks.gather` joins what each computed of its share.
+    :param processes:
+        The processes; `processes.gather` joins what each computed of its share.
     :param temperature:
         What the stage's temperature gave for this batch and objective, a scalar or `[B, 1]`; None if it has none.
     :param anchor:
@@ -67,7 +67,7 @@ class Context:
     steps: int
     queries: int = 1
     seed: int = 0
-    ranks: Ranks = field(default_factory=Ranks)
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
     temperature: Tensor | None = None
     anchor: EncoderOutput | None = None
     teachers: dict[str, EncoderOutput] = field(default_factory=dict)
@@ -274,7 +274,7 @@ class Distiller(nn.Module):
         self.temperatures = nn.ModuleDict({f"stage_{stage}": t for stage, t in (temperatures or {}).items()})
         self.weights = {stage: [weight for _, weight in pairs] for stage, pairs in objectives.items()}
         self.scale = scale
-        self.encoder = BatchEncoder(Ranks(), tokens_per_chunk, cache_gradients)
+        self.encoder = BatchEncoder(ProcessGroup(), tokens_per_chunk, cache_gradients)
         for pairs in objectives.values():
             for objective, _ in pairs:
                 objective.bind(spec)
@@ -359,7 +359,7 @@ class Distiller(nn.Module):
             Per term: values, which of them count, and the objective's weight, None for what is only watched; the same
             on every rank.
         """
-        self.encoder.ranks = ctx.ranks
+        self.encoder.processes = ctx.processes
 
         def see(model: Any, scale: float, layers: list[int]) -> EncoderOutput:
             if any(p.requires_grad for p in model.parameters()):

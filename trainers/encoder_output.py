@@ -18,7 +18,7 @@ from retort.students.late_interaction import encode_tokens, is_late_interaction,
 from retort.students.scoring import is_ranker, score_pairs
 from retort.students.sides import Side, route
 from retort.trainers.batches.base import CandidateBatch
-from retort.trainers.runtime.distributed import Ranks
+from retort.trainers.runtime.distributed import ProcessGroup
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
@@ -146,7 +146,7 @@ class BatchEncoder:
     """
     How models look at a batch.
 
-    :param ranks:
+    :param processes:
         The processes, which share the work.
     :param tokens_per_chunk:
         Padded tokens of a forward pass; None takes what suits the device.
@@ -154,7 +154,7 @@ class BatchEncoder:
         Hold one chunk's activations at a time, for another forward pass (see `students.encoding.recomputed`).
     """
 
-    ranks: Ranks
+    processes: ProcessGroup
     tokens_per_chunk: int | None = None
     cache_gradients: bool = False
 
@@ -252,13 +252,13 @@ class BatchEncoder:
         shape: tuple[int, ...],
     ) -> Tensor:
         """Do this rank's share, and gather that of all, `[n, *shape]` in the model's dtype."""
-        like, dealt = next(model.parameters()), self.ranks.deal(texts)
-        own = [items[row] for row in dealt[self.ranks.index]]
+        like, dealt = next(model.parameters()), self.processes.deal(texts)
+        own = [items[row] for row in dealt[self.processes.rank]]
         if own:
             found = work(own).to(like.dtype)
         else:  # fewer texts than ranks
             found = like.new_zeros(0, *shape, requires_grad=True)
-        return self.ranks.gather(found, dealt)
+        return self.processes.gather(found, dealt)
 
 
 def empty_output(model: Any, batch: CandidateBatch, scale: float, layers: Sequence[int] = ()) -> EncoderOutput:

@@ -47,7 +47,7 @@ from retort.trainers.evaluation.rank import (
 )
 from retort.trainers.evaluation.runs import write_evaluation
 from retort.trainers.recipe import DataSection, Recipe, Stage, TrainingSection
-from retort.trainers.runtime.distributed import Ranks
+from retort.trainers.runtime.distributed import ProcessGroup
 from retort.trainers.runtime.errors import DataError, RecipeError
 from retort.trainers.runtime.rng import rng_for
 from retort.trainers.search import BM25, search_vectors
@@ -96,11 +96,11 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
     parts = build_recipe(recipe, train, cache_root(out))
     models = models_of(parts)
     refuse_other_models(models, out)
-    ranks = Ranks(accelerator)
-    ranks.wait()  # nobody writes before all have looked
-    with _only_writer(out) if ranks.is_first else nullcontext():
+    processes = ProcessGroup(accelerator)
+    processes.barrier()  # nobody writes before all have looked
+    with _only_writer(out) if processes.is_main else nullcontext():
         # Only now: a recipe that fails above leaves no run behind.
-        if ranks.is_first:
+        if processes.is_main:
             _write_recipe(recipe, out)
             write_json(out / "checkpoints" / "models.json", models)
         accelerator.init_trackers("trackers")
@@ -130,13 +130,13 @@ def train_built(
         What it measured, the same on every rank.
     """
     recipe, context, student = parts.recipe, parts.context, parts.distiller.student
-    ranks = Ranks(accelerator)
+    processes = ProcessGroup(accelerator)
 
     def opened(stage: Stage, number: int) -> BatchSource:
         for name in parts.asked(stage):
             fit_teacher(parts, name, home or out, dev, accelerator)
         # The first rank mines and asks teachers; the others then find everything in the cache.
-        with ranks.first():
+        with processes.main_first():
             return open_stage(parts, stage, out, number=number)
 
     views = parts.views()
@@ -156,7 +156,7 @@ def train_built(
     for name in teachers:  # a run that went on after the last stage that asks one has not taken it up
         fit_teacher(parts, name, home or out, dev, accelerator)
     metrics: dict[str, Any] = {}
-    if ranks.is_first:
+    if processes.is_main:
         if home is not None and not is_ranker(student):
             dev = dev_sample(dev, recipe.training)  # the run around measures it over the full corpus, by its vectors
         metrics, found = final_metrics(student, dev, context, list(teachers), recipe.training, vars(progress), views)
@@ -185,7 +185,7 @@ def train_built(
             split = recipe.data.dev
             write_evaluation(out, split if name == "student" else f"{split}.{name}", evaluation, dev)
         write_json(out / "metrics.json", metrics)
-    return ranks.agreed(metrics)
+    return processes.broadcast(metrics)
 
 
 def fit_teacher(parts: BuiltRecipe, name: str, home: Path, dev: RetrievalData, accelerator: Accelerator) -> None:
@@ -193,10 +193,10 @@ def fit_teacher(parts: BuiltRecipe, name: str, home: Path, dev: RetrievalData, a
     teacher = parts.context.teachers[name]
     if not isinstance(teacher, Fitted) or teacher.is_fitted:
         return
-    folder, ranks = home / "teachers" / name, Ranks(accelerator)
+    folder, processes = home / "teachers" / name, ProcessGroup(accelerator)
     within = parts.fits.pop(name)  # its memory is free afterwards
-    if not ranks.agreed((folder / "metrics.json").is_file()):
-        if ranks.is_first:
+    if not processes.broadcast((folder / "metrics.json").is_file()):
+        if processes.is_main:
             _write_recipe(within.recipe, folder)
         train_built(within, folder, dev, accelerator, home=home)
     teacher.load(folder / "student")

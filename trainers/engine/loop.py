@@ -30,7 +30,7 @@ from retort.trainers.distiller import Context, Distiller, step_loss
 from retort.trainers.engine.checkpoints import load_module, load_rng, read_state, rng_state, save_checkpoint
 from retort.trainers.engine.optimizers import AlternatingOptimizers
 from retort.trainers.recipe import Stage, TrainingSection
-from retort.trainers.runtime.distributed import Ranks
+from retort.trainers.runtime.distributed import ProcessGroup
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.runtime.progress import progress_bar
 
@@ -175,7 +175,7 @@ class Loop:
         self.open_stage = open_stage
         self.evaluate = evaluate
         self.accelerator = accelerator
-        self.ranks = Ranks(accelerator)
+        self.processes = ProcessGroup(accelerator)
         self._bf16 = uses_bf16(training.precision, accelerator.device)
         if accelerator.device.type == "cpu":
             collect_rows(self.distiller)
@@ -196,9 +196,9 @@ class Loop:
             Where the run ended.
         """
         if checkpoint is None:
-            self.ranks.start_alike(self.distiller)
-            torch.manual_seed(self.training.seed + self.ranks.index)  # each rank's dropout is its own
-            if self.ranks.is_first:
+            self.processes.broadcast_weights(self.distiller)
+            torch.manual_seed(self.training.seed + self.processes.rank)  # each rank's dropout is its own
+            if self.processes.is_main:
                 self._log_path.unlink(missing_ok=True)
             self._log(event="start", dev_sample_ndcg=self._evaluated())
         else:
@@ -206,8 +206,8 @@ class Loop:
             if self.progress.step > 0:
                 self.distiller.take_anchor(self.stages[self.progress.stage].name)  # its weights come next
             load_module(checkpoint, self.distiller)
-            torch.manual_seed(self.training.seed + self.ranks.index)  # for ranks that the checkpoint does not know
-            if self.ranks.is_first:
+            torch.manual_seed(self.training.seed + self.processes.rank)  # for ranks that the checkpoint does not know
+            if self.processes.is_main:
                 self._cut_log()
         while self.progress.stage < len(self.stages):
             self._train_stage(self.stages[self.progress.stage], checkpoint)
@@ -216,7 +216,7 @@ class Loop:
             names = ", ".join(stage.name for stage in self.stages)
             msg = f"stage {names}: no query was left to train on. Look at the selector."
             raise RecipeError(msg)
-        self.ranks.agreed(None)  # the first rank may still be writing it
+        self.processes.broadcast(None)  # the first rank may still be writing it
         self.distiller.student.load_state_dict(load_file(self._best_path))
         self.distiller.student.eval()
         return self.progress
@@ -233,7 +233,7 @@ class Loop:
         if checkpoint is not None:
             if progress.step > 0:
                 turns.load(checkpoint)
-            load_rng(checkpoint, self.ranks.index)  # last: whatever was made above may have drawn numbers
+            load_rng(checkpoint, self.processes.rank)  # last: whatever was made above may have drawn numbers
         self.distiller.train()
         started, first = time.perf_counter(), progress.step
         window: list[dict[str, float]] = []  # the steps since the last line of the log
@@ -286,7 +286,7 @@ class Loop:
         batch = source.batch(progress.step)
         if stage.batches == "lists":
             progress.queries_without_positive += int((~batch.has_positive).sum())
-        ctx = Context(stage.name, progress.step, stage.steps, len(batch.queries), training.seed, self.ranks)
+        ctx = Context(stage.name, progress.step, stage.steps, len(batch.queries), training.seed, self.processes)
         dtype = next(self.distiller.student.parameters()).dtype
         parts = [part.to(device, dtype) for part in batch.split(training.accumulation)]
         # Each part's loss is divided by what counts in the whole step, so this must be known before the first.
@@ -302,7 +302,7 @@ class Loop:
             sums = {name: float(v.detach().masked_fill(~m, 0.0).sum()) for name, (v, m, _) in terms.items()}
             found.append({"loss": float(loss.detach())} | {n: s / max(counts[n], 1.0) for n, s in sums.items()})
         join_rows(turns.learning)
-        self.ranks.average(turns.learning)
+        self.processes.average_gradients(turns.learning)
         norm = float(self.accelerator.clip_grad_norm_(turns.learning, training.clip or float("inf")))
         self._refuse_not_finite("gradient's norm", norm)
         turns.optimizer.step()
@@ -337,7 +337,7 @@ class Loop:
             self.progress.since_best = 0 if better else self.progress.since_best + 1
             if better or self.training.keep == "last":
                 self.progress.best, self.progress.best_step = max(score, self.progress.best), self.progress.global_step
-                if self.ranks.is_first:
+                if self.processes.is_main:
                     state = {k: t.detach().cpu().clone() for k, t in self.distiller.student.state_dict().items()}
                     with replace_file(self._best_path) as aside:
                         save_file(state, aside)
@@ -345,7 +345,7 @@ class Loop:
 
     def _evaluated(self) -> float:
         self.distiller.eval()
-        score = self.ranks.agreed(self.evaluate() if self.ranks.is_first else None)
+        score = self.processes.broadcast(self.evaluate() if self.processes.is_main else None)
         self.distiller.train()
         return score
 
@@ -358,14 +358,14 @@ class Loop:
     def _save(self, turns: AlternatingOptimizers | None) -> None:
         folder = self.run_folder / "checkpoints"
         keep = self.training.keep_checkpoints
-        rng = self.ranks.all(rng_state())
-        if self.ranks.is_first:
+        rng = self.processes.all_gather(rng_state())
+        if self.processes.is_main:
             save_checkpoint(
                 folder, self.distiller, turns.optimizers if turns else {}, vars(self.progress), rng, keep=keep
             )
 
     def _log(self, **entry: Any) -> None:
-        if not self.ranks.is_first:
+        if not self.processes.is_main:
             return
         figures = {**entry, **entry.get("terms", {}), **entry.get("logged_terms", {})}
         figures = {n: v for n, v in figures.items() if isinstance(v, float)}

@@ -121,7 +121,7 @@ class ConfusingQueries:
         student = first_ranks(relevant)
         # The teacher is asked only where its answer can matter.
         open_rows = np.flatnonzero((student > 1) & np.isfinite(student))
-        # Another order each round. Ranks, not weights, which another number of processes would round otherwise.
+        # Another order each round. ProcessGroup, not weights, which another number of processes would round otherwise.
         order = rng_for("confusing", student.tobytes()).permutation(open_rows)
         size = max(LEAST_BLOCK, enough // 4)
         kept = np.zeros(len(student), dtype=bool)

@@ -7,7 +7,7 @@ The processes of a run.
 All ranks build the same batch. Each encodes its share of the texts and gathers those of the others, so that every
 rank holds the vectors of the whole batch and computes the whole loss: objectives see what they would see in one
 process, in-batch negatives of all ranks included, and need to know nothing about processes. A rank's gradients
-through the vectors reach only the texts it encoded; what objectives own gets its full gradient everywhere. `average`
+through the vectors reach only the texts it encoded; what objectives own gets its full gradient everywhere. `average_gradients`
 brings both to what one process would have computed.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-class Ranks:
+class ProcessGroup:
     """
     This process and the others; a lone one by default.
 
@@ -34,13 +34,13 @@ class Ranks:
     """
 
     def __init__(self, accelerator: Accelerator | None = None) -> None:
-        self.count = accelerator.num_processes if accelerator else 1
-        self.index = accelerator.process_index if accelerator else 0
+        self.world_size = accelerator.num_processes if accelerator else 1
+        self.rank = accelerator.process_index if accelerator else 0
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files, mines and asks teachers."""
-        return self.index == 0
+        return self.rank == 0
 
     def deal(self, texts: Sequence[Any]) -> list[np.ndarray]:
         """
@@ -51,10 +51,10 @@ class Ranks:
         :returns:
             Per rank its rows; together they are `range(n)`.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return [np.arange(len(texts))]
         order = np.argsort([-len(text) for text in texts], kind="stable")
-        return [order[rank :: self.count] for rank in range(self.count)]
+        return [order[rank :: self.world_size] for rank in range(self.world_size)]
 
     def gather(self, own: Tensor, dealt: list[np.ndarray]) -> Tensor:
         """
@@ -67,15 +67,15 @@ class Ranks:
         :returns:
             `[n, ...]` in the order of the texts, the same on every rank.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return own
-        joined: Tensor = _Gather.apply(own, self.index, [len(rows) for rows in dealt])  # type: ignore[no-untyped-call]
+        joined: Tensor = _Gather.apply(own, self.rank, [len(rows) for rows in dealt])  # type: ignore[no-untyped-call]
         back = np.argsort(np.concatenate(dealt), kind="stable")
         return joined[torch.from_numpy(back).to(own.device)]
 
-    def average(self, parameters: list[torch.nn.Parameter]) -> None:
+    def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """Average gradients over the ranks, in place; what no rank has a gradient for keeps none."""
-        if self.count == 1:
+        if self.world_size == 1:
             return
         device = parameters[0].device
         # A rank without texts has no gradients where others have some. Zeros for all would let weight decay loose on
@@ -90,48 +90,48 @@ class Ranks:
             gradients = [p.grad for p in used if p.dtype == dtype and p.grad is not None]
             flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
             distributed.all_reduce(flat)
-            flat /= self.count
+            flat /= self.world_size
             for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(part.view_as(gradient))
 
-    def start_alike(self, module: torch.nn.Module) -> None:
+    def broadcast_weights(self, module: torch.nn.Module) -> None:
         """Give every rank the first one's weights."""
-        for tensor in module.state_dict().values() if self.count > 1 else ():
+        for tensor in module.state_dict().values() if self.world_size > 1 else ():
             distributed.broadcast(tensor, 0)
 
-    def agreed(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Return the first rank's value on every rank; decisions must not differ by a rounding."""
-        if self.count == 1:
+        if self.world_size == 1:
             return value
         held = [value]
         distributed.broadcast_object_list(held, 0)
         return held[0]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait for all ranks."""
-        if self.count > 1:
+        if self.world_size > 1:
             distributed.barrier()
 
     @contextmanager
-    def first(self) -> Iterator[None]:
+    def main_first(self) -> Iterator[None]:
         """Let the first rank go ahead; the others follow once it is through. If it fails, the launcher ends them."""
-        if not self.is_first:
-            self.wait()
+        if not self.is_main:
+            self.barrier()
         yield
-        if self.is_first:
-            self.wait()
+        if self.is_main:
+            self.barrier()
 
-    def all(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Return every rank's value, in the order of ranks."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [value]
-        held: list[Any] = [None] * self.count
+        held: list[Any] = [None] * self.world_size
         distributed.all_gather_object(held, value)
         return held
 
 
 class _Gather(torch.autograd.Function):
-    """All ranks compute the same loss: each takes its own slice of the gradient, times what `average` divides by."""
+    """All ranks compute the same loss: each takes its own slice of the gradient, times what `average_gradients` divides by."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, rank: int, sizes: list[int]) -> Tensor:
