@@ -155,7 +155,7 @@ def recipe_tree(tokenizer_path, tiny_student) -> dict:
 def prod_tree(recipe_tree, trunk) -> dict:
     """PROD over tiny models: warm-up, a dual-encoder stage, a ranker trained on the way, a round that may be refreshed."""
     ranker = spec(
-        "FittedRanker",
+        "TrainedInRunRanker",
         student=spec("ranker", trunk=trunk, layers=[0]),
         training={"batch_size": 3, "dev_depth": 5},
         stages=[stage("rank", 4, spec("Contrastive", scope="list"), candidates=pool("own", negatives=2))],

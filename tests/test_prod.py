@@ -290,8 +290,8 @@ class TestBadInput:
             (["teachers.ranker.init_parameters.stages=[]"], "teachers.ranker.init_parameters: stages: there must be"),
             (["teachers.ranker.init_parameters.training={batch: 3}"], "training.batch: unknown key"),
             (
-                ["teachers.ranker.type=retort.trainers.teachers.fitted.FittedBiEncoder"],
-                "teachers.ranker: FittedBiEncoder trains a bi-encoder",
+                ["teachers.ranker.type=retort.trainers.teachers.trained_in_run.TrainedInRunBiEncoder"],
+                "teachers.ranker: TrainedInRunBiEncoder trains a bi-encoder",
             ),
         ],
     )
@@ -310,10 +310,10 @@ class TestBadInput:
 
 
 def test_a_dual_encoder_trained_on_the_way_mines_and_teaches(prod_tree, beir, tmp_path, tiny_student, monkeypatch):
-    """`FittedBiEncoder`: as a teacher of vectors, and as a miner of the stage that it teaches."""
+    """`TrainedInRunBiEncoder`: as a teacher of vectors, and as a miner of the stage that it teaches."""
     warm = stage("warm", 3, spec("Contrastive"), lr=5e-5, candidates=pool("bm25", negatives=1))
     start = spec("pretrained", model=tiny_student)
-    prod_tree["teachers"]["dual"] = spec("FittedBiEncoder", student=start, stages=[warm])
+    prod_tree["teachers"]["dual"] = spec("TrainedInRunBiEncoder", student=start, stages=[warm])
     prod_tree["candidates"]["dual"] = spec("DenseMiner", model="dual", depth=6)
     prod_tree["training"]["dev_documents"] = 20
     prod_tree["stages"] = prod_tree["stages"][:1]

@@ -26,7 +26,7 @@ from retort.trainers.trust import check_component
 
 SEND = "haystack.utils.requests_utils.request_with_retry"
 LIVE = "retort.trainers.teachers.live.LiveTeacher"
-FITTED = "retort.trainers.teachers.fitted.FittedRanker"
+FITTED = "retort.trainers.teachers.trained_in_run.TrainedInRunRanker"
 VIEWS = "retort.trainers.methods.dual_cross_encoder.QuestionViews"
 HAYSTACKS = "haystack.components.rankers.lost_in_the_middle.LostInTheMiddleRanker"
 

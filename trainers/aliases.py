@@ -5,7 +5,10 @@
 
 from typing import Any
 
-TYPES: dict[str, str] = {}
+TYPES: dict[str, str] = {
+    "retort.trainers.teachers.fitted.FittedRanker": "retort.trainers.teachers.trained_in_run.TrainedInRunRanker",
+    "retort.trainers.teachers.fitted.FittedBiEncoder": "retort.trainers.teachers.trained_in_run.TrainedInRunBiEncoder",
+}
 PARAMETERS: dict[str, str] = {
     "besides": "extra_teachers",
 }

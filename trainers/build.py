@@ -23,8 +23,8 @@ from retort.trainers.encoder_output import COSINE_SCALE
 from retort.trainers.recipe import CandidatesSection, Recipe, Stage, component
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.teachers import AnyTeacher, ScoreTeacher
-from retort.trainers.teachers.fitted import Fitted
 from retort.trainers.teachers.live import LiveTeacher
+from retort.trainers.teachers.trained_in_run import TrainedInRun
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -49,7 +49,7 @@ class BuiltRecipe:
         What learns.
     :param trunk:
         Fingerprint of the model that it starts from.
-    :param fits:
+    :param trained_in_run:
         Of teachers that are trained within the run: the parts of their recipes, until they are.
     """
 
@@ -60,7 +60,7 @@ class BuiltRecipe:
     texts: dict[str, ListTexts]
     distiller: Distiller
     trunk: str
-    fits: dict[str, BuiltRecipe] = field(default_factory=dict)
+    trained_in_run: dict[str, BuiltRecipe] = field(default_factory=dict)
 
     def views(self) -> dict[str, list[str]] | None:
         """Texts that stand for each document in search, by its id, where the student sees more than the document."""
@@ -110,21 +110,25 @@ def build_recipe(recipe: Recipe, data: RetrievalData, cache: Path) -> BuiltRecip
     }
     for name, miner in miners.items():
         _check_names(f"candidates.{name}", miner.teachers, teachers)
-        if not any(isinstance(teachers[asked], Fitted) for asked in miner.teachers):
+        if not any(isinstance(teachers[asked], TrainedInRun) for asked in miner.teachers):
             _checked(f"candidates.{name}", miner.key, context)
-    fits: dict[str, BuiltRecipe] = {}
+    trained_in_run: dict[str, BuiltRecipe] = {}
     for name, teacher in teachers.items():
-        if isinstance(teacher, Fitted):
+        if isinstance(teacher, TrainedInRun):
             within = teacher.recipe(recipe, name)
             model = within.create(within.student, "student", f"teachers.{name}.student", seed=within.training.seed)
             _checked(f"teachers.{name}", teacher.look_at, model)
-            fits[name] = _parts(within, model, context, miners, fits)
-    _check_order(fits)
-    return _parts(recipe, student, context, miners, fits)
+            trained_in_run[name] = _parts(within, model, context, miners, trained_in_run)
+    _check_order(trained_in_run)
+    return _parts(recipe, student, context, miners, trained_in_run)
 
 
 def _parts(
-    recipe: Recipe, student: Any, context: TrainingContext, miners: dict[str, Miner], fits: dict[str, BuiltRecipe]
+    recipe: Recipe,
+    student: Any,
+    context: TrainingContext,
+    miners: dict[str, Miner],
+    trained_in_run: dict[str, BuiltRecipe],
 ) -> BuiltRecipe:
     selectors: dict[str, Selector] = {}
     for i, stage in enumerate(recipe.stages):
@@ -138,7 +142,7 @@ def _parts(
         if stage.candidates is not None and stage.candidates.text is not None
     }
     distiller = build_distiller(recipe, student, context.teachers)
-    return BuiltRecipe(recipe, context, miners, selectors, texts, distiller, fingerprint_of(student), fits)
+    return BuiltRecipe(recipe, context, miners, selectors, texts, distiller, fingerprint_of(student), trained_in_run)
 
 
 def _list_texts(recipe: Recipe, where: str, section: CandidatesSection, student: Any) -> ListTexts:
@@ -153,10 +157,13 @@ def _list_texts(recipe: Recipe, where: str, section: CandidatesSection, student:
     return made
 
 
-def _check_order(fits: dict[str, BuiltRecipe]) -> None:
+def _check_order(trained_in_run: dict[str, BuiltRecipe]) -> None:
     """Refuse teachers of which each must be trained before the other."""
-    needs = {name: {n for s in p.recipe.stages for n in p.asked(s) if n in fits} for name, p in fits.items()}
-    for _ in fits:  # as far as a chain can reach
+    needs = {
+        name: {n for s in p.recipe.stages for n in p.asked(s) if n in trained_in_run}
+        for name, p in trained_in_run.items()
+    }
+    for _ in trained_in_run:  # as far as a chain can reach
         needs = {name: asked.union(*(needs[n] for n in asked)) for name, asked in needs.items()}
     if stuck := sorted(name for name, asked in needs.items() if name in asked):
         msg = f"{' and '.join(f'teachers.{name}' for name in stuck)} need each other: neither can be trained first."
@@ -202,7 +209,7 @@ def build_distiller(
         _check_turns(f"stages.{i}", stage, [o for o, _ in objectives[stage.name]])
     used = sorted({name for pairs in objectives.values() for o, _ in pairs for name in o.teachers})
     for name in used:
-        if not isinstance(teachers[name], Fitted):  # it has no weights yet
+        if not isinstance(teachers[name], TrainedInRun):  # it has no weights yet
             _checked(f"teachers.{name}", getattr, teachers[name], "key")
     live: dict[str, LiveTeacher] = {n: t for n in used if isinstance(t := teachers[n], LiveTeacher)}
     vectors = {n: v for n in used if (v := _vectors(teachers[n])) is not None}

@@ -27,7 +27,7 @@ from retort.trainers.teachers import Ask, ScoreTeacher
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 from retort.trainers.teachers.chat_generator import ChatGeneratorTeacher
 from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
-from retort.trainers.teachers.fitted import Fitted
+from retort.trainers.teachers.trained_in_run import TrainedInRun
 
 SAMPLE = 32
 BACKWARD = 3  # a training step against its forward pass
@@ -89,10 +89,12 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
     plan = Plan(disk=float(sum(map(len, data.corpus.texts))))
     sample = data.corpus.texts[:: max(1, len(data.corpus) // SAMPLE)][:SAMPLE]
     asked = {name for stage in recipe.stages for name in parts.asked(stage)}
-    asked |= {n for within in parts.fits.values() for stage in within.recipe.stages for n in within.asked(stage)}
+    asked |= {
+        n for within in parts.trained_in_run.values() for stage in within.recipe.stages for n in within.asked(stage)
+    }
     for name in sorted(asked):
         _add_teacher(plan, parts, name, sample, data)
-    for name, within in parts.fits.items():
+    for name, within in parts.trained_in_run.items():
         plan.seconds[f"training teacher {name}"] = _training_seconds(within, sample)
         plan.memory += _weights(within) * ADAM
     per_text = _seconds_a_text(parts, sample)
@@ -100,7 +102,7 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
     plan.seconds["evaluating and indexing"] = 2 * per_text * len(data.corpus)
     weights, vectors = _weights(parts), _dim(parts) * FLOAT * len(data.corpus)
     plan.memory += weights * ADAM + vectors + 3 * sum(map(len, data.corpus.texts))
-    plan.memory += max([_activations(p, sample) for p in (parts, *parts.fits.values())])
+    plan.memory += max([_activations(p, sample) for p in (parts, *parts.trained_in_run.values())])
     plan.disk += weights * (ADAM + 1) + 2 * vectors
     return plan
 
@@ -130,9 +132,9 @@ def _add_teacher(plan: Plan, parts: BuiltRecipe, name: str, sample: list[str], d
         elif isinstance(teacher, CrossEncoderTeacher):
             plan.seconds[f"teacher {name}"] = _timed(lambda: list(teacher.score(asks))) / len(sample) * pairs
             return
-        elif isinstance(teacher, Fitted):
-            with _as_it_teaches(teacher, parts.fits[name]):
-                plan.seconds[f"teacher {name}"] = _seconds_a_text(parts.fits[name], sample) * pairs
+        elif isinstance(teacher, TrainedInRun):
+            with _as_it_teaches(teacher, parts.trained_in_run[name]):
+                plan.seconds[f"teacher {name}"] = _seconds_a_text(parts.trained_in_run[name], sample) * pairs
             return
         elif teacher.corpus_dependent:  # BM25, or what the data bring along
             return
@@ -140,9 +142,9 @@ def _add_teacher(plan: Plan, parts: BuiltRecipe, name: str, sample: list[str], d
         return
     plan.calls[name] = f"vectors of {texts:,} texts"
     plan.disk += texts * _dim(parts) * FLOAT
-    if isinstance(teacher, Fitted):
-        student = parts.fits[name].distiller.student
-        with _as_it_teaches(teacher, parts.fits[name]):
+    if isinstance(teacher, TrainedInRun):
+        student = parts.trained_in_run[name].distiller.student
+        with _as_it_teaches(teacher, parts.trained_in_run[name]):
             plan.seconds[f"teacher {name}"] = all_texts(partial(encode_vectors, student))
     elif isinstance(teacher, BiEncoderTeacher):
         plan.seconds[f"teacher {name}"] = all_texts(teacher.encode)
@@ -150,7 +152,7 @@ def _add_teacher(plan: Plan, parts: BuiltRecipe, name: str, sample: list[str], d
         plan.unknown.append(name)
 
 
-def _as_it_teaches(teacher: Fitted, parts: BuiltRecipe) -> torch.autocast:
+def _as_it_teaches(teacher: TrainedInRun, parts: BuiltRecipe) -> torch.autocast:
     """In the precision of a teacher that is not trained yet."""
     kind = parts.distiller.student.device.type
     return torch.autocast(kind, torch.bfloat16, enabled=teacher.precision != "float32" and has_bfloat16(kind))
@@ -160,7 +162,7 @@ def _pairs(parts: BuiltRecipe, name: str, data: RetrievalData) -> int:
     """Count the pairs that a teacher is asked to score, at most: each epoch draws other negatives of a query's."""
     found = 0
     judged = max(1, max(map(len, data.positives()), default=1))
-    for within in (parts, *parts.fits.values()):
+    for within in (parts, *parts.trained_in_run.values()):
         for stage in within.recipe.stages:
             lists = stage.candidates
             if lists is None or name not in within.asked(stage):

@@ -54,8 +54,8 @@ from retort.trainers.search import BM25, search_vectors
 from retort.trainers.stages import open_stage
 from retort.trainers.teachers import ScoreTeacher
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
-from retort.trainers.teachers.fitted import Fitted, FittedBiEncoder
 from retort.trainers.teachers.live import LiveTeacher
+from retort.trainers.teachers.trained_in_run import TrainedInRun, TrainedInRunBiEncoder
 from retort.trainers.teachers.vector_cache import cache_root
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def train_built(
 
     def opened(stage: Stage, number: int) -> BatchSource:
         for name in parts.asked(stage):
-            fit_teacher(parts, name, home or out, dev, accelerator)
+            train_teacher(parts, name, home or out, dev, accelerator)
         # The first rank mines and asks teachers; the others then find everything in the cache.
         with processes.main_first():
             return open_stage(parts, stage, out, number=number)
@@ -154,7 +154,7 @@ def train_built(
     progress = loop.run(checkpoints[-1] if checkpoints else None)
     teachers = {n: context.teachers[n] for n in sorted({n for stage in recipe.stages for n in parts.asked(stage)})}
     for name in teachers:  # a run that went on after the last stage that asks one has not taken it up
-        fit_teacher(parts, name, home or out, dev, accelerator)
+        train_teacher(parts, name, home or out, dev, accelerator)
     metrics: dict[str, Any] = {}
     if processes.is_main:
         if home is not None and not is_ranker(student):
@@ -188,13 +188,13 @@ def train_built(
     return processes.broadcast(metrics)
 
 
-def fit_teacher(parts: BuiltRecipe, name: str, home: Path, dev: RetrievalData, accelerator: Accelerator) -> None:
+def train_teacher(parts: BuiltRecipe, name: str, home: Path, dev: RetrievalData, accelerator: Accelerator) -> None:
     """Train a teacher that is trained within the run, unless it is already, in `home/teachers/NAME`."""
     teacher = parts.context.teachers[name]
-    if not isinstance(teacher, Fitted) or teacher.is_fitted:
+    if not isinstance(teacher, TrainedInRun) or teacher.is_trained:
         return
     folder, processes = home / "teachers" / name, ProcessGroup(accelerator)
-    within = parts.fits.pop(name)  # its memory is free afterwards
+    within = parts.trained_in_run.pop(name)  # its memory is free afterwards
     if not processes.broadcast((folder / "metrics.json").is_file()):
         if processes.is_main:
             _write_recipe(within.recipe, folder)
@@ -326,7 +326,7 @@ def final_metrics(
             if not isinstance(teacher, ScoreTeacher | LiveTeacher):
                 queries = context.teacher_cache(name, "query", dev.queries).gather(dev.queries.item_ids)
                 documents = context.teacher_cache(name, "document", dev.corpus).gather(dev.corpus.item_ids)
-                local = teacher.student if isinstance(teacher, BiEncoderTeacher | FittedBiEncoder) else None
+                local = teacher.student if isinstance(teacher, BiEncoderTeacher | TrainedInRunBiEncoder) else None
                 found[name] = evaluate_vectors(name, dev, queries, documents, teacher.similarity, student=local)
     teachers = {name: e.metrics for name, e in found.items() if name not in {"student", "bm25"}}
     metrics: dict[str, Any] = {
@@ -382,10 +382,10 @@ def refuse_other_run(recipe: Recipe, out: Path, *, resume: bool) -> None:
 
 def models_of(parts: BuiltRecipe) -> dict[str, str]:
     """Identify what a run begins with: the student's start, and the teachers that are not trained within it."""
-    every = (parts, *parts.fits.values())
+    every = (parts, *parts.trained_in_run.values())
     asked = {n for within in every for stage in within.recipe.stages for n in within.asked(stage)}
     teachers = {n: parts.context.teachers[n] for n in sorted(asked)}
-    keys = {f"teacher {n}": t.key for n, t in teachers.items() if not isinstance(t, Fitted)}
+    keys = {f"teacher {n}": t.key for n, t in teachers.items() if not isinstance(t, TrainedInRun)}
     return {"student": parts.trunk} | keys
 
 

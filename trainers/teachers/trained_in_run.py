@@ -27,7 +27,7 @@ from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
 
 
-class Fitted:
+class TrainedInRun:
     """
     What both kinds have in common; its model ends in `teachers/NAME/student` of the run folder.
 
@@ -56,17 +56,17 @@ class Fitted:
         self._teacher: Any = None
 
     @property
-    def is_fitted(self) -> bool:
+    def is_trained(self) -> bool:
         """Whether it can be asked."""
         return self._teacher is not None
 
     @property
     def key(self) -> str:
         """Identify its weights, once it has them."""
-        return self._fitted.key
+        return self._trained.key
 
     @property
-    def _fitted(self) -> Any:
+    def _trained(self) -> Any:
         if self._teacher is None:
             msg = "this teacher is trained when a stage asks it, and none has yet."
             raise RecipeError(msg)
@@ -113,13 +113,13 @@ class Fitted:
         raise NotImplementedError
 
 
-class FittedRanker(Fitted, ScoreTeacher):
-    """A cross-encoder that is trained within the run; parameters as in `Fitted`."""
+class TrainedInRunRanker(TrainedInRun, ScoreTeacher):
+    """A cross-encoder that is trained within the run; parameters as in `TrainedInRun`."""
 
     def look_at(self, model: Any) -> None:
         """Refuse a bi-encoder."""
         if not is_ranker(model):
-            msg = "FittedRanker trains a ranker; for a bi-encoder take FittedBiEncoder."
+            msg = "TrainedInRunRanker trains a ranker; for a bi-encoder take TrainedInRunBiEncoder."
             raise ValueError(msg)
 
     def load(self, folder: Path) -> None:
@@ -128,11 +128,11 @@ class FittedRanker(Fitted, ScoreTeacher):
 
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
         """Score lists; see `ScoreTeacher.score`."""
-        yield from self._fitted.score(asks)
+        yield from self._trained.score(asks)
 
 
-class FittedBiEncoder(Fitted):
-    """A bi-encoder that is trained within the run; parameters as in `Fitted`."""
+class TrainedInRunBiEncoder(TrainedInRun):
+    """A bi-encoder that is trained within the run; parameters as in `TrainedInRun`."""
 
     dim = 0
     similarity = "cosine"
@@ -140,7 +140,7 @@ class FittedBiEncoder(Fitted):
     def look_at(self, model: Any) -> None:
         """Note dimension and similarity; refuse a ranker."""
         if is_ranker(model):
-            msg = "FittedBiEncoder trains a bi-encoder; for a ranker take FittedRanker."
+            msg = "TrainedInRunBiEncoder trains a bi-encoder; for a ranker take TrainedInRunRanker."
             raise ValueError(msg)
         self.dim = int(model.get_embedding_dimension() or 0)
         self.similarity = model.similarity_fn_name
@@ -152,8 +152,8 @@ class FittedBiEncoder(Fitted):
     @property
     def student(self) -> Student:
         """The loaded model."""
-        return self._fitted.student
+        return self._trained.student
 
     def encode(self, texts: list[str], side: Side) -> np.ndarray:
         """Give the vectors `[n, dim]` float32 of `n` texts."""
-        return self._fitted.encode(texts, side)
+        return self._trained.encode(texts, side)
