@@ -67,7 +67,7 @@ def train_sentence_transformers(
     from sentence_transformers.base.sampler import DefaultBatchSampler
     from torch.utils.data import SequentialSampler
 
-    from retort.trainers.engine.optimizers import pace, parameter_groups
+    from retort.trainers.engine.optimizers import parameter_groups, schedule_factor
 
     def in_order(dataset: Any, batch_size: int, drop_last: bool, **_: Any) -> DefaultBatchSampler:
         return DefaultBatchSampler(SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last)
@@ -91,7 +91,9 @@ def train_sentence_transformers(
     )
     # Their own schedule makes its first step with a learning rate of 0.
     optimizer = torch.optim.AdamW(parameter_groups(model, stage.lr, training.weight_decay), lr=stage.lr, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: pace(training.warmup, step, stage.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: schedule_factor(training.warmup, step, stage.steps)
+    )
     trainer = SentenceTransformerTrainer(
         model=model,
         args=settings,

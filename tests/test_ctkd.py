@@ -167,7 +167,7 @@ class TestPerQuery:
         objectives = {"s": [(ListwiseKL(teacher="t"), 1.0)]}
         distiller = Distiller(tiny_model(), objectives, Spec(16, {}, {}), scale=20.0, temperatures={"s": temperature})
         distiller.enter("s")
-        groups = parameter_groups(distiller, 1e-3, 0.5, distiller.paces("s"))
+        groups = parameter_groups(distiller, 1e-3, 0.5, distiller.parameter_groups_of("s"))
         decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
         assert [decay[id(p)] for p in temperature.parameters()] == [0.0] * 4
         assert {decay[id(p)] for p in distiller.student.parameters() if p.ndim > 1} == {0.5}

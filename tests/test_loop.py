@@ -27,7 +27,7 @@ from retort.trainers.distiller import Context, step_loss
 from retort.trainers.engine import loop as loop_module
 from retort.trainers.engine.checkpoints import list_checkpoints
 from retort.trainers.engine.loop import Loop
-from retort.trainers.engine.optimizers import pace
+from retort.trainers.engine.optimizers import schedule_factor
 from retort.trainers.recipe import Recipe
 from retort.trainers.run import read_train_and_dev
 from retort.trainers.runtime.errors import RecipeError
@@ -522,7 +522,7 @@ class TestStep:
 
 
 def test_learning_rate_is_a_function_of_the_step():
-    rates = [pace(0.2, step, 10) for step in range(10)]
+    rates = [schedule_factor(0.2, step, 10) for step in range(10)]
     assert rates == pytest.approx([0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
 
 

@@ -111,7 +111,7 @@ class Turn:
 
 
 @dataclass
-class Pace:
+class ParameterGroup:
     """A part with a highest learning rate of its own, and whether its matrices decay as others do."""
 
     part: nn.Module
@@ -120,7 +120,7 @@ class Pace:
 
     def at(self, step: int, steps: int) -> float:
         """Return the share of it at a step, besides the schedule."""
-        return self.part.pace(step, steps) if isinstance(self.part, Temperature) else 1.0
+        return self.part.lr_factor(step, steps) if isinstance(self.part, Temperature) else 1.0
 
 
 class Objective(nn.Module):
@@ -200,7 +200,7 @@ class Temperature(nn.Module):
 
     lr: float | None = None
 
-    def pace(self, step: int, steps: int) -> float:  # noqa: ARG002
+    def lr_factor(self, step: int, steps: int) -> float:  # noqa: ARG002
         """Return the share of `lr` at a step, besides the schedule: optimisers divide the gradient's own size out."""
         return 1.0
 
@@ -336,12 +336,12 @@ class Distiller(nn.Module):
         own = (o.lr for o, _ in self._objectives_in(stage, turn) if o.turn is not None)
         return next((rate for rate in own if rate is not None), lr)
 
-    def paces(self, stage: str, turn: str = STUDENT) -> list[Pace]:
+    def parameter_groups_of(self, stage: str, turn: str = STUDENT) -> list[ParameterGroup]:
         """List what has a learning rate of its own in this stage and turn."""
         parts = (part for part in self._around(stage, turn) if not isinstance(part, Objective) or part.turn is None)
-        found = [Pace(part, part.lr, decays=False) for part in parts if part.lr is not None]
+        found = [ParameterGroup(part, part.lr, decays=False) for part in parts if part.lr is not None]
         live = (self.live[name] for name in self._live_in(stage, turn) if turn == STUDENT)
-        return found + [Pace(t.model, t.lr, decays=True) for t in live if t.train and t.lr is not None]
+        return found + [ParameterGroup(t.model, t.lr, decays=True) for t in live if t.train and t.lr is not None]
 
     def objectives_of(self, stage: str) -> list[Any]:
         """List a stage's objectives."""

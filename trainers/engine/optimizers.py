@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from retort.trainers.distiller import STUDENT, Distiller, Pace
+from retort.trainers.distiller import STUDENT, Distiller, ParameterGroup
 from retort.trainers.engine.checkpoints import load_optimizer
 from retort.trainers.recipe import Stage, TrainingSection
 
 
 def parameter_groups(
-    module: torch.nn.Module, lr: float, weight_decay: float, paces: Iterable[Pace] = ()
+    module: torch.nn.Module, lr: float, weight_decay: float, parameter_groups_of: Iterable[ParameterGroup] = ()
 ) -> list[dict[str, Any]]:
     """
     Split what learns into matrices, which decay, and vectors and scalars, which do not.
@@ -28,7 +28,7 @@ def parameter_groups(
         Highest learning rate of most.
     :param weight_decay:
         Of matrices.
-    :param paces:
+    :param parameter_groups_of:
         Parts with a highest learning rate of their own: two groups each, after those of the rest.
     """
 
@@ -38,13 +38,13 @@ def parameter_groups(
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "highest": highest},
         ]
 
-    apart = [(list(own.part.parameters()), own.lr, weight_decay if own.decays else 0.0) for own in paces]
+    apart = [(list(own.part.parameters()), own.lr, weight_decay if own.decays else 0.0) for own in parameter_groups_of]
     taken = {id(p) for parameters, _, _ in apart for p in parameters}
     rest = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
     return [group for parts in ((rest, lr, weight_decay), *apart) for group in two(*parts)]
 
 
-def pace(warmup: float, step: int, steps: int) -> float:
+def schedule_factor(warmup: float, step: int, steps: int) -> float:
     """Rise linearly to 1 over the first `warmup` share of the steps, then fall to 0: a function of the step alone."""
     rising = max(1, round(warmup * steps))
     return (step + 1) / rising if step < rising else (steps - step) / max(1, steps - rising)
@@ -68,7 +68,7 @@ class AlternatingOptimizers:
         self._turn = ""
         self.learning: list[torch.nn.Parameter] = []
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self._paces = {turn: distiller.paces(stage.name, turn) for turn in dict.fromkeys(self._whose)}
+        self._paces = {turn: distiller.parameter_groups_of(stage.name, turn) for turn in dict.fromkeys(self._whose)}
         for turn in dict.fromkeys(self._whose):
             distiller.enter(stage.name, turn)
             highest = distiller.highest_rate(stage.name, turn, stage.lr)
@@ -88,7 +88,7 @@ class AlternatingOptimizers:
             self._turn = turn
             self.learning = self._distiller.enter(self._stage.name, turn)
             self._distiller.train()
-        share = pace(self._training.warmup, self._whose[:step].count(turn), self._whose.count(turn))
+        share = schedule_factor(self._training.warmup, self._whose[:step].count(turn), self._whose.count(turn))
         own = [part.at(step, self._stage.steps) for part in self._paces[turn] for _ in range(2)]  # two groups each
         for group, slower in zip(self.optimizer.param_groups, [1.0, 1.0, *own], strict=True):
             group["lr"] = group["highest"] * share * slower

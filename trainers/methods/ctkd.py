@@ -112,7 +112,7 @@ class CurriculumTemperature(Temperature):
         share = 1.0 if n == 0 else min((step + 1) / n, 1.0)
         return -self.reversal * (1 - math.cos(math.pi * share)) / 2
 
-    def pace(self, step: int, steps: int) -> float:
+    def lr_factor(self, step: int, steps: int) -> float:
         r"""$|\lambda|$: the paper's SGD takes smaller steps for smaller gradients, AdamW would not."""
         return min(abs(self.strength(step, steps)), 1.0)
 
