@@ -133,9 +133,9 @@ class Objective(nn.Module):
     they compare with a frozen copy of the student, `divergence` where they compare two distributions, `scores_only`
     where they look at the student's scores alone, so that cut vectors do for them, `needs_live_teacher` where their
     teacher must be in the loop, `needs_layers` where they look at its layers and the student's, `teacher` to the name
-    of the teacher they learn from, `extra_teachers` to the weights of others whose scores are added to its, `turn` where that
-    teacher learns from them, in steps of its own, and `lr` where their own parameters (with `turn`, the teacher) want
-    a learning rate other than the stage's; parameters of their own then do not decay.
+    of the teacher they learn from, `extra_teachers` to the weights of others whose scores are added to its, `turn`
+    where that teacher learns from them, in steps of its own, and `lr` where their own parameters (with `turn`, the
+    teacher) want a learning rate other than the stage's; parameters of their own then do not decay.
     """
 
     needs_positives = False

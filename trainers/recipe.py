@@ -22,8 +22,8 @@ from retort.trainers.trust import Role, load_role, refuse_other_role
 
 RECIPES = Path(__file__).parent / "recipes"
 
-_TAKEN = {"student", "hybrid", "untrained"}  # by what figures tell apart
-_LEAST = {
+RESERVED_NAMES = {"student", "hybrid", "untrained"}  # by what figures tell apart
+MINIMA = {
     "batch_size": 1, "accumulation": 1, "dev_depth": 1,
     "log_every": 1, "checkpoint_every": 1, "keep_checkpoints": 1, "dev_queries": 1, "dev_documents": 1,
     "evaluate_every": 0, "patience": 0, "clip": 0, "weight_decay": 0,
@@ -362,7 +362,7 @@ class Recipe:
         if odd := [name for name in (*self.teachers, *self.candidates) if "." in name or "/" in name]:
             msg = f"teachers, candidates: names must have no dot or slash; one is {odd[0]!r}."
             raise RecipeError(msg)
-        if odd := sorted(_TAKEN & self.teachers.keys()):
+        if odd := sorted(RESERVED_NAMES & self.teachers.keys()):
             msg = f"teachers.{odd[0]}: figures of that name are another system's; give the teacher another name."
             raise RecipeError(msg)
         for i, stage in enumerate(self.stages):
@@ -396,7 +396,7 @@ class Recipe:
         if self.training.dropout is not None and not 0 <= self.training.dropout < 1:
             msg = f"training.dropout: must lie from 0 to below 1; it is {self.training.dropout}."
             raise RecipeError(msg)
-        for name, least in _LEAST.items():
+        for name, least in MINIMA.items():
             if getattr(self.training, name) < least:
                 msg = f"training.{name}: must be at least {least}; it is {getattr(self.training, name)}."
                 raise RecipeError(msg)

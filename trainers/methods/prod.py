@@ -4,9 +4,9 @@
 """
 PROD: progressive distillation (Lin et al. 2023, arXiv 2209.13335).
 
-Stronger and stronger teachers, each trained on the pool of its time (`TrainedInRunRanker`), then rounds on the queries that
-still confuse the student. A stage's loss is $0.1 L_h + 0.9 L_s + 1.0 L_r$: `Contrastive` on the list, `ListwiseKL` at
-temperature 4, and the regulariser below at the same. What stands here is what the other methods do not share.
+Stronger and stronger teachers, each trained on the pool of its time (`TrainedInRunRanker`), then rounds on the queries
+that still confuse the student. A stage's loss is $0.1 L_h + 0.9 L_s + 1.0 L_r$: `Contrastive` on the list, `ListwiseKL`
+at temperature 4, and the regulariser below at the same. What stands here is what the other methods do not share.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ The processes of a run.
 All ranks build the same batch. Each encodes its share of the texts and gathers those of the others, so that every
 rank holds the vectors of the whole batch and computes the whole loss: objectives see what they would see in one
 process, in-batch negatives of all ranks included, and need to know nothing about processes. A rank's gradients
-through the vectors reach only the texts it encoded; what objectives own gets its full gradient everywhere. `average_gradients`
-brings both to what one process would have computed.
+through the vectors reach only the texts it encoded; what objectives own gets its full gradient everywhere.
+`average_gradients` brings both to what one process would have computed.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class ProcessGroup:
 
 
 class _Gather(torch.autograd.Function):
-    """All ranks compute the same loss: each takes its own slice of the gradient, times what `average_gradients` divides by."""
+    """All ranks compute one loss: each takes its slice of the gradient, times what `average_gradients` divides by."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, rank: int, sizes: list[int]) -> Tensor:
