@@ -1,0 +1,612 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+Every contract that a method may fill: read this file first.
+
+A method is one file with classes of these roles, named by a recipe. None owns a forward pass, a loop or a reader, so
+that methods combine in one recipe:
+
+| role | what it decides | key of a recipe |
+|---|---|---|
+| `Objective` | a term of the loss | `stages[].objectives` |
+| `Temperature` | what divides scores before a softmax | `stages[].temperature` |
+| `TeacherWeighting` | how much each of several teachers counts | `stages[].weighting` |
+| `Teacher` | what is learned from | `teachers` |
+| `Miner` | which documents become candidates | `candidates` |
+| `Selector` | which queries a stage trains on | `stages[].selector` |
+| `QuerySource` | where queries come from | `stages[].queries` |
+| `TextTransform` | the texts of a list, and candidates made of them | `stages[].candidates.text` |
+| `BatchSource` | what a step trains on | `stages[].batches` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from retort.students.sides import Side
+from retort.trainers.batches.base import CandidateBatch
+from retort.trainers.candidates.lists import CandidateLists
+from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.encoder_output import EncoderOutput
+from retort.trainers.runtime.distributed import ProcessGroup
+from retort.trainers.runtime.rng import rng_for
+
+Values = dict[str, Tensor]  # per term its values `[n]`
+Masks = dict[str, Tensor]  # per term which of its values count, `[n]` bool
+LoggedTerms = dict[str, tuple[Tensor, Tensor]]  # per name its values and which of them count
+Compared = tuple[Tensor, Tensor, Tensor]
+
+Gives = Literal["vectors", "scores", "ranks"]
+Runs = Literal["cached", "trained_in_run", "in_loop"]
+Costs = Literal["nothing", "time", "calls"]
+
+
+class Context(Protocol):
+    """What roles may ask for between steps; `retort.trainers.context.TrainingContext` is it."""
+
+    #: The stage's corpus, queries and judgements.
+    data: RetrievalData
+    #: The recipe's teachers, by name.
+    teachers: dict[str, Teacher]
+    #: The cache folder.
+    cache: Path
+
+    @property
+    def bm25(self) -> Any:
+        """The lexical index of the corpus, `retort.trainers.search.BM25`."""
+
+    def model_key(self, name: str) -> str:
+        """Identify the weights of a teacher, or of the `student` as it is now."""
+
+    def similarity(self, name: str) -> str:
+        """Return how a model's vectors are compared: `cosine` or `dot`."""
+
+    def vectors(self, name: str, side: Side) -> Any:
+        """Return a model's vectors of all queries or all documents, `[n, d]`; a `csr_array` if sparse."""
+
+    def scores(self, name: str, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
+        """Return a model's scores of pairs, `[m]` float32 of `[m]` rows each; NaN where it gives none."""
+
+
+@dataclass
+class StepContext:
+    """
+    Where training stands in a step.
+
+    :param stage:
+        Name of the stage.
+    :param step:
+        Step within it, from 0.
+    :param steps:
+        How many it has.
+    :param queries:
+        Queries of the whole step, over all parts of its batch.
+    :param seed:
+        Seed of the run.
+    :param processes:
+        The processes; `processes.gather` joins what each computed of its share.
+    :param teacher:
+        The teacher that the objective is to compare with now; None if it has none.
+    :param temperature:
+        What the stage's temperature gave for this batch and objective, a scalar or `[B, 1]`; None if it has none.
+    :param anchor:
+        The batch as the stage's frozen copy of the student sees it; None if there is none.
+    :param teachers:
+        The batch as teachers in the loop see it; with gradients where they learn.
+    :param state:
+        What the objective fixed when the stage opened (see `Objective.open`), on the device.
+    :param model:
+        The student itself, for objectives that use parts of it, such as its token embeddings.
+    :param logged_terms:
+        What an objective wants logged apart from its terms; it adds nothing to the loss.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    queries: int = 1
+    seed: int = 0
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
+    teacher: str | None = None
+    temperature: Tensor | None = None
+    anchor: EncoderOutput | None = None
+    teachers: dict[str, EncoderOutput] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = MappingProxyType({})
+    model: Any = None
+    logged_terms: LoggedTerms = field(default_factory=dict)
+
+    def rng(self, *parts: object) -> np.random.Generator:
+        """Return a generator of this step, the same however often and wherever it is asked for."""
+        return rng_for(self.seed, self.stage, self.step, *parts)
+
+
+@dataclass
+class ModelInfo:
+    """
+    What an objective may need to know of the models before the first step.
+
+    :param student_dim:
+        Dimension of the student's vectors; 0 for a ranker.
+    :param teacher_dims:
+        Of teachers that give vectors.
+    :param teacher_similarities:
+        How these are compared: `cosine` or `dot`.
+    :param teacher_scales:
+        Factors on the scores of teachers in the loop.
+    :param student_layers:
+        How many layers the student has, where an objective needs them.
+    :param teacher_layers:
+        The same of teachers in the loop.
+    :param student:
+        The student itself, to create modules that fit it.
+    """
+
+    student_dim: int
+    teacher_dims: dict[str, int]
+    teacher_similarities: dict[str, str]
+    teacher_scales: dict[str, float] = field(default_factory=dict)
+    student_layers: int = 0
+    teacher_layers: dict[str, int] = field(default_factory=dict)
+    student: Any = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The first `steps` of every `cycle` steps of a stage belong to a teacher in the loop; the student rests."""
+
+    steps: int
+    cycle: int
+
+    def __post_init__(self) -> None:
+        """Refuse turns that leave the student no step."""
+        if not 0 <= self.steps < self.cycle:
+            msg = f"turn: 0 <= steps < cycle must hold; they are {self.steps} and {self.cycle}."
+            raise ValueError(msg)
+
+
+class Objective(nn.Module):
+    """A term, or several, of the loss; may own parameters, which do not decay."""
+
+    #: A query without a positive cannot be learned from.
+    needs_positives = False
+    #: A batch without candidate lists will not do.
+    needs_lists = False
+    #: A ranker, which has no vectors, cannot be the student.
+    needs_vectors = False
+    #: The teacher must give vectors; scores of lists will not do.
+    needs_teacher_vectors = False
+    #: The teacher must be in the loop.
+    needs_live_teacher = False
+    #: It looks at layers of the teacher and of the student (see `layers`).
+    needs_layers = False
+    #: It compares with a frozen copy of the student, as it was when the stage opened.
+    needs_anchor = False
+    #: An order without scores will do as the teacher's scores.
+    takes_ranks = False
+    #: It wants candidates that a text transform derived; others never see them.
+    takes_derived = False
+    #: It compares two distributions over candidates (see `compared`).
+    divergence = False
+    #: It looks at scores alone, so that cut vectors do for it (`training.dims`).
+    scores_only = True
+    #: What it needs of the student's output beyond vectors: `tokens`, or `NAME` of a module's `NAME_embeddings`.
+    views: tuple[str, ...] = ()
+    #: The teacher that it learns from, or several, each weighed by the stage's `weighting`.
+    teacher: str | list[str] | None = None
+    #: Weights of further teachers whose scores are added to that teacher's.
+    extra_teachers: Mapping[str, float] = MappingProxyType({})
+    #: The teacher learns from it, in steps of its own.
+    turn: Turn | None = None
+    #: Highest learning rate of its own parameters (with `turn`: of the teacher), if it is not the stage's.
+    lr: float | None = None
+
+    @property
+    def each_teacher(self) -> list[str]:
+        """Names of the teachers that it compares with, one at a time."""
+        return [self.teacher] if isinstance(self.teacher, str) else list(self.teacher or [])
+
+    @property
+    def teachers(self) -> list[str]:
+        """Names of all teachers that it asks."""
+        return [*self.each_teacher, *self.extra_teachers]
+
+    def bind(self, info: ModelInfo) -> None:
+        """Create what depends on the models; called once, before the optimiser sees the parameters."""
+
+    def open(self, context: Context, lists: CandidateLists | None) -> dict[str, Tensor]:  # noqa: ARG002
+        """
+        Fix what is to hold for the whole stage, such as a split or a quantile; called when it opens or is refreshed.
+
+        :param context:
+            Data and models.
+        :param lists:
+            The stage's candidate lists; `batch.list_rows` are rows of them. None if it has none.
+        :returns:
+            Tensors, which go into checkpoints and come back as `StepContext.state`.
+        """
+        return {}
+
+    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:
+        """
+        Say which values count: the loss divides by how many there are in the whole step.
+
+        :param batch:
+            A part of the step's batch. Teachers in the loop have not been asked yet.
+        :param teacher:
+            The teacher in question; None: the only one.
+        :returns:
+            Per term that `forward` gives, `[n]` bool.
+        """
+        raise NotImplementedError
+
+    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
+        """
+        Compute the terms.
+
+        :param output:
+            The student's vectors (`DenseOutput`) or a ranker's scores (`PairOutput`), of the whole batch.
+        :param batch:
+            The batch.
+        :param ctx:
+            Where training stands.
+        :returns:
+            Per term its values, `[n]`: one a query, or any number that depends on the batch alone.
+        """
+        raise NotImplementedError
+
+    def compared(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Compared:
+        """
+        Give what a divergence between two distributions compares.
+
+        :returns:
+            The student's scores, those that it is compared with, and which take part, each `[B, N]`.
+        """
+        raise NotImplementedError
+
+    def layers(self, ctx: StepContext) -> list[tuple[int, int]]:  # noqa: ARG002
+        """Choose pairs of a teacher's and a student's layer, from 0, to look at in a step."""
+        return []
+
+
+class Temperature(nn.Module):
+    """What divides a stage's scores before softmaxes, the student's and the teacher's alike; may own parameters."""
+
+    #: Highest learning rate of its own parameters, if it is not the stage's.
+    lr: float | None = None
+
+    def lr_factor(self, step: int, steps: int) -> float:  # noqa: ARG002
+        """Return the share of `lr` at a step, on top of the schedule: AdamW divides the gradient's own size out."""
+        return 1.0
+
+    def bind(self, objectives: list[Objective]) -> None:
+        """Create what depends on the stage's objectives; called once, before the optimiser sees the parameters."""
+
+    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext, objective: Objective) -> Tensor | None:
+        """
+        Compute the temperature.
+
+        :param output:
+            As for objectives.
+        :param batch:
+            The batch.
+        :param ctx:
+            Where training stands; `ctx.teacher` is the teacher that the objective compares with.
+        :param objective:
+            Whose scores it is to divide.
+        :returns:
+            A scalar, or one value a query, `[B, 1]`; None leaves the objective its own.
+        """
+        raise NotImplementedError
+
+
+class TeacherWeighting(nn.Module):
+    """How much each of several teachers counts for each query; may own parameters."""
+
+    #: Highest learning rate of its own parameters, if it is not the stage's.
+    lr: float | None = None
+
+    def bind(self, teachers: list[str], info: ModelInfo) -> None:
+        """Create what depends on the teachers; called once, before the optimiser sees the parameters."""
+
+    def forward(self, scores: dict[str, Tensor], batch: CandidateBatch, ctx: StepContext) -> Tensor:
+        """
+        Compute the weights.
+
+        :param scores:
+            Per teacher its scores of the lists, `[B, N]`, NaN where missing; `K` of them.
+        :param batch:
+            The batch.
+        :param ctx:
+            Where training stands.
+        :returns:
+            `[K, B]`, in the order of `scores`. Where a teacher has no valid value, its weight goes to the others.
+        """
+        raise NotImplementedError
+
+
+@dataclass
+class Ask:
+    """One query, and the documents that are to be scored for it, as the teacher sees them."""
+
+    query_id: str
+    query: str
+    document_ids: list[str]
+    documents: list[str]
+
+
+class Teacher:
+    """
+    What a student learns from: it gives vectors of texts, or scores of documents for a query.
+
+    Nothing else asks for a teacher's class: it says what it gives, when it is asked and what that costs.
+    """
+
+    #: `vectors` of texts; `scores` of lists; `ranks`: scores of which the order alone counts.
+    gives: Gives
+    #: `cached`: asked before a stage, once for all runs; `trained_in_run`: the same, once its own recipe has trained
+    #: it; `in_loop`: asked at every step.
+    runs: Runs = "cached"
+    #: `nothing`; `time`: a model on this machine, which a plan may try on a few texts; `calls`: a remote one.
+    costs: Costs = "calls"
+    #: A document's score depends on the list that it stands in, so that whole lists are asked for.
+    listwise = False
+    #: Scores depend on the corpus: its hash is added to the key.
+    corpus_dependent = False
+    #: How vectors are compared: `cosine` or `dot`.
+    similarity: str = "cosine"
+    #: Dimension of its vectors; 0 if it gives none.
+    dim: int = 0
+
+    @property
+    def key(self) -> str:
+        """Identify everything that decides what it gives: caches go by it."""
+        raise NotImplementedError
+
+    def open(self, data: RetrievalData) -> None:
+        """Get ready for queries and documents of this data; called before `score`."""
+
+    def encode(self, texts: list[str], side: Side) -> np.ndarray:
+        """Give the vectors `[n, dim]` float32 of `n` texts."""
+        raise NotImplementedError
+
+    def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
+        """
+        Score lists one after the other; what was given before an error is kept.
+
+        :param asks:
+            A block of work.
+        :returns:
+            Per ask `[N]` float32: raw scores, or negated ranks; NaN where the teacher has none.
+        :raises TeacherError:
+            If the teacher fails, or its answer cannot be used.
+        """
+        raise NotImplementedError
+
+    def estimate(self, asks: list[Ask]) -> dict[str, float]:  # noqa: ARG002
+        """Estimate `calls`, `tokens` and `cost` of what it was not asked before; empty where that is not known."""
+        return {}
+
+
+class Miner:
+    """Ranks the corpus for each query."""
+
+    #: Names of the recipe's teachers that it asks.
+    teachers: tuple[str, ...] = ()
+    #: Documents a query, at most; None: as many as there are.
+    depth: int | None = None
+
+    def key(self, context: Context) -> str:
+        """Identify the mined lists: they change with whatever decides them, a model's weights among it."""
+        raise NotImplementedError
+
+    def mine(self, context: Context, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Rank the corpus for each query.
+
+        :param context:
+            Data and models.
+        :param queries:
+            `q` queries.
+        :returns:
+            Rows `[q, depth]` and scores `[q, depth]`, best first, positives included; where fewer were found, rows of
+            -1 with NaN for a score.
+        """
+        raise NotImplementedError
+
+
+class Selector:
+    """Chooses the queries that a stage trains on, when it opens or is refreshed."""
+
+    #: Names of the recipe's teachers that it asks.
+    teachers: tuple[str, ...] = ()
+
+    def keep(self, context: Context, enough: int) -> np.ndarray:
+        """
+        Choose queries.
+
+        :param context:
+            Data and models.
+        :param enough:
+            How many the stage can use.
+        :returns:
+            `[q]` bool, by the rows of the data's queries.
+        """
+        raise NotImplementedError
+
+
+class QuerySource:
+    """Makes queries of documents: weak pairs, pseudo-queries, a generator's."""
+
+    def open(self, context: Context, number: int) -> None:
+        """Get ready, where it is a stage's `queries`; `number` counts the stage's refreshes, from 0."""
+
+    def of(self, data: RetrievalData) -> list[list[str]]:
+        """List the queries of each document of a corpus, `n` lists, best first; some may be empty."""
+        raise NotImplementedError
+
+
+@dataclass
+class TextRequest:
+    """
+    A list whose texts are wanted.
+
+    :param data:
+        The stage's data.
+    :param query:
+        Row of the query.
+    :param rows:
+        `[n]` rows of the documents.
+    :param positive:
+        `[n]` bool.
+    :param step:
+        Step of the stage, from 0.
+    :param steps:
+        How many it has.
+    :param epoch:
+        How often the query was drawn before.
+    :param rng:
+        Generator of this list and step. A transform that derives candidates for a teacher that is dear to ask draws
+        from `rng_for` with the epoch instead, so that few different ones come up.
+    """
+
+    data: RetrievalData
+    query: int
+    rows: np.ndarray
+    positive: np.ndarray
+    step: int
+    steps: int
+    epoch: int
+    rng: np.random.Generator
+
+    @property
+    def documents(self) -> list[str]:
+        """The documents as they are."""
+        return [self.data.corpus.texts[row] for row in self.rows]
+
+    @property
+    def progress(self) -> float:
+        """How far the stage has come, from 0 at its first step to 1 at its last."""
+        return self.step / max(1, self.steps - 1)
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A candidate that is made of a list's texts: it has no label, and `kind`, from 1, tells it from others."""
+
+    text: str
+    kind: int = 1
+
+
+class TextTransform:
+    """
+    Makes the texts of lists. Teachers score documents as they are, and derived candidates as they are made.
+
+    In training, `texts` and `derived` are asked for; `document_views` gives what stands for documents in search.
+    """
+
+    #: Texts depend on the list, so that a document has one for each that it stands in.
+    rewrites = True
+    #: It adds candidates, which objectives with `takes_derived` see.
+    derives = False
+    #: `{type, init_parameters}` of a `QuerySource` that it needs; None if it needs none.
+    source_spec: dict[str, Any] | None = None
+
+    def bind(self, source: QuerySource | None, tokenizer: Any, negatives: int) -> None:
+        """
+        Take up what it needs, before the first stage.
+
+        :param source:
+            What `source_spec` describes.
+        :param tokenizer:
+            The student's.
+        :param negatives:
+            Negatives of a list.
+        """
+
+    def texts(self, request: TextRequest) -> list[str]:
+        """Give the texts of a list's `n` documents."""
+        return request.documents
+
+    def derived(self, request: TextRequest) -> list[Derived]:  # noqa: ARG002
+        """Give further candidates: as many for each list, by default none."""
+        return []
+
+    def document_views(self, data: RetrievalData) -> list[list[str]] | None:  # noqa: ARG002
+        """Give the texts that stand for each document in search, several of one; None: documents as they are."""
+        return None
+
+
+@dataclass
+class StageInputs:
+    """
+    What a batch source draws from.
+
+    :param context:
+        Data and models.
+    :param batch_size:
+        Queries (or texts) a step, over all processes and accumulation steps.
+    :param steps:
+        Steps of the stage.
+    :param seed:
+        Seed of orders and draws.
+    :param vector_teachers:
+        Teachers whose vectors the stage needs.
+    :param score_teachers:
+        Teachers whose scores of derived candidates the stage needs.
+    :param lists:
+        The candidate lists; None if the stage has none.
+    :param candidates:
+        The recipe's section about them: `negatives`, `order`, `sampling`, `positives`.
+    :param text:
+        What makes the lists' texts; None takes documents as they are.
+    """
+
+    context: Context
+    batch_size: int
+    steps: int
+    seed: object
+    vector_teachers: list[str] = field(default_factory=list)
+    score_teachers: list[str] = field(default_factory=list)
+    lists: CandidateLists | None = None
+    candidates: Any = None
+    text: TextTransform | None = None
+
+
+class BatchSource:
+    """Gives the batch of any step: a pure function of seed, stage and step, so that a run resumes anywhere."""
+
+    #: The stage must have `candidates`.
+    needs_lists = False
+    #: Queries (or texts) that it draws from; a stage without any is passed over.
+    size: int = 0
+    #: How many of these have a positive.
+    queries_with_positive: int = 0
+    #: Hash of what a resumed stage must find again; '' if it depends on the data alone.
+    lists_hash: str = ""
+
+    def open(self, inputs: StageInputs) -> None:
+        """Take up what the stage draws from; called when it opens or is refreshed."""
+        raise NotImplementedError
+
+    def batch(self, step: int) -> CandidateBatch:
+        """Build the batch of a step, on the CPU."""
+        raise NotImplementedError
+
+    def used(self, steps: range) -> np.ndarray | None:  # noqa: ARG002
+        """`[m]` bool: the lists' entries that some batch of these steps holds; None: all of them."""
+        return None
+
+
+__all__ = [
+    "Ask", "BatchSource", "Context", "Derived", "Masks", "Miner", "ModelInfo", "Objective", "QuerySource", "Selector",
+    "StageInputs", "StepContext", "Teacher", "TeacherWeighting", "Temperature", "TextRequest", "TextTransform", "Turn",
+    "Values",
+]  # fmt: skip
