@@ -13,8 +13,8 @@ from typing import Any
 from retort.cli.ask import built_by
 from retort.pipelines.load import is_url
 from retort.trainers.recipe import component, read_yaml
+from retort.trainers.recipe.trust import check_component
 from retort.trainers.runtime.errors import RecipeError
-from retort.trainers.trust import check_component
 
 KEY = "RETORT_API_KEY"
 LOCAL = {"localhost", "127.0.0.1", "::1"}

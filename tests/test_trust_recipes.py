@@ -21,8 +21,8 @@ from retort.trainers.build import build_recipe
 from retort.trainers.data.beir import read_beir
 from retort.trainers.distill import changed_recipe, recipe_for
 from retort.trainers.recipe import Component, Recipe
+from retort.trainers.recipe.trust import check_component
 from retort.trainers.runtime.errors import RecipeError
-from retort.trainers.trust import check_component
 
 SEND = "haystack.utils.requests_utils.request_with_retry"
 LIVE = "retort.trainers.teachers.live.LiveTeacher"

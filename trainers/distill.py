@@ -15,9 +15,9 @@ import yaml
 
 from retort.students import Manifest, Ranker, Student
 from retort.trainers.recipe import Component, Recipe, trusts_code
+from retort.trainers.recipe.trust import load_role, load_type
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.teachers import ScoreTeacher
-from retort.trainers.trust import load_role, load_type
 
 EMBEDDERS = {"dense", "static"}
 TEACHER = "teacher"  # what recipes of several teachers call the one that another may take the place of

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from retort.students.hashing import canonical_json, hash_text
+from retort.trainers.recipe.trust import check_component
 from retort.trainers.runtime.errors import RecipeError
-from retort.trainers.trust import check_component
 
 logger = logging.getLogger(__name__)
 

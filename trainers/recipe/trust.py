@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 from retort.students.makers import is_student_maker
-from retort.trainers.aliases import current_type
+from retort.trainers.recipe.aliases import current_type
 from retort.trainers.runtime.errors import RecipeError
 
 OWN = "retort"

@@ -1,0 +1,203 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""The keys of a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(kw_only=True)
+class Component:
+    """A pluggable piece, written as Haystack writes it."""
+
+    type: str
+    init_parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class WeightedComponent(Component):
+    """An objective with its weight in the loss."""
+
+    weight: float = 1.0
+
+
+@dataclass(kw_only=True)
+class DataSection:
+    """
+    Which part of the data directory is used for what.
+
+    :param train:
+        Split to train on.
+    :param dev:
+        Split to choose the best checkpoint by. If it is not there, a share of the training queries is held out.
+    :param empty:
+        What to do with empty texts: `error` or `skip`.
+    :param max_queries:
+        Train on the first so many queries only.
+    :param hash:
+        Hash of the training data, as a run writes it into its resolved recipe; other data is then refused.
+    """
+
+    train: str = "train"
+    dev: str = "dev"
+    empty: Literal["error", "skip"] = "error"
+    max_queries: int | None = None
+    hash: str | None = None
+
+
+@dataclass(kw_only=True)
+class TrainingSection:
+    """
+    How to train, for all stages.
+
+    :param batch_size:
+        Queries (or texts) a step, over all processes and accumulation steps.
+    :param accumulation:
+        Parts into which a step's batch is cut, one after the other, to save memory. In-batch negatives come from the
+        part.
+    :param cache_gradients:
+        Hold one chunk's activations at a time and compute them once more for the backward pass: memory no longer
+        grows with the batch, and in-batch negatives still come from all of it.
+    :param seed:
+        Seed of every order, draw and dropout.
+    :param precision:
+        `no` (float32), `bf16` (autocast), or `auto`: bf16 where the hardware has it.
+    :param dropout:
+        Of all models in training, for this run; by default what each has in its configuration. On CPUs a step without
+        takes up to a third less time.
+    :param dims:
+        Besides its whole vectors, train their first so many entries, for students whose vectors may be cut
+        (Matryoshka, Kusupati et al. 2022). All terms that compare scores are computed at each and averaged; terms that
+        compare the vectors themselves see them whole.
+    :param scale:
+        Factor on the student's scores; by default 20 for cosines, 1 for dot products and a ranker's logits.
+    :param weight_decay:
+        AdamW's, on matrices only.
+    :param warmup:
+        Share of a stage's steps in which the learning rate rises; it then falls linearly to 0.
+    :param clip:
+        Bound of the gradient's norm over all that learns; 0 turns it off.
+    :param tokens_per_chunk:
+        Padded tokens of one forward pass; null takes what suits the device.
+    :param evaluate_every:
+        Steps between evaluations on the dev sample; 0 evaluates at the ends of stages only.
+    :param patience:
+        Stop a stage after so many evaluations without a better one; 0 never does.
+    :param keep:
+        Which state becomes the student: the `best` one on the dev sample, or the `last`, as papers count steps.
+    :param checkpoint_every:
+        Steps between checkpoints; there is one at the end of each stage besides.
+    :param keep_checkpoints:
+        How many checkpoints stay, the newest first.
+    :param log_every:
+        Steps between lines of the log.
+    :param dev_queries:
+        Queries of the fixed dev sample.
+    :param dev_documents:
+        Documents of the fixed dev sample.
+    :param dev_depth:
+        For rankers: how many documents of BM25's each query of the sample has ranked.
+    :param trackers:
+        What logs besides `log.jsonl`: names that Accelerate knows, such as `tensorboard`.
+    """
+
+    batch_size: int = 32
+    accumulation: int = 1
+    cache_gradients: bool = False
+    seed: int = 0
+    precision: Literal["no", "bf16", "auto"] = "no"
+    dropout: float | None = None
+    dims: list[int] = field(default_factory=list)
+    scale: float | None = None
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    clip: float = 1.0
+    tokens_per_chunk: int | None = None
+    evaluate_every: int = 0
+    patience: int = 0
+    keep: Literal["best", "last"] = "best"
+    checkpoint_every: int = 200
+    keep_checkpoints: int = 1
+    log_every: int = 10
+    dev_queries: int = 200
+    dev_documents: int = 2000
+    dev_depth: int = 20
+    trackers: list[str] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class CandidatesSection:
+    """
+    The candidate lists of a stage.
+
+    :param sources:
+        Names of the recipe's `candidates` to draw negatives from, in turn.
+    :param negatives:
+        Negatives a query and step.
+    :param order:
+        `random`, or `top` of the list.
+    :param sampling:
+        How `random` draws from several sources: `union`, every document alike; `multiset`, in proportion to how many
+        found it; `balanced`, a source first, then one of its documents.
+    :param skip:
+        Leave out so many documents at the top of each source: they are the most likely unlabelled positives.
+    :param positives:
+        `random` (one), `first` or `all` of a query's positives.
+    :param text:
+        What makes documents' texts of a list, by default the documents alone: `QuestionViews`.
+    """
+
+    sources: list[str]
+    negatives: int = 7
+    order: Literal["random", "top"] = "random"
+    sampling: Literal["union", "multiset", "balanced"] = "union"
+    skip: int = 0
+    positives: Literal["random", "first", "all"] = "random"
+    text: Component | None = None
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """
+    A stretch of training with fixed teacher, candidates and objectives.
+
+    :param name:
+        Name in logs and checkpoints, unique in the recipe.
+    :param batches:
+        `lists`: queries with candidates; `texts`: any queries and documents, for objectives that need no lists;
+        `queries`: any queries, and sentences of the corpus in their place, where documents have nothing to learn.
+    :param teacher:
+        Teacher of the objectives that name none.
+    :param candidates:
+        The candidate lists (for `batches: lists`).
+    :param objectives:
+        Terms of the loss.
+    :param lr:
+        Highest learning rate.
+    :param steps:
+        Optimiser steps.
+    :param temperature:
+        Divides the scores of all objectives that have a softmax, in place of their own temperatures.
+    :param selector:
+        Chooses the queries to train on when the stage opens; a stage that none is left for is passed over.
+    :param refresh:
+        Steps after which candidates are mined, queries selected and lists scored anew, and the anchor is taken anew.
+    :param anchor:
+        `start`: keep a frozen copy of the student as it was when the stage opened, for objectives that compare with it.
+    """
+
+    name: str
+    steps: int
+    objectives: list[WeightedComponent]
+    lr: float = 5e-5
+    batches: Literal["lists", "texts", "queries"] = "lists"
+    teacher: str | None = None
+    candidates: CandidatesSection | None = None
+    temperature: Component | None = None
+    selector: Component | None = None
+    refresh: int | None = None
+    anchor: Literal["start"] | None = None
+    weighting: None = None  # part of format 1; nothing fills this role yet, so anything but null is refused
