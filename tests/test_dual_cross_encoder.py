@@ -253,7 +253,7 @@ def test_a_killed_run_and_its_student(tree, beir, tmp_path, monkeypatch, caplog)
         ({"plain": 2}, "0 <= plain <= 1"),
         ({"train_with": "none"}, "train_with must be one of"),
         ({"queries": {"kind": "x"}}, "candidates.text.init_parameters.queries"),
-        ({"queries": spec("BM25Miner")}, "is no pseudo queries"),
+        ({"queries": spec("BM25Miner")}, "is no query source"),
     ],
 )
 def test_mistakes_in_a_recipe(tree, beir, tmp_path, parameters, message):

@@ -11,7 +11,7 @@ from tiny import pool, spec, stage
 
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import TextStore
-from retort.trainers.recipe import RECIPES, Component, Recipe
+from retort.trainers.recipe import BATCHES, RECIPES, Component, Recipe
 from retort.trainers.runtime.errors import RecipeError
 
 
@@ -49,6 +49,41 @@ def test_small_and_full_differ_in_sizes_alone(name):
     assert full != small
 
 
+def test_a_stage_differs_in_what_it_says(recipe_tree):
+    recipe = Recipe.from_dict(changed(recipe_tree, "stages.0.training", {"batch_size": 5, "keep": "last"}))
+    first, second = (recipe.training_of(stage) for stage in recipe.stages)
+    assert first == replace(recipe.training, batch_size=5, keep="last")
+    assert second == recipe.training
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_short_names_of_batches(recipe_tree, name):
+    """They are written out, so that a run of an earlier version is the same recipe."""
+    recipe = Recipe.from_dict(changed(recipe_tree, "stages.1.batches", name))
+    assert recipe.stages[1].batches == Component(type=BATCHES[name])
+    assert recipe.stages[1].takes_lists == (name == "lists")
+    assert recipe == Recipe.from_dict(changed(recipe_tree, "stages.1.batches", {"type": BATCHES[name]}))
+
+
+def test_a_stage_may_have_every_role(recipe_tree):
+    roles = {
+        "queries": {"type": "retort.trainers.data.pseudo_queries.KeySentences"},
+        "weighting": {"type": "retort.trainers.roles.TeacherWeighting"},
+        "schedule": "cosine",
+    }
+    objective = {
+        "type": "retort.trainers.objectives.ListwiseKL",
+        "init_parameters": {"teacher": ["teacher", "teacher"]},
+    }
+    recipe_tree["stages"][1] |= roles | {"objectives": [objective]}
+    stage = Recipe.from_dict(recipe_tree).stages[1]
+    assert (stage.queries.type, stage.weighting.type) == (roles["queries"]["type"], roles["weighting"]["type"])
+    assert stage.schedule == "cosine"
+    objective["init_parameters"]["teacher"][1] = "techer"
+    with pytest.raises(RecipeError, match="there is no teacher 'techer'"):
+        Recipe.from_dict(recipe_tree)
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("path", "value", "message"),
@@ -60,8 +95,11 @@ class TestErrors:
             ("stages.0.steps", True, "stages.0.steps: expected int, found True"),
             ("stages.0.steps", 0, "stages.0: steps and lr must be above 0"),
             ("stages.0.lr", "fast", "stages.0.lr: expected float, found 'fast'"),
-            ("stages.0.batches", "pairs", "stages.0.batches: must be one of lists, texts, queries; it is 'pairs'"),
-            ("stages.0.weighting", {"weight": 1}, "stages.0.weighting: nothing fills this role yet"),
+            ("stages.0.batches", "pairs", "stages.0.batches: must be one of lists, texts, queries, or"),
+            ("stages.0.weighting", {"weight": 1}, "stages.0.weighting.weight: unknown key"),
+            ("stages.0.schedule", "step", "stages.0.schedule: must be one of linear, cosine, constant"),
+            ("stages.0.training", {"seed": 1}, "stages.0.training.seed: a stage may set batch_size, "),
+            ("stages.0.training", {"clip": -1.0}, "stages.0.training.clip: must be at least 0"),
             ("stages.1.name", "align", "stages: names must differ"),
             ("stages.1.candidates", None, "stages.1.candidates: needed for batches of lists"),
             ("stages.1.candidates.sources", ["bm52"], "there is no 'bm52'. Did you mean 'bm25'?"),

@@ -152,7 +152,7 @@ def _list_texts(recipe: Recipe, where: str, section: CandidatesSection, student:
         raise RecipeError(msg)
     made: ListTexts = recipe.create(section.text, "text", f"{where}.text")
     within = f"{where}.text.init_parameters.queries"
-    source = recipe.create(component(made.source_spec, within), "pseudo queries", within)
+    source = recipe.create(component(made.source_spec, within), "queries", within)
     _checked(f"{where}.text", made.bind, source, student.tokenizer, section.negatives)
     return made
 
@@ -191,7 +191,7 @@ def build_distiller(
         for j, spec in enumerate(stage.objectives):
             where = f"stages.{i}.objectives.{j}"
             objective: Objective = recipe.create(spec, "objective", where, teacher=stage.teacher)
-            if objective.needs_lists and stage.batches != "lists":
+            if objective.needs_lists and not stage.takes_lists:
                 msg = f"{where}: {spec.type} needs candidate lists; the stage's batches are mere texts."
                 raise RecipeError(msg)
             if objective.needs_vectors and ranker:

@@ -292,7 +292,7 @@ def shortened(recipe: Recipe, counts: Mapping[str, int], passes: int | None) -> 
         return recipe
     recipe = copy.deepcopy(recipe)
     for stage in recipe.stages:
-        there = counts["train"] + (counts["documents"] if stage.batches != "lists" else 0)
+        there = counts["train"] + (counts["documents"] if not stage.takes_lists else 0)
         stage.steps = min(stage.steps, math.ceil(passes * there / recipe.training.batch_size))
     return recipe
 

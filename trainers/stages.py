@@ -16,7 +16,7 @@ from retort.trainers.batches.texts import TextBatches
 from retort.trainers.build import BuiltRecipe
 from retort.trainers.candidates.lists import CandidateLists, build_lists
 from retort.trainers.engine.loop import BatchSource
-from retort.trainers.recipe import Stage
+from retort.trainers.recipe import BATCHES, Stage
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.teachers import ScoreTeacher
 from retort.trainers.teachers.live import LiveTeacher
@@ -44,8 +44,8 @@ def open_stage(parts: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
     vectors = [name for name in names if name not in scorers]
     seed, size = f"{recipe.training.seed} {place}", recipe.training.batch_size
     section = stage.candidates
-    if stage.batches != "lists" or section is None:
-        kind = QueryBatches if stage.batches == "queries" else TextBatches
+    if not stage.takes_lists or section is None:
+        kind = QueryBatches if stage.batches.type == BATCHES["queries"] else TextBatches
         return kind(context, batch_size=size, vector_teachers=vectors, seed=seed)
 
     def batches(lists: CandidateLists) -> ListBatches:

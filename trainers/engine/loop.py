@@ -284,7 +284,7 @@ class Loop:
     def _step(self, turns: AlternatingOptimizers, source: BatchSource, stage: Stage) -> tuple[dict[str, float], float]:
         progress, training, device = self.progress, self.training, self.accelerator.device
         batch = source.batch(progress.step)
-        if stage.batches == "lists":
+        if stage.takes_lists:
             progress.queries_without_positive += int((~batch.has_positive).sum())
         ctx = Context(stage.name, progress.step, stage.steps, len(batch.queries), training.seed, self.processes)
         dtype = next(self.distiller.student.parameters()).dtype

@@ -5,6 +5,7 @@
 
 from retort.trainers.recipe.parse import RECIPES, Recipe, component, find_recipe, read_yaml, trusts_code
 from retort.trainers.recipe.schema import (
+    BATCHES,
     CandidatesSection,
     Component,
     DataSection,
@@ -14,6 +15,7 @@ from retort.trainers.recipe.schema import (
 )
 
 __all__ = [
+    "BATCHES",
     "RECIPES",
     "CandidatesSection",
     "Component",

@@ -9,7 +9,7 @@ import copy
 import difflib
 import inspect
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import yaml
 
 from retort.trainers.recipe.aliases import with_current_names
-from retort.trainers.recipe.schema import Component, DataSection, Stage, TrainingSection
+from retort.trainers.recipe.schema import BATCHES, STAGE_TRAINING, Component, DataSection, Stage, TrainingSection
 from retort.trainers.recipe.trust import Role, load_role, refuse_other_role
 from retort.trainers.runtime.errors import RecipeError
 
@@ -116,6 +116,10 @@ class Recipe:
 
         return run_recipe(self, Path(data), Path(out), resume=resume)
 
+    def training_of(self, stage: Stage) -> TrainingSection:
+        """Return `training` with what a stage sets of its own."""
+        return replace(self.training, **stage.training)
+
     def create(self, spec: Component, role: Role, where: str, **extra: Any) -> Any:
         """
         Create what a `{type, init_parameters}` describes.
@@ -176,11 +180,12 @@ class Recipe:
             where = f"stages.{i}"
             for objective in stage.objectives:
                 given = objective.init_parameters
-                for teacher in (given.get("teacher", stage.teacher), *(given.get("extra_teachers") or {})):
+                each = given.get("teacher", stage.teacher)
+                for teacher in (*(each if isinstance(each, list) else [each]), *(given.get("extra_teachers") or {})):
                     if teacher is not None and teacher not in self.teachers:
                         msg = f"{where}: there is no teacher {teacher!r}.{_hint(str(teacher), self.teachers)}"
                         raise RecipeError(msg)
-            if stage.batches == "lists" and stage.candidates is None:
+            if stage.batches.type == BATCHES["lists"] and stage.candidates is None:
                 msg = f"{where}.candidates: needed for batches of lists, for example {{sources: [bm25], negatives: 7}}."
                 raise RecipeError(msg)
             for name in ("negatives", "skip") if stage.candidates else ():
@@ -191,7 +196,7 @@ class Recipe:
                 if name not in self.candidates:
                     msg = f"{where}.candidates.sources: there is no {name!r}.{_hint(name, self.candidates)}"
                     raise RecipeError(msg)
-            if stage.batches != "lists" and (stage.selector or stage.refresh is not None):
+            if not stage.takes_lists and (stage.selector or (stage.refresh is not None and not stage.queries)):
                 msg = f"{where}: selector and refresh are for batches of lists."
                 raise RecipeError(msg)
             if stage.refresh is not None and stage.refresh < 1:
@@ -203,13 +208,22 @@ class Recipe:
         if self.training.dropout is not None and not 0 <= self.training.dropout < 1:
             msg = f"training.dropout: must lie from 0 to below 1; it is {self.training.dropout}."
             raise RecipeError(msg)
-        for name, least in MINIMA.items():
-            if getattr(self.training, name) < least:
-                msg = f"training.{name}: must be at least {least}; it is {getattr(self.training, name)}."
+        sections = {"training": self.training}
+        for i, stage in enumerate(self.stages):
+            where = f"stages.{i}.training"
+            if odd := [key for key in stage.training if key not in STAGE_TRAINING]:
+                msg = f"{where}.{odd[0]}: a stage may set {', '.join(STAGE_TRAINING)} only."
                 raise RecipeError(msg)
-        if not 0 <= self.training.warmup < 1:
-            msg = f"training.warmup: must be a share from 0 to below 1; it is {self.training.warmup}."
-            raise RecipeError(msg)
+            _build(TrainingSection, stage.training, where)
+            sections[where] = self.training_of(stage)
+        for where, section in sections.items():
+            for name, least in MINIMA.items():
+                if getattr(section, name) < least:
+                    msg = f"{where}.{name}: must be at least {least}; it is {getattr(section, name)}."
+                    raise RecipeError(msg)
+            if not 0 <= section.warmup < 1:
+                msg = f"{where}.warmup: must be a share from 0 to below 1; it is {section.warmup}."
+                raise RecipeError(msg)
         specs: dict[str, tuple[Component, Role]] = {"student": (self.student, "student")}
         specs |= {f"teachers.{n}": (c, "teacher") for n, c in self.teachers.items()}
         specs |= {f"candidates.{n}": (c, "miner") for n, c in self.candidates.items()}
@@ -218,6 +232,11 @@ class Recipe:
             specs |= {f"{where}.objectives.{j}": (o, "objective") for j, o in enumerate(stage.objectives)}
             if stage.temperature:
                 specs[f"{where}.temperature"] = (stage.temperature, "temperature")
+            specs[f"{where}.batches"] = (stage.batches, "batches")
+            if stage.queries:
+                specs[f"{where}.queries"] = (stage.queries, "queries")
+            if stage.weighting:
+                specs[f"{where}.weighting"] = (stage.weighting, "weighting")
             if stage.selector:
                 specs[f"{where}.selector"] = (stage.selector, "selector")
             if stage.candidates and stage.candidates.text:
@@ -324,6 +343,11 @@ def _hint(name: str, known: Any) -> str:
 
 def _build(kind: Any, value: Any, where: str) -> Any:
     """Check a value against a section's types and make the section of it."""
+    if kind is Component and where.endswith(".batches") and isinstance(value, str):
+        if value not in BATCHES and "." not in value:
+            msg = f"{where}: must be one of {', '.join(BATCHES)}, or a batch source's type; it is {value!r}."
+            raise RecipeError(msg)
+        value = {"type": BATCHES.get(value, value)}
     if not isinstance(value, dict):
         msg = f"{where or 'recipe'}: expected keys with values, found {value!r}."
         raise RecipeError(msg)

@@ -8,6 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+#: Short names of batch sources.
+BATCHES = {
+    "lists": "retort.trainers.batches.lists.ListBatches",
+    "texts": "retort.trainers.batches.texts.TextBatches",
+    "queries": "retort.trainers.batches.queries.QueryBatches",
+}
+#: What a stage may set of its own in `training`.
+STAGE_TRAINING = (
+    "batch_size", "accumulation", "cache_gradients", "warmup", "weight_decay", "clip", "evaluate_every", "patience",
+    "keep",
+)  # fmt: skip
+
 
 @dataclass(kw_only=True)
 class Component:
@@ -167,8 +179,11 @@ class Stage:
     :param name:
         Name in logs and checkpoints, unique in the recipe.
     :param batches:
-        `lists`: queries with candidates; `texts`: any queries and documents, for objectives that need no lists;
-        `queries`: any queries, and sentences of the corpus in their place, where documents have nothing to learn.
+        What a step trains on: `{type, init_parameters}` of a `BatchSource`, or a short name. `lists`: queries with
+        candidates; `texts`: any queries and documents, for objectives that need no lists; `queries`: any queries, and
+        sentences of the corpus in their place, where documents have nothing to learn.
+    :param queries:
+        Where the stage's queries come from, made when it opens or is refreshed: a `QuerySource`; null: the data's.
     :param teacher:
         Teacher of the objectives that name none.
     :param candidates:
@@ -177,27 +192,42 @@ class Stage:
         Terms of the loss.
     :param lr:
         Highest learning rate.
+    :param schedule:
+        How the learning rate goes on after its warm-up: `linear` or `cosine` to 0, or `constant`.
     :param steps:
         Optimiser steps.
     :param temperature:
         Divides the scores of all objectives that have a softmax, in place of their own temperatures.
+    :param weighting:
+        How much each of several teachers of an objective counts: a `TeacherWeighting`.
     :param selector:
         Chooses the queries to train on when the stage opens; a stage that none is left for is passed over.
     :param refresh:
         Steps after which candidates are mined, queries selected and lists scored anew, and the anchor is taken anew.
     :param anchor:
         `start`: keep a frozen copy of the student as it was when the stage opened, for objectives that compare with it.
+    :param training:
+        What differs from the recipe's `training` in this stage: `batch_size`, `accumulation`, `cache_gradients`,
+        `warmup`, `weight_decay`, `clip`, `evaluate_every`, `patience`, `keep`.
     """
 
     name: str
     steps: int
     objectives: list[WeightedComponent]
     lr: float = 5e-5
-    batches: Literal["lists", "texts", "queries"] = "lists"
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    batches: Component = field(default_factory=lambda: Component(type=BATCHES["lists"]))
+    queries: Component | None = None
     teacher: str | None = None
     candidates: CandidatesSection | None = None
     temperature: Component | None = None
     selector: Component | None = None
     refresh: int | None = None
     anchor: Literal["start"] | None = None
-    weighting: None = None  # part of format 1; nothing fills this role yet, so anything but null is refused
+    weighting: Component | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def takes_lists(self) -> bool:
+        """Whether candidate lists are made for it."""
+        return self.candidates is not None and self.batches.type not in {BATCHES["texts"], BATCHES["queries"]}

@@ -33,7 +33,18 @@ _COMPONENTS: dict[str, tuple[str, list[set[str]]]] = {
 }
 _STORE = ("count_documents", "filter_documents", "write_documents")
 
-Role = Literal["student", "teacher", "miner", "selector", "objective", "temperature", "text", "pseudo queries"]
+Role = Literal[
+    "student", "teacher", "miner", "selector", "objective", "temperature", "weighting", "text", "queries", "batches"
+]
+
+
+# What messages call them, where that is another word.
+_CALLED: dict[str, str] = {
+    "weighting": "teacher weighting",
+    "text": "text transform",
+    "queries": "query source",
+    "batches": "batch source",
+}
 
 
 def load_type(path: str, where: str, allow: Sequence[str] = ()) -> Any:
@@ -63,7 +74,7 @@ def load_role(path: str, role: Role, where: str, allow: Sequence[str] = ()) -> A
     kind = _import_type(path, where)
     refuse_other_role(_full_name(kind), role, where, allow)
     if not _fits(kind, role, allow):
-        msg = f"{where}: {path!r} is no {role}."
+        msg = f"{where}: {path!r} is no {_CALLED.get(role, role)}."
         raise RecipeError(msg)
     return kind
 
@@ -83,8 +94,8 @@ def refuse_other_role(path: str, role: Role, where: str, allow: Sequence[str]) -
         return
     if _matches_any(path, TRUSTED):
         msg = (
-            f"{where}: {path!r} is no {role}: Haystack's own cannot be. Its components stand in the parameters of "
-            "retort's teachers and miners, such as RankerTeacher's `ranker`."
+            f"{where}: {path!r} is no {_CALLED.get(role, role)}: Haystack's own cannot be. Its components stand in the "
+            "parameters of retort's teachers and miners, such as RankerTeacher's `ranker`."
         )
         raise RecipeError(msg)
     raise _untrusted(path, where, [OWN])
@@ -188,6 +199,10 @@ def _fits(kind: Any, role: Role, allow: Sequence[str]) -> bool:
     """Tell whether a type is of a role: trust in a package is no leave to call all that it holds."""
     if role == "student":
         return is_student_maker(kind) or _matches_any(_full_name(kind), allow)
+    if role == "weighting":
+        from retort.trainers.roles import TeacherWeighting
+
+        return inspect.isclass(kind) and issubclass(kind, TeacherWeighting)
     if role == "temperature":
         from retort.trainers.distiller import Temperature
 
@@ -198,7 +213,8 @@ def _fits(kind: Any, role: Role, allow: Sequence[str]) -> bool:
         "selector": [("keep", "teachers")],
         "objective": [("forward", "bind")],
         "text": [("bind", "training_texts", "document_views")],
-        "pseudo queries": [("of",)],
+        "queries": [("of",)],
+        "batches": [("batch", "used"), ("batch", "size"), ("batch", "open")],
     }
     return inspect.isclass(kind) and any(all(hasattr(kind, method) for method in way) for way in ways[role])
 
