@@ -3,12 +3,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a student is: folder, manifest, hashes, encoding."""
 
+from retort.students.backends.onnx import ExportError
 from retort.students.loading import PrecisionError, RemoteCodeError
 from retort.students.manifest import Manifest, ManifestError
-from retort.students.onnx import ExportError
 from retort.students.ranker import Ranker
-from retort.students.sides import document_string
 from retort.students.student import Student, StudentHandle, read_space, save_student
+from retort.students.towers import document_string
 
 # Document metadata that begins so is ours, all other is the user's.
 STAMP_PREFIX = "_retort_"

@@ -12,7 +12,7 @@ from retort.students.files import resolve_model
 from retort.students.layers import layer_stack, layers_of
 from retort.students.loading import load_tokenizer, open_model, refuse_remote_code
 from retort.students.makers import student_maker
-from retort.students.sides import set_max_tokens
+from retort.students.towers import set_max_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

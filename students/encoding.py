@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retort.students.layers import captured, evaluating, layers_of
-from retort.students.sides import Side, max_tokens, prompt_for, route
+from retort.students.towers import Side, max_tokens, prompt_for, route
 
 if TYPE_CHECKING:
     import torch

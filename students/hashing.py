@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from retort.students.scoring import is_ranker, pair_prompt
-from retort.students.sides import Side, max_tokens, prompt_for, route
+from retort.students.towers import Side, max_tokens, prompt_for, route
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer

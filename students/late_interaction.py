@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from retort.students.encoding import default_budget, in_order, on_device, plan_chunks, recomputed, token_counts
 from retort.students.layers import captured, layers_of
-from retort.students.sides import Side, prompt_for
+from retort.students.towers import Side, prompt_for
 
 if TYPE_CHECKING:
     import torch

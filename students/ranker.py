@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retort.students.exports import Backend, choose, export_precision
+from retort.students.backends.exports import Backend, choose, export_precision
+from retort.students.backends.onnx import ExportError, GraphScorer, open_export
 from retort.students.files import resolve_model
 from retort.students.loading import Precision, load_model, pick_device, refuse_remote_code, set_precision
 from retort.students.manifest import Manifest, ManifestError
-from retort.students.onnx import ExportError, GraphScorer, open_export
 from retort.students.scoring import Pair, score_numpy
 from retort.students.student import build_manifest, verified
 

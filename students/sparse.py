@@ -15,8 +15,8 @@ import numpy as np
 from retort.students.encoding import encode_chunks, encode_numpy
 from retort.students.files import resolve_model
 from retort.students.layers import evaluating
-from retort.students.sides import Side
 from retort.students.student import Student
+from retort.students.towers import Side
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

@@ -14,9 +14,11 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
+from retort.students.backends.exports import Backend, choose, export_precision
+from retort.students.backends.onnx import ExportError, open_export
+from retort.students.backends.static import static_encoder
 from retort.students.card import model_card
 from retort.students.encoding import encode_numpy
-from retort.students.exports import Backend, choose, export_precision
 from retort.students.files import replace_folder, resolve_model
 from retort.students.hashing import fingerprint_of, space_of
 from retort.students.layers import note_word_weights
@@ -30,10 +32,8 @@ from retort.students.loading import (
     set_precision,
 )
 from retort.students.manifest import MANIFEST_FILE, Manifest, ManifestError
-from retort.students.onnx import ExportError, open_export
 from retort.students.scoring import is_ranker, pair_prompt
-from retort.students.sides import SIDES, Side, max_tokens, prompt_for, set_max_tokens
-from retort.students.static import static_encoder
+from retort.students.towers import SIDES, Side, max_tokens, prompt_for, set_max_tokens
 from retort.students.views import view_texts
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from haystack_integrations.components.embedders.retort import StudentDocumentEmb
 from haystack_integrations.components.rankers.retort import StudentRanker
 from retort.cli import main
 from retort.students import ExportError, Manifest, PrecisionError, Ranker, Student, save_student
+from retort.students.backends.exports import choose
+from retort.students.backends.onnx import export_model
 from retort.students.create import sparse, two_towers
-from retort.students.exports import choose
-from retort.students.onnx import export_model
 from retort.students.sparse import SparseStudent
 from retort.trainers.evaluation import exports
 from retort.trainers.evaluation.exports import export_student
@@ -159,9 +159,9 @@ class TestChoice:
     def test_a_form_that_another_cpu_has_not_is_not_asked_for(self, exported, monkeypatch, caplog):
         best = {"file": "", "precision": "bfloat16", "chosen": True}
         manifest = replace(Manifest.read(exported), exports=[best])
-        monkeypatch.setattr("retort.students.exports.has_bfloat16", lambda _: True)
+        monkeypatch.setattr("retort.students.backends.exports.has_bfloat16", lambda _: True)
         assert choose(manifest, "auto", None, "cpu") == ("torch", "bfloat16")
-        monkeypatch.setattr("retort.students.exports.has_bfloat16", lambda _: False)
+        monkeypatch.setattr("retort.students.backends.exports.has_bfloat16", lambda _: False)
         assert choose(manifest, "auto", None, "cpu") == ("torch", "float32")
         assert "bfloat16, which this CPU would emulate" in caplog.text
 

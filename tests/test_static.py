@@ -17,12 +17,12 @@ from haystack_integrations.components.embedders.retort import StudentDocumentEmb
 from haystack_integrations.components.retrievers.retort import StudentRetriever
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.students import Student, save_student
+from retort.students.backends.static import StaticEncoder
 from retort.students.create import from_config, from_table, from_words, static, two_towers, with_words
 from retort.students.encoding import encode_texts
 from retort.students.hashing import fingerprint_of
 from retort.students.loading import RemoteCodeError, names_own_modules
-from retort.students.sides import SIDES
-from retort.students.static import StaticEncoder
+from retort.students.towers import SIDES
 from retort.trainers.data.beir import read_beir
 from retort.trainers.evaluation.exports import export_student
 from retort.trainers.recipe import Recipe
@@ -94,8 +94,8 @@ class TestStatic:
         student = Student.load(table)
         texts = [*TEXTS, "bread " * 40, "", "the ship"]
         whole = student.encode_document(texts)
-        monkeypatch.setattr("retort.students.static.BLOCK", 3)
-        monkeypatch.setattr("retort.students.static.GATHERED", 4)
+        monkeypatch.setattr("retort.students.backends.static.BLOCK", 3)
+        monkeypatch.setattr("retort.students.backends.static.GATHERED", 4)
         np.testing.assert_allclose(student.encode_document(texts), whole, atol=1e-6)
 
     def test_fewer_dimensions_keep_the_main_directions(self, tiny_student):
@@ -327,7 +327,7 @@ class TestWordsBesideATable:
         assert student.manifest.kind == "static"
         wanted = counting.encode(list(COUNTED))
         np.testing.assert_allclose(np.concatenate([student.encode_query([t]) for t in COUNTED]), wanted, atol=1e-6)
-        monkeypatch.setattr("retort.students.static.GATHERED", 4)
+        monkeypatch.setattr("retort.students.backends.static.GATHERED", 4)
         np.testing.assert_allclose(student.encode_document(list(COUNTED)), wanted, atol=1e-6)
         assert not student.encode_query([""]).any()
         assert "trust_remote_code=True" in (tmp_path / "student" / "README.md").read_text()

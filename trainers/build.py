@@ -14,8 +14,8 @@ from retort.students.hashing import fingerprint_of
 from retort.students.late_interaction import is_late_interaction
 from retort.students.layers import layers_of, set_dropout
 from retort.students.scoring import is_ranker
-from retort.students.sides import SIDES, route
 from retort.students.sparse import is_sparse
+from retort.students.towers import SIDES, route
 from retort.trainers.context import ListTexts, Miner, Selector, TrainingContext
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.distiller import Distiller, Objective, Spec

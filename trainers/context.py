@@ -13,8 +13,8 @@ import numpy as np
 
 from retort.students.hashing import fingerprint_of, hash_text
 from retort.students.scoring import is_ranker
-from retort.students.sides import Side
 from retort.students.sparse import encode_vectors
+from retort.students.towers import Side
 from retort.trainers.data.pseudo_queries import PseudoQueries
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.runtime.errors import RecipeError

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from retort.students.encoding import encode_texts
 from retort.students.late_interaction import encode_tokens, is_late_interaction, longest
 from retort.students.scoring import is_ranker, score_pairs
-from retort.students.sides import Side, route
+from retort.students.towers import Side, route
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.runtime.distributed import ProcessGroup
 

@@ -17,8 +17,8 @@ import torch
 
 from retort.students.loading import has_bfloat16
 from retort.students.scoring import is_ranker, score_numpy
-from retort.students.sides import max_tokens
 from retort.students.sparse import encode_vectors
+from retort.students.towers import max_tokens
 from retort.trainers.build import BuiltRecipe, build_recipe
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.engine.loop import uses_bf16

@@ -31,7 +31,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from retort.students.sides import Side
+from retort.students.towers import Side
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.data.texts import RetrievalData, TextStore

@@ -13,11 +13,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from retort.students.backends.onnx import (
+    FOLDER,
+    ExportError,
+    ExportPrecision,
+    export_fingerprint,
+    export_model,
+    made_of,
+)
 from retort.students.card import model_card
 from retort.students.files import replace_file
 from retort.students.loading import has_bfloat16, names_own_modules
 from retort.students.manifest import Manifest, ManifestError
-from retort.students.onnx import FOLDER, ExportError, ExportPrecision, export_fingerprint, export_model, made_of
 from retort.students.ranker import Ranker
 from retort.students.sparse import load_student
 from retort.students.student import Student

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from retort.students.exports import Backend
+from retort.students.backends.exports import Backend
 from retort.students.loading import Precision
 from retort.students.ranker import Ranker
 from retort.students.sparse import load_student

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from retort.students.sides import Side
+from retort.students.towers import Side
 from retort.trainers.data.texts import RetrievalData
 
 

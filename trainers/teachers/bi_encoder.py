@@ -13,8 +13,8 @@ import numpy as np
 
 from retort.students.hashing import canonical_json, hash_text
 from retort.students.loading import Precision
-from retort.students.sides import Side
 from retort.students.student import Student
+from retort.students.towers import Side
 
 
 class BiEncoderTeacher:

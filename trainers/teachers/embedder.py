@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from retort.students.hashing import canonical_json, hash_text
-from retort.students.sides import Side
+from retort.students.towers import Side
 from retort.trainers.runtime.errors import TeacherError
 from retort.trainers.teachers.haystack import HaystackComponents
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from retort.students.loading import Precision
 from retort.students.scoring import is_ranker
-from retort.students.sides import Side
 from retort.students.student import Student
+from retort.students.towers import Side
 from retort.trainers.recipe import Recipe, trusts_code
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.teachers import Ask, ScoreTeacher

@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from retort.students.files import replace_file
-from retort.students.sides import Side
+from retort.students.towers import Side
 from retort.trainers.data.texts import TextStore
 from retort.trainers.runtime.errors import CacheError
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retort.students.sides import Side, prompt_for, route
+from retort.students.towers import Side, prompt_for, route
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from retort.students.backends.static import WEIGHTS, StaticEncoder, static_encoder
 from retort.students.encoding import CPU_TOKENS, TOKENISED, plan_chunks
 from retort.students.files import replace_folder
 from retort.students.layers import attend_step_by_step
 from retort.students.manifest import MANIFEST_FILE, Manifest
 from retort.students.scoring import Pair, is_ranker
-from retort.students.sides import SIDES, Side, route
-from retort.students.static import WEIGHTS, StaticEncoder, static_encoder
+from retort.students.towers import SIDES, Side, route
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

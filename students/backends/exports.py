@@ -9,9 +9,9 @@ import logging
 from importlib.util import find_spec
 from typing import Any, Literal
 
+from retort.students.backends.onnx import FOLDER, INSTALL, ExportError, ExportPrecision
 from retort.students.loading import Precision, PrecisionError, has_bfloat16
 from retort.students.manifest import Manifest
-from retort.students.onnx import FOLDER, INSTALL, ExportError, ExportPrecision
 
 logger = logging.getLogger(__name__)
 
