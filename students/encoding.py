@@ -21,6 +21,7 @@ from retort.students.towers import Side, max_tokens, prompt_for, route
 
 if TYPE_CHECKING:
     import torch
+    from scipy.sparse import csr_array
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.model import BaseModel
 
@@ -219,3 +220,19 @@ def encode_numpy(
             if progress is not None:
                 progress(len(chunk))
     return found
+
+
+def collect_sparse(
+    chunks: Iterable[tuple[np.ndarray, np.ndarray]], dim: int, progress: Callable[[int], Any] | None
+) -> csr_array:
+    """Keep what is not 0 of chunks: rows `[c]` and their vectors `[c, dim]`; gives `[n, dim]` in order of rows."""
+    from scipy.sparse import csr_array, vstack
+
+    order, parts = [np.empty(0, dtype=np.int64)], [csr_array((0, dim), dtype=np.float32)]
+    for rows, vectors in chunks:
+        order.append(rows)
+        parts.append(csr_array(vectors))
+        if progress is not None:
+            progress(len(rows))
+    back = np.argsort(np.concatenate(order), kind="stable")
+    return csr_array(vstack(parts, format="csr"))[back]

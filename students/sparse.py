@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retort.students.encoding import encode_chunks, encode_numpy
+from retort.students.encoding import collect_sparse, encode_chunks, encode_numpy
 from retort.students.files import resolve_model
 from retort.students.layers import evaluating
 from retort.students.student import Student
@@ -55,22 +55,6 @@ def encode_sparse(
             ((rows, v.float().cpu().numpy()) for rows, v in chunks), model.get_embedding_dimension(), progress
         )
     return found
-
-
-def collect_sparse(
-    chunks: Iterable[tuple[np.ndarray, np.ndarray]], dim: int, progress: Callable[[int], Any] | None
-) -> csr_array:
-    """Keep what is not 0 of chunks: rows `[c]` and their vectors `[c, dim]`; gives `[n, dim]` in order of rows."""
-    from scipy.sparse import csr_array, vstack
-
-    order, parts = [np.empty(0, dtype=np.int64)], [csr_array((0, dim), dtype=np.float32)]
-    for rows, vectors in chunks:
-        order.append(rows)
-        parts.append(csr_array(vectors))
-        if progress is not None:
-            progress(len(rows))
-    back = np.argsort(np.concatenate(order), kind="stable")
-    return csr_array(vstack(parts, format="csr"))[back]
 
 
 def largest(vectors: csr_array, most: int | None) -> list[tuple[list[int], list[float]]]:

@@ -145,7 +145,7 @@ class GraphEncoder:
         """Encode texts: `[n, d]` float32, an array or a `csr_array`, in the order of `texts`."""
         chunks = self.graph.chunks(texts, budget) if texts else iter(())
         if self.sparse:
-            from retort.students.sparse import collect_sparse
+            from retort.students.encoding import collect_sparse
 
             return collect_sparse(chunks, self.dim, progress)
         found = np.empty((len(texts), self.dim), dtype=np.float32)
