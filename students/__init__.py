@@ -4,10 +4,11 @@
 """What a student is: folder, manifest, hashes, encoding."""
 
 from retort.students.backends.onnx import ExportError
+from retort.students.handle import StudentHandle, read_space
 from retort.students.loading import PrecisionError, RemoteCodeError
 from retort.students.manifest import Manifest, ManifestError
 from retort.students.ranker import Ranker
-from retort.students.student import Student, StudentHandle, read_space, save_student
+from retort.students.student import Student, save_student
 from retort.students.towers import document_string
 
 # Document metadata that begins so is ours, all other is the user's.
