@@ -15,6 +15,7 @@ import numpy as np
 from retort.students.backends.exports import Backend, choose, export_precision
 from retort.students.backends.onnx import ExportError, open_export
 from retort.students.backends.static import static_encoder
+from retort.students.backends.torch import TorchEncoder
 from retort.students.card import model_card
 from retort.students.encoding import encode_numpy
 from retort.students.files import replace_folder, resolve_model
@@ -151,7 +152,7 @@ class Student:
             lock = threading.Lock()
             for side in SIDES:
                 static = static_encoder(model, side) if model.device.type == "cpu" else None
-                self._encoders[side] = static or _TorchSide(model, side, self.encoding(), lock)
+                self._encoders[side] = static or TorchEncoder(model, side, self.encoding(), lock)
 
     @staticmethod
     def model_class() -> Any:
@@ -313,7 +314,7 @@ class Student:
     def views(self, queries: Sequence[str], document: str, query_tokens: int) -> list[str]:
         """List a document's views (see `students.views.view_texts`); safe beside threads that encode."""
         encoder = self._encoders["document"]
-        if isinstance(encoder, _TorchSide):
+        if isinstance(encoder, TorchEncoder):
             with encoder.lock:
                 return view_texts(self.model.tokenizer, queries, document, query_tokens)
         if self._tokenizer is None:
@@ -357,24 +358,6 @@ class Encoder(Protocol):
         self, texts: Sequence[str], *, budget: int | None = None, progress: Callable[[int], Any] | None = None
     ) -> Any:
         """Encode texts: `[n, dim]` float32, an array or a `csr_array`; parameters as in `Student.encode`."""
-
-
-class _TorchSide:
-    """A side of a torch model."""
-
-    megabytes = 0.0  # the model's are counted once
-
-    def __init__(self, model: SentenceTransformer, side: Side, run: Callable[..., Any], lock: threading.Lock) -> None:
-        self._model, self._side, self._run = model, side, run
-        # Fast tokenizers keep the truncation of the last call: two threads at once raise 'Already borrowed'.
-        self.lock = lock
-
-    def encode(
-        self, texts: Sequence[str], *, budget: int | None = None, progress: Callable[[int], Any] | None = None
-    ) -> Any:
-        """Encode texts, one thread at a time."""
-        with self.lock:
-            return self._run(self._model, texts, self._side, budget=budget, progress=progress)
 
 
 def verified(loaded: SentenceTransformer | CrossEncoder, model: str) -> Manifest:
