@@ -526,7 +526,7 @@ def with_words(
     from sentence_transformers.base.modules import Normalize
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-    from retort.students.counted import CountedEmbedding
+    from retort.students.modules.counted import CountedEmbedding
 
     if saturation is not None and not saturation > 0:
         msg = f"with_words: saturation={saturation} must be above 0."
@@ -646,7 +646,7 @@ def from_words(
     """
     import torch
 
-    from retort.students.counted import CountedEmbedding
+    from retort.students.modules.counted import CountedEmbedding
 
     if layers < 1 or dim <= 1:
         msg = f"from_words: layers={layers} must be above 0, and dim={dim} above 1."
@@ -770,7 +770,7 @@ def _modules(tower: SentenceTransformer) -> list[Any]:
 
 
 def _tower(side: str, spec: dict[str, Any]) -> SentenceTransformer:
-    from retort.students.counted import CountedEmbedding
+    from retort.students.modules.counted import CountedEmbedding
 
     makers = {f"retort.students.create.{f.__name__}": f for f in (pretrained, from_layers, from_config, static)}
     if spec.get("type") not in makers:

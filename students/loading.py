@@ -28,7 +28,10 @@ class RemoteCodeError(ValueError):
 
 
 STOCK = "sentence_transformers."
-OWN_MODULES = frozenset({"retort.students.counted.CountedEmbedding"})  # all that a folder may name besides
+# All that a folder may name besides; the second is where earlier versions had the first.
+OWN_MODULES = frozenset(
+    {"retort.students.modules.counted.CountedEmbedding", "retort.students.counted.CountedEmbedding"}
+)
 MODULES, CONFIG = "modules.json", "config_sentence_transformers.json"
 SAVED = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")  # in CONFIG
 

@@ -23,14 +23,14 @@ from retort.cli.main import main
 from retort.pipelines.load import pipeline_yaml
 from retort.students import Ranker, RemoteCodeError, Student, save_student
 from retort.students import create as make
-from retort.students.counted import CountedEmbedding
 from retort.students.loading import load_model
+from retort.students.modules.counted import CountedEmbedding
 from retort.students.sparse import SparseStudent
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
 from retort.trainers.teachers.sparse_encoder import SparseEncoderTeacher
 
-OURS = "retort.students.counted.CountedEmbedding"
+OURS = "retort.students.modules.counted.CountedEmbedding"
 NORMALIZE = "sentence_transformers.base.modules.normalize.Normalize"
 EVIL = """\
 from pathlib import Path

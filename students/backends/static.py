@@ -135,7 +135,7 @@ def static_encoder(model: SentenceTransformer, side: Side) -> StaticEncoder | No
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
     from tokenizers import Tokenizer
 
-    from retort.students.counted import CountedEmbedding
+    from retort.students.modules.counted import CountedEmbedding
 
     first, *rest = route(model, side)
     if not isinstance(first, StaticEmbedding) or [type(module) for module in rest] not in ([], [Normalize]):
