@@ -3,9 +3,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recipes of strangers: nothing of what they name is called unless it is of the right role."""
 
-import inspect
+import pkgutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -156,10 +157,11 @@ class TestRoles:
             Recipe.from_dict(recipe_tree).create(spec, "student", "student")
 
     def test_makers_are_marked(self):
-        public = {f for n, f in vars(create).items() if inspect.isfunction(f) and f.__module__ == create.__name__}
-        assert {f.__name__ for f in public if is_student_maker(f)} == {
-            f.__name__ for f in public if not f.__name__.startswith("_")
-        }
+        marked = {f.__name__ for f in vars(create).values() if is_student_maker(f)}
+        assert marked == set(create.__all__)
+        for module in pkgutil.iter_modules(create.__path__, f"{create.__name__}."):
+            there = vars(import_module(module.name)).values()
+            assert {f.__name__ for f in there if is_student_maker(f)} <= marked
 
     def test_an_allowed_module_needs_no_marks(self, recipe_tree, tokenizer_path):
         tree = changed(recipe_tree, "student.type", "two_ranks.double_student")

@@ -1,0 +1,29 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+Ways to start a student: a pretrained model, some of its layers, random weights, tables, layers on them, towers.
+
+Recipes name each as `retort.students.create.NAME`, wherever in this package it is defined.
+"""
+
+from retort.students.create.encoders import from_config, pretrained
+from retort.students.create.heads import late_interaction, ranker, sparse
+from retort.students.create.layers import from_layers, from_table
+from retort.students.create.lexical import from_words, with_words
+from retort.students.create.tables import static
+from retort.students.create.towers import two_towers
+
+__all__ = [
+    "from_config",
+    "from_layers",
+    "from_table",
+    "from_words",
+    "late_interaction",
+    "pretrained",
+    "ranker",
+    "sparse",
+    "static",
+    "two_towers",
+    "with_words",
+]

@@ -1,0 +1,113 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Whole encoders: pretrained, or of random weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from retort.students.files import resolve_model
+from retort.students.loading import load_tokenizer, open_model
+from retort.students.makers import student_maker
+from retort.students.towers import set_max_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sentence_transformers import SentenceTransformer
+
+
+@student_maker
+def pretrained(
+    model: str, *, max_tokens: dict[str, int] | None = None, frozen: Sequence[str] = (), **options: Any
+) -> SentenceTransformer:
+    """
+    Start from a whole pretrained model: any sentence-transformers model or Hugging Face encoder.
+
+    :param model:
+        A folder, a Hub id, or `package:NAME/SUBFOLDER`.
+    :param max_tokens:
+        Lengths `{query, document}` at which texts are cut.
+    :param frozen:
+        Parts that do not learn, by their names among the model's modules, such as `0.model.encoder`.
+    :param options:
+        Passed to `SentenceTransformer`, such as `revision`, `prompts`, `similarity_fn_name`, `trust_remote_code`.
+    :raises ValueError:
+        If there is no part of such a name.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    started = open_model(SentenceTransformer, resolve_model(model), device="cpu", **options)
+    set_max_tokens(started, **(max_tokens or {}))
+    parts = dict(started.named_modules())
+    for name in [frozen] if isinstance(frozen, str) else frozen:
+        if name not in parts:
+            shown = ", ".join(n for n in parts if n.count(".") in (0, 1, 2) and n)
+            msg = f"frozen: {model} has no part {name!r}. Its parts: {shown}, and theirs."
+            raise ValueError(msg)
+        parts[name].requires_grad_(False)
+    return started.float()  # a folder may be stored in less than training needs
+
+
+@student_maker
+def from_config(
+    config: dict[str, Any],
+    tokenizer: str,
+    *,
+    pooling: str = "mean",
+    max_tokens: dict[str, int] | None = None,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> SentenceTransformer:
+    """
+    Start from random weights.
+
+    :param config:
+        A transformers configuration, with its `model_type`; `vocab_size` is taken from the tokenizer if not given.
+    :param tokenizer:
+        Folder, Hub id or `package:` name of a model or tokenizer to take the tokenizer from.
+    :param pooling:
+        A pooling mode of sentence-transformers; vectors are then normalised.
+    :param max_tokens:
+        Lengths `{query, document}` at which texts are cut.
+    :param seed:
+        Seed of the weights.
+    :param trust_remote_code:
+        Run code that the tokenizer brings along.
+    :param options:
+        Passed to `SentenceTransformer`.
+    :raises ValueError:
+        If the configuration names no `model_type`.
+    """
+    import tempfile
+
+    import torch
+    from safetensors.torch import save_model
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+    from transformers import AutoConfig, AutoModel
+
+    if "model_type" not in config:
+        msg = "config: name its model_type, for example {model_type: bert, hidden_size: 128, num_hidden_layers: 2}."
+        raise ValueError(msg)
+    words = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
+    fields = {"vocab_size": len(words), "pad_token_id": words.pad_token_id} | config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = AutoModel.from_config(AutoConfig.for_model(**fields))
+    with tempfile.TemporaryDirectory() as folder:  # the Transformer module only loads from a folder or the Hub
+        # Not `encoder.save_pretrained`: in a run of several processes it writes on the first alone.
+        encoder.config.to_json_file(f"{folder}/config.json", use_diff=False)
+        save_model(encoder, f"{folder}/model.safetensors", metadata={"format": "pt"})
+        words.save_pretrained(folder)
+        first = Transformer(folder)
+    positions = encoder.config.max_position_embeddings
+    if not first.max_seq_length or first.max_seq_length > positions:
+        first.max_seq_length = positions
+    pool = Pooling(first.get_embedding_dimension(), pooling_mode=pooling)
+    started = SentenceTransformer(modules=[first, pool, Normalize()], device="cpu", **options)
+    set_max_tokens(started, **(max_tokens or {}))
+    return started

@@ -1,0 +1,131 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Some layers of a pretrained trunk, as they are or on a static student's token vectors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from retort.students.create.encoders import pretrained
+from retort.students.layers import layer_stack, layers_of
+from retort.students.makers import student_maker
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+@student_maker
+def from_layers(
+    trunk: str, layers: list[int], *, max_tokens: dict[str, int] | None = None, **options: Any
+) -> SentenceTransformer:
+    """
+    Start from some layers of a pretrained trunk; embeddings, pooling and what follows are kept.
+
+    :param trunk:
+        A folder, a Hub id, or `package:NAME/SUBFOLDER`.
+    :param layers:
+        Indexes of the layers to keep, from 0, in ascending order.
+    :param max_tokens:
+        Lengths `{query, document}` at which texts are cut.
+    :param options:
+        Passed to `SentenceTransformer`, such as `trust_remote_code`.
+    :raises ValueError:
+        If the layers are not there, or where this architecture keeps its layers is not known.
+    """
+    started = pretrained(trunk, max_tokens=max_tokens, **options)
+    cut_layers(started[0].model, layers, trunk)
+    return started
+
+
+@student_maker
+def from_table(
+    table: str,
+    trunk: str,
+    layers: list[int],
+    *,
+    max_tokens: dict[str, int] | None = None,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> SentenceTransformer:
+    r"""
+    Start from some layers of a trunk that change nothing yet, on the token vectors of a static student.
+
+    A table learns in minutes what its teacher makes of words; layers learn what words make of each other. Token $t$ of
+    the table, $v_t$, becomes the embedding $v_t / \|v_t\|$ with the weight $\|v_t\|$ in the mean (`WordWeights` of
+    sentence-transformers). Positions start at 0, and so do the maps that carry what attention and feed-forward networks
+    found back into the stream: each layer then normalises what is normal already. All else is the trunk's.
+
+    :param table:
+        Folder of a static student over the trunk's vocabulary, as wide as the trunk.
+    :param trunk:
+        A folder, a Hub id, or `package:NAME/SUBFOLDER` of a model of BERT's kind.
+    :param layers:
+        Indexes of the trunk's layers to keep, from 0, in ascending order.
+    :param max_tokens:
+        Lengths `{query, document}` at which texts are cut.
+    :param trust_remote_code:
+        Run code that table and trunk bring along.
+    :param options:
+        Passed to `SentenceTransformer`.
+    :raises ValueError:
+        If the table is none, or another vocabulary's or width's, or the trunk's layers are not known.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize
+    from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, WordWeights
+    from torch import nn
+
+    first: Any = from_layers(trunk, layers, max_tokens=max_tokens, trust_remote_code=trust_remote_code)[0]
+    words = first.tokenizer
+    tower: Any = pretrained(table, trust_remote_code=trust_remote_code)[0]
+    if not isinstance(tower, StaticEmbedding):
+        msg = f"from_table: {table} is no static student; make one with the recipe `static`."
+        raise ValueError(msg)
+    vectors = tower.embedding.weight.detach()
+    encoder = first.model
+    width = encoder.config.hidden_size
+    if tower.tokenizer.get_vocab() != words.get_vocab() or vectors.shape[1] != width:
+        msg = f"from_table: {table} has another vocabulary than {trunk}, or not its {width} dimensions."
+        raise ValueError(msg)
+    parts = dict(encoder.named_modules())
+    carried = [n for n in parts if n.endswith(".output.dense")]
+    if len(carried) != 2 * len(layers):
+        msg = f"from_table: {encoder.config.model_type!r} is not built as BERT is; give another trunk."
+        raise ValueError(msg)
+    norms = vectors.norm(dim=1)
+    with torch.no_grad():
+        for name, parameter in encoder.embeddings.named_parameters():
+            if "LayerNorm" not in name:
+                parameter.zero_()
+        encoder.embeddings.word_embeddings.weight[: len(norms)] = vectors / norms.clamp(min=1e-12)[:, None]
+        for part in parts.values():
+            if isinstance(part, nn.LayerNorm):
+                nn.init.ones_(part.weight)
+                nn.init.zeros_(part.bias)
+        for name in carried:
+            nn.init.zeros_(parts[name].weight)
+            nn.init.zeros_(parts[name].bias)
+    vocabulary = words.convert_ids_to_tokens(list(range(len(norms))))
+    weights = WordWeights(vocabulary, dict(zip(vocabulary, (norms / norms.mean()).tolist(), strict=True)))
+    return SentenceTransformer(modules=[first, weights, Pooling(width), Normalize()], device="cpu", **options)
+
+
+def cut_layers(model: Any, layers: list[int], trunk: str) -> None:
+    """Keep some layers of a transformers model, in place; `trunk` is its name, for messages."""
+    from torch import nn
+
+    encoder = model.base_model  # without a ranker's head
+    try:
+        stack_name, count_name = layer_stack(model)
+    except ValueError as error:
+        msg = f"Cutting layers: {error} Use `pretrained`."
+        raise ValueError(msg) from error
+    stack = layers_of(model)
+    if not layers or sorted(set(layers)) != layers or not 0 <= layers[0] <= layers[-1] < len(stack):
+        msg = f"layers={layers}: {trunk} has {len(stack)} layers; give ascending indexes from 0 to {len(stack) - 1}."
+        raise ValueError(msg)
+    parent, _, leaf = stack_name.rpartition(".")
+    setattr(encoder.get_submodule(parent), leaf, nn.ModuleList(stack[i] for i in layers))
+    setattr(encoder.config, count_name, len(layers))

@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Tables: a text's vector is the mean of its tokens'."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from retort.students.create.encoders import pretrained
+from retort.students.makers import student_maker
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+TOKENS_A_PASS = 1024
+
+
+@student_maker
+def static(
+    teacher: str, *, dim: int | None = None, sif: float = 1e-5, trust_remote_code: bool = False, **options: Any
+) -> SentenceTransformer:
+    r"""
+    Start a student that is a table: a text's vector is the mean of its tokens', of length 1.
+
+    Each token of the teacher's vocabulary is passed through it alone (Model2Vec, Tulkens & van Dongen 2024); with `dim`
+    the vectors are centred and cut to their main directions; they are weighted so that frequent tokens count less
+    (Arora et al. 2017): $w = a / (a + p)$, where the probability $p$ of token number $r$ is taken as $1 / (r \ln v)$
+    (Zipf), vocabularies being ordered by frequency.
+
+    :param teacher:
+        A folder, a Hub id, or `package:NAME/SUBFOLDER` of a bi-encoder with a fast tokenizer.
+    :param dim:
+        Dimension; None keeps the teacher's and its axes, so that the vectors lie near the teacher's own.
+    :param sif:
+        The $a$ above.
+    :param trust_remote_code:
+        Run code that the teacher brings along.
+    :param options:
+        Passed to `SentenceTransformer`, such as `prompts`.
+    :raises ValueError:
+        If the dimension is not one, or the teacher's tokenizer not fast.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    model = pretrained(teacher, trust_remote_code=trust_remote_code).eval()
+    words = model.tokenizer
+    if not getattr(words, "is_fast", False):
+        msg = f"static: {teacher} has no fast tokenizer."
+        raise ValueError(msg)
+    width = int(model.get_embedding_dimension() or 0)
+    if dim is not None and not 1 <= dim <= width:
+        msg = f"static: dim={dim} must lie from 1 to the teacher's {width}."
+        raise ValueError(msg)
+    first, *rest = words("")["input_ids"]
+    special = set(words.all_special_ids)
+    ids = torch.tensor([i for i in range(len(words)) if i not in special])
+    table = torch.zeros(len(words), width, dtype=torch.float32)
+    with torch.inference_mode():
+        for block in ids.split(TOKENS_A_PASS):
+            rows = [torch.full_like(block, i) for i in (first, *rest)]
+            given = torch.stack([rows[0], block, *rows[1:]], dim=1)
+            seen = model({"input_ids": given, "attention_mask": torch.ones_like(given), "modality": "text"})
+            table[block] = seen["sentence_embedding"]
+    if dim is not None:
+        own = table[ids] - table[ids].mean(0)
+        axes = torch.linalg.svd(own.T @ own).U[:, :dim]
+        table = torch.zeros(len(words), dim, dtype=torch.float32).index_copy(0, ids, own @ axes)
+    rank = torch.ones_like(table[:, 0]).index_copy(0, ids, torch.arange(1, len(ids) + 1).to(table.dtype))
+    table *= (sif / (sif + 1 / (rank * math.log(max(len(ids), 2)))))[:, None]
+    table /= table.norm(dim=1).mean().clamp(min=1e-12)  # a learning rate then suits any teacher
+    tower = StaticEmbedding(words.backend_tokenizer, embedding_weights=table.clone())
+    similarity = {"similarity_fn_name": model.similarity_fn_name}
+    return SentenceTransformer(modules=[tower, Normalize()], device="cpu", **similarity | options)
