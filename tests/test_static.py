@@ -18,7 +18,7 @@ from haystack_integrations.components.retrievers.retort import StudentRetriever
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.students import Student, save_student
 from retort.students.backends.static import StaticEncoder
-from retort.students.create import from_config, from_table, from_words, static, two_towers, with_words
+from retort.students.create import from_config, from_table, from_words, static, static_with_lexical, two_towers
 from retort.students.encoding import encode_texts
 from retort.students.hashing import fingerprint_of
 from retort.students.loading import RemoteCodeError, names_own_modules
@@ -248,7 +248,7 @@ class TestWordsBesideATable:
     def test_the_second_half_is_tf_idf(self, table):
         """As many dimensions as keep right angles: the cosine is the sum of both halves' products."""
         vectors = SentenceTransformer(table, device="cpu")[0].embedding.weight.detach().numpy()
-        started = with_words(table, corpus=self.CORPUS, dim=4096, weight=0.7)
+        started = static_with_lexical(table, corpus=self.CORPUS, dim=4096, weight=0.7)
         words = started[0].tokenizer
         ids = [words.encode(text, add_special_tokens=False).ids for text in self.CORPUS]
         seen = np.array([sum(token in text for text in ids) for token in range(len(vectors))])
@@ -268,12 +268,12 @@ class TestWordsBesideATable:
         with torch.no_grad():
             plain[0].embedding.weight[ship] = plain[0].embedding.weight[bread]
         save_student(plain, tmp_path / "same")
-        for model, same in ((plain, True), (with_words(str(tmp_path / "same"), corpus=self.CORPUS), False)):
+        for model, same in ((plain, True), (static_with_lexical(str(tmp_path / "same"), corpus=self.CORPUS), False)):
             asked, other = model.encode(["ship", "bread"])
             assert bool(asked @ other > 0.99) == same
 
     def test_words_that_the_vocabulary_lacks_are_not_one_word(self, table):
-        started = with_words(table, corpus=[*self.CORPUS, "\u2603"], dim=8)
+        started = static_with_lexical(table, corpus=[*self.CORPUS, "\u2603"], dim=8)
         unknown = started[0].tokenizer.token_to_id("[UNK]")
         assert started[0].tokenizer.encode("\u2603", add_special_tokens=False).ids == [unknown]
         words = started[0].embedding.weight[:, -8:]
@@ -285,16 +285,16 @@ class TestWordsBesideATable:
 
         data = read_beir(beir, "train")
         labels = stage("labels", 1, spec("Contrastive"), candidates=pool("bm25", negatives=1))
-        student = spec("with_words", table=table, dim=8)
+        student = spec("static_with_lexical", table=table, dim=8)
         tree = recipe_tree | {"student": student, "teachers": {}, "stages": [labels]}
         tree["candidates"] = {"bm25": tree["candidates"]["bm25"]}
         tree["training"] = tree["training"] | {"seed": 3}
         found = build_recipe(Recipe.from_dict(tree), data, tmp_path / "cache").distiller.student
-        wanted = with_words(table, corpus=data.corpus.texts, dim=8, seed=3)
+        wanted = static_with_lexical(table, corpus=data.corpus.texts, dim=8, seed=3)
         torch.testing.assert_close(found[0].embedding.weight, wanted[0].embedding.weight)
 
     def test_it_is_served_as_any_table(self, table, tmp_path):
-        started = with_words(table, corpus=self.CORPUS, dim=8)
+        started = static_with_lexical(table, corpus=self.CORPUS, dim=8)
         save_student(started, tmp_path / "student")
         student = Student.load(str(tmp_path / "student"))
         assert student.manifest.kind == "static"
@@ -304,7 +304,7 @@ class TestWordsBesideATable:
 
     @pytest.fixture
     def counting(self, table) -> SentenceTransformer:
-        return with_words(table, corpus=COUNTED, dim=8, saturation=0.25)
+        return static_with_lexical(table, corpus=COUNTED, dim=8, saturation=0.25)
 
     def test_counts_are_saturated_as_bm25_has_them(self, table, counting):
         """By hand: c occurrences of a word weigh (1 + k) c / (c + k), meanings c."""
@@ -314,7 +314,7 @@ class TestWordsBesideATable:
             kinds, counts = np.unique(words.encode(text, add_special_tokens=False).ids, return_counts=True)
             wanted = np.concatenate([counts @ rows[kinds, :-8], (1.25 * counts / (counts + 0.25)) @ rows[kinds, -8:]])
             np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted), atol=1e-6)
-        much = with_words(table, corpus=COUNTED, dim=8, saturation=1e9)
+        much = static_with_lexical(table, corpus=COUNTED, dim=8, saturation=1e9)
         plain = SentenceTransformer(
             modules=[StaticEmbedding(words, much[0].embedding.weight), Normalize()], device="cpu"
         )
@@ -371,13 +371,13 @@ class TestWordsBesideATable:
 
     def test_what_does_not_fit_is_refused(self, table, tiny_student):
         with pytest.raises(ValueError, match="no static student"):
-            with_words(tiny_student, corpus=self.CORPUS)
+            static_with_lexical(tiny_student, corpus=self.CORPUS)
         for wrong in (None, [], "documents/"):
             with pytest.raises(ValueError, match="needs a corpus"):
-                with_words(table, corpus=wrong)
+                static_with_lexical(table, corpus=wrong)
         for given in ({"dim": 0}, {"weight": 0.0}, {"weight": -1.0}, {"saturation": 0.0}):
             with pytest.raises(ValueError, match="above 0"):
-                with_words(table, corpus=self.CORPUS, **given)
+                static_with_lexical(table, corpus=self.CORPUS, **given)
 
 
 class TestLayersThatCountWords:

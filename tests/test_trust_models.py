@@ -94,7 +94,7 @@ LOADS = {
     "late_interaction": make.late_interaction,
     "static": make.static,
     "from_config": lambda m: make.from_config({"model_type": "bert"}, m),
-    "with_words": lambda m: make.with_words(m, corpus=["a"]),
+    "static_with_lexical": lambda m: make.static_with_lexical(m, corpus=["a"]),
 }
 
 
@@ -120,7 +120,7 @@ class TestPlaces:
     @pytest.fixture
     def counting(self, tiny_student, tmp_path) -> str:
         save_student(make.static(tiny_student), tmp_path / "table")
-        table = make.with_words(str(tmp_path / "table"), corpus=["the ship", "bread"], dim=8, saturation=0.25)
+        table = make.static_with_lexical(str(tmp_path / "table"), corpus=["the ship", "bread"], dim=8, saturation=0.25)
         save_student(table, tmp_path / "counting", recipe="words")
         return str(tmp_path / "counting")
 

@@ -51,7 +51,7 @@ PATHS = {
         "retort.students.create.sparse",
         "retort.students.create.static",
         "retort.students.create.two_towers",
-        "retort.students.create.with_words",
+        "retort.students.create.static_with_lexical",
         "retort.trainers.candidates.bm25.BM25Miner",
         "retort.trainers.candidates.dense.DenseMiner",
         "retort.trainers.candidates.sparse.SparseMiner",

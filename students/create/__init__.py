@@ -10,7 +10,7 @@ Recipes name each as `retort.students.create.NAME`, wherever in this package it 
 from retort.students.create.encoders import from_config, pretrained
 from retort.students.create.heads import late_interaction, ranker, sparse
 from retort.students.create.layers import from_layers, from_table
-from retort.students.create.lexical import from_words, with_words
+from retort.students.create.lexical import from_words, static_with_lexical
 from retort.students.create.tables import static
 from retort.students.create.towers import two_towers
 
@@ -25,5 +25,5 @@ __all__ = [
     "sparse",
     "static",
     "two_towers",
-    "with_words",
+    "static_with_lexical",
 ]

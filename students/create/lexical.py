@@ -25,7 +25,7 @@ STEADY = 3.0  # how much longer a row is than what is taken off it may be
 
 
 @student_maker
-def with_words(
+def static_with_lexical(
     table: str,
     *,
     corpus: Sequence[str] | None = None,
@@ -76,11 +76,11 @@ def with_words(
     from retort.students.modules.counted import CountedEmbedding
 
     if saturation is not None and not saturation > 0:
-        msg = f"with_words: saturation={saturation} must be above 0."
+        msg = f"static_with_lexical: saturation={saturation} must be above 0."
         raise ValueError(msg)
     once = saturation is not None
     started = pretrained(table, trust_remote_code=trust_remote_code)
-    meanings, words = _meanings_and_words("with_words", table, started, corpus, dim, weight, seed, once=once)
+    meanings, words = _meanings_and_words("static_with_lexical", table, started, corpus, dim, weight, seed, once=once)
     tower: Any = started[0]
     if once:
         words = words - words.mean(dim=1, keepdim=True)  # as `from_words` needs them
@@ -154,7 +154,7 @@ def from_words(
     **options: Any,
 ) -> SentenceTransformer:
     r"""
-    Start from layers that count words: `with_words`, where a word that comes again says little more.
+    Start from layers that count words: `static_with_lexical`, where a word that comes again says little more.
 
     As in BM25, $c$ occurrences of a word weigh $c / (c + k)$, which no table can do, but attention can. In the first
     layer a token finds those of its own kind by a random code, and the first token, whose score is $\ln k$ less; so
@@ -162,12 +162,12 @@ def from_words(
 
     $$\sum_t c_t \left[v_t;\ \frac{1 + k}{c_t + k}\, w_t\right]$$
 
-    with $v_t$ the table's vector, $w_t$ that of `with_words`, $k = 1/4$. All else in the layers is random and changes
+    with $v_t$ the table's vector, $w_t$ that of `static_with_lexical`, $k = 1/4$. All else in the layers is random and changes
     nothing yet: the maps that carry it into the stream are 0. The last 65 to 128 dimensions are the codes'; they start
     at 0 in the student's vectors, so that `truncate_dim` takes them off at no loss. The layers are BERT's.
 
     :param table:
-        Folder of a static student. Of `with_words` with a saturation of 1/4 the words are taken as they are, but for
+        Folder of a static student. Of `static_with_lexical` with a saturation of 1/4 the words are taken as they are, but for
         their mean over dimensions, which is 0 until it learns; `corpus`, `dim` and `weight` are then not asked for.
     :param tokenizer:
         Folder, Hub id or `package:` name of a model or tokenizer with the same vocabulary, which puts a token of its
@@ -177,9 +177,9 @@ def from_words(
     :param layers:
         How many.
     :param dim:
-        Dimensions of the words; see `with_words`.
+        Dimensions of the words; see `static_with_lexical`.
     :param weight:
-        Mean length of the words, that of the meanings being 1; see `with_words`.
+        Mean length of the words, that of the meanings being 1; see `static_with_lexical`.
     :param max_tokens:
         Lengths `{query, document}` at which texts are cut.
     :param seed:
