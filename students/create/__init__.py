@@ -10,7 +10,7 @@ Recipes name each as `retort.students.create.NAME`, wherever in this package it 
 from retort.students.create.encoders import from_config, pretrained
 from retort.students.create.heads import late_interaction, ranker, sparse
 from retort.students.create.layers import from_layers, from_table
-from retort.students.create.lexical import from_words, static_with_lexical
+from retort.students.create.lexical import lexical_layers, static_with_lexical
 from retort.students.create.tables import static
 from retort.students.create.towers import two_towers
 
@@ -18,7 +18,7 @@ __all__ = [
     "from_config",
     "from_layers",
     "from_table",
-    "from_words",
+    "lexical_layers",
     "late_interaction",
     "pretrained",
     "ranker",

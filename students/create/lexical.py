@@ -57,7 +57,7 @@ def static_with_lexical(
         Mean length of the second half, that of the first being 1, over the first 1,024 texts; $c$ follows.
     :param saturation:
         BM25's $k$ of counts, such as 0.25: a word that comes again says little more (`CountedEmbedding`). The student
-        then loads where retort is installed; `from_words` writes it as layers, which sentence-transformers has. None:
+        then loads where retort is installed; `lexical_layers` writes it as layers, which sentence-transformers has. None:
         words weigh as often as they come.
     :param seed:
         Seed of the directions.
@@ -83,7 +83,7 @@ def static_with_lexical(
     meanings, words = _meanings_and_words("static_with_lexical", table, started, corpus, dim, weight, seed, once=once)
     tower: Any = started[0]
     if once:
-        words = words - words.mean(dim=1, keepdim=True)  # as `from_words` needs them
+        words = words - words.mean(dim=1, keepdim=True)  # as `lexical_layers` needs them
     rows = torch.cat([meanings, words], dim=1)
     both = (
         StaticEmbedding(tower.tokenizer, embedding_weights=rows)
@@ -140,7 +140,7 @@ def _meanings_and_words(
 
 
 @student_maker
-def from_words(
+def lexical_layers(
     table: str,
     tokenizer: str,
     *,
@@ -196,18 +196,18 @@ def from_words(
     from retort.students.modules.counted import CountedEmbedding
 
     if layers < 1 or dim <= 1:
-        msg = f"from_words: layers={layers} must be above 0, and dim={dim} above 1."
+        msg = f"lexical_layers: layers={layers} must be above 0, and dim={dim} above 1."
         raise ValueError(msg)
     started = pretrained(table, trust_remote_code=trust_remote_code)
     if isinstance(started[0], CountedEmbedding):
         counted: Any = started[0]
         if counted.saturation != SATURATION:
-            msg = f"from_words: {table} has saturation={counted.saturation}; layers are written for {SATURATION}."
+            msg = f"lexical_layers: {table} has saturation={counted.saturation}; layers are written for {SATURATION}."
             raise ValueError(msg)
         dim = counted.words
         meanings, words = counted.embedding.weight.detach().float().tensor_split([-dim], dim=1)
     else:
-        meanings, words = _meanings_and_words("from_words", table, started, corpus, dim, weight, seed, once=True)
+        meanings, words = _meanings_and_words("lexical_layers", table, started, corpus, dim, weight, seed, once=True)
     tower: Any = started[0]
     words = words - words.mean(dim=1, keepdim=True)  # so that taking some of them off leaves a stream's mean at 0
     both = torch.cat([meanings, words], dim=1)
@@ -225,7 +225,7 @@ def from_words(
     student = from_config(config, tokenizer, max_tokens=max_tokens, seed=seed, **options)
     first: Any = student[0]
     if first.tokenizer.get_vocab() != tower.tokenizer.get_vocab() or first.tokenizer.cls_token_id is None:
-        msg = f"from_words: {tokenizer} has another vocabulary than {table}, or puts no token before a text."
+        msg = f"lexical_layers: {tokenizer} has another vocabulary than {table}, or puts no token before a text."
         raise ValueError(msg)
     sink = first.tokenizer.cls_token_id
     for token in {sink, first.tokenizer.sep_token_id} - {None}:
@@ -246,7 +246,7 @@ def from_words(
 
 
 def _count_words(encoder: Any, rows: torch.Tensor, start: int, dim: int, size: float) -> None:
-    """Write into a BERT what `from_words` says; codes and sink have the length `size` once they are normalised."""
+    """Write into a BERT what `lexical_layers` says; codes and sink have the length `size` once they are normalised."""
     import torch
     from torch import nn
 
