@@ -18,7 +18,14 @@ from haystack_integrations.components.retrievers.retort import StudentRetriever
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.students import Student, save_student
 from retort.students.backends.static import StaticEncoder
-from retort.students.create import from_config, from_table, lexical_layers, static, static_with_lexical, two_towers
+from retort.students.create import (
+    from_config,
+    layers_on_static,
+    lexical_layers,
+    static,
+    static_with_lexical,
+    two_towers,
+)
 from retort.students.encoding import encode_texts
 from retort.students.hashing import fingerprint_of
 from retort.students.loading import RemoteCodeError, names_own_modules
@@ -207,7 +214,7 @@ def test_batches_of_queries_are_half_sentences(beir, tmp_path):
 class TestLayersOnATable:
     @pytest.fixture
     def started(self, table, trunk) -> SentenceTransformer:
-        return from_table(table, trunk, [0, 2], max_tokens={"query": 8, "document": 16})
+        return layers_on_static(table, trunk, [0, 2], max_tokens={"query": 8, "document": 16})
 
     def test_it_starts_as_the_tables_means(self, started, table):
         """Each token counts as much as in the table, and points where it did, less the mean of its entries."""
@@ -232,14 +239,14 @@ class TestLayersOnATable:
 
     def test_what_does_not_fit_is_refused(self, table, trunk, tiny_student, tokenizer_path, tmp_path):
         with pytest.raises(ValueError, match="no static student"):
-            from_table(tiny_student, trunk, [0])
+            layers_on_static(tiny_student, trunk, [0])
         save_student(static(tiny_student, dim=8), tmp_path / "narrow")
         with pytest.raises(ValueError, match="16 dimensions"):
-            from_table(str(tmp_path / "narrow"), trunk, [0])
+            layers_on_static(str(tmp_path / "narrow"), trunk, [0])
         odd = {"model_type": "distilbert", "dim": 16, "n_heads": 2, "n_layers": 1, "hidden_dim": 32}
         save_student(from_config(odd, tokenizer_path), tmp_path / "odd")
         with pytest.raises(ValueError, match="'distilbert' is not built as BERT is"):
-            from_table(table, str(tmp_path / "odd"), [0])
+            layers_on_static(table, str(tmp_path / "odd"), [0])
 
 
 class TestWordsBesideATable:

@@ -9,7 +9,7 @@ Recipes name each as `retort.students.create.NAME`, wherever in this package it 
 
 from retort.students.create.encoders import from_config, pretrained
 from retort.students.create.heads import late_interaction, ranker, sparse
-from retort.students.create.layers import from_layers, from_table
+from retort.students.create.layers import from_layers, layers_on_static
 from retort.students.create.lexical import lexical_layers, static_with_lexical
 from retort.students.create.tables import static
 from retort.students.create.towers import two_towers
@@ -17,13 +17,13 @@ from retort.students.create.towers import two_towers
 __all__ = [
     "from_config",
     "from_layers",
-    "from_table",
-    "lexical_layers",
     "late_interaction",
+    "layers_on_static",
+    "lexical_layers",
     "pretrained",
     "ranker",
     "sparse",
     "static",
-    "two_towers",
     "static_with_lexical",
+    "two_towers",
 ]

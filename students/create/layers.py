@@ -39,7 +39,7 @@ def from_layers(
 
 
 @student_maker
-def from_table(
+def layers_on_static(
     table: str,
     trunk: str,
     layers: list[int],
@@ -81,18 +81,18 @@ def from_table(
     words = first.tokenizer
     tower: Any = pretrained(table, trust_remote_code=trust_remote_code)[0]
     if not isinstance(tower, StaticEmbedding):
-        msg = f"from_table: {table} is no static student; make one with the recipe `static`."
+        msg = f"layers_on_static: {table} is no static student; make one with the recipe `static`."
         raise ValueError(msg)
     vectors = tower.embedding.weight.detach()
     encoder = first.model
     width = encoder.config.hidden_size
     if tower.tokenizer.get_vocab() != words.get_vocab() or vectors.shape[1] != width:
-        msg = f"from_table: {table} has another vocabulary than {trunk}, or not its {width} dimensions."
+        msg = f"layers_on_static: {table} has another vocabulary than {trunk}, or not its {width} dimensions."
         raise ValueError(msg)
     parts = dict(encoder.named_modules())
     carried = [n for n in parts if n.endswith(".output.dense")]
     if len(carried) != 2 * len(layers):
-        msg = f"from_table: {encoder.config.model_type!r} is not built as BERT is; give another trunk."
+        msg = f"layers_on_static: {encoder.config.model_type!r} is not built as BERT is; give another trunk."
         raise ValueError(msg)
     norms = vectors.norm(dim=1)
     with torch.no_grad():

@@ -57,8 +57,8 @@ def static_with_lexical(
         Mean length of the second half, that of the first being 1, over the first 1,024 texts; $c$ follows.
     :param saturation:
         BM25's $k$ of counts, such as 0.25: a word that comes again says little more (`CountedEmbedding`). The student
-        then loads where retort is installed; `lexical_layers` writes it as layers, which sentence-transformers has. None:
-        words weigh as often as they come.
+        then loads where retort is installed; `lexical_layers` writes it as layers, which sentence-transformers has.
+        None: words weigh as often as they come.
     :param seed:
         Seed of the directions.
     :param trust_remote_code:
@@ -162,13 +162,13 @@ def lexical_layers(
 
     $$\sum_t c_t \left[v_t;\ \frac{1 + k}{c_t + k}\, w_t\right]$$
 
-    with $v_t$ the table's vector, $w_t$ that of `static_with_lexical`, $k = 1/4$. All else in the layers is random and changes
-    nothing yet: the maps that carry it into the stream are 0. The last 65 to 128 dimensions are the codes'; they start
-    at 0 in the student's vectors, so that `truncate_dim` takes them off at no loss. The layers are BERT's.
+    with $v_t$ the table's vector, $w_t$ that of `static_with_lexical`, $k = 1/4$. All else in the layers is random and
+    changes nothing yet: the maps that carry it into the stream are 0. The last 65 to 128 dimensions are the codes';
+    they start at 0 in the student's vectors, so that `truncate_dim` takes them off at no loss. The layers are BERT's.
 
     :param table:
-        Folder of a static student. Of `static_with_lexical` with a saturation of 1/4 the words are taken as they are, but for
-        their mean over dimensions, which is 0 until it learns; `corpus`, `dim` and `weight` are then not asked for.
+        Folder of a static student. Of `static_with_lexical` with a saturation of 1/4 the words are taken as they are,
+        but for their mean over dimensions, which is 0 until it learns; `corpus`, `dim` and `weight` are then not used.
     :param tokenizer:
         Folder, Hub id or `package:` name of a model or tokenizer with the same vocabulary, which puts a token of its
         own before a text.

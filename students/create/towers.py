@@ -62,6 +62,6 @@ def _tower(side: str, spec: dict[str, Any]) -> SentenceTransformer:
         raise ValueError(msg)
     tower = makers[spec["type"]](**spec.get("init_parameters", {}))
     if isinstance(tower[0], CountedEmbedding):
-        msg = f"two_towers: {side}: a table that counts words is no tower; `lexical_layers` writes it as layers, which are."
+        msg = f"two_towers: {side}: a table that counts words is no tower; `lexical_layers` writes one as layers."
         raise ValueError(msg)
     return tower.requires_grad_(not spec.get("frozen", False))

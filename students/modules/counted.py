@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""A table of token vectors in which words that come again say little more: `create.static_with_lexical` with saturation."""
+"""A table of token vectors in which a word that comes again says little more; `create.static_with_lexical` makes it."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ TYPES: dict[str, str] = {
     "retort.trainers.teachers.fitted.FittedBiEncoder": "retort.trainers.teachers.trained_in_run.TrainedInRunBiEncoder",
     "retort.students.create.with_words": "retort.students.create.static_with_lexical",
     "retort.students.create.from_words": "retort.students.create.lexical_layers",
+    "retort.students.create.from_table": "retort.students.create.layers_on_static",
 }
 PARAMETERS: dict[str, str] = {
     "besides": "extra_teachers",
