@@ -11,7 +11,8 @@ from retort.trainers.batches.texts import TextBatches
 from retort.trainers.candidates.bm25 import BM25Miner
 from retort.trainers.candidates.dense import DenseMiner
 from retort.trainers.candidates.given import GivenMiner
-from retort.trainers.candidates.lists import CandidateLists, build_lists, mine
+from retort.trainers.candidates.lists import CandidateLists
+from retort.trainers.candidates.mining import build_lists, mine
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import RetrievalData, TextStore
@@ -79,7 +80,7 @@ class TestDense:
         assert not np.array_equal(mine(miner, context)[0], before)
 
     def test_the_lexical_index_is_built_once(self, context, monkeypatch):
-        monkeypatch.setattr("retort.trainers.candidates.lists.MINING_BLOCK", 10)
+        monkeypatch.setattr("retort.trainers.candidates.mining.MINING_BLOCK", 10)
         built = []
         real = BM25.__init__
         monkeypatch.setattr(BM25, "__init__", lambda self, texts: built.append(1) or real(self, texts))
@@ -87,7 +88,7 @@ class TestDense:
         assert len(built) == 1
 
     def test_mining_goes_on_after_an_interruption(self, context, monkeypatch):
-        monkeypatch.setattr("retort.trainers.candidates.lists.MINING_BLOCK", 10)
+        monkeypatch.setattr("retort.trainers.candidates.mining.MINING_BLOCK", 10)
         miner = BM25Miner(depth=4)
         asked: list[int] = []
         real = BM25Miner.mine
@@ -128,7 +129,7 @@ class TestRaggedMiners:
 
     @pytest.fixture
     def ten(self, context, monkeypatch) -> TrainingContext:
-        monkeypatch.setattr("retort.trainers.candidates.lists.MINING_BLOCK", 3)
+        monkeypatch.setattr("retort.trainers.candidates.mining.MINING_BLOCK", 3)
         context.data = context.data.subset(range(10))
         return context
 

@@ -28,7 +28,7 @@ from retort.students import Student
 from retort.students.views import view_text, view_texts
 from retort.trainers.batches.lists import ListBatches
 from retort.trainers.candidates.bm25 import BM25Miner
-from retort.trainers.candidates.lists import build_lists
+from retort.trainers.candidates.mining import build_lists
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.pseudo_queries import KeySentences, TrainingQuestions

@@ -14,7 +14,8 @@ from tiny import assert_comes_back, everything
 
 from retort.trainers.candidates.bm25 import BM25Miner
 from retort.trainers.candidates.dense import DenseMiner
-from retort.trainers.candidates.lists import CandidateLists, build_lists
+from retort.trainers.candidates.lists import CandidateLists
+from retort.trainers.candidates.mining import build_lists
 from retort.trainers.candidates.sampling import SAMPLINGS, draw
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir

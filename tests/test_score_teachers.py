@@ -17,7 +17,8 @@ from tiny_components import WordRanker, overlap
 from retort.students import Ranker, save_student
 from retort.students.create import ranker as make_ranker
 from retort.trainers.candidates.bm25 import BM25Miner
-from retort.trainers.candidates.lists import CandidateLists, build_lists
+from retort.trainers.candidates.lists import CandidateLists
+from retort.trainers.candidates.mining import build_lists
 from retort.trainers.candidates.retriever import RetrieverMiner
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir

@@ -14,7 +14,8 @@ from retort.trainers.batches.lists import ListBatches
 from retort.trainers.batches.queries import QueryBatches
 from retort.trainers.batches.texts import TextBatches
 from retort.trainers.build import BuiltRecipe
-from retort.trainers.candidates.lists import CandidateLists, build_lists
+from retort.trainers.candidates.lists import CandidateLists
+from retort.trainers.candidates.mining import build_lists
 from retort.trainers.engine.loop import BatchSource
 from retort.trainers.recipe import BATCHES, Stage
 from retort.trainers.runtime.errors import RecipeError

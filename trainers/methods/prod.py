@@ -18,7 +18,7 @@ import numpy as np
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.candidates.dense import DenseMiner
-from retort.trainers.candidates.lists import mine
+from retort.trainers.candidates.mining import mine
 from retort.trainers.context import TrainingContext
 from retort.trainers.distiller import Compared, Context, Objective, Terms
 from retort.trainers.objectives import one_of

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retort.trainers.candidates.lists import build_lists, mine
+from retort.trainers.candidates.mining import build_lists, mine
 from retort.trainers.context import Miner, TrainingContext
 
 
