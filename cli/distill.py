@@ -22,7 +22,7 @@ from retort.students.files import replace_file
 from retort.students.manifest import Manifest
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import documents_to_data, read_documents
-from retort.trainers.data.pseudo_queries import GeneratedQuestions, PseudoQueries
+from retort.trainers.data.pseudo_queries import GeneratedQuestions
 from retort.trainers.data.queries import read_asked
 from retort.trainers.data.synthesis import hold_out, make_queries, write_training_data
 from retort.trainers.distill import recipe_for
@@ -36,6 +36,7 @@ from retort.trainers.from_documents import (
 )
 from retort.trainers.plan import plan_run
 from retort.trainers.recipe import Recipe, TrainingSection, component, read_yaml
+from retort.trainers.roles import QuerySource
 from retort.trainers.run import dev_sample, read_train_and_dev
 from retort.trainers.runtime.errors import RecipeError, TeacherError
 from retort.trainers.teachers.vector_cache import cache_root
@@ -146,7 +147,7 @@ def _generator(given: argparse.Namespace, out: Path) -> GeneratedQuestions:
 def _plan(
     recipe: Recipe,
     documents: list[Document],
-    sources: dict[str, PseudoQueries],
+    sources: dict[str, QuerySource],
     asked: Any,
     out: Path,
     dev_share: float,

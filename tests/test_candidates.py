@@ -16,6 +16,7 @@ from retort.trainers.candidates.mining import build_lists, mine
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.roles import Miner
 from retort.trainers.runtime.errors import DataError
 from retort.trainers.search import BM25, search_vectors, top_rows
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
@@ -107,7 +108,7 @@ class TestDense:
         assert np.array_equal(rows, BM25(context.data.corpus.texts).search(context.data.queries.texts, 4)[0])
 
 
-class Ragged:
+class Ragged(Miner):
     """Finds as many documents as the query's number in its block, from the last row down."""
 
     def __init__(self, numbers: list[int]) -> None:
@@ -215,7 +216,7 @@ class TestLists:
         context.data = read_beir(beir, "train")
         lists = build_lists(context, {"bm25": BM25Miner(depth=20), "dense": DenseMiner(model="teacher", depth=20)})
         assert lists.rows.max() < 40
-        batch = ListBatches(context, lists, batch_size=30, negatives=5, vector_teachers=[], seed=0).batch(0)
+        batch = ListBatches(context, lists, batch_size=30, steps=20, negatives=5, vector_teachers=[], seed=0).batch(0)
         assert len(set(batch.documents)) == len(batch.documents)
 
     def test_save_and_load(self, context, lists, tmp_path):
@@ -229,7 +230,9 @@ class TestLists:
 
     def test_batches_are_a_function_of_the_step(self, context, lists):
         def make(seed: int = 0) -> ListBatches:
-            return ListBatches(context, lists, batch_size=4, negatives=3, vector_teachers=["teacher"], seed=seed)
+            return ListBatches(
+                context, lists, batch_size=4, steps=20, negatives=3, vector_teachers=["teacher"], seed=seed
+            )
 
         first, second = make().batch(11), make().batch(11)
         assert first.queries == second.queries
@@ -238,7 +241,9 @@ class TestLists:
         assert make().batch(12).queries != first.queries
 
     def test_a_batch(self, context, lists):
-        batch = ListBatches(context, lists, batch_size=4, negatives=3, vector_teachers=["teacher"], seed=0).batch(0)
+        batch = ListBatches(
+            context, lists, batch_size=4, steps=20, negatives=3, vector_teachers=["teacher"], seed=0
+        ).batch(0)
         data = context.data
         assert len(set(batch.documents)) == len(batch.documents)
         assert batch.index.shape == (4, 4)
@@ -255,7 +260,9 @@ class TestLists:
         assert queries.shape == (4, 16)
 
     def test_top_negatives_are_the_first_of_the_list(self, context, lists):
-        batches = ListBatches(context, lists, batch_size=30, negatives=2, order="top", vector_teachers=[], seed=0)
+        batches = ListBatches(
+            context, lists, batch_size=30, steps=20, negatives=2, order="top", vector_teachers=[], seed=0
+        )
         batch = batches.batch(0)
         where = {text: row for row, text in enumerate(context.data.corpus.texts)}
         for i, query in enumerate(batch.queries):
@@ -281,7 +288,7 @@ class TestParts:
     def test_parts_hold_the_same_lists(self, context):
         lists = build_lists(context, {"bm25": BM25Miner(depth=4)})
         lists.scores["words"] = np.arange(len(lists.rows), dtype=np.float32)
-        source = ListBatches(context, lists, batch_size=7, negatives=3, vector_teachers=["teacher"], seed=0)
+        source = ListBatches(context, lists, batch_size=7, steps=20, negatives=3, vector_teachers=["teacher"], seed=0)
         batch = source.batch(0)
         parts = batch.split(3)
         assert [len(p.queries) for p in parts] == [3, 2, 2]
@@ -314,7 +321,7 @@ class TestParts:
 
     def test_only_entries_that_steps_use_are_scored(self, context):
         lists = build_lists(context, {"bm25": BM25Miner(depth=8)})
-        source = ListBatches(context, lists, batch_size=4, negatives=2, vector_teachers=[], seed=0)
+        source = ListBatches(context, lists, batch_size=4, steps=20, negatives=2, vector_teachers=[], seed=0)
         used = source.used(range(3))
         expected = set()
         for step in range(3):

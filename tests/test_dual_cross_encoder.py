@@ -36,6 +36,7 @@ from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.losses import contrastive
 from retort.trainers.methods.dual_cross_encoder import QuestionViews
 from retort.trainers.recipe import Recipe
+from retort.trainers.roles import TextRequest
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.search import search_vectors
 
@@ -161,7 +162,9 @@ class TestLists:
 
     def batch(self, context, texts, step=0):
         lists = build_lists(context, {"bm25": BM25Miner(depth=6)})
-        source = ListBatches(context, lists, batch_size=5, negatives=2, texts=texts, vector_teachers=[], seed=0)
+        source = ListBatches(
+            context, lists, batch_size=5, steps=8, negatives=2, texts=texts, vector_teachers=[], seed=0
+        )
         return source.batch(step)
 
     def test_gold(self, context, views):
@@ -188,10 +191,10 @@ class TestLists:
         for i in range(len(batch.queries)):
             asked, _, document = batch.documents[int(batch.index[i][0])].partition(" [SEP] ")
             assert asked in questions[context.data.corpus.texts.index(document)]
-        rng, query = np.random.default_rng(0), context.data.queries.texts[0]
+        rng = np.random.default_rng(0)
         two = replace(context.data, qrels={q: {"d00": 1} for q in context.data.queries.ids[:2]})
-        args = (two, query, np.array([two.corpus.rows["d00"]]), np.array([True]), rng)
-        drawn = {views(train_with="pseudo", plain=0.0).training_texts(*args)[0].partition(" [SEP] ")[0] for _ in "1234"}
+        request = TextRequest(two, 0, np.array([two.corpus.rows["d00"]]), np.array([True]), 0, 8, 0, rng)
+        drawn = {views(train_with="pseudo", plain=0.0).texts(request)[0].partition(" [SEP] ")[0] for _ in "1234"}
         assert drawn == {two.queries.texts[1]}  # never the list's own, where there is another
         none = self.batch(context, views(plain=1.0))
         assert not any("[SEP]" in text for text in none.documents)

@@ -23,6 +23,7 @@ from retort.trainers.data.pseudo_queries import (
     Spans,
 )
 from retort.trainers.data.synthesis import Titles, hold_out, make_queries, write_training_data
+from retort.trainers.roles import QuerySource
 from retort.trainers.runtime.errors import DataError, RecipeError, TeacherError
 from retort.trainers.teachers.chat_generator import ChatModel
 
@@ -37,7 +38,7 @@ def of(source, *texts: str) -> list[list[str]]:
     return source.of(documents_to_data("x", documents(*texts)))
 
 
-class Fixed:
+class Fixed(QuerySource):
     """A source that gives what it is told to."""
 
     def __init__(self, *queries: list[str]) -> None:

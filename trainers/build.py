@@ -16,11 +16,12 @@ from retort.students.layers import layers_of, set_dropout
 from retort.students.scoring import is_ranker
 from retort.students.sparse import is_sparse
 from retort.students.towers import SIDES, route
-from retort.trainers.context import ListTexts, Miner, Selector, TrainingContext
+from retort.trainers.context import TrainingContext
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.distiller import Distiller, Objective, Spec
 from retort.trainers.encoder_output import COSINE_SCALE
 from retort.trainers.recipe import CandidatesSection, Recipe, Stage, component
+from retort.trainers.roles import Miner, QuerySource, Selector, TextTransform
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.teachers import AnyTeacher, ScoreTeacher
 from retort.trainers.teachers.live import LiveTeacher
@@ -57,17 +58,16 @@ class BuiltRecipe:
     context: TrainingContext
     miners: dict[str, Miner]
     selectors: dict[str, Selector]
-    texts: dict[str, ListTexts]
+    texts: dict[str, TextTransform]
     distiller: Distiller
     trunk: str
     trained_in_run: dict[str, BuiltRecipe] = field(default_factory=dict)
 
     def views(self) -> dict[str, list[str]] | None:
         """Texts that stand for each document in search, by its id, where the student sees more than the document."""
-        if not self.texts:
-            return None
         data = self.context.data
-        return dict(zip(data.corpus.ids, list(self.texts.values())[-1].document_views(data), strict=True))
+        views = list(self.texts.values())[-1].document_views(data) if self.texts else None
+        return None if views is None else dict(zip(data.corpus.ids, views, strict=True))
 
     def asked(self, stage: Stage) -> list[str]:
         """List the teachers that a stage needs: for its objectives, for mining, for choosing its queries."""
@@ -145,14 +145,16 @@ def _parts(
     return BuiltRecipe(recipe, context, miners, selectors, texts, distiller, fingerprint_of(student), trained_in_run)
 
 
-def _list_texts(recipe: Recipe, where: str, section: CandidatesSection, student: Any) -> ListTexts:
+def _list_texts(recipe: Recipe, where: str, section: CandidatesSection, student: Any) -> TextTransform:
     assert section.text is not None  # noqa: S101 - for the type checker
     if is_ranker(student):
         msg = f"{where}.text: a ranker reads queries with documents already."
         raise RecipeError(msg)
-    made: ListTexts = recipe.create(section.text, "text", f"{where}.text")
-    within = f"{where}.text.init_parameters.queries"
-    source = recipe.create(component(made.source_spec, within), "queries", within)
+    made: TextTransform = recipe.create(section.text, "text", f"{where}.text")
+    source: QuerySource | None = None
+    if made.source_spec is not None:
+        within = f"{where}.text.init_parameters.queries"
+        source = recipe.create(component(made.source_spec, within), "queries", within)
     _checked(f"{where}.text", made.bind, source, student.tokenizer, section.negatives)
     return made
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from retort.students.hashing import fingerprint_of, hash_text
 from retort.students.scoring import is_ranker
 from retort.students.sparse import encode_vectors
 from retort.students.towers import Side
-from retort.trainers.data.pseudo_queries import PseudoQueries
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.runtime.progress import progress_bar
@@ -26,42 +25,6 @@ from retort.trainers.teachers.vector_cache import VectorCache
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
-
-
-class Miner(Protocol):
-    """
-    ProcessGroup the corpus for each query; see `BM25Miner`. Where it finds fewer than `depth`, rows end in -1.
-
-    `teachers` names those of the recipe's that it asks.
-    """
-
-    teachers: tuple[str, ...]
-
-    def key(self, context: TrainingContext) -> str: ...  # noqa: D102
-
-    def mine(self, context: TrainingContext, queries: TextStore) -> tuple[np.ndarray, np.ndarray]: ...  # noqa: D102
-
-
-class Selector(Protocol):
-    """Chooses the queries that a stage trains on; see `ConfusingQueries`. `teachers`: as for miners."""
-
-    teachers: tuple[str, ...]
-
-    def keep(self, context: TrainingContext, enough: int) -> np.ndarray: ...  # noqa: D102 - `[q]` bool
-
-
-class ListTexts(Protocol):
-    """Makes the texts of lists, and those that stand for documents in search; see `QuestionViews`."""
-
-    source_spec: dict[str, Any]
-
-    def bind(self, source: PseudoQueries, tokenizer: Any, negatives: int) -> None: ...  # noqa: D102
-
-    def training_texts(  # noqa: D102
-        self, data: RetrievalData, query: str, rows: np.ndarray, positive: np.ndarray, rng: np.random.Generator
-    ) -> list[str]: ...
-
-    def document_views(self, data: RetrievalData) -> list[list[str]]: ...  # noqa: D102
 
 
 class TrainingContext:

@@ -27,7 +27,6 @@ from retort.trainers.data.pseudo_queries import (
     GeneratedQuestions,
     Headings,
     KeyPhrases,
-    PseudoQueries,
     Spans,
 )
 from retort.trainers.data.synthesis import Search, Titles, hold_out, make_queries, write_training_data
@@ -38,6 +37,7 @@ from retort.trainers.evaluation.rank import Evaluation, evaluate_model
 from retort.trainers.evaluation.report import write_report
 from retort.trainers.evaluation.runs import compare, read_per_query, read_rankings, read_scores, write_evaluation
 from retort.trainers.recipe import Recipe, trusts_code
+from retort.trainers.roles import QuerySource
 from retort.trainers.run import read_train_and_dev, refuse_other_run, resolve
 from retort.trainers.runtime.errors import DataError, RecipeError
 from retort.trainers.search import search_vectors
@@ -86,7 +86,7 @@ class Outcome:
     report: Path
 
 
-def default_sources(documents: list[Document]) -> dict[str, PseudoQueries]:
+def default_sources(documents: list[Document]) -> dict[str, QuerySource]:
     """List what queries are made of where nothing else is said: no model is asked."""
     return {
         "titles": Titles(documents),
@@ -102,7 +102,7 @@ def distill_documents(
     out: str | Path,
     *,
     recipe: Recipe,
-    sources: Mapping[str, PseudoQueries] | None = None,
+    sources: Mapping[str, QuerySource] | None = None,
     asked: Asked = (),
     dev_share: float = 0.1,
     passes: int | None = PASSES,
@@ -158,7 +158,7 @@ def write_data(
     documents: list[Document],
     out: Path,
     recipe: Recipe,
-    sources: Mapping[str, PseudoQueries] | None,
+    sources: Mapping[str, QuerySource] | None,
     asked: Asked,
     dev_share: float,
     say: Say,
@@ -331,7 +331,7 @@ def _teacher_searches(recipe: Recipe, data: RetrievalData, out: Path) -> list[Se
     return []
 
 
-def _settings(source: PseudoQueries) -> dict[str, Any]:
+def _settings(source: QuerySource) -> dict[str, Any]:
     """What decides the queries of a source, as far as it can be written down."""
     if isinstance(source, GeneratedQuestions):
         return {"key": source.key}

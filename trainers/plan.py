@@ -170,7 +170,7 @@ def _pairs(parts: BuiltRecipe, name: str, data: RetrievalData) -> int:
             drawn = stage.steps * within.recipe.training.batch_size
             mined = math.ceil(stage.steps / (stage.refresh or stage.steps))
             draws = math.ceil(drawn / len(data.queries)) if lists.order == "random" else mined
-            depth = sum(getattr(within.miners[source], "depth", None) or len(data.corpus) for source in lists.sources)
+            depth = sum(within.miners[source].depth or len(data.corpus) for source in lists.sources)
             positives = judged if lists.positives == "all" else min(draws, judged)
             found += min(len(data.queries), drawn) * (min(depth * mined, draws * lists.negatives) + positives)
     return found

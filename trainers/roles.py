@@ -119,7 +119,7 @@ class StepContext:
     temperature: Tensor | None = None
     anchor: EncoderOutput | None = None
     teachers: dict[str, EncoderOutput] = field(default_factory=dict)
-    state: Mapping[str, Tensor] = MappingProxyType({})
+    state: Mapping[str, Tensor] = field(default_factory=dict)
     model: Any = None
     logged_terms: LoggedTerms = field(default_factory=dict)
 

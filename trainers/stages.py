@@ -54,6 +54,7 @@ def open_stage(parts: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
             context,
             lists,
             batch_size=size,
+            steps=stage.steps,
             negatives=section.negatives,
             order=section.order,
             sampling=section.sampling,

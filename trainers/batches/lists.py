@@ -18,7 +18,8 @@ from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.batches.sampling import TeacherVectors, picked
 from retort.trainers.candidates.lists import CandidateLists, texts_of
 from retort.trainers.candidates.sampling import Sampling, draw
-from retort.trainers.context import ListTexts, TrainingContext
+from retort.trainers.context import TrainingContext
+from retort.trainers.roles import TextRequest, TextTransform
 from retort.trainers.runtime.rng import rng_for
 
 
@@ -32,6 +33,8 @@ class ListBatches:
         The candidate lists.
     :param batch_size:
         Queries a step, over all ranks and accumulation steps.
+    :param steps:
+        Steps of the stage.
     :param negatives:
         Negatives a query; a query with fewer has a shorter list.
     :param order:
@@ -56,11 +59,12 @@ class ListBatches:
         lists: CandidateLists,
         *,
         batch_size: int,
+        steps: int,
         negatives: int,
         order: Literal["random", "top"] = "random",
         sampling: Sampling = "union",
         positives: Literal["random", "first", "all"] = "random",
-        texts: ListTexts | None = None,
+        texts: TextTransform | None = None,
         vector_teachers: list[str],
         seed: object,
         keep: np.ndarray | None = None,
@@ -68,6 +72,7 @@ class ListBatches:
         self._bench = context
         self._lists = lists
         self._batch_size = batch_size
+        self._steps = steps
         self._negatives = negatives
         self._order = order
         self._sampling: Sampling = sampling
@@ -108,19 +113,19 @@ class ListBatches:
         """`[m]` bool: the entries that some batch of these steps holds. Only these need teacher scores."""
         found = np.zeros(len(self._lists.rows), dtype=bool)
         for step in steps:
-            found[np.concatenate(self._chosen(step)[1])] = True
+            found[np.concatenate(self._chosen(step)[2])] = True
         return found
 
-    def _chosen(self, step: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Choose a step's lists, and the entries of each."""
+    def _chosen(self, step: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Choose a step's lists, the epoch that each is of, and its entries."""
         places, epochs = picked(self._seed, len(self._keep), self._batch_size, step)
         numbers = self._keep[places]
-        return numbers, [self._entries(int(n), int(epoch)) for n, epoch in zip(numbers, epochs, strict=True)]
+        return numbers, epochs, [self._entries(int(n), int(epoch)) for n, epoch in zip(numbers, epochs, strict=True)]
 
     def batch(self, step: int) -> CandidateBatch:
         """Build the batch of a step, on the CPU."""
         data, lists = self._bench.data, self._lists
-        numbers, chosen = self._chosen(step)
+        numbers, epochs, chosen = self._chosen(step)
         query_rows = lists.query_rows[numbers]
         rows = np.concatenate([lists.rows[c] for c in chosen])
         unique = np.unique(rows) if self._texts is None else rows  # a document has a text for each list
@@ -142,7 +147,7 @@ class ListBatches:
         query_items, document_items = data.queries.item_ids[query_rows], data.corpus.item_ids[unique]
         return CandidateBatch(
             queries=texts_of(data.queries, query_rows),
-            documents=self._documents(step, unique, query_rows, chosen),
+            documents=self._documents(step, unique, query_rows, epochs, chosen),
             index=torch.from_numpy(index),
             labels=torch.from_numpy(labels),
             mask=torch.from_numpy(mask),
@@ -154,13 +159,23 @@ class ListBatches:
             document_items=[item.tobytes() for item in document_items],
         )
 
-    def _documents(self, step: int, rows: np.ndarray, query_rows: np.ndarray, chosen: list[np.ndarray]) -> list[str]:
+    def _documents(
+        self, step: int, rows: np.ndarray, query_rows: np.ndarray, epochs: np.ndarray, chosen: list[np.ndarray]
+    ) -> list[str]:
         data, lists = self._bench.data, self._lists
         if self._texts is None:
             return texts_of(data.corpus, rows)
-        found: list[str] = []
-        for place, (query, entries) in enumerate(zip(query_rows, chosen, strict=True)):
-            rng = rng_for(self._seed, "texts", step, place)
-            asked, positive = data.queries.texts[query], lists.labels[entries] == 1
-            found += self._texts.training_texts(data, asked, lists.rows[entries], positive, rng)
-        return found
+        texts: list[str] = []
+        for place, (query, epoch, entries) in enumerate(zip(query_rows, epochs, chosen, strict=True)):
+            request = TextRequest(
+                data=data,
+                query=int(query),
+                rows=lists.rows[entries],
+                positive=lists.labels[entries] == 1,
+                step=step,
+                steps=self._steps,
+                epoch=int(epoch),
+                rng=rng_for(self._seed, "texts", step, place),
+            )
+            texts += self._texts.texts(request)
+        return texts

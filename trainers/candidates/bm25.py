@@ -5,19 +5,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from retort.students.hashing import hash_text
 from retort.trainers.data.texts import TextStore
+from retort.trainers.roles import Context, Miner
 from retort.trainers.search import K1, B
 
-if TYPE_CHECKING:
-    from retort.trainers.context import TrainingContext
 
-
-class BM25Miner:
+class BM25Miner(Miner):
     """
     Mines the passages that share words with a query.
 
@@ -25,21 +21,21 @@ class BM25Miner:
         Passages a query.
     """
 
-    teachers: tuple[str, ...] = ()
+    depth: int
 
     def __init__(self, *, depth: int = 50) -> None:
         self.depth = depth
 
-    def key(self, context: TrainingContext) -> str:
+    def key(self, context: Context) -> str:
         """Identify the mined lists: they change with the corpus and the queries."""
         return hash_text(f"bm25 {K1} {B} {self.depth} {context.data.corpus.hash} {context.data.queries.hash}")
 
-    def mine(self, context: TrainingContext, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
+    def mine(self, context: Context, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
         """
         Rank the corpus for each query.
 
         :param context:
-            Data and models at hand.
+            Data and models.
         :param queries:
             `q` queries.
         :returns:

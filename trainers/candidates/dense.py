@@ -5,19 +5,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from retort.students.hashing import hash_text
 from retort.trainers.data.texts import TextStore
+from retort.trainers.roles import Context, Miner
 from retort.trainers.search import search_vectors
 
-if TYPE_CHECKING:
-    from retort.trainers.context import TrainingContext
 
-
-class DenseMiner:
+class DenseMiner(Miner):
     """
     Mines with a bi-encoder, dense or sparse: a teacher by its vectors, or the student as it is at the stage's start.
 
@@ -27,24 +23,24 @@ class DenseMiner:
         Passages a query.
     """
 
-    teachers: tuple[str, ...] = ()
+    depth: int
 
     def __init__(self, *, model: str, depth: int = 50) -> None:
         self.model = model
         self.depth = depth
         self.teachers = () if model == "student" else (model,)
 
-    def key(self, context: TrainingContext) -> str:
+    def key(self, context: Context) -> str:
         """Identify the mined lists: they change with corpus, queries and the model's weights."""
         weights = context.model_key(self.model)
         return hash_text(f"dense {weights} {self.depth} {context.data.corpus.hash} {context.data.queries.hash}")
 
-    def mine(self, context: TrainingContext, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
+    def mine(self, context: Context, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
         """
         Rank the corpus for each query.
 
         :param context:
-            Data and models at hand.
+            Data and models.
         :param queries:
             `q` queries.
         :returns:

@@ -6,19 +6,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from retort.students.hashing import hash_text
 from retort.trainers.data.texts import TextStore
+from retort.trainers.roles import Context, Miner
 from retort.trainers.runtime.errors import DataError
 
-if TYPE_CHECKING:
-    from retort.trainers.context import TrainingContext
 
-
-class GivenMiner:
+class GivenMiner(Miner):
     """
     Takes the documents that the training data gives for each query, as hard negatives mined elsewhere.
 
@@ -26,12 +23,10 @@ class GivenMiner:
         Documents a query, at most; None takes all.
     """
 
-    teachers: tuple[str, ...] = ()
-
     def __init__(self, *, depth: int | None = None) -> None:
         self.depth = depth
 
-    def key(self, context: TrainingContext) -> str:
+    def key(self, context: Context) -> str:
         """
         Identify the lists: they change with the data.
 
@@ -46,12 +41,12 @@ class GivenMiner:
             raise DataError(msg)
         return hash_text(f"given {self.depth} {context.data.hash}")
 
-    def mine(self, context: TrainingContext, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
+    def mine(self, context: Context, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
         """
         Look up what is given for each query.
 
         :param context:
-            Data and models at hand.
+            Data and models.
         :param queries:
             `q` queries.
         :returns:

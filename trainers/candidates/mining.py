@@ -9,13 +9,13 @@ import numpy as np
 
 from retort.students.files import replace_file
 from retort.trainers.candidates.lists import LABELS, CandidateLists
-from retort.trainers.context import Miner, TrainingContext
+from retort.trainers.roles import Context, Miner
 from retort.trainers.runtime.progress import progress_bar
 
 MINING_BLOCK = 2048
 
 
-def mine(miner: Miner, context: TrainingContext) -> tuple[np.ndarray, np.ndarray]:
+def mine(miner: Miner, context: Context) -> tuple[np.ndarray, np.ndarray]:
     """
     Run a miner over all queries, or read what it found before.
 
@@ -52,7 +52,7 @@ def _joined(blocks: list[np.ndarray], width: int, fill: float) -> np.ndarray:
     return np.concatenate([np.pad(b, ((0, 0), (0, width - b.shape[1])), constant_values=fill) for b in blocks])
 
 
-def build_lists(context: TrainingContext, miners: dict[str, Miner], *, skip: int = 0) -> CandidateLists:
+def build_lists(context: Context, miners: dict[str, Miner], *, skip: int = 0) -> CandidateLists:
     """
     Join the judgements and what the miners found into one list a query, each document once.
 

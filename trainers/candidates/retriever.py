@@ -9,17 +9,15 @@ import logging
 import math
 from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from retort.students.hashing import hash_text
 from retort.trainers.data.texts import TextStore
+from retort.trainers.roles import Context, Miner
 from retort.trainers.runtime.errors import RecipeError, TeacherError
 from retort.trainers.teachers.haystack import HaystackComponents
-
-if TYPE_CHECKING:
-    from retort.trainers.context import TrainingContext
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +154,7 @@ class HaystackRetriever:
         return scores
 
 
-class RetrieverMiner:
+class RetrieverMiner(Miner):
     """
     Mines what a Haystack retriever finds.
 
@@ -168,7 +166,7 @@ class RetrieverMiner:
         Further parameters of `HaystackRetriever`.
     """
 
-    teachers: tuple[str, ...] = ()
+    depth: int
 
     def __init__(
         self,
@@ -186,17 +184,17 @@ class RetrieverMiner:
     def _components_key(self) -> str:
         return self._retriever.key
 
-    def key(self, context: TrainingContext) -> str:
+    def key(self, context: Context) -> str:
         """Identify the mined lists: they change with the components, the corpus and the queries."""
         data = f"{context.data.corpus.hash} {context.data.queries.hash}"
         return hash_text(f"retriever {self._components_key} {self.depth} {data}")
 
-    def mine(self, context: TrainingContext, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
+    def mine(self, context: Context, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
         """
         Search for each query.
 
         :param context:
-            Data and models at hand.
+            Data and models.
         :param queries:
             `q` queries.
         :returns:

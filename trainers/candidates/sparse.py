@@ -5,20 +5,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from retort.students.hashing import hash_text
 from retort.trainers.data.texts import TextStore
+from retort.trainers.roles import Context, Miner
 from retort.trainers.search import search_vectors
 from retort.trainers.teachers.sparse_encoder import SparseEncoderTeacher
 
-if TYPE_CHECKING:
-    from retort.trainers.context import TrainingContext
 
-
-class SparseMiner:
+class SparseMiner(Miner):
     """
     Mines with a sparse encoder. The student itself, where it is one, mines by `DenseMiner`.
 
@@ -30,25 +28,25 @@ class SparseMiner:
         As those of `SparseEncoderTeacher`.
     """
 
-    teachers: tuple[str, ...] = ()
+    depth: int
 
     def __init__(self, *, model: str, depth: int = 50, **options: Any) -> None:
         self._encoder = SparseEncoderTeacher(model=model, **options)
         self.depth = depth
         self._documents: tuple[str, Any] = ("", None)
 
-    def key(self, context: TrainingContext) -> str:
+    def key(self, context: Context) -> str:
         """Identify the mined lists: they change with corpus, queries and the model's weights."""
         return hash_text(
             f"sparse {self._encoder.key} {self.depth} {context.data.corpus.hash} {context.data.queries.hash}"
         )
 
-    def mine(self, context: TrainingContext, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
+    def mine(self, context: Context, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
         """
         Rank the corpus for each query.
 
         :param context:
-            Data and models at hand.
+            Data and models.
         :param queries:
             `q` queries.
         :returns:

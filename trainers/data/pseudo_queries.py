@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from math import log
-from typing import Any, Protocol
+from typing import Any
 
 from retort.trainers.data.texts import RetrievalData
+from retort.trainers.roles import QuerySource
 from retort.trainers.runtime.rng import rng_for
 
 _WORD = re.compile(r"\w+")
@@ -20,15 +21,7 @@ SHORTEST_SENTENCE = 4  # words
 LONGEST_HEADING = 12  # words
 
 
-class PseudoQueries(Protocol):
-    """Gives questions to documents."""
-
-    def of(self, data: RetrievalData) -> list[list[str]]:
-        """List the questions of each document of a corpus, `n` lists, best first; some may be empty."""
-        ...
-
-
-class TrainingQuestions:
+class TrainingQuestions(QuerySource):
     """
     The training questions that a document answers: what a good generator would ask.
 
@@ -49,7 +42,7 @@ class TrainingQuestions:
         return [found[first] for first in data.corpus.first_rows]
 
 
-class KeySentences:
+class KeySentences(QuerySource):
     """
     A document's most telling sentences, by the mean rarity of their words in the corpus; its heading is among them.
 
@@ -89,7 +82,7 @@ def sentences_of(text: str) -> list[str]:
     return [s for s in _SENTENCE.split(text) if len(_WORD.findall(s)) >= SHORTEST_SENTENCE]
 
 
-class Headings:
+class Headings(QuerySource):
     """
     A document's headings: lines marked as such (`# ...`), and short lines alone between empty ones.
 
@@ -116,7 +109,7 @@ class Headings:
         return found
 
 
-class FirstSentences:
+class FirstSentences(QuerySource):
     """
     A document's first sentence, which often says what it is about.
 
@@ -136,7 +129,7 @@ class FirstSentences:
         return found
 
 
-class Spans:
+class Spans(QuerySource):
     """
     Stretches of a document, as the inverse cloze task has them (Lee et al. 2019): a query that the rest answers.
 
@@ -167,7 +160,7 @@ class Spans:
         return found
 
 
-class KeyPhrases:
+class KeyPhrases(QuerySource):
     """
     What a searcher might type: a document's rarest words that occur in it more than once, in their order.
 
@@ -199,7 +192,7 @@ quotes. They are to be answered by it, and not to copy its words.
 {document}"""
 
 
-class GeneratedQuestions:
+class GeneratedQuestions(QuerySource):
     """
     Questions that an LLM makes up: any chat generator of Haystack.
 

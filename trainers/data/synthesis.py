@@ -18,8 +18,9 @@ import numpy as np
 
 from retort.students.files import replace_folder
 from retort.trainers.data.documents import documents_to_data
-from retort.trainers.data.pseudo_queries import GeneratedQuestions, PseudoQueries
+from retort.trainers.data.pseudo_queries import GeneratedQuestions
 from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.roles import QuerySource
 from retort.trainers.runtime.errors import DataError
 from retort.trainers.search import BM25
 
@@ -35,7 +36,7 @@ SAMPLES = 5
 FEWEST_FILES = 20  # below, the split is by passage: one handbook has to do for both sides
 
 
-class Titles:
+class Titles(QuerySource):
     """
     Documents' titles, which texts have at their beginning and do not mark.
 
@@ -74,7 +75,7 @@ class Made:
 
 def make_queries(
     documents: list[Document],
-    sources: Mapping[str, PseudoQueries],
+    sources: Mapping[str, QuerySource],
     *,
     held: np.ndarray | None = None,
     searches: Sequence[Search] = (),

@@ -14,17 +14,15 @@ from __future__ import annotations
 import logging
 from typing import Any, Literal
 
-import numpy as np
-
 from retort.students.views import QUERY_TOKENS, view_text, view_texts
-from retort.trainers.data.pseudo_queries import PseudoQueries
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.objectives import one_of
+from retort.trainers.roles import QuerySource, TextRequest, TextTransform
 
 logger = logging.getLogger(__name__)
 
 
-class QuestionViews:
+class QuestionViews(TextTransform):
     """
     Puts questions before documents, in training and in evaluation.
 
@@ -64,11 +62,11 @@ class QuestionViews:
         self.source_spec = queries
         self.train_with = one_of("train_with", train_with, ("gold", "pseudo"))
         self.plain, self.views, self.query_tokens = plain, views, query_tokens
-        self._source: PseudoQueries | None = None
+        self._source: QuerySource | None = None
         self._tokenizer: Any = None
         self._of: tuple[str, list[list[str]]] = ("", [])
 
-    def bind(self, source: PseudoQueries, tokenizer: Any, negatives: int) -> None:
+    def bind(self, source: QuerySource | None, tokenizer: Any, negatives: int) -> None:
         """
         Take up the source and the student's tokenizer.
 
@@ -84,32 +82,16 @@ class QuestionViews:
         if negatives == 0:
             logger.warning("Without hard negatives of the same question, the question alone tells the positive.")
 
-    def training_texts(
-        self, data: RetrievalData, query: str, rows: np.ndarray, positive: np.ndarray, rng: np.random.Generator
-    ) -> list[str]:
-        """
-        Make the texts of one list.
-
-        :param data:
-            The training data.
-        :param query:
-            The list's query.
-        :param rows:
-            `[n]` rows of its documents.
-        :param positive:
-            `[n]` bool.
-        :param rng:
-            Generator.
-        :returns:
-            `n` texts.
-        """
-        asked = query
-        if rng.random() < self.plain:
-            asked = ""
-        elif self.train_with == "pseudo" and positive.any():
-            own = [question for question in self._questions(data)[int(rows[positive][0])] if question != query]
-            asked = own[int(rng.integers(len(own)))] if own else query
-        return [view_text(self._tokenizer, asked, data.corpus.texts[row], self.query_tokens) for row in rows]
+    def texts(self, request: TextRequest) -> list[str]:
+        """Put one question, or none, before all documents of a list."""
+        data, query = request.data, request.data.queries.texts[request.query]
+        question = query
+        if request.rng.random() < self.plain:
+            question = ""
+        elif self.train_with == "pseudo" and request.positive.any():
+            own = [other for other in self._questions(data)[int(request.rows[request.positive][0])] if other != query]
+            question = own[int(request.rng.integers(len(own)))] if own else query
+        return [view_text(self._tokenizer, question, text, self.query_tokens) for text in request.documents]
 
     def document_views(self, data: RetrievalData) -> list[list[str]]:
         """List the texts that stand for each document of a corpus in search."""

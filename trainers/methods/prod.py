@@ -15,11 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from retort.trainers import losses
+from retort.trainers import losses, roles
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.candidates.dense import DenseMiner
 from retort.trainers.candidates.mining import mine
-from retort.trainers.context import TrainingContext
 from retort.trainers.distiller import Compared, Context, Objective, Terms
 from retort.trainers.objectives import one_of
 from retort.trainers.runtime.rng import rng_for
@@ -63,7 +62,7 @@ class AnchorKL(Objective):
         return {"anchor_kl": (values, batch.mask.sum(-1) > 1)}
 
 
-class ConfusingQueries:
+class ConfusingQueries(roles.Selector):
     """
     Selects the queries that the student confuses and the teacher does not (PROD's data progression).
 
@@ -84,8 +83,6 @@ class ConfusingQueries:
         Who searches: `student`, or a teacher with vectors.
     """
 
-    teachers: tuple[str, ...] = ()
-
     def __init__(
         self,
         *,
@@ -105,12 +102,12 @@ class ConfusingQueries:
         self._miner = DenseMiner(model=model, depth=depth or (window if rule == "windows" else 100))
         self.teachers = (teacher, *self._miner.teachers)
 
-    def keep(self, context: TrainingContext, enough: int) -> np.ndarray:
+    def keep(self, context: roles.Context, enough: int) -> np.ndarray:
         """
         Choose the queries.
 
         :param context:
-            Data and models at hand.
+            Data and models.
         :param enough:
             How many the stage can use. The teacher is asked in random order, until there are so many.
         :returns:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from retort.trainers.candidates.mining import build_lists, mine
-from retort.trainers.context import Miner, TrainingContext
+from retort.trainers.roles import Context, Miner
 
 
 @dataclass
@@ -53,7 +53,7 @@ def joint_divergence(ranker: np.ndarray, sources: np.ndarray) -> tuple[np.ndarra
     return from_ranker(sources), float(from_ranker(sources.mean(0)))
 
 
-def measure_joint_divergence(context: TrainingContext, miners: dict[str, Miner], teacher: str) -> JointDivergence:
+def measure_joint_divergence(context: Context, miners: dict[str, Miner], teacher: str) -> JointDivergence:
     """
     Measure how near each source, and all together, are to a ranker, over the negatives that any of them found.
 

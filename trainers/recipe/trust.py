@@ -64,8 +64,8 @@ def load_role(path: str, role: Role, where: str, allow: Sequence[str] = ()) -> A
     """
     Import what fills a role of a recipe; see `refuse_other_role` for the modules that it may come from.
 
-    A student comes from a function that is marked as one of its makers (`student_maker`), all others from a class with
-    the role's methods. In a module that the user allowed, makers need no mark.
+    A student comes from a function that is marked as one of its makers (`student_maker`), all others from a subclass of
+    the role's base (see `retort.trainers.roles`). In a module that the user allowed, makers need no mark.
 
     :raises RecipeError:
         If its module may not fill a role, or there is no such thing, or it is of another role.
@@ -199,24 +199,22 @@ def _fits(kind: Any, role: Role, allow: Sequence[str]) -> bool:
     """Tell whether a type is of a role: trust in a package is no leave to call all that it holds."""
     if role == "student":
         return is_student_maker(kind) or _matches_any(_full_name(kind), allow)
-    if role == "weighting":
-        from retort.trainers.roles import TeacherWeighting
+    if role == "batches":
+        return inspect.isclass(kind) and hasattr(kind, "batch")
+    if role == "teacher":
+        return inspect.isclass(kind) and any(hasattr(kind, method) for method in ("encode", "score", "load"))
+    from retort.trainers import distiller, roles  # only here: what merely reads recipes does not load torch
 
-        return inspect.isclass(kind) and issubclass(kind, TeacherWeighting)
-    if role == "temperature":
-        from retort.trainers.distiller import Temperature
-
-        return inspect.isclass(kind) and issubclass(kind, Temperature)
-    ways: dict[str, list[tuple[str, ...]]] = {
-        "teacher": [("encode", "key"), ("score", "key"), ("load", "key")],
-        "miner": [("mine", "key", "teachers")],
-        "selector": [("keep", "teachers")],
-        "objective": [("forward", "bind")],
-        "text": [("bind", "training_texts", "document_views")],
-        "queries": [("of",)],
-        "batches": [("batch", "used"), ("batch", "size"), ("batch", "open")],
+    bases = {
+        "miner": roles.Miner,
+        "selector": roles.Selector,
+        "objective": distiller.Objective,
+        "temperature": distiller.Temperature,
+        "text": roles.TextTransform,
+        "queries": roles.QuerySource,
+        "weighting": roles.TeacherWeighting,
     }
-    return inspect.isclass(kind) and any(all(hasattr(kind, method) for method in way) for way in ways[role])
+    return inspect.isclass(kind) and issubclass(kind, bases[role])
 
 
 def _import_type(path: str, where: str) -> Any:
