@@ -12,8 +12,8 @@ from haystack.dataclasses import ChatMessage
 from tiny import everything, run_killed, spec
 
 from retort.trainers.recipe import Recipe
+from retort.trainers.roles import Ask
 from retort.trainers.runtime.errors import RecipeError, TeacherError
-from retort.trainers.teachers import Ask
 from retort.trainers.teachers.chat_generator import ChatGeneratorTeacher, ChatModel
 
 MOCK = "haystack.components.generators.chat.mock.MockChatGenerator"

@@ -24,8 +24,8 @@ from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.recipe import Recipe
+from retort.trainers.roles import Ask
 from retort.trainers.runtime.errors import CacheError, RecipeError, TeacherError
-from retort.trainers.teachers import Ask
 from retort.trainers.teachers.bm25 import BM25Teacher
 from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
 from retort.trainers.teachers.given import GivenTeacher
@@ -106,7 +106,7 @@ class TestRankerTeacher:
         teacher = word_teacher(fault="ranks")
         (scores,) = teacher.score([ASK])
         assert scores.tolist() == [-2.0, -1.0, 0.0]
-        assert teacher.kind == "ranks"
+        assert teacher.gives == "ranks"
 
     def test_told_to_scale_and_cut(self, tiny_ranker):
         """What the call can overrule is overruled; what it cannot must be set right."""

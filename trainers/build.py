@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from retort.students.hashing import fingerprint_of
 from retort.students.late_interaction import is_late_interaction
@@ -21,11 +21,8 @@ from retort.trainers.data.texts import RetrievalData
 from retort.trainers.distiller import Distiller, Objective, Spec
 from retort.trainers.encoder_output import COSINE_SCALE
 from retort.trainers.recipe import CandidatesSection, Recipe, Stage, component
-from retort.trainers.roles import Miner, QuerySource, Selector, TextTransform
+from retort.trainers.roles import Gives, Miner, QuerySource, Selector, Teacher, TextTransform
 from retort.trainers.runtime.errors import RecipeError
-from retort.trainers.teachers import AnyTeacher, ScoreTeacher
-from retort.trainers.teachers.live import LiveTeacher
-from retort.trainers.teachers.trained_in_run import TrainedInRun
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -94,15 +91,18 @@ def build_recipe(recipe: Recipe, data: RetrievalData, cache: Path) -> BuiltRecip
     given = {"seed": recipe.training.seed, "corpus": data.corpus.texts}
     student = recipe.create(recipe.student, "student", "student", **given)
     allowed = recipe.allow or None
-    teachers: dict[str, AnyTeacher] = {
+    teachers: dict[str, Any] = {
         name: recipe.create(spec, "teacher", f"teachers.{name}", allowed_modules=allowed)
         for name, spec in recipe.teachers.items()
     }
     for name, teacher in teachers.items():
-        if isinstance(teacher, LiveTeacher):
+        if teacher.runs == "in_loop":
             where = f"teachers.{name}.student"
             spec = component(teacher.student_spec, where)
             teacher.load(recipe.create(spec, "student", where, seed=recipe.training.seed))
+        if getattr(teacher, "gives", None) not in get_args(Gives):
+            msg = f"teachers.{name}: {recipe.teachers[name].type} must say what it gives: {', '.join(get_args(Gives))}."
+            raise RecipeError(msg)
     context = TrainingContext(data, teachers, cache, student)
     miners = {
         name: recipe.create(spec, "miner", f"candidates.{name}", allowed_modules=allowed)
@@ -110,11 +110,11 @@ def build_recipe(recipe: Recipe, data: RetrievalData, cache: Path) -> BuiltRecip
     }
     for name, miner in miners.items():
         _check_names(f"candidates.{name}", miner.teachers, teachers)
-        if not any(isinstance(teachers[asked], TrainedInRun) for asked in miner.teachers):
+        if not any(teachers[asked].runs == "trained_in_run" for asked in miner.teachers):
             _checked(f"candidates.{name}", miner.key, context)
     trained_in_run: dict[str, BuiltRecipe] = {}
     for name, teacher in teachers.items():
-        if isinstance(teacher, TrainedInRun):
+        if teacher.runs == "trained_in_run":
             within = teacher.recipe(recipe, name)
             model = within.create(within.student, "student", f"teachers.{name}.student", seed=within.training.seed)
             _checked(f"teachers.{name}", teacher.look_at, model)
@@ -172,18 +172,18 @@ def _check_order(trained_in_run: dict[str, BuiltRecipe]) -> None:
         raise RecipeError(msg)
 
 
-def _check_names(where: str, asked: tuple[str, ...], teachers: dict[str, AnyTeacher]) -> None:
+def _check_names(where: str, asked: tuple[str, ...], teachers: dict[str, Teacher]) -> None:
     for name in asked:
         if name not in teachers:
             msg = f"{where}: there is no teacher {name!r}; there are: {', '.join(teachers) or 'none'}, and student."
             raise RecipeError(msg)
-        if isinstance(teachers[name], LiveTeacher):
+        if teachers[name].runs == "in_loop":
             msg = f"{where}: teacher {name!r} is asked at every step, and cannot be in advance; name another one."
             raise RecipeError(msg)
 
 
 def build_distiller(
-    recipe: Recipe, student: SentenceTransformer | CrossEncoder, teachers: dict[str, AnyTeacher]
+    recipe: Recipe, student: SentenceTransformer | CrossEncoder, teachers: dict[str, Teacher]
 ) -> Distiller:
     """Create the objectives of all stages and the distiller around them."""
     ranker = is_ranker(student)
@@ -204,25 +204,25 @@ def build_distiller(
             if objective.needs_anchor and spec.weight and stage.anchor is None:
                 msg = f"{where}: {spec.type} compares with a frozen copy of the student; set stages.{i}.anchor: start."
                 raise RecipeError(msg)
-            if objective.needs_live_teacher and not isinstance(teacher, LiveTeacher):
+            if objective.needs_live_teacher and (teacher is None or teacher.runs != "in_loop"):
                 msg = f"{where}: {spec.type} needs its teacher in the loop; make {objective.teacher!r} a LiveTeacher."
                 raise RecipeError(msg)
             objectives[stage.name].append((objective, spec.weight))
         _check_turns(f"stages.{i}", stage, [o for o, _ in objectives[stage.name]])
     used = sorted({name for pairs in objectives.values() for o, _ in pairs for name in o.teachers})
     for name in used:
-        if not isinstance(teachers[name], TrainedInRun):  # it has no weights yet
+        if teachers[name].runs != "trained_in_run":  # it has no weights yet
             _checked(f"teachers.{name}", getattr, teachers[name], "key")
-    live: dict[str, LiveTeacher] = {n: t for n in used if isinstance(t := teachers[n], LiveTeacher)}
-    vectors = {n: v for n in used if (v := _vectors(teachers[n])) is not None}
+    live: dict[str, Any] = {n: teachers[n] for n in used if teachers[n].runs == "in_loop"}
+    vectors = {n: teachers[n] for n in used if teachers[n].gives == "vectors"}
     if "bm25" in vectors:
         msg = "teachers.bm25: figures of that name are BM25's; give the teacher another name."
         raise RecipeError(msg)
     deep = any(o.needs_layers for pairs in objectives.values() for o, _ in pairs)
     bound = Spec(
         student_dim=0 if is_ranker(student) else int(student.get_embedding_dimension() or 0),
-        teacher_dims={name: dim for name, (dim, _) in vectors.items()},
-        teacher_similarities={name: similarity for name, (_, similarity) in vectors.items()},
+        teacher_dims={name: t.dim for name, t in vectors.items()},
+        teacher_similarities={name: t.similarity for name, t in vectors.items()},
         teacher_scales={name: t.scale for name, t in live.items()},
         student_layers=_checked("student", _depth, student) if deep else 0,
         teacher_layers={n: _checked(f"teachers.{n}", _depth, t.model) for n, t in live.items()} if deep else {},
@@ -261,10 +261,10 @@ def build_distiller(
         raise RecipeError(msg) from error
 
 
-def _check_objective(where: str, kind: str, objective: Objective, student: Any, teacher: AnyTeacher | None) -> None:
+def _check_objective(where: str, kind: str, objective: Objective, student: Any, teacher: Teacher | None) -> None:
     """Refuse what could only fail once the stage begins."""
-    live = teacher if isinstance(teacher, LiveTeacher) else None
-    if objective.needs_teacher_vectors and teacher is not None and not _gives_vectors(teacher):
+    live: Any = teacher if teacher is not None and teacher.runs == "in_loop" else None
+    if objective.needs_teacher_vectors and teacher is not None and teacher.gives != "vectors":
         msg = f"{where}: {kind} needs vectors, and teacher {objective.teacher!r} scores lists."
         raise RecipeError(msg)
     in_batch = objective.needs_live_teacher and vars(objective).get("scope") == "in_batch"
@@ -285,22 +285,6 @@ def _check_turns(where: str, stage: Stage, objectives: list[Objective]) -> None:
     if turns and students and len(turns) == len(objectives):
         msg = f"{where}: step {students[0]} is the student's, and no objective teaches it. Add one, or fewer steps."
         raise RecipeError(msg)
-
-
-def _gives_vectors(teacher: AnyTeacher) -> bool:
-    """Tell whether a teacher gives vectors, without loading it."""
-    if isinstance(teacher, LiveTeacher):
-        return not is_ranker(teacher.model) and not is_late_interaction(teacher.model)
-    return not isinstance(teacher, ScoreTeacher)
-
-
-def _vectors(teacher: AnyTeacher) -> tuple[int, str] | None:
-    """Dimension and similarity of a teacher that gives vectors, else None."""
-    if not _gives_vectors(teacher):
-        return None
-    if not isinstance(teacher, LiveTeacher):
-        return teacher.dim, teacher.similarity  # type: ignore[union-attr] # it is no ScoreTeacher
-    return int(teacher.model.get_embedding_dimension() or 0), teacher.model.similarity_fn_name
 
 
 def _depth(model: Any) -> int:

@@ -16,10 +16,10 @@ from retort.students.scoring import is_ranker
 from retort.students.sparse import encode_vectors
 from retort.students.towers import Side
 from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.roles import Teacher
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.runtime.progress import progress_bar
 from retort.trainers.search import BM25
-from retort.trainers.teachers import AnyTeacher, ScoreTeacher, VectorTeacher
 from retort.trainers.teachers.score_store import ScoreStore
 from retort.trainers.teachers.vector_cache import VectorCache
 
@@ -44,7 +44,7 @@ class TrainingContext:
     def __init__(
         self,
         data: RetrievalData,
-        teachers: dict[str, AnyTeacher],
+        teachers: dict[str, Teacher],
         cache: Path,
         student: SentenceTransformer | CrossEncoder | None = None,
     ) -> None:
@@ -99,7 +99,7 @@ class TrainingContext:
             `[m]` float32, NaN where not given.
         """
         teacher = self.teachers[name]
-        if not isinstance(teacher, ScoreTeacher):
+        if teacher.gives == "vectors":
             return self._vector_scores(name, queries, documents)
         key = hash_text(teacher.key + self.data.hash) if teacher.corpus_dependent else teacher.key
         store = ScoreStore(self.cache, key)
@@ -116,7 +116,7 @@ class TrainingContext:
         self.kinds[name] = "scores"
         return np.einsum("md,md->m", asked, given).astype(np.float32)
 
-    def teacher(self, name: str) -> VectorTeacher:
+    def teacher(self, name: str) -> Teacher:
         """
         Return a teacher that gives vectors.
 
@@ -127,7 +127,7 @@ class TrainingContext:
             msg = f"There is no teacher {name!r}; there are: {', '.join(self.teachers) or 'none'}, and student."
             raise RecipeError(msg)
         teacher = self.teachers[name]
-        if isinstance(teacher, ScoreTeacher):
+        if teacher.gives != "vectors":
             msg = f"teacher {name!r} scores lists; it gives no vectors."
             raise RecipeError(msg)
         return teacher

@@ -17,7 +17,6 @@ from retort.students import Manifest, Ranker, Student
 from retort.trainers.recipe import Component, Recipe, trusts_code
 from retort.trainers.recipe.trust import load_role, load_type
 from retort.trainers.runtime.errors import RecipeError
-from retort.trainers.teachers import ScoreTeacher
 
 EMBEDDERS = {"dense", "static"}
 TEACHER = "teacher"  # what recipes of several teachers call the one that another may take the place of
@@ -128,9 +127,8 @@ def recipe_for(name: str | None, teacher: Any, *, allow: Sequence[str] = (), **c
     """
     spec = teacher if teacher is None or isinstance(teacher, str) else teacher_spec(teacher, None, allow)
     if name is None:
-        scores = isinstance(spec, dict) and issubclass(
-            load_role(spec["type"], "teacher", "teacher.type", allow), ScoreTeacher
-        )
+        kind = load_role(spec["type"], "teacher", "teacher.type", allow) if isinstance(spec, dict) else None
+        scores = getattr(kind, "gives", None) in {"scores", "ranks"}
         name = SCORES if scores else VECTORS
     return changed_recipe(name, teacher=spec, allow=allow, **changes)
 

@@ -24,7 +24,6 @@ from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.encoder_output import BatchEncoder, DenseOutput, EncoderOutput, empty_output
 from retort.trainers.runtime.distributed import ProcessGroup
 from retort.trainers.runtime.rng import rng_for
-from retort.trainers.teachers.live import LiveTeacher
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -257,7 +256,7 @@ class Distiller(nn.Module):
         *,
         scale: float,
         temperatures: dict[str, Temperature] | None = None,
-        live: dict[str, LiveTeacher] | None = None,
+        live: dict[str, Any] | None = None,
         tokens_per_chunk: int | None = None,
         cache_gradients: bool = False,
         dims: list[int] | None = None,

@@ -41,9 +41,6 @@ from retort.trainers.roles import QuerySource
 from retort.trainers.run import read_train_and_dev, refuse_other_run, resolve
 from retort.trainers.runtime.errors import DataError, RecipeError
 from retort.trainers.search import search_vectors
-from retort.trainers.teachers import ScoreTeacher
-from retort.trainers.teachers.live import LiveTeacher
-from retort.trainers.teachers.trained_in_run import TrainedInRun
 from retort.trainers.teachers.vector_cache import cache_root
 
 if TYPE_CHECKING:
@@ -314,7 +311,7 @@ def _teacher_searches(recipe: Recipe, data: RetrievalData, out: Path) -> list[Se
     """Search with the first teacher that gives vectors; what it gave of documents is kept for the training."""
     for name, spec in recipe.teachers.items():
         teacher = recipe.create(spec, "teacher", f"teachers.{name}", allowed_modules=recipe.allow or None)
-        if isinstance(teacher, ScoreTeacher | TrainedInRun | LiveTeacher):
+        if teacher.runs != "cached" or teacher.gives != "vectors":
             continue
         context = TrainingContext(data, {name: teacher}, cache_root(out))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,11 +24,7 @@ from retort.trainers.build import BuiltRecipe, build_recipe
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.engine.loop import uses_bf16
 from retort.trainers.recipe import Recipe, Stage
-from retort.trainers.teachers import Ask, ScoreTeacher
-from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
-from retort.trainers.teachers.chat_generator import ChatGeneratorTeacher
-from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
-from retort.trainers.teachers.trained_in_run import TrainedInRun
+from retort.trainers.roles import Ask, Teacher
 
 SAMPLE = 32
 BACKWARD = 3  # a training step against its forward pass
@@ -108,53 +105,50 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
 
 
 def _add_teacher(plan: Plan, parts: BuiltRecipe, name: str, sample: list[str], data: RetrievalData) -> None:
-    teacher: Any = parts.context.teachers[name]
+    teacher = parts.context.teachers[name]
+    asks = [Ask("q", data.queries.texts[0], [str(i) for i in range(len(sample))], sample)]
     texts, pairs = len(data.corpus) + len(data.queries), _pairs(parts, name, data)
-    asked = data.queries.texts[:: max(1, len(data.queries) // SAMPLE)][:SAMPLE]
-
-    def all_texts(encode: Callable[[list[str], Any], Any]) -> float:
-        """Seconds to encode the corpus and the queries, which are shorter."""
-        each = [
-            _timed(lambda: encode(sample, "document")) / len(sample),
-            _timed(lambda: encode(asked, "query")) / len(asked),
-        ]
-        return each[0] * len(data.corpus) + each[1] * len(data.queries)
-
-    if isinstance(teacher, ScoreTeacher):
-        plan.calls[name] = f"scores of up to {pairs:,} pairs"
-        asks = [Ask("q", data.queries.texts[0], [str(i) for i in range(len(sample))], sample)]
-        if isinstance(teacher, ChatGeneratorTeacher):
-            told = teacher.estimate(asks)
-            share = pairs / max(1.0, told["calls"])
-            plan.calls[name] += f", {told['tokens'] * share:,.0f} tokens"
-            if "cost" in told:
-                plan.cost[name] = told["cost"] * share
-        elif isinstance(teacher, CrossEncoderTeacher):
-            plan.seconds[f"teacher {name}"] = _timed(lambda: list(teacher.score(asks))) / len(sample) * pairs
-            return
-        elif isinstance(teacher, TrainedInRun):
-            with _as_it_teaches(teacher, parts.trained_in_run[name]):
-                plan.seconds[f"teacher {name}"] = _seconds_a_text(parts.trained_in_run[name], sample) * pairs
-            return
-        elif teacher.corpus_dependent:  # BM25, or what the data bring along
-            return
-        plan.unknown.append(name)
-        return
-    plan.calls[name] = f"vectors of {texts:,} texts"
-    plan.disk += texts * _dim(parts) * FLOAT
-    if isinstance(teacher, TrainedInRun):
-        student = parts.trained_in_run[name].distiller.student
-        with _as_it_teaches(teacher, parts.trained_in_run[name]):
-            plan.seconds[f"teacher {name}"] = all_texts(partial(encode_vectors, student))
-    elif isinstance(teacher, BiEncoderTeacher):
-        plan.seconds[f"teacher {name}"] = all_texts(teacher.encode)
+    if teacher.gives == "vectors":
+        plan.calls[name] = f"vectors of {texts:,} texts"
+        plan.disk += texts * _dim(parts) * FLOAT
     else:
+        plan.calls[name] = f"scores of up to {pairs:,} pairs"
+        estimate, share = teacher.estimate(asks), pairs / len(sample)
+        if "tokens" in estimate:
+            plan.calls[name] += f", {estimate['tokens'] * share:,.0f} tokens"
+        if "cost" in estimate:
+            plan.cost[name] = estimate["cost"] * share
+    if teacher.costs == "calls" or teacher.runs == "in_loop":
         plan.unknown.append(name)
+    elif teacher.costs == "time":
+        untrained = parts.trained_in_run.get(name)
+        with nullcontext() if untrained is None else _as_it_teaches(teacher, untrained):
+            if teacher.gives == "vectors":
+                plan.seconds[f"teacher {name}"] = _encoding_seconds(teacher, untrained, sample, data)
+            else:
+                plan.seconds[f"teacher {name}"] = _seconds_a_pair(teacher, untrained, asks, data) * pairs
 
 
-def _as_it_teaches(teacher: TrainedInRun, parts: BuiltRecipe) -> torch.autocast:
+def _encoding_seconds(teacher: Teacher, untrained: BuiltRecipe | None, sample: list[str], data: RetrievalData) -> float:
+    """Seconds to encode the corpus and the queries, which are shorter; an untrained teacher is timed by its start."""
+    encode = teacher.encode if untrained is None else partial(encode_vectors, untrained.distiller.student)
+    queries = data.queries.texts[:: max(1, len(data.queries) // SAMPLE)][:SAMPLE]
+    a_document = _timed(lambda: encode(sample, "document")) / len(sample)
+    a_query = _timed(lambda: encode(queries, "query")) / len(queries)
+    return a_document * len(data.corpus) + a_query * len(data.queries)
+
+
+def _seconds_a_pair(teacher: Teacher, untrained: BuiltRecipe | None, asks: list[Ask], data: RetrievalData) -> float:
+    documents = [document for ask in asks for document in ask.documents]
+    if untrained is not None:
+        return _seconds_a_text(untrained, documents)
+    teacher.open(data)
+    return _timed(lambda: list(teacher.score(asks))) / len(documents)
+
+
+def _as_it_teaches(teacher: Any, untrained: BuiltRecipe) -> AbstractContextManager[Any]:
     """In the precision of a teacher that is not trained yet."""
-    kind = parts.distiller.student.device.type
+    kind = untrained.distiller.student.device.type
     return torch.autocast(kind, torch.bfloat16, enabled=teacher.precision != "float32" and has_bfloat16(kind))
 
 

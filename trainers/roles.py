@@ -352,7 +352,7 @@ class Teacher:
     #: `vectors` of texts; `scores` of lists; `ranks`: scores of which the order alone counts.
     gives: Gives
     #: `cached`: asked before a stage, once for all runs; `trained_in_run`: the same, once its own recipe has trained
-    #: it; `in_loop`: asked at every step.
+    #: it, as a `TrainedInRun`; `in_loop`: asked at every step, as a `LiveTeacher`.
     runs: Runs = "cached"
     #: `nothing`; `time`: a model on this machine, which a plan may try on a few texts; `calls`: a remote one.
     costs: Costs = "calls"
@@ -389,6 +389,11 @@ class Teacher:
             If the teacher fails, or its answer cannot be used.
         """
         raise NotImplementedError
+
+    @property
+    def local_student(self) -> Any:
+        """The loaded bi-encoder, if it is one on this machine; a run then measures what its queries cost."""
+        return None
 
     def estimate(self, asks: list[Ask]) -> dict[str, float]:  # noqa: ARG002
         """Estimate `calls`, `tokens` and `cost` of what it was not asked before; empty where that is not known."""

@@ -52,10 +52,6 @@ from retort.trainers.runtime.errors import DataError, RecipeError
 from retort.trainers.runtime.rng import rng_for
 from retort.trainers.search import BM25, search_vectors
 from retort.trainers.stages import open_stage
-from retort.trainers.teachers import ScoreTeacher
-from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
-from retort.trainers.teachers.live import LiveTeacher
-from retort.trainers.teachers.trained_in_run import TrainedInRun, TrainedInRunBiEncoder
 from retort.trainers.teachers.vector_cache import cache_root
 
 if TYPE_CHECKING:
@@ -190,8 +186,8 @@ def train_built(
 
 def train_teacher(parts: BuiltRecipe, name: str, home: Path, dev: RetrievalData, accelerator: Accelerator) -> None:
     """Train a teacher that is trained within the run, unless it is already, in `home/teachers/NAME`."""
-    teacher = parts.context.teachers[name]
-    if not isinstance(teacher, TrainedInRun) or teacher.is_trained:
+    teacher: Any = parts.context.teachers[name]
+    if teacher.runs != "trained_in_run" or teacher.is_trained:
         return
     folder, processes = home / "teachers" / name, ProcessGroup(accelerator)
     within = parts.trained_in_run.pop(name)  # its memory is free afterwards
@@ -323,11 +319,12 @@ def final_metrics(
         found = {"student": evaluate_model(loaded, dev, views=views), "bm25": evaluate_bm25(dev)}
         for name in asked:
             teacher = context.teachers[name]
-            if not isinstance(teacher, ScoreTeacher | LiveTeacher):
+            if teacher.runs != "in_loop" and teacher.gives == "vectors":
                 queries = context.teacher_cache(name, "query", dev.queries).gather(dev.queries.item_ids)
                 documents = context.teacher_cache(name, "document", dev.corpus).gather(dev.corpus.item_ids)
-                local = teacher.student if isinstance(teacher, BiEncoderTeacher | TrainedInRunBiEncoder) else None
-                found[name] = evaluate_vectors(name, dev, queries, documents, teacher.similarity, student=local)
+                found[name] = evaluate_vectors(
+                    name, dev, queries, documents, teacher.similarity, student=teacher.local_student
+                )
     teachers = {name: e.metrics for name, e in found.items() if name not in {"student", "bm25"}}
     metrics: dict[str, Any] = {
         "student": found["student"].metrics,
@@ -385,7 +382,7 @@ def models_of(parts: BuiltRecipe) -> dict[str, str]:
     every = (parts, *parts.trained_in_run.values())
     asked = {n for within in every for stage in within.recipe.stages for n in within.asked(stage)}
     teachers = {n: parts.context.teachers[n] for n in sorted(asked)}
-    keys = {f"teacher {n}": t.key for n, t in teachers.items() if not isinstance(t, TrainedInRun)}
+    keys = {f"teacher {n}": t.key for n, t in teachers.items() if t.runs != "trained_in_run"}
     return {"student": parts.trunk} | keys
 
 

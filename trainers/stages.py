@@ -19,8 +19,6 @@ from retort.trainers.candidates.mining import build_lists
 from retort.trainers.engine.loop import BatchSource
 from retort.trainers.recipe import BATCHES, Stage
 from retort.trainers.runtime.errors import RecipeError
-from retort.trainers.teachers import ScoreTeacher
-from retort.trainers.teachers.live import LiveTeacher
 
 
 def open_stage(parts: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) -> BatchSource:
@@ -40,8 +38,8 @@ def open_stage(parts: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
     place = next(i for i, other in enumerate(recipe.stages) if other.name == stage.name)
     objectives = parts.distiller.objectives_of(stage.name)
     asked = {name for o in objectives for name in o.teachers}
-    names = sorted(name for name in asked if not isinstance(context.teachers[name], LiveTeacher))
-    scorers = [name for name in names if isinstance(context.teachers[name], ScoreTeacher)]
+    names = sorted(name for name in asked if context.teachers[name].runs != "in_loop")
+    scorers = [name for name in names if context.teachers[name].gives != "vectors"]
     vectors = [name for name in names if name not in scorers]
     seed, size = f"{recipe.training.seed} {place}", recipe.training.batch_size
     section = stage.candidates

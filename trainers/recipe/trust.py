@@ -201,11 +201,10 @@ def _fits(kind: Any, role: Role, allow: Sequence[str]) -> bool:
         return is_student_maker(kind) or _matches_any(_full_name(kind), allow)
     if role == "batches":
         return inspect.isclass(kind) and hasattr(kind, "batch")
-    if role == "teacher":
-        return inspect.isclass(kind) and any(hasattr(kind, method) for method in ("encode", "score", "load"))
     from retort.trainers import distiller, roles  # only here: what merely reads recipes does not load torch
 
     bases = {
+        "teacher": roles.Teacher,
         "miner": roles.Miner,
         "selector": roles.Selector,
         "objective": distiller.Objective,

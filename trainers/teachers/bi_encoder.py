@@ -15,9 +15,10 @@ from retort.students.hashing import canonical_json, hash_text
 from retort.students.loading import Precision
 from retort.students.student import Student
 from retort.students.towers import Side
+from retort.trainers.roles import Gives, Teacher
 
 
-class BiEncoderTeacher:
+class BiEncoderTeacher(Teacher):
     """
     A sentence-transformers model, or a student of earlier days.
 
@@ -39,6 +40,8 @@ class BiEncoderTeacher:
         Run code that the model brings along.
     """
 
+    gives: Gives = "vectors"
+    costs = "time"
     _kind = Student
 
     def __init__(
@@ -76,12 +79,17 @@ class BiEncoderTeacher:
         return hash_text(canonical_json([self.student.fingerprint, str(self.student.model.dtype), library]))
 
     @property
-    def similarity(self) -> str:
+    def local_student(self) -> Student:
+        """The loaded model."""
+        return self.student
+
+    @property
+    def similarity(self) -> str:  # type: ignore[override] # the model need not be loaded before
         """How its vectors are compared."""
         return self.student.manifest.similarity
 
     @property
-    def dim(self) -> int:
+    def dim(self) -> int:  # type: ignore[override] # the model need not be loaded before
         """Dimension of its vectors."""
         return self.student.dim
 

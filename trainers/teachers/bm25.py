@@ -10,13 +10,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from retort.trainers.data.texts import RetrievalData
+from retort.trainers.roles import Ask, Teacher
 from retort.trainers.search import BM25, K1, B
-from retort.trainers.teachers import Ask, ScoreTeacher
 
 
-class BM25Teacher(ScoreTeacher):
+class BM25Teacher(Teacher):
     """BM25's scores over the corpus, from 0 to some tens: a softmax over them wants a temperature of a few units."""
 
+    gives = "scores"
+    costs = "nothing"
     corpus_dependent = True
 
     def __init__(self) -> None:
@@ -34,7 +36,7 @@ class BM25Teacher(ScoreTeacher):
             self._index, self._rows = BM25(data.corpus.texts), data.corpus.rows
 
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
-        """Score lists; see `ScoreTeacher.score`."""
+        """Score lists; see `Teacher.score`."""
         if self._index is None:
             msg = "open it first."
             raise RuntimeError(msg)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from retort.students.hashing import canonical_json, hash_text
+from retort.trainers.roles import Ask, Teacher
 from retort.trainers.runtime.errors import RecipeError, TeacherError
-from retort.trainers.teachers import Ask, ScoreTeacher
 from retort.trainers.teachers.haystack import HaystackComponents
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ class ChatModel:
         return found
 
 
-class ChatGeneratorTeacher(ScoreTeacher):
+class ChatGeneratorTeacher(Teacher):
     """
     A Haystack chat generator, asked for a number a pair of query and document.
 
@@ -169,6 +169,8 @@ class ChatGeneratorTeacher(ScoreTeacher):
         If the component is no chat generator, the prompt lacks a place, the range is empty, or there is an API key and
         no revision.
     """
+
+    gives = "scores"
 
     def __init__(
         self,
@@ -210,7 +212,7 @@ class ChatGeneratorTeacher(ScoreTeacher):
         return self._model.estimate(_places(asks))
 
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
-        """Score lists, one call a pair; see `ScoreTeacher.score`."""
+        """Score lists, one call a pair; see `Teacher.score`."""
         told = ", ".join(f"{value:,.0f} {name}" for name, value in self.estimate(asks).items())
         logger.info("%s is asked: %s (about)", self._type, told)
         answers = self._model.answers(_places(asks))

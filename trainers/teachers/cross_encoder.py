@@ -15,11 +15,11 @@ import numpy as np
 from retort.students.hashing import canonical_json, hash_text
 from retort.students.loading import Precision
 from retort.students.ranker import Ranker
+from retort.trainers.roles import Ask, Teacher
 from retort.trainers.runtime.errors import TeacherError
-from retort.trainers.teachers import Ask, ScoreTeacher
 
 
-class CrossEncoderTeacher(ScoreTeacher):
+class CrossEncoderTeacher(Teacher):
     """
     A sentence-transformers `CrossEncoder`, or a ranker of earlier days; the pairs of a whole block in one sorted list.
 
@@ -38,6 +38,9 @@ class CrossEncoderTeacher(ScoreTeacher):
     :param trust_remote_code:
         Run code that the model brings along.
     """
+
+    gives = "scores"
+    costs = "time"
 
     def __init__(
         self,
@@ -71,7 +74,7 @@ class CrossEncoderTeacher(ScoreTeacher):
         return hash_text(canonical_json([self._ranker.fingerprint, str(self._ranker.model.dtype), library]))
 
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
-        """Score a block at once; see `ScoreTeacher.score`."""
+        """Score a block at once; see `Teacher.score`."""
         scores = self._ranker.score([(ask.query, document) for ask in asks for document in ask.documents])
         if not np.isfinite(scores).all():
             msg = f"{self.model} gave scores that are not finite. Try precision float32, or look at the model."

@@ -12,11 +12,12 @@ import numpy as np
 
 from retort.students.hashing import canonical_json, hash_text
 from retort.students.towers import Side
+from retort.trainers.roles import Teacher
 from retort.trainers.runtime.errors import TeacherError
 from retort.trainers.teachers.haystack import HaystackComponents
 
 
-class EmbedderTeacher:
+class EmbedderTeacher(Teacher):
     """
     A Haystack text embedder for queries and document embedder for documents, as YAML would name them.
 
@@ -38,6 +39,8 @@ class EmbedderTeacher:
     :raises RecipeError:
         If a component has an API key and no revision is given.
     """
+
+    gives = "vectors"
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class EmbedderTeacher:
         return hash_text(canonical_json(["embedder", self.similarity, self._components.key]))
 
     @cached_property
-    def dim(self) -> int:
+    def dim(self) -> int:  # type: ignore[override] # asked for late
         """Dimension of the vectors, asked for once."""
         return self.encode(["dimension"], "query").shape[1]
 

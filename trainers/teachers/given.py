@@ -10,13 +10,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from retort.trainers.data.texts import RetrievalData
+from retort.trainers.roles import Ask, Teacher
 from retort.trainers.runtime.errors import TeacherError
-from retort.trainers.teachers import Ask, ScoreTeacher
 
 
-class GivenTeacher(ScoreTeacher):
+class GivenTeacher(Teacher):
     """The scores in the training data (see `retort.trainers.data.read`); documents without one have none."""
 
+    gives = "scores"
+    costs = "nothing"
     corpus_dependent = True
 
     def __init__(self) -> None:
@@ -40,7 +42,7 @@ class GivenTeacher(ScoreTeacher):
             raise TeacherError(msg)
 
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
-        """Look scores up; see `ScoreTeacher.score`."""
+        """Look scores up; see `Teacher.score`."""
         for ask in asks:
             scores = self._given.get(ask.query_id, {})
             yield np.array([scores.get(i, np.nan) for i in ask.document_ids], dtype=np.float32)

@@ -11,10 +11,11 @@ from retort.students.hashing import fingerprint_of
 from retort.students.late_interaction import is_late_interaction
 from retort.students.scoring import is_ranker
 from retort.trainers.encoder_output import COSINE_SCALE
+from retort.trainers.roles import Gives, Teacher
 from retort.trainers.runtime.errors import RecipeError
 
 
-class LiveTeacher:
+class LiveTeacher(Teacher):
     """
     A model beside the student. It costs a forward pass a step; whatever only needs its scores asks another kind.
 
@@ -31,6 +32,9 @@ class LiveTeacher:
     :param scale:
         Factor on its scores; by default 20 for cosines, otherwise 1.
     """
+
+    runs = "in_loop"
+    costs = "time"
 
     def __init__(
         self, *, student: dict[str, Any], train: bool = False, lr: float | None = None, scale: float | None = None
@@ -66,9 +70,23 @@ class LiveTeacher:
         return self._key
 
     @property
+    def gives(self) -> Gives:  # type: ignore[override] # as its model does
+        """Vectors, or scores where the model is a ranker or has a vector a token."""
+        return "scores" if is_ranker(self.model) or is_late_interaction(self.model) else "vectors"
+
+    @property
+    def similarity(self) -> str:  # type: ignore[override]
+        """How its vectors are compared."""
+        return self.model.similarity_fn_name
+
+    @property
+    def dim(self) -> int:  # type: ignore[override]
+        """Dimension of its vectors; 0 if it gives scores."""
+        return int(self.model.get_embedding_dimension() or 0) if self.gives == "vectors" else 0
+
+    @property
     def scale(self) -> float:
         """Factor on its scores."""
         if self._scale is not None:
             return self._scale
-        single = not is_ranker(self.model) and not is_late_interaction(self.model)
-        return COSINE_SCALE if single and self.model.similarity_fn_name == "cosine" else 1.0
+        return COSINE_SCALE if self.gives == "vectors" and self.similarity == "cosine" else 1.0

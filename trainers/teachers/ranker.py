@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retort.students.hashing import hash_text
+from retort.trainers.roles import Ask, Gives, Teacher
 from retort.trainers.runtime.errors import RecipeError, TeacherError
-from retort.trainers.teachers import Ask, ScoreTeacher
 from retort.trainers.teachers.haystack import HaystackComponents
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 SHOWN = 5  # ids in a message
 
 
-class RankerTeacher(ScoreTeacher):
+class RankerTeacher(Teacher):
     """
     A Haystack ranker, as YAML would name it: a component whose `run(query, documents)` gives `documents`.
 
@@ -51,7 +51,7 @@ class RankerTeacher(ScoreTeacher):
         If the component is no ranker, scales or cuts whatever it is told, or has an API key and no revision is given.
     """
 
-    kind = None  # known after the first answer
+    gives: Gives = "scores"  # until an answer is an order without scores
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class RankerTeacher(ScoreTeacher):
         self._takes = self._components.parameters("ranker")
         self._type = ranker["type"]
         self._refuse_cuts(ranker.get("init_parameters") or {})
-        self._warned = False
+        self._answered = self._warned = False
 
     def _refuse_cuts(self, given: dict[str, Any]) -> None:
         """What `run` takes is given at each call; what only `__init__` takes must be right there."""
@@ -93,7 +93,7 @@ class RankerTeacher(ScoreTeacher):
         return hash_text(f"ranker {self.listwise} {self._components.key}")
 
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
-        """Score lists, one call each; see `ScoreTeacher.score`."""
+        """Score lists, one call each; see `Teacher.score`."""
         for ask, scores in zip(asks, self._components.each(self._answer, asks), strict=True):
             self._warn_of_scaling(scores, ask)
             yield scores
@@ -129,15 +129,15 @@ class RankerTeacher(ScoreTeacher):
             msg = f"{told} gave others: {', '.join(strange[:SHOWN])}."
             raise TeacherError(msg)
         unscored = sum(document.score is None for document in found)
-        kind = self.kind or ("ranks" if unscored else "scores")
-        if unscored not in {0, len(found)} or (unscored > 0) is not (kind == "ranks"):
+        gives = self.gives if self._answered else ("ranks" if unscored else "scores")
+        if unscored not in {0, len(found)} or (unscored > 0) is not (gives == "ranks"):
             msg = f"{told} gave a score to {len(found) - unscored}; it must score all documents of all lists, or none."
             raise TeacherError(msg)
         values = {d.id: float(-rank if d.score is None else d.score) for rank, d in enumerate(found)}
         if bad := [i for i, value in values.items() if not math.isfinite(value)]:
             msg = f"{told} gave scores that are not finite: {', '.join(f'{i} ({values[i]})' for i in bad[:SHOWN])}."
             raise TeacherError(msg)
-        self.kind = kind
+        self.gives, self._answered = gives, True
         return np.array([values[i] for i in ask.document_ids], dtype=np.float32)
 
     def _warn_of_scaling(self, scores: np.ndarray, ask: Ask) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 from retort.students.hashing import hash_text
 from retort.trainers.candidates.retriever import HaystackRetriever
 from retort.trainers.data.texts import RetrievalData
-from retort.trainers.teachers import Ask, ScoreTeacher
+from retort.trainers.roles import Ask, Teacher
 
 
-class RetrieverTeacher(ScoreTeacher):
+class RetrieverTeacher(Teacher):
     """
     A Haystack retriever, as YAML would name it.
 
@@ -31,6 +31,7 @@ class RetrieverTeacher(ScoreTeacher):
         `concurrency`, `allowed_modules`.
     """
 
+    gives = "scores"
     corpus_dependent = True
 
     def __init__(
@@ -54,7 +55,7 @@ class RetrieverTeacher(ScoreTeacher):
         self._retriever.open(data.corpus)
 
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
-        """Score lists, one search each; see `ScoreTeacher.score`."""
+        """Score lists, one search each; see `Teacher.score`."""
         found = self._retriever.search([ask.query for ask in asks], self._depth)
         for ask, scores in zip(asks, found, strict=True):
             yield np.array([scores.get(i, np.nan) for i in ask.document_ids], dtype=np.float32)

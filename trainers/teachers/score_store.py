@@ -19,8 +19,8 @@ from filelock import FileLock, Timeout
 
 from retort.students.files import replace_file
 from retort.trainers.data.texts import RetrievalData
+from retort.trainers.roles import Ask, Teacher
 from retort.trainers.runtime.errors import CacheError, TeacherError
-from retort.trainers.teachers import Ask, ScoreTeacher
 
 BLOCK = 2048  # pairs
 PATIENCE = 60.0  # seconds after which even an unfinished block is written
@@ -82,7 +82,7 @@ class ScoreStore:
 
     def fill(
         self,
-        teacher: ScoreTeacher,
+        teacher: Teacher,
         data: RetrievalData,
         query_rows: np.ndarray,
         document_rows: np.ndarray,
@@ -134,7 +134,7 @@ class ScoreStore:
         return done
 
     def _missing(
-        self, teacher: ScoreTeacher, data: RetrievalData, query_rows: np.ndarray, document_rows: np.ndarray
+        self, teacher: Teacher, data: RetrievalData, query_rows: np.ndarray, document_rows: np.ndarray
     ) -> np.ndarray:
         """`[m]` bool. Where scores depend on the list, all of it must be of one: else it is asked for as a whole."""
         at = self._places(data.queries.item_ids[query_rows], data.corpus.item_ids[document_rows])
@@ -148,9 +148,7 @@ class ScoreStore:
         np.maximum.at(high, of, lists)
         return ((low != high) | (low == UNKNOWN))[of]
 
-    def _score(
-        self, teacher: ScoreTeacher, data: RetrievalData, asks: list[Ask], progress: Callable[[int], None]
-    ) -> int:
+    def _score(self, teacher: Teacher, data: RetrievalData, asks: list[Ask], progress: Callable[[int], None]) -> int:
         pairs: list[bytes] = []
         scores: list[np.ndarray] = []
         lists: list[int] = []
@@ -160,7 +158,7 @@ class ScoreStore:
             nonlocal total, since
             if pairs:
                 with replace_file(self.folder / f"{self._blocks:08d}.parquet") as aside:
-                    pq.write_table(_table(pairs, np.concatenate(scores), lists, teacher.kind or "scores"), aside)
+                    pq.write_table(_table(pairs, np.concatenate(scores), lists, teacher.gives), aside)
                 self._blocks += 1
             total, since = total + len(pairs), time.monotonic()
             for column in (pairs, scores, lists):

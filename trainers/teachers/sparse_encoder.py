@@ -10,21 +10,22 @@ from collections.abc import Iterator
 import numpy as np
 
 from retort.students.sparse import SparseStudent
-from retort.trainers.teachers import Ask, ScoreTeacher
+from retort.trainers.roles import Ask
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 
 
-class SparseEncoderTeacher(BiEncoderTeacher, ScoreTeacher):
+class SparseEncoderTeacher(BiEncoderTeacher):
     """
     A sentence-transformers `SparseEncoder`, or a sparse student of earlier days; parameters as of `BiEncoderTeacher`.
 
     It gives scores of lists: vectors over a vocabulary are too long to be kept for a whole corpus.
     """
 
+    gives = "scores"
     _kind = SparseStudent
 
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
-        """Score a block at once; see `ScoreTeacher.score`."""
+        """Score a block at once; see `Teacher.score`."""
         texts = list(dict.fromkeys(document for ask in asks for document in ask.documents))
         rows = {text: row for row, text in enumerate(texts)}
         documents = self.student.encode_document(texts)

@@ -21,13 +21,13 @@ from retort.students.scoring import is_ranker
 from retort.students.student import Student
 from retort.students.towers import Side
 from retort.trainers.recipe import Recipe, trusts_code
+from retort.trainers.roles import Ask, Teacher
 from retort.trainers.runtime.errors import RecipeError
-from retort.trainers.teachers import Ask, ScoreTeacher
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
 
 
-class TrainedInRun:
+class TrainedInRun(Teacher):
     """
     What both kinds have in common; its model ends in `teachers/NAME/student` of the run folder.
 
@@ -40,6 +40,9 @@ class TrainedInRun:
     :param precision:
         In which it teaches: `float32`, `bfloat16` or `auto`.
     """
+
+    runs = "trained_in_run"
+    costs = "time"
 
     def __init__(
         self,
@@ -113,8 +116,10 @@ class TrainedInRun:
         raise NotImplementedError
 
 
-class TrainedInRunRanker(TrainedInRun, ScoreTeacher):
+class TrainedInRunRanker(TrainedInRun):
     """A cross-encoder that is trained within the run; parameters as in `TrainedInRun`."""
+
+    gives = "scores"
 
     def look_at(self, model: Any) -> None:
         """Refuse a bi-encoder."""
@@ -127,15 +132,14 @@ class TrainedInRunRanker(TrainedInRun, ScoreTeacher):
         self._teacher = CrossEncoderTeacher(model=str(folder), **self._options)
 
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
-        """Score lists; see `ScoreTeacher.score`."""
+        """Score lists; see `Teacher.score`."""
         yield from self._trained.score(asks)
 
 
 class TrainedInRunBiEncoder(TrainedInRun):
     """A bi-encoder that is trained within the run; parameters as in `TrainedInRun`."""
 
-    dim = 0
-    similarity = "cosine"
+    gives = "vectors"
 
     def look_at(self, model: Any) -> None:
         """Note dimension and similarity; refuse a ranker."""
@@ -150,7 +154,7 @@ class TrainedInRunBiEncoder(TrainedInRun):
         self._teacher = BiEncoderTeacher(model=str(folder), **self._options)
 
     @property
-    def student(self) -> Student:
+    def local_student(self) -> Student:
         """The loaded model."""
         return self._trained.student
 
