@@ -1,16 +1,24 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
+import ast
+import json
 import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from filelock import FileLock
+from tiny import pool, spec, stage
 
 from retort.students import save_student
+from retort.trainers.build import build_recipe
+from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import TextStore
+from retort.trainers.plan import plan_run
+from retort.trainers.recipe import Recipe
 from retort.trainers.runtime.errors import CacheError, RecipeError
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 from retort.trainers.teachers.embedder import EmbedderTeacher
@@ -170,3 +178,89 @@ class TestEmbedderTeacher:
         assert not is_local("separator", "/")
         assert not is_local("model_prompt", "long " * 200)
         assert not is_local("model", None)
+
+
+class TestSomebodysOwn:
+    """Whoever uses a teacher asks it what it gives, when it runs and what it costs."""
+
+    @pytest.fixture
+    def tree(self, recipe_tree) -> dict:
+        lists = pool("bm25", negatives=2)
+        return recipe_tree | {
+            "teachers": {
+                "vectors": {"type": "tiny_teachers.HashedWords"},
+                "scores": {"type": "tiny_teachers.CommonWords"},
+                "ranks": {"type": "tiny_teachers.CommonWords", "init_parameters": {"order_only": True}},
+            },
+            "candidates": {"bm25": spec("BM25Miner", depth=6), "theirs": spec("DenseMiner", model="vectors", depth=6)},
+            "stages": [
+                stage("align", 2, spec("Alignment", projection=True), batches="texts", teacher="vectors"),
+                stage("scored", 2, spec("ListwiseKL"), teacher="scores", candidates=lists),
+                stage("ranked", 2, spec("RankNet"), teacher="ranks", candidates=pool("theirs", negatives=2)),
+            ],
+        }
+
+    def test_in_a_run(self, tree, beir, tmp_path):
+        Recipe.from_dict(tree, allow=["tiny_teachers"]).run(beir, tmp_path / "run")
+        measured = json.loads((tmp_path / "run" / "metrics.json").read_text())["dev"]["teachers"]
+        assert set(measured) == {"vectors"}  # those that give scores rank no corpus
+        assert measured["vectors"]["ndcg@10"] > 0
+        for stage_name, teacher in (("scored", "scores"), ("ranked", "ranks")):
+            lists = pq.read_table(tmp_path / "run" / "candidates" / f"{stage_name}.parquet")
+            scores = lists[f"score.{teacher}"].to_numpy()
+            assert np.isfinite(scores).any()
+            assert (scores[np.isfinite(scores)] <= 0).all() == (teacher == "ranks")
+
+    def test_in_a_plan(self, tree, beir, tmp_path):
+        """One that costs time is timed; one that costs nothing is passed over."""
+        plan = plan_run(Recipe.from_dict(tree, allow=["tiny_teachers"]), read_beir(beir, "train"), tmp_path)
+        assert {name for name in plan.seconds if name.startswith("teacher")} == {"teacher vectors"}
+        assert {name: calls.partition(" of ")[0] for name, calls in plan.calls.items()} == {
+            "vectors": "vectors",
+            "scores": "scores",
+            "ranks": "scores",
+        }
+        assert plan.unknown == []
+
+    def test_an_order_is_no_scores(self, tree, beir, tmp_path):
+        tree["stages"][1]["teacher"] = "ranks"
+        with pytest.raises(RecipeError, match="stage scored: teacher 'ranks' gives an order without scores"):
+            Recipe.from_dict(tree, allow=["tiny_teachers"]).run(beir, tmp_path / "run")
+
+    @pytest.mark.parametrize(
+        ("kind", "message"),
+        [
+            (
+                "Speechless",
+                "teachers.vectors: tiny_teachers.Speechless must say what it gives: vectors, scores, ranks.",
+            ),
+            ("overlap", "teachers.vectors.type: 'tiny_teachers.overlap' is no teacher."),
+        ],
+    )
+    def test_what_is_no_teacher(self, tree, beir, tmp_path, kind, message):
+        tree["teachers"]["vectors"]["type"] = f"tiny_teachers.{kind}"
+        with pytest.raises(RecipeError) as error:
+            build_recipe(Recipe.from_dict(tree, allow=["tiny_*"]), read_beir(beir, "train"), tmp_path)
+        assert str(error.value) == message
+
+
+# What is built of a teacher, and asks for no other's class.
+BUILT_OF_ONE = {"candidates/sparse.py": {"SparseEncoderTeacher"}}
+
+
+def test_nobody_asks_for_a_teachers_class():
+    trainers = Path(__file__).parent.parent / "trainers"
+    classes = {
+        node.name
+        for path in (trainers / "teachers").glob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and ("Teacher" in node.name or "TrainedInRun" in node.name)
+    }
+    assert {"BiEncoderTeacher", "LiveTeacher", "TrainedInRun", "RankerTeacher"} <= classes
+    for folder in (trainers, trainers.parent / "cli", trainers.parent / "components"):
+        for path in folder.rglob("*.py"):
+            if path.parent != trainers / "teachers":
+                tree = ast.parse(path.read_text())
+                names = {a.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for a in node.names}
+                own = BUILT_OF_ONE.get(path.relative_to(folder).as_posix(), set())
+                assert not names & classes - own, path
