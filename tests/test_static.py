@@ -3,6 +3,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Static students, and small query towers for documents that stay as they are."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -28,11 +30,12 @@ from retort.students.create import (
 )
 from retort.students.encoding import encode_texts
 from retort.students.hashing import fingerprint_of
-from retort.students.loading import RemoteCodeError, names_own_modules
+from retort.students.loading import OWN_MODULES, RemoteCodeError, names_own_modules
 from retort.students.towers import SIDES
 from retort.trainers.data.beir import read_beir
 from retort.trainers.evaluation.exports import export_student
 from retort.trainers.recipe import Recipe
+from retort.trainers.runtime.errors import RecipeError
 
 COUNTED = ("the ship", "the storm and the storm", "bread", "the the the storm storm ship bread the storm")
 TEXTS = ["the ship in the storm.", "bread", "", "what is the sum of a circle and the angle near the graph?"]
@@ -164,6 +167,18 @@ class TestTowers:
         )
         assert len(hits["documents"]) == 2
         store.close()
+
+    def test_any_maker_may_make_a_tower(self, tiny_student, tiny_ranker, tmp_path):
+        save_student(static(tiny_student), tmp_path / "table")
+        lexical = spec("static_with_lexical", table=str(tmp_path / "table"), dim=8)
+        towers = two_towers(lexical, lexical, corpus=TEXTS[:2])
+        alone = static_with_lexical(str(tmp_path / "table"), dim=8, corpus=TEXTS[:2])
+        np.testing.assert_array_equal(towers.encode_query(TEXTS[:2]), alone.encode_query(TEXTS[:2]))
+        with pytest.raises(ValueError, match="two_towers: document: .*create.ranker makes no single tower"):
+            two_towers(spec("pretrained", model=tiny_student), spec("ranker", trunk=tiny_ranker))
+        for kind in ("retort.students.files.resolve_model", "retort.students.nowhere.maker", "os.system", None):
+            with pytest.raises(ValueError, match="two_towers: query.type: .* is no maker"):
+                two_towers({"type": kind}, lexical)
 
     def test_dropout_spares_what_is_frozen(self, tiny_model, tokenizer_path, tmp_path):
         from retort.trainers.distiller import Distiller, Spec
@@ -300,6 +315,20 @@ class TestWordsBesideATable:
         wanted = static_with_lexical(table, corpus=data.corpus.texts, dim=8, seed=3)
         torch.testing.assert_close(found[0].embedding.weight, wanted[0].embedding.weight)
 
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            ("with_words", static_with_lexical),
+            ("from_words", lexical_layers),
+            ("from_table", layers_on_static),
+        ],
+    )
+    def test_recipes_may_name_makers_as_they_were_called(self, recipe_tree, old, new):
+        recipe_tree["student"] = {"type": f"retort.students.create.{old}"}
+        recipe = Recipe.from_dict(recipe_tree)
+        with pytest.raises(RecipeError, match=f"{new.__name__} needs table"):
+            recipe.create(recipe.student, "student", "student")
+
     def test_it_is_served_as_any_table(self, table, tmp_path):
         started = static_with_lexical(table, corpus=self.CORPUS, dim=8)
         save_student(started, tmp_path / "student")
@@ -340,6 +369,12 @@ class TestWordsBesideATable:
         assert "trust_remote_code=True" in (tmp_path / "student" / "README.md").read_text()
         counting[0].saturation = 1.0
         assert fingerprint_of(counting) != student.manifest.fingerprint
+
+    def test_its_class_is_named_by_the_path_that_stays(self, counting, tmp_path):
+        save_student(counting, tmp_path / "student")
+        first = json.loads((tmp_path / "student" / "modules.json").read_text())[0]
+        assert first["type"] == "retort.students.modules.counted.CountedEmbedding"
+        assert first["type"] in OWN_MODULES
 
     def test_other_code_in_a_folder_is_not_trusted(self, counting, tmp_path):
         save_student(counting, tmp_path / "student")

@@ -5,36 +5,42 @@
 
 from __future__ import annotations
 
+import inspect
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from retort.students.create.encoders import from_config, pretrained
-from retort.students.create.layers import from_layers
-from retort.students.create.tables import static
-from retort.students.makers import student_maker
+from retort.students.makers import is_student_maker, student_maker
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sentence_transformers import SentenceTransformer
 
 
 @student_maker
-def two_towers(query: dict[str, Any], document: dict[str, Any], **options: Any) -> SentenceTransformer:
+def two_towers(
+    query: dict[str, Any], document: dict[str, Any], *, corpus: Sequence[str] | None = None, **options: Any
+) -> SentenceTransformer:
     """
     Start from separate query and document towers, routed by side.
 
     :param query:
-        `{type, init_parameters}` of the query tower: one of the functions of this module. With `frozen: true` it does
-        not learn: a new query tower may be trained for an index that is there, whose space it then has.
+        `{type, init_parameters}` of the query tower: any maker of retort's that gives a text one dense vector. With
+        `frozen: true` it does not learn.
     :param document:
-        The same for the document tower.
+        The same for the document tower. A new query tower may be trained for an existing index: the frozen tower that
+        embedded it keeps its space.
+    :param corpus:
+        For towers that count words, such as `static_with_lexical`: their corpus, unless they name one themselves.
     :param options:
         Passed to `SentenceTransformer`.
     :raises ValueError:
-        If a tower is of another type, or the dimensions differ.
+        If a tower's type is no maker or makes something else, or the dimensions differ.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Router
 
-    towers = {side: _tower(side, spec) for side, spec in (("query", query), ("document", document))}
+    towers = {side: _tower(side, spec, corpus) for side, spec in (("query", query), ("document", document))}
     dims = {side: tower.get_embedding_dimension() for side, tower in towers.items()}
     if dims["query"] != dims["document"]:
         msg = f"two_towers: the query tower has {dims['query']} dimensions, the document tower {dims['document']}."
@@ -53,15 +59,32 @@ def _modules(tower: SentenceTransformer) -> list[Any]:
     return list(tower.children())
 
 
-def _tower(side: str, spec: dict[str, Any]) -> SentenceTransformer:
+def _tower(side: str, spec: dict[str, Any], corpus: Sequence[str] | None) -> SentenceTransformer:
+    from sentence_transformers import SentenceTransformer, SparseEncoder
+    from sentence_transformers.base.modules import Router
+
     from retort.students.modules.counted import CountedEmbedding
 
-    makers = {f"retort.students.create.{f.__name__}": f for f in (pretrained, from_layers, from_config, static)}
-    if spec.get("type") not in makers:
-        msg = f"two_towers: {side}.type must be one of {', '.join(makers)}; it is {spec.get('type')!r}."
+    maker = _maker(side, spec.get("type"))
+    options = {"corpus": corpus} if "corpus" in inspect.signature(maker).parameters else {}
+    tower = maker(**options | spec.get("init_parameters", {}))
+    if not isinstance(tower, SentenceTransformer) or isinstance(tower, SparseEncoder) or isinstance(tower[0], Router):
+        msg = f"two_towers: {side}: {spec['type']} makes no single tower with one dense vector a text."
         raise ValueError(msg)
-    tower = makers[spec["type"]](**spec.get("init_parameters", {}))
     if isinstance(tower[0], CountedEmbedding):
         msg = f"two_towers: {side}: a table that counts words is no tower; `lexical_layers` writes one as layers."
         raise ValueError(msg)
     return tower.requires_grad_(not spec.get("frozen", False))
+
+
+def _maker(side: str, path: Any) -> Any:
+    """Import a maker of ours: nobody checked before whether this path is trusted."""
+    module, _, name = str(path).rpartition(".")
+    try:
+        maker = getattr(import_module(module), name, None) if module.startswith("retort.") else None
+    except ModuleNotFoundError:
+        maker = None
+    if not is_student_maker(maker):
+        msg = f"two_towers: {side}.type: {path!r} is no maker, such as retort.students.create.pretrained."
+        raise ValueError(msg)
+    return maker
