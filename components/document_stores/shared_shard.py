@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import threading
-from typing import TYPE_CHECKING
+from typing import Protocol
 from uuid import uuid4
 from weakref import WeakSet, WeakValueDictionary
 
@@ -35,9 +35,6 @@ from qdrant_edge import (
 
 from .edge_documents import DENSE_VECTOR, SPARSE_VECTOR
 
-if TYPE_CHECKING:
-    from .qdrant_edge_document_store import QdrantEdgeDocumentStore
-
 DISTANCES = {"cosine": "Cosine", "dot_product": "Dot", "l2": "Euclid"}
 # Kept in memory, beside the full ones: they exist to be fast.
 QUANTIZATIONS: dict[str, tuple[str, ScalarQuantizationConfig | BinaryQuantizationConfig]] = {
@@ -58,6 +55,26 @@ _OPEN: "WeakValueDictionary[str, SharedShard]" = WeakValueDictionary()
 _OPEN_LOCK = threading.RLock()
 
 
+class ShardUser(Protocol):
+    """A document store, as far as a shard knows it."""
+
+    @property
+    def path(self) -> str:
+        """The folder of the index."""
+
+    @property
+    def embedding_dim(self) -> int | None:
+        """The dimension, None for any."""
+
+    @property
+    def similarity(self) -> str:
+        """How embeddings are compared."""
+
+    @property
+    def quantization(self) -> str | None:
+        """How embeddings are kept besides, None for as the index has it."""
+
+
 class SharedShard:
     """
     An open shard and what the engine does not tell about it.
@@ -75,7 +92,7 @@ class SharedShard:
         self.path = path
         self._folder = _identity(path)
         self.lock = threading.RLock()
-        self.stores: WeakSet[QdrantEdgeDocumentStore] = WeakSet()
+        self.stores: WeakSet[ShardUser] = WeakSet()
         self._process = os.getpid()
         try:
             self.edge = EdgeShard.load(path)
@@ -242,7 +259,7 @@ class SharedShard:
             self.optimize()
 
 
-def acquire(store: "QdrantEdgeDocumentStore") -> SharedShard | None:
+def acquire(store: ShardUser) -> SharedShard | None:
     """
     Open a store's index, or join those who have it open.
 
@@ -293,7 +310,7 @@ def create_index(path: str, quantization: str | None) -> None:
         shutil.rmtree(aside, ignore_errors=True)  # gone already if it was moved
 
 
-def release(store: "QdrantEdgeDocumentStore", shard: SharedShard) -> None:
+def release(store: ShardUser, shard: SharedShard) -> None:
     """
     Give a shard back; the last store optimises and closes it.
 
