@@ -39,11 +39,13 @@ Precision = Literal["float32", "bfloat16", "auto", "int8"]
 
 
 def pick_device(device: str | None) -> str:
-    """Return `device`, or for None the best there is: CUDA, then Apple's GPU, then the CPU."""
-    import torch
-
+    """Return `device`, or for None the best there is: CUDA, then Apple's GPU, then the CPU, as also without torch."""
     if device is not None:
         return device
+    try:
+        import torch
+    except ImportError:
+        return "cpu"
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

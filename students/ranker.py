@@ -109,8 +109,6 @@ class Ranker:
         :raises RemoteCodeError:
             If the folder brings code along that is not trusted.
         """
-        from sentence_transformers import CrossEncoder
-
         device = pick_device(device)
         folder = Path(resolve_model(model))
         known = Manifest.read(folder) if folder.is_dir() else None
@@ -121,6 +119,8 @@ class Ranker:
             refuse_remote_code(str(folder), trust_remote_code=trust_remote_code)
             scorer: Any = open_export(folder, known, export_precision(chosen), threads)
             return cls(None, known, model, scorer)
+        from sentence_transformers import CrossEncoder
+
         loaded = load_model(
             CrossEncoder,
             model,

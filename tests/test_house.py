@@ -5,12 +5,15 @@
 
 import ast
 import io
+import json
 import os
 import subprocess
 import sys
+import tarfile
 import tokenize
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -272,6 +275,41 @@ def test_yaml_loads_in_a_fresh_process_with_an_empty_environment(tmp_path, place
     assert found.returncode == 0, found.stderr
     # A missing student is reported at the first request.
     assert "No model at 'runs/quickstart/student'" in found.stdout
+
+
+WITHOUT_TORCH = """
+import sys
+from importlib import import_module
+class Blocked:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in {"torch", "sentence_transformers", "transformers"}:
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Blocked())
+for name in sys.argv[2:]:
+    import_module(name)
+from haystack_integrations.components.embedders.retort import StudentTextEmbedder
+embedder = StudentTextEmbedder(model=sys.argv[1], precision="int8")
+print(embedder.run(text="the ship")["embedding"])
+"""
+
+
+@pytest.mark.integration
+def test_students_and_components_need_no_torch(tmp_path):
+    """An exported student embeds without it, too."""
+    from retort.students import Student
+
+    with tarfile.open(ROOT / "tests" / "saved" / "0.1.0.tar.xz") as archive:
+        kept = [member for member in archive.getmembers() if "students/dense" in member.name]
+        archive.extractall(tmp_path, members=kept, filter="data")
+    student = str(tmp_path / "students" / "dense")
+    wanted = Student.load(student, precision="int8").encode_query(["the ship"])
+    students = [p for p in sources() if p.relative_to(ROOT).parts[0] == "students"]
+    light = [p for p in students if p.parent.name != "modules" and p.name != "counted.py"]
+    light += [p for p in sources() if p.is_relative_to(ROOT / "components") and p.parent.name != "trainers"]
+    code = [sys.executable, "-c", WITHOUT_TORCH, student, *map(module_of, light)]
+    out = subprocess.run(code, cwd=tmp_path, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    np.testing.assert_allclose(json.loads(out.stdout), wanted[0], atol=1e-5)
 
 
 def test_no_host_or_machine_path_in_any_file():
