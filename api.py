@@ -13,7 +13,7 @@ student = retort.distill("my-data", out="runs/first", settings={"stages.0.steps"
 student.encode_query(["How do I parse JSON?"])
 
 recipe = retort.Recipe.from_yaml("kd", overrides=["training.seed=1"])
-recipe.run(data="my-data", out="runs/second")
+student = retort.distill("my-data", out="runs/second", recipe=recipe)
 ```
 """
 

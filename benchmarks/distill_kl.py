@@ -152,9 +152,10 @@ def train_ours(arguments: argparse.Namespace, folder: Path, scratch: Path, seed:
 
     from retort.students.student import Student, build_manifest
     from retort.trainers.engine.checkpoints import list_checkpoints
+    from retort.trainers.run import run_recipe
 
     out = scratch / f"ours-{seed}"
-    recipe_for(arguments, seed, scratch).run(folder, out)
+    run_recipe(recipe_for(arguments, seed, scratch), folder, out)
     last = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     seconds = next(line["seconds_per_step"] for line in reversed(last) if line["event"] == "step") * arguments.steps
     # The last state, as theirs: not the best on the dev sample.

@@ -171,12 +171,13 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
     from retort.trainers.evaluation.metrics import mean, per_query
     from retort.trainers.evaluation.rank import Evaluation, evaluate_bm25
     from retort.trainers.evaluation.runs import read_per_query, read_rankings, read_scores
+    from retort.trainers.run import run_recipe
 
     started = time.perf_counter()
     out = work / arm / str(seed)
     if arm in RANKERS:
         recipe = teacher_recipe(arguments, arm)
-        metrics = recipe.run(folder, out, resume=out.exists())["dev"]
+        metrics = run_recipe(recipe, folder, out, resume=out.exists())["dev"]
         row: dict[str, Any] = {"metrics": metrics["student"], "bm25": metrics["candidates"]["bm25"]}
     elif arm == START and arguments.start:
         row = {"metrics": served(arguments, arguments.start, read_beir(folder, "dev")).metrics}
@@ -186,7 +187,7 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
             if arm == PEER:
                 train_peer(arguments, recipe, folder, out)
             else:
-                recipe.run(folder, out, resume=out.exists())
+                run_recipe(recipe, folder, out, resume=out.exists())
         trained = time.perf_counter() - started
         dev = read_beir(folder, "dev")
         found = Evaluation(

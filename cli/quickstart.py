@@ -28,7 +28,7 @@ from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.evaluation.rank import encoding_rates, evaluate_bm25, evaluate_vectors, query_costs
 from retort.trainers.recipe import Recipe
-from retort.trainers.run import read_train_and_dev, refuse_other_run, resolve
+from retort.trainers.run import read_train_and_dev, refuse_other_run, resolve, run_recipe
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.teachers.vector_cache import cache_root
 
@@ -123,7 +123,7 @@ def _train(out: Path, say: Callable[[str], None]) -> None:
         if (out / "metrics.json").is_file()
         else "student: mining, and teaching 2 layers what MiniLM's 6 know ..."
     )
-    recipe.run(out / "data", out, resume=True)
+    run_recipe(recipe, out / "data", out, resume=True)
 
 
 def _evaluation(out: Path) -> dict[str, dict[str, float]]:

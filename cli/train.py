@@ -9,12 +9,13 @@ from accelerate import PartialState
 
 from retort.cli.table import COLUMNS, format_table
 from retort.trainers.recipe import Recipe
+from retort.trainers.run import run_recipe
 
 
 def run(given: argparse.Namespace) -> None:
     """Train a student by a recipe and print how good it became."""
     recipe = Recipe.from_yaml(given.recipe, overrides=given.set, allow=given.allow)
-    metrics = recipe.run(given.data, given.out, resume=given.resume)
+    metrics = run_recipe(recipe, given.data, given.out, resume=given.resume)
     processes = PartialState()
     processes.destroy_process_group()
     if not processes.is_main_process:

@@ -18,6 +18,7 @@ from retort.trainers.data.beir import read_beir
 from retort.trainers.evaluation.metrics import MEASURES, mean, per_query
 from retort.trainers.evaluation.rank import evaluate_ranker, rerank
 from retort.trainers.evaluation.significance import paired_test, values
+from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 
 SMALL = {
@@ -162,14 +163,14 @@ class TestDistill:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         recipe_tree["training"]["trackers"] = ["tensorboard"]
-        retort.Recipe.from_dict(recipe_tree).run(beir, tmp_path / "x" / "run")
+        run_recipe(retort.Recipe.from_dict(recipe_tree), beir, tmp_path / "x" / "run")
         curves = EventAccumulator(str(tmp_path / "x" / "run" / "trackers")).Reload()
         assert {"loss", "lr", "grad_norm", "dev_sample_ndcg", "in_batch_kl"} <= set(curves.Tags()["scalars"])
         assert [e.step for e in curves.Scalars("loss")] == list(range(1, 13))
         for name in ("nothing", "wandb"):
             recipe_tree["training"]["trackers"] = [name]
             with pytest.raises(RecipeError, match=rf"training.trackers: .*{name}"):
-                retort.Recipe.from_dict(recipe_tree).run(beir, tmp_path / "x" / name)
+                run_recipe(retort.Recipe.from_dict(recipe_tree), beir, tmp_path / "x" / name)
 
 
 class TestGivenData:

@@ -16,6 +16,7 @@ from retort.trainers.losses import listwise_kl
 from retort.trainers.methods.ar2 import Adversarial, adversarial
 from retort.trainers.objectives import TeacherContrastive
 from retort.trainers.recipe import Recipe
+from retort.trainers.run import run_recipe
 
 D = torch.tensor([[3.0, 1.0, 2.5, -1.0], [0.5, 1.5, -0.5, 0.0]])
 G = torch.tensor([[1.0, 0.5, 2.0, -0.5], [0.2, 0.1, 0.4, 0.3]])
@@ -138,7 +139,7 @@ def tree(recipe_tree, trunk):
 def test_a_game_killed_in_both_turns(tree, beir, tmp_path, monkeypatch):
     """Lists follow the student; weights, both optimisers and the lists come back bit for bit."""
     out = tmp_path / "whole" / "run"
-    Recipe.from_dict(tree).run(beir, out)
+    run_recipe(Recipe.from_dict(tree), beir, out)
     expected = everything(out)
     first, second = ((out / "candidates" / name).read_bytes() for name in ("game.parquet", "game.1.parquet"))
     assert first != second
@@ -149,7 +150,7 @@ def test_a_game_killed_in_both_turns(tree, beir, tmp_path, monkeypatch):
 def test_a_frozen_ranker(tree, beir, tmp_path):
     """Without its objective it stays as it was, and no folder of it is written. The log has the student's entropy."""
     del tree["stages"][0]["objectives"][0]
-    Recipe.from_dict(tree).run(beir, tmp_path / "run")
+    run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
     assert not (tmp_path / "run" / "teachers").exists()
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert all(0 < line["logged_terms"]["entropy"] < math.log(5) for line in log if line["event"] == "step")

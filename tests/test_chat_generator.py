@@ -13,6 +13,7 @@ from tiny import everything, run_killed, spec
 
 from retort.trainers.recipe import Recipe
 from retort.trainers.roles import Ask
+from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError, TeacherError
 from retort.trainers.teachers.chat_generator import ChatGeneratorTeacher, ChatModel
 
@@ -113,7 +114,7 @@ def test_a_student_learns_from_it_and_no_pair_is_asked_twice(recipe_tree, beir, 
     assert asked
     assert len(asked) == len(set(asked))
     first = len(asked)
-    recipe.run(beir, tmp_path / "again")
+    run_recipe(recipe, beir, tmp_path / "again")
     assert len(asked) == first
     killed, again = everything(tmp_path / "killed"), everything(tmp_path / "again")
     assert all(bool((killed[name] == again[name]).all()) for name in again)

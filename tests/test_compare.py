@@ -28,6 +28,7 @@ from retort.trainers.evaluation.runs import (
     write_evaluation,
 )
 from retort.trainers.recipe import Recipe
+from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import DataError
 
 BARE = Manifest(kind="dense", dim=8, similarity="dot", prompts={}, max_tokens={}, space="s", fingerprint="f")
@@ -76,7 +77,7 @@ class TestCommand:
         for seed in (1, 2):
             recipe_tree["training"]["seed"] = seed
             found.append(tmp_path / "runs" / str(seed))
-            Recipe.from_dict(recipe_tree).run(beir, found[-1])
+            run_recipe(Recipe.from_dict(recipe_tree), beir, found[-1])
         return [str(run) for run in found]
 
     def test_runs(self, runs, beir, tmp_path, capsys):

@@ -19,6 +19,7 @@ from retort.trainers.methods.ctkd import CurriculumTemperature, features
 from retort.trainers.methods.prod import AnchorKL
 from retort.trainers.objectives import Contrastive, ListwiseKL
 from retort.trainers.recipe import Recipe
+from retort.trainers.run import run_recipe
 
 S = torch.tensor([[2.0, 1.0, 0.5, -0.5, 0.0], [0.2, 1.5, -0.3, 0.9, 0.4]], dtype=torch.float64)
 T = torch.tensor([[3.0, 1.0, 0.0, -1.0, 0.5], [2.0, 0.5, -1.0, 1.5, 0.0]], dtype=torch.float64)
@@ -199,7 +200,7 @@ def tree(prod_tree):
 def test_a_killed_run_and_what_is_kept(tree, beir, tmp_path, monkeypatch):
     """In PROD's stages: checkpoints hold the temperatures, the student does not."""
     out = tmp_path / "whole" / "run"
-    Recipe.from_dict(tree).run(beir, out)
+    run_recipe(Recipe.from_dict(tree), beir, out)
     expected = everything(out)
     assert_comes_back(tree, beir, tmp_path, monkeypatch, expected, (2, 9, 14))
     names = [name for name in expected if "temperatures" in name]
@@ -220,7 +221,7 @@ def test_its_own_learning_rate(tree, beir, tmp_path):
     tree["training"]["weight_decay"] = 0.5
     tree["stages"] = [tree["stages"][0] | {"lr": 1e-30}]
     out = tmp_path / "a" / "run"
-    Recipe.from_dict(tree).run(beir, out)
+    run_recipe(Recipe.from_dict(tree), beir, out)
     moved = everything(out)["run.module::temperatures.stage_dual.theta"] - CurriculumTemperature().theta
     assert 1e-3 < float(moved.detach().abs()) < 0.06  # three steps of 0.02 at most
 
@@ -232,7 +233,7 @@ def test_the_curriculum_slows_the_temperature(tree, beir, tmp_path):
         stage = tree["stages"][0] | {"lr": 1e-30, "steps": 6}
         stage["temperature"] = spec("CurriculumTemperature", rise=rise)
         out = tmp_path / str(rise) / "run"
-        Recipe.from_dict(tree | {"stages": [stage]}).run(beir, out)
+        run_recipe(Recipe.from_dict(tree | {"stages": [stage]}), beir, out)
         end = everything(out)["run.module::temperatures.stage_dual.theta"]
         moved.append(float((end - CurriculumTemperature().theta).detach().abs()))
     assert moved[1] < 0.6 * moved[0]

@@ -16,6 +16,7 @@ from retort.trainers.distiller import Context, Distiller, Spec
 from retort.trainers.encoder_output import DenseOutput
 from retort.trainers.objectives import Alignment, Contrastive, ListwiseKL
 from retort.trainers.recipe import Recipe
+from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 
 
@@ -63,7 +64,7 @@ def test_vectors_are_compared_whole(tiny_model, seen, monkeypatch):
 
 def test_a_recipe_trains_them_and_they_are_evaluated_cut(recipe_tree, beir, tmp_path, capsys):
     recipe_tree["training"]["dims"] = [4, 2]
-    Recipe.from_dict(recipe_tree).run(beir, tmp_path / "run")
+    run_recipe(Recipe.from_dict(recipe_tree), beir, tmp_path / "run")
     logged = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     terms = next(line["terms"] for line in reversed(logged) if "terms" in line)
     assert {"in_batch_kl", "in_batch_kl@4", "in_batch_kl@2"} <= set(terms)
@@ -83,4 +84,4 @@ def test_a_recipe_trains_them_and_they_are_evaluated_cut(recipe_tree, beir, tmp_
 def test_sizes_that_are_none(recipe_tree, beir, tmp_path, dims):
     recipe_tree["training"]["dims"] = dims
     with pytest.raises(RecipeError, match="training.dims"):
-        Recipe.from_dict(recipe_tree).run(beir, tmp_path / "run")
+        run_recipe(Recipe.from_dict(recipe_tree), beir, tmp_path / "run")

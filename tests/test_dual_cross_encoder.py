@@ -37,6 +37,7 @@ from retort.trainers.losses import contrastive
 from retort.trainers.methods.dual_cross_encoder import QuestionViews
 from retort.trainers.recipe import Recipe
 from retort.trainers.roles import TextRequest
+from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.search import search_vectors
 
@@ -233,7 +234,7 @@ def tree(recipe_tree):
 
 def test_a_killed_run_and_its_student(tree, beir, tmp_path, monkeypatch, caplog):
     out, killed = tmp_path / "a" / "run", tmp_path / "b" / "run"
-    metrics = Recipe.from_dict(tree).run(beir, out)
+    metrics = run_recipe(Recipe.from_dict(tree), beir, out)
     expected = everything(out)
     run_killed(Recipe.from_dict(tree), beir, killed, monkeypatch, 4)
     found = everything(killed)
@@ -246,7 +247,7 @@ def test_a_killed_run_and_its_student(tree, beir, tmp_path, monkeypatch, caplog)
         embedder(model=str(out / "student"), progress_bar=False).run(documents=[document])
         assert ("take the StudentMultiViewDocumentEmbedder" in caplog.text) is (embedder is StudentDocumentEmbedder)
     del tree["stages"][0]["candidates"]["text"]
-    other = Recipe.from_dict(tree).run(beir, tmp_path / "c" / "run")
+    other = run_recipe(Recipe.from_dict(tree), beir, tmp_path / "c" / "run")
     assert other["training"] != metrics["training"]
 
 
@@ -262,7 +263,7 @@ def test_a_killed_run_and_its_student(tree, beir, tmp_path, monkeypatch, caplog)
 def test_mistakes_in_a_recipe(tree, beir, tmp_path, parameters, message):
     tree["stages"][0]["candidates"]["text"]["init_parameters"] |= parameters
     with pytest.raises(RecipeError, match=message):
-        Recipe.from_dict(tree).run(beir, tmp_path / "run")
+        run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
 
 
 class TestComponent:

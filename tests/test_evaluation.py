@@ -12,6 +12,7 @@ from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.evaluation.metrics import RetrievalMetric, mean, per_query
 from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model, evaluate_vectors, query_sensitivity
 from retort.trainers.recipe import Recipe
+from retort.trainers.run import run_recipe
 
 
 class TestMetrics:
@@ -102,5 +103,5 @@ class TestHeedOfQueries:
         tree = Recipe.from_yaml("ranker").to_dict() | {"student": ranker}
         overrides = ["stages.0.steps=1", "training.batch_size=2", "training.dev_queries=1", "training.precision=no"]
         overrides.append(f"teachers.retriever.init_parameters.model={tiny_student}")
-        metrics = Recipe.from_dict(tree, overrides=overrides).run(beir, tmp_path / "x" / "run")
+        metrics = run_recipe(Recipe.from_dict(tree, overrides=overrides), beir, tmp_path / "x" / "run")
         assert "query sensitivity" not in metrics["dev"]

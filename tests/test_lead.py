@@ -16,6 +16,7 @@ from retort.trainers.losses import contrastive, listwise_kl
 from retort.trainers.methods.lead import LayerKL, MutualKL
 from retort.trainers.objectives import Contrastive, TeacherContrastive
 from retort.trainers.recipe import Recipe
+from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 
 TEACHER_LAYERS = [[1.0, 0.8, 0.2], [2.0, 0.5, 0.0], [0.2, 1.0, 0.4]]
@@ -235,7 +236,7 @@ def test_frozen_teachers_of_three_kinds(tree, beir, tmp_path, in_batch):
             for objective in stage["objectives"]:
                 objective.setdefault("init_parameters", {})["scope"] = "in_batch"
     out = tmp_path / "a" / "run"
-    Recipe.from_dict(tree).run(beir, out)
+    run_recipe(Recipe.from_dict(tree), beir, out)
     found = everything(out)
     assert weights(found, "dual")
     ends = sorted((out / "checkpoints").glob("step-*"))
@@ -245,7 +246,7 @@ def test_frozen_teachers_of_three_kinds(tree, beir, tmp_path, in_batch):
         assert all(torch.equal(t, before[k.removeprefix("run.")]) for k, t in mine.items())
     for stage in tree["stages"]:
         stage["objectives"] = stage["objectives"][:1]
-    Recipe.from_dict(tree).run(beir, tmp_path / "b" / "run")
+    run_recipe(Recipe.from_dict(tree), beir, tmp_path / "b" / "run")
     alone = everything(tmp_path / "b" / "run")
     assert not [name for name in alone if "teacher_" in name]
     assert any(not torch.equal(t, alone[k]) for k, t in found.items() if k.startswith("student."))
@@ -259,7 +260,7 @@ def test_a_teacher_that_learns_and_a_kill(tree, beir, tmp_path, monkeypatch, kin
     stage["objectives"].append(spec("TeacherContrastive"))
     tree["teachers"][kind]["init_parameters"] |= {"train": True, "lr": 5e-3}
     out, killed = tmp_path / "a" / "run", tmp_path / "b" / "run"
-    Recipe.from_dict(tree).run(beir, out)
+    run_recipe(Recipe.from_dict(tree), beir, out)
     expected = everything(out)
     run_killed(Recipe.from_dict(tree), beir, killed, monkeypatch, 3)
     found = everything(killed)
@@ -270,7 +271,7 @@ def test_a_teacher_that_learns_and_a_kill(tree, beir, tmp_path, monkeypatch, kin
     saved = [name for name in expected if name.startswith(f"teachers/{kind}/student")]
     assert saved
     tree["teachers"][kind]["init_parameters"] |= {"train": False, "lr": None}
-    Recipe.from_dict(tree).run(beir, tmp_path / "c" / "run")
+    run_recipe(Recipe.from_dict(tree), beir, tmp_path / "c" / "run")
     frozen = weights(everything(tmp_path / "c" / "run"), kind)
     assert any(not torch.equal(mine[name], frozen[name]) for name in mine)
 
@@ -298,7 +299,7 @@ def test_turns(tree, beir, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "_step", watching)
-        Recipe.from_dict(tree).run(beir, tmp_path / "a" / "run")
+        run_recipe(Recipe.from_dict(tree), beir, tmp_path / "a" / "run")
     student = ({"student"}, {"contrastive", "listwise_kl"})
     teacher = ({"teacher_ranker"}, {"teacher_contrastive"})
     assert [(moved, terms) for moved, _, terms in seen] == [teacher, student, student, student] * 2
@@ -346,7 +347,7 @@ class TestBadInput:
     )
     def test_mistakes(self, tree, beir, tmp_path, overrides, message):
         with pytest.raises(RecipeError, match=message):
-            Recipe.from_dict(tree, overrides=overrides).run(beir, tmp_path / "run")
+            run_recipe(Recipe.from_dict(tree, overrides=overrides), beir, tmp_path / "run")
 
 
 def test_a_late_interaction_model_sees_its_prompts(trunk, tmp_path):
@@ -371,7 +372,7 @@ def test_patience_waits_for_the_student(tree, beir, tmp_path):
     turns = spec("TeacherContrastive", turn={"steps": 4, "cycle": 6})
     stage |= {"steps": 6, "objectives": [stage["objectives"][0], turns]}
     tree["training"] |= {"evaluate_every": 1, "patience": 1}
-    metrics = Recipe.from_dict(tree).run(beir, tmp_path / "run")
+    metrics = run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
     assert metrics["training"]["global_step"] >= 5
 
 

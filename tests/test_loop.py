@@ -29,7 +29,7 @@ from retort.trainers.engine.checkpoints import list_checkpoints
 from retort.trainers.engine.loop import Loop
 from retort.trainers.engine.optimizers import schedule_factor
 from retort.trainers.recipe import Recipe
-from retort.trainers.run import read_train_and_dev
+from retort.trainers.run import read_train_and_dev, run_recipe
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.stages import open_stage
 
@@ -61,7 +61,7 @@ def assert_equal_runs(a: Path, b: Path) -> None:
 @pytest.fixture
 def reference(recipe_tree, beir, tmp_path):
     out = tmp_path / "reference" / "run"
-    Recipe.from_dict(recipe_tree).run(beir, out)
+    run_recipe(Recipe.from_dict(recipe_tree), beir, out)
     return out
 
 
@@ -107,7 +107,7 @@ class TestRun:
         steps = {}
         for keep in ("best", "last"):
             settings = [f"training.keep={keep}", "stages.1.lr=1.0", "training.clip=0"]  # ruins what it learned
-            Recipe.from_dict(recipe_tree, overrides=settings).run(beir, tmp_path / keep)
+            run_recipe(Recipe.from_dict(recipe_tree, overrides=settings), beir, tmp_path / keep)
             training = json.loads((tmp_path / keep / "metrics.json").read_text())["training"]
             steps[keep] = training["best_step"], training["best"]
         assert steps["best"][0] < steps["last"][0] == 12
@@ -120,36 +120,36 @@ class TestRun:
 
     def test_a_second_run_needs_resume_and_the_same_recipe(self, reference, recipe_tree, beir):
         with pytest.raises(RecipeError, match="already holds a run. Pass --resume"):
-            Recipe.from_dict(recipe_tree).run(beir, reference)
-        metrics = Recipe.from_dict(recipe_tree).run(beir, reference, resume=True)
+            run_recipe(Recipe.from_dict(recipe_tree), beir, reference)
+        metrics = run_recipe(Recipe.from_dict(recipe_tree), beir, reference, resume=True)
         assert metrics == json.loads((reference / "metrics.json").read_text())
         with pytest.raises(RecipeError, match="another recipe or other data"):
-            Recipe.from_dict(recipe_tree, overrides=["training.seed=1"]).run(beir, reference, resume=True)
+            run_recipe(Recipe.from_dict(recipe_tree, overrides=["training.seed=1"]), beir, reference, resume=True)
 
     def test_a_resolved_recipe_refuses_other_data(self, reference, beir, tmp_path):
         with (beir / "qrels" / "train.tsv").open("a") as qrels:
             qrels.write("q00\td01\t1\n")
         with pytest.raises(RecipeError, match="resolved for other data"):
-            Recipe.from_yaml(reference / "recipe.yaml").run(beir, tmp_path / "x" / "run")
+            run_recipe(Recipe.from_yaml(reference / "recipe.yaml"), beir, tmp_path / "x" / "run")
 
     def test_a_changed_dev_split_is_another_run(self, reference, recipe_tree, beir):
         with (beir / "qrels" / "dev.tsv").open("a") as qrels:
             qrels.write("q06\td01\t1\n")
         with pytest.raises(RecipeError, match="another recipe or other data"):
-            Recipe.from_dict(recipe_tree).run(beir, reference, resume=True)
+            run_recipe(Recipe.from_dict(recipe_tree), beir, reference, resume=True)
 
     def test_a_default_written_out_or_not_is_the_same_run(self, reference, recipe_tree, beir):
         path = reference / "recipe.yaml"
         tree = yaml.safe_load(path.read_text())
         del tree["training"]["weight_decay"]
         path.write_text(yaml.safe_dump(tree))
-        assert Recipe.from_dict(recipe_tree).run(beir, reference, resume=True)
+        assert run_recipe(Recipe.from_dict(recipe_tree), beir, reference, resume=True)
 
     def test_a_recipe_that_fails_leaves_no_run(self, recipe_tree, beir, tmp_path):
         out = tmp_path / "x" / "run"
         wrong = Recipe.from_dict(recipe_tree, overrides=["student.init_parameters.pooling=best"])
         with pytest.raises(RecipeError, match="student"):
-            wrong.run(beir, out)
+            run_recipe(wrong, beir, out)
         assert not out.exists()
 
     def test_one_writer(self, recipe_tree, beir, tmp_path, monkeypatch):
@@ -163,11 +163,11 @@ class TestRun:
         locks = tmp_path / "x" / ".retort-cache" / "locks"
         locks.mkdir(parents=True)
         with FileLock(locks / hash_text(str(out.resolve()))[:16]), pytest.raises(RecipeError, match="another process"):
-            Recipe.from_dict(recipe_tree).run(beir, out)
+            run_recipe(Recipe.from_dict(recipe_tree), beir, out)
 
     def test_the_seed_changes_the_run(self, reference, recipe_tree, beir, tmp_path):
         out = tmp_path / "other" / "run"
-        Recipe.from_dict(recipe_tree, overrides=["training.seed=1"]).run(beir, out)
+        run_recipe(Recipe.from_dict(recipe_tree, overrides=["training.seed=1"]), beir, out)
         assert log_of(out)[1]["terms"] != log_of(reference)[1]["terms"]
 
 
@@ -188,16 +188,16 @@ class TestResume:
         monkeypatch.setattr(Loop, "_step", killing)
         if killed_at < 12:
             with pytest.raises(KeyboardInterrupt):
-                Recipe.from_dict(recipe_tree).run(beir, out)
+                run_recipe(Recipe.from_dict(recipe_tree), beir, out)
         else:
             monkeypatch.setattr("retort.trainers.run.save_student", lambda *a, **k: killing(None))
             with pytest.raises(KeyboardInterrupt):
-                Recipe.from_dict(recipe_tree).run(beir, out)
+                run_recipe(Recipe.from_dict(recipe_tree), beir, out)
         assert not (out / "metrics.json").exists()
         monkeypatch.undo()
         torch.manual_seed(999)
         np.random.seed(999)
-        Recipe.from_dict(recipe_tree).run(beir, out, resume=True)
+        run_recipe(Recipe.from_dict(recipe_tree), beir, out, resume=True)
         assert_equal_runs(reference, out)
 
     @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ class TestResume:
     def test_in_other_settings(self, recipe_tree, beir, tmp_path, monkeypatch, overrides):
         """bf16 where the hardware has it; and an early stop, with its count of evaluations."""
         recipe = Recipe.from_dict(recipe_tree, overrides=overrides)
-        recipe.run(beir, tmp_path / "a" / "run")
+        run_recipe(recipe, beir, tmp_path / "a" / "run")
         real = Loop._step
         taken = []
 
@@ -218,9 +218,9 @@ class TestResume:
 
         monkeypatch.setattr(Loop, "_step", killing)
         with pytest.raises(KeyboardInterrupt):
-            recipe.run(beir, tmp_path / "b" / "run")
+            run_recipe(recipe, beir, tmp_path / "b" / "run")
         monkeypatch.undo()
-        recipe.run(beir, tmp_path / "b" / "run", resume=True)
+        run_recipe(recipe, beir, tmp_path / "b" / "run", resume=True)
         assert_equal_runs(tmp_path / "a" / "run", tmp_path / "b" / "run")
         stopped = [e for e in log_of(tmp_path / "a" / "run") if e["event"] == "early_stop"]
         assert bool(stopped) is ("training.patience=1" in overrides)
@@ -236,7 +236,7 @@ class TestResume:
         lists = pool("own", negatives=2)
         recipe_tree["stages"] = [stage("s", 6, spec("Contrastive"), lr=1e-2, refresh=3, candidates=lists)]
         recipe = Recipe.from_dict(recipe_tree)
-        recipe.run(beir, tmp_path / "a" / "run")
+        run_recipe(recipe, beir, tmp_path / "a" / "run")
         run_killed(recipe, beir, tmp_path / "b" / "run", monkeypatch, after=5)
         assert log_of(tmp_path / "a" / "run") == log_of(tmp_path / "b" / "run")
 
@@ -245,12 +245,12 @@ class TestResume:
         shutil.copytree(tiny_student, folder)
         recipe_tree["teachers"]["teacher"]["init_parameters"]["model"] = str(folder)
         recipe, out = Recipe.from_dict(recipe_tree), tmp_path / "x" / "run"
-        recipe.run(beir, out)
+        run_recipe(recipe, beir, out)
         (out / "metrics.json").unlink()
         shutil.rmtree(folder)
         shutil.copytree(other_student, folder)
         with pytest.raises(RecipeError, match="teacher teacher: it is not the model that the run .* began with"):
-            recipe.run(beir, out, resume=True)
+            run_recipe(recipe, beir, out, resume=True)
 
     def test_lists_that_were_changed_are_refused(self, recipe_tree, beir, tmp_path, monkeypatch):
         from retort.trainers.candidates.lists import CandidateLists
@@ -267,7 +267,7 @@ class TestResume:
 
         monkeypatch.setattr(Loop, "_step", killing)
         with pytest.raises(KeyboardInterrupt):
-            Recipe.from_dict(recipe_tree).run(beir, out)
+            run_recipe(Recipe.from_dict(recipe_tree), beir, out)
         monkeypatch.undo()
         train, _ = read_train_and_dev(beir, Recipe.from_dict(recipe_tree).data)
         path = out / "candidates" / "distil.parquet"
@@ -275,7 +275,7 @@ class TestResume:
         lists.rows = lists.rows[::-1].copy()
         lists.save(path, train)
         with pytest.raises(RecipeError, match="candidate lists are not those"):
-            Recipe.from_dict(recipe_tree).run(beir, out, resume=True)
+            run_recipe(Recipe.from_dict(recipe_tree), beir, out, resume=True)
 
     def test_a_full_disk_keeps_the_last_checkpoint(self, reference, recipe_tree, beir, tmp_path, monkeypatch):
         from retort.trainers.engine import checkpoints
@@ -293,11 +293,11 @@ class TestResume:
         out = tmp_path / "full" / "run"
         monkeypatch.setattr(checkpoints, "save_file", full)
         with pytest.raises(OSError, match="No space left"):
-            Recipe.from_dict(recipe_tree).run(beir, out)
+            run_recipe(Recipe.from_dict(recipe_tree), beir, out)
         monkeypatch.undo()
         assert [p.name for p in (out / "checkpoints").glob(".*")] == []
         assert [p.name for p in list_checkpoints(out / "checkpoints")] == ["step-00000004"]
-        Recipe.from_dict(recipe_tree).run(beir, out, resume=True)
+        run_recipe(Recipe.from_dict(recipe_tree), beir, out, resume=True)
         assert_equal_runs(reference, out)
 
     @pytest.mark.integration
@@ -314,7 +314,7 @@ class TestResume:
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert not (out / "metrics.json").exists()
-        Recipe.from_dict(recipe_tree).run(beir, out, resume=True)
+        run_recipe(Recipe.from_dict(recipe_tree), beir, out, resume=True)
         assert_equal_runs(reference, out)
         assert not list((out / "checkpoints").glob(".*"))
 
@@ -325,20 +325,20 @@ class TestBadInput:
         path.write_text(path.read_text().replace("\t1\n", "\t0\n"))
         recipe = Recipe.from_dict(recipe_tree)
         with pytest.raises(RecipeError, match=r"stage distil: Contrastive needs positives, but none of the 30 queries"):
-            recipe.run(beir, tmp_path / "x" / "run")
+            run_recipe(recipe, beir, tmp_path / "x" / "run")
 
     def test_queries_without_a_positive_are_masked_and_counted(self, recipe_tree, beir, tmp_path):
         path = beir / "qrels" / "train.tsv"
         lines = path.read_text().splitlines(keepends=True)
         path.write_text("".join(line.replace("\t1\n", "\t0\n") if i % 2 else line for i, line in enumerate(lines)))
-        Recipe.from_dict(recipe_tree).run(beir, tmp_path / "x" / "run")
+        run_recipe(Recipe.from_dict(recipe_tree), beir, tmp_path / "x" / "run")
         log = log_of(tmp_path / "x" / "run")
         assert 0 < log[-1]["queries_without_positive"] < 7 * 4
 
     def test_a_loss_that_is_not_finite_stops_the_run(self, recipe_tree, beir, tmp_path, monkeypatch):
         monkeypatch.setattr(loop_module, "step_loss", lambda terms, counts: torch.tensor(float("nan")))
         with pytest.raises(FloatingPointError, match=r"stage align, step 0: the loss is nan. Lower lr"):
-            Recipe.from_dict(recipe_tree).run(beir, tmp_path / "x" / "run")
+            run_recipe(Recipe.from_dict(recipe_tree), beir, tmp_path / "x" / "run")
 
     def test_a_gradient_that_is_not_finite_spoils_no_weights(self, recipe_tree, beir, tmp_path, monkeypatch):
         out = tmp_path / "x" / "run"
@@ -356,7 +356,7 @@ class TestBadInput:
 
         monkeypatch.setattr(Loop, "_step", poisoned)
         with pytest.raises(FloatingPointError, match="step 3: the gradient's norm is nan"):
-            Recipe.from_dict(recipe_tree).run(beir, out)
+            run_recipe(Recipe.from_dict(recipe_tree), beir, out)
         state = load_file(list_checkpoints(out / "checkpoints")[-1] / "state.safetensors")
         assert all(t.isfinite().all() for t in state.values() if t.is_floating_point())
 
@@ -379,13 +379,13 @@ class TestBadInput:
     )
     def test_mistakes_are_found_before_the_first_step(self, recipe_tree, beir, tmp_path, overrides, message):
         with pytest.raises(RecipeError, match=message):
-            Recipe.from_dict(recipe_tree, overrides=overrides).run(beir, tmp_path / "x" / "run")
+            run_recipe(Recipe.from_dict(recipe_tree, overrides=overrides), beir, tmp_path / "x" / "run")
         assert not (tmp_path / "x" / "run").exists()
 
     def test_dimensions_that_differ_need_a_projection(self, recipe_tree, beir, tmp_path):
         overrides = ["stages.0.objectives.0.init_parameters.projection=false"]
         with pytest.raises(RecipeError, match="8 dimensions, teacher 'teacher' has 16. Set projection: true"):
-            Recipe.from_dict(recipe_tree, overrides=overrides).run(beir, tmp_path / "x" / "run")
+            run_recipe(Recipe.from_dict(recipe_tree, overrides=overrides), beir, tmp_path / "x" / "run")
 
 
 class TestStep:
@@ -453,7 +453,7 @@ class TestStep:
         logs = []
         for parts in (1, 3):
             recipe_tree["training"]["accumulation"] = parts
-            Recipe.from_dict(recipe_tree).run(beir, tmp_path / str(parts) / "run")
+            run_recipe(Recipe.from_dict(recipe_tree), beir, tmp_path / str(parts) / "run")
             logs.append([e for e in log_of(tmp_path / str(parts) / "run") if e["event"] == "step"])
         assert logs[0][-1]["grad_norm"] > 0
         assert logs[1][-1]["grad_norm"] == pytest.approx(logs[0][-1]["grad_norm"], rel=1e-4)
@@ -465,7 +465,7 @@ class TestStep:
             spec("Alignment", weight=5.0, projection=True, distance="mse"),
             spec("Alignment", projection=True),
         ]
-        Recipe.from_dict(recipe_tree).run(beir, tmp_path / "x" / "run")
+        run_recipe(Recipe.from_dict(recipe_tree), beir, tmp_path / "x" / "run")
         terms = log_of(tmp_path / "x" / "run")[1]["terms"]
         assert set(terms) == {"loss", "align_query", "align_document", "align_query#1", "align_document#1"}
         expected = 5 * (terms["align_query"] + terms["align_document"])

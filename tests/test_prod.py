@@ -22,7 +22,7 @@ from retort.trainers.engine.loop import Loop, make_accelerator
 from retort.trainers.methods.prod import AnchorKL, ConfusingQueries, confusing, first_ranks
 from retort.trainers.objectives import Contrastive, ListwiseKL
 from retort.trainers.recipe import Recipe, Stage, TrainingSection
-from retort.trainers.run import read_train_and_dev
+from retort.trainers.run import read_train_and_dev, run_recipe
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.stages import open_stage
 
@@ -126,7 +126,7 @@ class TestRun:
     @pytest.fixture
     def reference(self, prod_tree, beir, tmp_path):
         out = tmp_path / "reference" / "run"
-        Recipe.from_dict(prod_tree).run(beir, out)
+        run_recipe(Recipe.from_dict(prod_tree), beir, out)
         return out
 
     def test_killed_in_each_stage_and_in_the_teacher(self, reference, prod_tree, beir, tmp_path, monkeypatch):
@@ -149,7 +149,7 @@ class TestRun:
         """Its candidates are what the student found after the first stage, not what it found at the start."""
         prod_tree["stages"] = prod_tree["stages"][1:2]
         early = tmp_path / "early" / "run"
-        Recipe.from_dict(prod_tree).run(beir, early)
+        run_recipe(Recipe.from_dict(prod_tree), beir, early)
         mined = [(out / "teachers/ranker/candidates/rank.parquet").read_bytes() for out in (reference, early)]
         assert mined[0] != mined[1]
 
@@ -176,7 +176,7 @@ class TestRun:
     def test_a_weight_of_0_runs_without_a_copy(self, prod_tree, beir, tmp_path):
         prod_tree["stages"] = prod_tree["stages"][1:2]
         prod_tree["stages"][0]["objectives"][2]["weight"] = 0
-        Recipe.from_dict(prod_tree).run(beir, tmp_path / "x" / "run")
+        run_recipe(Recipe.from_dict(prod_tree), beir, tmp_path / "x" / "run")
         log = [json.loads(line) for line in (tmp_path / "x" / "run" / "log.jsonl").read_text().splitlines()]
         assert next(set(line["terms"]) for line in log if "terms" in line) == {"loss", "contrastive", "listwise_kl"}
 
@@ -185,13 +185,13 @@ class TestRun:
             ConfusingQueries, "keep", lambda _, context, enough: np.zeros(len(context.data.queries), dtype=bool)
         )
         out = tmp_path / "x" / "run"
-        Recipe.from_dict(prod_tree).run(beir, out)
+        run_recipe(Recipe.from_dict(prod_tree), beir, out)
         log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
         assert [line["stage"] for line in log if line["event"] == "no_queries"] == ["round"]
         assert log[-1]["global_step"] == 8
         prod_tree["stages"] = prod_tree["stages"][2:]
         with pytest.raises(RecipeError, match="stage round: no query was left to train on"):
-            Recipe.from_dict(prod_tree).run(beir, tmp_path / "y" / "run")
+            run_recipe(Recipe.from_dict(prod_tree), beir, tmp_path / "y" / "run")
 
 
 class TestSelection:
@@ -297,7 +297,7 @@ class TestBadInput:
     )
     def test_mistakes_are_found_before_the_first_step(self, prod_tree, beir, tmp_path, overrides, message):
         with pytest.raises(RecipeError, match=message):
-            Recipe.from_dict(prod_tree, overrides=overrides).run(beir, tmp_path / "x" / "run")
+            run_recipe(Recipe.from_dict(prod_tree, overrides=overrides), beir, tmp_path / "x" / "run")
         assert not (tmp_path / "x" / "run").exists()
 
     def test_teachers_that_need_each_other(self, prod_tree, beir, tmp_path):
@@ -306,7 +306,7 @@ class TestBadInput:
         for name, needed in (("ranker", "other"), ("other", "ranker")):
             teachers[name]["init_parameters"]["stages"][0]["objectives"] = [spec("ListwiseKL", teacher=needed)]
         with pytest.raises(RecipeError, match="teachers.other and teachers.ranker need each other"):
-            Recipe.from_dict(prod_tree).run(beir, tmp_path / "x" / "run")
+            run_recipe(Recipe.from_dict(prod_tree), beir, tmp_path / "x" / "run")
 
 
 def test_a_dual_encoder_trained_on_the_way_mines_and_teaches(prod_tree, beir, tmp_path, tiny_student, monkeypatch):
@@ -319,7 +319,7 @@ def test_a_dual_encoder_trained_on_the_way_mines_and_teaches(prod_tree, beir, tm
     prod_tree["stages"] = prod_tree["stages"][:1]
     prod_tree["stages"][0] |= {"teacher": "dual", "candidates": pool("dual", negatives=2)}
     out = tmp_path / "x" / "run"
-    metrics = Recipe.from_dict(prod_tree).run(beir, out)
+    metrics = run_recipe(Recipe.from_dict(prod_tree), beir, out)
     assert metrics["dev"]["teachers"]["dual"]["ndcg@10"] > 0
     alone = json.loads((out / "teachers" / "dual" / "metrics.json").read_text())["dev"]["student"]
     assert alone["documents"] < metrics["dev"]["student"]["documents"]  # the whole corpus is asked for once
@@ -343,5 +343,5 @@ def test_a_ranker_that_does_not_look_at_queries(prod_tree, beir, tmp_path, monke
     for sensitivity, said in ((0.5, True), (0.98, False)):
         monkeypatch.setattr(run, "query_sensitivity", lambda *_, sensitivity=sensitivity: sensitivity)
         caplog.clear()
-        Recipe.from_dict(prod_tree).run(beir, tmp_path / str(sensitivity) / "run")
+        run_recipe(Recipe.from_dict(prod_tree), beir, tmp_path / str(sensitivity) / "run")
         assert ("teacher ranker: it scores a document nearly alike" in caplog.text) is said

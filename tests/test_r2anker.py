@@ -22,6 +22,7 @@ from retort.trainers.data.beir import read_beir
 from retort.trainers.losses import contrastive, listwise_kl
 from retort.trainers.methods.r2anker import joint_divergence, measure_joint_divergence
 from retort.trainers.recipe import Recipe
+from retort.trainers.run import run_recipe
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 
 
@@ -152,7 +153,7 @@ class TestRun:
     def test_ranker_and_student_learn_from_one_pool(self, r2anker_tree, beir, tmp_path):
         """Both learn from what any of the retrievers found, and their lists say which ones did."""
         out = tmp_path / "a" / "run"
-        Recipe.from_dict(r2anker_tree).run(beir, out)
+        run_recipe(Recipe.from_dict(r2anker_tree), beir, out)
         train = read_beir(beir, "train")
         paths = ("candidates/distil.parquet", "teachers/ranker/candidates/rank.parquet")
         ours, its = (CandidateLists.load(out / path, train) for path in paths)
@@ -165,7 +166,7 @@ class TestRun:
     def test_a_killed_run(self, r2anker_tree, beir, tmp_path, monkeypatch):
         """Killed while the ranker learns (4 steps), and while the student does."""
         out = tmp_path / "whole" / "run"
-        Recipe.from_dict(r2anker_tree).run(beir, out)
+        run_recipe(Recipe.from_dict(r2anker_tree), beir, out)
         expected = everything(out)
         assert any(name.startswith("teachers/ranker/student.") for name in expected)
         assert_comes_back(r2anker_tree, beir, tmp_path, monkeypatch, expected, (2, 4, 7))

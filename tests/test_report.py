@@ -18,6 +18,7 @@ from retort.trainers.data.beir import read_beir
 from retort.trainers.evaluation import plots
 from retort.trainers.evaluation.runs import read_per_query
 from retort.trainers.recipe import Recipe
+from retort.trainers.run import run_recipe
 
 
 class Page(HTMLParser):
@@ -52,7 +53,7 @@ class Page(HTMLParser):
 @pytest.fixture
 def run(prod_tree, beir, tmp_path):
     out = tmp_path / "runs" / "a<b>"
-    Recipe.from_dict(prod_tree).run(beir, out)
+    run_recipe(Recipe.from_dict(prod_tree), beir, out)
     return out
 
 
@@ -117,7 +118,7 @@ def test_mistakes(run, tmp_path, capsys):
 def test_other_data_are_refused(name, before, after, message, recipe_tree, beir, tmp_path, capsys):
     """Their figures would stand in the run's own rows."""
     run = tmp_path / "runs" / "a"
-    Recipe.from_dict(recipe_tree).run(beir, run)
+    run_recipe(Recipe.from_dict(recipe_tree), beir, run)
     path = beir / name
     path.write_text(path.read_text().replace(before, after, 1))
     error = fail(capsys, "report", str(run), "--data", str(beir), "--others", "bm25")
@@ -132,7 +133,7 @@ def test_the_data_of_a_ranker_are_known_by_its_sample(recipe_tree, trunk, beir, 
         "candidates": {"bm25": recipe_tree["candidates"]["bm25"]},
         "stages": [stage("rank", 2, spec("Contrastive", scope="list"), candidates=pool("bm25", negatives=2))],
     }
-    Recipe.from_dict(recipe_tree).run(beir, run)
+    run_recipe(Recipe.from_dict(recipe_tree), beir, run)
     assert len(read_per_query(run, "dev")) == 5
     say(capsys, "report", str(run), "--data", str(beir))
     error = fail(capsys, "compare", "bm25", str(run), "--data", str(beir), "--split", "dev")
@@ -147,7 +148,7 @@ def test_files_of_examples_share_their_documents(recipe_tree, beir, tmp_path, ca
         read = read_beir(beir, split)
         pairs = zip(read.queries.texts, read.positives(), strict=True)
         write_jsonl(data / f"{split}.jsonl", [{"query": q, "positive": read.corpus.texts[r[0]]} for q, r in pairs])
-    Recipe.from_dict(recipe_tree).run(data, run)
+    run_recipe(Recipe.from_dict(recipe_tree), data, run)
     assert json.loads((run / "metrics.json").read_text())["dev"]["student"]["documents"] == 40
     say(capsys, "report", str(run), "--data", str(data), "--others", "bm25")
 

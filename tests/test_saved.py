@@ -25,6 +25,7 @@ from retort.students.sparse import SparseStudent
 from retort.students.student import build_manifest
 from retort.trainers.evaluation.report import write_report
 from retort.trainers.recipe import Recipe
+from retort.trainers.run import run_recipe
 
 ARCHIVE = Path(__file__).parent / "saved" / "0.1.0.tar.xz"
 KINDS = {"sparse": SparseStudent, "ranker": Ranker}
@@ -93,7 +94,7 @@ def test_a_killed_run_is_resumed(saved, name):
     cache = saved / "runs" / ".retort-cache"
     documents = sorted(cache.glob("vectors/*/document/*.npy"))
     recipe = Recipe.from_yaml(saved / "recipes" / f"{name}.yaml")
-    recipe.run("data", saved / "runs" / name, resume=True)
+    run_recipe(recipe, Path("data"), saved / "runs" / name, resume=True)
     after = load_file(saved / "runs" / name / "student" / "model.safetensors")
     before = load_file(saved / "runs" / f"{name}.safetensors")
     assert after.keys() == before.keys()
@@ -103,7 +104,7 @@ def test_a_killed_run_is_resumed(saved, name):
 
 def test_a_finished_run_is_read(saved, expected):
     out = saved / "runs" / "finished"
-    metrics = Recipe.from_yaml(out / "recipe.yaml").run("data", out, resume=True)
+    metrics = run_recipe(Recipe.from_yaml(out / "recipe.yaml"), Path("data"), out, resume=True)
     assert metrics == json.loads((out / "metrics.json").read_text())
     assert Manifest.read(out / "student").fingerprint == expected["runs"]["finished"]
     write_report(out, saved / "report.html")

@@ -25,6 +25,7 @@ from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.recipe import Recipe
 from retort.trainers.roles import Ask
+from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import CacheError, RecipeError, TeacherError
 from retort.trainers.teachers.bm25 import BM25Teacher
 from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
@@ -421,7 +422,7 @@ class TestTraining:
 
     def run(self, tree, ranker, beir, out, **options) -> dict:
         tree = tree | {"teachers": {"ranker": spec("RankerTeacher", ranker=ranker)}}
-        return Recipe.from_dict(tree, **options).run(beir, out)
+        return run_recipe(Recipe.from_dict(tree, **options), beir, out)
 
     @pytest.mark.parametrize("kind", [ST_RANKER, OUR_RANKER])
     def test_a_ranker_given_by_yaml(self, tree, kind, tiny_ranker, beir, tmp_path):
@@ -449,7 +450,7 @@ class TestTraining:
         before = len(WordRanker.calls)
         monkeypatch.setattr(WordRanker, "dies_after", None)
         tree = tree | {"teachers": {"ranker": spec("RankerTeacher", ranker=words())}}
-        Recipe.from_dict(tree, allow=["tiny_components"]).run(beir, out, resume=True)
+        run_recipe(Recipe.from_dict(tree, allow=["tiny_components"]), beir, out, resume=True)
         assert before == 7
         assert len(set(WordRanker.calls)) == len(WordRanker.calls)  # nobody was asked twice
 

@@ -37,6 +37,7 @@ from retort.trainers.encoder_output import DenseOutput
 from retort.trainers.evaluation.rank import evaluate_model
 from retort.trainers.objectives import Flops
 from retort.trainers.recipe import Recipe
+from retort.trainers.run import run_recipe
 from retort.trainers.search import search_vectors
 from retort.trainers.teachers.sparse_encoder import SparseEncoderTeacher
 
@@ -134,7 +135,7 @@ def tree(recipe_tree, trunk, sparse_student):
 def test_training(tree, beir, tmp_path, monkeypatch):
     """It ends in a sparse folder, is measured as one, and a killed run comes back."""
     out, killed = tmp_path / "a" / "run", tmp_path / "b" / "run"
-    metrics = Recipe.from_dict(tree).run(beir, out)
+    metrics = run_recipe(Recipe.from_dict(tree), beir, out)
     expected = everything(out)
     run_killed(Recipe.from_dict(tree), beir, killed, monkeypatch, 5)
     found = everything(killed)
@@ -150,7 +151,7 @@ def test_flops_make_it_sparser(tree, beir, tmp_path):
         tree["stages"][0]["objectives"][2]["weight"] = weight
         tree["stages"][0] |= {"steps": 20, "lr": 1e-2}
         out = tmp_path / str(weight) / "run"
-        Recipe.from_dict(tree).run(beir, out)
+        run_recipe(Recipe.from_dict(tree), beir, out)
         last = everything(out)
         student = load_student(str(out / "student"))
         student.model.load_state_dict(

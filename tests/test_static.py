@@ -35,6 +35,7 @@ from retort.students.towers import SIDES
 from retort.trainers.data.beir import read_beir
 from retort.trainers.evaluation.exports import export_student
 from retort.trainers.recipe import Recipe
+from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 
 COUNTED = ("the ship", "the storm and the storm", "bread", "the the the storm storm ship bread the storm")
@@ -122,7 +123,7 @@ class TestStatic:
             "init_parameters": {"teacher": tiny_student, "dim": 8},
         }
         recipe = Recipe.from_dict(recipe_tree)
-        recipe.run(beir, tmp_path / "whole")
+        run_recipe(recipe, beir, tmp_path / "whole")
         run_killed(recipe, beir, tmp_path / "killed", monkeypatch, after=8)
         whole, killed = everything(tmp_path / "whole"), everything(tmp_path / "killed")
         assert all(torch.equal(whole[name], killed[name]) for name in whole)
@@ -148,7 +149,7 @@ class TestTowers:
         frozen = spec("pretrained", model=tiny_student) | {"frozen": True}
         recipe_tree["student"] = spec("two_towers", query=made, document=frozen)
         recipe_tree["stages"][0] |= {"batches": "queries", "objectives": [spec("Alignment")]}
-        Recipe.from_dict(recipe_tree).run(beir, tmp_path / "run")
+        run_recipe(Recipe.from_dict(recipe_tree), beir, tmp_path / "run")
         student, documents = Student.load(str(tmp_path / "run/student")), Student.load(tiny_student)
         assert student.space == documents.space
         assert student.fingerprint != documents.fingerprint

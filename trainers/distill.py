@@ -16,6 +16,7 @@ import yaml
 from retort.students import Manifest, Ranker, Student
 from retort.trainers.recipe import Component, Recipe, trusts_code
 from retort.trainers.recipe.trust import load_role, load_type
+from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 
 EMBEDDERS = {"dense", "static"}
@@ -61,7 +62,7 @@ def distill(
         If the recipe, or what is to be changed in it, does not fit.
     """
     changed = changed_recipe(recipe, teacher=teacher, student=student, settings=settings, allow=allow)
-    changed.run(data, out, resume=resume)
+    run_recipe(changed, Path(data), Path(out), resume=resume)
     folder = Path(out) / "student"
     manifest = Manifest.read(folder)
     kind = Student if manifest is None or manifest.kind in EMBEDDERS else Ranker

@@ -38,7 +38,7 @@ from retort.trainers.evaluation.report import write_report
 from retort.trainers.evaluation.runs import compare, read_per_query, read_rankings, read_scores, write_evaluation
 from retort.trainers.recipe import Recipe, trusts_code
 from retort.trainers.roles import QuerySource
-from retort.trainers.run import read_train_and_dev, refuse_other_run, resolve
+from retort.trainers.run import read_train_and_dev, refuse_other_run, resolve, run_recipe
 from retort.trainers.runtime.errors import DataError, RecipeError
 from retort.trainers.search import search_vectors
 from retort.trainers.teachers.vector_cache import cache_root
@@ -142,7 +142,7 @@ def distill_documents(
     recipe = shortened(recipe, counts, passes)
     done = (out / "metrics.json").is_file()
     say("the student is trained already" if done else f"training by the recipe {recipe.name} ...")
-    recipe.run(out / "data", out, resume=True)
+    run_recipe(recipe, out / "data", out, resume=True)
     metrics = measure(recipe, out, say)
     verdict = judge(out, metrics, made_up=not asked)
     report = out / "report.html"

@@ -67,7 +67,7 @@ MIN_QUERY_SENSITIVITY = 0.75  # rankers that look at queries had .89 to .99 on t
 
 def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = False) -> dict[str, Any]:
     """
-    Train a student by a recipe; see `Recipe.run`.
+    Train a student by a recipe.
 
     :param recipe:
         The recipe.

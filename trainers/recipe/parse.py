@@ -39,10 +39,13 @@ class Recipe:
     ### Usage example
 
     ```python
+    from pathlib import Path
+
     from retort.trainers.recipe import Recipe
+    from retort.trainers.run import run_recipe
 
     recipe = Recipe.from_yaml("kd", overrides=["stages.0.steps=100"])
-    recipe.run(data="my-data", out="runs/first")
+    run_recipe(recipe, Path("my-data"), Path("runs/first"))
     ```
     """
 
@@ -98,23 +101,6 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe with every default written out."""
         return {key: value for key, value in asdict(self).items() if key not in {"name", "allow"}}
-
-    def run(self, data: str | Path, out: str | Path, *, resume: bool = False) -> dict[str, Any]:
-        """
-        Train by this recipe.
-
-        :param data:
-            A BEIR folder, or training data as `retort.trainers.data.read` reads it.
-        :param out:
-            Run folder to write.
-        :param resume:
-            Go on with the run that `out` holds.
-        :returns:
-            The run's metrics.
-        """
-        from retort.trainers.run import run_recipe
-
-        return run_recipe(self, Path(data), Path(out), resume=resume)
 
     def training_of(self, stage: Stage) -> TrainingSection:
         """Return `training` with what a stage sets of its own."""
