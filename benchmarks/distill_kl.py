@@ -144,7 +144,7 @@ def prepared(arguments: argparse.Namespace, folder: Path, scratch: Path, seed: i
     recipe = recipe_for(arguments, seed, scratch)
     train, _ = read_train_and_dev(folder, recipe.data)
     parts = build_recipe(recipe, train, cache_root(scratch / f"ours-{seed}"))
-    return parts.distiller.student, open_stage(parts, recipe.stages[0], scratch / f"lists-{seed}")
+    return parts.distiller.student, open_stage(parts, recipe.stages[0], scratch / f"lists-{seed}").source
 
 
 def train_ours(arguments: argparse.Namespace, folder: Path, scratch: Path, seed: int) -> tuple[Any, float]:

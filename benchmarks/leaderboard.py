@@ -315,7 +315,7 @@ def train_peer(arguments: argparse.Namespace, recipe: Any, folder: Path, out: Pa
         (distil, peers.distillation_loss(model), partial(scores_of, recipe=recipe)),
     ]
     for stage, loss, scores in plan:
-        rows = peers.rows_of(open_stage(parts, stage, out), stage.steps, scores)
+        rows = peers.rows_of(open_stage(parts, stage, out).source, stage.steps, scores)
         peers.train_sentence_transformers(model, rows, loss, recipe=recipe, stage=stage, out=out / "trainer")
         if (found := score()) > best or recipe.training.keep == "last":
             best = found

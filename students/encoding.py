@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CPU_TOKENS = 1024  # small chunks stay in cache; 8 texts of 128 tokens beat 32 on the CPUs tried
 CPU_TRAINING_TOKENS = 2048  # 1024 and 4096 took 1.1 and 1.4 times as long a step in bf16
 GPU_TOKENS = 32768
+VECTORS = "vectors"  # among what `encode_parts` gives
 TOKENISED = 4096  # texts at once; what a tokenizer gives takes some 30 KB a passage
 
 
@@ -84,24 +85,42 @@ def forward(model: SentenceTransformer, texts: list[str], side: Side) -> dict[st
     )
 
 
-def _forward_layers(model: SentenceTransformer, texts: list[str], side: Side, layers: Sequence[int]) -> torch.Tensor:
-    """Run one chunk; pool the states of some layers as the model pools its last, and put them before its vectors."""
+def _forward_parts(
+    model: SentenceTransformer, texts: list[str], side: Side, layers: Sequence[int], views: Sequence[str], length: int
+) -> dict[str, torch.Tensor]:
+    """Run one chunk; give its vectors, states of layers pooled as the model pools its last, and further views."""
     import torch
     from sentence_transformers.sentence_transformer.modules import Pooling
 
     modules = route(model, side)
-    pooling = next(place for place, module in enumerate(modules) if isinstance(module, Pooling))
-    with captured(layers_of(modules[0].model), layers) as states:
+    with captured(layers_of(modules[0].model) if layers else torch.nn.ModuleList(), layers) as states:
         features = forward(model, texts, side)
 
-    def pool(found: torch.Tensor) -> torch.Tensor:
-        seen = {**features, "token_embeddings": found}
+    def pool(of_layer: torch.Tensor) -> torch.Tensor:
+        pooling = next(place for place, module in enumerate(modules) if isinstance(module, Pooling))
+        seen = {**features, "token_embeddings": of_layer}
         for module in modules[1 : pooling + 1]:  # weights of words may come before
             seen = module(seen)
         return seen["sentence_embedding"]
 
-    pooled = [pool(states[n]) for n in layers]
-    return torch.cat([*pooled, features["sentence_embedding"]], dim=-1)
+    def padded(tokens: torch.Tensor) -> torch.Tensor:
+        missing = (0, length - tokens.shape[1])
+        return torch.nn.functional.pad(tokens, (0, 0, *missing) if tokens.ndim > 2 else missing)  # noqa: PLR2004
+
+    parts = {layer_entry(number): pool(states[number]) for number in layers}
+    for view in views:
+        if view == "tokens":
+            parts["tokens"] = padded(features["token_embeddings"])
+            parts["token_mask"] = padded(features["attention_mask"]).bool()
+            parts["token_ids"] = padded(features["input_ids"])
+        else:
+            parts[view] = features[f"{view}_embeddings"]
+    return parts | {VECTORS: features["sentence_embedding"]}
+
+
+def layer_entry(number: int) -> str:
+    """Name a layer's pooled states among what `encode_parts` gives."""
+    return f"layer.{number}"
 
 
 def on_device(model: BaseModel, features: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +131,7 @@ def on_device(model: BaseModel, features: dict[str, Any]) -> dict[str, Any]:
     return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in features.items()}
 
 
-def recomputed(run: Callable[[], torch.Tensor]) -> torch.Tensor:
+def recomputed(run: Callable[[], Any]) -> Any:
     """
     Run a chunk without keeping its activations; the backward pass runs it once more, with the same dropout.
 
@@ -140,7 +159,6 @@ def encode_chunks(
     *,
     budget: int | None = None,
     recompute: bool = False,
-    layers: Sequence[int] = (),
 ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
     """
     Encode texts chunk by chunk, on the model's device, with gradients unless they are off.
@@ -155,27 +173,66 @@ def encode_chunks(
         Padded tokens a chunk; by default what suits the device.
     :param recompute:
         Keep no activations for the backward pass (see `recomputed`).
-    :param layers:
-        Layers, from 0, whose states are pooled besides.
     :returns:
-        Pairs of rows `[c]` and their vectors `[c, d]` in the model's dtype; the rows partition `range(n)`. Before the
-        `d` entries of a vector stand the `h` of each layer asked for.
+        Pairs of rows `[c]` and their vectors `[c, d]` in the model's dtype; the rows partition `range(n)`.
     """
+    for chunk, part in _planned(model, texts, side, budget):
+
+        def run(part: list[str] = part) -> torch.Tensor:
+            return forward(model, part, side)["sentence_embedding"]
+
+        yield chunk, recomputed(run) if recompute else run()
+
+
+def _planned(
+    model: SentenceTransformer, texts: Sequence[str], side: Side, budget: int | None
+) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """Cut texts into chunks: pairs of their rows and texts."""
     # A single query has nothing to sort, so it is not tokenised twice.
     counts = np.zeros(1, dtype=np.int64) if len(texts) == 1 else token_counts(model, texts, side)
     for chunk in plan_chunks(counts, budget or default_budget(model)):
-
-        def run(part: tuple[str, ...] = tuple(texts[i] for i in chunk)) -> torch.Tensor:
-            if layers:
-                return _forward_layers(model, list(part), side, layers)
-            return forward(model, list(part), side)["sentence_embedding"]
-
-        yield chunk, recomputed(run) if recompute else run()
+        yield chunk, [texts[i] for i in chunk]
 
 
 def encode_texts(model: SentenceTransformer, texts: Sequence[str], side: Side, **options: Any) -> torch.Tensor:
     """Encode texts into one tensor `[n, d]` in their own order; options as in `encode_chunks`."""
     return in_order(encode_chunks(model, texts, side, **options))
+
+
+def encode_parts(
+    model: SentenceTransformer,
+    texts: Sequence[str],
+    side: Side,
+    *,
+    layers: Sequence[int] = (),
+    views: Sequence[str] = (),
+    length: int = 0,
+    budget: int | None = None,
+    recompute: bool = False,
+) -> dict[str, torch.Tensor]:
+    """
+    Encode texts, and give more of what the model computes on the way; further parameters as in `encode_chunks`.
+
+    :param layers:
+        Layers, from 0, whose states are pooled as the last one's are.
+    :param views:
+        `tokens`, or `NAME` for what a module of the model leaves as `NAME_embeddings` in its features.
+    :param length:
+        For `tokens`: to how many they are padded.
+    :returns:
+        By name, in the order of the texts: `VECTORS` `[n, d]`; `layer_entry(number)` `[n, h]`; `tokens`
+        `[n, length, h]`, `token_mask` and `token_ids` `[n, length]`; each other view `[n, ...]`.
+    """
+
+    rows, parts = [], []
+    for chunk, part in _planned(model, texts, side, budget):
+
+        def run(part: list[str] = part) -> dict[str, torch.Tensor]:
+            return _forward_parts(model, part, side, layers, views, length)
+
+        rows.append(chunk)
+        parts.append(recomputed(run) if recompute else run())
+    return {name: in_order(zip(rows, (part[name] for part in parts), strict=True)) for name in parts[0]}
 
 
 def in_order(chunks: Iterable[tuple[np.ndarray, torch.Tensor]]) -> torch.Tensor:

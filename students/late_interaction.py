@@ -16,6 +16,7 @@ from retort.students.towers import Side, prompt_for
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.base.model import BaseModel
     from typing_extensions import TypeIs
 
 
@@ -75,7 +76,7 @@ def encode_tokens(
     return in_order(chunks())
 
 
-def longest(model: MultiVectorEncoder, texts: Sequence[str], side: Side) -> int:
+def longest(model: BaseModel, texts: Sequence[str], side: Side) -> int:
     """Count the tokens of the longest text, after truncation; special tokens and a query's expansion included."""
     text = texts[int(token_counts(model, texts, side).argmax())]
     return int(model.preprocess([text], prompt=prompt_for(model, side) or None, task=side)["input_ids"].shape[1])

@@ -8,14 +8,15 @@ import math
 
 import pytest
 import torch
-from tiny import assert_comes_back, everything, lists, pool, spec, stage
+from tiny import assert_comes_back, everything, lists, pool, spec, stage, terms_of
 
-from retort.trainers.distiller import Context, step_loss
+from retort.trainers.distiller import step_loss
 from retort.trainers.encoder_output import PairOutput
 from retort.trainers.losses import listwise_kl
 from retort.trainers.methods.ar2 import Adversarial, adversarial
 from retort.trainers.objectives import TeacherContrastive
 from retort.trainers.recipe import Recipe
+from retort.trainers.roles import StepContext
 from retort.trainers.run import run_recipe
 
 D = torch.tensor([[3.0, 1.0, 2.5, -1.0], [0.5, 1.5, -0.5, 0.0]])
@@ -24,7 +25,9 @@ G = torch.tensor([[1.0, 0.5, 2.0, -0.5], [0.2, 0.1, 0.4, 0.3]])
 
 def values(scores: torch.Tensor, **parameters) -> torch.Tensor:
     objective = Adversarial(teacher="t", **parameters)
-    ((found, mask),) = objective(PairOutput(scores), lists(D), Context("s", 0, 1, queries=len(D))).values()
+    ((found, mask),) = terms_of(
+        objective, PairOutput(scores), lists(D), StepContext("s", 0, 1, queries=len(D))
+    ).values()
     assert mask.all()
     return found
 
@@ -58,13 +61,13 @@ class TestReferenceValues:
         found.backward()
         expected = [[0, 0.022149, -0.033718, 0.011569], [0, -0.093102, 0.063314, 0.029789]]
         torch.testing.assert_close(scores.grad, torch.tensor(expected), atol=1e-5, rtol=0)
-        ctx = Context("s", 0, 1, teachers={"t": PairOutput(D)})
-        ((own, _),) = TeacherContrastive(teacher="t")(None, lists(D), ctx).values()
+        ctx = StepContext("s", 0, 1, teachers={"t": PairOutput(D)})
+        (own,) = TeacherContrastive(teacher="t")(None, lists(D), ctx).values()
         assert float(own.mean()) == pytest.approx(1.055712, abs=1e-5)
 
     def test_c_entropy(self):
         """04-C: of the retriever over the whole list, which is logged."""
-        ctx = Context("s", 0, 1)
+        ctx = StepContext("s", 0, 1)
         Adversarial(teacher="t")(PairOutput(G), lists(D), ctx)
         assert ctx.logged_terms["entropy"][0].tolist() == pytest.approx([1.057255, 1.380071], abs=1e-5)
 
@@ -87,7 +90,8 @@ def test_the_sum_is_of_what_counts():
     for d, g in ((D, G), (torch.cat([D, D]), torch.cat([G, G]))):
         batch = lists(d)
         batch.labels[2:] = 0
-        found = Adversarial(teacher="t", reduction="sum")(PairOutput(g), batch, Context("s", 0, 1, queries=len(d)))
+        ctx = StepContext("s", 0, 1, queries=len(d))
+        found = terms_of(Adversarial(teacher="t", reduction="sum"), PairOutput(g), batch, ctx)
         terms.append({name: (*term, 1.0) for name, term in found.items()})
     summed = [float(step_loss(t, {name: float(m.sum()) for name, (_, m, _) in t.items()})) for t in terms]
     assert summed[1] == pytest.approx(summed[0], abs=1e-6)
@@ -107,11 +111,11 @@ def test_lists_that_are_short_or_not_scored(form):
     wide = torch.cat([G, torch.full((2, 1), 7.0)], dim=1).requires_grad_(True)
     batch = lists(torch.cat([D, torch.tensor([[float("nan")], [2.0]])], dim=1))
     batch.mask[1, 4] = False
-    ctx, objective = Context("s", 0, 1), Adversarial(teacher="t", form=form)
-    ((found, _),) = objective(PairOutput(wide), batch, ctx).values()
+    ctx, objective = StepContext("s", 0, 1), Adversarial(teacher="t", form=form)
+    (found,) = objective(PairOutput(wide), batch, ctx).values()
     torch.testing.assert_close(found, values(G, form=form))
     batch.labels[0, 0] = 0
-    ((found, mask),) = objective(PairOutput(wide), batch, ctx).values()
+    ((found, mask),) = terms_of(objective, PairOutput(wide), batch, ctx).values()
     assert mask.tolist() == [False, True]
     assert float(found[0].detach()) == 0
     found[0].backward()

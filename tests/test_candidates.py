@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 import torch
+from tiny import opened
 
 from retort.trainers.batches.lists import ListBatches
 from retort.trainers.batches.sampling import picked
@@ -216,7 +217,7 @@ class TestLists:
         context.data = read_beir(beir, "train")
         lists = build_lists(context, {"bm25": BM25Miner(depth=20), "dense": DenseMiner(model="teacher", depth=20)})
         assert lists.rows.max() < 40
-        batch = ListBatches(context, lists, batch_size=30, steps=20, negatives=5, vector_teachers=[], seed=0).batch(0)
+        batch = opened(ListBatches(), context, lists=lists, batch_size=30, negatives=5, seed=0).batch(0)
         assert len(set(batch.documents)) == len(batch.documents)
 
     def test_save_and_load(self, context, lists, tmp_path):
@@ -230,8 +231,8 @@ class TestLists:
 
     def test_batches_are_a_function_of_the_step(self, context, lists):
         def make(seed: int = 0) -> ListBatches:
-            return ListBatches(
-                context, lists, batch_size=4, steps=20, negatives=3, vector_teachers=["teacher"], seed=seed
+            return opened(
+                ListBatches(), context, lists=lists, batch_size=4, negatives=3, teachers=["teacher"], seed=seed
             )
 
         first, second = make().batch(11), make().batch(11)
@@ -241,8 +242,8 @@ class TestLists:
         assert make().batch(12).queries != first.queries
 
     def test_a_batch(self, context, lists):
-        batch = ListBatches(
-            context, lists, batch_size=4, steps=20, negatives=3, vector_teachers=["teacher"], seed=0
+        batch = opened(
+            ListBatches(), context, lists=lists, batch_size=4, negatives=3, teachers=["teacher"], seed=0
         ).batch(0)
         data = context.data
         assert len(set(batch.documents)) == len(batch.documents)
@@ -260,9 +261,7 @@ class TestLists:
         assert queries.shape == (4, 16)
 
     def test_top_negatives_are_the_first_of_the_list(self, context, lists):
-        batches = ListBatches(
-            context, lists, batch_size=30, steps=20, negatives=2, order="top", vector_teachers=[], seed=0
-        )
+        batches = opened(ListBatches(), context, lists=lists, batch_size=30, negatives=2, order="top", seed=0)
         batch = batches.batch(0)
         where = {text: row for row, text in enumerate(context.data.corpus.texts)}
         for i, query in enumerate(batch.queries):
@@ -278,7 +277,7 @@ class TestLists:
         assert seen[:10].tolist() != seen[10:].tolist()
 
     def test_texts(self, context):
-        batch = TextBatches(context, batch_size=14, vector_teachers=["teacher"], seed=0).batch(0)
+        batch = opened(TextBatches(), context, batch_size=14, teachers=["teacher"], seed=0).batch(0)
         assert (len(batch.queries), len(batch.documents)) == (6, 8)
         assert batch.index.shape == (6, 0)
         assert not batch.has_positive.any()
@@ -288,7 +287,7 @@ class TestParts:
     def test_parts_hold_the_same_lists(self, context):
         lists = build_lists(context, {"bm25": BM25Miner(depth=4)})
         lists.scores["words"] = np.arange(len(lists.rows), dtype=np.float32)
-        source = ListBatches(context, lists, batch_size=7, steps=20, negatives=3, vector_teachers=["teacher"], seed=0)
+        source = opened(ListBatches(), context, lists=lists, batch_size=7, negatives=3, teachers=["teacher"], seed=0)
         batch = source.batch(0)
         parts = batch.split(3)
         assert [len(p.queries) for p in parts] == [3, 2, 2]
@@ -314,14 +313,14 @@ class TestParts:
         assert len(batch.split(20)) == 7  # no more parts than queries
 
     def test_texts_are_divided_too(self, context):
-        batch = TextBatches(context, batch_size=9, vector_teachers=[], seed=0).batch(0)
+        batch = opened(TextBatches(), context, batch_size=9, seed=0).batch(0)
         parts = batch.split(2)
         assert [t for p in parts for t in p.documents] == batch.documents
         assert [t for p in parts for t in p.queries] == batch.queries
 
     def test_only_entries_that_steps_use_are_scored(self, context):
         lists = build_lists(context, {"bm25": BM25Miner(depth=8)})
-        source = ListBatches(context, lists, batch_size=4, steps=20, negatives=2, vector_teachers=[], seed=0)
+        source = opened(ListBatches(), context, lists=lists, batch_size=4, negatives=2, seed=0)
         used = source.used(range(3))
         expected = set()
         for step in range(3):

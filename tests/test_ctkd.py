@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import assert_comes_back, everything, lists, spec
 
-from retort.trainers.distiller import Context, Distiller, Spec
+from retort.trainers.distiller import Distiller
 from retort.trainers.encoder_output import PairOutput
 from retort.trainers.engine.optimizers import parameter_groups
 from retort.trainers.losses import listwise_kl
@@ -19,6 +19,7 @@ from retort.trainers.methods.ctkd import CurriculumTemperature, features
 from retort.trainers.methods.prod import AnchorKL
 from retort.trainers.objectives import Contrastive, ListwiseKL
 from retort.trainers.recipe import Recipe
+from retort.trainers.roles import ModelInfo, StepContext
 from retort.trainers.run import run_recipe
 
 S = torch.tensor([[2.0, 1.0, 0.5, -0.5, 0.0], [0.2, 1.5, -0.3, 0.9, 0.4]], dtype=torch.float64)
@@ -26,16 +27,16 @@ T = torch.tensor([[3.0, 1.0, 0.0, -1.0, 0.5], [2.0, 0.5, -1.0, 1.5, 0.0]], dtype
 PAPER = {"initial": 15.621172, "rise": 10 / 240}  # theta = 1
 
 
-def at(step: int, steps: int = 240) -> Context:
+def at(step: int, steps: int = 240) -> StepContext:
     """A step of which one is an epoch of the paper's 240; the first is 0 here, 1 there."""
-    return Context("s", step, steps)
+    return StepContext("s", step, steps)
 
 
-def loss(temperature: CurriculumTemperature, ctx: Context, scores: torch.Tensor) -> torch.Tensor:
+def loss(temperature: CurriculumTemperature, ctx: StepContext, scores: torch.Tensor) -> torch.Tensor:
     objective = ListwiseKL(teacher="t")
     batch, out = lists(T), PairOutput(scores)
     ctx.temperature = temperature(out, batch, ctx, objective)
-    ((values, _),) = objective(out, batch, ctx).values()
+    (values,) = objective(out, batch, ctx).values()
     return values.mean()
 
 
@@ -123,7 +124,7 @@ def test_no_reversal_is_a_fixed_temperature():
 
 
 def test_only_divergences_are_divided():
-    batch, out, ctx = lists(T), PairOutput(S), Context("s", 0, 10, anchor=PairOutput(S))
+    batch, out, ctx = lists(T), PairOutput(S), StepContext("s", 0, 10, anchor=PairOutput(S))
     objectives = [Contrastive(scope="list"), ListwiseKL(teacher="t"), AnchorKL(), ListwiseKL(teacher="other")]
     temperature = module(granularity="per_teacher")
     temperature.bind(objectives)
@@ -166,7 +167,9 @@ class TestPerQuery:
     def test_its_matrices_do_not_decay(self, tiny_model):
         temperature = CurriculumTemperature(granularity="per_query")
         objectives = {"s": [(ListwiseKL(teacher="t"), 1.0)]}
-        distiller = Distiller(tiny_model(), objectives, Spec(16, {}, {}), scale=20.0, temperatures={"s": temperature})
+        distiller = Distiller(
+            tiny_model(), objectives, ModelInfo(16, {}, {}), scale=20.0, temperatures={"s": temperature}
+        )
         distiller.enter("s")
         groups = parameter_groups(distiller, 1e-3, 0.5, distiller.parameter_groups_of("s"))
         decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}

@@ -8,14 +8,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny import lists
+from tiny import lists, terms_of
 
 from retort.cli import main
 from retort.students import Student
-from retort.trainers.distiller import Context, Distiller, Spec
+from retort.trainers.distiller import Distiller
 from retort.trainers.encoder_output import DenseOutput
 from retort.trainers.objectives import Alignment, Contrastive, ListwiseKL
 from retort.trainers.recipe import Recipe
+from retort.trainers.roles import ModelInfo, StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 
@@ -29,20 +30,19 @@ def seen() -> DenseOutput:
 def test_scores_are_compared_at_each_size(tiny_model, seen, monkeypatch):
     batch = lists(torch.randn(2, 3))
     objectives = [(Contrastive(), 1.0), (ListwiseKL(teacher="t"), 0.5)]
-    distiller = Distiller(tiny_model(1), {"s": objectives}, Spec(16, {}, {}), scale=20.0, dims=[8, 4])
-    monkeypatch.setattr(distiller.sight, "see", lambda *_: seen)
-    terms = distiller(batch, Context("s", 0, 1))
+    distiller = Distiller(tiny_model(1), {"s": objectives}, ModelInfo(16, {}, {}), scale=20.0, dims=[8, 4])
+    monkeypatch.setattr(distiller.encoder, "encode", lambda *_: seen)
+    terms = distiller(batch, StepContext("s", 0, 1))
     assert set(terms) == {f"{name}{cut}" for name in ("contrastive", "listwise_kl") for cut in ("", "@8", "@4")}
     for cut, dim in (("", 16), ("@8", 8), ("@4", 4)):
-        alone, mask = Contrastive()(
-            DenseOutput(seen.queries[:, :dim], seen.documents[:, :dim], 20.0, "cosine"), batch, Context("s", 0, 1)
-        )["contrastive"]
+        cut_to = DenseOutput(seen.queries[:, :dim], seen.documents[:, :dim], 20.0, "cosine")
+        alone, mask = terms_of(Contrastive(), cut_to, batch, StepContext("s", 0, 1))["contrastive"]
         values, counts, weight = terms[f"contrastive{cut}"]
         torch.testing.assert_close(values, alone)
         assert torch.equal(counts, mask)
         assert weight == pytest.approx(1 / 3)
         assert terms[f"listwise_kl{cut}"][2] == pytest.approx(0.5 / 3)
-    assert set(distiller.counts(batch, Context("s", 0, 1))) == set(terms)
+    assert set(distiller.counts(batch, StepContext("s", 0, 1))) == set(terms)
 
 
 def test_vectors_are_compared_whole(tiny_model, seen, monkeypatch):
@@ -51,12 +51,12 @@ def test_vectors_are_compared_whole(tiny_model, seen, monkeypatch):
     distiller = Distiller(
         tiny_model(1),
         {"s": [(Alignment(teacher="v"), 1.0)]},
-        Spec(16, {"v": 16}, {"v": "cosine"}),
+        ModelInfo(16, {"v": 16}, {"v": "cosine"}),
         scale=20.0,
         dims=[8],
     )
-    monkeypatch.setattr(distiller.sight, "see", lambda *_: seen)
-    assert {name: weight for name, (_, _, weight) in distiller(batch, Context("s", 0, 1)).items()} == {
+    monkeypatch.setattr(distiller.encoder, "encode", lambda *_: seen)
+    assert {name: weight for name, (_, _, weight) in distiller(batch, StepContext("s", 0, 1)).items()} == {
         "align_query": 1.0,
         "align_document": 1.0,
     }

@@ -14,7 +14,7 @@ import pytest
 import torch
 from haystack import Document
 from haystack.core.serialization import component_from_dict, component_to_dict
-from tiny import everything, pool, run_killed, spec
+from tiny import everything, opened, pool, run_killed, spec
 
 from haystack_integrations.components.embedders.retort import (
     StudentDocumentEmbedder,
@@ -163,9 +163,7 @@ class TestLists:
 
     def batch(self, context, texts, step=0):
         lists = build_lists(context, {"bm25": BM25Miner(depth=6)})
-        source = ListBatches(
-            context, lists, batch_size=5, steps=8, negatives=2, texts=texts, vector_teachers=[], seed=0
-        )
+        source = opened(ListBatches(), context, lists=lists, batch_size=5, negatives=2, text=texts, seed=0)
         return source.batch(step)
 
     def test_gold(self, context, views):

@@ -8,14 +8,15 @@ import copy
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import assert_comes_back, everything, lists, pool, run_killed, spec, stage, tiny_config
+from tiny import assert_comes_back, everything, lists, pool, run_killed, spec, stage, terms_of, tiny_config
 
-from retort.trainers.distiller import Context, Spec, step_loss
+from retort.trainers.distiller import step_loss
 from retort.trainers.encoder_output import DenseOutput, MultiVectorOutput, PairOutput
 from retort.trainers.losses import contrastive, listwise_kl
 from retort.trainers.methods.lead import LayerKL, MutualKL
 from retort.trainers.objectives import Contrastive, TeacherContrastive
 from retort.trainers.recipe import Recipe
+from retort.trainers.roles import ModelInfo, StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 
@@ -29,7 +30,7 @@ def scored(last: torch.Tensor, layers: list[list[float]]) -> PairOutput:
 
 def bound(teacher: int = 3, student: int = 3, **parameters) -> LayerKL:
     objective = LayerKL(teacher="t", **parameters)
-    objective.bind(Spec(4, {}, {}, student_layers=student, teacher_layers={"t": teacher}))
+    objective.bind(ModelInfo(4, {}, {}, student_layers=student, teacher_layers={"t": teacher}))
     return objective
 
 
@@ -42,10 +43,10 @@ class TestReferenceValues:
         assert own == pytest.approx([0.818925, 0.306356, 1.492217], abs=1e-6)
         assert (-torch.tensor(own) / 10).softmax(0).tolist() == pytest.approx([0.334730, 0.352335, 0.312935], abs=1e-6)
         assert (-torch.tensor(own)).softmax(0).tolist() == pytest.approx([0.314505, 0.525089, 0.160406], abs=1e-6)
-        ctx = Context("s", 0, 1, teachers={"t": scored(torch.zeros(1, 3), TEACHER_LAYERS)})
+        ctx = StepContext("s", 0, 1, teachers={"t": scored(torch.zeros(1, 3), TEACHER_LAYERS)})
         out = scored(torch.zeros(1, 3), STUDENT_LAYERS)
         found = {
-            tau: float(bound(pairs=3, choose="last", weight_temperature=tau)(out, batch, ctx)["layer_kl"][0])
+            tau: float(bound(pairs=3, choose="last", weight_temperature=tau)(out, batch, ctx)["layer_kl"])
             for tau in (10.0, 1.0, None)
         }
         by_layer = 0.314505 * 0.011832 + 0.525089 * 0.114889 + 0.160406 * 0.081458
@@ -56,7 +57,7 @@ class TestReferenceValues:
         theirs = torch.tensor([[3.0, 1.0, 0.5]], requires_grad=True)
         own = torch.tensor([[1.2, 0.9, 0.1]], requires_grad=True)
         batch = lists(torch.zeros(1, 3))
-        ctx = Context("s", 0, 1, teachers={"t": scored(theirs, TEACHER_LAYERS)})
+        ctx = StepContext("s", 0, 1, teachers={"t": scored(theirs, TEACHER_LAYERS)})
         out = scored(own, STUDENT_LAYERS)
         objectives = [
             Contrastive(scope="list"),
@@ -64,7 +65,7 @@ class TestReferenceValues:
             MutualKL(teacher="t", both=True),
             bound(pairs=3, choose="last"),
         ]
-        terms = {name: (*term, 1.0) for o in objectives for name, term in o(out, batch, ctx).items()}
+        terms = {name: (*term, 1.0) for o in objectives for name, term in terms_of(o, out, batch, ctx).items()}
         found = {name: float(values.detach()) for name, (values, _, _) in terms.items()}
         expected = {"contrastive": 0.729329, "teacher_contrastive": 0.196734}
         expected |= {"mutual_kl": 0.249218 + 0.299454, "layer_kl": 0.069931}
@@ -78,8 +79,8 @@ class TestReferenceValues:
     def test_detached_targets(self):
         theirs = torch.tensor([[3.0, 1.0, 0.5]], requires_grad=True)
         own = torch.tensor([[1.2, 0.9, 0.1]], requires_grad=True)
-        ctx, batch = Context("s", 0, 1, teachers={"t": PairOutput(theirs)}), lists(torch.zeros(1, 3))
-        MutualKL(teacher="t", detach_targets=True)(PairOutput(own), batch, ctx)["mutual_kl"][0].sum().backward()
+        ctx, batch = StepContext("s", 0, 1, teachers={"t": PairOutput(theirs)}), lists(torch.zeros(1, 3))
+        MutualKL(teacher="t", detach_targets=True)(PairOutput(own), batch, ctx)["mutual_kl"].sum().backward()
         assert theirs.grad is None
         assert own.grad is not None
 
@@ -94,7 +95,7 @@ class TestReferenceValues:
 class TestLayers:
     def test_drawn_pairs_are_sorted_unique_and_redrawn(self):
         objective = bound(12, 6, pairs=4, redraw=10)
-        drawn = [objective.layers(Context("s", step, 100)) for step in range(100)]
+        drawn = [objective.layers(StepContext("s", step, 100)) for step in range(100)]
         for pairs in drawn:
             for side, depth in zip(zip(*pairs, strict=True), (12, 6), strict=True):
                 assert list(side) == sorted(set(side))
@@ -105,9 +106,9 @@ class TestLayers:
         assert max(pairs[-1][1] for pairs in drawn) == 5  # the last layer can be drawn
 
     def test_other_choices(self):
-        assert bound(12, 6, pairs=3, choose="last").layers(Context("s", 0, 1)) == [(9, 3), (10, 4), (11, 5)]
-        assert bound(12, 6, pairs=3, choose="skip").layers(Context("s", 0, 1)) == [(3, 1), (7, 3), (11, 5)]
-        assert len(bound(12, 2, pairs=5).layers(Context("s", 0, 1))) == 2
+        assert bound(12, 6, pairs=3, choose="last").layers(StepContext("s", 0, 1)) == [(9, 3), (10, 4), (11, 5)]
+        assert bound(12, 6, pairs=3, choose="skip").layers(StepContext("s", 0, 1)) == [(3, 1), (7, 3), (11, 5)]
+        assert len(bound(12, 2, pairs=5).layers(StepContext("s", 0, 1))) == 2
 
     def test_weights_carry_no_gradient(self):
         """Otherwise the loss would fall by moving weight to layers that agree already."""
@@ -118,9 +119,9 @@ class TestLayers:
             PairOutput(torch.zeros(1, 3), layers={i: PairOutput(layer) for i, layer in enumerate(layers)})
             for layers in (theirs, own)
         )
-        ctx = Context("s", 0, 1, teachers={"t": teacher})
+        ctx = StepContext("s", 0, 1, teachers={"t": teacher})
         objective = bound(pairs=3, choose="last", weight_temperature=1.0)
-        found = torch.autograd.grad(objective(student, batch, ctx)["layer_kl"][0].sum(), theirs)
+        found = torch.autograd.grad(objective(student, batch, ctx)["layer_kl"].sum(), theirs)
         fixed = [0.314505, 0.525089, 0.160406]  # of 02-A
         pairs = zip(fixed, own, theirs, strict=True)
         total = sum(w * listwise_kl(s, t, everything, detach=False).sum() for w, s, t in pairs)
@@ -130,7 +131,7 @@ class TestLayers:
 
     def test_what_is_logged(self):
         """Of each layer of the teacher: its entropy and its weight."""
-        ctx = Context("s", 0, 1, teachers={"t": scored(torch.zeros(1, 3), TEACHER_LAYERS)})
+        ctx = StepContext("s", 0, 1, teachers={"t": scored(torch.zeros(1, 3), TEACHER_LAYERS)})
         bound(pairs=3, choose="last")(scored(torch.zeros(1, 3), STUDENT_LAYERS), lists(torch.zeros(1, 3)), ctx)
         found = {name: float(values) for name, (values, _) in ctx.logged_terms.items()}
         assert [found[f"layer_weight.t.{n}"] for n in range(3)] == pytest.approx(
@@ -142,20 +143,20 @@ class TestLayers:
 
     def test_a_stages_temperature(self):
         """It divides the scores of layers as those of any divergence."""
-        ctx = Context("s", 0, 1, teachers={"t": scored(torch.zeros(1, 3), TEACHER_LAYERS)})
+        ctx = StepContext("s", 0, 1, teachers={"t": scored(torch.zeros(1, 3), TEACHER_LAYERS)})
         out, batch = scored(torch.zeros(1, 3), STUDENT_LAYERS), lists(torch.zeros(1, 3))
-        expected = bound(pairs=3, choose="last", temperature=3.0)(out, batch, ctx)["layer_kl"][0]
+        expected = bound(pairs=3, choose="last", temperature=3.0)(out, batch, ctx)["layer_kl"]
         ctx.temperature = torch.tensor(3.0)
         objective = bound(pairs=3, choose="last")
-        assert float(objective(out, batch, ctx)["layer_kl"][0]) == pytest.approx(float(expected), abs=1e-7)
+        assert float(objective(out, batch, ctx)["layer_kl"]) == pytest.approx(float(expected), abs=1e-7)
         assert objective.divergence
 
     def test_equal_models_have_nothing_to_learn(self):
         layer = torch.tensor([[1.0, 0.3, 0.2]], requires_grad=True)
         other = torch.tensor([[0.1, 0.9, 0.2]], requires_grad=True)
         teacher = PairOutput(layer, layers={0: PairOutput(layer), 1: PairOutput(other)})
-        ctx = Context("s", 0, 1, teachers={"t": teacher})
-        values = bound(2, 2, pairs=2, weight_temperature=1.0)(teacher, lists(torch.zeros(1, 3)), ctx)["layer_kl"][0]
+        ctx = StepContext("s", 0, 1, teachers={"t": teacher})
+        values = bound(2, 2, pairs=2, weight_temperature=1.0)(teacher, lists(torch.zeros(1, 3)), ctx)["layer_kl"]
         assert float(values.detach()) == pytest.approx(0, abs=1e-7)
         values.sum().backward()
         assert max(layer.grad.abs().max(), other.grad.abs().max()) < 1e-7
@@ -177,8 +178,8 @@ class TestInBatch:
     def divergence(self, models):
         batch = lists(torch.zeros(2, 2))
         batch.known_positive[0, 2] = True
-        ctx = Context("s", 0, 1, teachers={"t": models[1]})
-        return lambda objective: next(iter(objective(models[0], batch, ctx).values()))[0]
+        ctx = StepContext("s", 0, 1, teachers={"t": models[1]})
+        return lambda objective: next(iter(objective(models[0], batch, ctx).values()))
 
     def test_distributions_are_over_all_documents(self, models, divergence):
         """Those that labels leave out too."""

@@ -5,6 +5,7 @@
 
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -23,12 +24,13 @@ from tiny import pool, run_killed, spec, stage, tiny_config
 from retort.students import Student
 from retort.students.layers import collect_rows, join_rows
 from retort.trainers.build import build_recipe
-from retort.trainers.distiller import Context, step_loss
+from retort.trainers.distiller import step_loss
 from retort.trainers.engine import loop as loop_module
 from retort.trainers.engine.checkpoints import list_checkpoints
 from retort.trainers.engine.loop import Loop
 from retort.trainers.engine.optimizers import schedule_factor
 from retort.trainers.recipe import Recipe
+from retort.trainers.roles import StepContext
 from retort.trainers.run import read_train_and_dev, run_recipe
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.stages import open_stage
@@ -398,14 +400,14 @@ class TestStep:
         torch.manual_seed(0)
         parts = build_recipe(recipe, train, tmp_path / "cache")
         distiller = parts.distiller.double()
-        source = open_stage(parts, recipe.stages[1], tmp_path)
+        source = open_stage(parts, recipe.stages[1], tmp_path).source
         return distiller, source.batch(0).to(torch.device("cpu"), torch.float64)
 
     @staticmethod
     def gradients(distiller, batch, factor: float) -> dict[str, torch.Tensor]:
         distiller.enter("distil")
         distiller.zero_grad()
-        terms = distiller(batch, Context("distil", 0, 1))
+        terms = distiller(batch, StepContext("distil", 0, 1))
         counts = {name: float(mask.sum()) for name, (_, mask, _) in terms.items()}
         # As an accumulation of 1 / factor steps would: through the counts, not by scaling what comes out.
         step_loss(terms, {name: count / factor for name, count in counts.items()}).backward()
@@ -426,7 +428,7 @@ class TestStep:
         distiller.enter("distil")
 
         def terms_of(part):
-            return distiller(part, Context("distil", 0, 1))
+            return distiller(part, StepContext("distil", 0, 1))
 
         def gradients():
             found = {n: p.grad.clone() for n, p in distiller.named_parameters() if p.grad is not None}
@@ -435,7 +437,7 @@ class TestStep:
 
         whole = terms_of(batch)
         counts = {name: float(mask.sum()) for name, (_, mask, _) in whole.items()}
-        assert distiller.counts(batch, Context("distil", 0, 1)) == counts
+        assert distiller.counts(batch, StepContext("distil", 0, 1)) == counts
         step_loss(whole, counts).backward()
         expected = gradients()
         for part in batch.split(3):
@@ -476,7 +478,7 @@ class TestStep:
         distiller.float()
         batch = batch.to(torch.device("cpu"), torch.float32)
         with torch.autocast("cpu", torch.bfloat16):
-            terms = distiller(batch, Context("distil", 0, 1))
+            terms = distiller(batch, StepContext("distil", 0, 1))
         assert {values.dtype for values, _, _ in terms.values()} == {torch.float32}
 
     def test_another_stages_parameters_have_no_gradient(self, parts):
@@ -484,9 +486,9 @@ class TestStep:
 
     def test_chunks_do_not_change_gradients(self, parts):
         distiller, batch = parts
-        distiller.tokens_per_chunk = 10_000
+        distiller.encoder.tokens_per_chunk = 10_000
         whole = self.gradients(distiller, batch, 1.0)
-        distiller.tokens_per_chunk = 12
+        distiller.encoder.tokens_per_chunk = 12
         for name, gradient in self.gradients(distiller, batch, 1.0).items():
             assert torch.allclose(gradient, whole[name], rtol=0, atol=1e-10), name
 
@@ -517,13 +519,17 @@ class TestStep:
         seen = []
         real = distiller.student.preprocess
         monkeypatch.setattr(distiller.student, "preprocess", lambda t, **k: seen.extend(t) or real(t, **k))
-        distiller(batch, Context("distil", 0, 1))
+        distiller(batch, StepContext("distil", 0, 1))
         assert sorted(seen) == sorted([*batch.queries, *batch.documents])
 
 
 def test_learning_rate_is_a_function_of_the_step():
-    rates = [schedule_factor(0.2, step, 10) for step in range(10)]
-    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
+    rates = {s: [schedule_factor(s, 0.2, step, 10) for step in range(10)] for s in ("linear", "cosine", "constant")}
+    assert rates["linear"] == pytest.approx([0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
+    assert rates["constant"] == [0.5, *[1.0] * 9]
+    assert rates["cosine"][:3] == [0.5, 1.0, 1.0]
+    assert rates["cosine"][6] == pytest.approx(0.5)
+    assert rates["cosine"][9] == pytest.approx((1 - math.cos(math.pi / 8)) / 2)
 
 
 def test_without_a_terminal_long_work_says_how_far_it_is(monkeypatch, caplog):

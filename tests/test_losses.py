@@ -13,13 +13,13 @@ from sentence_transformers.sentence_transformer.losses import (
     MultipleNegativesRankingLoss,
 )
 from sentence_transformers.sparse_encoder.losses import FlopsLoss
-from tiny import lists
+from tiny import lists, terms_of
 
 from retort.trainers.batches.base import CandidateBatch
-from retort.trainers.distiller import Context, Spec
 from retort.trainers.encoder_output import DenseOutput, PairOutput
 from retort.trainers.losses import alignment, contrastive, list_mle, listwise_kl, margin_mse, rank_net
 from retort.trainers.objectives import Alignment, Contrastive, Flops, InBatchKL, ListwiseKL, MarginMSE
+from retort.trainers.roles import ModelInfo, StepContext
 
 S = [[2.0, 1.0, 0.5], [0.3, 1.2, -0.4]]
 T = [[6.0, 2.0, -1.0], [1.0, 3.0, 0.0]]
@@ -82,7 +82,7 @@ class FixedRanker(torch.nn.Module):
 class TestSentenceTransformers:
     """Values and gradients of its losses: two queries, each with a positive and two negatives."""
 
-    CTX = Context("s", 0, 1)
+    CTX = StepContext("s", 0, 1)
 
     @pytest.fixture
     def columns(self) -> list[torch.Tensor]:
@@ -117,7 +117,7 @@ class TestSentenceTransformers:
     def test_losses_of_lists(self, columns, theirs, objective, similarity, scale):
         teacher = torch.tensor(T, dtype=torch.float64)
         out = self.encoded(columns, similarity, scale)
-        ((values, _),) = objective(out, lists(teacher), self.CTX).values()
+        (values,) = objective(out, lists(teacher), self.CTX).values()
         self.assert_equal(values.mean(), theirs.compute_loss_from_embeddings(columns, teacher), columns)
 
     @pytest.mark.parametrize("distance", ["cosine", "l2", "mse"])
@@ -127,7 +127,7 @@ class TestSentenceTransformers:
         batch = lists(torch.tensor(T))
         batch.teacher_vectors["t"] = target.queries, target.documents
         terms = Alignment(teacher="t", distance=distance)(out, batch, self.CTX)
-        ours = torch.cat([values for values, _ in terms.values()]).mean()
+        ours = torch.cat(list(terms.values())).mean()
         theirs = EmbedDistillLoss(None, distance_metric=distance).compute_loss_from_embeddings(columns, teacher)
         self.assert_equal(ours, theirs, columns)
 
@@ -135,7 +135,7 @@ class TestSentenceTransformers:
         """SPLADE's vectors, which are nowhere negative."""
         out, theirs = self.encoded([column.relu() for column in columns]), FlopsLoss(None)
         objective = Flops(query_weight=1.0, document_weight=1.0, rise=0.0)
-        terms = objective(out, lists(torch.tensor(T)), self.CTX)
+        terms = terms_of(objective, out, lists(torch.tensor(T)), self.CTX)
         query, document = (theirs.compute_loss_from_embeddings(vectors) for vectors in (out.queries, out.documents))
         self.assert_equal(terms["flops_query"][0].sum(), query, columns[:1])
         self.assert_equal(terms["flops_document"][0].sum(), document, columns[1:])
@@ -229,8 +229,8 @@ class TestObjectives:
         )
         out = DenseOutput(queries, documents, 20.0 if similarity == "cosine" else 1.0, similarity)
         for objective in (InBatchKL(teacher="t"), ListwiseKL(teacher="t")):
-            objective.bind(Spec(2, {"t": 2}, {"t": similarity}))
-            ((values, mask),) = objective(out, batch, Context("s", 0, 1)).values()
+            objective.bind(ModelInfo(2, {"t": 2}, {"t": similarity}))
+            ((values, mask),) = terms_of(objective, out, batch, StepContext("s", 0, 1)).values()
             assert values.abs().max() < 1e-6
             assert mask.all()
 
@@ -240,7 +240,7 @@ class TestObjectives:
         batch.known_positive[0, 2] = True
         scores = torch.tensor([[1.0, 0.5, 3.0, -1.0], [0.2, 0.4, 1.5, 0.1]])
         out = DenseOutput(torch.eye(2), scores.T, 1.0, "dot")
-        ((values, _),) = Contrastive(scope="in_batch")(out, batch, Context("s", 0, 1)).values()
+        (values,) = Contrastive(scope="in_batch")(out, batch, StepContext("s", 0, 1)).values()
         expected = [scores[0, [0, 1, 3]].logsumexp(0) - scores[0, 0], scores[1].logsumexp(0) - scores[1, 2]]
         torch.testing.assert_close(values, torch.stack(expected))
 
@@ -259,9 +259,9 @@ class TestObjectives:
             teacher_vectors={"v": vectors},
         )
         objective = ListwiseKL(teacher="t", extra_teachers={"words": 2.0, "v": 3.0})
-        objective.bind(Spec(2, {"v": 2}, {"v": "cosine"}))
+        objective.bind(ModelInfo(2, {"v": 2}, {"v": "cosine"}))
         assert objective.teachers == ["t", "words", "v"]
-        found = objective.list_teacher(PairOutput(torch.zeros(1, 3)), batch)
+        found = objective.list_teacher(PairOutput(torch.zeros(1, 3)), batch, StepContext("s", 0, 1))
         torch.testing.assert_close(found, torch.tensor([[21.0, 45.0, math.nan]]), equal_nan=True)
         with pytest.raises(ValueError, match="extra_teachers adds scores of lists; use ListwiseKL"):
             InBatchKL(teacher="v", extra_teachers={"words": 1.0})

@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import assert_comes_back, everything, lists, pool, run_killed, spec, stage
+from tiny import assert_comes_back, everything, lists, pool, run_killed, spec, stage, terms_of
 
 from retort.students import Student
 from retort.trainers.build import build_recipe
-from retort.trainers.distiller import Context, Distiller, Spec, step_loss
+from retort.trainers.distiller import Distiller, step_loss
 from retort.trainers.encoder_output import PairOutput
-from retort.trainers.engine.loop import Loop, make_accelerator
+from retort.trainers.engine.loop import Loop, OpenedStage, make_accelerator
 from retort.trainers.methods.prod import AnchorKL, ConfusingQueries, confusing, first_ranks
 from retort.trainers.objectives import Contrastive, ListwiseKL
 from retort.trainers.recipe import Recipe, Stage, TrainingSection
+from retort.trainers.roles import ModelInfo, StepContext
 from retort.trainers.run import read_train_and_dev, run_recipe
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.stages import open_stage
@@ -36,7 +37,7 @@ class TestReferenceValues:
         teacher = torch.tensor([[6.0, 2.0, -1.0], [1.0, 3.0, 0.0]])
         old = torch.tensor([[1.5, 1.0, 0.2], [0.8, 0.9, -0.1]])
         batch = lists(teacher)
-        ctx = Context("tpd", 0, 1, anchor=PairOutput(old))
+        ctx = StepContext("tpd", 0, 1, anchor=PairOutput(old))
         objectives = [
             (Contrastive(scope="list"), 0.1),
             (ListwiseKL(teacher="t", student_temperature=4.0), 0.9),
@@ -45,7 +46,7 @@ class TestReferenceValues:
         terms = {
             name: (*term, weight)
             for o, weight in objectives
-            for name, term in o(PairOutput(scores), batch, ctx).items()
+            for name, term in terms_of(o, PairOutput(scores), batch, ctx).items()
         }
         means = {name: float(values.detach().mean()) for name, (values, _, _) in terms.items()}
         assert means == pytest.approx(
@@ -70,8 +71,8 @@ class TestReferenceValues:
     def test_an_anchor_equal_to_the_student_says_nothing(self):
         scores = torch.tensor([[2.0, 1.0, 0.5]], requires_grad=True)
         out = PairOutput(scores)
-        ((values, _),) = AnchorKL()(
-            out, lists(scores.detach()), Context("x", 0, 1, anchor=PairOutput(scores.detach()))
+        (values,) = AnchorKL()(
+            out, lists(scores.detach()), StepContext("x", 0, 1, anchor=PairOutput(scores.detach()))
         ).values()
         values.sum().backward()
         assert float(values) == pytest.approx(0, abs=1e-7)
@@ -87,7 +88,7 @@ class TestAnchor:
     @pytest.fixture
     def distiller(self, tiny_model):
         objectives = {"s": [(Contrastive(scope="list"), 1.0), (AnchorKL(), 1.0)]}
-        return Distiller(tiny_model(dropout=0.5), objectives, Spec(16, {}, {}), scale=20.0)
+        return Distiller(tiny_model(dropout=0.5), objectives, ModelInfo(16, {}, {}), scale=20.0)
 
     def test_taken_while_the_student_trains_it_has_no_dropout(self, distiller):
         distiller.train()
@@ -102,6 +103,7 @@ class TestAnchor:
         )
         training = TrainingSection(evaluate_every=0, checkpoint_every=99)
         stage = Stage(name="s", objectives=[], lr=1e-2, steps=5, refresh=2)
+        recipe = SimpleNamespace(stages=[stage], training=training, training_of=lambda _: training)
         step, equal = Loop._step, []
 
         def watching(self, *arguments):
@@ -112,10 +114,9 @@ class TestAnchor:
         monkeypatch.setattr(Loop, "_step", watching)
         Loop(
             distiller,
-            [stage],
-            training,
+            recipe,
             tmp_path,
-            open_stage=lambda *_: source,
+            open_stage=lambda *_: OpenedStage(source, dict),
             evaluate=lambda: 0.0,
             accelerator=make_accelerator(training, tmp_path),
         ).run()
@@ -270,7 +271,7 @@ class TestSelection:
         stage = recipe.stages[2]
         for objective in list(parts.distiller.objectives_of("round")):
             objective.teacher = None
-        source = open_stage(parts, stage, tmp_path)
+        source = open_stage(parts, stage, tmp_path).source
         assert source.size == keep.sum()
         allowed = {text for text, kept in zip(train.queries.texts, keep, strict=True) if kept}
         assert {q for step in range(6) for q in source.batch(step).queries} <= allowed

@@ -283,7 +283,7 @@ def test_a_plan_counts_at_least_the_pairs_that_are_asked(recipe_tree, beir, tmp_
     recipe_tree["stages"] = [stage("distil", 40, spec("ListwiseKL"), teacher="words", candidates=lists)]
     data = read_beir(beir, "train")
     parts = build_recipe(Recipe.from_dict(recipe_tree), data, tmp_path / "cache")
-    source = open_stage(parts, parts.recipe.stages[0], tmp_path)
+    source = open_stage(parts, parts.recipe.stages[0], tmp_path).source
     asked = int(source.used(range(40)).sum())
     assert asked <= _pairs(parts, "words", data) <= 2 * asked
 

@@ -32,11 +32,11 @@ from retort.students.sparse import SparseStudent, encode_sparse, largest, load_s
 from retort.trainers.candidates.sparse import SparseMiner
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
-from retort.trainers.distiller import Context
 from retort.trainers.encoder_output import DenseOutput
 from retort.trainers.evaluation.rank import evaluate_model
 from retort.trainers.objectives import Flops
 from retort.trainers.recipe import Recipe
+from retort.trainers.roles import StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.search import search_vectors
 from retort.trainers.teachers.sparse_encoder import SparseEncoderTeacher
@@ -113,7 +113,7 @@ def test_flops():
     queries, documents = torch.tensor([[1.0, 0.0], [3.0, 2.0]]), torch.tensor([[0.0, 1.0]])
     out = DenseOutput(queries, documents, 1.0, "dot")
     objective = Flops(query_weight=1.0, document_weight=2.0, rise=0.5)
-    half, whole = (objective(out, None, Context("s", step, 8)) for step in (1, 6))
+    half, whole = (objective(out, None, StepContext("s", step, 8)) for step in (1, 6))
     assert float(whole["flops_query"][0]) == pytest.approx(2**2 + 1)
     assert float(whole["flops_document"][0]) == pytest.approx(2.0)
     assert float(half["flops_query"][0]) == pytest.approx(5 / 4)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-from tiny import everything, pool, run_killed, spec, stage, tiny_config
+from tiny import everything, opened, pool, run_killed, spec, stage, tiny_config
 
 from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder, StudentTextEmbedder
 from haystack_integrations.components.retrievers.retort import StudentRetriever
@@ -28,7 +28,7 @@ from retort.students.create import (
     static_with_lexical,
     two_towers,
 )
-from retort.students.encoding import encode_texts
+from retort.students.encoding import VECTORS, encode_parts, layer_entry
 from retort.students.hashing import fingerprint_of
 from retort.students.loading import OWN_MODULES, RemoteCodeError, names_own_modules
 from retort.students.towers import SIDES
@@ -182,7 +182,8 @@ class TestTowers:
                 two_towers({"type": kind}, lexical)
 
     def test_dropout_spares_what_is_frozen(self, tiny_model, tokenizer_path, tmp_path):
-        from retort.trainers.distiller import Distiller, Spec
+        from retort.trainers.distiller import Distiller
+        from retort.trainers.roles import ModelInfo
 
         save_student(tiny_model(3, dropout=0.5), tmp_path / "documents")
         document = {
@@ -191,7 +192,7 @@ class TestTowers:
             "frozen": True,
         }
         model = two_towers(tower(1, tokenizer_path), document)
-        distiller = Distiller(model, {"s": []}, Spec(16, {}, {}), scale=1.0).train()
+        distiller = Distiller(model, {"s": []}, ModelInfo(16, {}, {}), scale=1.0).train()
         learning = distiller.enter("s")
         assert learning
         assert all(p.requires_grad for p in model[0].sub_modules["query"].parameters())
@@ -216,14 +217,14 @@ def test_batches_of_queries_are_half_sentences(beir, tmp_path):
     from retort.trainers.context import TrainingContext
 
     data = read_beir(beir, "train")
-    source = QueryBatches(TrainingContext(data, {}, tmp_path), batch_size=8, vector_teachers=[], seed=0)
+    source = opened(QueryBatches(), TrainingContext(data, {}, tmp_path), batch_size=8, seed=0)
     seen = [source.batch(step) for step in range(12)]
     asked = set(data.queries.texts)
     assert all(sum(q in asked for q in batch.queries) == 4 and len(batch.queries) == 8 for batch in seen[:7])
     assert all(q in asked or any(q in text for text in data.corpus.texts) for batch in seen for q in batch.queries)
     assert {q for batch in seen for q in batch.queries} >= asked
     assert all(batch.documents == [] for batch in seen)
-    again = QueryBatches(TrainingContext(data, {}, tmp_path), batch_size=8, vector_teachers=[], seed=0).batch(5)
+    again = opened(QueryBatches(), TrainingContext(data, {}, tmp_path), batch_size=8, seed=0).batch(5)
     assert again.queries == seen[5].queries
 
 
@@ -248,8 +249,8 @@ class TestLayersOnATable:
 
     def test_layers_in_the_middle_are_pooled_with_the_weights(self, started):
         """No layer changes anything yet, so each pools to what the last does."""
-        found = encode_texts(started, TEXTS[:2], "document", layers=[0, 1])
-        first, second, last = found.detach().split(started.get_embedding_dimension(), dim=1)
+        found = encode_parts(started, TEXTS[:2], "document", layers=[0, 1])
+        first, second, last = (found[name].detach() for name in (layer_entry(0), layer_entry(1), VECTORS))
         torch.testing.assert_close(first, second)
         torch.testing.assert_close(torch.nn.functional.normalize(first, dim=1), last)
 

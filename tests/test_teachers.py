@@ -19,6 +19,7 @@ from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import TextStore
 from retort.trainers.plan import plan_run
 from retort.trainers.recipe import Recipe
+from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import CacheError, RecipeError
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 from retort.trainers.teachers.embedder import EmbedderTeacher
@@ -201,7 +202,7 @@ class TestSomebodysOwn:
         }
 
     def test_in_a_run(self, tree, beir, tmp_path):
-        Recipe.from_dict(tree, allow=["tiny_teachers"]).run(beir, tmp_path / "run")
+        run_recipe(Recipe.from_dict(tree, allow=["tiny_teachers"]), beir, tmp_path / "run")
         measured = json.loads((tmp_path / "run" / "metrics.json").read_text())["dev"]["teachers"]
         assert set(measured) == {"vectors"}  # those that give scores rank no corpus
         assert measured["vectors"]["ndcg@10"] > 0
@@ -225,7 +226,7 @@ class TestSomebodysOwn:
     def test_an_order_is_no_scores(self, tree, beir, tmp_path):
         tree["stages"][1]["teacher"] = "ranks"
         with pytest.raises(RecipeError, match="stage scored: teacher 'ranks' gives an order without scores"):
-            Recipe.from_dict(tree, allow=["tiny_teachers"]).run(beir, tmp_path / "run")
+            run_recipe(Recipe.from_dict(tree, allow=["tiny_teachers"]), beir, tmp_path / "run")
 
     @pytest.mark.parametrize(
         ("kind", "message"),

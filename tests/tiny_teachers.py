@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from tiny_components import overlap
 
-from retort.students.sides import Side
+from retort.students.towers import Side
 from retort.trainers.roles import Ask, Teacher
 
 

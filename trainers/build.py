@@ -18,10 +18,21 @@ from retort.students.sparse import is_sparse
 from retort.students.towers import SIDES, route
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.texts import RetrievalData
-from retort.trainers.distiller import Distiller, Objective, Spec
+from retort.trainers.distiller import Distiller
 from retort.trainers.encoder_output import COSINE_SCALE
+from retort.trainers.objectives import TeacherObjective
 from retort.trainers.recipe import CandidatesSection, Recipe, Stage, component
-from retort.trainers.roles import Gives, Miner, QuerySource, Selector, Teacher, TextTransform
+from retort.trainers.roles import (
+    BatchSource,
+    Gives,
+    Miner,
+    ModelInfo,
+    Objective,
+    QuerySource,
+    Selector,
+    Teacher,
+    TextTransform,
+)
 from retort.trainers.runtime.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -41,6 +52,10 @@ class BuiltRecipe:
         By name.
     :param selectors:
         By stage, where it has one.
+    :param queries:
+        By stage where its queries come from, where they are not the data's.
+    :param batches:
+        By stage where its batches come from.
     :param texts:
         By stage what makes the texts of its lists, where it is not the documents alone.
     :param distiller:
@@ -55,6 +70,8 @@ class BuiltRecipe:
     context: TrainingContext
     miners: dict[str, Miner]
     selectors: dict[str, Selector]
+    queries: dict[str, QuerySource]
+    batches: dict[str, BatchSource]
     texts: dict[str, TextTransform]
     distiller: Distiller
     trunk: str
@@ -141,8 +158,28 @@ def _parts(
         for i, stage in enumerate(recipe.stages)
         if stage.candidates is not None and stage.candidates.text is not None
     }
-    distiller = build_distiller(recipe, student, context.teachers)
-    return BuiltRecipe(recipe, context, miners, selectors, texts, distiller, fingerprint_of(student), trained_in_run)
+    batches: dict[str, BatchSource] = {}
+    queries: dict[str, QuerySource] = {}
+    for i, stage in enumerate(recipe.stages):
+        batches[stage.name] = recipe.create(stage.batches, "batches", f"stages.{i}.batches")
+        if batches[stage.name].needs_lists and stage.candidates is None:
+            msg = f"stages.{i}.candidates: needed by {stage.batches.type}."
+            raise RecipeError(msg)
+        if stage.queries is not None:
+            queries[stage.name] = recipe.create(stage.queries, "queries", f"stages.{i}.queries")
+    distiller = build_distiller(recipe, student, context.teachers, batches)
+    return BuiltRecipe(
+        recipe=recipe,
+        context=context,
+        miners=miners,
+        selectors=selectors,
+        queries=queries,
+        batches=batches,
+        texts=texts,
+        distiller=distiller,
+        trunk=fingerprint_of(student),
+        trained_in_run=trained_in_run,
+    )
 
 
 def _list_texts(recipe: Recipe, where: str, section: CandidatesSection, student: Any) -> TextTransform:
@@ -150,13 +187,13 @@ def _list_texts(recipe: Recipe, where: str, section: CandidatesSection, student:
     if is_ranker(student):
         msg = f"{where}.text: a ranker reads queries with documents already."
         raise RecipeError(msg)
-    made: TextTransform = recipe.create(section.text, "text", f"{where}.text")
+    transform: TextTransform = recipe.create(section.text, "text", f"{where}.text")
     source: QuerySource | None = None
-    if made.source_spec is not None:
+    if transform.source_spec is not None:
         within = f"{where}.text.init_parameters.queries"
-        source = recipe.create(component(made.source_spec, within), "queries", within)
-    _checked(f"{where}.text", made.bind, source, student.tokenizer, section.negatives)
-    return made
+        source = recipe.create(component(transform.source_spec, within), "queries", within)
+    _checked(f"{where}.text", transform.bind, source, student.tokenizer, section.negatives)
+    return transform
 
 
 def _check_order(trained_in_run: dict[str, BuiltRecipe]) -> None:
@@ -183,7 +220,10 @@ def _check_names(where: str, asked: tuple[str, ...], teachers: dict[str, Teacher
 
 
 def build_distiller(
-    recipe: Recipe, student: SentenceTransformer | CrossEncoder, teachers: dict[str, Teacher]
+    recipe: Recipe,
+    student: SentenceTransformer | CrossEncoder,
+    teachers: dict[str, Teacher],
+    batches: dict[str, BatchSource],
 ) -> Distiller:
     """Create the objectives of all stages and the distiller around them."""
     ranker = is_ranker(student)
@@ -193,19 +233,16 @@ def build_distiller(
         for j, spec in enumerate(stage.objectives):
             where = f"stages.{i}.objectives.{j}"
             objective: Objective = recipe.create(spec, "objective", where, teacher=stage.teacher)
-            if objective.needs_lists and not stage.takes_lists:
+            if objective.needs_lists and not batches[stage.name].needs_lists:
                 msg = f"{where}: {spec.type} needs candidate lists; the stage's batches are mere texts."
                 raise RecipeError(msg)
             if objective.needs_vectors and ranker:
                 msg = f"{where}: {spec.type} compares vectors, and the student is a ranker, which has none."
                 raise RecipeError(msg)
-            teacher = teachers.get(str(objective.teacher))
-            _check_objective(where, spec.type, objective, student, teacher)
+            for name in objective.each_teacher:
+                _check_objective(where, spec.type, objective, student, name, teachers[name])
             if objective.needs_anchor and spec.weight and stage.anchor is None:
                 msg = f"{where}: {spec.type} compares with a frozen copy of the student; set stages.{i}.anchor: start."
-                raise RecipeError(msg)
-            if objective.needs_live_teacher and (teacher is None or teacher.runs != "in_loop"):
-                msg = f"{where}: {spec.type} needs its teacher in the loop; make {objective.teacher!r} a LiveTeacher."
                 raise RecipeError(msg)
             objectives[stage.name].append((objective, spec.weight))
         _check_turns(f"stages.{i}", stage, [o for o, _ in objectives[stage.name]])
@@ -219,13 +256,14 @@ def build_distiller(
         msg = "teachers.bm25: figures of that name are BM25's; give the teacher another name."
         raise RecipeError(msg)
     deep = any(o.needs_layers for pairs in objectives.values() for o, _ in pairs)
-    bound = Spec(
+    info = ModelInfo(
         student_dim=0 if is_ranker(student) else int(student.get_embedding_dimension() or 0),
         teacher_dims={name: t.dim for name, t in vectors.items()},
         teacher_similarities={name: t.similarity for name, t in vectors.items()},
         teacher_scales={name: t.scale for name, t in live.items()},
         student_layers=_checked("student", _depth, student) if deep else 0,
         teacher_layers={n: _checked(f"teachers.{n}", _depth, t.model) for n, t in live.items()} if deep else {},
+        student=student,
     )
     if is_late_interaction(student):
         msg = "student: a model with a vector a token can teach (LiveTeacher); it cannot be trained as a student yet."
@@ -241,6 +279,14 @@ def build_distiller(
         for i, stage in enumerate(recipe.stages)
         if stage.temperature is not None
     }
+    weightings = {}
+    for i, stage in enumerate(recipe.stages):
+        several = [o for o, _ in objectives[stage.name] if len(o.each_teacher) > 1]
+        if stage.weighting is not None and not several:
+            msg = f"stages.{i}.weighting: no objective of the stage names several teachers; give `teacher` a list."
+            raise RecipeError(msg)
+        if stage.weighting is not None:
+            weightings[stage.name] = recipe.create(stage.weighting, "weighting", f"stages.{i}.weighting")
     if recipe.training.dropout is not None:
         for model in (student, *(t.model for t in live.values())):
             set_dropout(model, recipe.training.dropout)
@@ -248,9 +294,10 @@ def build_distiller(
         return Distiller(
             student,
             objectives,
-            bound,
+            info,
             scale=scale,
             temperatures=temperatures,
+            weightings=weightings,
             live=live,
             tokens_per_chunk=recipe.training.tokens_per_chunk,
             cache_gradients=recipe.training.cache_gradients,
@@ -261,11 +308,17 @@ def build_distiller(
         raise RecipeError(msg) from error
 
 
-def _check_objective(where: str, kind: str, objective: Objective, student: Any, teacher: Teacher | None) -> None:
+def _check_objective(where: str, kind: str, objective: Objective, student: Any, name: str, teacher: Teacher) -> None:
     """Refuse what could only fail once the stage begins."""
-    live: Any = teacher if teacher is not None and teacher.runs == "in_loop" else None
-    if objective.needs_teacher_vectors and teacher is not None and teacher.gives != "vectors":
-        msg = f"{where}: {kind} needs vectors, and teacher {objective.teacher!r} scores lists."
+    live: Any = teacher if teacher.runs == "in_loop" else None
+    if len(objective.each_teacher) > 1 and not isinstance(objective, TeacherObjective):
+        msg = f"{where}: {kind} takes one teacher; give each of {', '.join(objective.each_teacher)} an objective."
+        raise RecipeError(msg)
+    if objective.needs_live_teacher and live is None:
+        msg = f"{where}: {kind} needs its teacher in the loop; make {name!r} a LiveTeacher."
+        raise RecipeError(msg)
+    if objective.needs_teacher_vectors and teacher.gives != "vectors":
+        msg = f"{where}: {kind} needs vectors, and teacher {name!r} scores lists."
         raise RecipeError(msg)
     in_batch = objective.needs_live_teacher and vars(objective).get("scope") == "in_batch"
     if in_batch and (is_ranker(student) or (live is not None and is_ranker(live.model))):

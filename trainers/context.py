@@ -55,6 +55,10 @@ class TrainingContext:
         self.kinds: dict[str, str] = {}  # of teachers that were asked for scores: `scores` or `ranks`
         self._vectors: dict[tuple[str, str, Side], Any] = {}
 
+    def over(self, data: RetrievalData) -> TrainingContext:
+        """Return the same models over other data."""
+        return TrainingContext(data, self.teachers, self.cache, self._student)
+
     def model_key(self, name: str) -> str:
         """Identify a model's weights: a teacher's key, or the fingerprint of the student as it is now."""
         return fingerprint_of(self._current()) if name == "student" else self.teacher(name).key

@@ -5,108 +5,38 @@
 The distiller: the one module that holds everything learned, and its roles.
 
 Whatever learns lives in it, so that wrapping, clipping, checkpoints and resuming cannot miss it. A method adds role
-classes; none owns a forward pass of its own, so methods combine in one recipe.
+classes (`retort.trainers.roles`); none owns a forward pass of its own, so methods combine in one recipe.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from retort.trainers.batches.base import CandidateBatch
-from retort.trainers.encoder_output import BatchEncoder, DenseOutput, EncoderOutput, empty_output
+from retort.trainers.encoder_output import BatchEncoder, DenseOutput, EncoderOutput
+from retort.trainers.roles import (
+    LoggedTerms,
+    Masks,
+    ModelInfo,
+    Objective,
+    StepContext,
+    TeacherWeighting,
+    Temperature,
+    Values,
+)
 from retort.trainers.runtime.distributed import ProcessGroup
-from retort.trainers.runtime.rng import rng_for
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
-Terms = dict[str, tuple[Tensor, Tensor]]
-Weighted = dict[str, tuple[Tensor, Tensor, float | None]]  # None: watched, no part of the loss
-Compared = tuple[Tensor, Tensor, Tensor]
+Weighted = dict[str, tuple[Tensor, Tensor, float | None]]  # None: logged, no part of the loss
 STUDENT = "student"
-
-
-@dataclass
-class Context:
-    """
-    Where training stands.
-
-    :param stage:
-        Name of the stage.
-    :param step:
-        Step within it.
-    :param steps:
-        How many it has.
-    :param queries:
-        Queries of the whole step, over all parts of its batch.
-    :param seed:
-        Seed of the run.
-    :param processes:
-        The processes; `processes.gather` joins what each computed of its share.
-    :param temperature:
-        What the stage's temperature gave for this batch and objective, a scalar or `[B, 1]`; None if it has none.
-    :param anchor:
-        The batch as the stage's frozen copy of the student sees it; None if there is none.
-    :param teachers:
-        The batch as live teachers see it; with gradients where they learn.
-    :param logged_terms:
-        What an objective wants logged besides its terms, in their form; it adds nothing to the loss.
-    """
-
-    stage: str
-    step: int
-    steps: int
-    queries: int = 1
-    seed: int = 0
-    processes: ProcessGroup = field(default_factory=ProcessGroup)
-    temperature: Tensor | None = None
-    anchor: EncoderOutput | None = None
-    teachers: dict[str, EncoderOutput] = field(default_factory=dict)
-    logged_terms: Terms = field(default_factory=dict)
-
-    def rng(self, *parts: object) -> np.random.Generator:
-        """Return a generator of this step, the same however often and wherever it is asked for."""
-        return rng_for(self.seed, self.stage, self.step, *parts)
-
-
-@dataclass
-class Spec:
-    """
-    What an objective may need to know before the first step.
-
-    Of teachers that give vectors: their dimensions, and how these are compared (`cosine` or `dot`). `student_dim` is 0
-    for a ranker. `teacher_scales` are the factors of live teachers' scores. `student_layers` and `teacher_layers` count
-    the layers of the student and of live teachers, where an objective needs them.
-    """
-
-    student_dim: int
-    teacher_dims: dict[str, int]
-    teacher_similarities: dict[str, str]
-    teacher_scales: dict[str, float] = field(default_factory=dict)
-    student_layers: int = 0
-    teacher_layers: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Turn:
-    """The first `steps` of every `cycle` steps of a stage belong to a live teacher; the student rests."""
-
-    steps: int
-    cycle: int
-
-    def __post_init__(self) -> None:
-        """Refuse turns that leave the student no step."""
-        if not 0 <= self.steps < self.cycle:
-            msg = f"turn: 0 <= steps < cycle must hold; they are {self.steps} and {self.cycle}."
-            raise ValueError(msg)
 
 
 @dataclass
@@ -118,110 +48,8 @@ class ParameterGroup:
     decays: bool
 
     def at(self, step: int, steps: int) -> float:
-        """Return the share of it at a step, besides the schedule."""
+        """Return the share of it at a step, on top of the schedule."""
         return self.part.lr_factor(step, steps) if isinstance(self.part, Temperature) else 1.0
-
-
-class Objective(nn.Module):
-    """
-    A term, or several, of the loss; may own parameters.
-
-    Subclasses set `needs_positives` where a query without a positive cannot be learned from, `needs_lists` where a
-    batch of mere texts will not do, `needs_vectors` where a ranker cannot be the student, `needs_teacher_vectors` where
-    a teacher's scores of lists will not do, `takes_ranks` where an order will do as its scores, `needs_anchor` where
-    they compare with a frozen copy of the student, `divergence` where they compare two distributions, `scores_only`
-    where they look at the student's scores alone, so that cut vectors do for them, `needs_live_teacher` where their
-    teacher must be in the loop, `needs_layers` where they look at its layers and the student's, `teacher` to the name
-    of the teacher they learn from, `extra_teachers` to the weights of others whose scores are added to its, `turn`
-    where that teacher learns from them, in steps of its own, and `lr` where their own parameters (with `turn`, the
-    teacher) want a learning rate other than the stage's; parameters of their own then do not decay.
-    """
-
-    needs_positives = False
-    needs_lists = False
-    needs_vectors = False
-    takes_ranks = False
-    needs_anchor = False
-    teacher: str | None = None
-    extra_teachers: Mapping[str, float] = MappingProxyType({})
-    divergence = False
-    scores_only = True
-    needs_live_teacher = False
-    needs_teacher_vectors = False
-    needs_layers = False
-    turn: Turn | None = None
-    lr: float | None = None
-
-    @property
-    def teachers(self) -> list[str]:
-        """Names of the teachers that it learns from."""
-        return [*([] if self.teacher is None else [str(self.teacher)]), *self.extra_teachers]
-
-    def bind(self, spec: Spec) -> None:
-        """Create what depends on dimensions; called once, before the optimiser sees the parameters."""
-
-    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
-        """
-        Compute the terms.
-
-        :param out:
-            The student's vectors (`DenseOutput`) or a ranker's scores (`PairOutput`), of the whole batch.
-        :param batch:
-            The batch.
-        :param ctx:
-            Where training stands.
-        :returns:
-            Per term its values and which of them count, both `[B]` (or any equal length). What counts depends on the
-            batch alone, never on `out`: it is asked for in advance.
-        """
-        raise NotImplementedError
-
-    def compared(self, out: Any, batch: CandidateBatch, ctx: Context) -> Compared:
-        """
-        Give what a divergence between two distributions compares.
-
-        :returns:
-            The student's scores, those that it is compared with, and which take part, each `[B, N]`.
-        """
-        raise NotImplementedError
-
-    def layers(self, ctx: Context) -> list[tuple[int, int]]:  # noqa: ARG002
-        """Choose pairs of a teacher's and a student's layer, from 0, to look at in a step."""
-        return []
-
-
-class Temperature(nn.Module):
-    """
-    What divides a stage's scores before softmaxes, the student's and the teacher's alike; may own parameters.
-
-    `lr` is as in `Objective`.
-    """
-
-    lr: float | None = None
-
-    def lr_factor(self, step: int, steps: int) -> float:  # noqa: ARG002
-        """Return the share of `lr` at a step, besides the schedule: optimisers divide the gradient's own size out."""
-        return 1.0
-
-    def bind(self, objectives: list[Objective]) -> None:
-        """Create what depends on the stage's objectives; called once, before the optimiser sees the parameters."""
-
-    def forward(self, out: Any, batch: CandidateBatch, ctx: Context, objective: Objective) -> Tensor | None:
-        """
-        Compute the temperature.
-
-        :param out:
-            As for objectives.
-        :param batch:
-            The batch.
-        :param ctx:
-            Where training stands.
-        :param objective:
-            Whose scores it is to divide.
-        :returns:
-            A scalar, or one value a query, `[B, 1]`; None leaves the objective its own.
-        """
-        raise NotImplementedError
 
 
 class Distiller(nn.Module):
@@ -232,12 +60,14 @@ class Distiller(nn.Module):
         The model to train: a bi-encoder or a ranker.
     :param objectives:
         Per stage a list of objectives with their weights.
-    :param spec:
-        Dimensions for the objectives.
+    :param info:
+        What the objectives may need to know of the models.
     :param scale:
         Factor on the student's scores (20 suits cosines; 1 dot products and logits).
     :param temperatures:
         Per stage its temperature, where it has one.
+    :param weightings:
+        Per stage what weighs several teachers, where it has one; else they count alike.
     :param live:
         Teachers in the loop, by name.
     :param tokens_per_chunk:
@@ -252,10 +82,11 @@ class Distiller(nn.Module):
         self,
         student: SentenceTransformer | CrossEncoder,
         objectives: dict[str, list[tuple[Objective, float]]],
-        spec: Spec,
+        info: ModelInfo,
         *,
         scale: float,
         temperatures: dict[str, Temperature] | None = None,
+        weightings: dict[str, TeacherWeighting] | None = None,
         live: dict[str, Any] | None = None,
         tokens_per_chunk: int | None = None,
         cache_gradients: bool = False,
@@ -271,14 +102,18 @@ class Distiller(nn.Module):
             {f"stage_{stage}": nn.ModuleList(o for o, _ in pairs) for stage, pairs in objectives.items()}
         )
         self.temperatures = nn.ModuleDict({f"stage_{stage}": t for stage, t in (temperatures or {}).items()})
+        self.weightings = nn.ModuleDict({f"stage_{stage}": w for stage, w in (weightings or {}).items()})
+        self.stage_state: dict[str, dict[str, Tensor]] = {}  # what objectives fixed when the stage opened
         self.weights = {stage: [weight for _, weight in pairs] for stage, pairs in objectives.items()}
         self.scale = scale
         self.encoder = BatchEncoder(ProcessGroup(), tokens_per_chunk, cache_gradients)
         for pairs in objectives.values():
             for objective, _ in pairs:
-                objective.bind(spec)
+                objective.bind(info)
         for stage, temperature in (temperatures or {}).items():
             temperature.bind([objective for objective, _ in objectives[stage]])
+        for stage, weighting in (weightings or {}).items():
+            weighting.bind(sorted({name for o, _ in objectives[stage] for name in o.each_teacher}), info)
 
     @property
     def student(self) -> Any:
@@ -293,9 +128,17 @@ class Distiller(nn.Module):
     def take_anchor(self, stage: str) -> None:
         """Freeze a copy of the student as it is now, if an objective of the stage with any weight needs one."""
         self.drop_anchor()
-        objectives = zip(self.objectives_of(stage), self.weights[stage], strict=True)
-        if any(objective.needs_anchor and weight for objective, weight in objectives):
+        if self._wants_anchor(stage):
             self.roles["anchor"] = copy.deepcopy(self.student).requires_grad_(False).eval()
+
+    def _wants_anchor(self, stage: str) -> bool:
+        objectives = zip(self.objectives_of(stage), self.weights[stage], strict=True)
+        return any(objective.needs_anchor and weight for objective, weight in objectives)
+
+    def take_state(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Take up what a stage's objectives fixed when it opened, by their place (see `Objective.open`)."""
+        device = next(self.student.parameters()).device
+        self.stage_state = {place: {n: t.to(device) for n, t in own.items()} for place, own in state.items()}
 
     def train(self, mode: bool = True) -> Distiller:
         """Switch dropout on or off; never that of models that do not learn now, which are fixed targets."""
@@ -346,94 +189,140 @@ class Distiller(nn.Module):
         """List a stage's objectives."""
         return list(self.objectives[f"stage_{stage}"].children())
 
-    def forward(self, batch: CandidateBatch, ctx: Context) -> Weighted:
+    def forward(self, batch: CandidateBatch, ctx: StepContext) -> Weighted:
         """
         Encode the batch, or score its pairs, and compute every term of the stage, or of the turn.
 
         :param batch:
-            The batch, on the right device; the same one on every rank.
+            The batch, on the right device; the same one in every process.
         :param ctx:
             Where training stands.
         :returns:
-            Per term: values, which of them count, and the objective's weight, None for what is only watched; the same
-            on every rank.
+            Per term: values, which of them count, and the objective's weight, None for what is only logged; the same
+            in every process.
         """
         self.encoder.processes = ctx.processes
-
-        def see(model: Any, scale: float, layers: list[int]) -> EncoderOutput:
-            if any(p.requires_grad for p in model.parameters()):
-                return self.encoder.encode(model, batch, scale, layers)
-            if model is self.student:  # it rests: nothing of the turn looks at it
-                return empty_output(model, batch, scale, layers)
-            with torch.no_grad():
-                return self.encoder.encode(model, batch, scale, layers)
-
-        return self._terms(batch, ctx, see)
-
-    def counts(self, batch: CandidateBatch, ctx: Context) -> dict[str, float]:
-        """Count each term's valid values without encoding anything; what is valid depends on the batch alone."""
-
-        def see(model: Any, scale: float, layers: list[int]) -> EncoderOutput:
-            return empty_output(model, batch, scale, layers)
-
-        with torch.no_grad():
-            return {name: float(mask.sum()) for name, (_, mask, _) in self._terms(batch, ctx, see).items()}
-
-    def _terms(
-        self, batch: CandidateBatch, ctx: Context, see: Callable[[Any, float, list[int]], EncoderOutput]
-    ) -> Weighted:
         turn = self.turn_at(ctx.stage, ctx.step)
         pairs = self._objectives_in(ctx.stage, turn)
-        wanted: dict[str, set[int]] = {}
+        layers: dict[str, set[int]] = {}
         for objective, _ in pairs:
             for theirs, own in objective.layers(ctx):
-                wanted.setdefault(str(objective.teacher), set()).add(theirs)
-                wanted.setdefault(STUDENT, set()).add(own)
-        layers = {name: sorted(numbers) for name, numbers in wanted.items()}
-        out = see(self.student, self.scale, layers.get(STUDENT, []))
-        anchor = see(self.roles["anchor"], self.scale, []) if "anchor" in self.roles and turn == STUDENT else None
+                layers.setdefault(str(objective.teacher), set()).add(theirs)
+                layers.setdefault(STUDENT, set()).add(own)
+        views = tuple(sorted({view for objective, _ in pairs for view in objective.views}))
+
+        def encoded(model: Any, scale: float, name: str, views: tuple[str, ...] = ()) -> EncoderOutput:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())):
+                return self.encoder.encode(model, batch, scale, sorted(layers.get(name, ())), views)
+
+        rests = turn != STUDENT  # nothing of a teacher's turn looks at the student
+        output = None if rests else encoded(self.student, self.scale, STUDENT, views)
+        anchor = None
+        if "anchor" in self.roles and not rests:
+            anchor = encoded(self.roles["anchor"], self.scale, "anchor", views)
         teachers = {
-            name: see(self.live[name].model, self.live[name].scale, layers.get(name, []))
-            for name in self._live_in(ctx.stage, turn)
+            name: encoded(self.live[name].model, self.live[name].scale, name) for name in self._live_in(ctx.stage, turn)
         }
-        ctx = replace(ctx, anchor=anchor, teachers=teachers)
+        ctx = replace(ctx, anchor=anchor, teachers=teachers, model=self.student)
         # Autocast is for the encoder: scores and losses would lose digits that a softmax needs.
         with torch.autocast(batch.index.device.type, enabled=False):
-            return self._terms_of(pairs, out, _with_teachers(batch, teachers, self.student), ctx)
+            seen = _with_teachers(batch, teachers, self.student)
+            parts = []
+            for number, objective, weight in self._used(ctx.stage, pairs):
+                masks = self._valid(objective, batch)
+                parts.append((number, self._terms_of(objective, weight, masks, output, seen, ctx)))
+            return _numbered(parts)
+
+    def counts(self, batch: CandidateBatch, ctx: StepContext) -> dict[str, float]:
+        """Count each term's valid values without encoding anything; what is valid depends on the batch alone."""
+        pairs = self._objectives_in(ctx.stage, self.turn_at(ctx.stage, ctx.step))
+        counted = []
+        for number, objective, _ in self._used(ctx.stage, pairs):
+            masks = _any_of(self._valid(objective, batch))
+            counted.append((number, {f"{name}{cut}": m for cut in self._cuts(objective) for name, m in masks.items()}))
+        return {name: float(mask.sum()) for name, mask in _numbered(counted).items()}
+
+    def _used(self, stage: str, pairs: list[tuple[Any, float]]) -> Iterator[tuple[int, Any, float]]:
+        """Number a turn's objectives, without those that lack the anchor, as their weight is 0."""
+        for number, (objective, weight) in enumerate(pairs):
+            if not objective.needs_anchor or self._wants_anchor(stage):
+                yield number, objective, weight
+
+    def _valid(self, objective: Any, batch: CandidateBatch) -> list[Masks]:
+        """Per teacher of an objective which values count; of the batch as it is before teachers in the loop answer."""
+        seen = batch if objective.takes_derived else batch.standard()
+        return [objective.valid(seen, teacher) for teacher in objective.each_teacher or [None]]
 
     def _terms_of(
-        self, pairs: list[tuple[Any, float]], out: EncoderOutput, batch: CandidateBatch, ctx: Context
+        self,
+        objective: Any,
+        weight: float,
+        masks: list[Masks],
+        output: Any,
+        batch: CandidateBatch,
+        ctx: StepContext,
     ) -> Weighted:
-        terms = {}
-        temperatures = self.temperatures[f"stage_{ctx.stage}"] if f"stage_{ctx.stage}" in self.temperatures else None
-        for number, (objective, weight) in enumerate(pairs):
-            if objective.needs_anchor and ctx.anchor is None:  # its weight is 0
-                continue
-            tau = None
-            if temperatures is not None and objective.turn is None:
-                tau = temperatures(out, batch, ctx, objective)
-            found: Weighted = {}
-            views = self._views(objective, out)
-            logged: Terms = {}
-            for dim, view in views.items():
-                seen = replace(ctx, temperature=tau, logged_terms={} if dim else logged)  # whole vectors are watched
-                for name, (v, m) in objective(view, batch, seen).items():
-                    found[f"{name}@{dim}" if dim else name] = (v, m, weight / len(views))
+        """Compute an objective's terms, at each size of the vectors, for each teacher; and what it logs."""
+        if not objective.takes_derived:
+            output, batch = output and output.standard(batch), batch.standard()
+        cuts, logged = self._cuts(objective), LoggedTerms()
+        state = self.stage_state.get(self._place(ctx.stage, objective), {})
+        shares = None
+        teachers = objective.each_teacher or [None]
+        if len(teachers) > 1:
+            shares = self._teacher_weights(objective, teachers, output, batch, ctx, logged)
+        each: list[dict[str, tuple[Tensor, Tensor]]] = []
+        for teacher, counts in zip(teachers, masks, strict=True):
+            step = replace(ctx, teacher=teacher, state=state, logged_terms=logged)
+            step.temperature = tau = self._temperature(objective, output, batch, step)
+            terms: dict[str, tuple[Tensor, Tensor]] = {}
+            for cut, dim in cuts.items():
+                seen = output.cut(dim) if dim else output
+                values: Values = objective(seen, batch, replace(step, logged_terms={}) if dim else step)
+                terms |= {f"{name}{cut}": (v, counts[name]) for name, v in values.items()}
+            each.append(terms)
             if tau is not None:
-                each = tau.expand(len(batch.queries), 1).reshape(-1)
-                logged["temperature"] = (each, torch.ones_like(each, dtype=torch.bool))
-            found |= {name: (v.detach(), m, None) for name, (v, m) in logged.items()}
-            for name, term in found.items():
-                # Two objectives of one kind, say with two teachers, keep their own terms.
-                terms[f"{name}#{number}" if name in terms else name] = term
-        return terms
+                own = tau.expand(len(batch.queries), 1).reshape(-1)
+                name = "temperature" if shares is None else f"temperature.{teacher}"
+                logged[name] = (own, torch.ones_like(own, dtype=torch.bool))
+        joined = each[0] if shares is None else _joined(each, shares)
+        found: Weighted = {name: (v, m, weight / len(cuts)) for name, (v, m) in joined.items()}
+        return found | {name: (v.detach(), m, None) for name, (v, m) in logged.items()}
 
-    def _views(self, objective: Objective, out: EncoderOutput) -> dict[int, EncoderOutput]:
-        """List what an objective is to see: all of the vectors, as 0, and their first entries."""
-        views: dict[int, EncoderOutput] = {0: out}
-        if isinstance(out, DenseOutput) and objective.scores_only and objective.turn is None:
-            views |= {dim: out.cut(dim) for dim in self.dims}
-        return views
+    def _temperature(self, objective: Any, output: Any, batch: CandidateBatch, ctx: StepContext) -> Tensor | None:
+        stage = f"stage_{ctx.stage}"
+        if stage not in self.temperatures or objective.turn is not None:
+            return None
+        found: Tensor | None = self.temperatures[stage](output, batch, ctx, objective)
+        return found
+
+    def _teacher_weights(
+        self,
+        objective: Any,
+        teachers: list[str],
+        output: Any,
+        batch: CandidateBatch,
+        ctx: StepContext,
+        logged: LoggedTerms,
+    ) -> Tensor:
+        """`[K, B]`: how much each of an objective's teachers counts for each query; alike without a weighting."""
+        scores = {name: objective.list_teacher(output, batch, replace(ctx, teacher=name)) for name in teachers}
+        stage = f"stage_{ctx.stage}"
+        if stage not in self.weightings:
+            first = next(iter(scores.values()))
+            return first.new_full((len(scores), len(first)), 1 / len(scores))
+        weights: Tensor = self.weightings[stage](scores, batch, ctx)
+        for name, own in zip(scores, weights, strict=True):
+            logged[f"teacher_weight.{name}"] = (own.detach(), torch.ones_like(own, dtype=torch.bool))
+        return weights
+
+    def _cuts(self, objective: Any) -> dict[str, int]:
+        """Sizes at which an objective sees the vectors, by what its terms' names end in; 0 is all of them."""
+        dims = self.dims if objective.scores_only and objective.turn is None else []
+        return {"": 0} | {f"@{dim}": dim for dim in dims}
+
+    def _place(self, stage: str, objective: Any) -> str:
+        return f"{stage}.{next(i for i, other in enumerate(self.objectives_of(stage)) if other is objective)}"
 
     def _objectives_in(self, stage: str, turn: str) -> list[tuple[Any, float]]:
         pairs = zip(self.objectives_of(stage), self.weights[stage], strict=True)
@@ -449,14 +338,41 @@ class Distiller(nn.Module):
         return [self.student, *(self.live[n].model for n in self._live_in(stage, turn) if self.live[n].train)]
 
     def _around(self, stage: str, turn: str) -> list[Any]:
+        """List what may own parameters beside the models: objectives, temperature, weighting."""
         objectives = [objective for objective, _ in self._objectives_in(stage, turn)]
-        if turn != STUDENT or f"stage_{stage}" not in self.temperatures:
+        if turn != STUDENT:
             return objectives
-        return [*objectives, self.temperatures[f"stage_{stage}"]]
+        own = (
+            modules[f"stage_{stage}"] for modules in (self.temperatures, self.weightings) if f"stage_{stage}" in modules
+        )
+        return [*objectives, *own]
 
 
 def _role(teacher: str) -> str:
     return f"teacher_{teacher}"
+
+
+def _numbered(parts: Iterable[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+    """Join objectives' terms: two of one kind, say with two teachers, keep their own."""
+    terms: dict[str, Any] = {}
+    for number, own in parts:
+        terms |= {f"{name}#{number}" if name in terms else name: term for name, term in own.items()}
+    return terms
+
+
+def _any_of(masks: list[Masks]) -> Masks:
+    return {name: torch.stack([own[name] for own in masks]).any(0) for name in masks[0]}
+
+
+def _joined(each: list[dict[str, tuple[Tensor, Tensor]]], weights: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Weigh several teachers' values; where one has none, its weight goes to the others."""
+    joined = {}
+    for name in each[0]:
+        values, masks = (torch.stack([own[name][i] for own in each]) for i in (0, 1))
+        shares = weights.masked_fill(~masks, 0.0)
+        shares = shares / shares.sum(0).clamp(min=torch.finfo(shares.dtype).tiny)
+        joined[name] = ((shares * values.masked_fill(~masks, 0.0)).sum(0), masks.any(0))
+    return joined
 
 
 def _with_teachers(batch: CandidateBatch, teachers: dict[str, EncoderOutput], student: nn.Module) -> CandidateBatch:

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from retort.students.encoding import encode_texts
+from retort.students.encoding import VECTORS, encode_parts, encode_texts, layer_entry
 from retort.students.late_interaction import encode_tokens, is_late_interaction, longest
 from retort.students.scoring import is_ranker, score_pairs
 from retort.students.towers import Side, route
@@ -41,6 +41,9 @@ class DenseOutput:
         `cosine` or `dot`.
     :param layers:
         The same of layers that were asked for, by their number from 0.
+    :param views:
+        What else was asked for, of queries and of documents: `Tokens` as `tokens`; under another name what a module
+        of the student left as `NAME_embeddings`, `[B, ...]` and `[U, ...]`.
     """
 
     queries: Tensor
@@ -48,6 +51,7 @@ class DenseOutput:
     scale: float
     similarity: str
     layers: dict[int, DenseOutput] = field(default_factory=dict)
+    views: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
     @property
     def cosine_scale(self) -> float:
@@ -55,8 +59,15 @@ class DenseOutput:
         return self.scale if self.similarity == "cosine" else COSINE_SCALE
 
     def cut(self, dim: int) -> DenseOutput:
-        """Keep the first entries of all vectors; layers are left out."""
+        """Keep the first entries of all vectors; layers and views are left out."""
         return DenseOutput(self.queries[:, :dim], self.documents[:, :dim], self.scale, self.similarity)
+
+    def standard(self, batch: CandidateBatch) -> DenseOutput:
+        """Leave out derived candidates; views are left whole."""
+        if not batch.derived_documents:
+            return self
+        layers = {number: layer.standard(batch) for number, layer in self.layers.items()}
+        return replace(self, documents=self.documents[: -batch.derived_documents], layers=layers)
 
     def in_batch_scores(self) -> Tensor:
         """`[B, U]` scores of every query against every document of the batch."""
@@ -84,6 +95,13 @@ class PairOutput:
     scale: float = 1.0
     cosine_scale: float = COSINE_SCALE
     layers: dict[int, PairOutput] = field(default_factory=dict)
+
+    def standard(self, batch: CandidateBatch) -> PairOutput:
+        """Leave out derived candidates."""
+        if not batch.derived_candidates:
+            return self
+        layers = {number: layer.standard(batch) for number, layer in self.layers.items()}
+        return replace(self, scores=self.scores[:, : -batch.derived_candidates], layers=layers)
 
     def list_scores(self, batch: CandidateBatch) -> Tensor:  # noqa: ARG002
         """`[B, N]` scores of every query against its own list."""
@@ -131,6 +149,24 @@ class MultiVectorOutput:
         return self.in_batch_scores().gather(1, batch.index)
 
 
+@dataclass
+class Tokens:
+    """
+    What a model makes of each token.
+
+    :param states:
+        `[n, t, h]` states of the last layer.
+    :param mask:
+        `[n, t]` bool, which are there.
+    :param ids:
+        `[n, t]` int64 token ids; 0 where none is.
+    """
+
+    states: Tensor
+    mask: Tensor
+    ids: Tensor
+
+
 EncoderOutput = DenseOutput | PairOutput | MultiVectorOutput
 
 
@@ -164,6 +200,7 @@ class BatchEncoder:
         batch: CandidateBatch,
         scale: float,
         layers: Sequence[int] = (),
+        views: Sequence[str] = (),
     ) -> EncoderOutput:
         """
         Encode the batch's texts, or score its pairs.
@@ -175,9 +212,11 @@ class BatchEncoder:
         :param scale:
             Factor on the scores.
         :param layers:
-            Layers, from 0, to look at besides.
+            Layers, from 0, to look at as well.
+        :param views:
+            What else of a bi-encoder's output is wanted (see `DenseOutput.views`).
         :returns:
-            The whole batch, the same on every rank.
+            The whole batch, the same in every process.
         """
         if is_ranker(model):
             own = self._score(model, batch, layers)
@@ -196,22 +235,43 @@ class BatchEncoder:
             )
             last_part.layers = dict(zip(layers, parts, strict=True))
             return last_part
-        queries, documents = (
-            self._encode(model, texts, side, layers).split(_widths(model, layers), dim=-1) for texts, side in sides
-        )
-        *seen, out = (
-            DenseOutput(q, d, scale, model.similarity_fn_name) for q, d in zip(queries, documents, strict=True)
-        )
-        out.layers = dict(zip(layers, seen, strict=True))
-        return out
+        asked, given = (self._encode(model, texts, side, layers, views) for texts, side in sides)
 
-    def _encode(self, model: Any, texts: list[str], side: Side, layers: Sequence[int]) -> Tensor:
-        def work(own: list[str]) -> Tensor:
-            return encode_texts(
-                model, own, side, budget=self.tokens_per_chunk, recompute=self.cache_gradients, layers=layers
+        def output(name: str) -> DenseOutput:
+            return DenseOutput(asked[name], given[name], scale, model.similarity_fn_name)
+
+        whole = output(VECTORS)
+        whole.layers = {number: output(layer_entry(number)) for number in layers}
+        whole.views = {name: (_view(asked, name), _view(given, name)) for name in views}
+        return whole
+
+    def _encode(
+        self, model: Any, texts: list[str], side: Side, layers: Sequence[int], views: Sequence[str]
+    ) -> dict[str, Tensor]:
+        options: dict[str, Any] = {"budget": self.tokens_per_chunk, "recompute": self.cache_gradients}
+        if not layers and not views:
+            found = self._shared(
+                model,
+                texts,
+                texts,
+                lambda own: encode_texts(model, own, side, **options),
+                (int(model.get_embedding_dimension()),),
             )
-
-        return self._shared(model, texts, texts, work, (sum(_widths(model, layers)),))
+            return {VECTORS: found}
+        options |= {"layers": layers, "views": views}
+        if "tokens" in views:
+            options["length"] = longest(model, texts, side) if texts else 0
+        dealt = self.processes.deal(texts)
+        own = [texts[row] for row in dealt[self.processes.rank]]
+        # Without texts of its own a process encodes one to learn the shapes of what it gathers.
+        parts = encode_parts(model, own or texts[:1] or [""], side, **options)
+        like = next(model.parameters())
+        return {
+            name: self.processes.gather(
+                part[: len(own)].to(like.dtype) if part.is_floating_point() else part[: len(own)], dealt
+            )
+            for name, part in parts.items()
+        }
 
     def _tokens(self, model: Any, texts: list[str], side: Side, layers: Sequence[int]) -> Tensor:
         length = longest(model, texts, side)
@@ -256,30 +316,15 @@ class BatchEncoder:
         own = [items[row] for row in dealt[self.processes.rank]]
         if own:
             found = work(own).to(like.dtype)
-        else:  # fewer texts than ranks
+        else:  # fewer texts than processes
             found = like.new_zeros(0, *shape, requires_grad=True)
         return self.processes.gather(found, dealt)
 
 
-def empty_output(model: Any, batch: CandidateBatch, scale: float, layers: Sequence[int] = ()) -> EncoderOutput:
-    """Give what `BatchEncoder.encode` would, of zeros: enough for what depends on the batch alone."""
-    like = next(model.parameters())
-    if is_ranker(model):
-        scored = PairOutput(like.new_zeros(batch.index.shape), scale)
-        scored.layers = dict.fromkeys(layers, scored)
-        return scored
-    if is_late_interaction(model):
-        tokens = [like.new_zeros(len(texts), 1, 1) for texts in (batch.queries, batch.documents)]
-        masks = [t.squeeze(-1) == 0 for t in tokens]
-        late = MultiVectorOutput(tokens[0], masks[0], tokens[1], masks[1], scale)
-        late.layers = dict.fromkeys(layers, late)
-        return late
-    queries, documents = (
-        like.new_zeros(len(texts), model.get_embedding_dimension()) for texts in (batch.queries, batch.documents)
-    )
-    encoded = DenseOutput(queries, documents, scale, model.similarity_fn_name)
-    encoded.layers = dict.fromkeys(layers, encoded)
-    return encoded
+def _view(parts: dict[str, Tensor], name: str) -> Any:
+    if name != "tokens":
+        return parts[name]
+    return Tokens(parts["tokens"], parts["token_mask"], parts["token_ids"])
 
 
 def _widths(model: Any, layers: Sequence[int]) -> list[int]:

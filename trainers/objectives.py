@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The objectives that most recipes share; a method's own stand in `methods/`."""
 
+from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
-from retort.trainers.distiller import Compared, Context, Objective, Spec, Terms, Turn
 from retort.trainers.encoder_output import DenseOutput, EncoderOutput, PairOutput, similarities
+from retort.trainers.roles import Compared, Masks, ModelInfo, Objective, StepContext, Turn, Values
 from retort.trainers.runtime.errors import RecipeError
 
 Scope = Literal["list", "in_batch"]
@@ -38,11 +39,15 @@ class Contrastive(Objective):
         self.needs_vectors = scope == "in_batch"
         self.temperature = temperature
 
-    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
-        """One value a query; queries without a positive do not count."""
+    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
+        """One value a query."""
         temperature = self.temperature if ctx.temperature is None else ctx.temperature
-        values = losses.contrastive(scores_of(out, batch, self.scope) / temperature, *judged(batch, self.scope))
-        return {"contrastive": (values, batch.has_positive)}
+        scores = scores_of(output, batch, self.scope) / temperature
+        return {"contrastive": losses.contrastive(scores, *judged(batch, self.scope))}
+
+    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:  # noqa: ARG002
+        """Queries with a positive count."""
+        return {"contrastive": batch.has_positive}
 
 
 class TeacherContrastive(Objective):
@@ -73,10 +78,14 @@ class TeacherContrastive(Objective):
         self.turn = None if turn is None else Turn(**turn)
         self.lr = lr
 
-    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
-        """One value a query; queries without a positive do not count."""
+    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:  # noqa: ARG002
+        """One value a query."""
         scores = scores_of(ctx.teachers[str(self.teacher)], batch, self.scope)
-        return {"teacher_contrastive": (losses.contrastive(scores, *judged(batch, self.scope)), batch.has_positive)}
+        return {"teacher_contrastive": losses.contrastive(scores, *judged(batch, self.scope))}
+
+    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:  # noqa: ARG002
+        """Queries with a positive count."""
+        return {"teacher_contrastive": batch.has_positive}
 
 
 class TeacherObjective(Objective):
@@ -84,7 +93,8 @@ class TeacherObjective(Objective):
     What objectives over a teacher's scores share.
 
     :param teacher:
-        Name of the teacher: one that scores lists, or one that gives vectors.
+        Name of the teacher, which scores lists or gives vectors; or several names: the term is then computed with each,
+        and the stage's `weighting` says how much each counts for a query (without one they count alike).
     :param teacher_scale:
         Factor on the similarities of a teacher that gives vectors; by default the student's scale for cosines (20 if
         the student's own scores are no cosines), 1 for dot products; of a live teacher its own `scale`.
@@ -97,7 +107,11 @@ class TeacherObjective(Objective):
     """
 
     def __init__(
-        self, *, teacher: str, teacher_scale: float | None = None, extra_teachers: dict[str, float] | None = None
+        self,
+        *,
+        teacher: str | list[str],
+        teacher_scale: float | None = None,
+        extra_teachers: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.teacher = teacher
@@ -107,29 +121,42 @@ class TeacherObjective(Objective):
             msg = f"{type(self).__name__}: extra_teachers adds scores of lists; use ListwiseKL."
             raise ValueError(msg)
         self._similarities: dict[str, str] = {}
+        self._scales: dict[str, float] = {}
 
-    def bind(self, spec: Spec) -> None:
+    def bind(self, info: ModelInfo) -> None:
         """Note how teachers that give vectors compare them; those that give scores have no such thing."""
-        self._similarities = spec.teacher_similarities
-        if self.teacher_scale is None:
-            self.teacher_scale = spec.teacher_scales.get(str(self.teacher))
+        self._similarities, self._scales = info.teacher_similarities, info.teacher_scales
 
-    def in_batch_teacher(self, out: Any, batch: CandidateBatch) -> Tensor:
+    def in_batch_teacher(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Tensor:
         """`[B, U]` similarities of a teacher that gives vectors."""
-        default = out.cosine_scale if self._similarity(str(self.teacher)) == "cosine" else 1.0
-        scale = default if self.teacher_scale is None else self.teacher_scale
-        return self._compared_by(str(self.teacher), batch) * scale
+        teacher = self._compared_teacher(ctx.teacher)
+        scale = self._scales.get(teacher) if self.teacher_scale is None else self.teacher_scale
+        if scale is None:
+            scale = output.cosine_scale if self._similarity(teacher) == "cosine" else 1.0
+        return self._compared_by(teacher, batch) * scale
 
-    def list_teacher(self, out: Any, batch: CandidateBatch) -> Tensor:
+    def list_teacher(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Tensor:
         """`[B, N]` scores of the teacher and of the extra ones, NaN where one is missing."""
-        if self.teacher in batch.teacher_scores:
-            found = batch.teacher_scores[self.teacher]
+        teacher = self._compared_teacher(ctx.teacher)
+        if teacher in batch.teacher_scores:
+            scores = batch.teacher_scores[teacher]
         else:
-            found = self.in_batch_teacher(out, batch).gather(1, batch.index)
+            scores = self.in_batch_teacher(output, batch, ctx).gather(1, batch.index)
         for name, weight in self.extra_teachers.items():
-            given = batch.teacher_scores.get(name)
-            found = found + weight * (self._compared_by(name, batch).gather(1, batch.index) if given is None else given)
-        return found
+            own = batch.teacher_scores.get(name)
+            scores = scores + weight * (self._compared_by(name, batch).gather(1, batch.index) if own is None else own)
+        return scores
+
+    def scored(self, batch: CandidateBatch, teacher: str | None) -> Tensor:
+        """`[B, N]` bool: what the teacher and the extra ones score; teachers in the loop score all."""
+        mask = batch.mask
+        for name in (self._compared_teacher(teacher), *self.extra_teachers):
+            if name in batch.teacher_scores:
+                mask = mask & ~batch.teacher_scores[name].isnan()
+        return mask
+
+    def _compared_teacher(self, teacher: str | None) -> str:
+        return self.each_teacher[0] if teacher is None else teacher
 
     def _similarity(self, teacher: str) -> str:
         return self._similarities.get(teacher, "cosine")
@@ -163,7 +190,7 @@ class ListwiseKL(TeacherObjective):
     def __init__(
         self,
         *,
-        teacher: str,
+        teacher: str | list[str],
         student_temperature: float = 1.0,
         teacher_temperature: float | None = None,
         tau_squared: bool = True,
@@ -175,8 +202,8 @@ class ListwiseKL(TeacherObjective):
         self.teacher_temperature = student_temperature if teacher_temperature is None else teacher_temperature
         self.tau_squared = tau_squared
 
-    def _kl(self, student: Tensor, teacher: Tensor, mask: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
-        values = losses.listwise_kl(
+    def _kl(self, student: Tensor, teacher: Tensor, mask: Tensor, ctx: StepContext) -> Tensor:
+        return losses.listwise_kl(
             student,
             teacher,
             mask,
@@ -184,15 +211,18 @@ class ListwiseKL(TeacherObjective):
             teacher_temperature=self.teacher_temperature if ctx.temperature is None else ctx.temperature,
             tau_squared=self.tau_squared,
         )
-        return values, _scored(teacher, mask).sum(-1) > 1
 
-    def compared(self, out: Any, batch: CandidateBatch, ctx: Context) -> Compared:  # noqa: ARG002
+    def compared(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Compared:
         """Scores of each query's list."""
-        return out.list_scores(batch), self.list_teacher(out, batch), batch.mask
+        return output.list_scores(batch), self.list_teacher(output, batch, ctx), batch.mask
 
-    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
-        """One value a query; lists with fewer than two scores do not count."""
-        return {"listwise_kl": self._kl(*self.compared(out, batch, ctx), ctx)}
+    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
+        """One value a query."""
+        return {"listwise_kl": self._kl(*self.compared(output, batch, ctx), ctx)}
+
+    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:
+        """Lists with at least two scores count."""
+        return {"listwise_kl": self.scored(batch, teacher).sum(-1) > 1}
 
 
 class InBatchKL(ListwiseKL):
@@ -206,14 +236,18 @@ class InBatchKL(ListwiseKL):
     needs_vectors = True
     needs_teacher_vectors = True
 
-    def compared(self, out: DenseOutput, batch: CandidateBatch, ctx: Context) -> Compared:  # noqa: ARG002
+    def compared(self, output: DenseOutput, batch: CandidateBatch, ctx: StepContext) -> Compared:
         """Scores of all documents of the batch."""
-        student, teacher = out.in_batch_scores(), self.in_batch_teacher(out, batch)
+        student, teacher = output.in_batch_scores(), self.in_batch_teacher(output, batch, ctx)
         return student, teacher, torch.ones_like(student, dtype=torch.bool)
 
-    def forward(self, out: DenseOutput, batch: CandidateBatch, ctx: Context) -> Terms:
+    def forward(self, output: DenseOutput, batch: CandidateBatch, ctx: StepContext) -> Values:
         """One value a query."""
-        return {"in_batch_kl": self._kl(*self.compared(out, batch, ctx), ctx)}
+        return {"in_batch_kl": self._kl(*self.compared(output, batch, ctx), ctx)}
+
+    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:  # noqa: ARG002
+        """All queries count, where there are two documents to compare."""
+        return {"in_batch_kl": torch.full_like(batch.has_positive, len(batch.documents) > 1)}
 
 
 class MarginMSE(TeacherObjective):
@@ -226,12 +260,15 @@ class MarginMSE(TeacherObjective):
     needs_positives = True
     needs_lists = True
 
-    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
-        """One value a query; lists without a scored positive and negative do not count."""
-        student, teacher = out.list_scores(batch), self.list_teacher(out, batch)
-        positive, scored = batch.labels == 1, _scored(teacher, batch.mask)
-        valid = (scored & positive).any(-1) & (scored & ~positive).any(-1)
-        return {"margin_mse": (losses.margin_mse(student, teacher, positive, batch.mask), valid)}
+    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
+        """One value a query."""
+        student, teacher = output.list_scores(batch), self.list_teacher(output, batch, ctx)
+        return {"margin_mse": losses.margin_mse(student, teacher, batch.labels == 1, batch.mask)}
+
+    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:
+        """Lists with a scored positive and a scored negative count."""
+        positive, scored = batch.labels == 1, self.scored(batch, teacher)
+        return {"margin_mse": (scored & positive).any(-1) & (scored & ~positive).any(-1)}
 
 
 class RankNet(TeacherObjective):
@@ -244,11 +281,19 @@ class RankNet(TeacherObjective):
     needs_lists = True
     takes_ranks = True
 
-    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
-        """One value a query; lists that the teacher does not order do not count."""
-        student, teacher = out.list_scores(batch), self.list_teacher(out, batch)
-        valid = losses.ordered_pairs(teacher, batch.mask).any(-1).any(-1)
-        return {"rank_net": (losses.rank_net(student, teacher, batch.mask), valid)}
+    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
+        """One value a query."""
+        student, teacher = output.list_scores(batch), self.list_teacher(output, batch, ctx)
+        return {"rank_net": losses.rank_net(student, teacher, batch.mask)}
+
+    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:
+        """Lists that the teacher orders count; of teachers in the loop all of two documents or more."""
+        name, scored = self._compared_teacher(teacher), self.scored(batch, teacher)
+        if name not in batch.teacher_scores and name not in batch.teacher_vectors:
+            return {"rank_net": scored.sum(-1) > 1}
+        # Any positive scale gives the same order.
+        scores = self.list_teacher(SimpleNamespace(cosine_scale=1.0), batch, StepContext("", 0, 1, teacher=teacher))
+        return {"rank_net": losses.ordered_pairs(scores, batch.mask).any(-1).any(-1)}
 
 
 class ListMLE(TeacherObjective):
@@ -261,10 +306,14 @@ class ListMLE(TeacherObjective):
     needs_lists = True
     takes_ranks = True
 
-    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
-        """One value a query; lists with fewer than two scores do not count."""
-        student, teacher = out.list_scores(batch), self.list_teacher(out, batch)
-        return {"list_mle": (losses.list_mle(student, teacher, batch.mask), _scored(teacher, batch.mask).sum(-1) > 1)}
+    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
+        """One value a query."""
+        student, teacher = output.list_scores(batch), self.list_teacher(output, batch, ctx)
+        return {"list_mle": losses.list_mle(student, teacher, batch.mask)}
+
+    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:
+        """Lists with at least two scores count."""
+        return {"list_mle": self.scored(batch, teacher).sum(-1) > 1}
 
 
 class Flops(Objective):
@@ -293,17 +342,20 @@ class Flops(Objective):
         self.document_weight = document_weight
         self.rise = rise
 
-    def forward(self, out: DenseOutput, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
+    def forward(self, output: DenseOutput, batch: CandidateBatch, ctx: StepContext) -> Values:  # noqa: ARG002
         """One value a side."""
         share = 1.0 if self.rise <= 0 else min((ctx.step + 1) / (self.rise * ctx.steps), 1.0) ** 2
-        terms = {}
-        for name, vectors, weight in (
-            ("flops_query", out.queries, self.query_weight),
-            ("flops_document", out.documents, self.document_weight),
-        ):
-            value = (vectors.abs().mean(0) ** 2).sum()[None] * weight * share
-            terms[name] = (value, torch.ones_like(value, dtype=torch.bool))
-        return terms
+        sides = {
+            "flops_query": (output.queries, self.query_weight),
+            "flops_document": (output.documents, self.document_weight),
+        }
+        return {
+            name: (vectors.abs().mean(0) ** 2).sum()[None] * weight * share for name, (vectors, weight) in sides.items()
+        }
+
+    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:  # noqa: ARG002
+        """Both count."""
+        return {name: batch.index.new_ones(1, dtype=torch.bool) for name in ("flops_query", "flops_document")}
 
 
 class Alignment(Objective):
@@ -330,32 +382,36 @@ class Alignment(Objective):
         self.distance = one_of("distance", distance, ("cosine", "l2", "mse"))
         self.projection: nn.Module = nn.Linear(1, 1) if projection else nn.Identity()
 
-    def bind(self, spec: Spec) -> None:
+    def bind(self, info: ModelInfo) -> None:
         """
         Size the projection.
 
         :raises ValueError:
             If the dimensions differ and there is no projection.
         """
-        theirs = spec.teacher_dims[str(self.teacher)]
+        theirs = info.teacher_dims[str(self.teacher)]
         if isinstance(self.projection, nn.Linear):
-            self.projection = nn.Linear(spec.student_dim, theirs, bias=False)
-        elif theirs != spec.student_dim:
+            self.projection = nn.Linear(info.student_dim, theirs, bias=False)
+        elif theirs != info.student_dim:
             msg = (
-                f"Alignment: the student has {spec.student_dim} dimensions, teacher {self.teacher!r} has {theirs}. "
+                f"Alignment: the student has {info.student_dim} dimensions, teacher {self.teacher!r} has {theirs}. "
                 "Set projection: true, or use InBatchKL, which compares scores."
             )
             raise ValueError(msg)
 
-    def forward(self, out: DenseOutput, batch: CandidateBatch, ctx: Context) -> Terms:  # noqa: ARG002
+    def forward(self, output: DenseOutput, batch: CandidateBatch, ctx: StepContext) -> Values:  # noqa: ARG002
         """One value a text."""
         queries, documents = batch.teacher_vectors[str(self.teacher)]
-        pairs = {"align_query": (out.queries, queries), "align_document": (out.documents, documents)}
-        terms = {}
-        for name, (student, teacher) in pairs.items():
-            values = losses.alignment(self.projection(student), teacher, distance=self.distance)
-            terms[name] = (values, torch.ones_like(values, dtype=torch.bool))
-        return terms
+        pairs = {"align_query": (output.queries, queries), "align_document": (output.documents, documents)}
+        return {
+            name: losses.alignment(self.projection(student), teacher, distance=self.distance)
+            for name, (student, teacher) in pairs.items()
+        }
+
+    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:  # noqa: ARG002
+        """All texts count."""
+        sizes = {"align_query": len(batch.queries), "align_document": len(batch.documents)}
+        return {name: batch.index.new_ones(size, dtype=torch.bool) for name, size in sizes.items()}
 
 
 def scores_of(seen: EncoderOutput, batch: CandidateBatch, scope: Scope) -> Tensor:
@@ -390,10 +446,6 @@ def in_list(batch: CandidateBatch, chosen: Tensor) -> Tensor:
     """`[B, U]` bool from `[B, N]` bool: the documents that a query's list chose."""
     found = torch.zeros_like(batch.known_positive, dtype=torch.int32)
     return found.scatter_add_(1, batch.index, chosen.to(torch.int32)) > 0
-
-
-def _scored(teacher: Tensor, mask: Tensor) -> Tensor:
-    return mask & ~teacher.isnan()
 
 
 def one_of(name: str, value: Choice, known: tuple[Choice, ...]) -> Choice:

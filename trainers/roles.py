@@ -58,6 +58,8 @@ class Context(Protocol):
     teachers: dict[str, Teacher]
     #: The cache folder.
     cache: Path
+    #: Of teachers that were asked for scores: `scores`, or `ranks` where they gave an order alone.
+    kinds: dict[str, str]
 
     @property
     def bm25(self) -> Any:
@@ -74,6 +76,12 @@ class Context(Protocol):
 
     def scores(self, name: str, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
         """Return a model's scores of pairs, `[m]` float32 of `[m]` rows each; NaN where it gives none."""
+
+    def teacher_cache(self, name: str, side: Side, texts: TextStore) -> Any:
+        """Return a teacher's `VectorCache`, filled for these texts."""
+
+    def over(self, data: RetrievalData) -> Context:
+        """Return the same models over other data."""
 
 
 @dataclass
@@ -541,7 +549,7 @@ class TextTransform:
         return request.documents
 
     def derived(self, request: TextRequest) -> list[Derived]:  # noqa: ARG002
-        """Give further candidates: as many for each list, by default none."""
+        """Give further candidates of a list; by default none."""
         return []
 
     def document_views(self, data: RetrievalData) -> list[list[str]] | None:  # noqa: ARG002
@@ -560,6 +568,8 @@ class StageInputs:
         Queries (or texts) a step, over all processes and accumulation steps.
     :param steps:
         Steps of the stage.
+    :param window:
+        The steps whose batches are asked for until the stage ends or is refreshed.
     :param seed:
         Seed of orders and draws.
     :param vector_teachers:
@@ -577,6 +587,7 @@ class StageInputs:
     context: Context
     batch_size: int
     steps: int
+    window: range
     seed: object
     vector_teachers: list[str] = field(default_factory=list)
     score_teachers: list[str] = field(default_factory=list)

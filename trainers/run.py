@@ -31,7 +31,7 @@ from retort.trainers.context import TrainingContext
 from retort.trainers.data.read import has_split, read_data
 from retort.trainers.data.texts import RetrievalData, share_corpus
 from retort.trainers.engine.checkpoints import list_checkpoints
-from retort.trainers.engine.loop import BatchSource, Loop, make_accelerator
+from retort.trainers.engine.loop import Loop, OpenedStage, make_accelerator
 from retort.trainers.evaluation.metrics import mean, per_query
 from retort.trainers.evaluation.rank import (
     Evaluation,
@@ -128,7 +128,7 @@ def train_built(
     recipe, context, student = parts.recipe, parts.context, parts.distiller.student
     processes = ProcessGroup(accelerator)
 
-    def opened(stage: Stage, number: int) -> BatchSource:
+    def opened(stage: Stage, number: int) -> OpenedStage:
         for name in parts.asked(stage):
             train_teacher(parts, name, home or out, dev, accelerator)
         # The first rank mines and asks teachers; the others then find everything in the cache.
@@ -138,8 +138,7 @@ def train_built(
     views = parts.views()
     loop = Loop(
         parts.distiller,
-        recipe.stages,
-        recipe.training,
+        recipe,
         out,
         open_stage=opened,
         evaluate=dev_sampler(dev, student, recipe.training, views),

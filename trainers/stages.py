@@ -5,78 +5,120 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from retort.trainers.batches.lists import ListBatches
-from retort.trainers.batches.queries import QueryBatches
-from retort.trainers.batches.texts import TextBatches
+from retort.students.files import replace_file
 from retort.trainers.build import BuiltRecipe
 from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.candidates.mining import build_lists
-from retort.trainers.engine.loop import BatchSource
-from retort.trainers.recipe import BATCHES, Stage
+from retort.trainers.context import TrainingContext
+from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.engine.loop import OpenedStage
+from retort.trainers.recipe import Stage
+from retort.trainers.roles import QuerySource, StageInputs
 from retort.trainers.runtime.errors import RecipeError
 
 
-def open_stage(parts: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) -> BatchSource:
+def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) -> OpenedStage:
     """
-    Make a stage's candidate lists and have them scored, or read those it began with, and give its batches.
+    Make a stage's queries and candidate lists and have them scored, or read those it began with; give its batches.
 
-    :param parts:
+    :param built:
         The recipe and all that it names; the teachers that the stage asks are trained.
     :param stage:
         One of its stages.
     :param out:
-        Folder whose `candidates/` holds the lists, those of each refresh.
+        Folder whose `queries/` and `candidates/` hold what is made, that of each refresh.
     :param number:
         How often the stage was refreshed before.
+    :raises RecipeError:
+        If a teacher gives an order where its scores are needed.
     """
-    recipe, context = parts.recipe, parts.context
+    recipe, objectives = built.recipe, built.distiller.objectives_of(stage.name)
     place = next(i for i, other in enumerate(recipe.stages) if other.name == stage.name)
-    objectives = parts.distiller.objectives_of(stage.name)
     asked = {name for o in objectives for name in o.teachers}
-    names = sorted(name for name in asked if context.teachers[name].runs != "in_loop")
-    scorers = [name for name in names if context.teachers[name].gives != "vectors"]
-    vectors = [name for name in names if name not in scorers]
-    seed, size = f"{recipe.training.seed} {place}", recipe.training.batch_size
-    section = stage.candidates
-    if not stage.takes_lists or section is None:
-        kind = QueryBatches if stage.batches.type == BATCHES["queries"] else TextBatches
-        return kind(context, batch_size=size, vector_teachers=vectors, seed=seed)
-
-    def batches(lists: CandidateLists) -> ListBatches:
-        return ListBatches(
-            context,
-            lists,
-            batch_size=size,
-            steps=stage.steps,
-            negatives=section.negatives,
-            order=section.order,
-            sampling=section.sampling,
-            positives=section.positives,
-            texts=parts.texts.get(stage.name),
-            vector_teachers=vectors,
-            seed=seed,
+    teachers = built.context.teachers
+    names = sorted(name for name in asked if teachers[name].runs != "in_loop")
+    scorers = [name for name in names if teachers[name].gives != "vectors"]
+    context = built.context
+    if stage.name in built.queries:
+        context = _with_queries(
+            context, built.queries[stage.name], out / "queries" / _file(stage, number, "jsonl"), number
         )
+    first = number * (stage.refresh or 0)
+    inputs = StageInputs(
+        context=context,
+        batch_size=recipe.training_of(stage).batch_size,
+        steps=stage.steps,
+        window=range(first, min(first + (stage.refresh or stage.steps), stage.steps)),
+        seed=f"{recipe.training.seed} {place}",
+        candidates=stage.candidates,
+        text=built.texts.get(stage.name),
+    )
+    source = built.batches[stage.name]
+    if stage.candidates is not None and source.needs_lists:
+        path = out / "candidates" / _file(stage, number, "parquet")
+        if not path.is_file():
+            _make_lists(built, stage, inputs, scorers).save(path, context.data)
+        # Read back even when new: a resumed run sees the same.
+        inputs.lists = CandidateLists.load(path, context.data)
+    inputs.score_teachers, inputs.vector_teachers = scorers, [name for name in names if name not in scorers]
+    source.open(inputs)
 
-    path = out / "candidates" / (f"{stage.name}.{number}.parquet" if number else f"{stage.name}.parquet")
+    def fix_state() -> dict[str, dict[str, Tensor]]:
+        states = {f"{stage.name}.{i}": o.open(context, inputs.lists) for i, o in enumerate(objectives)}
+        return {name: state for name, state in states.items() if state}
+
+    return OpenedStage(source, fix_state)
+
+
+def _file(stage: Stage, number: int, suffix: str) -> str:
+    return f"{stage.name}.{number}.{suffix}" if number else f"{stage.name}.{suffix}"
+
+
+def _make_lists(built: BuiltRecipe, stage: Stage, inputs: StageInputs, scorers: list[str]) -> CandidateLists:
+    """Mine candidates, select queries, and have what is used scored."""
+    context, section, source = inputs.context, stage.candidates, built.batches[stage.name]
+    assert section is not None  # noqa: S101 - for the type checker
+    miners = {name: built.miners[name] for name in section.sources}
+    lists = build_lists(context, miners, skip=section.skip)
+    if stage.name in built.selectors:
+        enough = len(inputs.window) * inputs.batch_size
+        lists = lists.only(built.selectors[stage.name].keep(context, enough))
+    if scorers and len(lists):
+        inputs.lists = lists
+        source.open(inputs)
+        used = source.used(inputs.window)
+        used = np.ones(len(lists.rows), dtype=bool) if used is None else used
+        for name in scorers:
+            lists.scores[name] = np.full(len(lists.rows), np.nan, dtype=np.float32)
+            lists.scores[name][used] = context.scores(name, lists.owners[used], lists.rows[used])
+            _refuse_ranks(stage, name, context.kinds[name], built.distiller.objectives_of(stage.name))
+    return lists
+
+
+def _with_queries(context: TrainingContext, source: QuerySource, path: Path, number: int) -> TrainingContext:
+    """Put a stage's own queries in the place of the data's; each has the document that it was made of as positive."""
+    corpus = context.data.corpus
     if not path.is_file():
-        first = number * (stage.refresh or 0)
-        steps = range(first, min(first + (stage.refresh or stage.steps), stage.steps))
-        lists = build_lists(context, {name: parts.miners[name] for name in section.sources}, skip=section.skip)
-        if stage.name in parts.selectors:
-            lists = lists.only(parts.selectors[stage.name].keep(context, len(steps) * size))
-        if scorers and len(lists):
-            used = batches(lists).used(steps)
-            for name in scorers:
-                lists.scores[name] = np.full(len(lists.rows), np.nan, dtype=np.float32)
-                lists.scores[name][used] = context.scores(name, lists.owners[used], lists.rows[used])
-                _refuse_ranks(stage, name, context.kinds[name], objectives)
-        lists.save(path, context.data)
-    return batches(CandidateLists.load(path, context.data))  # read back even when new: a resumed run sees the same
+        source.open(context, number)
+        made = zip(corpus.ids, source.of(context.data), strict=True)
+        with replace_file(path) as aside:
+            lines = (json.dumps({"document_id": i, "text": t}, ensure_ascii=False) for i, own in made for t in own)
+            aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    qrels: dict[str, dict[str, int]] = {}
+    texts: dict[str, str] = {}  # equal queries are one, with all their documents
+    for line in path.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        name = texts.setdefault(entry["text"], f"{path.stem}-{len(texts)}")
+        qrels.setdefault(name, {})[entry["document_id"]] = 1
+    queries = TextStore(texts.values(), texts)
+    return context.over(RetrievalData(context.data.name, corpus, queries, qrels))
 
 
 def _refuse_ranks(stage: Stage, name: str, kind: str, objectives: list[Any]) -> None:

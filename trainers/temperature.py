@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from retort.trainers.batches.base import CandidateBatch
-from retort.trainers.distiller import Context, Objective, Temperature
+from retort.trainers.roles import Objective, StepContext, Temperature
 
 
 class LearnedTemperature(Temperature):
@@ -40,6 +40,6 @@ class LearnedTemperature(Temperature):
         self.least = least
         self.most = most
 
-    def forward(self, out: Any, batch: CandidateBatch, ctx: Context, objective: Objective) -> Tensor:  # noqa: ARG002
+    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext, objective: Objective) -> Tensor:  # noqa: ARG002
         """A scalar."""
         return self.log_temperature.exp().clamp(self.least, self.most)

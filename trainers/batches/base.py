@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,17 @@ class CandidateBatch:
     :param query_items:
         `B` cache keys.
     :param document_items:
-        `U` cache keys.
+        `U` cache keys; of the standard documents only.
+    :param list_rows:
+        `[B]` int64, rows of the stage's lists; empty in a batch without lists.
+    :param derived:
+        `[B, D]` int8: the kinds of the derived candidates, which are the last `D` of each list.
+    :param derived_documents:
+        How many of the documents are derived; they are the last ones.
+    :param query_extras:
+        What a batch source adds to each query, by name: lists or tensors of length `B`.
+    :param document_extras:
+        The same of each document, of length `U`.
     """
 
     queries: list[str]
@@ -51,6 +62,26 @@ class CandidateBatch:
     teacher_vectors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     query_items: list[bytes] = field(default_factory=list)
     document_items: list[bytes] = field(default_factory=list)
+    list_rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    derived: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int8))
+    derived_documents: int = 0
+    query_extras: dict[str, Any] = field(default_factory=dict)
+    document_extras: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def derived_candidates(self) -> int:
+        """`D`: how many of each list's candidates are derived."""
+        return self.derived.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Queries of the batch."""
+        return len(self.queries)
+
+    @property
+    def lists_without_positive(self) -> int:
+        """How many lists have no positive; 0 in a batch without lists."""
+        return int((~self.has_positive).sum()) if self.index.shape[1] else 0
 
     @property
     def has_positive(self) -> Tensor:
@@ -83,11 +114,11 @@ class CandidateBatch:
             `[u]` ascending rows of the documents, those of the queries' lists among them.
         """
         index, mask = torch.searchsorted(documents, self.index[rows]), self.mask[rows]
-        query_items = [self.query_items[r] for r in rows.tolist()] if self.query_items else []
-        document_items = [self.document_items[r] for r in documents.tolist()] if self.document_items else []
+        queries, chosen = rows.tolist(), documents.tolist()
+        standard = len(self.documents) - self.derived_documents
         return CandidateBatch(
-            queries=[self.queries[r] for r in rows.tolist()],
-            documents=[self.documents[r] for r in documents.tolist()],
+            queries=_chosen(self.queries, queries),
+            documents=_chosen(self.documents, chosen),
             index=index.masked_fill(~mask, 0),
             labels=self.labels[rows],
             mask=mask,
@@ -95,8 +126,35 @@ class CandidateBatch:
             sources=self.sources[rows],
             teacher_scores={name: scores[rows] for name, scores in self.teacher_scores.items()},
             teacher_vectors={name: (q[rows], d[documents]) for name, (q, d) in self.teacher_vectors.items()},
-            query_items=query_items,
-            document_items=document_items,
+            query_items=_chosen(self.query_items, queries) if self.query_items else [],
+            document_items=_chosen(self.document_items, [d for d in chosen if d < standard])
+            if self.document_items
+            else [],
+            list_rows=_chosen(self.list_rows, queries) if len(self.list_rows) else self.list_rows,
+            derived=_chosen(self.derived, queries) if self.derived_candidates else self.derived,
+            derived_documents=sum(d >= standard for d in chosen),
+            query_extras={name: _chosen(values, queries) for name, values in self.query_extras.items()},
+            document_extras={name: _chosen(values, chosen) for name, values in self.document_extras.items()},
+        )
+
+    def standard(self) -> CandidateBatch:
+        """Return the batch without derived candidates."""
+        if not self.derived_candidates and not self.derived_documents:
+            return self
+        lists, texts = slice(-self.derived_candidates or None), slice(-self.derived_documents or None)
+        return replace(
+            self,
+            documents=self.documents[texts],
+            index=self.index[:, lists],
+            labels=self.labels[:, lists],
+            mask=self.mask[:, lists],
+            known_positive=self.known_positive[:, texts],
+            sources=self.sources[:, lists],
+            teacher_scores={name: scores[:, lists] for name, scores in self.teacher_scores.items()},
+            teacher_vectors={name: (q, d[texts]) for name, (q, d) in self.teacher_vectors.items()},
+            derived=self.derived[:, :0],
+            derived_documents=0,
+            document_extras={name: values[texts] for name, values in self.document_extras.items()},
         )
 
     def to(self, device: torch.device, dtype: torch.dtype) -> CandidateBatch:
@@ -106,4 +164,12 @@ class CandidateBatch:
         }
         scores = {name: t.to(device, dtype) for name, t in self.teacher_scores.items()}
         vectors = {n: (q.to(device, dtype), d.to(device, dtype)) for n, (q, d) in self.teacher_vectors.items()}
-        return replace(self, **moved, teacher_scores=scores, teacher_vectors=vectors)
+        extras: dict[str, Any] = {
+            name: {n: v.to(device) if isinstance(v, Tensor) else v for n, v in getattr(self, name).items()}
+            for name in ("query_extras", "document_extras")
+        }
+        return replace(self, **moved, **extras, teacher_scores=scores, teacher_vectors=vectors)
+
+
+def _chosen(values: Any, rows: list[int]) -> Any:
+    return values[rows] if isinstance(values, Tensor) else [values[row] for row in rows]

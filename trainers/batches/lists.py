@@ -1,181 +1,172 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""
-Where a stage's batches come from.
-
-A batch is a pure function of seed, stage and step: training can stop and go on at any step without replaying any.
-"""
+"""Batches of queries with candidate lists."""
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 
 from retort.trainers.batches.base import CandidateBatch
-from retort.trainers.batches.sampling import TeacherVectors, picked
-from retort.trainers.candidates.lists import CandidateLists, texts_of
-from retort.trainers.candidates.sampling import Sampling, draw
-from retort.trainers.context import TrainingContext
-from retort.trainers.roles import TextRequest, TextTransform
+from retort.trainers.batches.sampling import DerivedScores, TeacherVectors, picked
+from retort.trainers.candidates.lists import texts_of
+from retort.trainers.candidates.sampling import draw
+from retort.trainers.roles import BatchSource, Derived, StageInputs, TextRequest
 from retort.trainers.runtime.rng import rng_for
 
 
-class ListBatches:
+class ListBatches(BatchSource):
     """
-    Queries with candidate lists: one positive and sampled negatives each.
+    Queries with candidate lists: one positive and sampled negatives each, as the stage's `candidates` says.
 
-    :param context:
-        Data and models.
-    :param lists:
-        The candidate lists.
-    :param batch_size:
-        Queries a step, over all ranks and accumulation steps.
-    :param steps:
-        Steps of the stage.
-    :param negatives:
-        Negatives a query; a query with fewer has a shorter list.
-    :param order:
-        `random`: negatives drawn without replacement, anew each epoch; `top`: the first of the list.
-    :param sampling:
-        How `random` draws: `union`, `multiset` or `balanced` (see `sampling.draw`).
-    :param positives:
-        `random`: one of the query's positives, drawn anew each epoch; `first`; `all`.
-    :param texts:
-        What makes the documents' texts of a list; None takes the documents alone.
-    :param vector_teachers:
-        Teachers whose vectors the stage needs.
-    :param seed:
-        Seed of orders and draws.
-    :param keep:
-        Query rows to train on; None keeps all.
+    Where the stage has a text transform, it makes the texts, and candidates that it derives come last in each list.
     """
 
-    def __init__(
-        self,
-        context: TrainingContext,
-        lists: CandidateLists,
-        *,
-        batch_size: int,
-        steps: int,
-        negatives: int,
-        order: Literal["random", "top"] = "random",
-        sampling: Sampling = "union",
-        positives: Literal["random", "first", "all"] = "random",
-        texts: TextTransform | None = None,
-        vector_teachers: list[str],
-        seed: object,
-        keep: np.ndarray | None = None,
-    ) -> None:
-        self._bench = context
-        self._lists = lists
-        self._batch_size = batch_size
-        self._steps = steps
-        self._negatives = negatives
-        self._order = order
-        self._sampling: Sampling = sampling
-        self._positives = positives
-        self._texts = texts
-        self._seed = seed
-        self._keep = np.arange(len(lists)) if keep is None else keep
-        self._vectors = TeacherVectors(context, vector_teachers)
-        self._known = context.data.positives()
-        self.lists_hash = lists.hash
+    needs_lists = True
 
-    @property
-    def queries_with_positive(self) -> int:
-        """How many queries of the source have a positive."""
-        return sum(len(self._known[self._lists.query_rows[i]]) > 0 for i in self._keep)
+    def open(self, inputs: StageInputs) -> None:
+        """
+        Take up a stage's lists; derived candidates of all its steps are scored now.
 
-    @property
-    def size(self) -> int:
-        """Queries of the source."""
-        return len(self._keep)
+        :raises ValueError:
+            If there are no lists.
+        """
+        if inputs.lists is None:
+            msg = "ListBatches needs candidates."
+            raise ValueError(msg)
+        self._inputs, self._lists, self._section = inputs, inputs.lists, inputs.candidates
+        self._data, self._text = inputs.context.data, inputs.text
+        self._seed = inputs.seed
+        self._keep = np.arange(len(self._lists))
+        self._known = self._data.positives()
+        self._vectors = TeacherVectors(inputs.context, inputs.vector_teachers)
+        self._chosen = lru_cache(maxsize=2)(self._choose)
+        self._scores: DerivedScores | None = None
+        self.lists_hash = self._lists.hash
+        self.size = len(self._keep)
+        self.queries_with_positive = sum(len(self._known[self._lists.query_rows[i]]) > 0 for i in self._keep)
+        teachers = [*inputs.score_teachers, *inputs.vector_teachers]
+        if self._text is not None and self._text.derives and teachers and self.size:
+            pairs = [
+                (int(query), one.text)
+                for step in inputs.window
+                for query, own in zip(self._query_rows(step), self._derived(step), strict=True)
+                for one in own
+            ]
+            self._scores = DerivedScores(inputs.context, inputs.score_teachers, inputs.vector_teachers, pairs)
 
     def _entries(self, number: int, epoch: int) -> np.ndarray:
         """Choose the entries of one list."""
-        lists = self._lists
+        lists, section = self._lists, self._section
         span = np.arange(lists.offsets[number], lists.offsets[number + 1])
         positive, negative = span[lists.labels[span] == 1], span[lists.labels[span] != 1]
         rng = rng_for(self._seed, "draw", epoch, number)
-        if self._positives == "random" and len(positive):
+        if section.positives == "random" and len(positive):
             positive = rng.choice(positive, 1)
-        elif self._positives == "first":
+        elif section.positives == "first":
             positive = positive[:1]
-        if self._order == "top":
-            return np.concatenate([positive, negative[: self._negatives]])
-        drawn = draw(lists.found_by[negative], self._negatives, self._sampling, rng)
+        if section.order == "top":
+            return np.concatenate([positive, negative[: section.negatives]])
+        drawn = draw(lists.found_by[negative], section.negatives, section.sampling, rng)
         return np.concatenate([positive, negative[drawn]])
 
     def used(self, steps: range) -> np.ndarray:
         """`[m]` bool: the entries that some batch of these steps holds. Only these need teacher scores."""
         found = np.zeros(len(self._lists.rows), dtype=bool)
         for step in steps:
-            found[np.concatenate(self._chosen(step)[2])] = True
+            found[np.concatenate(self._choose(step)[2])] = True
         return found
 
-    def _chosen(self, step: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        """Choose a step's lists, the epoch that each is of, and its entries."""
-        places, epochs = picked(self._seed, len(self._keep), self._batch_size, step)
+    def _choose(self, step: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Choose a step's lists, the epoch that each belongs to, and the entries of each."""
+        places, epochs = picked(self._seed, len(self._keep), self._inputs.batch_size, step)
         numbers = self._keep[places]
-        return numbers, epochs, [self._entries(int(n), int(epoch)) for n, epoch in zip(numbers, epochs, strict=True)]
+        entries = [self._entries(int(n), int(epoch)) for n, epoch in zip(numbers, epochs, strict=True)]
+        return numbers, epochs, entries
+
+    def _query_rows(self, step: int) -> np.ndarray:
+        return self._lists.query_rows[self._chosen(step)[0]]
+
+    def _requests(self, step: int, purpose: str) -> list[TextRequest]:
+        """Describe a step's lists to the text transform."""
+        numbers, epochs, chosen = self._chosen(step)
+        return [
+            TextRequest(
+                data=self._data,
+                query=int(self._lists.query_rows[number]),
+                rows=self._lists.rows[entries],
+                positive=self._lists.labels[entries] == 1,
+                step=step,
+                steps=self._inputs.steps,
+                epoch=int(epoch),
+                rng=rng_for(self._seed, purpose, step, place),
+            )
+            for place, (number, epoch, entries) in enumerate(zip(numbers, epochs, chosen, strict=True))
+        ]
+
+    def _derived(self, step: int) -> list[list[Derived]]:
+        if self._text is None or not self._text.derives:
+            return [[] for _ in self._chosen(step)[0]]
+        return [self._text.derived(request) for request in self._requests(step, "derived")]
 
     def batch(self, step: int) -> CandidateBatch:
         """Build the batch of a step, on the CPU."""
-        data, lists = self._bench.data, self._lists
-        numbers, epochs, chosen = self._chosen(step)
+        data, lists = self._data, self._lists
+        numbers, _, chosen = self._chosen(step)
         query_rows = lists.query_rows[numbers]
         rows = np.concatenate([lists.rows[c] for c in chosen])
-        unique = np.unique(rows) if self._texts is None else rows  # a document has a text for each list
+        rewrites = self._text is not None and self._text.rewrites
+        unique = rows if rewrites else np.unique(rows)  # a document has a text for each list
+        derived, derived_scores = self._derived(step), self._scores
+        standard, extra = max(len(c) for c in chosen), max(map(len, derived), default=0)
         starts = np.cumsum([0, *(len(c) for c in chosen)])
-        shape = (len(numbers), max(len(c) for c in chosen))
+        derived_starts = len(unique) + np.cumsum([0, *map(len, derived)])
+        shape = (len(numbers), standard + extra)
         index = np.zeros(shape, dtype=np.int64)
         labels, sources = np.full(shape, -1, dtype=np.int8), np.full(shape, -1, dtype=np.int8)
-        mask = np.zeros(shape, dtype=bool)
+        mask, kinds = np.zeros(shape, dtype=bool), np.zeros((len(numbers), extra), dtype=np.int8)
         scores = {name: np.full(shape, np.nan, dtype=np.float32) for name in lists.scores}
-        known = np.zeros((len(numbers), len(unique)), dtype=bool)
+        known = np.zeros((len(numbers), int(derived_starts[-1])), dtype=bool)
         for i, entries in enumerate(chosen):
-            n = len(entries)
-            own = np.searchsorted(unique, lists.rows[entries]) if self._texts is None else starts[i] + np.arange(n)
-            index[i, :n] = own
+            n, own = len(entries), derived[i]
+            index[i, :n] = starts[i] + np.arange(n) if rewrites else np.searchsorted(unique, lists.rows[entries])
             labels[i, :n], sources[i, :n], mask[i, :n] = lists.labels[entries], lists.source[entries], True
             for name, values in lists.scores.items():
                 scores[name][i, :n] = values[entries]
-            known[i] = np.isin(unique, self._known[query_rows[i]])
+            known[i, : len(unique)] = np.isin(unique, self._known[query_rows[i]])
+            last = slice(standard, standard + len(own))
+            index[i, last], mask[i, last] = derived_starts[i] + np.arange(len(own)), True
+            kinds[i, : len(own)] = [one.kind for one in own]
+            if derived_scores is not None:
+                for name, values in scores.items():
+                    values[i, last] = derived_scores.of(name, int(query_rows[i]), [one.text for one in own])
         query_items, document_items = data.queries.item_ids[query_rows], data.corpus.item_ids[unique]
+        vectors = self._vectors.of(query_items, document_items)
+        added = [one.text for own in derived for one in own]
+        if added and derived_scores is not None:
+            vectors = {
+                name: (q, torch.cat([d, derived_scores.vectors(name, added)])) for name, (q, d) in vectors.items()
+            }
+        if rewrites and self._text is not None:
+            documents = [text for request in self._requests(step, "texts") for text in self._text.texts(request)]
+        else:
+            documents = texts_of(data.corpus, unique)
+        tensors: dict[str, Any] = {
+            "index": index, "labels": labels, "mask": mask, "known_positive": known, "sources": sources,
+            "list_rows": numbers.astype(np.int64), "derived": kinds,
+        }  # fmt: skip
+        tensors = {name: torch.from_numpy(values) for name, values in tensors.items()}
         return CandidateBatch(
             queries=texts_of(data.queries, query_rows),
-            documents=self._documents(step, unique, query_rows, epochs, chosen),
-            index=torch.from_numpy(index),
-            labels=torch.from_numpy(labels),
-            mask=torch.from_numpy(mask),
-            known_positive=torch.from_numpy(known),
-            sources=torch.from_numpy(sources),
+            documents=[*documents, *added],
+            **tensors,
+            derived_documents=len(added),
             teacher_scores={name: torch.from_numpy(values) for name, values in scores.items()},
-            teacher_vectors=self._vectors.of(query_items, document_items),
+            teacher_vectors=vectors,
             query_items=[item.tobytes() for item in query_items],
             document_items=[item.tobytes() for item in document_items],
         )
-
-    def _documents(
-        self, step: int, rows: np.ndarray, query_rows: np.ndarray, epochs: np.ndarray, chosen: list[np.ndarray]
-    ) -> list[str]:
-        data, lists = self._bench.data, self._lists
-        if self._texts is None:
-            return texts_of(data.corpus, rows)
-        texts: list[str] = []
-        for place, (query, epoch, entries) in enumerate(zip(query_rows, epochs, chosen, strict=True)):
-            request = TextRequest(
-                data=data,
-                query=int(query),
-                rows=lists.rows[entries],
-                positive=lists.labels[entries] == 1,
-                step=step,
-                steps=self._steps,
-                epoch=int(epoch),
-                rng=rng_for(self._seed, "texts", step, place),
-            )
-            texts += self._texts.texts(request)
-        return texts

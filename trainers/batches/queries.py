@@ -11,39 +11,32 @@ import torch
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.batches.sampling import picked
 from retort.trainers.candidates.lists import texts_of
-from retort.trainers.context import TrainingContext
 from retort.trainers.data.pseudo_queries import sentences_of
 from retort.trainers.data.texts import TextStore
+from retort.trainers.roles import BatchSource, StageInputs
 
 
-class QueryBatches:
+class QueryBatches(BatchSource):
     """
     Queries without documents, for query encoders whose documents have nothing to learn.
 
     Half of each batch are sentences of the corpus, as if somebody had asked them: a few thousand queries say little
     about its words.
-
-    :param context:
-        Data and models.
-    :param batch_size:
-        Texts a step.
-    :param vector_teachers:
-        Teachers whose vectors the stage needs.
-    :param seed:
-        Seed of the order.
     """
 
-    def __init__(self, context: TrainingContext, *, batch_size: int, vector_teachers: list[str], seed: object) -> None:
-        asked = context.data.queries
-        sentences = list(dict.fromkeys(s for text in context.data.corpus.texts for s in sentences_of(text)))
-        self._texts = TextStore([str(i) for i in range(len(asked) + len(sentences))], [*asked.texts, *sentences])
-        self._caches = {name: context.teacher_cache(name, "query", self._texts) for name in vector_teachers}
-        self._seed = seed
-        self._sentences = batch_size // 2 if sentences else 0
-        self._queries = batch_size - self._sentences
-        self.size = len(asked)
-        self.queries_with_positive = 0
-        self.lists_hash = ""
+    def open(self, inputs: StageInputs) -> None:
+        """Take up the queries and the sentences, and what teachers give of them."""
+        queries, corpus = inputs.context.data.queries, inputs.context.data.corpus
+        sentences = list(dict.fromkeys(s for text in corpus.texts for s in sentences_of(text)))
+        ids = map(str, range(len(queries) + len(sentences)))
+        self._texts = TextStore(ids, [*queries.texts, *sentences])
+        self._caches = {
+            name: inputs.context.teacher_cache(name, "query", self._texts) for name in inputs.vector_teachers
+        }
+        self._seed = inputs.seed
+        self._sentences = inputs.batch_size // 2 if sentences else 0
+        self._queries = inputs.batch_size - self._sentences
+        self.size = len(queries)
 
     def batch(self, step: int) -> CandidateBatch:
         """Build the batch of a step, on the CPU."""

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import torch
 
-from retort.trainers.context import TrainingContext
+from retort.trainers.data.texts import TextStore, item_id
+from retort.trainers.roles import Context
+from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.runtime.rng import rng_for
 from retort.trainers.teachers.vector_cache import VectorCache
 
@@ -35,7 +39,7 @@ def _order(seed: object, epoch: int, size: int) -> np.ndarray:
 class TeacherVectors:
     """The teachers' vectors of the training texts."""
 
-    def __init__(self, context: TrainingContext, teachers: list[str]) -> None:
+    def __init__(self, context: Context, teachers: list[str]) -> None:
         self._caches: dict[str, tuple[VectorCache, VectorCache]] = {
             name: (
                 context.teacher_cache(name, "query", context.data.queries),
@@ -50,3 +54,54 @@ class TeacherVectors:
             name: (torch.from_numpy(q.gather(query_items)), torch.from_numpy(d.gather(document_items)))
             for name, (q, d) in self._caches.items()
         }
+
+
+class DerivedScores:
+    """
+    What teachers give derived candidates, asked for when a stage opens.
+
+    :param context:
+        Data and models.
+    :param score_teachers:
+        Teachers that score them.
+    :param vector_teachers:
+        Teachers whose vectors of them are wanted.
+    :param pairs:
+        Rows of queries, with the texts of their derived candidates.
+    :raises RecipeError:
+        If a teacher scores documents of the corpus only.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        score_teachers: list[str],
+        vector_teachers: list[str],
+        pairs: list[tuple[int, str]],
+    ) -> None:
+        wanted = sorted(set(pairs))
+        texts = sorted({text for _, text in wanted})
+        self._rows = {text: row for row, text in enumerate(texts)}
+        store = TextStore([item_id(text).hex() for text in texts], texts)
+        over = context.over(replace(context.data, corpus=store, qrels={}, given={}))
+        self._store = store
+        self._caches = {name: over.teacher_cache(name, "document", store) for name in vector_teachers}
+        queries = np.array([query for query, _ in wanted], dtype=np.int64)
+        rows = np.array([self._rows[text] for _, text in wanted], dtype=np.int64)
+        self._scores: dict[str, dict[tuple[int, str], float]] = {}
+        for name in score_teachers:
+            if context.teachers[name].corpus_dependent:
+                msg = f"teacher {name!r} scores documents of the corpus; it cannot score derived ones."
+                raise RecipeError(msg)
+            values = over.scores(name, queries, rows).tolist() if wanted else []
+            self._scores[name] = dict(zip(wanted, values, strict=True))
+
+    def of(self, teacher: str, query: int, texts: list[str]) -> list[float]:
+        """Give a teacher's scores of a query's derived candidates, NaN where it has none."""
+        own = self._scores.get(teacher, {})
+        return [own.get((query, text), math.nan) for text in texts]
+
+    def vectors(self, teacher: str, texts: list[str]) -> torch.Tensor:
+        """Give a teacher's vectors of derived candidates, `[n, d]`."""
+        items = self._store.item_ids[[self._rows[text] for text in texts]]
+        return torch.from_numpy(self._caches[teacher].gather(items))

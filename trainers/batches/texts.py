@@ -11,37 +11,28 @@ import torch
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.batches.sampling import TeacherVectors, picked
 from retort.trainers.candidates.lists import texts_of
-from retort.trainers.context import TrainingContext
+from retort.trainers.roles import BatchSource, StageInputs
 
 
-class TextBatches:
+class TextBatches(BatchSource):
     """
-    Mere texts: any queries and any documents, without lists. Enough for alignment and in-batch scores, no label needed.
+    Mere texts: any queries and any documents, without lists, by their share in the data.
 
-    :param context:
-        Data and models.
-    :param batch_size:
-        Texts a step; queries and documents by their share in the data.
-    :param vector_teachers:
-        Teachers whose vectors the stage needs.
-    :param seed:
-        Seed of the order.
+    Enough for alignment and in-batch scores; no label is needed.
     """
 
-    def __init__(self, context: TrainingContext, *, batch_size: int, vector_teachers: list[str], seed: object) -> None:
-        self._bench = context
-        self._seed = seed
-        self._vectors = TeacherVectors(context, vector_teachers)
-        queries, documents = len(context.data.queries), len(context.data.corpus)
-        self._documents = max(1, round(batch_size * documents / (queries + documents)))
-        self._queries = max(1, batch_size - self._documents)
+    def open(self, inputs: StageInputs) -> None:
+        """Take up the data, and what teachers give of it."""
+        self._data, self._seed = inputs.context.data, inputs.seed
+        self._vectors = TeacherVectors(inputs.context, inputs.vector_teachers)
+        queries, documents = len(self._data.queries), len(self._data.corpus)
+        self._documents = max(1, round(inputs.batch_size * documents / (queries + documents)))
+        self._queries = max(1, inputs.batch_size - self._documents)
         self.size = queries
-        self.queries_with_positive = 0
-        self.lists_hash = ""
 
     def batch(self, step: int) -> CandidateBatch:
         """Build the batch of a step, on the CPU."""
-        data = self._bench.data
+        data = self._data
         query_rows = np.unique(picked(f"{self._seed} query", len(data.queries), self._queries, step)[0])
         rows = np.unique(picked(f"{self._seed} document", len(data.corpus), self._documents, step)[0])
         query_items, document_items = data.queries.item_ids[query_rows], data.corpus.item_ids[rows]

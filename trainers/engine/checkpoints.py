@@ -26,6 +26,7 @@ def save_checkpoint(
     state: dict[str, Any],
     rng: list[dict[str, Tensor]],
     *,
+    stage_state: dict[str, dict[str, Tensor]] | None = None,
     keep: int,
 ) -> None:
     """
@@ -40,7 +41,9 @@ def save_checkpoint(
     :param state:
         Counters, as JSON.
     :param rng:
-        Every rank's random generators (see `rng_state`).
+        Every process' random generators (see `rng_state`).
+    :param stage_state:
+        What the stage's objectives fixed when it opened, by their place.
     :param keep:
         How many checkpoints stay.
     """
@@ -49,6 +52,8 @@ def save_checkpoint(
         for index, values in optimizer.state_dict()["state"].items():
             place = _SEPARATOR.join(["optimizer", name, str(index)])
             tensors |= {f"{place}{_SEPARATOR}{key}": t for key, t in values.items()}
+    for place, own in (stage_state or {}).items():
+        tensors |= {f"stage{_SEPARATOR}{place}{_SEPARATOR}{name}": t for name, t in own.items()}
     for rank, generators in enumerate(rng):
         tensors |= {f"rng{_SEPARATOR}{rank}{_SEPARATOR}{name}": t for name, t in generators.items()}
     with replace_folder(folder / f"step-{state['global_step']:08d}") as aside:
@@ -81,6 +86,15 @@ def load_optimizer(checkpoint: Path, name: str, optimizer: torch.optim.Optimizer
         index, key = entry.split(_SEPARATOR)
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+
+
+def load_stage_state(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
+    """Return what the stage's objectives fixed when it opened, by their place."""
+    state: dict[str, dict[str, Tensor]] = {}
+    for entry, tensor in _part(checkpoint, "stage").items():
+        place, name = entry.split(_SEPARATOR)
+        state.setdefault(place, {})[name] = tensor
+    return state
 
 
 def load_rng(checkpoint: Path, rank: int) -> None:

@@ -2,34 +2,41 @@
 #
 # SPDX-License-Identifier: Apache-2.0
 """
-The training loop, the only one: stages, optimiser, schedule, clipping, evaluation, checkpoints, log.
+The training loop, the only one: stages, optimiser, schedule, clipping, checkpoints.
 
-It knows nothing of methods: `distiller(batch, ctx) -> terms` is all that it calls.
+It knows nothing of methods or batches: `distiller(batch, ctx) -> terms` is all that it calls.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from retort.students.files import replace_file
 from retort.students.layers import attend_step_by_step, collect_rows, join_rows
 from retort.students.loading import has_bfloat16
-from retort.trainers.batches.base import CandidateBatch
-from retort.trainers.distiller import Context, Distiller, step_loss
-from retort.trainers.engine.checkpoints import load_module, load_rng, read_state, rng_state, save_checkpoint
+from retort.trainers.distiller import Distiller, step_loss
+from retort.trainers.engine.checkpoints import (
+    load_module,
+    load_rng,
+    load_stage_state,
+    read_state,
+    rng_state,
+    save_checkpoint,
+)
+from retort.trainers.engine.log import RunLog, Sums, total
 from retort.trainers.engine.optimizers import AlternatingOptimizers
-from retort.trainers.recipe import Stage, TrainingSection
+from retort.trainers.engine.progress import RunProgress
+from retort.trainers.engine.validation import Validation
+from retort.trainers.recipe import Recipe, Stage, TrainingSection
+from retort.trainers.roles import BatchSource, StepContext
 from retort.trainers.runtime.distributed import ProcessGroup
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.runtime.progress import progress_bar
@@ -38,33 +45,19 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-class BatchSource(Protocol):
-    """Gives the batch of any step."""
-
-    @property
-    def size(self) -> int: ...  # noqa: D102
-
-    @property
-    def queries_with_positive(self) -> int: ...  # noqa: D102
-
-    @property
-    def lists_hash(self) -> str: ...  # noqa: D102
-
-    def batch(self, step: int) -> CandidateBatch: ...  # noqa: D102
-
-
 @dataclass
-class Progress:
-    """Where the run stands; the whole of it goes into checkpoints."""
+class OpenedStage:
+    """
+    A stage that is ready to train.
 
-    stage: int = 0
-    step: int = 0
-    global_step: int = 0
-    best: float = -1.0
-    best_step: int = -1
-    since_best: int = 0
-    queries_without_positive: int = 0
-    lists: str = ""
+    :param source:
+        Its batches.
+    :param fix_state:
+        Asks its objectives what is to hold for the whole stage: tensors by name, per place of an objective.
+    """
+
+    source: BatchSource
+    fix_state: Callable[[], dict[str, dict[str, Tensor]]]
 
 
 def make_accelerator(training: TrainingSection, out: Path) -> Accelerator:
@@ -125,28 +118,18 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
     return precision != "no" and available
 
 
-def total(parts: Iterable[dict[str, float]]) -> dict[str, float]:
-    """Add up dictionaries by key."""
-    summed: dict[str, float] = {}
-    for part in parts:
-        summed |= {name: summed.get(name, 0.0) + value for name, value in part.items()}
-    return summed
-
-
 class Loop:
     """
-    Trains a distiller through its stages.
+    Trains a distiller through the stages of a recipe.
 
     :param distiller:
         Everything that learns.
-    :param stages:
-        The stages of the recipe.
-    :param training:
-        How to train.
+    :param recipe:
+        Its stages, and how to train.
     :param run:
         Run folder: `log.jsonl` and `checkpoints/` are written there.
     :param open_stage:
-        Called when a stage starts, and whenever it is refreshed, with how often it was before; gives its batches.
+        Called when a stage starts, and whenever it is refreshed, with how often it was before.
     :param evaluate:
         Gives the dev sample's nDCG@10 of the student as it is.
     :param accelerator:
@@ -158,35 +141,31 @@ class Loop:
     def __init__(
         self,
         distiller: Distiller,
-        stages: list[Stage],
-        training: TrainingSection,
+        recipe: Recipe,
         run: Path,
         *,
-        open_stage: Callable[[Stage, int], BatchSource],
+        open_stage: Callable[[Stage, int], OpenedStage],
         evaluate: Callable[[], float],
         accelerator: Accelerator,
         tracked: bool = True,
     ) -> None:
-        self.tracked = tracked
         self.distiller = distiller.to(accelerator.device)
-        self.stages = stages
-        self.training = training
+        self.recipe = recipe
         self.run_folder = run
         self.open_stage = open_stage
-        self.evaluate = evaluate
         self.accelerator = accelerator
         self.processes = ProcessGroup(accelerator)
-        self._bf16 = uses_bf16(training.precision, accelerator.device)
+        self._bf16 = uses_bf16(recipe.training.precision, accelerator.device)
         if accelerator.device.type == "cpu":
             collect_rows(self.distiller)
             if self._bf16:
                 attend_step_by_step(self.distiller)
-        self.progress = Progress()
-        self._logged_terms: set[str] = set()
-        self._log_path = run / "log.jsonl"
-        self._best_path = run / "checkpoints" / "best.safetensors"
+        self.progress = RunProgress()
+        self.log = RunLog(run / "log.jsonl", accelerator, tracked=tracked)
+        best = run / "checkpoints" / "best.safetensors"
+        self.validation = Validation(self.distiller, evaluate, best, self.log, self.processes)
 
-    def run(self, checkpoint: Path | None = None) -> Progress:
+    def run(self, checkpoint: Path | None = None) -> RunProgress:
         """
         Train all stages, then load the student that `training.keep` names.
 
@@ -194,127 +173,141 @@ class Loop:
             A checkpoint to go on from, bit for bit.
         :returns:
             Where the run ended.
+        :raises RecipeError:
+            If no stage had anything to train on, or a resumed one has other candidate lists than it began with.
         """
+        stages, seed = self.recipe.stages, self.recipe.training.seed + self.processes.rank
         if checkpoint is None:
             self.processes.broadcast_weights(self.distiller)
-            torch.manual_seed(self.training.seed + self.processes.rank)  # each rank's dropout is its own
-            if self.processes.is_main:
-                self._log_path.unlink(missing_ok=True)
-            self._log(event="start", dev_sample_ndcg=self._evaluated())
+            torch.manual_seed(seed)  # each process' dropout is its own
+            self.log.begin()
+            self.log.write(self._where, event="start", dev_sample_ndcg=self.validation.score())
         else:
-            self.progress = Progress(**read_state(checkpoint))
+            self.progress = RunProgress(**read_state(checkpoint))
             if self.progress.step > 0:
-                self.distiller.take_anchor(self.stages[self.progress.stage].name)  # its weights come next
+                self.distiller.take_anchor(stages[self.progress.stage].name)  # its weights come next
             load_module(checkpoint, self.distiller)
-            torch.manual_seed(self.training.seed + self.processes.rank)  # for ranks that the checkpoint does not know
-            if self.processes.is_main:
-                self._cut_log()
-        while self.progress.stage < len(self.stages):
-            self._train_stage(self.stages[self.progress.stage], checkpoint)
+            torch.manual_seed(seed)  # for processes that the checkpoint does not know
+            self.log.cut(self.progress.global_step)
+        while self.progress.stage < len(stages):
+            self._train_stage(stages[self.progress.stage], checkpoint)
             checkpoint = None
         if self.progress.best_step < 0:
-            names = ", ".join(stage.name for stage in self.stages)
+            names = ", ".join(stage.name for stage in stages)
             msg = f"stage {names}: no query was left to train on. Look at the selector."
             raise RecipeError(msg)
-        self.processes.broadcast(None)  # the first rank may still be writing it
-        self.distiller.student.load_state_dict(load_file(self._best_path))
-        self.distiller.student.eval()
+        self.validation.load_best()
         return self.progress
 
     def _train_stage(self, stage: Stage, checkpoint: Path | None) -> None:
-        progress, training = self.progress, self.training
+        progress, training = self.progress, self.recipe.training_of(stage)
+        self.distiller.encoder.cache_gradients = training.cache_gradients
         every, opened = stage.refresh or stage.steps, progress.step
-        source = self._opened(stage)
-        if opened % every and source.lists_hash != progress.lists:
-            msg = f"stage {stage.name}: its candidate lists are not those that it began with; give another --out."
-            raise RecipeError(msg)
-        progress.lists = source.lists_hash
-        turns = AlternatingOptimizers(self.distiller, stage, training)
+        source = self._opened(stage, checkpoint if opened % every else None)
+        optimizers = AlternatingOptimizers(self.distiller, stage, training)
         if checkpoint is not None:
             if progress.step > 0:
-                turns.load(checkpoint)
+                optimizers.load(checkpoint)
             load_rng(checkpoint, self.processes.rank)  # last: whatever was made above may have drawn numbers
         self.distiller.train()
-        started, first = time.perf_counter(), progress.step
-        window: list[dict[str, float]] = []  # the steps since the last line of the log
+        self.log.begin_stage()
         with progress_bar(f"stage {stage.name}", stage.steps) as update:
             update(progress.step)
             while progress.step < stage.steps:
                 if progress.step % every == 0:
                     if progress.step > opened:
-                        source = self._opened(stage)
-                        progress.lists = source.lists_hash
+                        source = self._opened(stage, None)
                     self.distiller.take_anchor(stage.name)
                 if not source.size:
-                    self._log(event="no_queries")
+                    self.log.write(self._where, event="no_queries")
                     if progress.step > 0:
-                        self._evaluates(stage, due=True)
+                        self.validation.run(progress, self._where, training)
                     break
-                lr = turns.take(progress.step)
-                terms, norm = self._step(turns, source, stage)
-                window.append(terms)
+                lr = optimizers.take(progress.step)
+                _, norm = self._step(optimizers, source, stage, training)
                 progress.step += 1
                 progress.global_step += 1
                 update(1)
-                if progress.step % training.log_every == 0 or progress.step == stage.steps:
-                    seconds = (time.perf_counter() - started) / (progress.step - first)
-                    made = total(dict.fromkeys(terms, 1.0) for terms in window)
-                    means = {name: value / made[name] for name, value in total(window).items()}
-                    seen = {name: means.pop(name) for name in sorted(self._logged_terms & means.keys())}
-                    watched = {"logged_terms": seen} if seen else {}
-                    self._log(event="step", lr=lr, grad_norm=norm, terms=means, **watched, seconds_per_step=seconds)
-                    window.clear()
-                if (turns.is_students or progress.step == stage.steps) and self._evaluates(stage):
-                    if turns.is_students and self._patience_lost():
+                ends = progress.step == stage.steps
+                if progress.step % training.log_every == 0 or ends:
+                    self.log.write_steps(self._where, lr=lr, grad_norm=norm)
+                if self._is_due(optimizers, training) or ends:
+                    self.validation.run(progress, self._where, training)
+                    if optimizers.is_students and self._patience_lost(training):
                         break
-                if progress.step % training.checkpoint_every == 0 and progress.step < stage.steps:
-                    self._save(turns)
+                if progress.step % training.checkpoint_every == 0 and not ends:
+                    self._save(optimizers)
         self.distiller.drop_anchor()
+        self.distiller.take_state({})
         progress.stage, progress.step, progress.since_best = progress.stage + 1, 0, 0
         self._save(None)  # the next stage begins with an optimiser of its own
 
-    def _opened(self, stage: Stage) -> BatchSource:
+    def _opened(self, stage: Stage, checkpoint: Path | None) -> BatchSource:
+        """Open a stage, or refresh it; with a checkpoint go on with one that was opened before."""
+        progress = self.progress
         cuda = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
         with torch.random.fork_rng(cuda):  # a teacher may be trained now, or may have been before a kill
-            source = self.open_stage(stage, self.progress.step // stage.refresh if stage.refresh else 0)
+            opened = self.open_stage(stage, progress.step // stage.refresh if stage.refresh else 0)
+            source = opened.source
+            if checkpoint is not None:
+                if source.lists_hash != progress.lists:
+                    msg = (
+                        f"stage {stage.name}: its candidate lists are not those that it began with; give another --out."
+                    )
+                    raise RecipeError(msg)
+                state = load_stage_state(checkpoint)
+            else:
+                state = self.processes.broadcast(opened.fix_state() if source.size and self.processes.is_main else {})
+        self.distiller.take_state(state)
+        progress.lists = source.lists_hash
         if source.size:
             self._refuse_hopeless(stage, source)
         return source
 
-    def _step(self, turns: AlternatingOptimizers, source: BatchSource, stage: Stage) -> tuple[dict[str, float], float]:
-        progress, training, device = self.progress, self.training, self.accelerator.device
+    def _step(
+        self, optimizers: AlternatingOptimizers, source: BatchSource, stage: Stage, training: TrainingSection
+    ) -> tuple[Sums, float]:
+        """Train one step; return the loss and its terms, and the gradient's norm."""
+        progress, device = self.progress, self.accelerator.device
         batch = source.batch(progress.step)
-        if stage.takes_lists:
-            progress.queries_without_positive += int((~batch.has_positive).sum())
-        ctx = Context(stage.name, progress.step, stage.steps, len(batch.queries), training.seed, self.processes)
+        progress.queries_without_positive += batch.lists_without_positive
+        ctx = StepContext(stage.name, progress.step, stage.steps, batch.size, training.seed, self.processes)
         dtype = next(self.distiller.student.parameters()).dtype
         parts = [part.to(device, dtype) for part in batch.split(training.accumulation)]
         # Each part's loss is divided by what counts in the whole step, so this must be known before the first.
         counts = total(self.distiller.counts(part, ctx) for part in parts)
-        found: list[dict[str, float]] = []
+        found: list[Sums] = []
+        logged: list[Sums] = []
+        counted: list[Sums] = []
         for part in parts:
             with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
                 terms = self.distiller(part, ctx)
                 loss = step_loss(terms, counts)
             self._refuse_not_finite("loss", float(loss.detach()))
             self.accelerator.backward(loss)
-            self._logged_terms |= {name for name, (_, _, weight) in terms.items() if weight is None}
             sums = {name: float(v.detach().masked_fill(~m, 0.0).sum()) for name, (v, m, _) in terms.items()}
-            found.append({"loss": float(loss.detach())} | {n: s / max(counts[n], 1.0) for n, s in sums.items()})
-        join_rows(turns.learning)
-        self.processes.average_gradients(turns.learning)
-        norm = float(self.accelerator.clip_grad_norm_(turns.learning, training.clip or float("inf")))
+            found.append(
+                {"loss": float(loss.detach())} | {n: sums[n] / max(counts[n], 1.0) for n in counts if n in sums}
+            )
+            only_logged = {name: m for name, (_, m, weight) in terms.items() if weight is None}
+            logged.append({name: sums[name] for name in only_logged})
+            counted.append({name: float(m.sum()) for name, m in only_logged.items()})
+        terms_of_step = total(found)
+        self.log.add(terms_of_step, total(logged), total(counted))
+        join_rows(optimizers.learning)
+        self.processes.average_gradients(optimizers.learning)
+        norm = float(self.accelerator.clip_grad_norm_(optimizers.learning, training.clip or float("inf")))
         self._refuse_not_finite("gradient's norm", norm)
-        turns.optimizer.step()
-        turns.optimizer.zero_grad(set_to_none=True)
-        return total(found), norm
+        optimizers.optimizer.step()
+        optimizers.optimizer.zero_grad(set_to_none=True)
+        return terms_of_step, norm
 
     def _refuse_not_finite(self, what: str, value: float) -> None:
         """Stop before the weights, and then the checkpoints, are spoilt."""
         if not math.isfinite(value):
             msg = (
-                f"stage {self.stages[self.progress.stage].name}, step {self.progress.step}: the {what} is {value}. "
-                "Lower lr, or look at the teacher's vectors. The last checkpoint stands."
+                f"stage {self.recipe.stages[self.progress.stage].name}, step {self.progress.step}: the {what} is "
+                f"{value}. Lower lr, or look at the teacher's vectors. The last checkpoint stands."
             )
             raise FloatingPointError(msg)
 
@@ -327,70 +320,37 @@ class Loop:
             )
             raise RecipeError(msg)
 
-    def _evaluates(self, stage: Stage, *, due: bool = False) -> bool:
-        every = self.training.evaluate_every
-        due = due or self.progress.step == stage.steps or (every > 0 and self.progress.step % every == 0)
-        if due:
-            score = self._evaluated()
-            self._log(event="evaluation", dev_sample_ndcg=score, best_before=self.progress.best)
-            better = score > self.progress.best
-            self.progress.since_best = 0 if better else self.progress.since_best + 1
-            if better or self.training.keep == "last":
-                self.progress.best, self.progress.best_step = max(score, self.progress.best), self.progress.global_step
-                if self.processes.is_main:
-                    state = {k: t.detach().cpu().clone() for k, t in self.distiller.student.state_dict().items()}
-                    with replace_file(self._best_path) as aside:
-                        save_file(state, aside)
-        return due
+    def _is_due(self, optimizers: AlternatingOptimizers, training: TrainingSection) -> bool:
+        """Whether the student is to be evaluated within the stage."""
+        every = training.evaluate_every
+        return optimizers.is_students and every > 0 and self.progress.step % every == 0
 
-    def _evaluated(self) -> float:
-        self.distiller.eval()
-        score = self.processes.broadcast(self.evaluate() if self.processes.is_main else None)
-        self.distiller.train()
-        return score
-
-    def _patience_lost(self) -> bool:
-        lost = 0 < self.training.patience <= self.progress.since_best
+    def _patience_lost(self, training: TrainingSection) -> bool:
+        lost = 0 < training.patience <= self.progress.since_best
         if lost:
-            self._log(event="early_stop", best_step=self.progress.best_step)
+            self.log.write(self._where, event="early_stop", best_step=self.progress.best_step)
         return lost
 
-    def _save(self, turns: AlternatingOptimizers | None) -> None:
-        folder = self.run_folder / "checkpoints"
-        keep = self.training.keep_checkpoints
+    def _save(self, optimizers: AlternatingOptimizers | None) -> None:
         rng = self.processes.all_gather(rng_state())
         if self.processes.is_main:
             save_checkpoint(
-                folder, self.distiller, turns.optimizers if turns else {}, vars(self.progress), rng, keep=keep
+                self.run_folder / "checkpoints",
+                self.distiller,
+                optimizers.optimizers if optimizers else {},
+                vars(self.progress),
+                rng,
+                stage_state=self.distiller.stage_state,
+                keep=self.recipe.training.keep_checkpoints,
             )
 
-    def _log(self, **entry: Any) -> None:
-        if not self.processes.is_main:
-            return
-        figures = {**entry, **entry.get("terms", {}), **entry.get("logged_terms", {})}
-        figures = {n: v for n, v in figures.items() if isinstance(v, float)}
-        if self.tracked:
-            self.accelerator.log(figures, step=self.progress.global_step)
-        stage = min(self.progress.stage, len(self.stages) - 1)
-        entry = {
-            "stage": self.stages[stage].name,
-            "step": self.progress.step,
-            "global_step": self.progress.global_step,
-            "queries_without_positive": self.progress.queries_without_positive,
-            **entry,
+    @property
+    def _where(self) -> dict[str, Any]:
+        """Where the run stands, for the log."""
+        progress, stages = self.progress, self.recipe.stages
+        return {
+            "stage": stages[min(progress.stage, len(stages) - 1)].name,
+            "step": progress.step,
+            "global_step": progress.global_step,
+            "queries_without_positive": progress.queries_without_positive,
         }
-        with self._log_path.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(entry) + "\n")
-
-    def _cut_log(self) -> None:
-        """Drop what an interrupted run logged after its last checkpoint."""
-        lines = self._log_path.read_text(encoding="utf-8").splitlines()
-        kept = []
-        for line in lines:
-            try:
-                if json.loads(line)["global_step"] <= self.progress.global_step:
-                    kept.append(line)
-            except json.JSONDecodeError:  # the kill cut this line
-                break
-        with replace_file(self._log_path) as aside:
-            aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,27 @@ def parameter_groups(
     return [group for parts in ((rest, lr, weight_decay), *apart) for group in two(*parts)]
 
 
-def schedule_factor(warmup: float, step: int, steps: int) -> float:
-    """Rise linearly to 1 over the first `warmup` share of the steps, then fall to 0: a function of the step alone."""
+def schedule_factor(schedule: str, warmup: float, step: int, steps: int) -> float:
+    r"""
+    Return the share of the highest learning rate at a step: a function of the step alone.
+
+    It rises linearly to 1 over the warm-up; then with $x$ from 0 to 1 over the other steps `linear` is $1 - x$,
+    `cosine` $(1 + \cos \pi x) / 2$, `constant` 1.
+
+    :param schedule:
+        `linear`, `cosine` or `constant`.
+    :param warmup:
+        Share of the steps in which it rises.
+    :param step:
+        The step, from 0.
+    :param steps:
+        How many there are.
+    """
     rising = max(1, round(warmup * steps))
-    return (step + 1) / rising if step < rising else (steps - step) / max(1, steps - rising)
+    if step < rising:
+        return (step + 1) / rising
+    left = (steps - step) / max(1, steps - rising)
+    return {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}[schedule]
 
 
 class AlternatingOptimizers:
@@ -68,11 +86,11 @@ class AlternatingOptimizers:
         self._turn = ""
         self.learning: list[torch.nn.Parameter] = []
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self._paces = {turn: distiller.parameter_groups_of(stage.name, turn) for turn in dict.fromkeys(self._whose)}
+        self._groups = {turn: distiller.parameter_groups_of(stage.name, turn) for turn in dict.fromkeys(self._whose)}
         for turn in dict.fromkeys(self._whose):
             distiller.enter(stage.name, turn)
             highest = distiller.highest_rate(stage.name, turn, stage.lr)
-            groups = parameter_groups(distiller, highest, training.weight_decay, self._paces[turn])
+            groups = parameter_groups(distiller, highest, training.weight_decay, self._groups[turn])
             # Half a CPU step goes to the unfused one.
             self.optimizers[turn] = torch.optim.AdamW(groups, lr=highest, fused=True)
 
@@ -88,8 +106,9 @@ class AlternatingOptimizers:
             self._turn = turn
             self.learning = self._distiller.enter(self._stage.name, turn)
             self._distiller.train()
-        share = schedule_factor(self._training.warmup, self._whose[:step].count(turn), self._whose.count(turn))
-        own = [part.at(step, self._stage.steps) for part in self._paces[turn] for _ in range(2)]  # two groups each
+        done, steps = self._whose[:step].count(turn), self._whose.count(turn)
+        share = schedule_factor(self._stage.schedule, self._training.warmup, done, steps)
+        own = [part.at(step, self._stage.steps) for part in self._groups[turn] for _ in range(2)]  # two groups each
         for group, slower in zip(self.optimizer.param_groups, [1.0, 1.0, *own], strict=True):
             group["lr"] = group["highest"] * share * slower
         return float(self.optimizer.param_groups[0]["lr"])

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
-from retort.trainers.distiller import Context, Terms
 from retort.trainers.objectives import TeacherObjective, one_of
+from retort.trainers.roles import Masks, StepContext, Values
 
 
 class Adversarial(TeacherObjective):
@@ -60,17 +60,25 @@ class Adversarial(TeacherObjective):
         self.form = one_of("form", form, ("paper", "code"))
         self.reduction = one_of("reduction", reduction, ("mean", "sum"))
 
-    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
-        """One value a query; lists without a scored positive and negative do not count. Logs the student's entropy."""
-        ranker = self.list_teacher(out, batch)
-        scored = batch.mask & ~ranker.isnan()
-        positive, negative = scored & (batch.labels == 1), scored & (batch.labels != 1)
-        own, usable = out.list_scores(batch), positive.any(-1) & negative.any(-1)
+    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
+        """One value a query. Logs the student's entropy."""
+        own, ranker = output.list_scores(batch), self.list_teacher(output, batch, ctx)
+        positive, negative = self._judged(batch, ctx.teacher)
         ctx.logged_terms["entropy"] = (losses.entropy(own, batch.mask), batch.mask.sum(-1) > 1)
         values = adversarial(own, ranker, positive, negative, form=self.form)
         if self.reduction == "sum":  # of what is 0 for lists that do not count: the mean over all, times all
-            return {"adversarial": (values * ctx.queries, torch.ones_like(usable))}
-        return {"adversarial": (values, usable)}
+            values = values * ctx.queries
+        return {"adversarial": values}
+
+    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:
+        """Lists with a scored positive and a scored negative count; for a sum all do."""
+        positive, negative = self._judged(batch, teacher)
+        usable = positive.any(-1) & negative.any(-1)
+        return {"adversarial": torch.ones_like(usable) if self.reduction == "sum" else usable}
+
+    def _judged(self, batch: CandidateBatch, teacher: str | None) -> tuple[Tensor, Tensor]:
+        scored = self.scored(batch, teacher)
+        return scored & (batch.labels == 1), scored & (batch.labels != 1)
 
 
 def adversarial(retriever: Tensor, ranker: Tensor, positive: Tensor, negative: Tensor, *, form: str) -> Tensor:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
-from retort.trainers.distiller import Context, Objective, Temperature
 from retort.trainers.objectives import one_of
+from retort.trainers.roles import Objective, StepContext, Temperature
 
 FEATURES, HIDDEN = 5, 128
 
@@ -93,17 +93,18 @@ class CurriculumTemperature(Temperature):
     def bind(self, objectives: list[Objective]) -> None:
         """Count the teachers."""
         if self.granularity == "per_teacher":
-            self.teachers = sorted({_teacher(o) for o in objectives if o.divergence})
+            self.teachers = sorted({name for o in objectives if o.divergence for name in _teachers(o)})
             self.theta = nn.Parameter(self.theta.detach().repeat(max(1, len(self.teachers))))
 
-    def forward(self, out: Any, batch: CandidateBatch, ctx: Context, objective: Objective) -> Tensor | None:
+    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext, objective: Objective) -> Tensor | None:
         """A scalar, or `[B, 1]`; None for what is no divergence."""
         if not objective.divergence:
             return None
         if self.granularity == "per_query":
-            theta = self.network(features(*objective.compared(out, batch, ctx)))
+            theta = self.network(features(*objective.compared(output, batch, ctx)))
         else:
-            theta = self.theta[self.teachers.index(_teacher(objective)) if self.teachers else 0]
+            teacher = ctx.teacher or _teachers(objective)[0]
+            theta = self.theta[self.teachers.index(teacher) if self.teachers else 0]
         return self.start + self.span * torch.sigmoid(reverse(theta, self.strength(ctx.step, ctx.steps)))
 
     def strength(self, step: int, steps: int) -> float:
@@ -117,8 +118,8 @@ class CurriculumTemperature(Temperature):
         return min(abs(self.strength(step, steps)), 1.0)
 
 
-def _teacher(objective: Objective) -> str:
-    return "" if objective.teacher is None else objective.teacher  # an anchor has no name
+def _teachers(objective: Objective) -> list[str]:
+    return objective.each_teacher or [""]  # an anchor has no name
 
 
 def reverse(x: Tensor, factor: float) -> Tensor:

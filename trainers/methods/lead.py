@@ -20,9 +20,9 @@ import torch
 
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
-from retort.trainers.distiller import Compared, Context, Objective, Spec, Terms
 from retort.trainers.encoder_output import DenseOutput, EncoderOutput
 from retort.trainers.objectives import Scope, candidates, judged, one_of, scores_of
+from retort.trainers.roles import Compared, Masks, ModelInfo, Objective, StepContext, Values
 from retort.trainers.runtime.rng import rng_for
 
 
@@ -43,12 +43,12 @@ class LiveKL(Objective):
         self.teacher, self.temperature, self.detach_targets = teacher, temperature, detach_targets
         self.scope: Scope = one_of("scope", scope, ("list", "in_batch"))
 
-    def compared(self, out: Any, batch: CandidateBatch, ctx: Context) -> Compared:
+    def compared(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Compared:
         """Scores of the last layers."""
-        scores, target = (scores_of(seen, batch, self.scope) for seen in (out, ctx.teachers[str(self.teacher)]))
+        scores, target = (scores_of(seen, batch, self.scope) for seen in (output, ctx.teachers[str(self.teacher)]))
         return scores, target, candidates(batch, self.scope)
 
-    def options(self, ctx: Context) -> dict[str, Any]:
+    def options(self, ctx: StepContext) -> dict[str, Any]:
         """Say how `listwise_kl` is to compare: at the stage's temperature, if it has one."""
         tau = self.temperature if ctx.temperature is None else ctx.temperature
         return {"student_temperature": tau, "teacher_temperature": tau, "detach": self.detach_targets}
@@ -112,11 +112,11 @@ class LayerKL(LiveKL):
         self.weight_temperature = weight_temperature
         self._depths = (0, 0)
 
-    def bind(self, spec: Spec) -> None:
+    def bind(self, info: ModelInfo) -> None:
         """Note how many layers there are."""
-        self._depths = (spec.teacher_layers[str(self.teacher)], spec.student_layers)
+        self._depths = (info.teacher_layers[str(self.teacher)], info.student_layers)
 
-    def layers(self, ctx: Context) -> list[tuple[int, int]]:
+    def layers(self, ctx: StepContext) -> list[tuple[int, int]]:
         """Pair layers, ascending on both sides."""
         count = min(self.pairs, *self._depths)
         if self.choose == "random":
@@ -128,15 +128,15 @@ class LayerKL(LiveKL):
             drawn = [[(k + 1) * depth // count - 1 for k in range(count)] for depth in self._depths]
         return list(zip(*drawn, strict=True))
 
-    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
-        """One value a query; lists of one candidate do not count. Logs layers' entropies and weights."""
+    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
+        """One value a query. Logs layers' entropies and weights."""
         teacher, positive, mask = ctx.teachers[str(self.teacher)], *judged(batch, self.scope)
         everything, options, pairs = candidates(batch, self.scope), self.options(ctx), self.layers(ctx)
         many = everything.sum(-1) > 1
         divergences, misfits = [], []
         for theirs, own in pairs:
             target = scores_of(self._as_asked(teacher.layers[theirs]), batch, self.scope)
-            scores = scores_of(self._as_asked(out.layers[own]), batch, self.scope)
+            scores = scores_of(self._as_asked(output.layers[own]), batch, self.scope)
             misfits.append(losses.contrastive(target.detach(), positive, mask))
             divergences.append(losses.listwise_kl(scores, target, everything, **options))
             ctx.logged_terms[f"layer_entropy.{self.teacher}.{theirs}"] = (losses.entropy(target, everything), many)
@@ -146,7 +146,11 @@ class LayerKL(LiveKL):
             values = values * weights
             for k, (theirs, _) in enumerate(pairs):
                 ctx.logged_terms[f"layer_weight.{self.teacher}.{theirs}"] = (weights[:, k], many)
-        return {"layer_kl": (values.sum(-1), many)}
+        return {"layer_kl": values.sum(-1)}
+
+    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:  # noqa: ARG002
+        """Lists of two candidates or more count."""
+        return {"layer_kl": candidates(batch, self.scope).sum(-1) > 1}
 
     def _as_asked(self, seen: EncoderOutput) -> EncoderOutput:
         if self.similarity == "dot" and isinstance(seen, DenseOutput):
@@ -185,11 +189,15 @@ class MutualKL(LiveKL):
         super().__init__(teacher=teacher, temperature=temperature, scope=scope, detach_targets=detach_targets)
         self.both = both
 
-    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
-        """One value a query; lists of one candidate do not count."""
-        scores, target, mask = self.compared(out, batch, ctx)
+    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
+        """One value a query."""
+        scores, target, mask = self.compared(output, batch, ctx)
         options = self.options(ctx)
         values = losses.listwise_kl(scores, target, mask, **options)
         if self.both:
             values = values + losses.listwise_kl(target, scores, mask, **options)
-        return {"mutual_kl": (values, mask.sum(-1) > 1)}
+        return {"mutual_kl": values}
+
+    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:  # noqa: ARG002
+        """Lists of two candidates or more count."""
+        return {"mutual_kl": candidates(batch, self.scope).sum(-1) > 1}

@@ -19,8 +19,8 @@ from retort.trainers import losses, roles
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.candidates.dense import DenseMiner
 from retort.trainers.candidates.mining import mine
-from retort.trainers.distiller import Compared, Context, Objective, Terms
 from retort.trainers.objectives import one_of
+from retort.trainers.roles import Compared, Masks, Objective, StepContext, Values
 from retort.trainers.runtime.rng import rng_for
 
 LEAST_BLOCK = 256  # queries that the teacher is asked at a time
@@ -47,19 +47,23 @@ class AnchorKL(Objective):
         super().__init__()
         self.temperature = temperature
 
-    def compared(self, out: Any, batch: CandidateBatch, ctx: Context) -> Compared:
+    def compared(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Compared:
         """Scores of each query's list."""
         if ctx.anchor is None:
             msg = "AnchorKL needs the stage's anchor."
             raise RuntimeError(msg)
-        return out.list_scores(batch), ctx.anchor.list_scores(batch), batch.mask
+        return output.list_scores(batch), ctx.anchor.list_scores(batch), batch.mask
 
-    def forward(self, out: Any, batch: CandidateBatch, ctx: Context) -> Terms:
-        """One value a query; lists of one candidate do not count."""
+    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
+        """One value a query."""
         tau = self.temperature if ctx.temperature is None else ctx.temperature
-        compared = self.compared(out, batch, ctx)
+        compared = self.compared(output, batch, ctx)
         values = losses.listwise_kl(*compared, student_temperature=tau, teacher_temperature=tau)
-        return {"anchor_kl": (values, batch.mask.sum(-1) > 1)}
+        return {"anchor_kl": values}
+
+    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:  # noqa: ARG002
+        """Lists of two candidates or more count."""
+        return {"anchor_kl": batch.mask.sum(-1) > 1}
 
 
 class ConfusingQueries(roles.Selector):

@@ -1,0 +1,39 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Where a run stands."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class RunProgress:
+    """
+    Where the run stands; the whole of it goes into checkpoints.
+
+    :param stage:
+        Number of the stage, from 0.
+    :param step:
+        Steps of the stage that are done.
+    :param global_step:
+        Steps of the run that are done.
+    :param best:
+        Best nDCG@10 on the dev sample so far.
+    :param best_step:
+        The `global_step` that it was of; -1 before the first evaluation.
+    :param since_best:
+        Evaluations of the stage since then.
+    :param queries_without_positive:
+        How many lists without a positive were trained on.
+    :param lists:
+        Hash of the stage's candidate lists.
+    """
+
+    stage: int = 0
+    step: int = 0
+    global_step: int = 0
+    best: float = -1.0
+    best_step: int = -1
+    since_best: int = 0
+    queries_without_positive: int = 0
+    lists: str = ""
