@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from retort.students.files import resolve_model
+from retort.students.hashing import canonical_json
 from retort.students.manifest import MANIFEST_FILE, Manifest
 from retort.students.ranker import Ranker
 from retort.students.student import Student
@@ -63,7 +64,9 @@ class StudentHandle(Generic[Loaded]):
     def _shared_or_loaded(self) -> Loaded:
         real, stamp = _identity(self._model)
         options: dict[str, Any] = {name: value() if callable(value) else value for name, value in self._options.items()}
-        key = (self._kind, real, stamp, *sorted(options.items()))
+        # Arguments for transformers are dictionaries, which a key cannot hold.
+        key: tuple[Any, ...] = (self._kind, real, stamp)
+        key += tuple((name, canonical_json(v) if isinstance(v, dict) else v) for name, v in sorted(options.items()))
         with _shared_lock:
             loading = _loading.setdefault(key, threading.Lock())
         with loading:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -36,6 +36,14 @@ MODULES, CONFIG = "modules.json", "config_sentence_transformers.json"
 SAVED = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")  # in CONFIG
 
 Precision = Literal["float32", "bfloat16", "auto", "int8"]
+Kwargs = dict[str, Any] | None
+# Arguments for transformers, and what sentence-transformers calls them.
+KWARGS = {
+    "model_kwargs": "model_kwargs",
+    "tokenizer_kwargs": "processor_kwargs",
+    "config_kwargs": "config_kwargs",
+}
+_RUNS_CODE = ("trust_remote_code", "allow_all_kernels")
 
 
 def pick_device(device: str | None) -> str:
@@ -63,6 +71,40 @@ def has_bfloat16(device: str) -> bool:
     return False
 
 
+def transformers_kwargs(
+    *, model_kwargs: Kwargs = None, tokenizer_kwargs: Kwargs = None, config_kwargs: Kwargs = None
+) -> dict[str, dict[str, Any]]:
+    """
+    Return arguments for transformers as sentence-transformers takes them; weights come from safetensors alone.
+
+    :param model_kwargs:
+        For the model's `from_pretrained`, such as `attn_implementation` and `dtype`.
+    :param tokenizer_kwargs:
+        For the tokenizer's `from_pretrained`.
+    :param config_kwargs:
+        For the configuration's `from_pretrained`.
+    :raises ValueError:
+        If they allow foreign code or pickled weights.
+    """
+    kwargs = {
+        "model_kwargs": {"use_safetensors": True} | (model_kwargs or {}),
+        "tokenizer_kwargs": dict(tokenizer_kwargs or {}),
+        "config_kwargs": dict(config_kwargs or {}),
+    }
+    if kwargs["model_kwargs"]["use_safetensors"] is not True:
+        msg = "model_kwargs.use_safetensors: weights are read from safetensors only; leave it out."
+        raise ValueError(msg)
+    if odd := [f"{place}.{name}" for place, values in kwargs.items() for name in _RUNS_CODE if name in values]:
+        msg = f"{odd[0]}: leave it out; whether code that a model brings along runs, `trust_remote_code` alone says."
+        raise ValueError(msg)
+    return {KWARGS[place]: values for place, values in kwargs.items()}
+
+
+def names_dtype(*kwargs: Kwargs) -> bool:
+    """Tell whether arguments for transformers name the dtype in which a model is loaded."""
+    return any(name in (values or {}) for values in kwargs for name in ("dtype", "torch_dtype"))
+
+
 def load_model(
     kind: type[Model],
     model: str,
@@ -72,6 +114,7 @@ def load_model(
     token: str | None = None,
     local_files_only: bool = False,
     trust_remote_code: bool = False,
+    **kwargs: Kwargs,
 ) -> Model:
     """
     Load a model of sentence-transformers, in evaluation mode and the dtype in which it is stored.
@@ -90,6 +133,8 @@ def load_model(
         Never ask the Hub.
     :param trust_remote_code:
         Run code that the model brings along.
+    :param kwargs:
+        `model_kwargs`, `tokenizer_kwargs` and `config_kwargs`, see `transformers_kwargs`.
     :raises FileNotFoundError:
         If the folder is not there, or holds no model that can be loaded.
     :raises RemoteCodeError:
@@ -97,6 +142,7 @@ def load_model(
     """
     path = resolve_model(model)
     folder = Path(path)
+    transformers_kwargs(**kwargs)  # what is wrong with them is no fault of the folder's
     msg = f"No model at {path!r}. Give a model folder, a Hugging Face Hub id, or 'package:NAME/SUBFOLDER'."
     if not folder.is_dir() and (path.count("/") > 1 or ("/" in path and folder.parent.is_dir())):  # no Hub id
         raise FileNotFoundError(msg)
@@ -109,6 +155,7 @@ def load_model(
             token=token,
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,
+            **kwargs,
         )
     except RemoteCodeError:
         raise
@@ -125,7 +172,16 @@ def load_model(
     return loaded
 
 
-def open_model(kind: type[Model], path: str, *, trust_remote_code: bool = False, **options: Any) -> Model:
+def open_model(
+    kind: type[Model],
+    path: str,
+    *,
+    trust_remote_code: bool = False,
+    model_kwargs: Kwargs = None,
+    tokenizer_kwargs: Kwargs = None,
+    config_kwargs: Kwargs = None,
+    **options: Any,
+) -> Model:
     """
     Create a model of sentence-transformers from a folder or a Hub id, with weights in safetensors only.
 
@@ -138,27 +194,61 @@ def open_model(kind: type[Model], path: str, *, trust_remote_code: bool = False,
         A folder or a Hub id (see `resolve_model`).
     :param trust_remote_code:
         Run code that the model brings along.
+    :param model_kwargs:
+        See `transformers_kwargs`.
+    :param tokenizer_kwargs:
+        See `transformers_kwargs`.
+    :param config_kwargs:
+        See `transformers_kwargs`.
     :param options:
         Passed to `kind`.
+    :raises ValueError:
+        As `transformers_kwargs`.
     :raises RemoteCodeError:
         If the folder brings code along that is not trusted.
     """
     from sentence_transformers import SentenceTransformer
 
     refuse_remote_code(path, trust_remote_code=trust_remote_code)
-    options["model_kwargs"] = {"use_safetensors": True}
+    options |= transformers_kwargs(
+        model_kwargs=model_kwargs, tokenizer_kwargs=tokenizer_kwargs, config_kwargs=config_kwargs
+    )
     if kind is SentenceTransformer and not trust_remote_code and names_own_modules(path):
         return _put_together(Path(path), **options)  # type: ignore[return-value]
     return kind(path, trust_remote_code=trust_remote_code, **options)
 
 
-def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> Any:
-    """Load a model's tokenizer, as transformers has it; parameters and errors as in `load_model`."""
+def load_tokenizer(model: str, *, trust_remote_code: bool = False, **kwargs: Any) -> Any:
+    """Load a model's tokenizer, as transformers has it with `kwargs`; parameters and errors as in `load_model`."""
     from transformers import AutoTokenizer
 
     path = resolve_model(model)
     refuse_remote_code(path, trust_remote_code=trust_remote_code)
-    return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **kwargs)
+
+
+def assemble(kind: type[Model], modules: list[Any], **options: Any) -> Model:
+    """
+    Create a model of sentence-transformers from modules.
+
+    :param kind:
+        Its class.
+    :param modules:
+        The modules.
+    :param options:
+        Passed to `kind`.
+    :raises ValueError:
+        If there are arguments for transformers among them, which nobody would see.
+    """
+    if odd := sorted(KWARGS.keys() & options.keys()):
+        msg = f"{odd[0]}: no model of transformers is loaded here."
+        raise ValueError(msg)
+    return kind(modules=modules, device="cpu", **options)
+
+
+def in_training_dtype(model: Model, options: Mapping[str, Any]) -> Model:
+    """Convert a model to float32, unless its loading options name a dtype: folders may be stored in less."""
+    return model if names_dtype(options.get("model_kwargs"), options.get("config_kwargs")) else model.float()
 
 
 def refuse_remote_code(path: str, *, trust_remote_code: bool = False) -> None:

@@ -15,7 +15,15 @@ import numpy as np
 from retort.students.backends.exports import Backend, choose, export_precision
 from retort.students.backends.onnx import ExportError, GraphScorer, open_export
 from retort.students.files import resolve_model
-from retort.students.loading import Precision, load_model, pick_device, refuse_remote_code, set_precision
+from retort.students.loading import (
+    Kwargs,
+    Precision,
+    load_model,
+    names_dtype,
+    pick_device,
+    refuse_remote_code,
+    set_precision,
+)
 from retort.students.manifest import Manifest, ManifestError
 from retort.students.scoring import Pair, score_numpy
 from retort.students.student import build_manifest, verified
@@ -74,6 +82,9 @@ class Ranker:
         local_files_only: bool = False,
         trust_remote_code: bool = False,
         max_tokens: int | None = None,
+        model_kwargs: Kwargs = None,
+        tokenizer_kwargs: Kwargs = None,
+        config_kwargs: Kwargs = None,
     ) -> Ranker:
         """
         Load a ranker trained here, or any other cross-encoder with one label.
@@ -98,6 +109,12 @@ class Ranker:
             Run code that the model brings along.
         :param max_tokens:
             Cut pairs here instead of where the model says. It changes the fingerprint.
+        :param model_kwargs:
+            As in `Student.load`.
+        :param tokenizer_kwargs:
+            As in `Student.load`.
+        :param config_kwargs:
+            As in `Student.load`.
         :raises FileNotFoundError:
             If the folder is not there.
         :raises PrecisionError:
@@ -108,13 +125,20 @@ class Ranker:
             If an export is asked for that is not there, or cannot be used.
         :raises RemoteCodeError:
             If the folder brings code along that is not trusted.
+        :raises ValueError:
+            As `Student.load`.
         """
+        kwargs: dict[str, Any] = {
+            "model_kwargs": model_kwargs,
+            "tokenizer_kwargs": tokenizer_kwargs,
+            "config_kwargs": config_kwargs,
+        }
         device = pick_device(device)
         folder = Path(resolve_model(model))
         known = Manifest.read(folder) if folder.is_dir() else None
         if known is not None and known.kind != "ranker":
             raise ManifestError(_no_ranker(model))
-        backend, chosen = choose(known, backend, precision, device, changed=max_tokens is not None)
+        backend, chosen = choose(known, backend, precision, device, changed=max_tokens is not None, kwargs=kwargs)
         if backend == "onnx" and known is not None:
             refuse_remote_code(str(folder), trust_remote_code=trust_remote_code)
             scorer: Any = open_export(folder, known, export_precision(chosen), threads)
@@ -129,8 +153,9 @@ class Ranker:
             token=token,
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,
+            **kwargs,
         )
-        manifest = verified(loaded, model)
+        manifest = verified(loaded, model, changed=any(kwargs.values()))
         # Any encoder loads as a cross-encoder, with a head of random weights.
         if manifest.kind != "ranker" or not has_head(loaded):
             raise ManifestError(_no_ranker(model))
@@ -140,7 +165,8 @@ class Ranker:
         if max_tokens is not None:
             loaded.max_seq_length = max_tokens
             manifest = build_manifest(loaded)
-        set_precision(loaded, chosen, device)
+        if not names_dtype(model_kwargs, config_kwargs):
+            set_precision(loaded, chosen, device)
         return cls(loaded, manifest, model)
 
     @property

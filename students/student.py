@@ -22,9 +22,11 @@ from retort.students.files import replace_folder, resolve_model
 from retort.students.hashing import fingerprint_of, space_of
 from retort.students.layers import note_word_weights
 from retort.students.loading import (
+    Kwargs,
     Precision,
     load_model,
     load_tokenizer,
+    names_dtype,
     names_own_modules,
     pick_device,
     refuse_remote_code,
@@ -194,6 +196,9 @@ class Student:
         trust_remote_code: bool = False,
         max_query_tokens: int | None = None,
         max_document_tokens: int | None = None,
+        model_kwargs: Kwargs = None,
+        tokenizer_kwargs: Kwargs = None,
+        config_kwargs: Kwargs = None,
     ) -> Student:
         """
         Load a student, or any other sentence-transformers model.
@@ -221,6 +226,13 @@ class Student:
             Cut queries here instead of where the model says. It changes the fingerprint.
         :param max_document_tokens:
             Cut documents here instead of where the model says. It changes space and fingerprint.
+        :param model_kwargs:
+            Passed to transformers' `from_pretrained` of the model, such as `attn_implementation` and `dtype`.
+        :param tokenizer_kwargs:
+            Passed to that of the tokenizer.
+        :param config_kwargs:
+            Passed to that of the configuration. With any of the three the torch model runs, and space and fingerprint
+            are those of what was loaded.
         :returns:
             The student. The manifest of a folder without `retort.json` is computed.
         :raises FileNotFoundError:
@@ -233,14 +245,21 @@ class Student:
             If an export is asked for that is not there, or cannot be used.
         :raises RemoteCodeError:
             If the folder brings code along that is not trusted.
+        :raises ValueError:
+            If the dtype is named twice, or `transformers_kwargs` refuses what is passed on.
         """
         device = pick_device(device)
         folder = Path(resolve_model(model))
         known = Manifest.read(folder) if folder.is_dir() else None
         if known is not None:
             cls._refuse_other_kind(known.kind, model)
+        kwargs: dict[str, Any] = {
+            "model_kwargs": model_kwargs,
+            "tokenizer_kwargs": tokenizer_kwargs,
+            "config_kwargs": config_kwargs,
+        }
         cut = max_query_tokens is not None or max_document_tokens is not None
-        backend, chosen = choose(known, backend, precision, device, changed=cut)
+        backend, chosen = choose(known, backend, precision, device, changed=cut, kwargs=kwargs)
         if backend == "onnx" and known is not None:
             refuse_remote_code(str(folder), trust_remote_code=trust_remote_code)
             encoders: Any = open_export(folder, known, export_precision(chosen), threads)
@@ -253,12 +272,14 @@ class Student:
             token=token,
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,
+            **kwargs,
         )
-        manifest = verified(loaded, model)
+        manifest = verified(loaded, model, changed=any(kwargs.values()))
         if cut:
             set_max_tokens(loaded, query=max_query_tokens, document=max_document_tokens)
             manifest = build_manifest(loaded)
-        set_precision(loaded, chosen, device)
+        if not names_dtype(model_kwargs, config_kwargs):
+            set_precision(loaded, chosen, device)
         return cls(loaded, manifest, model)
 
     @classmethod
@@ -360,10 +381,16 @@ class Encoder(Protocol):
         """Encode texts: `[n, dim]` float32, an array or a `csr_array`; parameters as in `Student.encode`."""
 
 
-def verified(loaded: SentenceTransformer | CrossEncoder, model: str) -> Manifest:
+def verified(loaded: SentenceTransformer | CrossEncoder, model: str, *, changed: bool = False) -> Manifest:
     """
     Return the manifest of a loaded model; that of a folder without one is computed.
 
+    :param loaded:
+        The model.
+    :param model:
+        Its name.
+    :param changed:
+        Whether it was loaded in another way than it was saved for: its hashes are then its own.
     :raises ManifestError:
         If the model is not the one that its manifest describes.
     """
@@ -376,14 +403,15 @@ def verified(loaded: SentenceTransformer | CrossEncoder, model: str) -> Manifest
     kinds = {"ranker": is_ranker(loaded), "sparse": isinstance(loaded, SparseEncoder)}
     if any(found is not (manifest.kind == kind) for kind, found in kinds.items()):
         return manifest  # the caller says what is wrong with its kind
+    if changed:
+        return build_manifest(loaded, kind=manifest.kind)
     found = build_manifest(loaded)
     if (found.space, found.fingerprint) != (manifest.space, manifest.fingerprint):
-        changed = "weights, tokenizer, prompts or lengths"
         msg = (
-            f"{folder}: the model does not match its {MANIFEST_FILE}: {changed} were changed after it was written "
-            f"(fingerprint {found.fingerprint[:12]}, the manifest says {manifest.fingerprint[:12]}). Restore the "
-            f"folder, or delete {MANIFEST_FILE} to accept the model as it is and rebuild the indexes made with the "
-            "old one."
+            f"{folder}: the model does not match its {MANIFEST_FILE}: weights, tokenizer, prompts or lengths were "
+            f"changed after it was written (fingerprint {found.fingerprint[:12]}, the manifest says "
+            f"{manifest.fingerprint[:12]}). Restore the folder, or delete {MANIFEST_FILE} to accept the model as it is "
+            "and rebuild the indexes made with the old one."
         )
         raise ManifestError(msg)
     return manifest

@@ -15,11 +15,23 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tiny import MINILM, tiny_config
 
-from retort.students import ManifestError, Student, StudentHandle, save_student
+from retort.students import (
+    ExportError,
+    ManifestError,
+    PrecisionError,
+    Ranker,
+    Student,
+    StudentHandle,
+    create,
+    save_student,
+)
 from retort.students.create import from_config, from_layers, pretrained, two_towers
 from retort.students.encoding import encode_numpy, encode_texts, plan_chunks, token_counts
 from retort.students.files import replace_file, resolve_model
 from retort.students.hashing import fingerprint_of, space_of
+from retort.students.sparse import SparseStudent
+from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
+from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
 
 TEXTS = [
     "the ship in the storm.",
@@ -170,6 +182,83 @@ class TestFolder:
             raise KeyboardInterrupt
         assert (tmp_path / "f").read_text() == "old"
         assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+EAGER = {"model_kwargs": {"attn_implementation": "eager"}}
+
+
+class TestKwargs:
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda at: create.pretrained(at["dense"], **EAGER),
+            lambda at: create.from_layers(at["dense"], [0], **EAGER),
+            lambda at: create.from_config(tiny_config(1), at["dense"], **EAGER),
+            lambda at: create.ranker(at["ranker"], **EAGER),
+            lambda at: create.sparse(at["sparse"], **EAGER),
+            lambda at: create.late_interaction(at["dense"], **EAGER),
+            lambda at: Student.load(at["dense"], **EAGER).model,
+            lambda at: SparseStudent.load(at["sparse"], **EAGER).model,
+            lambda at: Ranker.load(at["ranker"], **EAGER).model,
+        ],
+    )
+    def test_they_reach_transformers(self, make, tiny_student, tiny_ranker, sparse_student):
+        model = make({"dense": tiny_student, "ranker": tiny_ranker, "sparse": sparse_student})
+        assert model[0].model.config._attn_implementation == "eager"
+        assert create.pretrained(tiny_student)[0].model.config._attn_implementation == "sdpa"
+
+    def test_the_tokenizer_and_the_configuration_have_theirs(self, tiny_student):
+        student = Student.load(
+            tiny_student, tokenizer_kwargs={"model_max_length": 7}, config_kwargs={"hidden_act": "relu"}
+        )
+        assert student.model[0].model.config.hidden_act == "relu"
+        assert student.model.tokenizer.model_max_length == 7
+
+    def test_a_table_loads_nothing_of_transformers(self, tiny_student, tmp_path):
+        save_student(create.static(tiny_student, **EAGER), tmp_path / "table")
+        with pytest.raises(ValueError, match="model_kwargs: no model of transformers is loaded here"):
+            create.static_with_lexical(str(tmp_path / "table"), corpus=["bread"], dim=8, **EAGER)
+
+    def test_a_dtype_is_kept(self, tiny_student):
+        half = {"model_kwargs": {"dtype": torch.bfloat16}}
+        assert pretrained(tiny_student, **half).dtype == torch.bfloat16
+        assert Student.load(tiny_student, **half).model.dtype == torch.bfloat16
+        with pytest.raises(PrecisionError, match="precision='float32': model_kwargs names a dtype, too"):
+            Student.load(tiny_student, precision="float32", **half)
+
+    def test_hashes_know_what_they_change_and_no_more(self, tiny_student):
+        plain, same = Student.load(tiny_student), Student.load(tiny_student, **EAGER)
+        other = Student.load(tiny_student, model_kwargs={"dtype": "bfloat16"})
+        assert (same.space, same.fingerprint) == (plain.space, plain.fingerprint)
+        assert {other.space, other.fingerprint}.isdisjoint({plain.space, plain.fingerprint})
+
+    @pytest.mark.parametrize(
+        ("kwargs", "message"),
+        [
+            ({"model_kwargs": {"use_safetensors": False}}, "model_kwargs.use_safetensors: .* safetensors only"),
+            ({"config_kwargs": {"trust_remote_code": True}}, "config_kwargs.trust_remote_code: leave it out"),
+            ({"model_kwargs": {"allow_all_kernels": True}}, "model_kwargs.allow_all_kernels: leave it out"),
+        ],
+    )
+    def test_they_open_no_back_door(self, tiny_student, kwargs, message):
+        for load in (pretrained, Student.load):
+            with pytest.raises(ValueError, match=message):
+                load(tiny_student, **kwargs)
+
+    def test_exports_refuse_them(self, tiny_student):
+        with pytest.raises(ExportError, match="model_kwargs: an ONNX export runs as it was written"):
+            Student.load(tiny_student, backend="onnx", **EAGER)
+
+    def test_handles_of_the_same_ones_share_a_student(self, tiny_student):
+        first, same, plain = (StudentHandle(Student, tiny_student, **kwargs) for kwargs in (EAGER, EAGER, {}))
+        assert first.student is same.student
+        assert first.student is not plain.student
+
+    def test_keys_of_teachers_know_them(self, tiny_student, tiny_ranker):
+        for kind, model in ((BiEncoderTeacher, tiny_student), (CrossEncoderTeacher, tiny_ranker)):
+            assert kind(model=model, model_kwargs={}).key == kind(model=model).key != kind(model=model, **EAGER).key
+            half = kind(model=model, precision=None, model_kwargs={"dtype": "bfloat16"})
+            assert half.key not in {kind(model=model).key, kind(model=model, **EAGER).key}
 
 
 class TestHandle:

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, Literal
 
 from retort.students.backends.onnx import FOLDER, INSTALL, ExportError, ExportPrecision
-from retort.students.loading import Precision, PrecisionError, has_bfloat16
+from retort.students.loading import Kwargs, Precision, PrecisionError, has_bfloat16, names_dtype
 from retort.students.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -20,7 +21,13 @@ BACKENDS = ("auto", "torch", "onnx")
 
 
 def choose(
-    manifest: Manifest | None, backend: Backend, precision: Precision | None, device: str, *, changed: bool = False
+    manifest: Manifest | None,
+    backend: Backend,
+    precision: Precision | None,
+    device: str,
+    *,
+    changed: bool = False,
+    kwargs: Mapping[str, Kwargs] | None = None,
 ) -> tuple[Literal["torch", "onnx"], Precision]:
     """
     Decide on backend and precision.
@@ -35,11 +42,14 @@ def choose(
         Where it is to run; exports run on CPUs.
     :param changed:
         Whether the lengths are other than the manifest's.
+    :param kwargs:
+        Arguments for transformers by their names: they are for torch models.
     :raises ExportError:
         If an export is asked for that cannot be used.
     :raises ValueError:
-        If the backend is not known.
+        If the backend is not known, or both `precision` and the arguments name a dtype.
     """
+    passed_on = [name for name, values in (kwargs or {}).items() if values]
     if backend not in BACKENDS:
         msg = f"backend={backend!r}: must be one of {', '.join(BACKENDS)}."
         raise ValueError(msg)
@@ -47,7 +57,7 @@ def choose(
     if backend == "auto":
         if precision == "int8":
             backend = "onnx"
-        elif precision is not None or best is None or device != "cpu" or changed:
+        elif precision is not None or best is None or device != "cpu" or changed or passed_on:
             backend = "torch"
         elif best["file"] and find_spec("onnxruntime") is None:
             logger.warning("The student's %s export needs onnxruntime (%s); float32 runs.", best["precision"], INSTALL)
@@ -61,7 +71,13 @@ def choose(
         if precision == "int8":
             msg = "precision='int8' is an ONNX export: use backend='onnx' or 'auto'."
             raise PrecisionError(msg)
+        if precision is not None and names_dtype(*(kwargs or {}).values()):
+            msg = f"precision={precision!r}: {passed_on[0]} names a dtype, too; set precision to None (YAML: null)."
+            raise PrecisionError(msg)
         return "torch", precision or "float32"
+    if passed_on:
+        msg = f"{passed_on[0]}: an ONNX export runs as it was written. Leave it out, or set backend to torch."
+        raise ExportError(msg)
     if device != "cpu":
         msg = f"ONNX exports run on the CPU, not on {device}: set device to cpu, or backend to torch."
         raise ExportError(msg)

@@ -8,7 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from retort.students.files import resolve_model
-from retort.students.loading import load_tokenizer, open_model
+from retort.students.loading import (
+    Kwargs,
+    assemble,
+    in_training_dtype,
+    load_tokenizer,
+    open_model,
+    transformers_kwargs,
+)
 from retort.students.makers import student_maker
 from retort.students.towers import set_max_tokens
 
@@ -32,7 +39,9 @@ def pretrained(
     :param frozen:
         Parts that do not learn, by their names among the model's modules, such as `0.model.encoder`.
     :param options:
-        Passed to `SentenceTransformer`, such as `revision`, `prompts`, `similarity_fn_name`, `trust_remote_code`.
+        Passed to `SentenceTransformer`, such as `revision`, `prompts`, `similarity_fn_name`, `trust_remote_code`, and
+        to transformers, as `model_kwargs`, `tokenizer_kwargs`, `config_kwargs`. A dtype that these name is kept; else
+        it is float32.
     :raises ValueError:
         If there is no part of such a name.
     """
@@ -47,7 +56,7 @@ def pretrained(
             msg = f"frozen: {model} has no part {name!r}. Its parts: {shown}, and theirs."
             raise ValueError(msg)
         parts[name].requires_grad_(False)
-    return started.float()  # a folder may be stored in less than training needs
+    return in_training_dtype(started, options)
 
 
 @student_maker
@@ -59,6 +68,9 @@ def from_config(
     max_tokens: dict[str, int] | None = None,
     seed: int = 0,
     trust_remote_code: bool = False,
+    model_kwargs: Kwargs = None,
+    tokenizer_kwargs: Kwargs = None,
+    config_kwargs: Kwargs = None,
     **options: Any,
 ) -> SentenceTransformer:
     """
@@ -76,6 +88,12 @@ def from_config(
         Seed of the weights.
     :param trust_remote_code:
         Run code that the tokenizer brings along.
+    :param model_kwargs:
+        Passed to transformers with the weights, such as `attn_implementation`.
+    :param tokenizer_kwargs:
+        Passed to transformers with the tokenizer's name.
+    :param config_kwargs:
+        Passed to transformers with the configuration.
     :param options:
         Passed to `SentenceTransformer`.
     :raises ValueError:
@@ -93,7 +111,10 @@ def from_config(
     if "model_type" not in config:
         msg = "config: name its model_type, for example {model_type: bert, hidden_size: 128, num_hidden_layers: 2}."
         raise ValueError(msg)
-    words = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
+    kwargs = transformers_kwargs(
+        model_kwargs=model_kwargs, tokenizer_kwargs=tokenizer_kwargs, config_kwargs=config_kwargs
+    )
+    words = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code, **kwargs.pop("processor_kwargs"))
     fields = {"vocab_size": len(words), "pad_token_id": words.pad_token_id} | config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -103,11 +124,11 @@ def from_config(
         encoder.config.to_json_file(f"{folder}/config.json", use_diff=False)
         save_model(encoder, f"{folder}/model.safetensors", metadata={"format": "pt"})
         words.save_pretrained(folder)
-        first = Transformer(folder)
+        first = Transformer(folder, **kwargs)
     positions = encoder.config.max_position_embeddings
     if not first.max_seq_length or first.max_seq_length > positions:
         first.max_seq_length = positions
     pool = Pooling(first.get_embedding_dimension(), pooling_mode=pooling)
-    started = SentenceTransformer(modules=[first, pool, Normalize()], device="cpu", **options)
+    started = assemble(SentenceTransformer, [first, pool, Normalize()], **options)
     set_max_tokens(started, **(max_tokens or {}))
     return started

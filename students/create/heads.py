@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from retort.students.create.layers import cut_layers
 from retort.students.files import resolve_model
-from retort.students.loading import open_model, refuse_remote_code
+from retort.students.loading import (
+    Kwargs,
+    assemble,
+    in_training_dtype,
+    open_model,
+    refuse_remote_code,
+    transformers_kwargs,
+)
 from retort.students.makers import student_maker
 from retort.students.towers import set_max_tokens
 
@@ -45,7 +52,7 @@ def ranker(
     :param trust_remote_code:
         Run code that the trunk brings along.
     :param options:
-        Passed to `CrossEncoder`, such as `revision`.
+        Passed to `CrossEncoder`, such as `revision`, `model_kwargs`, `tokenizer_kwargs` and `config_kwargs`.
     :raises ValueError:
         If the layers or the length are not there, or the trunk gives several scores a pair.
     """
@@ -76,7 +83,7 @@ def ranker(
             msg = f"max_tokens={max_tokens}: must lie {between}."
             raise ValueError(msg)
         started.max_seq_length = max_tokens
-    return started.float()
+    return in_training_dtype(started, options)
 
 
 def _architectures(path: str, *, trust_remote_code: bool) -> list[str]:
@@ -101,7 +108,8 @@ def late_interaction(
     :param seed:
         Seed of a new projection.
     :param options:
-        Passed to `MultiVectorEncoder`, such as `revision` and `trust_remote_code`.
+        Passed to `MultiVectorEncoder`, such as `revision`, `trust_remote_code`, `model_kwargs`, `tokenizer_kwargs` and
+        `config_kwargs`.
     """
     import torch
     from sentence_transformers import MultiVectorEncoder
@@ -110,7 +118,7 @@ def late_interaction(
         torch.manual_seed(seed)
         started = open_model(MultiVectorEncoder, resolve_model(model), device="cpu", **options)
     set_max_tokens(started, **(max_tokens or {}))
-    return started.float()
+    return in_training_dtype(started, options)
 
 
 @student_maker
@@ -121,6 +129,9 @@ def sparse(
     max_tokens: dict[str, int] | None = None,
     seed: int = 0,
     trust_remote_code: bool = False,
+    model_kwargs: Kwargs = None,
+    tokenizer_kwargs: Kwargs = None,
+    config_kwargs: Kwargs = None,
     **options: Any,
 ) -> SparseEncoder:
     r"""
@@ -142,8 +153,14 @@ def sparse(
         Seed of what else is new.
     :param trust_remote_code:
         Run code that the trunk brings along.
+    :param model_kwargs:
+        Passed to transformers, as are the next two; see `pretrained`.
+    :param tokenizer_kwargs:
+        Likewise.
+    :param config_kwargs:
+        Likewise.
     :param options:
-        Passed to `SparseEncoder`, such as `revision`.
+        Passed to `SparseEncoder`, such as `prompts`.
     :raises ValueError:
         If the layers or the lengths are not there.
     """
@@ -154,13 +171,13 @@ def sparse(
 
     path = resolve_model(trunk)
     has_head = any(name.endswith("ForMaskedLM") for name in _architectures(path, trust_remote_code=trust_remote_code))
-    trust = {"trust_remote_code": trust_remote_code}
+    kwargs = transformers_kwargs(
+        model_kwargs=model_kwargs, tokenizer_kwargs=tokenizer_kwargs, config_kwargs=config_kwargs
+    )
     loading: dict[str, Any] = {
-        "transformer_task": "fill-mask",
-        "model_kwargs": {"use_safetensors": True, **trust},
-        "processor_kwargs": dict(trust),
-        "config_kwargs": dict(trust),
+        name: {**values, "trust_remote_code": trust_remote_code} for name, values in kwargs.items()
     }
+    loading["transformer_task"] = "fill-mask"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -170,7 +187,8 @@ def sparse(
     if layers is not None:
         cut_layers(first.model, layers, trunk)
     pool = SpladePooling(pooling_strategy="max", embedding_dimension=first.config.get_text_config().vocab_size)
-    started = SparseEncoder(modules=[first, pool], device="cpu", **options).float()
+    started = assemble(SparseEncoder, [first, pool], **options)
+    started = in_training_dtype(started, {"model_kwargs": model_kwargs, "config_kwargs": config_kwargs})
     if not has_head:
         _start_vocabulary_head(first)
     set_max_tokens(started, **(max_tokens or {}))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from retort.students.create.encoders import pretrained
 from retort.students.layers import layer_stack, layers_of
+from retort.students.loading import Kwargs, assemble
 from retort.students.makers import student_maker
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def from_layers(
     :param max_tokens:
         Lengths `{query, document}` at which texts are cut.
     :param options:
-        Passed to `SentenceTransformer`, such as `trust_remote_code`.
+        As of `pretrained`.
     :raises ValueError:
         If the layers are not there, or where this architecture keeps its layers is not known.
     """
@@ -46,6 +47,9 @@ def layers_on_static(
     *,
     max_tokens: dict[str, int] | None = None,
     trust_remote_code: bool = False,
+    model_kwargs: Kwargs = None,
+    tokenizer_kwargs: Kwargs = None,
+    config_kwargs: Kwargs = None,
     **options: Any,
 ) -> SentenceTransformer:
     r"""
@@ -66,6 +70,12 @@ def layers_on_static(
         Lengths `{query, document}` at which texts are cut.
     :param trust_remote_code:
         Run code that table and trunk bring along.
+    :param model_kwargs:
+        Passed to transformers for the trunk, as are the next two; see `pretrained`.
+    :param tokenizer_kwargs:
+        Likewise.
+    :param config_kwargs:
+        Likewise.
     :param options:
         Passed to `SentenceTransformer`.
     :raises ValueError:
@@ -77,7 +87,12 @@ def layers_on_static(
     from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, WordWeights
     from torch import nn
 
-    first: Any = from_layers(trunk, layers, max_tokens=max_tokens, trust_remote_code=trust_remote_code)[0]
+    kwargs: dict[str, Any] = {
+        "model_kwargs": model_kwargs,
+        "tokenizer_kwargs": tokenizer_kwargs,
+        "config_kwargs": config_kwargs,
+    }
+    first: Any = from_layers(trunk, layers, max_tokens=max_tokens, trust_remote_code=trust_remote_code, **kwargs)[0]
     words = first.tokenizer
     tower: Any = pretrained(table, trust_remote_code=trust_remote_code)[0]
     if not isinstance(tower, StaticEmbedding):
@@ -109,7 +124,7 @@ def layers_on_static(
             nn.init.zeros_(parts[name].bias)
     vocabulary = words.convert_ids_to_tokens(list(range(len(norms))))
     weights = WordWeights(vocabulary, dict(zip(vocabulary, (norms / norms.mean()).tolist(), strict=True)))
-    return SentenceTransformer(modules=[first, weights, Pooling(width), Normalize()], device="cpu", **options)
+    return assemble(SentenceTransformer, [first, weights, Pooling(width), Normalize()], **options)
 
 
 def cut_layers(model: Any, layers: list[int], trunk: str) -> None:

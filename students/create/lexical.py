@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from retort.students.create.encoders import from_config, pretrained
+from retort.students.loading import assemble
 from retort.students.makers import student_maker
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def static_with_lexical(
         else CountedEmbedding(tower.tokenizer, rows, words=dim, saturation=saturation)
     )
     given = {"prompts": started.prompts, "similarity_fn_name": started.similarity_fn_name}
-    return SentenceTransformer(modules=[both, Normalize()], device="cpu", **given | options)
+    return assemble(SentenceTransformer, [both, Normalize()], **given | options)
 
 
 def _meanings_and_words(
@@ -187,7 +188,7 @@ def lexical_layers(
     :param trust_remote_code:
         Run code that table and tokenizer bring along.
     :param options:
-        Passed to `SentenceTransformer`.
+        As of `from_config`.
     :raises ValueError:
         If the table is none, or another vocabulary's, or there are no texts, or a number is not above 0.
     """

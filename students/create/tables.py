@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from retort.students.create.encoders import pretrained
+from retort.students.loading import Kwargs, assemble
 from retort.students.makers import student_maker
 
 if TYPE_CHECKING:
@@ -19,7 +20,15 @@ TOKENS_A_PASS = 1024
 
 @student_maker
 def static(
-    teacher: str, *, dim: int | None = None, sif: float = 1e-5, trust_remote_code: bool = False, **options: Any
+    teacher: str,
+    *,
+    dim: int | None = None,
+    sif: float = 1e-5,
+    trust_remote_code: bool = False,
+    model_kwargs: Kwargs = None,
+    tokenizer_kwargs: Kwargs = None,
+    config_kwargs: Kwargs = None,
+    **options: Any,
 ) -> SentenceTransformer:
     r"""
     Start a student that is a table: a text's vector is the mean of its tokens', of length 1.
@@ -37,6 +46,12 @@ def static(
         The $a$ above.
     :param trust_remote_code:
         Run code that the teacher brings along.
+    :param model_kwargs:
+        Passed to transformers for the teacher, as are the next two; see `pretrained`.
+    :param tokenizer_kwargs:
+        Likewise.
+    :param config_kwargs:
+        Likewise.
     :param options:
         Passed to `SentenceTransformer`, such as `prompts`.
     :raises ValueError:
@@ -47,7 +62,12 @@ def static(
     from sentence_transformers.base.modules import Normalize
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-    model = pretrained(teacher, trust_remote_code=trust_remote_code).eval()
+    kwargs: dict[str, Any] = {
+        "model_kwargs": model_kwargs,
+        "tokenizer_kwargs": tokenizer_kwargs,
+        "config_kwargs": config_kwargs,
+    }
+    model = pretrained(teacher, trust_remote_code=trust_remote_code, **kwargs).eval()
     words = model.tokenizer
     if not getattr(words, "is_fast", False):
         msg = f"static: {teacher} has no fast tokenizer."
@@ -65,7 +85,7 @@ def static(
             rows = [torch.full_like(block, i) for i in (first, *rest)]
             given = torch.stack([rows[0], block, *rows[1:]], dim=1)
             seen = model({"input_ids": given, "attention_mask": torch.ones_like(given), "modality": "text"})
-            table[block] = seen["sentence_embedding"]
+            table[block] = seen["sentence_embedding"].float()
     if dim is not None:
         own = table[ids] - table[ids].mean(0)
         axes = torch.linalg.svd(own.T @ own).U[:, :dim]
@@ -75,4 +95,4 @@ def static(
     table /= table.norm(dim=1).mean().clamp(min=1e-12)  # a learning rate then suits any teacher
     tower = StaticEmbedding(words.backend_tokenizer, embedding_weights=table.clone())
     similarity = {"similarity_fn_name": model.similarity_fn_name}
-    return SentenceTransformer(modules=[tower, Normalize()], device="cpu", **similarity | options)
+    return assemble(SentenceTransformer, [tower, Normalize()], **similarity | options)

@@ -9,6 +9,7 @@ import inspect
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from retort.students.loading import assemble
 from retort.students.makers import is_student_maker, student_maker
 
 if TYPE_CHECKING:
@@ -50,9 +51,7 @@ def two_towers(
     )
     prompts = {side: tower.prompts.get(side, "") for side, tower in towers.items()}
     similarity = towers["document"].similarity_fn_name
-    return SentenceTransformer(
-        modules=[router], device="cpu", **{"prompts": prompts, "similarity_fn_name": similarity} | options
-    )
+    return assemble(SentenceTransformer, [router], **{"prompts": prompts, "similarity_fn_name": similarity} | options)
 
 
 def _modules(tower: SentenceTransformer) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from retort.students.hashing import canonical_json, hash_text
-from retort.students.loading import Precision
+from retort.students.loading import Kwargs, Precision
 from retort.students.student import Student
 from retort.students.towers import Side
 from retort.trainers.roles import Gives, Teacher
@@ -38,6 +38,12 @@ class BiEncoderTeacher(Teacher):
         Hub token.
     :param trust_remote_code:
         Run code that the model brings along.
+    :param model_kwargs:
+        Passed to transformers, see `Student.load`; one that names a dtype needs `precision: null`.
+    :param tokenizer_kwargs:
+        Likewise.
+    :param config_kwargs:
+        Likewise.
     """
 
     gives: Gives = "vectors"
@@ -49,23 +55,30 @@ class BiEncoderTeacher(Teacher):
         *,
         model: str,
         device: str | None = None,
-        precision: Precision = "float32",
+        precision: Precision | None = "float32",
         max_query_tokens: int | None = None,
         max_document_tokens: int | None = None,
         revision: str | None = None,
         token: str | None = None,
         trust_remote_code: bool = False,
+        model_kwargs: Kwargs = None,
+        tokenizer_kwargs: Kwargs = None,
+        config_kwargs: Kwargs = None,
     ) -> None:
         self.model = model
         self._options: dict[str, Any] = {
             "device": device,
             "precision": precision,
+            "backend": "torch",
             "max_query_tokens": max_query_tokens,
             "max_document_tokens": max_document_tokens,
             "revision": revision,
             "token": token,
             "trust_remote_code": trust_remote_code,
         }
+        kwargs = {"model_kwargs": model_kwargs, "tokenizer_kwargs": tokenizer_kwargs, "config_kwargs": config_kwargs}
+        self._kwargs = {name: values for name, values in kwargs.items() if values}
+        self._options |= self._kwargs
 
     @cached_property
     def student(self) -> Student:
@@ -74,9 +87,10 @@ class BiEncoderTeacher(Teacher):
 
     @cached_property
     def key(self) -> str:
-        """The model's fingerprint (weights, tokenizer, prompts, lengths), the dtype it runs in, and the library."""
+        """The model's fingerprint (weights, tokenizer, prompts, lengths), its dtype, the library, and kwargs."""
         library = version("sentence-transformers")
-        return hash_text(canonical_json([self.student.fingerprint, str(self.student.model.dtype), library]))
+        parts = [self.student.fingerprint, str(self.student.model.dtype), library, self._kwargs]
+        return hash_text(canonical_json(parts if self._kwargs else parts[:-1]))
 
     @property
     def local_student(self) -> Student:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from retort.students.hashing import canonical_json, hash_text
-from retort.students.loading import Precision
+from retort.students.loading import Kwargs, Precision
 from retort.students.ranker import Ranker
 from retort.trainers.roles import Ask, Teacher
 from retort.trainers.runtime.errors import TeacherError
@@ -37,6 +37,12 @@ class CrossEncoderTeacher(Teacher):
         Hub token.
     :param trust_remote_code:
         Run code that the model brings along.
+    :param model_kwargs:
+        Passed to transformers, see `Student.load`; one that names a dtype needs `precision: null`.
+    :param tokenizer_kwargs:
+        Likewise.
+    :param config_kwargs:
+        Likewise.
     """
 
     gives = "scores"
@@ -47,21 +53,28 @@ class CrossEncoderTeacher(Teacher):
         *,
         model: str,
         device: str | None = None,
-        precision: Precision = "float32",
+        precision: Precision | None = "float32",
         max_tokens: int | None = None,
         revision: str | None = None,
         token: str | None = None,
         trust_remote_code: bool = False,
+        model_kwargs: Kwargs = None,
+        tokenizer_kwargs: Kwargs = None,
+        config_kwargs: Kwargs = None,
     ) -> None:
         self.model = model
         self._options: dict[str, Any] = {
             "device": device,
             "precision": precision,
+            "backend": "torch",
             "max_tokens": max_tokens,
             "revision": revision,
             "token": token,
             "trust_remote_code": trust_remote_code,
         }
+        kwargs = {"model_kwargs": model_kwargs, "tokenizer_kwargs": tokenizer_kwargs, "config_kwargs": config_kwargs}
+        self._kwargs = {name: values for name, values in kwargs.items() if values}
+        self._options |= self._kwargs
 
     @cached_property
     def _ranker(self) -> Ranker:
@@ -69,9 +82,10 @@ class CrossEncoderTeacher(Teacher):
 
     @property
     def key(self) -> str:
-        """The model's fingerprint (weights, tokenizer, prompt, length), the dtype it runs in, and the library."""
+        """The model's fingerprint (weights, tokenizer, prompt, length), its dtype, the library, and kwargs."""
         library = version("sentence-transformers")
-        return hash_text(canonical_json([self._ranker.fingerprint, str(self._ranker.model.dtype), library]))
+        parts = [self._ranker.fingerprint, str(self._ranker.model.dtype), library, self._kwargs]
+        return hash_text(canonical_json(parts if self._kwargs else parts[:-1]))
 
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
         """Score a block at once; see `Teacher.score`."""
