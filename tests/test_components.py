@@ -7,13 +7,16 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from haystack import Document, Pipeline
 from haystack.components.writers import DocumentWriter
 from haystack.dataclasses import SparseEmbedding
 from haystack.utils import ComponentDevice, Secret
 
+from haystack_integrations.components.embedders import retort as embedders
 from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder, StudentTextEmbedder
+from haystack_integrations.components.rankers.retort import StudentRanker
 from haystack_integrations.components.readers.retort import ExtractiveAnswerer
 from haystack_integrations.components.readers.retort.sentences import sentence_spans
 from haystack_integrations.components.retrievers.retort import SpaceMismatchError, StudentRetriever
@@ -40,6 +43,23 @@ def index(path, student: str, **options) -> QdrantEdgeDocumentStore:
     return store
 
 
+@pytest.mark.parametrize(
+    "kind", [*(getattr(embedders, name) for name in embedders.__all__), StudentRanker, ExtractiveAnswerer]
+)
+def test_arguments_for_transformers_survive_yaml(kind):
+    kwargs = {
+        "model_kwargs": {"dtype": torch.bfloat16, "attn_implementation": "eager"},
+        "tokenizer_kwargs": {"model_max_length": 9},
+        "config_kwargs": {"hidden_act": "relu"},
+    }
+    component = kind(**copy.deepcopy(kwargs))
+    text = _dumps(component)
+    assert "dtype: torch.bfloat16" in text
+    for there in (Pipeline.loads(text).get_component("it"), component):
+        assert {name: getattr(there, name) for name in kwargs} == kwargs
+    assert loaded(kind()).model_kwargs is None
+
+
 class TestStudentTextEmbedder:
     def test_default_needs_nothing_and_keeps_the_device_open(self):
         found = yaml.safe_load(_dumps(StudentTextEmbedder()))["components"]["it"]
@@ -64,6 +84,13 @@ class TestStudentTextEmbedder:
         assert found["space"] == student.space
         assert np.allclose(found["embedding"], student.encode_query(["the ship"])[0], atol=1e-6)
         assert all(type(x) is float for x in found["embedding"])
+
+    def test_arguments_for_transformers_reach_the_model(self, tiny_student):
+        half = {"model_kwargs": {"dtype": torch.bfloat16}, "tokenizer_kwargs": {"model_max_length": 9}}
+        for kind in (StudentTextEmbedder, StudentDocumentEmbedder):
+            embedder = loaded(kind(model=tiny_student, **half))
+            model = embedder._handle.student.model
+            assert (model.dtype, model.tokenizer.model_max_length) == (torch.bfloat16, 9)
 
     def test_query_side(self, tiny_model, tmp_path):
         from retort.students import save_student

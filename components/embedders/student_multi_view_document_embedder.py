@@ -56,6 +56,9 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
         token: Secret | None = None,
         local_files_only: bool = False,
         trust_remote_code: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+        tokenizer_kwargs: dict[str, Any] | None = None,
+        config_kwargs: dict[str, Any] | None = None,
     ) -> None:
         """
         Create the embedder; the model is loaded at the first run.
@@ -93,6 +96,12 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
             Never ask the Hub.
         :param trust_remote_code:
             Run code that the model brings along.
+        :param model_kwargs:
+            Passed to transformers' `from_pretrained` of the model, such as `attn_implementation` and `dtype`.
+        :param tokenizer_kwargs:
+            Passed to that of the tokenizer.
+        :param config_kwargs:
+            Passed to that of the configuration. With any of the three the torch model runs.
         :raises ValueError:
             If `views`, `query_tokens` or `truncate_dim` is not above 0.
         """
@@ -114,6 +123,9 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
             token=token,
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,
+            model_kwargs=model_kwargs,
+            tokenizer_kwargs=tokenizer_kwargs,
+            config_kwargs=config_kwargs,
         )
         self.questions_field = questions_field
         self.views = views

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from haystack import component
 from haystack.utils import ComponentDevice, Secret
 
+from haystack_integrations.components.embedders.retort.serialization import create, describe
 from retort.students import Student, StudentHandle
 from retort.students.checks import positive
 
@@ -47,6 +48,9 @@ class StudentTextEmbedder:
         token: Secret | None = None,
         local_files_only: bool = False,
         trust_remote_code: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+        tokenizer_kwargs: dict[str, Any] | None = None,
+        config_kwargs: dict[str, Any] | None = None,
     ) -> None:
         """
         Create the embedder; the model is loaded at the first run.
@@ -72,6 +76,12 @@ class StudentTextEmbedder:
             Never ask the Hub.
         :param trust_remote_code:
             Run code that the model brings along.
+        :param model_kwargs:
+            Passed to transformers' `from_pretrained` of the model, such as `attn_implementation` and `dtype`.
+        :param tokenizer_kwargs:
+            Passed to that of the tokenizer.
+        :param config_kwargs:
+            Passed to that of the configuration. With any of the three the torch model runs.
         :raises ValueError:
             If `truncate_dim` is not above 0.
         """
@@ -85,6 +95,9 @@ class StudentTextEmbedder:
         self.token = token
         self.local_files_only = local_files_only
         self.trust_remote_code = trust_remote_code
+        self.model_kwargs = model_kwargs
+        self.tokenizer_kwargs = tokenizer_kwargs
+        self.config_kwargs = config_kwargs
         self._handle = StudentHandle(
             self._kind,
             model,
@@ -96,7 +109,19 @@ class StudentTextEmbedder:
             token=token.resolve_value if token else None,  # asked for when the model is loaded
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,
+            model_kwargs=model_kwargs,
+            tokenizer_kwargs=tokenizer_kwargs,
+            config_kwargs=config_kwargs,
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Describe the component, for YAML."""
+        return describe(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "StudentTextEmbedder":
+        """Create the component from its description."""
+        return create(cls, data)
 
     def warm_up(self) -> None:
         """Load the model, once."""

@@ -10,6 +10,7 @@ import numpy as np
 from haystack import Document, ExtractedAnswer, component
 from haystack.utils import ComponentDevice, Secret
 
+from haystack_integrations.components.embedders.retort.serialization import create, describe
 from haystack_integrations.components.readers.retort.sentences import sentence_spans
 from retort.students import Student, StudentHandle
 from retort.students.checks import positive
@@ -53,6 +54,9 @@ class ExtractiveAnswerer:
         token: Secret | None = None,
         local_files_only: bool = False,
         trust_remote_code: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+        tokenizer_kwargs: dict[str, Any] | None = None,
+        config_kwargs: dict[str, Any] | None = None,
     ) -> None:
         """
         Create the answerer; the model is loaded at the first run.
@@ -84,6 +88,12 @@ class ExtractiveAnswerer:
             Never ask the Hub.
         :param trust_remote_code:
             Run code that the model brings along.
+        :param model_kwargs:
+            Passed to transformers' `from_pretrained` of the model, such as `attn_implementation` and `dtype`.
+        :param tokenizer_kwargs:
+            Passed to that of the tokenizer.
+        :param config_kwargs:
+            Passed to that of the configuration. With any of the three the torch model runs.
         :raises ValueError:
             If a count is not above 0 or the weight is not between 0 and 1.
         """
@@ -106,6 +116,9 @@ class ExtractiveAnswerer:
         self.token = token
         self.local_files_only = local_files_only
         self.trust_remote_code = trust_remote_code
+        self.model_kwargs = model_kwargs
+        self.tokenizer_kwargs = tokenizer_kwargs
+        self.config_kwargs = config_kwargs
         self._handle = StudentHandle(
             Student,
             model,
@@ -117,7 +130,19 @@ class ExtractiveAnswerer:
             token=token.resolve_value if token else None,  # asked for when the model is loaded
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,
+            model_kwargs=model_kwargs,
+            tokenizer_kwargs=tokenizer_kwargs,
+            config_kwargs=config_kwargs,
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Describe the component, for YAML."""
+        return describe(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "ExtractiveAnswerer":
+        """Create the component from its description."""
+        return create(cls, data)
 
     def warm_up(self) -> None:
         """Load the model, once."""
