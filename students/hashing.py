@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from retort.students.adapters import merge_adapters
 from retort.students.scoring import is_ranker, pair_prompt
 from retort.students.towers import Side, max_tokens, prompt_for, route
 
@@ -33,11 +34,13 @@ _NOT_SEMANTIC = {
 
 def space_of(model: SentenceTransformer) -> str:
     """Hash the document side's weights, tokenizer, pooling, prompt and length: what decides an index's vectors."""
+    model = merge_adapters(model)
     return _digest(route(model, "document"), {"sides": {"document": _side(model, "document")}})
 
 
 def fingerprint_of(model: SentenceTransformer | CrossEncoder, *, backend: str = "torch") -> str:
     """Hash everything that decides what this exact artefact computes, on both sides (of a ranker: for a pair)."""
+    model = merge_adapters(model)
     if is_ranker(model):
         pair = {"prompt": pair_prompt(model), "max_tokens": model.max_seq_length}
         config = {"backend": backend, "pair": {**pair, "modules": [_semantics(module) for module in model.children()]}}

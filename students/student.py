@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from retort.students.adapters import merge_adapters
 from retort.students.backends.exports import Backend, choose, export_precision
 from retort.students.backends.onnx import ExportError, open_export
 from retort.students.backends.static import static_encoder
@@ -100,7 +101,7 @@ def save_student(model: SentenceTransformer | CrossEncoder, path: str | Path, **
     Save a model as a student folder, with manifest and model card: whole or not at all.
 
     :param model:
-        The model to save.
+        The model to save; adapters of PEFT are merged into its weights, in a copy.
     :param path:
         The folder; one that is there is replaced once the new one is complete.
     :param provenance:
@@ -108,6 +109,7 @@ def save_student(model: SentenceTransformer | CrossEncoder, path: str | Path, **
     :returns:
         The manifest that was written.
     """
+    model = merge_adapters(model)
     note_word_weights(model)
     manifest = build_manifest(model, **provenance)
     with replace_folder(Path(path)) as aside:

@@ -4,6 +4,7 @@
 import errno
 import gc
 import json
+import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from tiny import MINILM, tiny_config
+from tiny import MINILM, pool, spec, tiny_config
 
 from retort.students import (
     ExportError,
@@ -30,6 +31,7 @@ from retort.students.encoding import encode_numpy, encode_texts, plan_chunks, to
 from retort.students.files import replace_file, resolve_model
 from retort.students.hashing import fingerprint_of, space_of
 from retort.students.sparse import SparseStudent
+from retort.trainers.recipe import Recipe
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
 
@@ -404,6 +406,58 @@ class TestEncoding:
         assert np.allclose(student.encode_document(TEXTS), documents, atol=1e-6)
         assert not np.allclose(student.encode_query(TEXTS), documents, atol=0.1)
         assert np.allclose(student.encode_query(TEXTS), plain.encode_query(TEXTS), atol=1e-6)
+
+
+class TestLora:
+    @pytest.fixture
+    def tree(self, recipe_tree, tiny_student) -> dict:
+        student = {"model": tiny_student, "r": 2, "target_modules": ["query", "value"]}
+        recipe_tree["student"] = spec("retort.students.create.lora", **student)
+        recipe_tree["stages"][0]["objectives"] = [spec("Contrastive", scope="in_batch")]
+        recipe_tree["stages"] = [recipe_tree["stages"][0] | {"candidates": pool("bm25", negatives=2)}]
+        recipe_tree["candidates"] = {"bm25": recipe_tree["candidates"]["bm25"]}
+        del recipe_tree["stages"][0]["batches"], recipe_tree["stages"][0]["teacher"]
+        return recipe_tree | {"teachers": {}}
+
+    def test_adapters_learn_and_are_saved_merged(self, tree, tiny_student, beir, tmp_path, monkeypatch):
+        Recipe.from_dict(tree).run(beir, tmp_path / "run")
+        monkeypatch.setitem(sys.modules, "peft", None)  # nobody needs it any more
+        folder = str(tmp_path / "run" / "student")
+        before, after = Student.load(tiny_student), Student.load(folder)
+        assert np.allclose(SentenceTransformer(folder).encode_query(TEXTS), after.encode_query(TEXTS), atol=1e-6)
+        old, new = before.model.state_dict(), after.model.state_dict()
+        assert old.keys() == new.keys()
+        learned = {name for name in old if not torch.equal(old[name], new[name])}
+        assert learned == {n for n in old if n.endswith(("query.weight", "value.weight"))}
+        assert after.manifest.parents == [before.fingerprint]
+
+    def test_it_is_saved_as_it_encodes(self, tiny_student, tmp_path):
+        model = create.lora(tiny_student, r=2)
+        assert fingerprint_of(model) == Student.load(tiny_student).fingerprint
+        assert all("lora_" in name for name, p in model.named_parameters() if p.requires_grad)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_()
+        manifest = save_student(model, tmp_path / "student")
+        student = Student.load(str(tmp_path / "student"))
+        assert student.fingerprint == manifest.fingerprint == fingerprint_of(model)
+        assert np.allclose(student.encode_document(TEXTS), encode_numpy(model, TEXTS, "document"), atol=1e-5)
+        assert any("lora_" in name for name, _ in model.named_parameters())  # it may learn on
+
+    def test_a_tower_of_them_stays_frozen_where_it_is(self, tiny_student):
+        tower = {"model": tiny_student, "r": 2}
+        towers = two_towers(spec("retort.students.create.lora", **tower), spec("pretrained", model=tiny_student))
+        names = [name for name, p in towers[0].sub_modules["query"].named_parameters() if p.requires_grad]
+        assert names
+        assert all("lora_" in name for name in names)
+
+    def test_no_such_layers(self, tiny_student, monkeypatch):
+        with pytest.raises(ValueError, match="Target modules"):
+            create.lora(tiny_student, target_modules=["nowhere"])
+        monkeypatch.setitem(sys.modules, "peft", None)
+        with pytest.raises(ValueError, match=r"retort-haystack\[peft\]"):
+            create.lora(tiny_student)
 
 
 class TestCreate:

@@ -2,11 +2,12 @@
 #
 # SPDX-License-Identifier: Apache-2.0
 """
-Ways to start a student: a pretrained model, some of its layers, random weights, tables, layers on them, towers.
+Ways to start a student: a pretrained model, some of its layers, random weights, tables, layers on them, towers, LoRA.
 
 Recipes name each as `retort.students.create.NAME`, wherever in this package it is defined.
 """
 
+from retort.students.create.adapters import lora
 from retort.students.create.encoders import from_config, pretrained
 from retort.students.create.heads import late_interaction, ranker, sparse
 from retort.students.create.layers import from_layers, layers_on_static
@@ -20,6 +21,7 @@ __all__ = [
     "late_interaction",
     "layers_on_static",
     "lexical_layers",
+    "lora",
     "pretrained",
     "ranker",
     "sparse",

@@ -73,7 +73,7 @@ def _tower(side: str, spec: dict[str, Any], corpus: Sequence[str] | None) -> Sen
     if isinstance(tower[0], CountedEmbedding):
         msg = f"two_towers: {side}: a table that counts words is no tower; `lexical_layers` writes one as layers."
         raise ValueError(msg)
-    return tower.requires_grad_(not spec.get("frozen", False))
+    return tower.requires_grad_(False) if spec.get("frozen", False) else tower  # parts of it may stay all the same
 
 
 def _maker(side: str, path: Any) -> Any:
