@@ -24,7 +24,7 @@ class Finder:
         Look in one package.
 
         :param sources:
-            Import package -> its folder, or its `__init__` file under another name.
+            Import package -> its folder, or its file: a renamed `__init__`, or a plain module.
         :param package:
             The package to look in; empty for the top level.
         """
@@ -33,9 +33,9 @@ class Finder:
 
     def find_spec(self, fullname: str, target: object = None) -> ModuleSpec | None:  # noqa: ARG002
         """Find a package, or our share of a namespace package."""
-        source = self.sources.get(fullname)
+        source, has_packages = self.sources.get(fullname), self.has_packages(fullname)
         if source is None:
-            if not any(name.startswith(f"{fullname}.") for name in self.sources):
+            if not has_packages:
                 return None
             namespace = ModuleSpec(fullname, None, is_package=True)
             namespace.submodule_search_locations = [os.path.join(ENTRY, fullname)]
@@ -46,16 +46,23 @@ class Finder:
 
         from importlib.util import spec_from_file_location  # not above: every Python process loads this module
 
-        if source.endswith(".py"):
-            init, folder = source, os.path.join(ENTRY, fullname)
-        else:
-            init, folder = os.path.join(source, "__init__.py"), source
-        return spec_from_file_location(fullname, init, submodule_search_locations=[folder])
+        if not source.endswith(".py"):
+            init = os.path.join(source, "__init__.py")
+            return spec_from_file_location(fullname, init, submodule_search_locations=[source])
+        folders = [os.path.join(ENTRY, fullname)] if has_packages else None
+        return spec_from_file_location(fullname, source, submodule_search_locations=folders)
+
+    def has_packages(self, fullname: str) -> bool:
+        """Tell whether any of the packages lies in this one."""
+        return any(name.startswith(f"{fullname}.") for name in self.sources)
 
     def iter_modules(self, prefix: str = "") -> list[tuple[str, bool]]:
         """List the packages for `pkgutil`, which asks for pairs of a name and whether it is a package."""
-        parts = [name.rpartition(".") for name in self.sources]
-        return [(prefix + last, True) for parent, _, last in parts if parent == self.package]
+        return [
+            (prefix + name.rpartition(".")[2], not source.endswith(".py") or self.has_packages(name))
+            for name, source in self.sources.items()
+            if name.rpartition(".")[0] == self.package
+        ]
 
 
 def install(sources: dict[str, str]) -> None:
