@@ -9,11 +9,13 @@ retort: distil small, fast retrievers out of strong, slow ones. Mounted as `reto
 ```python
 import retort
 
-student = retort.distill("my-data", out="runs/first", settings={"stages.0.steps": 400})
-student.encode_query(["How do I parse JSON?"])
+# Documents alone: a student, its index, pipelines and a report.
+outcome = retort.distill("my-documents", out="runs/mine")
+print(outcome.metrics["student"]["ndcg@10"], outcome.verdict)
 
-recipe = retort.Recipe.from_yaml("kd", overrides=["training.seed=1"])
-student = retort.distill("my-data", out="runs/second", recipe=recipe)
+# Queries and judgements, or another tool's training data: a student.
+student = retort.train("my-data", out="runs/first", recipe="kd", settings={"stages.0.steps": 400})
+student.encode_query(["How do I parse JSON?"])
 ```
 """
 
@@ -22,17 +24,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retort.students import Ranker, Student
-    from retort.trainers.distill import distill
     from retort.trainers.recipe import Recipe
+    from retort.workflows import distill, plan_distill, train
 
 __version__ = "0.1.0"
-__all__ = ["Ranker", "Recipe", "Student", "__version__", "distill"]
+__all__ = ["Ranker", "Recipe", "Student", "__version__", "distill", "plan_distill", "train"]
 
 _HOMES = {
     "Ranker": "retort.students",
     "Recipe": "retort.trainers.recipe",
     "Student": "retort.students",
-    "distill": "retort.trainers.distill",
+    "distill": "retort.workflows",
+    "plan_distill": "retort.workflows",
+    "train": "retort.workflows",
 }
 
 

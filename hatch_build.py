@@ -10,18 +10,20 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 def mounts(root: Path) -> dict[str, str]:
     """Source path -> import path. A component folder counts once it is a package (has an `__init__.py`)."""
-    found = {"api.py": "retort/__init__.py", "py.typed": "retort/py.typed"}
-    found |= {name: f"retort/{name}" for name in ("students", "trainers", "pipelines", "serving", "cli", "examples")}
+    targets = {"api.py": "retort/__init__.py", "workflows.py": "retort/workflows.py", "py.typed": "retort/py.typed"}
+    targets |= {name: f"retort/{name}" for name in ("students", "trainers", "pipelines", "serving", "cli", "examples")}
     for init in sorted((root / "components").glob("*/__init__.py")):
         name = init.parent.name
         parent = "" if name == "document_stores" else "components/"
-        found[f"components/{name}"] = f"haystack_integrations/{parent}{name}/retort"
-    return found
+        targets[f"components/{name}"] = f"haystack_integrations/{parent}{name}/retort"
+    return targets
 
 
 def packages(root: Path) -> dict[str, str]:
-    """Import package -> absolute path of its folder, or of its `__init__` file under another name."""
-    targets = {source: target.removesuffix("/__init__.py") for source, target in mounts(root).items()}
+    """Import package -> absolute path of its folder, or of its file: a renamed `__init__`, or a plain module."""
+    targets = {
+        source: target.removesuffix("/__init__.py").removesuffix(".py") for source, target in mounts(root).items()
+    }
     del targets["py.typed"]  # of `retort`, and beside its `__init__` file already
     return {target.replace("/", "."): str(root / source) for source, target in targets.items()}
 

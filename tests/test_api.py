@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from tiny import write_jsonl
 
 import retort
@@ -18,7 +19,6 @@ from retort.trainers.data.beir import read_beir
 from retort.trainers.evaluation.metrics import MEASURES, mean, per_query
 from retort.trainers.evaluation.rank import evaluate_ranker, rerank
 from retort.trainers.evaluation.significance import paired_test, values
-from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 
 SMALL = {
@@ -41,7 +41,7 @@ def ranker_start(trunk: str) -> dict:
 @pytest.fixture
 def trained(trunk, tiny_student, beir, tmp_path):
     """A ranker trained on labels by the recipe `ranker`."""
-    return retort.distill(
+    return retort.train(
         beir,
         tmp_path / "x" / "ranker",
         recipe="ranker",
@@ -66,7 +66,7 @@ class TestRankers:
         assert trained.manifest.kind == "ranker"
         assert trained.manifest.metrics["ndcg@10"] == metrics["student"]["ndcg@10"]
 
-        smaller = retort.distill(
+        smaller = retort.train(
             beir,
             out / "smaller",
             recipe="ranker_kd",
@@ -75,7 +75,7 @@ class TestRankers:
             settings=SMALL,
         )
         assert smaller.manifest.teachers[0]["name"] == "ranker"
-        student = retort.distill(
+        student = retort.train(
             beir,
             out / "student",
             recipe="kd_scores",
@@ -101,7 +101,7 @@ class TestRankers:
 
         def train(out, **options):
             start = ranker_start(trunk)
-            found = retort.distill(
+            found = retort.train(
                 beir, out, recipe="ranker", teacher=tiny_student, student=start, settings=settings, **options
             )
             return load_file(out / "student" / "model.safetensors"), found
@@ -124,7 +124,7 @@ class TestRankers:
     @pytest.mark.parametrize("objective", ["Alignment", "InBatchKL", "Contrastive"])
     def test_objectives_that_compare_vectors_are_refused(self, objective, trunk, tiny_student, beir, tmp_path):
         with pytest.raises(RecipeError, match=f"{objective} compares vectors, and the student is a ranker"):
-            retort.distill(
+            retort.train(
                 beir,
                 tmp_path / "x" / "run",
                 recipe="ranker",
@@ -138,7 +138,7 @@ class TestRankers:
 
     def test_a_ranker_cannot_mine(self, trunk, tiny_student, beir, tmp_path):
         with pytest.raises(RecipeError, match="the student is a ranker: it has no vectors to mine with"):
-            retort.distill(
+            retort.train(
                 beir,
                 tmp_path / "x" / "run",
                 recipe="ranker",
@@ -148,29 +148,54 @@ class TestRankers:
             )
 
 
-class TestDistill:
+class TestTrain:
     def test_names_and_errors(self, beir, tmp_path):
         assert retort.Recipe.from_yaml("kd").name == "kd"
         with pytest.raises(AttributeError, match="no attribute 'distil'"):
             _ = retort.distil
         with pytest.raises(RecipeError, match="not one teacher, nor one that is called 'teacher', but dual, ranker"):
-            retort.distill(beir, tmp_path, recipe="prod-small", teacher="x")
+            retort.train(beir, tmp_path, recipe="prod-small", teacher="x")
         with pytest.raises(RecipeError, match="stages.0.setps: unknown key"):
-            retort.distill(beir, tmp_path, settings={"stages.0.setps": 3})
+            retort.train(beir, tmp_path, settings={"stages.0.setps": 3})
+
+    def test_it_is_the_command(self, recipe_tree, beir, tmp_path, capsys):
+        """What one began the other goes on with, and would refuse were anything of the recipe different."""
+        file = tmp_path / "small.yaml"
+        file.write_text(yaml.safe_dump(recipe_tree))
+        out, settings = tmp_path / "x" / "run", {"stages.0.steps": 2, "stages.1.lr": 1e-4, "training.warmup": 0.25}
+        student = retort.train(beir, out, recipe=file, settings=settings)
+        places = [part for place, value in settings.items() for part in ("--set", f"{place}={value}")]
+        command = ["train", "--recipe", str(file), "--data", str(beir), "--out", str(out)]
+        main([*command, *places, "--resume"])
+        assert f"{student.manifest.metrics['ndcg@10']:.4f}" in capsys.readouterr().out
+        lines = [f"{place}={value}" for place, value in settings.items()]
+        assert retort.train(beir, out, recipe=str(file), settings=lines, resume=True).space == student.space
+        with pytest.raises(SystemExit):
+            main([*command, "--resume"])
+        assert "holds a run of another recipe" in capsys.readouterr().err
+
+    def test_a_teacher_in_a_yaml_file(self, recipe_tree, beir, tmp_path):
+        recipe = retort.Recipe.from_dict(recipe_tree)
+        (tmp_path / "teacher.yaml").write_text("type: retort.trainers.teachers.bi_encoder.BiEncoderTeacher\n")
+        with pytest.raises(RecipeError, match="teachers.teacher.init_parameters: .*BiEncoderTeacher needs model"):
+            retort.train(beir, tmp_path / "x" / "run", recipe=recipe, teacher=tmp_path / "teacher.yaml")
+        (tmp_path / "teacher.yaml").write_text("- a\n")
+        with pytest.raises(RecipeError, match="teacher.yaml: it needs a type"):
+            retort.train(beir, tmp_path / "x" / "run", recipe=recipe, teacher=tmp_path / "teacher.yaml")
 
     def test_trackers(self, recipe_tree, beir, tmp_path):
         """TensorBoard through Accelerate: curves of the loss and of the dev sample."""
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         recipe_tree["training"]["trackers"] = ["tensorboard"]
-        run_recipe(retort.Recipe.from_dict(recipe_tree), beir, tmp_path / "x" / "run")
+        retort.train(beir, tmp_path / "x" / "run", recipe=retort.Recipe.from_dict(recipe_tree))
         curves = EventAccumulator(str(tmp_path / "x" / "run" / "trackers")).Reload()
         assert {"loss", "lr", "grad_norm", "dev_sample_ndcg", "in_batch_kl"} <= set(curves.Tags()["scalars"])
         assert [e.step for e in curves.Scalars("loss")] == list(range(1, 13))
         for name in ("nothing", "wandb"):
             recipe_tree["training"]["trackers"] = [name]
             with pytest.raises(RecipeError, match=rf"training.trackers: .*{name}"):
-                run_recipe(retort.Recipe.from_dict(recipe_tree), beir, tmp_path / "x" / name)
+                retort.train(beir, tmp_path / "x" / name, recipe=retort.Recipe.from_dict(recipe_tree))
 
 
 class TestGivenData:
@@ -185,7 +210,7 @@ class TestGivenData:
             lines.append(line | {"pos_scores": [6.5], "neg_scores": [1.0, -0.5, 2.0]})
         write_jsonl(tmp_path / "mined.jsonl", lines)
         given = "retort.trainers.candidates.given.GivenMiner"
-        student = retort.distill(
+        student = retort.train(
             tmp_path / "mined.jsonl",
             tmp_path / "x" / "run",
             recipe="kd_scores",

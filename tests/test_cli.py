@@ -357,7 +357,8 @@ def test_fewer_questions_than_a_hundred_is_an_error(monkeypatch, tmp_path):
 @pytest.mark.integration
 def test_quickstart_and_a_second_run(monkeypatch, tmp_path, capsys):
     """The whole way on a part of the documentation, with a few steps; then again, from what is finished."""
-    from retort.cli import index, quickstart
+    from retort import workflows
+    from retort.cli import quickstart
     from retort.examples.pydocs import corpus
 
     part = ("json", "random", "tarfile", "bool", "shutil")
@@ -380,7 +381,7 @@ def test_quickstart_and_a_second_run(monkeypatch, tmp_path, capsys):
         raise AssertionError
 
     monkeypatch.setattr(corpus, "write_beir", refuse)
-    monkeypatch.setattr(index, "read_documents", refuse)
+    monkeypatch.setattr(workflows, "read_documents", refuse)
     monkeypatch.setattr(quickstart, "evaluate_bm25", refuse)
     second = say(capsys, "quickstart", "--out", str(out))
     assert "student: finished before" in second

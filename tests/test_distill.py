@@ -8,29 +8,33 @@ import logging
 import re
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
 from haystack import Document, Pipeline
+from haystack.components.generators.chat.mock import MockChatGenerator
 from haystack.core.serialization import component_from_dict, component_to_dict
 from haystack.dataclasses import ChatMessage
 from tiny import TOPICS
 
+import retort
 from haystack_integrations.components.rankers.retort import StudentRanker
 from haystack_integrations.components.trainers.retort import DistillationTrainer
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.cli import main
 from retort.students import Manifest, Student, read_space
+from retort.trainers.changes import changed_recipe, recipe_for, teacher_spec
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import read_documents
 from retort.trainers.data.queries import read_asked
-from retort.trainers.distill import changed_recipe, recipe_for, teacher_spec
 from retort.trainers.evaluation.fusion import fuse_cross_fitted
 from retort.trainers.evaluation.runs import read_rankings
 from retort.trainers.from_documents import judge, shortened, untrained_model
 from retort.trainers.recipe import Recipe
 from retort.trainers.runtime.errors import DataError, RecipeError
+from retort.workflows import stopping_after
 
 MOCK = "haystack.components.generators.chat.mock.MockChatGenerator"
 RANKER = "haystack_integrations.components.rankers.retort.student_ranker.StudentRanker"
@@ -101,6 +105,12 @@ class TestCommand:
         rankings = (read_rankings(out, name) for name in ("dev", "dev.bm25"))
         fused, _ = fuse_cross_fitted(*rankings, read_beir(out / "data", "dev").qrels)
         assert read_rankings(out, "dev.hybrid") == fused
+        assert before == {p: p.stat().st_mtime_ns for p in (out / "student").rglob("*") if p.is_file()}
+        # `retort.distill` is the command: it would be refused here, were anything different.
+        for documents in (handbook, read_documents(handbook)):
+            outcome = retort.distill(documents, out, recipe=recipe, dev_share=0.3)
+            assert outcome.metrics == found["metrics"] | {"hybrid": outcome.metrics["hybrid"]}
+            assert (outcome.student, outcome.report) == (out / "student", out / "report.html")
         assert before == {p: p.stat().st_mtime_ns for p in (out / "student").rglob("*") if p.is_file()}
         # Other documents, another recipe, or a folder that holds another model's index, are refused.
         shutil.copytree(out / "index", tmp_path / "other" / "index")
@@ -173,6 +183,23 @@ class TestCommand:
         assert "time, together: about" in said
         assert "memory: about" in said
         assert not list((tmp_path / "out").rglob("*.jsonl"))
+        # `retort.plan_distill` says the same, of documents and components made in Python, too.
+        documents = read_documents(handbook)
+        generator = MockChatGenerator()
+        lines = retort.plan_distill(documents, tmp_path / "out", recipe=recipe, generator=generator)
+        assert lines[:5] == said.splitlines()[:5]
+        queries = {"where is the ship?": [documents[0].id, documents[1].id]}
+        lines = retort.plan_distill(
+            handbook,
+            tmp_path / "out",
+            queries=queries,
+            generator={"generator": generator, "most": 1},
+            settings={"stages.0.steps": 3},
+        )
+        assert "1 for dev" in lines[2]
+        assert any("align 3, " in line for line in lines)
+        with pytest.raises(DataError, match="nowhere"):
+            retort.plan_distill(handbook, tmp_path / "out", recipe=recipe, queries={"a?": ["nowhere"]})
 
     def test_a_language_model_makes_questions_by_a_prompt_of_ones_own(self, handbook, recipe, tmp_path, capsys):
         file = tmp_path / "llm.yaml"
@@ -218,7 +245,6 @@ class TestCommand:
         assert (out / "student" / "retort.json").is_file()
 
     def test_a_deadline_is_not_a_failure_to_retry(self):
-        from retort.cli.distill import _deadline
         from retort.trainers.runtime.errors import TeacherError
         from retort.trainers.teachers.haystack import HaystackComponents
 
@@ -233,11 +259,15 @@ class TestCommand:
                 raise TeacherError(msg) from error
 
         components = HaystackComponents({"generator": {"type": MOCK}}, retries=5)
-        with pytest.raises(TeacherError, match="deadline"), _deadline(0.3 / 60):
+        with pytest.raises(TeacherError, match="deadline"), stopping_after(0.3 / 60):
             list(components.each(slow, range(50)))
         assert len(calls) < 5
-        with pytest.raises(RecipeError, match="must be above 0"), _deadline(0):
+        with pytest.raises(RecipeError, match="must be above 0"), stopping_after(0):
             pass
+
+    def test_a_deadline_in_a_thread_is_refused(self, tmp_path):
+        with ThreadPoolExecutor(1) as pool, pytest.raises(RecipeError, match="only the main thread"):
+            pool.submit(retort.distill, tmp_path, tmp_path / "out", deadline=1).result()
 
     def test_what_it_writes_is_not_read(self, handbook, recipe, tmp_path):
         command = [
@@ -376,7 +406,7 @@ class TestTeacher:
         assert recipe_for(None, None).name == "kd_lexical"
         assert recipe_for(None, "my-model").teachers["teacher"].init_parameters["model"] == "my-model"
         assert recipe_for(None, {"type": RANKER}).name == "kd_scores"
-        assert recipe_for("kd", None, overrides=["stages.0.steps=3"]).stages[0].steps == 3
+        assert recipe_for("kd", None, settings=["stages.0.steps=3"]).stages[0].steps == 3
 
     def test_untrained_model_is_the_trunk_unless_it_teaches(self, tiny_student):
         recipe = Recipe.from_yaml("kd")

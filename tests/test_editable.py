@@ -27,10 +27,13 @@ def test_every_module_is_its_real_file():
     """Of the install that the tests run in."""
     pytest.importorskip("_retort_editable", reason="retort is not installed editable here")
     packages = {init.parent for path in PACKAGES.values() for init in Path(path).rglob("__init__.py")}
-    expected = {str(ROOT / "api.py")} | {str(path) for package in packages for path in package.glob("*.py")}
+    expected = {path for path in PACKAGES.values() if path.endswith(".py")}
+    expected |= {str(path) for package in packages for path in package.glob("*.py")}
     names = set(PACKAGES)
     for name in PACKAGES:
-        names |= {module.name for module in walk_packages(find_spec(name).submodule_search_locations, f"{name}.")}
+        folders = find_spec(name).submodule_search_locations or []
+        names |= {module.name for module in walk_packages(folders, f"{name}.")}
+    assert find_spec("retort.workflows").submodule_search_locations is None  # a module, no package
     assert {find_spec(name).origin for name in names} == expected
 
 
@@ -43,13 +46,16 @@ class Install:
         self.checkout.mkdir()
         for name in BUILD_FILES:
             shutil.copyfile(ROOT / name, self.checkout / name)
-        (self.checkout / "api.py").write_text(f'{SOURCE}__version__ = "1.2"\n')
         for path in PACKAGES.values():
-            if not path.endswith(".py"):
-                package = self.checkout / Path(path).relative_to(ROOT)
-                package.mkdir(parents=True)
-                (package / "__init__.py").write_text(SOURCE)
-                (package / "plain.py").write_text(SOURCE)
+            target = self.checkout / Path(path).relative_to(ROOT)
+            if path.endswith(".py"):
+                target.write_text(SOURCE)
+            else:
+                target.mkdir(parents=True)
+                (target / "__init__.py").write_text(SOURCE)
+                (target / "plain.py").write_text(SOURCE)
+        with (self.checkout / "api.py").open("a") as file:
+            file.write('__version__ = "1.2"\n')
         venv.create(folder / "env", symlinks=os.name != "nt")
         self.python = folder / "env" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         self.site = Path(self.json("import sysconfig; print(json.dumps(sysconfig.get_path('purelib')))"))
@@ -84,7 +90,9 @@ def install(tmp_path_factory) -> Install:
 
 def test_breakpoints_stop_at_real_paths(install):
     """In plain modules, and in `__init__` files under either name."""
-    paths = [str(install.checkout / name) for name in ("api.py", "students/__init__.py", "trainers/plain.py")]
+    paths = [
+        str(install.checkout / name) for name in ("api.py", "workflows.py", "students/__init__.py", "trainers/plain.py")
+    ]
     code = f"""
 import bdb
 class Debugger(bdb.Bdb):
@@ -94,7 +102,7 @@ class Debugger(bdb.Bdb):
 stops, debugger = [], Debugger()
 for path in {paths}:
     assert debugger.set_break(path, 5) is None
-debugger.run("import retort.students, retort.trainers.plain")
+debugger.run("import retort.workflows, retort.students, retort.trainers.plain")
 print(json.dumps(stops))
 """
     assert install.json(code) == paths
@@ -126,7 +134,7 @@ if __name__ == "__main__":
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         spawned = pool.apply(plain.where)
     print(json.dumps({
-        "modules": [module.name for module in pkgutil.iter_modules(retort.__path__)],
+        "modules": {module.name: module.ispkg for module in pkgutil.iter_modules(retort.__path__)},
         "source": inspect.getsource(retort),
         "resource": resources.files("retort").joinpath("py.typed").is_file(),
         "run": runpy.run_module("retort.trainers.plain")["here"],
@@ -136,7 +144,11 @@ if __name__ == "__main__":
 """
     trainer = str(install.checkout / "trainers" / "plain.py")
     assert install.json(code) == {
-        "modules": [name.removeprefix("retort.") for name in PACKAGES if name.startswith("retort.")],
+        "modules": {
+            name.removeprefix("retort."): not path.endswith(".py")
+            for name, path in PACKAGES.items()
+            if name.startswith("retort.")
+        },
         "source": (install.checkout / "api.py").read_text(),
         "resource": True,
         "run": trainer,

@@ -17,8 +17,8 @@ from haystack import Pipeline
 from tiny import MINILM, write_jsonl
 
 from retort.cli import main
-from retort.cli.index import index_documents
 from retort.examples.pydocs import corpus
+from retort.workflows import index_documents
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PARTS = ("json", "random", "shutil", "bool")

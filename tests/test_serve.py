@@ -19,7 +19,7 @@ import pytest
 from tiny import MINILM, write_jsonl
 
 from retort.cli import main
-from retort.cli.index import index_documents
+from retort.workflows import index_documents
 
 pytestmark = pytest.mark.integration
 

@@ -36,8 +36,8 @@ from haystack_integrations.components.retrievers.retort.qdrant_server import Ser
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.cli import main
-from retort.cli.index import index_documents
 from retort.pipelines.load import load_pipeline, pipeline_yaml, store_spec
+from retort.workflows import index_documents
 
 ROOT = Path(__file__).parent.parent
 DIM = 16

@@ -22,11 +22,11 @@ from haystack.utils import Secret
 from tiny import MINILM, write_jsonl
 
 from haystack_integrations.components.rankers.retort import StudentRanker
-from retort.cli.index import index_documents
 from retort.pipelines.load import INDEX, RANKER, SPARSE, STUDENT, pipeline_yaml
 from retort.students import save_student
 from retort.students.create import ranker, sparse
 from retort.students.files import resolve_model
+from retort.workflows import index_documents
 
 pytestmark = pytest.mark.integration
 

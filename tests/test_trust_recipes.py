@@ -13,17 +13,17 @@ import pytest
 import yaml
 from test_recipe import changed
 
-from retort.cli.distill import _generator as read_generator
 from retort.cli.main import build_parser
 from retort.cli.serve import open_serving
 from retort.students import create
 from retort.students.makers import is_student_maker
 from retort.trainers.build import build_recipe
+from retort.trainers.changes import changed_recipe, recipe_for
 from retort.trainers.data.beir import read_beir
-from retort.trainers.distill import changed_recipe, recipe_for
 from retort.trainers.recipe import Component, Recipe
 from retort.trainers.recipe.trust import check_component
 from retort.trainers.runtime.errors import RecipeError
+from retort.workflows import generated_questions
 
 SEND = "haystack.utils.requests_utils.request_with_retry"
 LIVE = "retort.trainers.teachers.live.LiveTeacher"
@@ -284,5 +284,5 @@ class TestComponents:
         folders = {"serve": ["--store", "x", "--student", "y"], "distill": ["--documents", "x", "--out", str(tmp_path)]}
         arguments = build_parser().parse_args([command, *folders[command], "--generator", str(file)])
         with pytest.raises(RecipeError, match=f"generator: {SEND} is no chat generator"):
-            open_serving(arguments) if command == "serve" else read_generator(arguments, tmp_path)
+            open_serving(arguments) if command == "serve" else generated_questions(arguments.generator, tmp_path)
         assert not server.requests

@@ -117,8 +117,8 @@ class DistillationTrainer:
             If there are queries without judgements, or the other way round.
         """
         # Here, as only trainers need what trains.
+        from retort.trainers.changes import recipe_for
         from retort.trainers.data.pseudo_queries import GeneratedQuestions
-        from retort.trainers.distill import recipe_for
         from retort.trainers.from_documents import default_sources, distill_documents, passes_for
 
         documents = [Document.from_dict(d) if isinstance(d, dict) else d for d in documents]
@@ -134,7 +134,7 @@ class DistillationTrainer:
             cache.parent.mkdir(parents=True, exist_ok=True)
             options = {"cache": str(cache)} | (self.generator_options or {})
             sources = {"generator": GeneratedQuestions(generator=self.generator, **options), **sources}
-        recipe = recipe_for(self.recipe, self.teacher, settings=self.settings)
+        recipe = recipe_for(self.recipe, self.teacher, settings=self.settings or {})
         found = distill_documents(
             documents,
             self.out,

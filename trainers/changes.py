@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""Training from Python, in one call."""
+"""Recipes with something in the place of their teacher, their student or single values."""
 
 from __future__ import annotations
 
@@ -13,60 +13,13 @@ from typing import Any
 
 import yaml
 
-from retort.students import Manifest, Ranker, Student
-from retort.trainers.recipe import Component, Recipe, trusts_code
+from retort.trainers.recipe import Component, Recipe
 from retort.trainers.recipe.trust import load_role, load_type
-from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 
-EMBEDDERS = {"dense", "static"}
 TEACHER = "teacher"  # what recipes of several teachers call the one that another may take the place of
 TEACHERS = "retort.trainers.teachers"
 VECTORS, SCORES = "kd_lexical", "kd_scores"  # recipes for teachers of either kind, where documents are all there is
-
-
-def distill(
-    data: str | Path,
-    out: str | Path,
-    *,
-    recipe: str | Path | Recipe = "kd",
-    teacher: str | dict[str, Any] | Any = None,
-    student: str | dict[str, Any] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    allow: Sequence[str] = (),
-    resume: bool = False,
-) -> Student | Ranker:
-    """
-    Train a student, and load it.
-
-    :param data:
-        A BEIR folder, or training data as `retort.trainers.data.read` reads it.
-    :param out:
-        Run folder to write.
-    :param recipe:
-        Name of a recipe that comes with retort (`kd` for a teacher of vectors, `kd_scores` for one of scores, `ranker`,
-        `ranker_kd`), a YAML file, or a `Recipe`.
-    :param teacher:
-        Takes the place of the recipe's teacher; see `teacher_spec`.
-    :param student:
-        Takes the place of the recipe's student: a model's name, to start from all of it; or `{type, init_parameters}`.
-    :param settings:
-        Values to change, by their place: `{"stages.0.steps": 100}`.
-    :param allow:
-        Further modules that types may come from.
-    :param resume:
-        Go on with the run that `out` holds.
-    :returns:
-        The student, a `Student` or a `Ranker`; `student.manifest.metrics` says how good it is.
-    :raises RecipeError:
-        If the recipe, or what is to be changed in it, does not fit.
-    """
-    changed = changed_recipe(recipe, teacher=teacher, student=student, settings=settings, allow=allow)
-    run_recipe(changed, Path(data), Path(out), resume=resume)
-    folder = Path(out) / "student"
-    manifest = Manifest.read(folder)
-    kind = Student if manifest is None or manifest.kind in EMBEDDERS else Ranker
-    return kind.load(str(folder), trust_remote_code=trusts_code(changed.student.init_parameters))
 
 
 def changed_recipe(
@@ -74,19 +27,31 @@ def changed_recipe(
     *,
     teacher: str | dict[str, Any] | Any = None,
     student: str | dict[str, Any] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    overrides: Sequence[str] = (),
+    settings: Mapping[str, Any] | Sequence[str] = (),
     allow: Sequence[str] = (),
 ) -> Recipe:
     """
-    Read a recipe with something in the place of its teacher, its student or single values; parameters as of `distill`.
+    Read a recipe with something in the place of its teacher, its student or single values.
 
-    Of several teachers the one that is called `teacher` is replaced. `overrides` are as of `Recipe.from_yaml`.
-
+    :param recipe:
+        Name of a recipe that comes with retort, a YAML file, or a `Recipe`.
+    :param teacher:
+        Replaces the recipe's teacher, or of several the one that is called `teacher`; see `teacher_spec`.
+    :param student:
+        Replaces the recipe's student: a model's name, to start from all of it; or `{type, init_parameters}`.
+    :param settings:
+        Values to change, by their place: `{"stages.0.steps": 100}`, or `["stages.0.steps=100"]`, which is parsed as
+        YAML.
+    :param allow:
+        Further modules that types may come from.
     :raises RecipeError:
         If the recipe, or what is to be changed in it, does not fit.
     """
+    if isinstance(settings, Mapping):  # as on the command line: values are written as YAML, and read back
+        settings = [f"{place}={yaml.safe_dump(value, default_flow_style=True)}" for place, value in settings.items()]
     if not isinstance(recipe, Recipe):
+        if teacher is None and student is None:
+            return Recipe.from_yaml(recipe, overrides=settings, allow=allow)
         recipe = Recipe.from_yaml(recipe, allow=allow)
     tree = recipe.to_dict()
     if teacher is not None:
@@ -94,29 +59,27 @@ def changed_recipe(
         name = names[0] if len(names) == 1 else TEACHER
         if name not in names:
             msg = (
-                f"distill(teacher=...): the recipe has not one teacher, nor one that is called {TEACHER!r}, but "
-                f"{', '.join(names) or 'none'}; use settings, or a YAML file."
+                f"teacher: the recipe {recipe.name} has not one teacher, nor one that is called {TEACHER!r}, but "
+                f"{', '.join(names) or 'none'}. Change single values (teachers.NAME...), or write a YAML file."
             )
             raise RecipeError(msg)
         tree["teachers"][name] = teacher_spec(teacher, recipe.teachers[name], allow)
     if student is not None:
-        made = {"type": "retort.students.create.pretrained", "init_parameters": {"model": student}}
-        tree["student"] = made if isinstance(student, str) else student
-    # As on the command line: values are written as YAML, and read back.
-    changes = [f"{place}={yaml.safe_dump(value, default_flow_style=True)}" for place, value in (settings or {}).items()]
-    changed = Recipe.from_dict(
-        tree, overrides=[*changes, *overrides], allow=[*recipe.allow, *allow], origin=recipe.name
-    )
+        maker = {"type": "retort.students.create.pretrained", "init_parameters": {"model": student}}
+        tree["student"] = maker if isinstance(student, str) else student
+    changed = Recipe.from_dict(tree, overrides=settings, allow=[*recipe.allow, *allow], origin=recipe.name)
     changed.name = recipe.name
     return changed
 
 
-def recipe_for(name: str | None, teacher: Any, *, allow: Sequence[str] = (), **changes: Any) -> Recipe:
+def recipe_for(
+    recipe: str | Path | Recipe | None, teacher: Any, *, allow: Sequence[str] = (), **changes: Any
+) -> Recipe:
     """
-    Read a recipe with a teacher in its place; without a name it is the one for that kind of teacher.
+    Read a recipe with a teacher in its place; without a recipe it is the one for that kind of teacher.
 
-    :param name:
-        A recipe's name or file.
+    :param recipe:
+        As of `changed_recipe`; None: `kd_lexical`, or `kd_scores` for a teacher of scores.
     :param teacher:
         See `teacher_spec`; None: the recipe's own.
     :param allow:
@@ -127,11 +90,11 @@ def recipe_for(name: str | None, teacher: Any, *, allow: Sequence[str] = (), **c
         If they do not fit.
     """
     spec = teacher if teacher is None or isinstance(teacher, str) else teacher_spec(teacher, None, allow)
-    if name is None:
+    if recipe is None:
         kind = load_role(spec["type"], "teacher", "teacher.type", allow) if isinstance(spec, dict) else None
         scores = getattr(kind, "gives", None) in {"scores", "ranks"}
-        name = SCORES if scores else VECTORS
-    return changed_recipe(name, teacher=spec, allow=allow, **changes)
+        recipe = SCORES if scores else VECTORS
+    return changed_recipe(recipe, teacher=spec, allow=allow, **changes)
 
 
 def teacher_spec(

@@ -1,0 +1,416 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+What the commands of the same names do, in Python: `train`, `distill`, `index_documents`.
+
+Above trainers, pipelines and components, which do not know each other. `retort.train` and `retort.distill` are these.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retort.pipelines import indexing
+from retort.pipelines.load import pipeline_yaml
+from retort.students import Manifest, Ranker, Student
+from retort.students.files import replace_file
+from retort.students.sparse import load_student
+from retort.trainers.changes import changed_recipe, recipe_for
+from retort.trainers.data.beir import read_beir
+from retort.trainers.data.documents import documents_to_data, read_documents, source_root
+from retort.trainers.data.pseudo_queries import GeneratedQuestions
+from retort.trainers.data.queries import read_asked
+from retort.trainers.data.synthesis import hold_out, make_queries, write_training_data
+from retort.trainers.evaluation.exports import export_student
+from retort.trainers.from_documents import (
+    SPLIT,
+    Outcome,
+    Say,
+    default_sources,
+    distill_documents,
+    passes_for,
+    refuse_other_student,
+    shortened,
+)
+from retort.trainers.plan import plan_run
+from retort.trainers.recipe import Recipe, TrainingSection, component, read_yaml, trusts_code
+from retort.trainers.roles import QuerySource
+from retort.trainers.run import dev_sample, read_train_and_dev, run_recipe
+from retort.trainers.runtime.errors import RecipeError, TeacherError
+from retort.trainers.runtime.progress import progress_bar
+from retort.trainers.teachers.vector_cache import cache_root
+
+if TYPE_CHECKING:
+    from haystack import Document
+
+logger = logging.getLogger(__name__)
+
+PIPELINES = ("extractive_qa", "indexing", "rag", "search")
+EXPORT_SAMPLE = TrainingSection(dev_queries=300, dev_documents=4000)  # to choose by: a whole corpus takes minutes
+YAML = {".yaml", ".yml"}
+GENERATOR_PARAMETERS = {"generator", "prompt", "most", "price", "revision", "retries", "concurrency"}
+
+
+def train(
+    data: str | Path,
+    out: str | Path,
+    *,
+    recipe: str | Path | Recipe = "kd",
+    teacher: str | dict[str, Any] | Any = None,
+    student: str | dict[str, Any] | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    allow: Sequence[str] = (),
+    resume: bool = False,
+) -> Student | Ranker:
+    """
+    Train a student by a recipe, as `retort train` does, and load it.
+
+    :param data:
+        A BEIR folder, or training data as `retort.trainers.data.read` reads it.
+    :param out:
+        Run folder to write.
+    :param recipe:
+        Name of a recipe that comes with retort (`kd` for a teacher of vectors, `kd_scores` for one of scores, `ranker`,
+        `ranker_kd`), a YAML file, or a `Recipe`.
+    :param teacher:
+        Replaces the recipe's teacher: a model's name; `{type, init_parameters}` of a teacher, a Haystack ranker or chat
+        generator; such a component; `{text_embedder, document_embedder}`; or a YAML file of one of these.
+    :param student:
+        Replaces the recipe's student: a model's name, to start from all of it; or `{type, init_parameters}`.
+    :param settings:
+        Values of the recipe to change, by their place: `{"stages.0.steps": 100}`, or `["stages.0.steps=100"]`.
+    :param allow:
+        Further modules that types may come from.
+    :param resume:
+        Go on with the run that `out` holds.
+    :returns:
+        The student; `student.manifest.metrics` says how good it is.
+    :raises RecipeError:
+        If the recipe, or what is to be changed in it, does not fit.
+    """
+    spec = _from_yaml(teacher)
+    changed = changed_recipe(recipe, teacher=spec, student=student, settings=settings, allow=allow)
+    run_recipe(changed, Path(data), Path(out), resume=resume)
+    folder = Path(out) / "student"
+    manifest = Manifest.read(folder)
+    load = Ranker.load if manifest is not None and manifest.kind == "ranker" else load_student
+    return load(str(folder), trust_remote_code=trusts_code(changed.student.init_parameters))
+
+
+def distill(
+    documents: str | Path | Sequence[Document],
+    out: str | Path,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    teacher: str | dict[str, Any] | Any = None,
+    queries: str | Path | Mapping[str, Sequence[str]] | None = None,
+    generator: str | Path | dict[str, Any] | Any = None,
+    dev_share: float = 0.1,
+    deadline: float | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    allow: Sequence[str] = (),
+    say: Say = logger.info,
+) -> Outcome:
+    """
+    Make a student of documents alone, as `retort distill` does: measured, exported and indexed.
+
+    The same call goes on after an interruption; what is finished is not done again. `out` gets `data/` (a BEIR folder
+    and `card.md`), a run folder's files with `student/`, `index/`, `pipelines/*.yml` and `report.html`.
+
+    :param documents:
+        A folder, a file or a BEIR folder, as `read_documents` reads them; or Haystack documents, in passages.
+    :param out:
+        Folder to write.
+    :param recipe:
+        As of `train`; None: `kd_lexical`, or `kd_scores` for a teacher of scores. A recipe that comes with retort is
+        shortened where there are few documents, unless `settings` has steps.
+    :param teacher:
+        As of `train`.
+    :param queries:
+        Real queries, which are kept for dev: a file (see `read_asked`), or per query the ids of documents that answer
+        it.
+    :param generator:
+        Makes up questions, too: a chat generator of Haystack, or `{type, init_parameters}` of one; or `{generator}`,
+        such a description, with further parameters of `GeneratedQuestions`; or a YAML file of one of these.
+    :param dev_share:
+        Share of the documents whose queries are kept for dev; without effect where real ones are given.
+    :param deadline:
+        Minutes after which it stops, keeping what is done; in the main thread of a POSIX system only.
+    :param settings:
+        As of `train`.
+    :param allow:
+        Further modules that types may come from.
+    :param say:
+        Told what is being done.
+    :returns:
+        The student's folder, figures of all systems on dev, what they mean, and the report.
+    :raises DataError:
+        If documents or queries cannot be read, or are too few.
+    :raises RecipeError:
+        If the recipe does not fit, or `out` holds a student of other documents or another recipe.
+    :raises TeacherError:
+        If a teacher fails, or the deadline has passed.
+    """
+    out = Path(out)
+    with stopping_after(deadline):
+        inputs = _read_inputs(documents, out, recipe, teacher, queries, generator, settings, allow)
+        outcome = distill_documents(
+            inputs.documents,
+            out,
+            recipe=inputs.recipe,
+            sources=inputs.sources,
+            asked=inputs.queries,
+            dev_share=dev_share,
+            passes=inputs.passes,
+            say=say,
+        )
+        _export(out, say)
+        say("indexing ...")
+        index_documents(str(outcome.student), out / "data", out / "index")
+        _write_pipelines(out)
+    return outcome
+
+
+def plan_distill(
+    documents: str | Path | Sequence[Document],
+    out: str | Path,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    teacher: str | dict[str, Any] | Any = None,
+    queries: str | Path | Mapping[str, Sequence[str]] | None = None,
+    generator: str | Path | dict[str, Any] | Any = None,
+    dev_share: float = 0.1,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    allow: Sequence[str] = (),
+) -> list[str]:
+    """
+    Say what `distill` would do and what it takes: calls, time, memory, disk, money. Nothing is asked or written.
+
+    Queries are made in a folder for the time being, without the generator. Parameters and errors are those of
+    `distill`.
+
+    :returns:
+        Lines to print.
+    """
+    out = Path(out)
+    inputs = _read_inputs(documents, out, recipe, teacher, queries, generator, settings, allow)
+    sources = dict(inputs.sources)
+    files = len({d.meta.get("file_path", d.id) for d in inputs.documents})
+    lines = [f"documents: {len(inputs.documents):,} passages of {files:,} files"]
+    questions = sources.pop("generator", None)
+    if isinstance(questions, GeneratedQuestions):
+        estimate = questions.estimate(documents_to_data("documents", inputs.documents))
+        lines.append("generator of queries: " + ", ".join(f"{v:,.0f} {name}" for name, v in estimate.items()))
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder, "data")
+        held = hold_out(inputs.documents, dev_share, inputs.queries)
+        made = make_queries(inputs.documents, sources, held=held)
+        counts = write_training_data(inputs.documents, made, data, held=held, asked=inputs.queries)
+        by = ", ".join(sources)
+        lines.append(f"queries, by {by}: about {counts['train']:,} to train on, {counts['dev']:,} for dev")
+        short = shortened(inputs.recipe, counts, inputs.passes)
+        steps = ", ".join(f"{stage.name} {stage.steps}" for stage in short.stages)
+        lines.append(f"recipe {short.name}: {steps} steps, {short.training.batch_size} queries each")
+        training_data, _ = read_train_and_dev(data, short.data)
+        return lines + plan_run(short, training_data, cache_root(out)).lines()
+
+
+def index_documents(
+    student: str,
+    source: str | Path,
+    store: str | Path,
+    *,
+    sparse: str | None = None,
+    prune: bool = False,
+    quantization: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[int, int]:
+    """
+    Read and index documents, with a progress bar; see `retort.pipelines.indexing.index_documents`.
+
+    :param student:
+        The student.
+    :param source:
+        What to read (see `read_documents`).
+    :param store:
+        Folder of the index, or URL of a collection on a Qdrant server.
+    :param sparse:
+        A sparse student, whose embeddings documents get besides.
+    :param prune:
+        Delete every document of the index that `source` does not give.
+    :param quantization:
+        `int8` or `binary`: how a folder's index keeps embeddings besides; None leaves an index as it is.
+    :param trust_remote_code:
+        Run code that the students bring along.
+    :returns:
+        Documents in the index, and how many were deleted.
+    """
+    return indexing.index_documents(
+        student,
+        lambda: read_documents(source),
+        store,
+        folder=source_root(source),
+        progress=progress_bar,
+        sparse=sparse,
+        prune=prune,
+        quantization=quantization,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def generated_questions(
+    generator: str | Path | dict[str, Any] | Any, out: Path, allow: Sequence[str] = ()
+) -> GeneratedQuestions:
+    """
+    Describe what makes up questions; what it answers is kept in the cache.
+
+    :param generator:
+        See `distill`.
+    :param out:
+        The run folder, whose cache it is.
+    :param allow:
+        Further modules that types may come from.
+    :raises RecipeError:
+        If it is no chat generator, or has an unknown parameter.
+    """
+    where = str(generator) if isinstance(generator, str | Path) else "generator"
+    tree = read_yaml(Path(generator)) if isinstance(generator, str | Path) else _described(generator)
+    parameters = dict(tree) if isinstance(tree, dict) and "generator" in tree else {"generator": tree}
+    spec = component(_described(parameters.pop("generator")), where)
+    if unknown := sorted(parameters.keys() - GENERATOR_PARAMETERS):
+        known = ", ".join(sorted(GENERATOR_PARAMETERS))
+        msg = f"{where}: there is no parameter {unknown[0]!r}; there are: {known}."
+        raise RecipeError(msg)
+    cache = cache_root(out) / "answers.jsonl"
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    options = {"cache": str(cache), "allowed_modules": list(allow) or None} | parameters
+    return GeneratedQuestions(generator={"type": spec.type, "init_parameters": spec.init_parameters}, **options)
+
+
+@dataclass
+class _Inputs:
+    recipe: Recipe
+    passes: int | None
+    documents: list[Document]
+    queries: list[tuple[str, list[str]]]
+    sources: dict[str, QuerySource]
+
+
+def _read_inputs(
+    documents: str | Path | Sequence[Document],
+    out: Path,
+    recipe: str | Path | Recipe | None,
+    teacher: Any,
+    queries: str | Path | Mapping[str, Sequence[str]] | None,
+    generator: Any,
+    settings: Mapping[str, Any] | Sequence[str],
+    allow: Sequence[str],
+) -> _Inputs:
+    """Read what `distill` is called with, and refuse early what could not be finished."""
+    changed = recipe_for(recipe, _from_yaml(teacher), settings=settings, allow=allow)
+    places = [place.partition("=")[0] for place in settings]
+    passes = None if isinstance(recipe, Recipe) else passes_for(None if recipe is None else str(recipe), places)
+    refuse_other_student(changed, out, passes)
+    if (out / "index").exists() and not (out / "student").exists():  # not after an hour of training
+        msg = f"{out / 'index'} holds an index of another model. Give another --out, or delete it."
+        raise RecipeError(msg)
+    if isinstance(documents, str | Path):
+        passages = read_documents(documents, unreadable="skip", leave_out=out)
+    else:
+        passages = list(documents)
+    if isinstance(queries, str | Path):
+        real = read_asked(queries, passages)
+    else:
+        real = [(query, list(ids)) for query, ids in (queries or {}).items()]
+    sources = default_sources(passages)
+    if generator is not None:
+        sources = {"generator": generated_questions(generator, out, allow), **sources}
+    return _Inputs(changed, passes, passages, real, sources)
+
+
+def _from_yaml(teacher: Any) -> Any:
+    """Read a teacher's description, if it is a YAML file's name."""
+    if not isinstance(teacher, str | Path) or Path(teacher).suffix not in YAML:
+        return teacher
+    tree = read_yaml(Path(teacher))
+    if not isinstance(tree, dict):
+        msg = f"{teacher}: it needs a type, with init_parameters; or text_embedder and document_embedder."
+        raise RecipeError(msg)
+    return tree
+
+
+def _described(spec: Any) -> Any:
+    """Describe a component that was made in Python as its YAML would."""
+    from haystack.core.component import Component
+    from haystack.core.serialization import component_to_dict
+
+    return component_to_dict(spec, "generator") if isinstance(spec, Component) else spec
+
+
+def _export(out: Path, say: Say) -> None:
+    """Write the student as graphs and choose the fastest form, if the extra is installed and it was not done before."""
+    manifest = Manifest.read(out / "student")
+    if manifest is None or manifest.exports:
+        return
+    if not all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")):
+        say('not exported: pip install "retort-haystack[onnx]" makes the student faster on CPUs')
+        return
+    say("exporting ...")
+    sample = dev_sample(read_beir(out / "data", SPLIT), EXPORT_SAMPLE)
+    entries = export_student(out / "student", sample)
+    chosen = next(entry for entry in entries if entry["chosen"])
+    say(f"served as {'onnx' if chosen['file'] else 'torch'} {chosen['precision']}: {chosen['ms']:.2f} ms a query")
+
+
+def _write_pipelines(out: Path) -> None:
+    """Write YAML pipelines that are bound to a student and its index; they may be run from anywhere."""
+    out = out.resolve()
+    for name in PIPELINES:
+        text = pipeline_yaml(name, student=str(out / "student"), index=str(out / "index"))
+        with replace_file(out / "pipelines" / f"{name}.yml") as aside:
+            aside.write_text(text, encoding="utf-8")
+
+
+class _DeadlineError(BaseException):
+    """The time is over. No `Exception`: a teacher's retries must not take it for one of theirs."""
+
+
+@contextmanager
+def stopping_after(minutes: float | None) -> Iterator[None]:
+    """Stop after so many minutes; what was done is kept."""
+    if minutes is None:
+        yield
+        return
+    if minutes <= 0:
+        msg = f"deadline: {minutes:g} minutes; it must be above 0."
+        raise RecipeError(msg)
+    if threading.current_thread() is not threading.main_thread():
+        msg = "deadline: only the main thread can be stopped by a signal. Leave it out here."
+        raise RecipeError(msg)
+
+    def stop(*_: Any) -> None:
+        raise _DeadlineError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, minutes * 60)
+    try:
+        yield
+    except _DeadlineError:
+        msg = (
+            f"the deadline of {minutes:g} minutes has passed. What was done is kept: the same again goes on. A slow "
+            "teacher is asked less with lower training.batch_size, stages.N.steps or data.max_queries (--set)."
+        )
+        raise TeacherError(msg) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
