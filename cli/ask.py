@@ -5,14 +5,10 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
-from haystack.document_stores.errors import DocumentStoreError
-
-from retort.pipelines.indexing import open_store, reader
-from retort.pipelines.load import is_url, load_pipeline
-from retort.students import STUDENT_STAMP
+from retort.pipelines.indexing import built_by
+from retort.pipelines.load import load_pipeline
 
 
 def run(given: argparse.Namespace) -> None:
@@ -23,33 +19,6 @@ def run(given: argparse.Namespace) -> None:
     found = ask(pipeline, given.question, top_k=given.top_k)
     pipeline.close()
     print(json.dumps(found, indent=2, ensure_ascii=False) if given.json else format_answers(found))
-
-
-def built_by(store: str) -> str:
-    """
-    Return the student that built an index.
-
-    :param store:
-        Folder of the index, or URL of a collection on a Qdrant server.
-    :raises DocumentStoreError:
-        If there is no index, or it is empty or was not built by retort.
-    """
-    build = f"Build one: retort index STUDENT --documents DIR --store {store}"
-    if not is_url(store) and not Path(store).is_dir():
-        msg = f"There is no index at {store}. {build}"
-        raise DocumentStoreError(msg)
-    index = reader(open_store(store))
-    try:
-        meta = index.sample_meta()
-    finally:
-        index.close()
-    if meta is None:
-        msg = f"There is no document at {store}. {build}"
-        raise DocumentStoreError(msg)
-    if STUDENT_STAMP not in meta:
-        msg = f"The index at {store} does not say which student built it. Name one: --student FOLDER."
-        raise DocumentStoreError(msg)
-    return str(meta[STUDENT_STAMP])
 
 
 def ask(pipeline: Any, question: str, *, top_k: int = 3) -> dict[str, Any]:

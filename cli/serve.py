@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from retort.cli.ask import built_by
+from retort.pipelines.indexing import built_by
 from retort.pipelines.load import is_url
 from retort.trainers.recipe import component, read_yaml
 from retort.trainers.recipe.trust import check_component

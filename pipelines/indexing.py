@@ -200,6 +200,33 @@ def reader(
     return ServerIndex(document_store) if isinstance(document_store, QdrantDocumentStore) else document_store
 
 
+def built_by(store: str) -> str:
+    """
+    Return the student that built an index.
+
+    :param store:
+        Folder of the index, or URL of a collection on a Qdrant server.
+    :raises DocumentStoreError:
+        If there is no index, or it is empty or was not built by retort.
+    """
+    build = f"Build one: retort index STUDENT --documents DIR --store {store}"
+    if not is_url(store) and not Path(store).is_dir():
+        msg = f"There is no index at {store}. {build}"
+        raise DocumentStoreError(msg)
+    index = reader(open_store(store))
+    try:
+        meta = index.sample_meta()
+    finally:
+        index.close()
+    if meta is None:
+        msg = f"There is no document at {store}. {build}"
+        raise DocumentStoreError(msg)
+    if STUDENT_STAMP not in meta:
+        msg = f"The index at {store} does not say which student built it. Name one: --student FOLDER."
+        raise DocumentStoreError(msg)
+    return str(meta[STUDENT_STAMP])
+
+
 def _owned(documents: list[Document], root: str | None) -> list[Document]:
     """Give passages of files their owner. A corpus that was read from an index may bring our keys along: they go."""
     owned = []
