@@ -19,7 +19,8 @@ from haystack.dataclasses import SparseEmbedding
 from tiny import write_jsonl
 
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
-from retort.cli import index, main
+from retort import workflows
+from retort.cli import main
 from retort.pipelines import indexing
 from retort.pipelines.shards import Shards
 from retort.students import Student
@@ -209,7 +210,7 @@ class TestIndexAndAsk:
         (docs / "a.txt").write_text("the ship in the sea. " * 100)
         command = ("index", tiny_student, "--documents", str(docs), "--store", store)
         with monkeypatch.context() as before:
-            before.setattr(index, "source_root", lambda source: None)
+            before.setattr(workflows, "source_root", lambda source: None)
             assert say(capsys, *command).startswith("4 documents")
         assert say(capsys, *command).startswith("4 documents")
         with monkeypatch.context() as again:
@@ -357,9 +358,8 @@ def test_fewer_questions_than_a_hundred_is_an_error(monkeypatch, tmp_path):
 @pytest.mark.integration
 def test_quickstart_and_a_second_run(monkeypatch, tmp_path, capsys):
     """The whole way on a part of the documentation, with a few steps; then again, from what is finished."""
-    from retort import workflows
-    from retort.cli import quickstart
-    from retort.examples.pydocs import corpus
+    from retort.cli.quickstart import QUESTIONS
+    from retort.examples.pydocs import corpus, quickstart
 
     part = ("json", "random", "tarfile", "bool", "shutil")
     whole = list(corpus.passages())
@@ -374,7 +374,7 @@ def test_quickstart_and_a_second_run(monkeypatch, tmp_path, capsys):
     for title in ("bm25", quickstart.TEACHER_ROW, quickstart.STUDENT_ROW, "through pipelines/indexing.yml", "next:"):
         assert title in first
     assert (out / "student" / "retort.json").is_file()
-    asked = json.loads(say(capsys, "ask", quickstart.QUESTIONS[0], "--store", str(out / "index"), "--json"))
+    asked = json.loads(say(capsys, "ask", QUESTIONS[0], "--store", str(out / "index"), "--json"))
     assert len(asked["documents"]) == 10
 
     def refuse(*args, **kwargs):
