@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from tiny import pool, spec, stage
+from tiny_components import WordRanker
 
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import TextStore
@@ -286,6 +287,28 @@ def test_a_plan_counts_at_least_the_pairs_that_are_asked(recipe_tree, beir, tmp_
     source = open_stage(parts, parts.recipe.stages[0], tmp_path).source
     asked = int(source.used(range(40)).sum())
     assert asked <= _pairs(parts, "words", data) <= 2 * asked
+
+
+def test_a_plan_times_local_models_and_calls_nothing_else(recipe_tree, beir, tmp_path, sparse_student, monkeypatch):
+    monkeypatch.setattr(WordRanker, "calls", [])
+    from retort.trainers import plan
+
+    ranker = {"type": "tiny_components.WordRanker"}
+    recipe_tree["teachers"] = {
+        "sparse": spec("SparseEncoderTeacher", model=sparse_student),
+        "words": spec("BM25Teacher"),
+        "theirs": spec("RankerTeacher", ranker=ranker),
+    }
+    lists = pool("bm25", negatives=2)
+    recipe_tree["stages"] = [
+        stage(name, 2, spec("ListwiseKL"), teacher=name, candidates=lists) for name in recipe_tree["teachers"]
+    ]
+    planned = plan.plan_run(
+        Recipe.from_dict(recipe_tree, allow=["tiny_components"]), read_beir(beir, "train"), tmp_path
+    )
+    assert WordRanker.calls == []
+    assert [name for name in planned.seconds if name.startswith("teacher")] == ["teacher sparse"]
+    assert planned.unknown == ["theirs"]
 
 
 @pytest.mark.parametrize("precision", ["float32", "auto"])

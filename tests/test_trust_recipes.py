@@ -148,6 +148,21 @@ class TestRoles:
         with pytest.raises(RecipeError, match=f"{path}.type: '{HAYSTACKS}' is no {name}: .*RankerTeacher's `ranker`"):
             Recipe.from_dict(changed(recipe_tree, path, spec))
 
+    @pytest.mark.parametrize(
+        ("role", "base"),
+        [
+            ("teacher", "Teacher"),
+            ("miner", "Miner"),
+            ("selector", "Selector"),
+            ("text", "TextTransform"),
+            ("pseudo queries", "QuerySource"),
+        ],
+    )
+    def test_a_base_fills_none(self, recipe_tree, role, base):
+        path = f"retort.trainers.roles.{base}"
+        with pytest.raises(RecipeError, match=f"here.type: '{path}' is no {role}."):
+            Recipe.from_dict(recipe_tree).create(Component(type=path), role, "here")
+
     def test_what_retort_imports_of_haystacks_fills_none(self, recipe_tree, monkeypatch):
         from haystack.utils import request_with_retry
 

@@ -213,7 +213,7 @@ def _fits(kind: Any, role: Role, allow: Sequence[str]) -> bool:
         "queries": roles.QuerySource,
         "weighting": roles.TeacherWeighting,
     }
-    return inspect.isclass(kind) and issubclass(kind, bases[role])
+    return inspect.isclass(kind) and issubclass(kind, bases[role]) and kind is not bases[role]
 
 
 def _import_type(path: str, where: str) -> Any:
