@@ -30,5 +30,8 @@ def merge_adapters(model: Model) -> Model:
             module.merge()
             merged.set_submodule(name, module.get_base_layer())
         elif isinstance(module, PreTrainedModel):
-            module._hf_peft_config_loaded = False  # else transformers saves the adapters alone
+            # Private names, as there are no others: else transformers saves the adapters alone, or the weights under
+            # the names that they have in an adapter's file. Tests save both kinds of model.
+            module._hf_peft_config_loaded = False
+            module._weight_conversions = None  # type: ignore[assignment]
     return merged

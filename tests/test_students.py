@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from tiny import MINILM, pool, spec, tiny_config
+from tiny import MINILM, assert_comes_back, everything, pool, spec, tiny_config
 
 from retort.students import (
     ExportError,
@@ -421,6 +421,7 @@ class TestLora:
 
     def test_adapters_learn_and_are_saved_merged(self, tree, tiny_student, beir, tmp_path, monkeypatch):
         Recipe.from_dict(tree).run(beir, tmp_path / "run")
+        assert_comes_back(tree, beir, tmp_path, monkeypatch, everything(tmp_path / "run"), (3,))
         monkeypatch.setitem(sys.modules, "peft", None)  # nobody needs it any more
         folder = str(tmp_path / "run" / "student")
         before, after = Student.load(tiny_student), Student.load(folder)
@@ -444,6 +445,19 @@ class TestLora:
         assert student.fingerprint == manifest.fingerprint == fingerprint_of(model)
         assert np.allclose(student.encode_document(TEXTS), encode_numpy(model, TEXTS, "document"), atol=1e-5)
         assert any("lora_" in name for name, _ in model.named_parameters())  # it may learn on
+
+    def test_a_folder_of_an_adapter_is_loaded_and_saved_merged(self, tiny_student, tmp_path):
+        model = create.lora(tiny_student, r=2)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.normal_()
+        model.save(str(tmp_path / "adapter"))
+        assert not (tmp_path / "adapter" / "model.safetensors").exists()
+        save_student(pretrained(str(tmp_path / "adapter")), tmp_path / "merged")
+        for folder in ("adapter", "merged"):
+            vectors = Student.load(str(tmp_path / folder)).encode_document(TEXTS)
+            assert np.allclose(vectors, encode_numpy(model, TEXTS, "document"), atol=1e-5)
 
     def test_a_tower_of_them_stays_frozen_where_it_is(self, tiny_student):
         tower = {"model": tiny_student, "r": 2}

@@ -19,7 +19,7 @@ def lora(
     model: str,
     *,
     r: int = 16,
-    alpha: float | None = None,
+    alpha: int | None = None,
     dropout: float = 0.0,
     target_modules: str | list[str] = "all-linear",
     seed: int = 0,
