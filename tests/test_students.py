@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from tiny import MINILM, assert_comes_back, everything, pool, spec, tiny_config
 
@@ -445,6 +446,17 @@ class TestLora:
         assert student.fingerprint == manifest.fingerprint == fingerprint_of(model)
         assert np.allclose(student.encode_document(TEXTS), encode_numpy(model, TEXTS, "document"), atol=1e-5)
         assert any("lora_" in name for name, _ in model.named_parameters())  # it may learn on
+
+    def test_changes_of_weights_in_less_learn_in_float32(self, tree, beir, tmp_path):
+        tree["student"]["init_parameters"]["model_kwargs"] = {"dtype": "bfloat16"}
+        model = create.lora(**tree["student"]["init_parameters"])
+        dtypes = {
+            learns: {p.dtype for p in model.parameters() if p.requires_grad is learns} for learns in (True, False)
+        }
+        assert dtypes == {True: {torch.float32}, False: {torch.bfloat16}}
+        Recipe.from_dict(tree).run(beir, tmp_path / "run")
+        stored = load_file(tmp_path / "run" / "student" / "model.safetensors")
+        assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
 
     def test_a_folder_of_an_adapter_is_loaded_and_saved_merged(self, tiny_student, tmp_path):
         model = create.lora(tiny_student, r=2)

@@ -71,4 +71,7 @@ def lora(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         started.add_adapter(config)
+    for name, parameter in started.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()  # small steps are lost in less; the weights may be stored in it
     return started
