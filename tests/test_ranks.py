@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny import spec
+from tiny import pool, spec
 from two_ranks import run_all
 
 from retort.trainers.engine.checkpoints import list_checkpoints
@@ -40,6 +40,9 @@ EXACT = [
     "views",
     "sparse",
     "towers",
+    "adam",
+    "ca_mkd",
+    "ka_nmt",
 ]
 FITTED = ["prod", "r2anker"]
 
@@ -127,6 +130,21 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
     towers["training"] |= {"dims": [8, 3], "accumulation": 2}
     towers["stages"][0] |= {"batches": "queries", "objectives": [spec("Alignment")]}
 
+    # Roles filled from outside: derived candidates, several teachers, what is fixed when a stage opens.
+    skeletons = {}
+    for name, change in (
+        ("adam", {"candidates": pool("bm25", negatives=3, text=spec("skeletons.adam.DarkExamples"))}),
+        ("ca_mkd", {"weighting": spec("skeletons.ca_mkd.Confidence")}),
+        ("ka_nmt", {}),
+    ):
+        skeletons[name] = copy.deepcopy(whole) | {"stages": [whole["stages"][1] | change]}
+        skeletons[name]["training"] |= {"accumulation": 2}
+    kl = spec("ListwiseKL", teacher="ranker")
+    skeletons["adam"]["stages"][0]["objectives"] = [kl, spec("skeletons.adam.DarkKL", teacher="ranker")]
+    skeletons["ca_mkd"]["stages"][0]["objectives"] = [spec("ListwiseKL", teacher=["teacher", "ranker"])]
+    filtration = spec("skeletons.ka_nmt.KnowledgeFiltration", teacher="ranker")
+    skeletons["ka_nmt"]["stages"][0]["objectives"] = [kl, filtration]
+
     def changed(tree, **training):
         tree = copy.deepcopy(tree)
         tree["training"] |= training
@@ -148,6 +166,7 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
         "views": views,
         "sparse": sparse,
         "towers": towers,
+        **skeletons,
         # Float32 with dropout: the ranks must agree, and a killed run must come back to it.
         "dropout": long(recipe_tree),
     }

@@ -179,7 +179,9 @@ def terms_of(objective, output, batch: CandidateBatch, ctx: StepContext) -> dict
     return {name: (values[name], masks[name]) for name in values}
 
 
-def opened(source: BatchSource, context, *, batch_size: int, lists=None, seed=0, text=None, teachers=(), **section):
+def opened(
+    source: BatchSource, context, *, batch_size: int, lists=None, seed=0, text=None, teachers=(), scorers=(), **section
+):
     """Open a batch source by itself; `section` is of the recipe's candidates, `teachers` give vectors."""
     candidates = CandidatesSection(sources=[], **section)
     source.open(
@@ -187,9 +189,10 @@ def opened(source: BatchSource, context, *, batch_size: int, lists=None, seed=0,
             context=context,
             batch_size=batch_size,
             steps=100,
-            window=range(100),
+            window=range(5),
             seed=seed,
             vector_teachers=list(teachers),
+            score_teachers=list(scorers),
             lists=lists,
             candidates=candidates,
             text=text,
@@ -228,12 +231,19 @@ def everything(out: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_comes_back(
-    tree: dict, data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, expected: dict, kills: tuple[int, ...]
+    tree: dict,
+    data: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    expected: dict,
+    kills: tuple[int, ...],
+    *,
+    allow: tuple[str, ...] = (),
 ) -> None:
     """Killed after each of these steps and gone on with, a run ends with all that it learned uninterrupted."""
     for after in kills:
         out = folder / f"killed-{after}" / "run"
-        run_killed(Recipe.from_dict(tree), data, out, monkeypatch, after)
+        run_killed(Recipe.from_dict(tree, allow=allow), data, out, monkeypatch, after)
         found = everything(out)
         assert found.keys() == expected.keys()
         assert [name for name in found if not torch.equal(found[name], expected[name])] == [], after

@@ -57,7 +57,7 @@ def run_all(jobs: dict[str, dict], data: Path, out: Path) -> None:
         for name, tree in jobs.items():
             build = torch.float64 if tree["student"]["type"].startswith("two_ranks.") else torch.float32
             torch.set_default_dtype(build)  # what objectives create
-            run_recipe(Recipe.from_dict(tree, allow=["two_ranks"]), data, out / name)
+            run_recipe(Recipe.from_dict(tree, allow=["two_ranks", "skeletons"]), data, out / name)
     finally:
         torch.set_default_dtype(torch.float32)
         Loop._save = real  # type: ignore[method-assign]

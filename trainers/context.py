@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.sparse import issparse
 
 from retort.students.hashing import fingerprint_of, hash_text
-from retort.students.scoring import is_ranker
+from retort.students.scoring import is_ranker, score_numpy
 from retort.students.sparse import encode_vectors
 from retort.students.towers import Side
 from retort.trainers.data.texts import RetrievalData, TextStore
@@ -94,7 +95,7 @@ class TrainingContext:
         Return a teacher's scores of pairs; what was never asked for is asked for now.
 
         :param name:
-            A teacher, of either kind: one that gives vectors scores by their similarity.
+            A teacher, or `student` as it is now; those that give vectors score by their similarity.
         :param queries:
             `[m]` rows of queries, those of a query next to each other.
         :param documents:
@@ -102,9 +103,13 @@ class TrainingContext:
         :returns:
             `[m]` float32, NaN where not given.
         """
-        teacher = self.teachers[name]
-        if teacher.gives == "vectors":
+        if name == "student" and is_ranker(self._student):
+            pairs = zip(queries.tolist(), documents.tolist(), strict=True)
+            texts = [(self.data.queries.texts[q], self.data.corpus.texts[d]) for q, d in pairs]
+            return score_numpy(self._student, texts)
+        if name == "student" or self.teachers[name].gives == "vectors":
             return self._vector_scores(name, queries, documents)
+        teacher = self.teachers[name]
         key = hash_text(teacher.key + self.data.hash) if teacher.corpus_dependent else teacher.key
         store = ScoreStore(self.cache, key)
         with progress_bar(f"teacher {name}: pairs", len(queries)) as update:
@@ -114,11 +119,13 @@ class TrainingContext:
         return found
 
     def _vector_scores(self, name: str, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
-        asked, given = self.vectors(name, "query")[queries], self.vectors(name, "document")[documents]
-        if self.similarity(name) == "cosine":
-            asked, given = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in (asked, given))
+        left, right = self.vectors(name, "query")[queries], self.vectors(name, "document")[documents]
         self.kinds[name] = "scores"
-        return np.einsum("md,md->m", asked, given).astype(np.float32)
+        if issparse(left):
+            return np.asarray(left.multiply(right).sum(axis=1), dtype=np.float32).ravel()
+        if self.similarity(name) == "cosine":
+            left, right = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in (left, right))
+        return np.einsum("md,md->m", left, right).astype(np.float32)
 
     def teacher(self, name: str) -> Teacher:
         """

@@ -199,19 +199,18 @@ def _fits(kind: Any, role: Role, allow: Sequence[str]) -> bool:
     """Tell whether a type is of a role: trust in a package is no leave to call all that it holds."""
     if role == "student":
         return is_student_maker(kind) or _matches_any(_full_name(kind), allow)
-    if role == "batches":
-        return inspect.isclass(kind) and hasattr(kind, "batch")
-    from retort.trainers import distiller, roles  # only here: what merely reads recipes does not load torch
+    from retort.trainers import roles  # only here: what merely reads recipes does not load torch
 
     bases = {
         "teacher": roles.Teacher,
         "miner": roles.Miner,
         "selector": roles.Selector,
-        "objective": distiller.Objective,
-        "temperature": distiller.Temperature,
+        "objective": roles.Objective,
+        "temperature": roles.Temperature,
         "text": roles.TextTransform,
         "queries": roles.QuerySource,
         "weighting": roles.TeacherWeighting,
+        "batches": roles.BatchSource,
     }
     return inspect.isclass(kind) and issubclass(kind, bases[role]) and kind is not bases[role]
 

@@ -1,0 +1,269 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Roles filled from outside over candidate lists: derived candidates, several teachers, what a stage fixes."""
+
+import copy
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from skeletons.adam import NOISY, REINFORCED, DarkKL
+from skeletons.ca_mkd import Confidence
+from skeletons.ka_nmt import KnowledgeFiltration
+from tiny import assert_comes_back, everything, lists, opened, pool, spec, stage, terms_of
+
+from retort.students import Ranker
+from retort.trainers.batches.lists import ListBatches
+from retort.trainers.candidates.bm25 import BM25Miner
+from retort.trainers.candidates.mining import build_lists
+from retort.trainers.context import TrainingContext
+from retort.trainers.data.beir import read_beir
+from retort.trainers.distiller import Distiller
+from retort.trainers.encoder_output import PairOutput
+from retort.trainers.engine.checkpoints import list_checkpoints
+from retort.trainers.objectives import ListwiseKL
+from retort.trainers.recipe import Recipe
+from retort.trainers.roles import ModelInfo, StepContext
+from retort.trainers.run import run_recipe
+from retort.trainers.runtime.errors import RecipeError
+
+ALLOW = ("skeletons",)
+# The toy batch of the methods' reference values: two queries, whose positives are {0} and {0, 3}.
+S = torch.tensor([[2.0, 1.0, 0.5, -0.5, 0.0], [0.2, 1.5, -0.3, 0.9, 0.4]], dtype=torch.float64)
+T1 = torch.tensor([[3.0, 1.0, 0.0, -1.0, 0.5], [2.0, 0.5, -1.0, 1.5, 0.0]], dtype=torch.float64)
+T2 = torch.tensor([[0.5, 2.0, 1.0, 0.0, -1.0], [1.0, 0.0, 0.5, 2.5, -0.5]], dtype=torch.float64)
+T3 = torch.tensor([[1.0, 0.9, 0.8, 0.7, 0.6], [-1.0, 2.0, 1.0, -0.5, 0.0]], dtype=torch.float64)
+
+
+@pytest.fixture
+def toy():
+    """The toy batch, with three teachers' scores."""
+    batch = lists(T1)
+    batch.labels[1, 3] = 1
+    batch.teacher_scores = {"t1": T1, "t2": T2, "t3": T3}
+    return batch
+
+
+@pytest.fixture
+def tree(recipe_tree, tiny_ranker):
+    """One stage over lists, with a bi-encoder (`teacher`) and a cross-encoder (`ranker`) as teachers."""
+    tree = copy.deepcopy(recipe_tree)
+    tree["teachers"]["ranker"] = spec("CrossEncoderTeacher", model=tiny_ranker, device="cpu")
+    tree["training"] |= {"dropout": 0.0}
+    tree["stages"] = [stage("lists", 6, teacher="ranker", candidates=pool("bm25", negatives=3))]
+    return tree
+
+
+def log_of(out) -> list[dict]:
+    lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    return [line for line in lines if line["event"] == "step"]
+
+
+class TestDerivedCandidates:
+    @pytest.fixture
+    def dark(self, tree):
+        tree["stages"][0]["candidates"]["text"] = spec("skeletons.adam.DarkExamples")
+        tree["stages"][0]["objectives"] = [
+            spec("Contrastive"),
+            spec("ListwiseKL"),
+            spec("skeletons.adam.DarkKL"),
+        ]
+        return tree
+
+    def test_a_batch(self, beir, tmp_path, tiny_ranker):
+        """Derived texts come last, are scored as they are made, and only some objectives see them."""
+        from skeletons.adam import DarkExamples
+
+        from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
+
+        teacher = CrossEncoderTeacher(model=tiny_ranker, device="cpu")
+        context = TrainingContext(read_beir(beir, "train"), {"ranker": teacher}, tmp_path / "cache")
+        plain = build_lists(context, {"bm25": BM25Miner(depth=5)})
+        plain.scores["ranker"] = context.scores("ranker", plain.owners, plain.rows)
+        source = opened(
+            ListBatches(), context, lists=plain, batch_size=3, negatives=2, text=DarkExamples(), scorers=["ranker"]
+        )
+        batch = source.batch(1)
+        assert batch.derived.tolist() == [[REINFORCED, REINFORCED, NOISY]] * 3
+        assert batch.documents[-9:] == [text for row in batch.index[:, -3:] for text in np.array(batch.documents)[row]]
+        assert not set(batch.documents[-9:]) & set(context.data.corpus.texts)
+        assert (batch.labels[:, -3:] == -1).all()
+        pairs = [
+            (q, batch.documents[d]) for q, row in zip(batch.queries, batch.index[:, -3:], strict=True) for d in row
+        ]
+        expected = Ranker.load(tiny_ranker).score(pairs).reshape(3, 3)
+        np.testing.assert_allclose(batch.teacher_scores["ranker"][:, -3:], expected, atol=1e-5)
+        standard = batch.standard()
+        bare = opened(ListBatches(), context, lists=plain, batch_size=3, negatives=2).batch(1)
+        assert standard.documents == bare.documents
+        assert torch.equal(standard.index, bare.index)
+        torch.testing.assert_close(standard.teacher_scores["ranker"], bare.teacher_scores["ranker"])
+        (part,) = batch.split(3)[1:2]
+        assert part.derived_documents == 3
+        assert part.documents[-3:] == batch.documents[-6:-3]
+        assert part.standard().documents == bare.split(3)[1].documents
+
+    def test_other_objectives_do_not_see_them(self, dark, beir, tmp_path):
+        run_recipe(Recipe.from_dict(dark, allow=ALLOW), beir, tmp_path / "dark" / "run")
+        without = copy.deepcopy(dark)
+        del without["stages"][0]["candidates"]["text"]
+        without["stages"][0]["objectives"].pop()
+        run_recipe(Recipe.from_dict(without), beir, tmp_path / "without" / "run")
+        first, plain = (log_of(tmp_path / name / "run")[0]["terms"] for name in ("dark", "without"))
+        for name in ("contrastive", "listwise_kl"):
+            assert first[name] == pytest.approx(plain[name], abs=1e-6)
+        assert first["dark_kl"] > 0
+
+    def test_reference_value(self):
+        """03-B: the divergences over the dark lists, of the queries that the teacher is sure of."""
+        batch = lists(torch.tensor([[4.0, 3, 2], [1, 2.5, 1.5], [3, 2.8, 2]]))
+        batch.derived, batch.derived_documents = torch.ones(3, 2, dtype=torch.int8), 6
+        batch.list_rows = torch.arange(3)
+        ctx = StepContext("s", 0, 1, state={"counts": torch.tensor([True, False, True])})
+        student = PairOutput(torch.tensor([[1.0, 0.9, 0.4], [0.3, 0.8, 0.6], [0.8, 0.9, 0.5]]))
+        ((values, counts),) = terms_of(DarkKL(teacher="t"), student, batch, ctx).values()
+        assert values.tolist() == pytest.approx([0.143672, 0, 0.033460], abs=1e-6)
+        assert counts.all()
+
+    def test_a_killed_run(self, dark, beir, tmp_path, monkeypatch):
+        """The quantile is fixed when the stage opens; no teacher is asked again."""
+        out = tmp_path / "whole" / "run"
+        run_recipe(Recipe.from_dict(dark, allow=ALLOW), beir, out)
+        assert 0 < np.mean([line["logged_terms"]["dark"] for line in log_of(out)]) < 1
+        assert_comes_back(dark, beir, tmp_path, monkeypatch, everything(out), (3, 5), allow=ALLOW)
+
+
+class TestSeveralTeachers:
+    def terms(self, toy, tiny_model, monkeypatch, **options):
+        objective = ListwiseKL(teacher=["t1", "t2", "t3"], student_temperature=4.0)
+        distiller = Distiller(tiny_model(1), {"s": [(objective, 1.0)]}, ModelInfo(16, {}, {}), scale=1.0, **options)
+        monkeypatch.setattr(distiller.encoder, "encode", lambda *_: PairOutput(S))
+        terms = distiller(toy, StepContext("s", 0, 1))
+        assert distiller.counts(toy, StepContext("s", 0, 1)) == {"listwise_kl": float(terms["listwise_kl"][1].sum())}
+        return terms
+
+    def test_reference_values(self, toy, tiny_model, monkeypatch):
+        terms = self.terms(toy, tiny_model, monkeypatch, weightings={"s": Confidence()})
+        weights = torch.stack([terms[f"teacher_weight.{name}"][0] for name in ("t1", "t2", "t3")], dim=1)
+        assert weights[0].tolist() == pytest.approx([0.451962, 0.202545, 0.345493], abs=1e-6)
+        assert weights[1].tolist() == pytest.approx([0.457835, 0.459034, 0.083131], abs=1e-6)
+        assert float(terms["listwise_kl"][0].mean()) == pytest.approx(0.450024, abs=1e-6)
+
+    def test_without_a_weighting_they_count_alike(self, toy, tiny_model, monkeypatch):
+        terms = self.terms(toy, tiny_model, monkeypatch)
+        assert float(terms["listwise_kl"][0].mean()) == pytest.approx(0.453377, abs=1e-6)
+        assert set(terms) == {"listwise_kl"}
+
+    def test_the_weight_of_one_that_says_nothing_goes_to_the_others(self, toy, tiny_model, monkeypatch):
+        toy.teacher_scores["t2"] = toy.teacher_scores["t2"].clone()
+        toy.teacher_scores["t2"][0] = torch.nan
+        values, counts, _ = self.terms(toy, tiny_model, monkeypatch)["listwise_kl"]
+        assert float(values[0]) == pytest.approx((0.185040 + 0.278332) / 2, abs=1e-6)
+        assert counts.all()
+
+    def test_a_killed_run(self, tree, beir, tmp_path, monkeypatch):
+        tree["stages"][0] |= {
+            "weighting": spec("skeletons.ca_mkd.Confidence"),
+            "objectives": [spec("ListwiseKL", teacher=["teacher", "ranker"]), spec("Contrastive", weight=0.1)],
+        }
+        out = tmp_path / "whole" / "run"
+        run_recipe(Recipe.from_dict(tree, allow=ALLOW), beir, out)
+        shares = log_of(out)[0]["logged_terms"]
+        assert shares["teacher_weight.teacher"] + shares["teacher_weight.ranker"] == pytest.approx(1, abs=1e-6)
+        assert_comes_back(tree, beir, tmp_path, monkeypatch, everything(out), (3,), allow=ALLOW)
+
+    @pytest.mark.parametrize(
+        ("objective", "change", "message"),
+        [
+            ("ListwiseKL", {"teacher": "ranker"}, "weighting: no objective of the stage names several teachers"),
+            ("Alignment", {"teacher": ["teacher", "ranker"]}, "Alignment takes one teacher"),
+            ("ListwiseKL", {"teacher": ["teacher", "rankr"]}, "there is no teacher 'rankr'"),
+        ],
+    )
+    def test_mistakes(self, tree, beir, tmp_path, objective, change, message):
+        tree["stages"][0] |= {
+            "weighting": spec("skeletons.ca_mkd.Confidence"),
+            "objectives": [spec(objective, **change)],
+        }
+        with pytest.raises(RecipeError, match=message):
+            run_recipe(Recipe.from_dict(tree, allow=ALLOW), beir, tmp_path / "run")
+
+
+class TestStageState:
+    def test_reference_values(self, toy):
+        """11: teacher 2 is avoided on the first query and followed on the second; teacher 3 is avoided on both."""
+        toy.list_rows = torch.arange(2)
+        for name, beneficial, expected in (
+            ("t1", [True, True], [0.124625, 0.559954]),
+            ("t2", [False, True], [0.184184, 0.595675]),
+            ("t3", [False, False], [0.127654, 0.407299]),
+        ):
+            ctx = StepContext("s", 0, 1, state={"beneficial": torch.tensor(beneficial)})
+            ((values, _),) = terms_of(KnowledgeFiltration(teacher=name), PairOutput(S), toy, ctx).values()
+            assert values.tolist() == pytest.approx(expected, abs=1e-6)
+
+    def test_the_split(self):
+        """By the positives' share of each list, of the teacher and of the student as it is."""
+        before = np.array([[1.0, 1.2, 0.3, -0.2, 0.1], [0.1, 1.0, 0.0, 0.8, 0.2]])
+        labels = np.array([[1, 0, 0, 0, 0], [1, 0, 0, 1, 0]])
+        for scores, expected in ((T1, [True, True]), (T2, [False, True]), (T3, [False, False])):
+            own = SimpleNamespace(
+                scores={"t": scores.numpy().ravel()},
+                offsets=np.array([0, 5, 10]),
+                labels=labels.ravel(),
+                owners=np.repeat([0, 1], 5),
+                rows=np.arange(10),
+            )
+            context = SimpleNamespace(scores=lambda name, *_: {"student": before.ravel()}[name])
+            state = KnowledgeFiltration(teacher="t").open(context, own)
+            assert state["beneficial"].tolist() == expected
+
+    def test_a_killed_run(self, tree, beir, tmp_path, monkeypatch):
+        """It is fixed once for each opening, not again on the way, and comes from the checkpoint."""
+        tree["stages"][0] |= {
+            "steps": 8,
+            "refresh": 4,
+            "objectives": [spec("skeletons.ka_nmt.KnowledgeFiltration"), spec("Contrastive")],
+        }
+        asked, real = [], KnowledgeFiltration.open
+        monkeypatch.setattr(KnowledgeFiltration, "open", lambda *given: asked.append(1) or real(*given))
+        out = tmp_path / "whole" / "run"
+        run_recipe(Recipe.from_dict(tree, allow=ALLOW), beir, out)
+        assert len(asked) == 2
+        expected = everything(out)
+        for kill, opened_again in ((3, 2), (4, 3), (7, 2)):  # after four steps it is refreshed
+            asked.clear()
+            assert_comes_back(tree, beir, tmp_path, monkeypatch, expected, (kill,), allow=ALLOW)
+            assert len(asked) == opened_again
+
+    def test_it_is_in_the_checkpoint(self, tree, beir, tmp_path, monkeypatch):
+        tree["stages"][0]["objectives"] = [spec("skeletons.ka_nmt.KnowledgeFiltration")]
+        tree["training"] |= {"keep_checkpoints": 9}
+        run_recipe(Recipe.from_dict(tree, allow=ALLOW), beir, tmp_path / "x" / "run")
+        names = [
+            {name for name in safe_open(path / "state.safetensors", "pt").keys() if name.startswith("stage::")}
+            for path in list_checkpoints(tmp_path / "x" / "run" / "checkpoints")
+        ]
+        assert names[:-1] == [{"stage::lists.0::beneficial"}] * (len(names) - 1)
+        assert names[-1] == set()  # the stage is over
+
+
+def test_a_stage_has_its_own_training_and_schedule(tree, beir, tmp_path):
+    tree["stages"] = [
+        stage("first", 4, spec("Contrastive"), candidates=pool("bm25", negatives=2), training={"batch_size": 2}),
+        stage(
+            "second",
+            4,
+            spec("Contrastive"),
+            candidates=pool("bm25", negatives=2),
+            schedule="constant",
+            training={"warmup": 0.5, "accumulation": 2, "cache_gradients": True},
+        ),
+    ]
+    run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
+    rates = [line["lr"] / 1e-3 for line in log_of(tmp_path / "run")]
+    assert rates == pytest.approx([1.0, 1.0, 2 / 3, 1 / 3, 0.5, 1.0, 1.0, 1.0])
