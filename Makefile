@@ -3,14 +3,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HAYSTACK_TELEMETRY_ENABLED := False
 export TOKENIZERS_PARALLELISM := false
+# Tests and workers: tiny matrices gain nothing from threads, and lose much on a busy machine.
+test test-all: export OMP_NUM_THREADS := 1
 
-.PHONY: quickstart test check format
+.PHONY: quickstart test test-all check format
 
 quickstart: .venv
 	$(BIN)/retort quickstart
 
+# A worker a core, a thread a worker. What is long (killed runs at random, whole examples) is `test-all`'s.
 test: .venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist worksteal
+
+test-all: .venv
+	$(BIN)/python -m pytest -n logical --dist worksteal -m ""
 
 check: .venv
 	$(BIN)/ruff check .

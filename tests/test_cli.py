@@ -389,6 +389,7 @@ def test_quickstart_and_a_second_run(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.integration
+@pytest.mark.long
 def test_the_notebook(tmp_path):
     """The example runs through as it stands, in a folder of its own."""
     command = [sys.executable, "-m", "retort.examples.notebook"]

@@ -701,6 +701,7 @@ class TestOptimisation:
         assert [hit.id for hit in store.search(query, exact=True)] == before
         assert len(set(before) & {hit.id for hit in store.search(query, hnsw_ef=64)}) >= 9
 
+    @pytest.mark.long
     def test_recall_where_nothing_is_set(self, store):
         rng = np.random.default_rng(0)
         spread = (1 + np.arange(384)) ** -0.32
