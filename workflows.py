@@ -30,7 +30,9 @@ from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import documents_to_data, read_documents, source_root
 from retort.trainers.data.pseudo_queries import GeneratedQuestions
 from retort.trainers.data.queries import read_asked
+from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.data.synthesis import hold_out, make_queries, write_training_data
+from retort.trainers.evaluation.dev import dev_sample
 from retort.trainers.evaluation.exports import export_student
 from retort.trainers.from_documents import (
     SPLIT,
@@ -45,7 +47,7 @@ from retort.trainers.from_documents import (
 from retort.trainers.plan import plan_run
 from retort.trainers.recipe import Recipe, TrainingSection, component, read_yaml, trusts_code
 from retort.trainers.roles import QuerySource
-from retort.trainers.run import dev_sample, read_train_and_dev, run_recipe
+from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError, TeacherError
 from retort.trainers.runtime.progress import progress_bar
 from retort.trainers.teachers.vector_cache import cache_root

@@ -137,7 +137,7 @@ def recipe_for(arguments: argparse.Namespace, seed: int, scratch: Path) -> Any:
 def prepared(arguments: argparse.Namespace, folder: Path, scratch: Path, seed: int) -> tuple[Any, Any]:
     """Make the stage's batches as a run does: the cache is the run's."""
     from retort.trainers.build import build_recipe
-    from retort.trainers.run import read_train_and_dev
+    from retort.trainers.data.splits import read_train_and_dev
     from retort.trainers.stages import open_stage
     from retort.trainers.teachers.vector_cache import cache_root
 

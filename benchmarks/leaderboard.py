@@ -213,20 +213,20 @@ def run_one(arguments: argparse.Namespace, folder: Path, work: Path, arm: str, s
 def evaluated_as_served(arguments: argparse.Namespace) -> Iterator[None]:
     """Have a run evaluate its student with documents as they will be given: to do it again may cost as much as it."""
     from retort.students.student import save_student
-    from retort.trainers import run
+    from retort.trainers.evaluation import dev as measuring
 
     def evaluate(student: Any, dev: Any, **_: Any) -> Any:
         with TemporaryDirectory() as folder:  # the run saves it as it was trained
             save_student(student.model, Path(folder))
             return served(arguments, folder, dev)
 
-    before = run.evaluate_model
+    before = measuring.evaluate_model
     if arguments.served_tokens:
-        run.evaluate_model = evaluate
+        measuring.evaluate_model = evaluate
     try:
         yield
     finally:
-        run.evaluate_model = before
+        measuring.evaluate_model = before
 
 
 def served(arguments: argparse.Namespace, student: str, dev: Any) -> Any:
@@ -301,8 +301,9 @@ def train_peer(arguments: argparse.Namespace, recipe: Any, folder: Path, out: Pa
     from retort.students.files import write_json
     from retort.students.student import save_student
     from retort.trainers.build import build_recipe
+    from retort.trainers.data.splits import read_train_and_dev
+    from retort.trainers.evaluation.dev import dev_sampler
     from retort.trainers.evaluation.runs import write_evaluation
-    from retort.trainers.run import dev_sampler, read_train_and_dev
     from retort.trainers.stages import open_stage
     from retort.trainers.teachers.vector_cache import cache_root
 

@@ -9,9 +9,9 @@ from tiny import write_jsonl
 
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import documents_to_data, read_documents
+from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.data.texts import TextStore, document_text, item_id
 from retort.trainers.recipe import DataSection
-from retort.trainers.run import read_train_and_dev
 from retort.trainers.runtime.errors import DataError
 
 

@@ -24,6 +24,7 @@ from tiny import pool, run_killed, spec, stage, tiny_config
 from retort.students import Student
 from retort.students.layers import collect_rows, join_rows
 from retort.trainers.build import build_recipe
+from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.distiller import step_loss
 from retort.trainers.engine import loop as loop_module
 from retort.trainers.engine.checkpoints import list_checkpoints
@@ -31,7 +32,7 @@ from retort.trainers.engine.loop import Loop
 from retort.trainers.engine.optimizers import schedule_factor
 from retort.trainers.recipe import Recipe
 from retort.trainers.roles import StepContext
-from retort.trainers.run import read_train_and_dev, run_recipe
+from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.stages import open_stage
 

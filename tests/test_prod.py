@@ -16,6 +16,7 @@ from tiny import assert_comes_back, everything, lists, pool, run_killed, spec, s
 
 from retort.students import Student
 from retort.trainers.build import build_recipe
+from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.distiller import Distiller, step_loss
 from retort.trainers.encoder_output import PairOutput
 from retort.trainers.engine.loop import Loop, OpenedStage, make_accelerator
@@ -23,7 +24,7 @@ from retort.trainers.methods.prod import AnchorKL, ConfusingQueries, confusing, 
 from retort.trainers.objectives import Contrastive, ListwiseKL
 from retort.trainers.recipe import Recipe, Stage, TrainingSection
 from retort.trainers.roles import ModelInfo, StepContext
-from retort.trainers.run import read_train_and_dev, run_recipe
+from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.stages import open_stage
 
@@ -338,11 +339,11 @@ def test_a_dual_encoder_trained_on_the_way_mines_and_teaches(prod_tree, beir, tm
 
 def test_a_ranker_that_does_not_look_at_queries(prod_tree, beir, tmp_path, monkeypatch, caplog):
     """It is said, by the ranker's name."""
-    from retort.trainers import run
+    from retort.trainers.evaluation import dev
 
     prod_tree["stages"] = prod_tree["stages"][1:2]
     for sensitivity, said in ((0.5, True), (0.98, False)):
-        monkeypatch.setattr(run, "query_sensitivity", lambda *_, sensitivity=sensitivity: sensitivity)
+        monkeypatch.setattr(dev, "query_sensitivity", lambda *_, sensitivity=sensitivity: sensitivity)
         caplog.clear()
         run_recipe(Recipe.from_dict(prod_tree), beir, tmp_path / str(sensitivity) / "run")
         assert ("teacher ranker: it scores a document nearly alike" in caplog.text) is said

@@ -63,7 +63,7 @@ class BuiltRecipe:
     :param trunk:
         Fingerprint of the model that it starts from.
     :param trained_in_run:
-        Of teachers that are trained within the run: the parts of their recipes, until they are.
+        Of teachers that are trained within the run: their built recipes, until they are.
     """
 
     recipe: Recipe
@@ -83,7 +83,11 @@ class BuiltRecipe:
         views = list(self.texts.values())[-1].document_views(data) if self.texts else None
         return None if views is None else dict(zip(data.corpus.ids, views, strict=True))
 
-    def asked(self, stage: Stage) -> list[str]:
+    def all_teachers(self) -> list[str]:
+        """List the teachers that any stage needs, those of teachers trained within the run not counted."""
+        return sorted({name for stage in self.recipe.stages for name in self.teachers_of(stage)})
+
+    def teachers_of(self, stage: Stage) -> list[str]:
         """List the teachers that a stage needs: for its objectives, for mining, for choosing its queries."""
         names = {name for o in self.distiller.objectives_of(stage.name) for name in o.teachers}
         names |= {n for s in (stage.candidates.sources if stage.candidates else []) for n in self.miners[s].teachers}
@@ -105,8 +109,8 @@ def build_recipe(recipe: Recipe, data: RetrievalData, cache: Path) -> BuiltRecip
     :raises RecipeError:
         If a piece cannot be created, or does not fit the others.
     """
-    given = {"seed": recipe.training.seed, "corpus": data.corpus.texts}
-    student = recipe.create(recipe.student, "student", "student", **given)
+    extra = {"seed": recipe.training.seed, "corpus": data.corpus.texts}
+    student = recipe.create(recipe.student, "student", "student", **extra)
     allowed = recipe.allow or None
     teachers: dict[str, Any] = {
         name: recipe.create(spec, "teacher", f"teachers.{name}", allowed_modules=allowed)
@@ -135,12 +139,12 @@ def build_recipe(recipe: Recipe, data: RetrievalData, cache: Path) -> BuiltRecip
             within = teacher.recipe(recipe, name)
             model = within.create(within.student, "student", f"teachers.{name}.student", seed=within.training.seed)
             _checked(f"teachers.{name}", teacher.look_at, model)
-            trained_in_run[name] = _parts(within, model, context, miners, trained_in_run)
+            trained_in_run[name] = _built(within, model, context, miners, trained_in_run)
     _check_order(trained_in_run)
-    return _parts(recipe, student, context, miners, trained_in_run)
+    return _built(recipe, student, context, miners, trained_in_run)
 
 
-def _parts(
+def _built(
     recipe: Recipe,
     student: Any,
     context: TrainingContext,
@@ -199,7 +203,7 @@ def _list_texts(recipe: Recipe, where: str, section: CandidatesSection, student:
 def _check_order(trained_in_run: dict[str, BuiltRecipe]) -> None:
     """Refuse teachers of which each must be trained before the other."""
     needs = {
-        name: {n for s in p.recipe.stages for n in p.asked(s) if n in trained_in_run}
+        name: {n for s in p.recipe.stages for n in p.teachers_of(s) if n in trained_in_run}
         for name, p in trained_in_run.items()
     }
     for _ in trained_in_run:  # as far as a chain can reach

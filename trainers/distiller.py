@@ -168,7 +168,7 @@ class Distiller(nn.Module):
             parameter.requires_grad_(False)
         return [p for p in self.parameters() if p.requires_grad]
 
-    def taught(self) -> list[str]:
+    def learning_teachers(self) -> list[str]:
         """List the live teachers that learn in any stage."""
         turns = {str(o.teacher) for pairs in self.objectives.values() for o in pairs.children() if o.turn is not None}
         return [name for name, teacher in self.live.items() if teacher.train or name in turns]

@@ -29,6 +29,7 @@ from retort.trainers.data.pseudo_queries import (
     KeyPhrases,
     Spans,
 )
+from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.data.synthesis import Search, Titles, hold_out, make_queries, write_training_data
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.evaluation.fusion import fuse_cross_fitted, relative
@@ -38,7 +39,8 @@ from retort.trainers.evaluation.report import write_report
 from retort.trainers.evaluation.runs import compare, read_per_query, read_rankings, read_scores, write_evaluation
 from retort.trainers.recipe import Recipe, trusts_code
 from retort.trainers.roles import QuerySource
-from retort.trainers.run import read_train_and_dev, refuse_other_run, resolve, run_recipe
+from retort.trainers.run import run_recipe
+from retort.trainers.run_folder import refuse_other_run, resolve
 from retort.trainers.runtime.errors import DataError, RecipeError
 from retort.trainers.search import search_vectors
 from retort.trainers.teachers.vector_cache import cache_root
@@ -290,7 +292,7 @@ def shortened(recipe: Recipe, counts: Mapping[str, int], passes: int | None) -> 
     recipe = copy.deepcopy(recipe)
     for stage in recipe.stages:
         there = counts["train"] + (counts["documents"] if not stage.takes_lists else 0)
-        stage.steps = min(stage.steps, math.ceil(passes * there / recipe.training.batch_size))
+        stage.steps = min(stage.steps, math.ceil(passes * there / recipe.training_of(stage).batch_size))
     return recipe
 
 

@@ -82,35 +82,31 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
     :param cache:
         The cache folder; nothing is written.
     """
-    parts = build_recipe(recipe, data, cache)
+    built = build_recipe(recipe, data, cache)
     plan = Plan(disk=float(sum(map(len, data.corpus.texts))))
     sample = data.corpus.texts[:: max(1, len(data.corpus) // SAMPLE)][:SAMPLE]
-    asked = {name for stage in recipe.stages for name in parts.asked(stage)}
-    asked |= {
-        n for within in parts.trained_in_run.values() for stage in within.recipe.stages for n in within.asked(stage)
-    }
-    for name in sorted(asked):
-        _add_teacher(plan, parts, name, sample, data)
-    for name, within in parts.trained_in_run.items():
+    for name in sorted({n for one in (built, *built.trained_in_run.values()) for n in one.all_teachers()}):
+        _add_teacher(plan, built, name, sample, data)
+    for name, within in built.trained_in_run.items():
         plan.seconds[f"training teacher {name}"] = _training_seconds(within, sample)
         plan.memory += _weights(within) * ADAM
-    per_text = _seconds_a_text(parts, sample)
-    plan.seconds["training"] = _training_seconds(parts, sample)
+    per_text = _seconds_a_text(built, sample)
+    plan.seconds["training"] = _training_seconds(built, sample)
     plan.seconds["evaluating and indexing"] = 2 * per_text * len(data.corpus)
-    weights, vectors = _weights(parts), _dim(parts) * FLOAT * len(data.corpus)
+    weights, vectors = _weights(built), _dim(built) * FLOAT * len(data.corpus)
     plan.memory += weights * ADAM + vectors + 3 * sum(map(len, data.corpus.texts))
-    plan.memory += max([_activations(p, sample) for p in (parts, *parts.trained_in_run.values())])
+    plan.memory += max([_activations(p, sample) for p in (built, *built.trained_in_run.values())])
     plan.disk += weights * (ADAM + 1) + 2 * vectors
     return plan
 
 
-def _add_teacher(plan: Plan, parts: BuiltRecipe, name: str, sample: list[str], data: RetrievalData) -> None:
-    teacher = parts.context.teachers[name]
+def _add_teacher(plan: Plan, built: BuiltRecipe, name: str, sample: list[str], data: RetrievalData) -> None:
+    teacher = built.context.teachers[name]
     asks = [Ask("q", data.queries.texts[0], [str(i) for i in range(len(sample))], sample)]
-    texts, pairs = len(data.corpus) + len(data.queries), _pairs(parts, name, data)
+    texts, pairs = len(data.corpus) + len(data.queries), _pairs(built, name, data)
     if teacher.gives == "vectors":
         plan.calls[name] = f"vectors of {texts:,} texts"
-        plan.disk += texts * _dim(parts) * FLOAT
+        plan.disk += texts * _dim(built) * FLOAT
     else:
         plan.calls[name] = f"scores of up to {pairs:,} pairs"
         estimate, share = teacher.estimate(asks), pairs / len(sample)
@@ -121,7 +117,7 @@ def _add_teacher(plan: Plan, parts: BuiltRecipe, name: str, sample: list[str], d
     if teacher.costs == "calls" or teacher.runs == "in_loop":
         plan.unknown.append(name)
     elif teacher.costs == "time":
-        untrained = parts.trained_in_run.get(name)
+        untrained = built.trained_in_run.get(name)
         with nullcontext() if untrained is None else _as_it_teaches(teacher, untrained):
             if teacher.gives == "vectors":
                 plan.seconds[f"teacher {name}"] = _encoding_seconds(teacher, untrained, sample, data)
@@ -152,16 +148,16 @@ def _as_it_teaches(teacher: Any, untrained: BuiltRecipe) -> AbstractContextManag
     return torch.autocast(kind, torch.bfloat16, enabled=teacher.precision != "float32" and has_bfloat16(kind))
 
 
-def _pairs(parts: BuiltRecipe, name: str, data: RetrievalData) -> int:
+def _pairs(built: BuiltRecipe, name: str, data: RetrievalData) -> int:
     """Count the pairs that a teacher is asked to score, at most: each epoch draws other negatives of a query's."""
     found = 0
     judged = max(1, max(map(len, data.positives()), default=1))
-    for within in (parts, *parts.trained_in_run.values()):
+    for within in (built, *built.trained_in_run.values()):
         for stage in within.recipe.stages:
             lists = stage.candidates
-            if lists is None or name not in within.asked(stage):
+            if lists is None or name not in within.teachers_of(stage):
                 continue
-            drawn = stage.steps * within.recipe.training.batch_size
+            drawn = stage.steps * within.recipe.training_of(stage).batch_size
             mined = math.ceil(stage.steps / (stage.refresh or stage.steps))
             draws = math.ceil(drawn / len(data.queries)) if lists.order == "random" else mined
             depth = sum(within.miners[source].depth or len(data.corpus) for source in lists.sources)
@@ -170,20 +166,20 @@ def _pairs(parts: BuiltRecipe, name: str, data: RetrievalData) -> int:
     return found
 
 
-def _training_seconds(parts: BuiltRecipe, sample: list[str]) -> float:
-    training, device = parts.recipe.training, parts.distiller.student.device
+def _training_seconds(built: BuiltRecipe, sample: list[str]) -> float:
+    training, device = built.recipe.training, built.distiller.student.device
     with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(training.precision, device)):
-        per_text = _seconds_a_text(parts, sample)
-    batch = training.batch_size
-    return sum(stage.steps * batch * _texts_a_query(stage) * per_text * BACKWARD for stage in parts.recipe.stages)
+        per_text = _seconds_a_text(built, sample)
+    return sum(stage.steps * _texts_a_step(built, stage) * per_text * BACKWARD for stage in built.recipe.stages)
 
 
-def _texts_a_query(stage: Stage) -> float:
-    return 1.0 if stage.candidates is None else 1.3 + stage.candidates.negatives  # a query is a third of a document
+def _texts_a_step(built: BuiltRecipe, stage: Stage) -> float:
+    each = 1.0 if stage.candidates is None else 1.3 + stage.candidates.negatives  # a query is a third of a document
+    return each * built.recipe.training_of(stage).batch_size
 
 
-def _seconds_a_text(parts: BuiltRecipe, sample: list[str]) -> float:
-    model = parts.distiller.student
+def _seconds_a_text(built: BuiltRecipe, sample: list[str]) -> float:
+    model = built.distiller.student
     if is_ranker(model):
         return _timed(lambda: score_numpy(model, [("a question of some words", text) for text in sample])) / len(sample)
     return _timed(lambda: encode_vectors(model, sample, "document")) / len(sample)
@@ -197,11 +193,11 @@ def _timed(run: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def _activations(parts: BuiltRecipe, sample: list[str]) -> float:
+def _activations(built: BuiltRecipe, sample: list[str]) -> float:
     """Bytes of a step's activations, in float32: 68 a token and hidden unit, 10 a token, head and token beside it."""
     from transformers import PreTrainedModel
 
-    model, training = parts.distiller.student, parts.recipe.training
+    model = built.distiller.student
     network = next((m for m in model.modules() if isinstance(m, PreTrainedModel)), None)
     if network is None:  # a table
         return 0.0
@@ -210,17 +206,20 @@ def _activations(parts: BuiltRecipe, sample: list[str]) -> float:
         model.max_seq_length if is_ranker(model) else max_tokens(model, "document")
     ) or config.max_position_embeddings
     length = min(limit, max(len(model.tokenizer(text)["input_ids"]) for text in sample) + QUESTION * is_ranker(model))
-    texts = max(_texts_a_query(stage) for stage in parts.recipe.stages) * training.batch_size / training.accumulation
+    at_once = []  # texts whose activations are held together
+    for stage in built.recipe.stages:
+        training = built.recipe.training_of(stage)
+        at_once.append(1.0 if training.cache_gradients else _texts_a_step(built, stage) / training.accumulation)
     each = 68 * config.hidden_size + 10 * config.num_attention_heads * length
-    return texts * length * each * config.num_hidden_layers / (texts if training.cache_gradients else 1)
+    return max(at_once) * length * each * config.num_hidden_layers
 
 
-def _weights(parts: BuiltRecipe) -> float:
-    return float(sum(p.numel() for p in parts.distiller.student.parameters()) * FLOAT)
+def _weights(built: BuiltRecipe) -> float:
+    return float(sum(p.numel() for p in built.distiller.student.parameters()) * FLOAT)
 
 
-def _dim(parts: BuiltRecipe) -> int:
-    model: Any = parts.distiller.student
+def _dim(built: BuiltRecipe) -> int:
+    model: Any = built.distiller.student
     return 0 if is_ranker(model) else int(model.get_embedding_dimension() or 0)
 
 

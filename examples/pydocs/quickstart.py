@@ -21,9 +21,11 @@ from retort.students.files import write_json
 from retort.students.hashing import hash_text
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
+from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.evaluation.rank import encoding_rates, evaluate_bm25, evaluate_vectors, query_costs
 from retort.trainers.recipe import Recipe
-from retort.trainers.run import read_train_and_dev, refuse_other_run, resolve, run_recipe
+from retort.trainers.run import run_recipe
+from retort.trainers.run_folder import refuse_other_run, resolve
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.teachers.vector_cache import cache_root
 from retort.workflows import index_documents

@@ -1,0 +1,146 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation of what is being trained: the dev sample on the way, and the final figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retort.students.ranker import Ranker
+from retort.students.scoring import is_ranker, score_numpy
+from retort.students.sparse import SparseStudent, encode_vectors, is_sparse
+from retort.students.student import Student, build_manifest
+from retort.trainers.context import TrainingContext
+from retort.trainers.data.texts import RetrievalData
+from retort.trainers.evaluation.metrics import mean, per_query
+from retort.trainers.evaluation.rank import (
+    Evaluation,
+    evaluate_bm25,
+    evaluate_model,
+    evaluate_ranker,
+    evaluate_rows,
+    evaluate_vectors,
+    flattened,
+    query_sensitivity,
+    rankings,
+    rerank,
+)
+from retort.trainers.recipe import TrainingSection
+from retort.trainers.runtime.rng import rng_for
+from retort.trainers.search import BM25, search_vectors
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
+
+BM25_NEIGHBOURS = 5
+
+
+def dev_sample(dev: RetrievalData, training: TrainingSection) -> RetrievalData:
+    """
+    Draw the fixed dev sample: queries, their positives, what BM25 takes for similar, and random documents.
+
+    :param dev:
+        The dev split.
+    :param training:
+        Sizes and seed; the seed of the sample does not depend on it.
+    """
+    rng = rng_for("dev sample", dev.queries.hash)
+    order = rng.permutation(len(dev.queries))[: training.dev_queries]
+    sample = dev.subset(np.sort(order))
+    rows = {int(r) for found in sample.positives() for r in found}
+    near, _ = BM25(dev.corpus.texts).search(sample.queries.texts, BM25_NEIGHBOURS)
+    rows |= {int(r) for r in near.ravel()}
+    spare = [int(r) for r in rng.permutation(len(dev.corpus)) if int(r) not in rows]
+    rows |= set(spare[: max(0, training.dev_documents - len(rows))])
+    return RetrievalData(dev.name, dev.corpus.select(sorted(rows)), sample.queries, sample.qrels)
+
+
+def dev_sampler(
+    dev: RetrievalData,
+    model: SentenceTransformer | CrossEncoder,
+    training: TrainingSection,
+    views: Mapping[str, list[str]] | None = None,
+) -> Callable[[], float]:
+    """Return a function that gives the model's nDCG@10 on the dev sample; `views` as in `evaluate_model`."""
+    if is_ranker(model):
+        sample, candidates = ranker_sample(dev, training)
+
+        def reranked() -> float:
+            rows = rerank(sample, candidates, lambda pairs: score_numpy(model, pairs))
+            return mean(per_query(rankings(sample, rows), sample.qrels))["ndcg@10"]
+
+        return reranked
+    sample = dev_sample(dev, training)
+    texts, starts = sample.corpus.texts, None
+    if views is not None:
+        texts, starts = flattened(views, sample.corpus.ids)
+
+    def score() -> float:
+        documents = encode_vectors(model, texts, "document")
+        queries = encode_vectors(model, sample.queries.texts, "query")
+        rows, _ = search_vectors(queries, documents, 10, similarity=model.similarity_fn_name, starts=starts)
+        return mean(per_query(rankings(sample, rows), sample.qrels))["ndcg@10"]
+
+    return score
+
+
+def ranker_sample(dev: RetrievalData, training: TrainingSection) -> tuple[RetrievalData, np.ndarray]:
+    """Draw the fixed dev sample of a ranker: queries, and BM25's first documents of the full corpus for each."""
+    order = rng_for("dev sample", dev.queries.hash).permutation(len(dev.queries))[: training.dev_queries]
+    sample = dev.subset(np.sort(order))
+    return sample, BM25(dev.corpus.texts).search(sample.queries.texts, training.dev_depth)[0]
+
+
+def final_metrics(
+    student: SentenceTransformer | CrossEncoder,
+    dev: RetrievalData,
+    context: TrainingContext,
+    asked: list[str],
+    training: TrainingSection,
+    progress: dict[str, Any],
+    views: Mapping[str, list[str]] | None = None,
+) -> tuple[dict[str, Any], dict[str, Evaluation]]:
+    """
+    Measure the student, BM25 and the teachers that it asked.
+
+    A bi-encoder, BM25, and each teacher that gives vectors, rank the full corpus for all dev queries. A ranker ranks
+    BM25's first documents for the dev sample, beside BM25 itself: all dev queries would take too long. Of a ranker it
+    is measured besides whether it looks at the query (`query_sensitivity`).
+
+    :returns:
+        The metrics, and the evaluations by name: `student`, `bm25` and teachers.
+    """
+    manifest = build_manifest(student)
+    if is_ranker(student):
+        sample, candidates = ranker_sample(dev, training)
+        found = {
+            "student": evaluate_ranker(Ranker(student, manifest, "student"), sample, candidates),
+            "bm25": evaluate_rows("bm25", sample, candidates),
+        }
+    else:
+        loaded = (SparseStudent if is_sparse(student) else Student)(student, manifest, "student")
+        found = {"student": evaluate_model(loaded, dev, views=views), "bm25": evaluate_bm25(dev)}
+        for name in asked:
+            teacher = context.teachers[name]
+            if teacher.runs != "in_loop" and teacher.gives == "vectors":
+                queries = context.teacher_cache(name, "query", dev.queries).gather(dev.queries.item_ids)
+                documents = context.teacher_cache(name, "document", dev.corpus).gather(dev.corpus.item_ids)
+                found[name] = evaluate_vectors(
+                    name, dev, queries, documents, teacher.similarity, student=teacher.local_student
+                )
+    teachers = {name: e.metrics for name, e in found.items() if name not in {"student", "bm25"}}
+    metrics: dict[str, Any] = {
+        "student": found["student"].metrics,
+        "teachers": teachers,
+        "candidates": {"bm25": found["bm25"].metrics},
+    }
+    if is_ranker(student):
+        sensitivity = query_sensitivity(sample, lambda pairs: score_numpy(student, pairs))
+        metrics |= {} if math.isnan(sensitivity) else {"query sensitivity": sensitivity}
+    return {"dev": metrics, "training": progress}, found

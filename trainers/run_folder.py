@@ -1,0 +1,112 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Whose a run folder is: the recipe, data and models that a run began with, and its one writer."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from filelock import FileLock, Timeout
+
+from retort.students.files import replace_file
+from retort.students.hashing import hash_text
+from retort.trainers.build import BuiltRecipe
+from retort.trainers.data.texts import RetrievalData
+from retort.trainers.recipe import Recipe
+from retort.trainers.runtime.errors import RecipeError
+
+if TYPE_CHECKING:
+    pass
+
+
+def resolve(recipe: Recipe, train: RetrievalData, dev: RetrievalData) -> Recipe:
+    """
+    Return a copy of the recipe that names its data.
+
+    :raises RecipeError:
+        If it named other data before.
+    """
+    found = hash_text(train.hash + dev.hash)
+    if recipe.data.hash not in {None, found}:
+        msg = "data.hash: the recipe was resolved for other data. Remove the line to use it here."
+        raise RecipeError(msg)
+    resolved = copy.deepcopy(recipe)
+    resolved.data.hash = found
+    return resolved
+
+
+def refuse_other_run(recipe: Recipe, out: Path, *, resume: bool) -> None:
+    """
+    Check that a run folder is free, or holds the run that is to go on.
+
+    :param recipe:
+        The resolved recipe (see `resolve`). Two recipes are the same if their values are, defaults included.
+    :param out:
+        The run folder.
+    :param resume:
+        Whether the run there is to go on.
+    :raises RecipeError:
+        If it holds a run and `resume` is off, or the run of another recipe or other data.
+    """
+    path = out / "recipe.yaml"
+    if not path.is_file():
+        return
+    if not resume:
+        msg = f"{out} already holds a run. Pass --resume to go on with it, or give another --out."
+        raise RecipeError(msg)
+    if Recipe.from_yaml(path, allow=recipe.allow) != recipe:
+        msg = f"{out} holds a run of another recipe or other data ({path}). Give another --out."
+        raise RecipeError(msg)
+
+
+def models_of(built: BuiltRecipe) -> dict[str, str]:
+    """Identify what a run begins with: the student's start, and the teachers that are not trained within it."""
+    every = (built, *built.trained_in_run.values())
+    asked = {n for within in every for stage in within.recipe.stages for n in within.teachers_of(stage)}
+    teachers = {n: built.context.teachers[n] for n in sorted(asked)}
+    keys = {f"teacher {n}": t.key for n, t in teachers.items() if t.runs != "trained_in_run"}
+    return {"student": built.trunk} | keys
+
+
+def refuse_other_models(models: dict[str, str], out: Path) -> None:
+    """
+    Check that a run goes on with the models that it began with: a recipe names folders, whose content may change.
+
+    :param models:
+        What `models_of` gives.
+    :param out:
+        The run folder.
+    :raises RecipeError:
+        If one is another.
+    """
+    path = out / "checkpoints" / "models.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else models
+    if odd := [name for name in models if models[name] != before.get(name)]:
+        msg = f"{odd[0]}: it is not the model that the run in {out} began with ({path}). Give another --out."
+        raise RecipeError(msg)
+
+
+@contextmanager
+def only_writer(out: Path) -> Iterator[None]:
+    """Keep other processes off a run folder."""
+    locks = out.resolve().parent / ".retort-cache" / "locks"  # never $RETORT_CACHE: others may have another
+    locks.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(locks / hash_text(str(out.resolve()))[:16], timeout=0):
+            yield
+    except Timeout as error:
+        msg = f"{out} is being written by another process. Wait for it, or give another --out."
+        raise RecipeError(msg) from error
+
+
+def write_recipe(recipe: Recipe, out: Path) -> None:
+    """Write the resolved recipe, whole or not at all."""
+    with replace_file(out / "recipe.yaml") as aside:
+        aside.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
