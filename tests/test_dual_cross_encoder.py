@@ -253,7 +253,7 @@ def test_a_killed_run_and_its_student(tree, beir, tmp_path, monkeypatch, caplog)
     ("parameters", "message"),
     [
         ({"plain": 2}, "0 <= plain <= 1"),
-        ({"train_with": "none"}, "train_with must be one of"),
+        ({"train_with": "none"}, "train_with: must be gold"),
         ({"queries": {"kind": "x"}}, "candidates.text.init_parameters.queries"),
         ({"queries": spec("BM25Miner")}, "is no query source"),
     ],

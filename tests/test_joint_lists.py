@@ -180,7 +180,7 @@ class TestSeveralTeachers:
         ("objective", "change", "message"),
         [
             ("ListwiseKL", {"teacher": "ranker"}, "weighting: no objective of the stage names several teachers"),
-            ("Alignment", {"teacher": ["teacher", "ranker"]}, "Alignment takes one teacher"),
+            ("Alignment", {"teacher": ["teacher", "ranker"]}, "init_parameters.teacher: expected text; it is"),
             ("ListwiseKL", {"teacher": ["teacher", "rankr"]}, "there is no teacher 'rankr'"),
         ],
     )

@@ -367,7 +367,7 @@ class TestBadInput:
         ("overrides", "message"),
         [
             (["candidates.own.init_parameters.model=techer"], "candidates.own: there is no teacher 'techer'"),
-            (["candidates.bm25.init_parameters.dept=3"], "takes no 'dept'. Did you mean 'depth'"),
+            (["candidates.bm25.init_parameters.dept=3"], "takes no 'dept'; did you mean 'depth'"),
             (["stages.0.teacher=null"], "stages.0.objectives.0.init_parameters: .*needs teacher"),
             (
                 ["stages.1.batches=texts"],

@@ -2,6 +2,7 @@
 #
 # SPDX-License-Identifier: Apache-2.0
 import copy
+import re
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from tiny_components import WordRanker
 
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import TextStore
-from retort.trainers.recipe import BATCHES, RECIPES, Component, Recipe
+from retort.trainers.recipe import BATCHES, RECIPES, Component, Recipe, dump_yaml, read_yaml
 from retort.trainers.runtime.errors import RecipeError
 
 
@@ -89,35 +90,43 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("path", "value", "message"),
         [
-            ("trainig", {}, "trainig: unknown key. Did you mean 'training'?"),
-            ("training.batchsize", 3, "training.batchsize: unknown key. Did you mean 'batch_size'?"),
-            ("stages.1.stepps", 3, "stages.1.stepps: unknown key. Did you mean 'steps'?"),
-            ("stages.0.steps", "many", "stages.0.steps: expected int, found 'many'"),
-            ("stages.0.steps", True, "stages.0.steps: expected int, found True"),
-            ("stages.0.steps", 0, "stages.0: steps and lr must be above 0"),
-            ("stages.0.lr", "fast", "stages.0.lr: expected float, found 'fast'"),
+            ("trainig", {}, "trainig: unknown key; did you mean 'training'?"),
+            ("training.batchsize", 3, "training.batchsize: unknown key; did you mean 'batch_size'?"),
+            ("stages.1.stepps", 3, "stages.1.stepps: unknown key; did you mean 'steps'?"),
+            ("stages.0.steps", "many", "stages.0.steps: expected a whole number; it is 'many'"),
+            ("stages.0.steps", True, "stages.0.steps: expected a whole number; it is True"),
+            ("stages.0.steps", 0, "stages.0.steps: must be at least 1; it is 0"),
+            ("stages.0.lr", "fast", "stages.0.lr: expected a number; it is 'fast'"),
             ("stages.0.batches", "pairs", "stages.0.batches: must be one of lists, texts, queries, or"),
             ("stages.0.weighting", {"weight": 1}, "stages.0.weighting.weight: unknown key"),
-            ("stages.0.schedule", "step", "stages.0.schedule: must be one of linear, cosine, constant"),
-            ("stages.0.training", {"seed": 1}, "stages.0.training.seed: a stage may set batch_size, "),
+            ("stages.0.schedule", "step", "stages.0.schedule: must be linear, cosine or constant; it is 'step'"),
+            (
+                "stages.0.training",
+                {"seed": 1},
+                "stages.0.training.seed: it is for all stages; a stage may set batch_size, ",
+            ),
             ("stages.0.training", {"clip": -1.0}, "stages.0.training.clip: must be at least 0"),
-            ("stages.1.name", "align", "stages: names must differ"),
+            ("stages.1.name", "align", "stages.1.name: names must differ; stage 0 has it, too"),
             ("stages.1.candidates", None, "stages.1.candidates: needed for batches of lists"),
-            ("stages.1.candidates.sources", ["bm52"], "there is no 'bm52'. Did you mean 'bm25'?"),
-            ("stages.1.teacher", "techer", "stages.1: there is no teacher 'techer'. Did you mean 'teacher'?"),
+            ("stages.1.candidates.sources", ["bm52"], "there is no 'bm52'; did you mean 'bm25'?"),
+            ("stages.1.teacher", "techer", "stages.1.teacher: there is no teacher 'techer'; did you mean 'teacher'?"),
             (
                 "stages.1.objectives.2.init_parameters.extra_teachers",
                 {"techer": 1.0},
-                "stages.1: there is no teacher 'techer'. Did you mean 'teacher'?",
+                "stages.1.objectives.2.init_parameters.extra_teachers: there is no teacher 'techer'; did you mean 'teacher'?",
             ),
             ("stages", [], "stages: there must be at least one"),
             ("stages.1.candidates.negatives", -1, "stages.1.candidates.negatives: must be at least 0; it is -1"),
             ("stages.1.candidates.skip", -1, "stages.1.candidates.skip: must be at least 0; it is -1"),
-            ("candidates.bm25.init_parameters", {"depth": 0}, "candidates.bm25.depth: must be above 0; it is 0"),
+            (
+                "candidates.bm25.init_parameters",
+                {"depth": 0},
+                "candidates.bm25.init_parameters.depth: must be above 0; it is 0",
+            ),
             (
                 "stages.1.objectives.2.init_parameters",
                 {"temperature": -1.0},
-                "stages.1.objectives.2.temperature: must be above 0; it is -1.0",
+                "stages.1.objectives.2.init_parameters.temperature: must be above 0; it is -1.0",
             ),
             (
                 "teachers",
@@ -127,14 +136,14 @@ class TestErrors:
             (
                 "teachers",
                 {"teacher-1.5": {"type": "retort.trainers.teachers.bm25.BM25Teacher"}},
-                "teachers, candidates: names must have no dot or slash; one is 'teacher-1.5'",
+                "teachers.teacher-1.5: names must have no dot or slash; one is 'teacher-1.5'",
             ),
             ("format", 2, "format: 2 is not known"),
             ("training.log_every", 0, "training.log_every: must be at least 1; it is 0"),
             ("training.checkpoint_every", 0, "training.checkpoint_every: must be at least 1"),
-            ("training.warmup", 1.0, "training.warmup: must be a share"),
-            ("training.precision", "fp16", "training.precision: must be one of no, bf16, auto; it is 'fp16'"),
-            ("student", "minilm", "student: expected keys with values, found 'minilm'"),
+            ("training.warmup", 1.0, "training.warmup: must be below 1; it is 1.0"),
+            ("training.precision", "fp16", "training.precision: must be no, bf16 or auto; it is 'fp16'"),
+            ("student", "minilm", "student: expected keys with values; it is 'minilm'"),
             ("student", {"init_parameters": {}}, "student.type: missing"),
         ],
     )
@@ -155,16 +164,133 @@ class TestErrors:
 
     def test_not_yaml(self, tmp_path):
         (tmp_path / "r.yaml").write_text("a: [")
-        with pytest.raises(RecipeError, match=r"r.yaml: not valid YAML"):
+        with pytest.raises(RecipeError, match=r"r.yaml:1: not valid YAML: expected the node content"):
             Recipe.from_yaml(tmp_path / "r.yaml")
 
-    def test_yaml_reads_numbers_and_no_its_own_way(self, recipe_tree):
-        tree = yaml.safe_load(yaml.safe_dump(recipe_tree))
-        tree["stages"][0]["lr"] = "5e-5"
+    def test_what_readers_of_yaml_1_1_give(self, recipe_tree):
+        """Haystack's is one: settings of a component may come from it."""
+        tree = changed(recipe_tree, "stages.0.lr", "5e-5")
         tree["training"]["precision"] = False
         recipe = Recipe.from_dict(tree)
         assert recipe.stages[0].lr == 5e-5
         assert recipe.training.precision == "no"
+
+    @pytest.mark.parametrize(
+        ("path", "value", "message"),
+        [
+            ("student.init_parameters.model", "", "student.init_parameters.model: must not be empty"),
+            ("student.init_parameters.scale", float("nan"), "student.init_parameters.scale: must be a finite number"),
+            ("student.type", "", "student.type: must not be empty"),
+            ("training.warmup", float("nan"), "training.warmup: must be a finite number"),
+            ("training.clip", float("inf"), "training.clip: must be a finite number"),
+            ("training.seed", 1.5, "training.seed: expected a whole number; it is 1.5"),
+            ("training.dims", [8, 0], "training.dims.1: must be at least 1; it is 0"),
+            ("training.cache_gradients", "yes", "training.cache_gradients: expected true or false; it is 'yes'"),
+            ("training.scale", 0, "training.scale: must be above 0"),
+            ("data", {"max_queries": 0}, "data.max_queries: must be at least 1"),
+            ("stages.0.objectives", [], "stages.0.objectives: there must be at least one"),
+            ("stages.1.candidates.sources", [], "stages.1.candidates.sources: there must be at least one"),
+            ("stages.1.candidates.sources", "bm25", "stages.1.candidates.sources: expected a list; it is 'bm25'"),
+            ("stages.0.objectives.0.weight", None, "stages.0.objectives.0.weight: expected a number; it is None"),
+            ("stages.0.objectives.0.init_parameters", {"teacher": [["x"]]}, "there is no teacher ['x']"),
+            ("teachers", None, "teachers: expected keys with values; it is None"),
+            ("teachers", {1: {}}, "teachers: keys are text; 1 is none"),
+            ("student.init_parameters.folder", RECIPES, "a recipe holds plain values"),
+        ],
+    )
+    def test_odd_values(self, recipe_tree, path, value, message):
+        with pytest.raises(RecipeError) as error:
+            Recipe.from_dict(changed(recipe_tree, path, value))
+        assert str(error.value).startswith("recipe: ")
+        assert message in str(error.value)
+        assert "pydantic" not in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("where", "name", "value", "message"),
+        [
+            ("candidates.bm25", "depth", 1.5, "depth: expected a whole number; it is 1.5"),
+            ("student", "config", {"model_type": "bert", "hidden_size": 0}, "(retort.students.create.from_config): "),
+            ("student", "seed", "x", "student.init_parameters.seed: expected a whole number; it is 'x'"),
+        ],
+    )
+    def test_odd_parameters(self, recipe_tree, where, name, value, message):
+        recipe = Recipe.from_dict(changed(recipe_tree, f"{where}.init_parameters.{name}", value))
+        spec, role = (recipe.student, "student") if where == "student" else (recipe.candidates["bm25"], "miner")
+        with pytest.raises(RecipeError) as error:
+            recipe.create(spec, role, where)
+        assert message in str(error.value)
+        assert str(error.value).startswith(where)
+
+
+class TestFiles:
+    """Errors name file and line."""
+
+    @pytest.fixture
+    def write(self, recipe_tree, tmp_path):
+        def write(old: str = "", new: str = "", name: str = "r.yaml"):
+            text = dump_yaml(recipe_tree)
+            assert old in text
+            (tmp_path / name).write_text(text.replace(old, new, 1))
+            lines = (tmp_path / name).read_text().splitlines()
+            return tmp_path / name, next(i for i, line in enumerate(lines, 1) if new in line)
+
+        return write
+
+    @pytest.mark.parametrize(
+        ("old", "new", "message"),
+        [
+            ("teacher: teacher", "teachr: teacher", ": unknown key; did you mean 'teacher'?"),
+            ("steps: 5", "steps: no", "stages.0.steps: expected a whole number; it is 'no'."),
+            ("steps: 5", "steps: 12:30", "stages.0.steps: expected a whole number; it is '12:30'."),
+            ("steps: 5", "steps: 0o17", "stages.0.steps: expected a whole number; it is '0o17'."),
+            ("steps: 5", "steps: !!python/name:os.system", "not valid YAML: could not determine a constructor"),
+            ("steps: 5", "steps: *five", "not valid YAML: found undefined alias 'five'."),
+            ("name: align", "name: distil", "stages.1.name: names must differ"),
+            ("steps: 5", "steps: &it [*it]", "an anchor holds itself."),
+        ],
+    )
+    def test_a_line(self, write, old, new, message):
+        path, line = write(old, new)
+        with pytest.raises(RecipeError) as error:
+            Recipe.from_yaml(path)
+        assert message in str(error.value)
+        line = 0 if "names" in message else line  # it is the second one's
+        assert re.match(rf"{re.escape(str(path))}:{line or '[0-9]+'}: ", str(error.value))
+
+    @pytest.mark.parametrize("new", ["steps: 5\n  steps: 6", "steps: 5\n  lr: 1.0\n  lr: 2.0"])
+    def test_a_key_twice(self, write, new):
+        path, _ = write()
+        path.write_text(path.read_text().replace("steps: 5", new, 1))
+        with pytest.raises(RecipeError, match=r"r.yaml:\d+: (steps|lr): the key is on line \d+ already"):
+            Recipe.from_yaml(path)
+
+    def test_what_shows_when_it_is_created(self, write):
+        path, _ = write()
+        recipe = Recipe.from_yaml(path, overrides=["stages.0.objectives.0.init_parameters.x=1"])
+        with pytest.raises(RecipeError, match="^--set .*: stages.0.objectives.0.init_parameters.x: .* takes no 'x'"):
+            recipe.create(recipe.stages[0].objectives[0], "objective", "stages.0.objectives.0")
+        path, line = write("depth: 6", "dept: 6")
+        recipe = Recipe.from_yaml(path)
+        name, spec = next((n, c) for n, c in recipe.candidates.items() if "dept" in c.init_parameters)
+        with pytest.raises(RecipeError, match=rf"r.yaml:{line}: candidates.{name}.init_parameters.dept: .*'depth'"):
+            recipe.create(spec, "miner", f"candidates.{name}")
+
+
+def test_yaml_1_2(tmp_path):
+    file = tmp_path / "values.yaml"
+    file.write_text("{a: 5e-1, b: no, c: 2024-08-06, d: 1e3, e: 010, f: =, g: [-2, .5, True], h: ~, i: 1_000, j: on}")
+    tree = {"a": 0.5, "b": "no", "c": "2024-08-06", "d": 1000.0, "e": 10, "f": "=", "g": [-2, 0.5, True], "h": None}
+    tree |= {"i": "1_000", "j": "on"}
+    assert read_yaml(file) == tree
+    tree |= {"k": "5e-1", "l": "true", "m": "12:30", "n": 5e-5, "o": "~", "p": "1e3"}
+    file.write_text(dump_yaml(tree))
+    assert read_yaml(file) == tree == yaml.safe_load(file.read_text())
+
+
+def test_an_override_leaves_what_shares_an_anchor():
+    recipe = Recipe.from_yaml("prod", overrides=["stages.2.objectives.0.weight=0.7"])
+    assert recipe.stages[2].objectives[0].weight == 0.7
+    assert recipe.stages[3].objectives[0].weight == 0.1
 
 
 class TestTrust:
@@ -242,7 +368,7 @@ class TestOverrides:
             ("stages.first.steps=1", "'first' is not an index"),
             ("format.x=1", "format is a plain value"),
             ("stages.0.steps=[", "the value is not valid YAML"),
-            ("training.sead=1", "training.sead: unknown key. Did you mean 'seed'?"),
+            ("training.sead=1", "^--set training.sead=1: training.sead: unknown key; did you mean 'seed'?"),
         ],
     )
     def test_errors(self, recipe_tree, override, message):
@@ -257,11 +383,11 @@ class TestCreate:
             (Component(type="retort.trainers.objectives.Nothing"), "there is no 'retort.trainers.objectives.Nothing'"),
             (
                 Component(type="retort.trainers.objectives.Contrastive", init_parameters={"skope": "list"}),
-                "takes no 'skope'. Did you mean 'scope'?",
+                "takes no 'skope'; did you mean 'scope'?",
             ),
             (
                 Component(type="retort.trainers.objectives.Contrastive", init_parameters={"scope": "all"}),
-                "scope must be one of list, in_batch",
+                "scope: must be list or in_batch; it is 'all'",
             ),
             (Component(type="retort.trainers.objectives.Alignment"), "needs teacher"),
         ],

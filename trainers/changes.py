@@ -11,9 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from retort.trainers.recipe import Component, Recipe
+from retort.trainers.recipe import Component, Recipe, dump_yaml
 from retort.trainers.recipe.trust import load_role, load_type
 from retort.trainers.runtime.errors import RecipeError
 
@@ -48,7 +46,7 @@ def changed_recipe(
         If the recipe, or what is to be changed in it, does not fit.
     """
     if isinstance(settings, Mapping):  # as on the command line: values are written as YAML, and read back
-        settings = [f"{place}={yaml.safe_dump(value, default_flow_style=True)}" for place, value in settings.items()]
+        settings = [f"{place}={dump_yaml(value, default_flow_style=True)}" for place, value in settings.items()]
     if not isinstance(recipe, Recipe):
         if teacher is None and student is None:
             return Recipe.from_yaml(recipe, overrides=settings, allow=allow)

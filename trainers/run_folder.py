@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
 from filelock import FileLock, Timeout
 
 from retort.students.files import replace_file
 from retort.students.hashing import hash_text
 from retort.trainers.build import BuiltRecipe
 from retort.trainers.data.texts import RetrievalData
-from retort.trainers.recipe import Recipe
+from retort.trainers.recipe import Recipe, dump_yaml
 from retort.trainers.runtime.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -109,4 +108,4 @@ def only_writer(out: Path) -> Iterator[None]:
 def write_recipe(recipe: Recipe, out: Path) -> None:
     """Write the resolved recipe, whole or not at all."""
     with replace_file(out / "recipe.yaml") as aside:
-        aside.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        aside.write_text(dump_yaml(recipe.to_dict()), encoding="utf-8")

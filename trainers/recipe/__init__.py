@@ -13,6 +13,7 @@ from retort.trainers.recipe.schema import (
     TrainingSection,
     WeightedComponent,
 )
+from retort.trainers.recipe.tree import dump_yaml
 
 __all__ = [
     "BATCHES",
@@ -25,6 +26,7 @@ __all__ = [
     "TrainingSection",
     "WeightedComponent",
     "component",
+    "dump_yaml",
     "find_recipe",
     "read_yaml",
     "trusts_code",

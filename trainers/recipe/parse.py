@@ -1,38 +1,47 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes: the YAML of a run, checked key by key before anything is loaded."""
+"""Reads recipes and checks them, before anything that they name is loaded."""
 
 from __future__ import annotations
 
-import copy
-import difflib
-import inspect
-from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from datetime import date
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any
 
-import yaml
+from pydantic import TypeAdapter
+from yaml.nodes import Node
 
 from retort.trainers.recipe.aliases import with_current_names
-from retort.trainers.recipe.schema import BATCHES, STAGE_TRAINING, Component, DataSection, Stage, TrainingSection
-from retort.trainers.recipe.trust import Role, load_role, refuse_other_role
+from retort.trainers.recipe.create import create
+from retort.trainers.recipe.schema import BATCHES, Component, RecipeSections, Stage, TrainingSection, adapter
+from retort.trainers.recipe.tree import (
+    Place,
+    PlacedRecipeError,
+    child,
+    dotted,
+    hint,
+    locate,
+    merged,
+    nodes_of,
+    read_nodes,
+    values,
+    with_value,
+    without,
+)
+from retort.trainers.recipe.trust import Role, refuse_other_role
+from retort.trainers.recipe.validate import checked
 from retort.trainers.runtime.errors import RecipeError
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
-RESERVED_NAMES = {"student", "hybrid", "untrained"}  # by what figures tell apart
-MINIMA = {
-    "batch_size": 1, "accumulation": 1, "dev_depth": 1,
-    "log_every": 1, "checkpoint_every": 1, "keep_checkpoints": 1, "dev_queries": 1, "dev_documents": 1,
-    "evaluate_every": 0, "patience": 0, "clip": 0, "weight_decay": 0,
-}  # fmt: skip
+RESERVED_NAMES = {"student", "hybrid", "untrained"}  # names in metrics.json
+_NOT_EMPTY = {"model", "trunk", "teacher", "tokenizer"}  # parameters that name something
 
 
 @dataclass(kw_only=True)
-class Recipe:
+class Recipe(RecipeSections):
     """
     A checked recipe.
 
@@ -49,16 +58,10 @@ class Recipe:
     ```
     """
 
-    format: int
-    student: Component
-    stages: list[Stage]
-    teachers: dict[str, Component] = field(default_factory=dict)
-    candidates: dict[str, Component] = field(default_factory=dict)
-    data: DataSection = field(default_factory=DataSection)
-    training: TrainingSection = field(default_factory=TrainingSection)
     # Not keys of the file: a recipe can neither name itself nor widen what it may load.
     name: str = field(default="recipe", init=False, compare=False)
     allow: list[str] = field(default_factory=list, init=False, compare=False)
+    _nodes: Node | None = field(default=None, init=False, compare=False, repr=False)
 
     @classmethod
     def from_yaml(cls, name_or_path: str | Path, *, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> Recipe:
@@ -77,7 +80,7 @@ class Recipe:
             If the file is missing or malformed, or a key, type or value is not known or not trusted.
         """
         path = find_recipe(name_or_path)
-        recipe = cls.from_dict(read_yaml(path), overrides=overrides, allow=allow, origin=str(path))
+        recipe = cls._from_nodes(_extended(read_nodes(path), path, ()), overrides, allow, str(path))
         recipe.name = path.stem
         return recipe
 
@@ -85,22 +88,33 @@ class Recipe:
     def from_dict(
         cls, tree: Any, *, overrides: Sequence[str] = (), allow: Sequence[str] = (), origin: str = "recipe"
     ) -> Recipe:
-        """Check a recipe given as a dictionary (see `from_yaml`)."""
-        tree = copy.deepcopy(tree)
-        for override in overrides:
-            _override(tree, override)
+        """Check a recipe given as a dictionary (see `from_yaml`); `origin` is what errors call it."""
         try:
-            recipe: Recipe = _build(cls, with_current_names(tree), "")
-            recipe.allow = list(allow)
-            recipe._check()
+            nodes = nodes_of(tree)
         except RecipeError as error:
             msg = f"{origin}: {error}"
+            raise RecipeError(msg) from error
+        return cls._from_nodes(_extended(nodes, Path(origin), ()), overrides, allow, origin)
+
+    @classmethod
+    def _from_nodes(cls, nodes: Node, overrides: Sequence[str], allow: Sequence[str], origin: str) -> Recipe:
+        for override in overrides:
+            nodes = with_value(nodes, override)
+        try:
+            recipe = cls(**vars(checked(adapter(), with_current_names(values(nodes)), RecipeSections)))
+            recipe.allow, recipe._nodes = list(allow), nodes
+            for place, spec, role in recipe._components():
+                refuse_other_role(spec.type, role, dotted((*place, "type")), allow)
+            recipe._check()
+        except RecipeError as error:
+            place = error.place if isinstance(error, PlacedRecipeError) else _place(str(error))
+            msg = f"{locate(nodes, place) or origin}: {error}"
             raise RecipeError(msg) from error
         return recipe
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe with every default written out."""
-        return {key: value for key, value in asdict(self).items() if key not in {"name", "allow"}}
+        return {key: value for key, value in asdict(self).items() if key not in {"name", "allow", "_nodes"}}
 
     def training_of(self, stage: Stage) -> TrainingSection:
         """Return `training` with what a stage sets of its own."""
@@ -108,147 +122,98 @@ class Recipe:
 
     def create(self, spec: Component, role: Role, where: str, **extra: Any) -> Any:
         """
-        Create what a `{type, init_parameters}` describes.
+        Create what a `{type, init_parameters}` of this recipe describes; parameters as of `create.create`.
 
-        :param spec:
-            The description.
-        :param role:
-            What it must be.
-        :param where:
-            Its place in the recipe, for errors.
-        :param extra:
-            Parameters to give besides, where the type takes them and the description and None do not say otherwise.
         :raises RecipeError:
-            If the type is not trusted, not there or of another role, or does not take these parameters.
+            If it cannot be created; the message says in which file and line it stands.
         """
-        made = load_role(spec.type, role, f"{where}.type", self.allow)
-        if "allowed_modules" in spec.init_parameters:
-            msg = f"{where}.init_parameters.allowed_modules: a recipe cannot widen what it may load; pass --allow."
-            raise RecipeError(msg)
-        known = inspect.signature(made).parameters
-        flexible = any(p.kind is p.VAR_KEYWORD for p in known.values())
-        for name in spec.init_parameters:
-            if name not in known and not flexible:
-                msg = f"{where}.init_parameters: {spec.type} takes no {name!r}.{_hint(name, known)}"
-                raise RecipeError(msg)
-        defaults = {name: value for name, value in extra.items() if name in known and value is not None}
-        given = defaults | spec.init_parameters
-        missing = [
-            n for n, p in known.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD and n not in given
-        ]
-        if missing:
-            msg = f"{where}.init_parameters: {spec.type} needs {', '.join(missing)}."
-            raise RecipeError(msg)
         try:
-            return made(**given)
-        except (ValueError, TypeError, OSError) as error:
-            msg = f"{where} ({spec.type}): {error}"
-            raise RecipeError(msg) from error
+            return create(spec, role, where, self.allow, **extra)
+        except RecipeError as error:
+            if file := "" if self._nodes is None else locate(self._nodes, _place(str(error))):
+                msg = f"{file}: {error}"
+                raise RecipeError(msg) from error
+            raise
+
+    def _components(self) -> Iterator[tuple[Place, Component, Role]]:
+        yield ("student",), self.student, "student"
+        for name, spec in self.teachers.items():
+            yield ("teachers", name), spec, "teacher"
+        for name, spec in self.candidates.items():
+            yield ("candidates", name), spec, "miner"
+        for i, stage in enumerate(self.stages):
+            for j, objective in enumerate(stage.objectives):
+                yield ("stages", i, "objectives", j), objective, "objective"
+            yield ("stages", i, "batches"), stage.batches, "batches"
+            roles: tuple[Role, ...] = ("temperature", "weighting", "selector", "queries")
+            for role in roles:
+                if (spec_of_stage := getattr(stage, role)) is not None:
+                    yield ("stages", i, role), spec_of_stage, role
+            if stage.candidates and stage.candidates.text:
+                yield ("stages", i, "candidates", "text"), stage.candidates.text, "text"
 
     def _check(self) -> None:
-        if self.format != 1:
-            msg = f"format: {self.format} is not known to this version of retort; it reads format 1."
-            raise RecipeError(msg)
-        if not self.stages:
-            msg = "stages: there must be at least one."
-            raise RecipeError(msg)
-        names = [stage.name for stage in self.stages]
-        if len(set(names)) != len(names) or any("." in name or "/" in name for name in names):
-            msg = f"stages: names must differ and have no dot or slash; they are {', '.join(names)}."
-            raise RecipeError(msg)
-        if odd := [name for name in (*self.teachers, *self.candidates) if "." in name or "/" in name]:
-            msg = f"teachers, candidates: names must have no dot or slash; one is {odd[0]!r}."
-            raise RecipeError(msg)
-        if odd := sorted(RESERVED_NAMES & self.teachers.keys()):
-            msg = f"teachers.{odd[0]}: figures of that name are another system's; give the teacher another name."
-            raise RecipeError(msg)
+        """Check what no type of a value says: names, and what fits to what."""
+        names: list[str] = []
         for i, stage in enumerate(self.stages):
-            where = f"stages.{i}"
-            for objective in stage.objectives:
-                given = objective.init_parameters
-                each = given.get("teacher", stage.teacher)
-                for teacher in (*(each if isinstance(each, list) else [each]), *(given.get("extra_teachers") or {})):
-                    if teacher is not None and teacher not in self.teachers:
-                        msg = f"{where}: there is no teacher {teacher!r}.{_hint(str(teacher), self.teachers)}"
-                        raise RecipeError(msg)
-            if stage.batches.type == BATCHES["lists"] and stage.candidates is None:
-                msg = f"{where}.candidates: needed for batches of lists, for example {{sources: [bm25], negatives: 7}}."
-                raise RecipeError(msg)
-            for name in ("negatives", "skip") if stage.candidates else ():
-                if getattr(stage.candidates, name) < 0:
-                    msg = f"{where}.candidates.{name}: must be at least 0; it is {getattr(stage.candidates, name)}."
-                    raise RecipeError(msg)
-            for name in stage.candidates.sources if stage.candidates else []:
-                if name not in self.candidates:
-                    msg = f"{where}.candidates.sources: there is no {name!r}.{_hint(name, self.candidates)}"
-                    raise RecipeError(msg)
-            if not stage.takes_lists and (stage.selector or (stage.refresh is not None and not stage.queries)):
-                msg = f"{where}: selector and refresh are for batches of lists."
-                raise RecipeError(msg)
-            if stage.refresh is not None and stage.refresh < 1:
-                msg = f"{where}.refresh: must be at least 1; it is {stage.refresh}. Leave it out to mine once."
-                raise RecipeError(msg)
-            if stage.steps < 1 or stage.lr <= 0 or not stage.objectives:
-                msg = f"{where}: steps and lr must be above 0, and there must be an objective."
-                raise RecipeError(msg)
-        if self.training.dropout is not None and not 0 <= self.training.dropout < 1:
-            msg = f"training.dropout: must lie from 0 to below 1; it is {self.training.dropout}."
-            raise RecipeError(msg)
-        sections = {"training": self.training}
+            place: Place = ("stages", i, "name")
+            if stage.name in names:
+                raise PlacedRecipeError(place, f"names must differ; stage {names.index(stage.name)} has it, too.")
+            _check_name(stage.name, place)
+            names.append(stage.name)
+        for section in ("teachers", "candidates"):
+            for name in getattr(self, section):
+                _check_name(name, (section, name))
+        for name in sorted(RESERVED_NAMES & self.teachers.keys()):
+            message = "figures of that name are another system's; give the teacher another name."
+            raise PlacedRecipeError(("teachers", name), message)
+        for place, spec, _ in self._components():
+            _check_parameters(spec.init_parameters, (*place, "init_parameters"))
         for i, stage in enumerate(self.stages):
-            where = f"stages.{i}.training"
-            if odd := [key for key in stage.training if key not in STAGE_TRAINING]:
-                msg = f"{where}.{odd[0]}: a stage may set {', '.join(STAGE_TRAINING)} only."
-                raise RecipeError(msg)
-            _build(TrainingSection, stage.training, where)
-            sections[where] = self.training_of(stage)
-        for where, section in sections.items():
-            for name, least in MINIMA.items():
-                if getattr(section, name) < least:
-                    msg = f"{where}.{name}: must be at least {least}; it is {getattr(section, name)}."
-                    raise RecipeError(msg)
-            if not 0 <= section.warmup < 1:
-                msg = f"{where}.warmup: must be a share from 0 to below 1; it is {section.warmup}."
-                raise RecipeError(msg)
-        specs: dict[str, tuple[Component, Role]] = {"student": (self.student, "student")}
-        specs |= {f"teachers.{n}": (c, "teacher") for n, c in self.teachers.items()}
-        specs |= {f"candidates.{n}": (c, "miner") for n, c in self.candidates.items()}
-        for i, stage in enumerate(self.stages):
-            where = f"stages.{i}"
-            specs |= {f"{where}.objectives.{j}": (o, "objective") for j, o in enumerate(stage.objectives)}
-            if stage.temperature:
-                specs[f"{where}.temperature"] = (stage.temperature, "temperature")
-            specs[f"{where}.batches"] = (stage.batches, "batches")
-            if stage.queries:
-                specs[f"{where}.queries"] = (stage.queries, "queries")
-            if stage.weighting:
-                specs[f"{where}.weighting"] = (stage.weighting, "weighting")
+            self._check_stage(stage, ("stages", i))
+
+    def _check_stage(self, stage: Stage, place: Place) -> None:
+        _known(stage.teacher, self.teachers, (*place, "teacher"), "teacher ")
+        for j, objective in enumerate(stage.objectives):
+            parameters, inside = objective.init_parameters, (*place, "objectives", j, "init_parameters")
+            each = parameters.get("teacher")
+            for name in each if isinstance(each, list) else [each]:
+                _known(name, self.teachers, (*inside, "teacher"), "teacher ")
+            extra = parameters.get("extra_teachers")
+            for name in extra if isinstance(extra, dict) else ():
+                _known(name, self.teachers, (*inside, "extra_teachers"), "teacher ")
+        if stage.batches.type == BATCHES["lists"] and stage.candidates is None:
+            message = "needed for batches of lists, for example {sources: [bm25], negatives: 7}."
+            raise PlacedRecipeError((*place, "candidates"), message)
+        for j, name in enumerate(stage.candidates.sources if stage.candidates else []):
+            _known(name, self.candidates, (*place, "candidates", "sources", j))
+        if not stage.takes_lists:
             if stage.selector:
-                specs[f"{where}.selector"] = (stage.selector, "selector")
-            if stage.candidates and stage.candidates.text:
-                specs[f"{where}.candidates.text"] = (stage.candidates.text, "text")
-        for where, (spec, role) in specs.items():
-            refuse_other_role(spec.type, role, f"{where}.type", self.allow)
-            for name, value in spec.init_parameters.items():
-                if isinstance(value, int | float) and (name == "depth" or name.endswith("temperature")) and value <= 0:
-                    msg = f"{where}.{name}: must be above 0; it is {value}."
-                    raise RecipeError(msg)
+                raise PlacedRecipeError((*place, "selector"), "selector and refresh are for batches of lists.")
+            if stage.refresh is not None and not stage.queries:
+                raise PlacedRecipeError((*place, "refresh"), "selector and refresh are for batches of lists.")
 
 
-def find_recipe(name_or_path: str | Path) -> Path:
+def find_recipe(name_or_path: str | Path, folder: Path | None = None) -> Path:
     """
     Find a recipe by its name or path.
 
+    :param name_or_path:
+        A recipe that comes with retort, or a file.
+    :param folder:
+        Where else it may lie, with or without its ending.
     :raises RecipeError:
         If there is none.
     """
-    own = RECIPES / f"{name_or_path}.yaml"
-    path = own if own.is_file() else Path(name_or_path)
-    if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        msg = f"There is no recipe {str(name_or_path)!r}. Give a YAML file or one of: {names}."
-        raise RecipeError(msg)
-    return path
+    places = [RECIPES / f"{name_or_path}.yaml", Path(name_or_path)]
+    if folder is not None:
+        places[1:] = [folder / name_or_path, folder / f"{name_or_path}.yaml"]
+    for path in places:
+        if path.is_file():
+            return path
+    names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+    msg = f"There is no recipe {str(name_or_path)!r}. Give a YAML file or one of: {names}."
+    raise RecipeError(msg)
 
 
 def read_yaml(path: Path) -> Any:
@@ -256,12 +221,13 @@ def read_yaml(path: Path) -> Any:
     Read a file of YAML.
 
     :raises RecipeError:
-        If it is none.
+        If it is none, or holds other than plain values.
     """
+    nodes = read_nodes(path)
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        msg = f"{path}: not valid YAML: {error}"
+        return values(nodes)
+    except PlacedRecipeError as error:
+        msg = f"{locate(nodes, error.place)}: {error}"
         raise RecipeError(msg) from error
 
 
@@ -272,8 +238,11 @@ def component(tree: Any, where: str) -> Component:
     :raises RecipeError:
         If it is none.
     """
-    found: Component = _build(Component, tree, where)
-    return found
+    try:
+        return checked(TypeAdapter(Component), tree, Component)
+    except PlacedRecipeError as error:
+        msg = f"{'.'.join((where, dotted(error.place))) if error.place else where}: {error.message}"
+        raise RecipeError(msg) from error
 
 
 def trusts_code(spec: Any) -> bool:
@@ -283,114 +252,44 @@ def trusts_code(spec: Any) -> bool:
     )
 
 
-def _override(tree: Any, text: str) -> None:
-    path, equals, value = text.partition("=")
-    if not equals:
-        msg = f"--set {text}: expected a.b=value."
+def _extended(nodes: Node, path: Path, around: tuple[Path, ...]) -> Node:
+    """Merge a recipe into the one that it extends."""
+    step = child(nodes, "extends")
+    if step is None:
+        return nodes
+    where = locate(nodes, ("extends",)) or str(path)
+    if path.resolve() in around:
+        msg = f"{where}: extends: the recipe extends itself."
         raise RecipeError(msg)
-    *parents, last = path.split(".")
-    node = tree
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        msg = f"--set {text}: the value is not valid YAML."
+        base = find_recipe(str(step[1].value), path.parent)
+    except RecipeError as error:
+        msg = f"{where}: extends: {error}"
         raise RecipeError(msg) from error
-    for part in parents:
-        node = _child(node, part, text)
-    if isinstance(node, list):
-        _child(node, last, text)
-        node[int(last)] = parsed
-    elif isinstance(node, dict):
-        node[last] = parsed
-    else:
-        msg = f"--set {text}: {'.'.join(parents)} is a plain value."
-        raise RecipeError(msg)
+    return merged(_extended(read_nodes(base), base, (*around, path.resolve())), without(nodes, "extends"))
 
 
-def _child(node: Any, part: str, text: str) -> Any:
-    if isinstance(node, list):
-        if not part.isdigit() or int(part) >= len(node):
-            msg = f"--set {text}: {part!r} is not an index below {len(node)}."
-            raise RecipeError(msg)
-        return node[int(part)]
-    if isinstance(node, dict):
-        child = node.setdefault(part, {})
-        if child is None:
-            child = node[part] = {}
-        return child
-    msg = f"--set {text}: {part!r} lies within a plain value."
-    raise RecipeError(msg)
+def _place(message: str) -> Place:
+    """Read the place at the beginning of a message: `stages.0.student.type: ...`."""
+    return tuple(int(part) if part.isdigit() else part for part in message.partition(":")[0].split("."))
 
 
-def _hint(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known) or 'none'}."
+def _check_name(name: str, place: Place) -> None:
+    if "." in name or "/" in name:
+        raise PlacedRecipeError(place, f"names must have no dot or slash; one is {name!r}.")
 
 
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """Check a value against a section's types and make the section of it."""
-    if kind is Component and where.endswith(".batches") and isinstance(value, str):
-        if value not in BATCHES and "." not in value:
-            msg = f"{where}: must be one of {', '.join(BATCHES)}, or a batch source's type; it is {value!r}."
-            raise RecipeError(msg)
-        value = {"type": BATCHES.get(value, value)}
-    if not isinstance(value, dict):
-        msg = f"{where or 'recipe'}: expected keys with values, found {value!r}."
-        raise RecipeError(msg)
-    hints = get_type_hints(kind)
-    known = {f.name: f for f in fields(kind) if f.init}
-    prefix = f"{where}." if where else ""
-    for key in value:
-        if key not in known:
-            msg = f"{prefix}{key}: unknown key.{_hint(str(key), known)}"
-            raise RecipeError(msg)
-    for name, f in known.items():
-        if name not in value and f.default is MISSING and f.default_factory is MISSING:
-            msg = f"{prefix}{name}: missing."
-            raise RecipeError(msg)
-    return kind(**{key: _convert(hints[key], inner, f"{prefix}{key}") for key, inner in value.items()})
+def _known(name: Any, known: dict[str, Any], place: Place, what: str = "") -> None:
+    if name is not None and not (isinstance(name, str) and name in known):
+        raise PlacedRecipeError(place, f"there is no {what}{name!r}; {hint(str(name), known)}")
 
 
-def _plain(value: Any) -> Any:
-    """Turn dates into text: YAML reads them, as a revision such as 2024-08-06, and JSON has none."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain(inner) for inner in value]
-    return value.isoformat() if isinstance(value, date) else value
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    options = get_args(hint)
-    origin = getattr(hint, "__origin__", None)
-    if hint is type(None):
-        if value is not None:
-            msg = f"{where}: nothing fills this role yet; leave it out."
-            raise RecipeError(msg)
-        return None
-    if type(None) in options:
-        return None if value is None else _convert(next(o for o in options if o is not type(None)), value, where)
-    if origin is Literal:
-        if value not in options and not (value is False and "no" in options):  # YAML reads a bare `no` as false
-            msg = f"{where}: must be one of {', '.join(map(str, options))}; it is {value!r}."
-            raise RecipeError(msg)
-        return value or "no"
-    if origin is list and isinstance(value, list):
-        return [_convert(options[0], inner, f"{where}.{i}") for i, inner in enumerate(value)]
-    if origin is dict and isinstance(value, dict):
-        return {key: _convert(options[1], inner, f"{where}.{key}") for key, inner in value.items()}
-    if hasattr(hint, "__dataclass_fields__"):
-        return _build(hint, value, where)
-    if hint is Any:
-        return _plain(value)
-    if hint is bool and isinstance(value, bool):
-        return value
-    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 5e-5 as a string
-        except ValueError:
-            pass
-    elif isinstance(hint, type) and isinstance(value, hint) and not isinstance(value, bool):
-        return value
-    msg = f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}."
-    raise RecipeError(msg)
+def _check_parameters(tree: Any, place: Place) -> None:
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for name, value in items:
+        number = isinstance(value, int | float)
+        if number and (name == "depth" or str(name).endswith("temperature")) and value <= 0:
+            raise PlacedRecipeError((*place, name), f"must be above 0; it is {value}.")
+        if value == "" and name in _NOT_EMPTY:
+            raise PlacedRecipeError((*place, name), "must not be empty.")
+        _check_parameters(value, (*place, name))

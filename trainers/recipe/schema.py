@@ -1,12 +1,16 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""The keys of a recipe."""
+"""The keys of a recipe, and what their values may be."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, with_config
+from typing_extensions import TypedDict  # pydantic's; Python 3.11's own will not do for it
 
 #: Short names of batch sources.
 BATCHES = {
@@ -14,18 +18,50 @@ BATCHES = {
     "texts": "retort.trainers.batches.texts.TextBatches",
     "queries": "retort.trainers.batches.queries.QueryBatches",
 }
-#: What a stage may set of its own in `training`.
-STAGE_TRAINING = (
-    "batch_size", "accumulation", "cache_gradients", "warmup", "weight_decay", "clip", "evaluate_every", "patience",
-    "keep",
-)  # fmt: skip
+
+
+def _number(value: Any) -> Any:
+    """Read text as a number where it is one: readers of YAML 1.1, Haystack's among them, take `5e-5` for text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _written_out(value: Any) -> Any:
+    """Write out the short name of a batch source."""
+    if not isinstance(value, str):
+        return value
+    if value not in BATCHES and "." not in value:
+        msg = f"must be one of {', '.join(BATCHES)}, or a batch source's type; it is {value!r}."
+        raise ValueError(msg)
+    return {"type": BATCHES.get(value, value)}
+
+
+Text = Annotated[str, Field(min_length=1)]
+Flag = Annotated[bool, Strict()]
+Whole = Annotated[int, Strict()]
+Count = Annotated[int, Strict(), Field(ge=1)]
+Amount = Annotated[int, Strict(), Field(ge=0)]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False), BeforeValidator(_number)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Positive = Annotated[Number, Field(gt=0)]
+Share = Annotated[Number, Field(ge=0, lt=1)]
+# YAML 1.1 reads a bare `no` as false.
+Precision = Annotated[Literal["no", "bf16", "auto"], BeforeValidator(lambda value: "no" if value is False else value)]
+
+
+class _Section:
+    """A mapping of a recipe: other keys than its own are refused."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
 
 @dataclass(kw_only=True)
-class Component:
+class Component(_Section):
     """A pluggable piece, written as Haystack writes it."""
 
-    type: str
+    type: Text
     init_parameters: dict[str, Any] = field(default_factory=dict)
 
 
@@ -33,11 +69,11 @@ class Component:
 class WeightedComponent(Component):
     """An objective with its weight in the loss."""
 
-    weight: float = 1.0
+    weight: Number = 1.0
 
 
 @dataclass(kw_only=True)
-class DataSection:
+class DataSection(_Section):
     """
     Which part of the data directory is used for what.
 
@@ -53,15 +89,15 @@ class DataSection:
         Hash of the training data, as a run writes it into its resolved recipe; other data is then refused.
     """
 
-    train: str = "train"
-    dev: str = "dev"
+    train: Text = "train"
+    dev: Text = "dev"
     empty: Literal["error", "skip"] = "error"
-    max_queries: int | None = None
+    max_queries: Count | None = None
     hash: str | None = None
 
 
 @dataclass(kw_only=True)
-class TrainingSection:
+class TrainingSection(_Section):
     """
     How to train, for all stages.
 
@@ -116,32 +152,47 @@ class TrainingSection:
         What logs besides `log.jsonl`: names that Accelerate knows, such as `tensorboard`.
     """
 
-    batch_size: int = 32
-    accumulation: int = 1
-    cache_gradients: bool = False
-    seed: int = 0
-    precision: Literal["no", "bf16", "auto"] = "no"
-    dropout: float | None = None
-    dims: list[int] = field(default_factory=list)
-    scale: float | None = None
-    weight_decay: float = 0.01
-    warmup: float = 0.1
-    clip: float = 1.0
-    tokens_per_chunk: int | None = None
-    evaluate_every: int = 0
-    patience: int = 0
+    batch_size: Count = 32
+    accumulation: Count = 1
+    cache_gradients: Flag = False
+    seed: Whole = 0
+    precision: Precision = "no"
+    dropout: Share | None = None
+    dims: list[Count] = field(default_factory=list)
+    scale: Positive | None = None
+    weight_decay: NotNegative = 0.01
+    warmup: Share = 0.1
+    clip: NotNegative = 1.0
+    tokens_per_chunk: Count | None = None
+    evaluate_every: Amount = 0
+    patience: Amount = 0
     keep: Literal["best", "last"] = "best"
-    checkpoint_every: int = 200
-    keep_checkpoints: int = 1
-    log_every: int = 10
-    dev_queries: int = 200
-    dev_documents: int = 2000
-    dev_depth: int = 20
-    trackers: list[str] = field(default_factory=list)
+    checkpoint_every: Count = 200
+    keep_checkpoints: Count = 1
+    log_every: Count = 10
+    dev_queries: Count = 200
+    dev_documents: Count = 2000
+    dev_depth: Count = 20
+    trackers: list[Text] = field(default_factory=list)
+
+
+@with_config(ConfigDict(extra="forbid"))
+class StageTraining(TypedDict, total=False):
+    """What a stage may set of its own in place of the recipe's `training`."""
+
+    batch_size: Count
+    accumulation: Count
+    cache_gradients: Flag
+    warmup: Share
+    weight_decay: NotNegative
+    clip: NotNegative
+    evaluate_every: Amount
+    patience: Amount
+    keep: Literal["best", "last"]
 
 
 @dataclass(kw_only=True)
-class CandidatesSection:
+class CandidatesSection(_Section):
     """
     The candidate lists of a stage.
 
@@ -162,17 +213,17 @@ class CandidatesSection:
         What makes documents' texts of a list, by default the documents alone: `QuestionViews`.
     """
 
-    sources: list[str]
-    negatives: int = 7
+    sources: Annotated[list[Text], Field(min_length=1)]
+    negatives: Amount = 7
     order: Literal["random", "top"] = "random"
     sampling: Literal["union", "multiset", "balanced"] = "union"
-    skip: int = 0
+    skip: Amount = 0
     positives: Literal["random", "first", "all"] = "random"
     text: Component | None = None
 
 
 @dataclass(kw_only=True)
-class Stage:
+class Stage(_Section):
     """
     A stretch of training with fixed teacher, candidates and objectives.
 
@@ -211,23 +262,62 @@ class Stage:
         `warmup`, `weight_decay`, `clip`, `evaluate_every`, `patience`, `keep`.
     """
 
-    name: str
-    steps: int
-    objectives: list[WeightedComponent]
-    lr: float = 5e-5
+    name: Text
+    steps: Count
+    objectives: Annotated[list[WeightedComponent], Field(min_length=1)]
+    lr: Positive = 5e-5
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    batches: Component = field(default_factory=lambda: Component(type=BATCHES["lists"]))
+    batches: Annotated[
+        Component,
+        BeforeValidator(_written_out, json_schema_input_type=Literal["lists", "texts", "queries"] | Component),
+    ] = field(default_factory=lambda: Component(type=BATCHES["lists"]))
     queries: Component | None = None
-    teacher: str | None = None
+    teacher: Text | None = None
     candidates: CandidatesSection | None = None
     temperature: Component | None = None
     selector: Component | None = None
-    refresh: int | None = None
+    refresh: Count | None = None
     anchor: Literal["start"] | None = None
     weighting: Component | None = None
-    training: dict[str, Any] = field(default_factory=dict)
+    training: StageTraining = field(default_factory=StageTraining)
 
     @property
     def takes_lists(self) -> bool:
         """Whether candidate lists are made for it."""
         return self.candidates is not None and self.batches.type not in {BATCHES["texts"], BATCHES["queries"]}
+
+
+@dataclass(kw_only=True)
+class RecipeSections(_Section):
+    """
+    The keys of a recipe.
+
+    :param format:
+        1: the version of the format.
+    :param student:
+        What is trained.
+    :param stages:
+        How, one after the other.
+    :param teachers:
+        What it learns from, by name.
+    :param candidates:
+        What mines negatives, by name.
+    :param data:
+        Which part of the data is used for what.
+    :param training:
+        How to train, for all stages.
+    """
+
+    format: Literal[1]
+    student: Component
+    stages: Annotated[list[Stage], Field(min_length=1)]
+    teachers: dict[str, Component] = field(default_factory=dict)
+    candidates: dict[str, Component] = field(default_factory=dict)
+    data: DataSection = field(default_factory=DataSection)
+    training: TrainingSection = field(default_factory=TrainingSection)
+
+
+@cache
+def adapter() -> TypeAdapter[RecipeSections]:
+    """Return what checks the values of a whole recipe."""
+    return TypeAdapter(RecipeSections)
