@@ -229,13 +229,12 @@ def _set(node: Node, path: list[str], new: Node, text: str, mark: Any, before: P
     return MappingNode(node.tag, pairs if step else [*pairs, (key, changed)], node.start_mark)
 
 
-def merged(base: Node, changes: Node, key: str = "", *, parameters: bool = False) -> Node:
+def merged(base: Node, changes: Node, key: str = "") -> Node:
     """
     Return a tree with the changes of another in it.
 
     Mappings are merged key by key, `stages` by their names, `objectives` by their positions; all else is replaced, and
-    so is a `{type, init_parameters}` by one of another type. A null takes its key out, but among parameters, where it
-    is a value.
+    so is a `{type, init_parameters}` by one of another type. A null takes its key out: the default holds again.
 
     :param base:
         The tree that is changed.
@@ -243,8 +242,6 @@ def merged(base: Node, changes: Node, key: str = "", *, parameters: bool = False
         What differs.
     :param key:
         Under which key both stand.
-    :param parameters:
-        Whether they are among `init_parameters`.
     """
     if isinstance(base, SequenceNode) and isinstance(changes, SequenceNode) and key in {"stages", "objectives"}:
         items = list(base.value)
@@ -265,13 +262,10 @@ def merged(base: Node, changes: Node, key: str = "", *, parameters: bool = False
     pairs = {k.value: (k, v) for k, v in base.value}
     for k, v in changes.value:
         null = isinstance(v, ScalarNode) and v.tag.endswith(":null")
-        if null and k.value in pairs and not parameters:
+        if null and k.value in pairs:
             del pairs[k.value]
-        elif k.value in pairs:
-            inner = parameters or k.value == "init_parameters"
-            pairs[k.value] = (k, merged(pairs[k.value][1], v, k.value, parameters=inner))
         else:
-            pairs[k.value] = (k, v)
+            pairs[k.value] = (k, merged(pairs[k.value][1], v, k.value) if k.value in pairs else v)
     return MappingNode(base.tag, list(pairs.values()), changes.start_mark)
 
 
