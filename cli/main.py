@@ -49,6 +49,21 @@ The run folder gets recipe.yaml (everything resolved), log.jsonl, checkpoints/, 
 per_query/ and rankings/. student/ is a plain sentence-transformers folder.
 """
 
+RECIPE_EPILOG = """\
+examples:
+  retort recipe list
+  retort recipe show kd --set stages.1.steps=4000            everything resolved, as a run writes it
+  retort recipe schema > recipe.schema.json
+
+With the first line
+
+  # yaml-language-server: $schema=recipe.schema.json
+
+in a recipe, editors complete its keys, explain them and underline what is wrong. A recipe that differs from another in
+values only names it (`extends: kd`) and holds what differs: mappings are merged, stages by their names, objectives by
+their positions; null takes a key out.
+"""
+
 EVALUATE_EPILOG = """\
 examples:
   retort evaluate bm25 sentence-transformers/all-MiniLM-L6-v2 runs/first/student --data my-data --split dev
@@ -168,6 +183,17 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change one value of the recipe")
     train.add_argument("--allow", action="append", default=[], metavar="MODULE", help="trust types of this module, too")
     train.add_argument("--resume", action="store_true", help="go on with the run that --out holds")
+
+    recipe = add(
+        "recipe", "List the recipes that come with retort, show one, or print their JSON Schema.", RECIPE_EPILOG
+    )
+    actions = recipe.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", help="names of all recipes, a line each")
+    actions.add_parser("schema", help="JSON Schema of recipes, for editors")
+    show = actions.add_parser("show", help="one recipe with all its defaults", formatter_class=_Help)
+    show.add_argument("name", help="name of a recipe that comes with retort, or a YAML file")
+    show.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change one value of the recipe")
+    show.add_argument("--allow", action="append", default=[], metavar="MODULE", help="trust types of this module, too")
 
     distill = add("distill", "From a folder of documents to a student, an index and pipelines.", DISTILL_EPILOG)
     distill.add_argument("--documents", required=True, type=Path, help="folder of documents, one file, or BEIR folder")

