@@ -68,6 +68,30 @@ class CandidateBatch:
     query_extras: dict[str, Any] = field(default_factory=dict)
     document_extras: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def without_lists(cls, queries: list[str], documents: list[str], **more: Any) -> CandidateBatch:
+        """
+        Return a batch of mere texts.
+
+        :param queries:
+            `B` texts; there may be none.
+        :param documents:
+            `U` texts; there may be none.
+        :param more:
+            Further fields, such as `document_extras`.
+        """
+        empty = (len(queries), 0)
+        return cls(
+            queries=queries,
+            documents=documents,
+            index=torch.zeros(empty, dtype=torch.int64),
+            labels=torch.zeros(empty, dtype=torch.int8),
+            mask=torch.zeros(empty, dtype=torch.bool),
+            known_positive=torch.zeros((len(queries), len(documents)), dtype=torch.bool),
+            sources=torch.zeros(empty, dtype=torch.int8),
+            **more,
+        )
+
     @property
     def derived_candidates(self) -> int:
         """`D`: how many of each list's candidates are derived."""

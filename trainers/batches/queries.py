@@ -46,16 +46,9 @@ class QueryBatches(BatchSource):
         rows = np.unique(np.concatenate([asked, said]))
         items = self._texts.item_ids[rows]
         vectors = {name: torch.from_numpy(cache.gather(items)) for name, cache in self._caches.items()}
-        empty = (len(rows), 0)
-        return CandidateBatch(
-            queries=texts_of(self._texts, rows),
-            documents=[],
-            index=torch.zeros(empty, dtype=torch.int64),
-            labels=torch.zeros(empty, dtype=torch.int8),
-            mask=torch.zeros(empty, dtype=torch.bool),
-            known_positive=torch.zeros(empty, dtype=torch.bool),
-            sources=torch.zeros(empty, dtype=torch.int8),
+        return CandidateBatch.without_lists(
+            texts_of(self._texts, rows),
+            [],
             teacher_vectors={name: (found, found[:0]) for name, found in vectors.items()},
             query_items=[item.tobytes() for item in items],
-            document_items=[],
         )

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.batches.sampling import TeacherVectors, picked
@@ -36,15 +35,9 @@ class TextBatches(BatchSource):
         query_rows = np.unique(picked(f"{self._seed} query", len(data.queries), self._queries, step)[0])
         rows = np.unique(picked(f"{self._seed} document", len(data.corpus), self._documents, step)[0])
         query_items, document_items = data.queries.item_ids[query_rows], data.corpus.item_ids[rows]
-        empty = (len(query_rows), 0)
-        return CandidateBatch(
-            queries=texts_of(data.queries, query_rows),
-            documents=texts_of(data.corpus, rows),
-            index=torch.zeros(empty, dtype=torch.int64),
-            labels=torch.zeros(empty, dtype=torch.int8),
-            mask=torch.zeros(empty, dtype=torch.bool),
-            known_positive=torch.zeros((len(query_rows), len(rows)), dtype=torch.bool),
-            sources=torch.zeros(empty, dtype=torch.int8),
+        return CandidateBatch.without_lists(
+            texts_of(data.queries, query_rows),
+            texts_of(data.corpus, rows),
             teacher_vectors=self._vectors.of(query_items, document_items),
             query_items=[item.tobytes() for item in query_items],
             document_items=[item.tobytes() for item in document_items],
