@@ -582,6 +582,9 @@ class StageInputs:
         The recipe's section about them: `negatives`, `order`, `sampling`, `positives`.
     :param text:
         What makes the lists' texts; None takes documents as they are.
+    :param student:
+        The student itself, for what depends on its tokenizer. Its weights change, so that batches must not depend on
+        them.
     """
 
     context: Context
@@ -594,6 +597,7 @@ class StageInputs:
     lists: CandidateLists | None = None
     candidates: Any = None
     text: TextTransform | None = None
+    student: Any = None
 
 
 class BatchSource:

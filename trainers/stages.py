@@ -59,6 +59,7 @@ def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
         seed=f"{recipe.training.seed} {place}",
         candidates=stage.candidates,
         text=built.texts.get(stage.name),
+        student=built.distiller.student,
     )
     source = built.batches[stage.name]
     if stage.candidates is not None and source.needs_lists:
