@@ -216,6 +216,10 @@ class Objective(nn.Module):
     #: Highest learning rate of its own parameters (with `turn`: of the teacher), if it is not the stage's.
     lr: float | None = None
 
+    def __init__(self) -> None:
+        """Take no parameters; without this a recipe would read torch's signature, which takes any."""
+        super().__init__()
+
     @property
     def each_teacher(self) -> list[str]:
         """Names of the teachers that it compares with, one at a time."""
@@ -290,6 +294,10 @@ class Temperature(nn.Module):
     #: Highest learning rate of its own parameters, if it is not the stage's.
     lr: float | None = None
 
+    def __init__(self) -> None:
+        """Take no parameters."""
+        super().__init__()
+
     def lr_factor(self, step: int, steps: int) -> float:  # noqa: ARG002
         """Return the share of `lr` at a step, on top of the schedule: AdamW divides the gradient's own size out."""
         return 1.0
@@ -320,6 +328,10 @@ class TeacherWeighting(nn.Module):
 
     #: Highest learning rate of its own parameters, if it is not the stage's.
     lr: float | None = None
+
+    def __init__(self) -> None:
+        """Take no parameters."""
+        super().__init__()
 
     def bind(self, teachers: list[str], info: ModelInfo) -> None:
         """Create what depends on the teachers; called once, before the optimiser sees the parameters."""
