@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from safetensors.torch import save_file
+from skeletons.cerberus import with_heads
 
 from retort.students import create
 from retort.trainers.engine.loop import Loop
@@ -40,6 +41,11 @@ def double_sparse(**parameters: Any) -> Any:
 def double_towers(**parameters: Any) -> Any:
     """Start two towers in float64; what is frozen stays so."""
     return create.two_towers(**parameters).double()
+
+
+def double_heads(**parameters: Any) -> Any:
+    """Start a student with heads in float64."""
+    return with_heads(**parameters).double()
 
 
 def run_all(jobs: dict[str, dict], data: Path, out: Path) -> None:

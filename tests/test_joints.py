@@ -1,0 +1,291 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+The joints that methods plug into, each held by the skeleton of a method that needs it (tests/skeletons).
+
+A skeleton is named by a recipe and its module allowed; nothing under trainers/ knows of it.
+"""
+
+import copy
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from skeletons import capstone, cerberus, master
+from test_house import ROOT, code_lines
+from tiny import assert_comes_back, everything, pool, spec, stage
+
+from retort.students import Student
+from retort.students.layers import layers_of
+from retort.trainers.build import build_recipe
+from retort.trainers.context import TrainingContext
+from retort.trainers.data.read import read_data
+from retort.trainers.distiller import step_loss
+from retort.trainers.encoder_output import BatchEncoder
+from retort.trainers.engine.log import total
+from retort.trainers.recipe import Recipe
+from retort.trainers.roles import ModelInfo, StageInputs, StepContext, TextRequest
+from retort.trainers.run import run_recipe
+from retort.trainers.stages import open_stage
+
+ALLOW = ["skeletons"]
+SKELETONS = sorted((ROOT / "tests" / "skeletons").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", SKELETONS, ids=lambda path: path.stem)
+def test_a_skeleton_is_small(path):
+    assert code_lines(path) <= 60
+
+
+def plain(recipe_tree: dict, *stages: dict, **parts) -> dict:
+    """The recipe with other stages, without dropout."""
+    tree = copy.deepcopy(recipe_tree) | parts | {"stages": list(stages)}
+    config = tree["student"]["init_parameters"]["config"]
+    config["hidden_dropout_prob"] = config["attention_probs_dropout_prob"] = 0.0
+    return tree
+
+
+def comes_back(tree, data, tmp_path, monkeypatch, kills=(3, 6)) -> list[dict]:
+    """Run a recipe, and again with kills; returns the log's lines with terms."""
+    run_recipe(Recipe.from_dict(tree, allow=ALLOW), data, tmp_path / "whole" / "run")
+    expected = everything(tmp_path / "whole" / "run")
+    assert_comes_back(tree, data, tmp_path, monkeypatch, expected, kills, allow=ALLOW)
+    lines = (tmp_path / "whole" / "run" / "log.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if "terms" in line]
+
+
+def gradients(tree, data, cache, parts: int, **training) -> dict[str, torch.Tensor]:
+    """Gradients of a stage's first step, in float64, of a batch that is cut into parts."""
+    recipe = Recipe.from_dict(tree | {"training": tree["training"] | training}, allow=ALLOW)
+    torch.manual_seed(0)
+    built = build_recipe(recipe, read_data(data, "train"), cache)
+    distiller, section = built.distiller.double(), recipe.stages[0]
+    source = open_stage(built, section, cache / "out").source
+    distiller.enter(section.name)
+    ctx = StepContext(section.name, 0, section.steps)
+    cut = [part.to(torch.device("cpu"), torch.float64) for part in source.batch(0).split(parts)]
+    assert len(cut) == parts
+    counts = total(distiller.counts(part, ctx) for part in cut)
+    for part in cut:
+        step_loss(distiller(part, ctx), counts).backward()
+    return {name: p.grad for name, p in distiller.named_parameters() if p.grad is not None}
+
+
+def assert_alike(first: dict, second: dict) -> None:
+    assert first.keys() == second.keys()
+    assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-10
+
+
+@pytest.fixture
+def master_tree(recipe_tree) -> dict:
+    one = stage("spans", 8, spec("skeletons.master.Decoder"), batches=spec("skeletons.master.Spans"))
+    return plain(recipe_tree, one, teachers={}, candidates={})
+
+
+class TestMaster:
+    """Batches of a method's own; token states; parameters of an objective."""
+
+    @pytest.fixture
+    def source(self, beir, tmp_path, tiny_model):
+        context = TrainingContext(read_data(beir, "train"), {}, tmp_path)
+        source = master.Spans()
+        source.open(StageInputs(context, batch_size=6, steps=8, window=range(8), seed="0 0", student=tiny_model()))
+        return source
+
+    def test_a_batch_depends_on_its_step_alone(self, source):
+        batch = source.batch(3)
+        assert batch.documents == source.batch(3).documents != source.batch(4).documents
+        assert batch.queries == [] and batch.size == batch.lists_without_positive == 0
+        whole = [source._texts[row] for row in batch.document_extras["row"].tolist()]
+        assert [f"{a} {b}" for a, b in zip(*map(batch.document_extras.get, ("first", "target")), strict=True)] == whole
+        assert all("[MASK]" in text for text in batch.documents)
+
+    def test_parts_have_their_own_extras(self, source):
+        whole = source.batch(0)
+        parts = whole.split(2)
+        assert [len(part.documents) for part in parts] == [3, 3]
+        for name in ("first", "target"):
+            assert [text for part in parts for text in part.document_extras[name]] == whole.document_extras[name]
+        assert torch.cat([part.document_extras["row"] for part in parts]).equal(whole.document_extras["row"])
+
+    def test_the_decoder_sees_the_encoder_through_its_vector_alone(self, source, tiny_model):
+        """Reference 06-D: the gradient reaches the state that is the vector, and exactly no other."""
+        model, batch, states = tiny_model(pooling="cls"), source.batch(0), []
+        objective = master.Decoder()
+        objective.bind(ModelInfo(16, {}, {}, student=model))
+
+        def note(_module, _arguments, out):
+            states.append(out[0] if isinstance(out, tuple) else out)
+            if states[-1].requires_grad:
+                states[-1].retain_grad()
+
+        layers_of(model[0].model)[-1].register_forward_hook(note)
+        output = BatchEncoder(StepContext("s", 0, 1).processes).encode(model, batch, 20.0, views=objective.views)
+        assert output.queries.shape == (0, 16) and output.views["tokens"][0].states.shape[0] == 0
+        values = objective(output, batch, StepContext("s", 0, 8, model=model))
+        values["decoder"].sum().backward(retain_graph=True)
+        (states,) = (s for s in states if len(s) == len(batch.documents))
+        assert bool((states.grad[:, 0].abs().sum(-1) > 0).all())
+        assert float(states.grad[:, 1:].abs().max()) == 0
+        values["mlm"].sum().backward()
+        assert float(states.grad[:, 1:].abs().max()) > 0
+
+    def test_a_document_without_a_target(self, source, tiny_model):
+        source._texts = ["ship", *source._texts[1:4]]
+        source.size = 4
+        batch, model = source.batch(0), tiny_model()
+        objective = master.Decoder()
+        objective.bind(ModelInfo(16, {}, {}, student=model))
+        masks = objective.valid(batch)
+        assert masks["decoder"].tolist() == [False, True, True, True] and bool(masks["mlm"].all())
+        output = BatchEncoder(StepContext("s", 0, 1).processes).encode(model, batch, 20.0, views=objective.views)
+        values = objective(output, batch, StepContext("s", 0, 8, model=model))
+        assert values["decoder"][0].item() == 0 and bool((values["decoder"][1:] > 0).all())
+
+    def test_parts_and_cached_gradients_change_nothing(self, master_tree, beir, tmp_path):
+        whole = gradients(master_tree, beir, tmp_path, 1)
+        assert any("layer.linear1" in name for name in whole)
+        assert_alike(whole, gradients(master_tree, beir, tmp_path, 2))
+        assert_alike(whole, gradients(master_tree, beir, tmp_path, 2, cache_gradients=True, tokens_per_chunk=24))
+
+    def test_a_killed_run(self, master_tree, beir, tmp_path, monkeypatch):
+        lines = comes_back(master_tree, beir, tmp_path, monkeypatch)
+        assert len(lines) == 8 and set(lines[0]["terms"]) == {"loss", "decoder", "mlm"}
+        assert lines[-1]["queries_without_positive"] == 0
+
+
+@pytest.fixture
+def capstone_tree(recipe_tree) -> dict:
+    one = stage(
+        "expanded",
+        8,
+        spec("Contrastive", scope="list"),
+        spec("ListwiseKL", teacher="teacher"),
+        queries=spec("skeletons.capstone.Phrases"),
+        candidates=pool("bm25", negatives=2, text=spec("skeletons.capstone.Expanded")),
+        refresh=4,
+    )
+    return plain(recipe_tree, one, candidates={"bm25": recipe_tree["candidates"]["bm25"]})
+
+
+class TestCapstone:
+    """Queries of a stage's own, made anew at each refresh; texts that follow the stage's progress."""
+
+    @pytest.mark.parametrize(
+        ("steps", "parts", "expected"),
+        [
+            (20000, 3, {0: 3, 6665: 3, 6666: 2, 13331: 2, 13332: 1, 19999: 1}),
+            (25000, 4, {0: 4, 6249: 4, 6250: 3, 12500: 2, 18750: 1, 24999: 1}),
+            (2, 3, {0: 3, 1: 2}),
+        ],
+    )
+    def test_parts_count_down(self, steps, parts, expected):
+        assert {step: capstone.part(step, steps, parts) for step in expected} == expected
+
+    def test_ranks(self):
+        assert [capstone.ranks(10, part, 3) for part in (3, 2, 1)] == [(7, 10), (4, 6), (1, 3)]
+        assert [capstone.ranks(2, part, 4) for part in (4, 3, 2, 1)] == [(2, 2), (2, 2), (1, 1), (1, 1)]
+
+    @pytest.mark.parametrize(
+        ("other", "value"),
+        [
+            ("what is the boiling point of water at altitude", 0.875),
+            ("boiling point water celsius", 0.545455),
+            ("why does water boil at 100 degrees", 0.142857),
+            ("who discovered oxygen", 0.0),
+        ],
+    )
+    def test_similarity(self, other, value):
+        assert capstone.rouge_l("what is the boiling point of water", other) == pytest.approx(value, abs=1e-6)
+
+    def test_from_the_least_to_the_most_similar(self, beir):
+        """The list's own query never stands with a document, and all documents of a list are in one phase."""
+        data = read_data(beir, "train")
+        data.qrels = {
+            name: dict.fromkeys(("d00", "d10"), 1) for name in data.queries.ids
+        }  # 30 queries of two documents
+        transform = capstone.Expanded(parts=3)
+        transform.bind(None, SimpleNamespace(sep_token="[SEP]"), 1)
+        own = data.queries.texts[0]
+        rows = np.array([data.corpus.rows["d00"], data.corpus.rows["d10"]])
+        others = sorted(data.queries.texts[1:], key=lambda other: -capstone.rouge_l(own, other))
+        for step, (first, last) in {0: (19, 29), 5: (9, 19), 8: (0, 9)}.items():
+            drawn = set()
+            for seed in range(40):
+                rng = np.random.default_rng(seed)
+                request = TextRequest(data, 0, rows, np.array([True, False]), step, 9, 0, rng)
+                drawn |= {text.rpartition(" [SEP] ")[2] for text in transform.texts(request)}
+            assert drawn <= set(others[first:last]) and len(drawn) > 5
+        assert request.progress == 1.0
+
+    def test_parts_change_nothing(self, capstone_tree, beir, tmp_path):
+        assert_alike(gradients(capstone_tree, beir, tmp_path, 1), gradients(capstone_tree, beir, tmp_path, 2))
+
+    def test_a_killed_run(self, capstone_tree, beir, tmp_path, monkeypatch):
+        """A resumed run reads its queries back: they are made once for each refresh, whatever is killed."""
+        numbers, real = [], capstone.Phrases.open
+
+        def noted(self, context, number):
+            numbers.append(number)
+            real(self, context, number)
+
+        monkeypatch.setattr(capstone.Phrases, "open", noted)
+        lines = comes_back(capstone_tree, beir, tmp_path, monkeypatch)
+        assert numbers == [0, 1] * 3
+        assert all(line["terms"]["contrastive"] > 0 for line in lines)
+        kept = [
+            [json.loads(line) for line in path.read_text().splitlines()]
+            for path in sorted((tmp_path / "whole" / "run" / "queries").iterdir())
+        ]
+        assert len(kept) == 2 and kept[0] != kept[1]
+        texts = read_data(beir, "train").corpus
+        assert all(entry["text"] in texts.texts[texts.rows[entry["document_id"]]] for entry in kept[0])
+
+
+@pytest.fixture
+def cerberus_tree(recipe_tree, other_student) -> dict:
+    teachers = recipe_tree["teachers"] | {"other": spec("BiEncoderTeacher", model=other_student, device="cpu")}
+    objectives = [spec("skeletons.cerberus.HeadKL", head=i, teacher=name) for i, name in enumerate(teachers)]
+    one = stage("heads", 8, *objectives, candidates=pool("bm25", negatives=3))
+    tree = plain(recipe_tree, one, teachers=teachers, candidates={"bm25": recipe_tree["candidates"]["bm25"]})
+    options = tree["student"]["init_parameters"]
+    tree["student"] = spec("skeletons.cerberus.with_heads", heads=2, dim=4, **options)
+    return tree
+
+
+class TestCerberus:
+    """A student with a module of its own, whose view objectives look at: one head a teacher."""
+
+    def test_the_mean_of_dots_is_the_dot_of_the_joined(self):
+        queries = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]])
+        documents = torch.tensor([[[0.6, 0.8], [0.8, 0.6], [0.6, 0.8]]])
+        heads = cerberus.Heads(6, 3, 2)
+        for i, layer in enumerate(heads.layers):
+            layer.weight.data = torch.eye(6)[2 * i : 2 * i + 2]
+            layer.bias.data.zero_()
+        q, d = (heads({"sentence_embedding": own.reshape(1, 6)}) for own in (queries, documents))
+        assert q["head_embeddings"].allclose(queries)
+        mean = (q["head_embeddings"] * d["head_embeddings"]).sum(-1).mean()
+        joined = (q["sentence_embedding"] * d["sentence_embedding"]).sum()
+        assert [mean.item(), joined.item()] == pytest.approx([0.733333, 0.733333], abs=1e-6)
+
+    def test_a_heads_loss_leaves_the_others_alone(self, cerberus_tree, beir, tmp_path):
+        cerberus_tree["stages"][0]["objectives"].pop()  # the second head's
+        found = gradients(cerberus_tree, beir, tmp_path, 1)
+        sums = {name: float(gradient.abs().sum()) for name, gradient in found.items()}
+        assert all(value > 0 for name, value in sums.items() if ".layers.0." in name or "encoder.layer" in name)
+        assert [value for name, value in sums.items() if ".layers.1." in name] in ([], [0, 0])
+
+    def test_parts_and_cached_gradients_change_nothing(self, cerberus_tree, beir, tmp_path):
+        whole = gradients(cerberus_tree, beir, tmp_path, 1)
+        assert_alike(whole, gradients(cerberus_tree, beir, tmp_path, 2))
+        assert_alike(whole, gradients(cerberus_tree, beir, tmp_path, 2, cache_gradients=True, tokens_per_chunk=24))
+
+    def test_a_killed_run(self, cerberus_tree, beir, tmp_path, monkeypatch):
+        lines = comes_back(cerberus_tree, beir, tmp_path, monkeypatch)
+        assert set(lines[0]["terms"]) == {"loss", "listwise_kl", "listwise_kl#1"}
+        student = Student.load(str(tmp_path / "whole" / "run" / "student"), trust_remote_code=True)
+        assert student.encode_query(["a ship"]).shape == (1, 8)
