@@ -289,3 +289,8 @@ class TestCerberus:
         assert set(lines[0]["terms"]) == {"loss", "listwise_kl", "listwise_kl#1"}
         student = Student.load(str(tmp_path / "whole" / "run" / "student"), trust_remote_code=True)
         assert student.encode_query(["a ship"]).shape == (1, 8)
+
+    def test_views_are_whole_where_vectors_are_cut(self, cerberus_tree, beir, tmp_path):
+        """A term on views is computed once, whatever `training.dims` says."""
+        whole = gradients(cerberus_tree, beir, tmp_path, 1)
+        assert_alike(whole, gradients(cerberus_tree, beir, tmp_path, 1, dims=[3]))

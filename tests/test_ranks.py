@@ -160,7 +160,7 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
     cerberus["student"] = spec("two_ranks.double_heads", heads=2, dim=4, **whole["student"]["init_parameters"])
     heads = [spec("skeletons.cerberus.HeadKL", head=i, teacher=name) for i, name in enumerate(whole["teachers"])]
     cerberus["stages"] = [distil | {"objectives": heads}]
-    cerberus["training"] |= {"cache_gradients": True, "batch_size": 1}  # a rank has no query
+    cerberus["training"] |= {"dims": [3], "cache_gradients": True, "batch_size": 1}  # a rank has no query
 
     def changed(tree, **training):
         tree = copy.deepcopy(tree)

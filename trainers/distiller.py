@@ -318,7 +318,8 @@ class Distiller(nn.Module):
 
     def _cuts(self, objective: Any) -> dict[str, int]:
         """Sizes at which an objective sees the vectors, by what its terms' names end in; 0 is all of them."""
-        dims = self.dims if objective.scores_only and objective.turn is None else []
+        whole = objective.views or not objective.scores_only or objective.turn is not None
+        dims = [] if whole else self.dims
         return {"": 0} | {f"@{dim}": dim for dim in dims}
 
     def _place(self, stage: str, objective: Any) -> str:

@@ -205,7 +205,8 @@ class Objective(nn.Module):
     divergence = False
     #: It looks at scores alone, so that cut vectors do for it (`training.dims`).
     scores_only = True
-    #: What it needs of the student's output beyond vectors: `tokens`, or `NAME` of a module's `NAME_embeddings`.
+    #: What it needs of the student's output beyond vectors, always whole: `tokens`, or `NAME` of a module's
+    #: `NAME_embeddings`.
     views: tuple[str, ...] = ()
     #: The teacher that it learns from, or several, each weighed by the stage's `weighting`.
     teacher: str | list[str] | None = None
