@@ -109,12 +109,17 @@ def _forward_parts(
 
     parts = {layer_entry(number): pool(states[number]) for number in layers}
     for view in views:
+        entry = "token_embeddings" if view == "tokens" else f"{view}_embeddings"
+        if entry not in features:
+            there = ", ".join(sorted(name for name in features if name.endswith("_embeddings")))
+            msg = f"no module of the {side} model gives {entry}; there are: {there or 'none'}."
+            raise ValueError(msg)
         if view == "tokens":
-            parts["tokens"] = padded(features["token_embeddings"])
+            parts["tokens"] = padded(features[entry])
             parts["token_mask"] = padded(features["attention_mask"]).bool()
             parts["token_ids"] = padded(features["input_ids"])
         else:
-            parts[view] = features[f"{view}_embeddings"]
+            parts[view] = features[entry]
     return parts | {VECTORS: features["sentence_embedding"]}
 
 
@@ -222,6 +227,8 @@ def encode_parts(
     :returns:
         By name, in the order of the texts: `VECTORS` `[n, d]`; `layer_entry(number)` `[n, h]`; `tokens`
         `[n, length, h]`, `token_mask` and `token_ids` `[n, length]`; each other view `[n, ...]`.
+    :raises ValueError:
+        If no module of the model gives a view.
     """
 
     rows, parts = [], []

@@ -29,6 +29,7 @@ from retort.trainers.engine.log import total
 from retort.trainers.recipe import Recipe
 from retort.trainers.roles import ModelInfo, StageInputs, StepContext, TextRequest
 from retort.trainers.run import run_recipe
+from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.stages import open_stage
 
 ALLOW = ["skeletons"]
@@ -294,3 +295,8 @@ class TestCerberus:
         """A term on views is computed once, whatever `training.dims` says."""
         whole = gradients(cerberus_tree, beir, tmp_path, 1)
         assert_alike(whole, gradients(cerberus_tree, beir, tmp_path, 1, dims=[3]))
+
+    def test_a_view_that_no_module_gives(self, cerberus_tree, recipe_tree, beir, tmp_path):
+        cerberus_tree["student"] = recipe_tree["student"]
+        with pytest.raises(RecipeError, match=r"stages.0.objectives.0 .*HeadKL.*no module .*head_embeddings"):
+            run_recipe(Recipe.from_dict(cerberus_tree, allow=ALLOW), beir, tmp_path / "run")

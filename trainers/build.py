@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+import torch
+
+from retort.students.encoding import encode_parts
 from retort.students.hashing import fingerprint_of
 from retort.students.late_interaction import is_late_interaction
-from retort.students.layers import layers_of, set_dropout
+from retort.students.layers import evaluating, layers_of, set_dropout
 from retort.students.scoring import is_ranker
 from retort.students.sparse import is_sparse
 from retort.students.towers import SIDES, route
@@ -240,9 +243,11 @@ def build_distiller(
             if objective.needs_lists and not batches[stage.name].needs_lists:
                 msg = f"{where}: {spec.type} needs candidate lists; the stage's batches are mere texts."
                 raise RecipeError(msg)
-            if objective.needs_vectors and ranker:
+            if (objective.needs_vectors or objective.views) and ranker:
                 msg = f"{where}: {spec.type} compares vectors, and the student is a ranker, which has none."
                 raise RecipeError(msg)
+            if objective.views:
+                _checked(f"{where} ({spec.type})", _look_at_views, student, objective.views)
             for name in objective.each_teacher:
                 _check_objective(where, spec.type, objective, student, name, teachers[name])
             if objective.needs_anchor and spec.weight and stage.anchor is None:
@@ -331,6 +336,13 @@ def _check_objective(where: str, kind: str, objective: Objective, student: Any, 
     if live is not None and objective.lr is not None and objective.turn is None:
         msg = f"{where}: lr is the teacher's in its turn; without `turn` set it at the teacher, beside `train: true`."
         raise RecipeError(msg)
+
+
+def _look_at_views(student: Any, views: tuple[str, ...]) -> None:
+    """Encode one text: what a student's modules give shows only then."""
+    with evaluating(student), torch.no_grad():
+        for side in SIDES:
+            encode_parts(student, ["text"], side, views=views)
 
 
 def _check_turns(where: str, stage: Stage, objectives: list[Objective]) -> None:
