@@ -16,9 +16,9 @@ import pytest
 import torch
 from skeletons import capstone, cerberus, master
 from test_house import ROOT, code_lines
-from tiny import assert_comes_back, everything, pool, spec, stage
+from tiny import assert_comes_back, everything, pool, spec, stage, tiny_config
 
-from retort.students import Student
+from retort.students import Student, create
 from retort.students.layers import layers_of
 from retort.trainers.build import build_recipe
 from retort.trainers.context import TrainingContext
@@ -133,6 +133,15 @@ class TestMaster:
         assert float(states.grad[:, 1:].abs().max()) == 0
         values["mlm"].sum().backward()
         assert float(states.grad[:, 1:].abs().max()) > 0
+
+    def test_a_tower_without_texts_has_no_gradient(self, source, tokenizer_path):
+        """Zeros would let weight decay loose on it."""
+        tower = spec("from_config", config=tiny_config(1), tokenizer=tokenizer_path)
+        model = create.two_towers(query=tower, document=tower)
+        output = BatchEncoder(StepContext("s", 0, 1).processes).encode(model, source.batch(0), 20.0, views=("tokens",))
+        (output.documents.sum() + output.queries.sum()).backward()
+        learned = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+        assert learned and not any("sub_modules.query" in name for name in learned)
 
     def test_a_document_without_a_target(self, source, tiny_model):
         source._texts = ["ship", *source._texts[1:4]]

@@ -263,13 +263,17 @@ class BatchEncoder:
             options["length"] = longest(model, texts, side) if texts else 0
         dealt = self.processes.deal(texts)
         own = [texts[row] for row in dealt[self.processes.rank]]
-        # Without texts of its own a process encodes one to learn the shapes of what it gathers.
-        parts = encode_parts(model, own or texts[:1] or [""], side, **options)
+        if own:
+            parts = encode_parts(model, own, side, **options)
+        else:
+            # One text tells the shapes of what is gathered. Without gradients: zeros for a tower that no text went
+            # through would let weight decay loose on it.
+            with torch.no_grad():
+                shapes = encode_parts(model, texts[:1] or [""], side, **options)
+            parts = {name: part[:0].requires_grad_(part.is_floating_point()) for name, part in shapes.items()}
         like = next(model.parameters())
         return {
-            name: self.processes.gather(
-                part[: len(own)].to(like.dtype) if part.is_floating_point() else part[: len(own)], dealt
-            )
+            name: self.processes.gather(part.to(like.dtype) if part.is_floating_point() else part, dealt)
             for name, part in parts.items()
         }
 
