@@ -254,6 +254,11 @@ class TestCapstone:
         texts = read_data(beir, "train").corpus
         assert all(entry["text"] in texts.texts[texts.rows[entry["document_id"]]] for entry in kept[0])
 
+    def test_a_source_without_any_query(self, capstone_tree, beir, tmp_path, monkeypatch):
+        monkeypatch.setattr(capstone.Phrases, "of", lambda self, data: [[] for _ in data.corpus.ids])
+        with pytest.raises(RecipeError, match=r"stages.0.queries: Phrases made no query"):
+            run_recipe(Recipe.from_dict(capstone_tree, allow=ALLOW), beir, tmp_path / "run")
+
 
 @pytest.fixture
 def cerberus_tree(recipe_tree, other_student) -> dict:

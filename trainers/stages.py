@@ -37,7 +37,7 @@ def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
     :param number:
         How often the stage was refreshed before.
     :raises RecipeError:
-        If a teacher gives an order where its scores are needed.
+        If a teacher gives an order where its scores are needed, or the stage's query source makes no query.
     """
     recipe, objectives = built.recipe, built.distiller.objectives_of(stage.name)
     place = next(i for i, other in enumerate(recipe.stages) if other.name == stage.name)
@@ -50,6 +50,9 @@ def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
         context = _with_queries(
             context, built.queries[stage.name], out / "queries" / _file(stage, number, "jsonl"), number
         )
+        if not len(context.data.queries):
+            msg = f"stages.{place}.queries: {type(built.queries[stage.name]).__name__} made no query of any document."
+            raise RecipeError(msg)
     first = number * (stage.refresh or 0)
     inputs = StageInputs(
         context=context,
