@@ -247,11 +247,11 @@ def index_documents(
     :param store:
         Folder of the index, or URL of a collection on a Qdrant server.
     :param sparse:
-        A sparse student, whose embeddings documents get besides.
+        A sparse student, whose embeddings documents get as well.
     :param prune:
         Delete every document of the index that `source` does not give.
     :param quantization:
-        `int8` or `binary`: how a folder's index keeps embeddings besides; None leaves an index as it is.
+        `int8` or `binary`: how a folder's index also keeps embeddings; None leaves an index as it is.
     :param trust_remote_code:
         Run code that the students bring along.
     :returns:

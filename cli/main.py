@@ -112,7 +112,7 @@ untrained model, exports, indexes, and writes pipelines/*.yml and report.html. T
 interruption.
 
 --teacher is a model's name, or a YAML file: {type, init_parameters} of a Haystack ranker, chat generator or teacher, or
-{text_embedder, document_embedder}. --generator makes up questions besides: {type, init_parameters} of a chat generator,
+{text_embedder, document_embedder}. --generator makes up further questions: {type, init_parameters} of a chat generator,
 or {generator, prompt, most, revision}. --queries has real queries, which are kept for dev: .jsonl with query and
 documents, or .csv with query and document; a document is an id or a file's path.
 """
@@ -264,11 +264,11 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument("student", help="student or model folder, or Hub id")
     index.add_argument("--documents", required=True, type=Path, help="folder of documents, one file, or BEIR folder")
     index.add_argument("--store", required=True, metavar="STORE", help="folder of the index, or URL of a collection")
-    index.add_argument("--sparse", metavar="STUDENT", help="sparse student besides, for hybrid retrieval")
+    index.add_argument("--sparse", metavar="STUDENT", help="sparse student as well, for hybrid retrieval")
     index.add_argument(
         "--quantization",
         choices=["int8", "binary"],
-        help="keep embeddings in a byte or a bit a dimension besides: faster searches in a large folder",
+        help="keep embeddings in a byte or a bit a dimension as well: faster searches in a large folder",
     )
     index.add_argument(
         "--prune", action="store_true", help="delete every document of the index that --documents does not give"

@@ -73,11 +73,11 @@ def index_documents(
     :param progress:
         Shows how far it is: a context of what is done and of how many, that yields `update(n)`.
     :param sparse:
-        A sparse student, whose embeddings documents get besides.
+        A sparse student, whose embeddings documents get as well.
     :param prune:
         Delete every document of the index that is not among those read.
     :param quantization:
-        `int8` or `binary`: how a folder's index keeps embeddings besides; None leaves an index as it is.
+        `int8` or `binary`: how a folder's index also keeps embeddings; None leaves an index as it is.
     :param trust_remote_code:
         Run code that the students bring along.
     :returns:

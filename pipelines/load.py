@@ -40,7 +40,7 @@ def store_spec(
     :param sparse:
         Whether there are sparse embeddings; only a server's collection must be told.
     :param quantization:
-        `int8` or `binary`: how a folder keeps embeddings besides; None takes what is there.
+        `int8` or `binary`: how a folder also keeps embeddings; None takes what is there.
     :returns:
         Its `type` and `init_parameters`.
     :raises DocumentStoreError:

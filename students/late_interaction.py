@@ -53,7 +53,7 @@ def encode_tokens(
     :param recompute:
         Keep no activations for the backward pass (see `retort.students.encoding.recomputed`).
     :param layers:
-        Layers, from 0, whose states are given besides.
+        Layers, from 0, whose states are given as well.
     :returns:
         `[n, length, l * h + d + 1]`: each layer's states, the model's vectors, and 1 where a token counts.
     """

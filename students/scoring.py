@@ -70,7 +70,7 @@ def score_chunks(
     :param recompute:
         Keep no activations for the backward pass (see `retort.students.encoding.recomputed`).
     :param layers:
-        Layers, from 0, whose states the model's head scores besides.
+        Layers, from 0, whose states the model's head scores as well.
     :returns:
         Pairs of rows `[c]` and their logits `[c]`; the rows partition `range(n)`. With `layers` they are `[c, l + 1]`,
         the model's own last.

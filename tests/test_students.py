@@ -33,6 +33,7 @@ from retort.students.files import replace_file, resolve_model
 from retort.students.hashing import fingerprint_of, space_of
 from retort.students.sparse import SparseStudent
 from retort.trainers.recipe import Recipe
+from retort.trainers.run import run_recipe
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
 
@@ -421,7 +422,7 @@ class TestLora:
         return recipe_tree | {"teachers": {}}
 
     def test_adapters_learn_and_are_saved_merged(self, tree, tiny_student, beir, tmp_path, monkeypatch):
-        Recipe.from_dict(tree).run(beir, tmp_path / "run")
+        run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
         assert_comes_back(tree, beir, tmp_path, monkeypatch, everything(tmp_path / "run"), (3,))
         monkeypatch.setitem(sys.modules, "peft", None)  # nobody needs it any more
         folder = str(tmp_path / "run" / "student")
@@ -454,7 +455,7 @@ class TestLora:
             learns: {p.dtype for p in model.parameters() if p.requires_grad is learns} for learns in (True, False)
         }
         assert dtypes == {True: {torch.float32}, False: {torch.bfloat16}}
-        Recipe.from_dict(tree).run(beir, tmp_path / "run")
+        run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
         stored = load_file(tmp_path / "run" / "student" / "model.safetensors")
         assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
 

@@ -91,12 +91,11 @@ class BuiltRecipe:
         return sorted({name for stage in self.recipe.stages for name in self.teachers_of(stage)})
 
     def teachers_of(self, stage: Stage) -> list[str]:
-        """List the teachers that a stage needs: for its objectives, for mining, for choosing its queries."""
+        """List the teachers that a stage needs: for its objectives, candidates, queries and batches."""
         names = {name for o in self.distiller.objectives_of(stage.name) for name in o.teachers}
-        names |= {n for s in (stage.candidates.sources if stage.candidates else []) for n in self.miners[s].teachers}
-        if stage.name in self.selectors:
-            names |= set(self.selectors[stage.name].teachers)
-        return sorted(names)
+        roles: list[Any] = [self.miners[source] for source in (stage.candidates.sources if stage.candidates else [])]
+        roles += [own[stage.name] for own in (self.selectors, self.queries, self.batches) if stage.name in own]
+        return sorted(names.union(*(role.teachers for role in roles)))
 
 
 def build_recipe(recipe: Recipe, data: RetrievalData, cache: Path) -> BuiltRecipe:

@@ -58,7 +58,10 @@ class TrainingContext:
 
     def over(self, data: RetrievalData) -> TrainingContext:
         """Return the same models over other data."""
-        return TrainingContext(data, self.teachers, self.cache, self._student)
+        other = TrainingContext(data, self.teachers, self.cache, self._student)
+        if data.corpus is self.data.corpus and "bm25" in vars(self):
+            vars(other)["bm25"] = self.bm25
+        return other
 
     def model_key(self, name: str) -> str:
         """Identify a model's weights: a teacher's key, or the fingerprint of the student as it is now."""

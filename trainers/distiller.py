@@ -75,7 +75,7 @@ class Distiller(nn.Module):
     :param cache_gradients:
         Hold one chunk's activations at a time, for another forward pass (see `students.encoding.recomputed`).
     :param dims:
-        Sizes to which the student's vectors are cut besides (Matryoshka).
+        Sizes to which the student's vectors are cut as well (Matryoshka).
     """
 
     def __init__(

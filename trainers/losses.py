@@ -88,7 +88,7 @@ def listwise_kl(
     :param teacher:
         `[B, N]` teacher scores. NaN marks a missing score.
     :param mask:
-        `[B, N]` bool, what takes part; missing teacher scores are left out besides.
+        `[B, N]` bool, what takes part; missing teacher scores are left out, too.
     :param student_temperature:
         Divides the student's scores; a number, or a tensor that broadcasts to `[B, 1]`.
     :param teacher_temperature:
@@ -129,7 +129,7 @@ def margin_mse(student: Tensor, teacher: Tensor, positive: Tensor, mask: Tensor)
     :param positive:
         `[B, N]` bool.
     :param mask:
-        `[B, N]` bool, what takes part; missing teacher scores are left out besides.
+        `[B, N]` bool, what takes part; missing teacher scores are left out, too.
     :returns:
         `[B]`; 0 where there is no such pair.
     """

@@ -154,7 +154,8 @@ class ModelInfo:
     :param teacher_layers:
         The same of teachers in the loop.
     :param student:
-        The student itself, to create modules that fit it.
+        The student itself, to create modules that fit it. An objective must not keep it as an attribute: it would
+        become a part of the objective. In a step it is `StepContext.model`.
     """
 
     student_dim: int
@@ -471,6 +472,9 @@ class Selector:
 class QuerySource:
     """Makes queries of documents: weak pairs, pseudo-queries, a generator's."""
 
+    #: Names of the recipe's teachers that it asks.
+    teachers: tuple[str, ...] = ()
+
     def open(self, context: Context, number: int) -> None:
         """Get ready, where it is a stage's `queries`; `number` counts the stage's refreshes, from 0."""
 
@@ -618,6 +622,8 @@ class BatchSource:
 
     #: The stage must have `candidates`.
     needs_lists = False
+    #: Names of the recipe's teachers that it asks.
+    teachers: tuple[str, ...] = ()
     #: Queries (or texts) that it draws from; a stage without any is passed over.
     size: int = 0
     #: How many of these have a positive.

@@ -127,9 +127,7 @@ def train_built(
     )
     checkpoints = list_checkpoints(out / "checkpoints")
     progress = loop.run(checkpoints[-1] if checkpoints else None)
-    teachers = {
-        n: context.teachers[n] for n in sorted({n for stage in recipe.stages for n in built.teachers_of(stage)})
-    }
+    teachers = {name: context.teachers[name] for name in built.all_teachers()}
     for name in teachers:  # a run that went on after the last stage that asks one has not taken it up
         train_teacher(built, name, home or out, dev, accelerator)
     metrics: dict[str, Any] = {}

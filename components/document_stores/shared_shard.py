@@ -72,7 +72,7 @@ class ShardUser(Protocol):
 
     @property
     def quantization(self) -> str | None:
-        """How embeddings are kept besides, None for as the index has it."""
+        """How embeddings are also kept, None for as the index has it."""
 
 
 class SharedShard:
@@ -289,7 +289,7 @@ def create_index(path: str, quantization: str | None) -> None:
     :param path:
         The folder, missing or empty.
     :param quantization:
-        How embeddings are kept besides, `None` for not at all.
+        How embeddings are also kept, `None` for not at all.
     """
     path = os.path.realpath(path)
     aside = f"{path}.{uuid4().hex}.tmp"

@@ -59,7 +59,7 @@ class DistillationTrainer:
             Takes the place of the recipe's teacher: a model's name; `{type, init_parameters}` of a teacher, a Haystack
             ranker or chat generator, or such a component; or `{text_embedder, document_embedder}`.
         :param generator:
-            `{type, init_parameters}` of a chat generator that makes up questions besides.
+            `{type, init_parameters}` of a chat generator that makes up further questions.
         :param generator_options:
             Further parameters of `GeneratedQuestions`, such as `prompt`, `most` and `revision`.
         :param settings:

@@ -111,7 +111,7 @@ def final_metrics(
 
     A bi-encoder, BM25, and each teacher that gives vectors, rank the full corpus for all dev queries. A ranker ranks
     BM25's first documents for the dev sample, beside BM25 itself: all dev queries would take too long. Of a ranker it
-    is measured besides whether it looks at the query (`query_sensitivity`).
+    is also measured whether it looks at the query (`query_sensitivity`).
 
     :returns:
         The metrics, and the evaluations by name: `student`, `bm25` and teachers.

@@ -5,7 +5,7 @@
 LEAD: liberal feature-based distillation (Sun et al. 2023, arXiv 2212.05225).
 
 Every layer of teacher and student is turned into a distribution over the same candidates, and these are matched; so the
-two need to share neither width, depth, tokenizer nor kind. The teacher is a `LiveTeacher`, which may learn besides. The
+two need to share neither width, depth, tokenizer nor kind. The teacher is a `LiveTeacher`, which may learn as well. The
 loss is `Contrastive` of the student + `TeacherContrastive` (if the teacher learns) + `MutualKL` + `LayerKL`, all of
 weight 1 in the official code.
 """

@@ -36,7 +36,7 @@ def create(spec: Component, role: Role, where: str, allow: Sequence[str] = (), *
     :param allow:
         Further modules that types may come from.
     :param extra:
-        Parameters to give besides, where the type takes them and the description and None do not say otherwise.
+        Further parameters, where the type takes them and the description and None do not say otherwise.
     :raises RecipeError:
         If the type is not trusted, not there or of another role, or does not take these parameters.
     """

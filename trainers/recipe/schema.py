@@ -133,7 +133,7 @@ class TrainingSection(_Section):
         Of all models in training, for this run; by default what each has in its configuration. On CPUs a step without
         takes up to a third less time.
     :param dims:
-        Besides its whole vectors, train their first so many entries, for students whose vectors may be cut
+        Train not only whole vectors but also their first so many entries, for students whose vectors may be cut
         (Matryoshka, Kusupati et al. 2022). All terms that compare scores are computed at each and averaged; terms that
         compare the vectors themselves see them whole.
     :param scale:
@@ -153,7 +153,7 @@ class TrainingSection(_Section):
     :param keep:
         Which state becomes the student: the `best` one on the dev sample, or the `last`, as papers count steps.
     :param checkpoint_every:
-        Steps between checkpoints; there is one at the end of each stage besides.
+        Steps between checkpoints; there is one at the end of each stage, too.
     :param keep_checkpoints:
         How many checkpoints stay, the newest first.
     :param log_every:
@@ -165,7 +165,7 @@ class TrainingSection(_Section):
     :param dev_depth:
         For rankers: how many documents of BM25's each query of the sample has ranked.
     :param trackers:
-        What logs besides `log.jsonl`: names that Accelerate knows, such as `tensorboard`.
+        Further logs beside `log.jsonl`: names that Accelerate knows, such as `tensorboard`.
     """
 
     batch_size: Count = 32
