@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from skeletons import capstone, cerberus, master
+from skeletons import capstone, cerberus, master, simcse
 from test_house import ROOT, code_lines
 from tiny import assert_comes_back, everything, pool, spec, stage, tiny_config
 
@@ -165,6 +165,37 @@ class TestMaster:
         lines = comes_back(master_tree, beir, tmp_path, monkeypatch)
         assert len(lines) == 8 and set(lines[0]["terms"]) == {"loss", "decoder", "mlm"}
         assert lines[-1]["queries_without_positive"] == 0
+
+
+@pytest.fixture
+def simcse_tree(recipe_tree) -> dict:
+    one = stage("pairs", 6, spec("Contrastive"), batches=spec("skeletons.simcse.OwnPositives"))
+    return copy.deepcopy(recipe_tree) | {"stages": [one], "teachers": {}, "candidates": {}}  # with dropout
+
+
+class TestSimCSE:
+    """Batches with lists of a method's own, which no `candidates` made."""
+
+    def test_reference_value(self, simcse_tree, beir, tmp_path):
+        """Equation 4 of the paper, with both sides alike, as there is no dropout."""
+        built = build_recipe(Recipe.from_dict(simcse_tree, allow=ALLOW), read_data(beir, "train"), tmp_path)
+        source = open_stage(built, built.recipe.stages[0], tmp_path / "out").source
+        batch, distiller = source.batch(2), built.distiller.eval()
+        assert isinstance(source, simcse.OwnPositives) and batch.queries == batch.documents
+        values, counts, weight = distiller(batch, StepContext("pairs", 2, 6))["contrastive"]
+        vectors = torch.nn.functional.normalize(torch.from_numpy(distiller.student.encode(batch.documents)), dim=-1)
+        expected = torch.logsumexp(20 * vectors @ vectors.T, dim=-1) - 20
+        torch.testing.assert_close(values.detach(), expected, atol=1e-4, rtol=0)
+        assert counts.all() and weight == 1.0
+
+    def test_a_killed_run(self, simcse_tree, beir, tmp_path, monkeypatch):
+        lines = comes_back(simcse_tree, beir, tmp_path, monkeypatch, (3,))
+        assert len(lines) == 6 and lines[-1]["queries_without_positive"] == 0
+
+    def test_mere_texts_have_no_lists(self, simcse_tree, beir, tmp_path):
+        simcse_tree["stages"][0]["batches"] = "texts"
+        with pytest.raises(RecipeError, match=r"stages.0.objectives.0: .*Contrastive needs .*lists"):
+            run_recipe(Recipe.from_dict(simcse_tree, allow=ALLOW), beir, tmp_path / "run")
 
 
 @pytest.fixture

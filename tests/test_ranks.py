@@ -46,6 +46,7 @@ EXACT = [
     "master",
     "capstone",
     "cerberus",
+    "simcse",
 ]
 FITTED = ["prod", "r2anker"]
 
@@ -162,6 +163,13 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
     cerberus["stages"] = [distil | {"objectives": heads}]
     cerberus["training"] |= {"dims": [3], "cache_gradients": True, "batch_size": 1}  # a rank has no query
 
+    # Lists that a batch source brings along.
+    simcse = copy.deepcopy(whole) | {"candidates": {}, "teachers": {}}
+    simcse["stages"] = [
+        whole["stages"][0] | {"batches": spec("skeletons.simcse.OwnPositives"), "objectives": [spec("Contrastive")]}
+    ]
+    del simcse["stages"][0]["teacher"]
+
     def changed(tree, **training):
         tree = copy.deepcopy(tree)
         tree["training"] |= training
@@ -187,6 +195,7 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
         "master": master,
         "capstone": capstone,
         "cerberus": cerberus,
+        "simcse": simcse,
         # Float32 with dropout: the ranks must agree, and a killed run must come back to it.
         "dropout": long(recipe_tree),
     }

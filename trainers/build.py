@@ -236,11 +236,12 @@ def build_distiller(
     objectives: dict[str, list[tuple[Objective, float]]] = {}
     for i, stage in enumerate(recipe.stages):
         objectives[stage.name] = []
+        source = batches[stage.name]
         for j, spec in enumerate(stage.objectives):
             where = f"stages.{i}.objectives.{j}"
             objective: Objective = recipe.create(spec, "objective", where, teacher=stage.teacher)
-            if objective.needs_lists and not batches[stage.name].needs_lists:
-                msg = f"{where}: {spec.type} needs candidate lists; the stage's batches are mere texts."
+            if objective.needs_lists and not (source.needs_lists or source.brings_lists):
+                msg = f"{where}: {spec.type} needs candidate lists; {stage.batches.type} gives batches of mere texts."
                 raise RecipeError(msg)
             if (objective.needs_vectors or objective.views) and ranker:
                 msg = f"{where}: {spec.type} compares vectors, and the student is a ranker, which has none."

@@ -622,6 +622,8 @@ class BatchSource:
 
     #: The stage must have `candidates`.
     needs_lists = False
+    #: Its batches have lists (`index`) without `candidates`, so that objectives which need lists take them.
+    brings_lists = False
     #: Names of the recipe's teachers that it asks.
     teachers: tuple[str, ...] = ()
     #: Queries (or texts) that it draws from; a stage without any is passed over.
