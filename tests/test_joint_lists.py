@@ -118,6 +118,31 @@ class TestDerivedCandidates:
             assert first[name] == pytest.approx(plain[name], abs=1e-6)
         assert first["dark_kl"] > 0
 
+    @pytest.mark.parametrize(
+        ("objective", "model", "scope"),
+        [
+            ("TeacherContrastive", spec("ranker", trunk="TRUNK", layers=[0]), "list"),
+            ("MutualKL", spec("from_layers", trunk="TRUNK", layers=[0]), "in_batch"),
+            ("MutualKL", spec("late_interaction", model="TRUNK"), "in_batch"),
+        ],
+    )
+    def test_nor_of_a_teacher_in_the_loop(self, dark, beir, tmp_path, trunk, objective, model, scope):
+        options = {k: trunk if v == "TRUNK" else v for k, v in model["init_parameters"].items()}
+        dark["teachers"]["live"] = spec("LiveTeacher", student=spec(model["type"], **options), train=True)
+        dark["stages"][0]["objectives"] = [
+            spec("Contrastive"),
+            spec(objective, teacher="live", scope=scope),
+            spec("skeletons.adam.DarkKL"),
+        ]
+        run_recipe(Recipe.from_dict(dark, allow=ALLOW), beir, tmp_path / "dark" / "run")
+        without = copy.deepcopy(dark)
+        del without["stages"][0]["candidates"]["text"]
+        without["stages"][0]["objectives"].pop()
+        run_recipe(Recipe.from_dict(without), beir, tmp_path / "without" / "run")
+        first, plain = (log_of(tmp_path / name / "run")[0]["terms"] for name in ("dark", "without"))
+        names = plain.keys() - {"loss"}
+        assert len(names) == 2 and {n: first[n] for n in names} == pytest.approx({n: plain[n] for n in names}, abs=1e-5)
+
     def test_reference_value(self):
         """03-B: the divergences over the dark lists, of the queries that the teacher is sure of."""
         batch = lists(torch.tensor([[4.0, 3, 2], [1, 2.5, 1.5], [3, 2.8, 2]]))

@@ -135,6 +135,14 @@ class MultiVectorOutput:
     cosine_scale: float = COSINE_SCALE
     layers: dict[int, MultiVectorOutput] = field(default_factory=dict)
 
+    def standard(self, batch: CandidateBatch) -> MultiVectorOutput:
+        """Leave out derived candidates."""
+        if not batch.derived_documents:
+            return self
+        layers = {number: layer.standard(batch) for number, layer in self.layers.items()}
+        kept = slice(-batch.derived_documents)
+        return replace(self, documents=self.documents[kept], document_mask=self.document_mask[kept], layers=layers)
+
     def in_batch_scores(self) -> Tensor:
         r"""`[B, U]` scores of every query against every document: $\sum_i \max_j q_i \cdot d_j$ (MaxSim)."""
         low = torch.finfo(self.queries.dtype).min
