@@ -4,6 +4,7 @@
 """LEAD and teachers in the loop: reference values, pairs of layers, kinds of teachers, who learns, killed runs."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -365,6 +366,16 @@ def test_a_late_interaction_model_sees_its_prompts(trunk, tmp_path):
         for own, expected in zip(found, encode(texts), strict=True):
             kept = own[own[:, -1] > 0, :-1]
             torch.testing.assert_close(kept, torch.as_tensor(expected), atol=1e-5, rtol=1e-4)
+
+
+def test_an_order_to_which_a_teacher_in_the_loop_adds(tree, beir, tmp_path):
+    """What counts is known before it answers."""
+    tree["teachers"]["words"] = spec("BM25Teacher")
+    del tree["stages"][1:]
+    tree["stages"][0]["objectives"] = [spec("RankNet", teacher="words", extra_teachers={"dual": 0.5})]
+    run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert all(line["terms"]["rank_net"] > 0 for line in lines if line["event"] == "step")
 
 
 def test_patience_waits_for_the_student(tree, beir, tmp_path):

@@ -288,9 +288,12 @@ class RankNet(TeacherObjective):
 
     def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:
         """Lists that the teacher orders count; of teachers in the loop all of two documents or more."""
-        name, scored = self._compared_teacher(teacher), self.scored(batch, teacher)
-        if name not in batch.teacher_scores and name not in batch.teacher_vectors:
-            return {"rank_net": scored.sum(-1) > 1}
+        names, known = (
+            (self._compared_teacher(teacher), *self.extra_teachers),
+            {*batch.teacher_scores, *batch.teacher_vectors},
+        )
+        if not known.issuperset(names):
+            return {"rank_net": self.scored(batch, teacher).sum(-1) > 1}
         # Any positive scale gives the same order.
         scores = self.list_teacher(SimpleNamespace(cosine_scale=1.0), batch, StepContext("", 0, 1, teacher=teacher))
         return {"rank_net": losses.ordered_pairs(scores, batch.mask).any(-1).any(-1)}
