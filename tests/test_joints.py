@@ -285,6 +285,14 @@ class TestCapstone:
         texts = read_data(beir, "train").corpus
         assert all(entry["text"] in texts.texts[texts.rows[entry["document_id"]]] for entry in kept[0])
 
+    def test_a_query_may_hold_any_character(self, capstone_tree, beir, tmp_path, monkeypatch):
+        """Among them those that Unicode counts as line breaks."""
+        odd = "what\u2028is\x85it\u2029"
+        monkeypatch.setattr(capstone.Phrases, "of", lambda self, data: [[f"{odd} {i}"] for i in data.corpus.ids])
+        built = build_recipe(Recipe.from_dict(capstone_tree, allow=ALLOW), read_data(beir, "train"), tmp_path)
+        source = open_stage(built, built.recipe.stages[0], tmp_path / "out").source
+        assert all(query.startswith(odd) for query in source.batch(0).queries)
+
     def test_a_source_without_any_query(self, capstone_tree, beir, tmp_path, monkeypatch):
         monkeypatch.setattr(capstone.Phrases, "of", lambda self, data: [[] for _ in data.corpus.ids])
         with pytest.raises(RecipeError, match=r"stages.0.queries: Phrases made no query"):
