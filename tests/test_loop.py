@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,9 +31,12 @@ from retort.trainers.engine import loop as loop_module
 from retort.trainers.engine.checkpoints import list_checkpoints
 from retort.trainers.engine.loop import Loop
 from retort.trainers.engine.optimizers import schedule_factor
-from retort.trainers.recipe import Recipe
+from retort.trainers.engine.progress import RunProgress
+from retort.trainers.engine.validation import Validation
+from retort.trainers.recipe import Recipe, TrainingSection
 from retort.trainers.roles import StepContext
 from retort.trainers.run import run_recipe
+from retort.trainers.runtime.distributed import ProcessGroup
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.stages import open_stage
 
@@ -117,6 +121,21 @@ class TestRun:
         assert steps["best"][1] == steps["last"][1]
         states = [load_file(tmp_path / keep / "student" / "model.safetensors") for keep in steps]
         assert not all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+    def test_the_best_of_the_last_and_what_follows(self, tmp_path):
+        """A stage that keeps its last state sets what a later one has to beat, not its best, which is gone."""
+        student = torch.nn.Linear(1, 1)
+        scores = iter([0.5, 0.4, 0.45])
+        log, path = SimpleNamespace(write=lambda *_, **__: None), tmp_path / "best.safetensors"
+        distiller = SimpleNamespace(student=student, train=lambda: None, eval=lambda: None)
+        validation = Validation(distiller, lambda: next(scores), path, log, ProcessGroup())
+        progress = RunProgress()
+        for step, keep in enumerate(("last", "last", "best")):
+            torch.nn.init.constant_(student.weight, step)
+            progress.global_step = step
+            validation.run(progress, {}, TrainingSection(keep=keep))
+        assert load_file(path)["weight"].item() == 2
+        assert (progress.best_step, progress.best, progress.since_best) == (2, 0.5, 2)
 
     def test_the_projection_is_left_out_of_the_student(self, reference):
         assert Student.load(str(reference / "student")).dim == 8

@@ -19,10 +19,12 @@ class RunProgress:
         Steps of the run that are done.
     :param best:
         Best nDCG@10 on the dev sample so far.
+    :param kept:
+        The same of the state that is kept: with `keep: last` it may be below `best`.
     :param best_step:
-        The `global_step` that it was of; -1 before the first evaluation.
+        The `global_step` that `kept` was of; -1 before the first evaluation.
     :param since_best:
-        Evaluations of the stage since then.
+        Evaluations of the stage without a better one than `best`.
     :param queries_without_positive:
         How many lists without a positive were trained on.
     :param lists:
@@ -33,6 +35,7 @@ class RunProgress:
     step: int = 0
     global_step: int = 0
     best: float = -1.0
+    kept: float = -1.0
     best_step: int = -1
     since_best: int = 0
     queries_without_positive: int = 0

@@ -63,8 +63,9 @@ class Validation:
         self._log.write(where, event="evaluation", dev_sample_ndcg=score, best_before=progress.best)
         better = score > progress.best
         progress.since_best = 0 if better else progress.since_best + 1
-        if better or training.keep == "last":
-            progress.best, progress.best_step = max(score, progress.best), progress.global_step
+        progress.best = max(score, progress.best)
+        if training.keep == "last" or score > progress.kept:
+            progress.kept, progress.best_step = score, progress.global_step
             if self._processes.is_main:
                 state = {k: t.detach().cpu().clone() for k, t in self._distiller.student.state_dict().items()}
                 with replace_file(self._path) as aside:
