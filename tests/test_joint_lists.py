@@ -27,9 +27,10 @@ from retort.trainers.encoder_output import PairOutput
 from retort.trainers.engine.checkpoints import list_checkpoints
 from retort.trainers.objectives import ListwiseKL
 from retort.trainers.recipe import Recipe
-from retort.trainers.roles import ModelInfo, StepContext
+from retort.trainers.roles import Derived, ModelInfo, StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
+from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
 
 ALLOW = ("skeletons",)
 # The toy batch of the methods' reference values: two queries, whose positives are {0} and {0, 3}.
@@ -77,8 +78,6 @@ class TestDerivedCandidates:
     def test_a_batch(self, beir, tmp_path, tiny_ranker):
         """Derived texts come last, are scored as they are made, and only some objectives see them."""
         from skeletons.adam import DarkExamples
-
-        from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
 
         teacher = CrossEncoderTeacher(model=tiny_ranker, device="cpu")
         context = TrainingContext(read_beir(beir, "train"), {"ranker": teacher}, tmp_path / "cache")
@@ -142,6 +141,34 @@ class TestDerivedCandidates:
         first, plain = (log_of(tmp_path / name / "run")[0]["terms"] for name in ("dark", "without"))
         names = plain.keys() - {"loss"}
         assert len(names) == 2 and {n: first[n] for n in names} == pytest.approx({n: plain[n] for n in names}, abs=1e-5)
+
+    def test_only_teachers_of_objectives_that_see_them_are_asked(self, dark, beir, tmp_path):
+        """BM25 cannot score derived texts, and need not."""
+        dark["teachers"]["words"] = spec("BM25Teacher")
+        dark["stages"][0]["objectives"].append(spec("ListwiseKL", teacher="words"))
+        run_recipe(Recipe.from_dict(dark, allow=ALLOW), beir, tmp_path / "run")
+        assert log_of(tmp_path / "run")[0]["terms"]["listwise_kl#3"] > 0
+        dark["stages"][0]["objectives"].append(spec("skeletons.adam.DarkKL", teacher="words"))
+        with pytest.raises(RecipeError, match="'words' scores documents of the corpus"):
+            run_recipe(Recipe.from_dict(dark, allow=ALLOW), beir, tmp_path / "other")
+
+    def test_equal_texts_in_other_unicode_forms(self, dark, beir, tmp_path, monkeypatch):
+        """Caches take them for one text, as they do everywhere."""
+        from skeletons.adam import DarkExamples
+
+        forms = [Derived("caf\u00e9"), Derived("cafe\u0301")]
+        monkeypatch.setattr(DarkExamples, "derived", lambda self, request: forms)
+        run_recipe(Recipe.from_dict(dark, allow=ALLOW), beir, tmp_path / "run")
+        assert log_of(tmp_path / "run")[0]["terms"]["dark_kl"] > 0
+
+    @pytest.mark.parametrize("kind", ["listwise", "ranks"])
+    def test_scores_that_depend_on_the_list(self, kind, dark, beir, tmp_path, monkeypatch):
+        """Derived candidates stand in a list of their own: their scores are not comparable with those of the others."""
+        monkeypatch.setattr(CrossEncoderTeacher, *{"listwise": ("listwise", True), "ranks": ("gives", "ranks")}[kind])
+        monkeypatch.setattr(DarkKL, "takes_ranks", True)
+        dark["stages"][0]["objectives"].pop(1)
+        with pytest.raises(RecipeError, match=r"teacher 'ranker' scores whole lists; .*derived"):
+            run_recipe(Recipe.from_dict(dark, allow=ALLOW), beir, tmp_path / "run")
 
     def test_reference_value(self):
         """03-B: the divergences over the dark lists, of the queries that the teacher is sure of."""

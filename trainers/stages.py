@@ -71,7 +71,9 @@ def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
             _make_lists(built, stage, inputs, scorers).save(path, context.data)
         # Read back even when new: a resumed run sees the same.
         inputs.lists = CandidateLists.load(path, context.data)
-    inputs.score_teachers, inputs.vector_teachers = scorers, [name for name in names if name not in scorers]
+    seen = {name for o in objectives if o.takes_derived for name in o.teachers}
+    inputs.score_teachers = [name for name in scorers if name in seen]
+    inputs.vector_teachers = [name for name in names if name not in scorers]
     source.open(inputs)
 
     def fix_state() -> dict[str, dict[str, Tensor]]:
