@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from retort.trainers.data.texts import TextStore, item_id
+from retort.trainers.data.texts import TextStore
 from retort.trainers.roles import Context
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.runtime.rng import rng_for
@@ -82,7 +82,7 @@ class DerivedScores:
         wanted = sorted(set(pairs))
         texts = sorted({text for _, text in wanted})
         self._rows = {text: row for row, text in enumerate(texts)}
-        store = TextStore([item_id(text).hex() for text in texts], texts)
+        store = TextStore(map(str, range(len(texts))), texts)
         over = context.over(replace(context.data, corpus=store, qrels={}, given={}))
         self._store = store
         self._caches = {name: over.teacher_cache(name, "document", store) for name in vector_teachers}
