@@ -69,7 +69,7 @@ class DerivedScores:
     :param pairs:
         Rows of queries, with the texts of their derived candidates.
     :raises RecipeError:
-        If a teacher scores documents of the corpus only.
+        If a teacher scores documents of the corpus, or whole lists, only.
     """
 
     def __init__(
@@ -89,11 +89,15 @@ class DerivedScores:
         queries = np.array([query for query, _ in wanted], dtype=np.int64)
         rows = np.array([self._rows[text] for _, text in wanted], dtype=np.int64)
         self._scores: dict[str, dict[tuple[int, str], float]] = {}
+        teachers = context.teachers
         for name in score_teachers:
-            if context.teachers[name].corpus_dependent:
+            if teachers[name].corpus_dependent:
                 msg = f"teacher {name!r} scores documents of the corpus; it cannot score derived ones."
                 raise RecipeError(msg)
-            values = over.scores(name, queries, rows).tolist() if wanted else []
+            values = over.scores(name, queries, rows).tolist() if wanted and not teachers[name].listwise else []
+            if teachers[name].listwise or over.kinds.get(name) == "ranks":
+                msg = f"teacher {name!r} scores whole lists, without derived candidates; name one that scores pairs."
+                raise RecipeError(msg)
             self._scores[name] = dict(zip(wanted, values, strict=True))
 
     def of(self, teacher: str, query: int, texts: list[str]) -> list[float]:
