@@ -245,6 +245,23 @@ class TestSeveralTeachers:
             run_recipe(Recipe.from_dict(tree, allow=ALLOW), beir, tmp_path / "run")
 
 
+def test_what_an_objective_logs_hides_no_term(toy, tiny_model, monkeypatch):
+    """Not its own of that name, nor another objective's: a term that is logged alone teaches nothing."""
+
+    class Logging(ListwiseKL):
+        def forward(self, output, batch, ctx):
+            values = super().forward(output, batch, ctx)
+            ctx.logged_terms["listwise_kl"] = (torch.zeros(2), torch.ones(2, dtype=torch.bool))
+            return values
+
+    pairs = [(Logging(teacher="t1"), 1.0), (ListwiseKL(teacher="t2"), 1.0)]
+    distiller = Distiller(tiny_model(1), {"s": pairs}, ModelInfo(16, {}, {}), scale=1.0)
+    monkeypatch.setattr(distiller.encoder, "encode", lambda *_: PairOutput(S))
+    terms, counts = (call(toy, StepContext("s", 0, 1)) for call in (distiller, distiller.counts))
+    learned = {name for name, (_, _, weight) in terms.items() if weight is not None}
+    assert learned == counts.keys() and len(learned) == 2 and len(terms) == 3
+
+
 class TestStageState:
     def test_reference_values(self, toy):
         """11: teacher 2 is avoided on the first query and followed on the second; teacher 3 is avoided on both."""

@@ -227,11 +227,15 @@ class Distiller(nn.Module):
         # Autocast is for the encoder: scores and losses would lose digits that a softmax needs.
         with torch.autocast(batch.index.device.type, enabled=False):
             seen = _with_teachers(batch, teachers, self.student)
-            parts = []
+            parts, logs = [], []
             for number, objective, weight in self._used(ctx.stage, pairs):
                 masks = self._valid(objective, batch)
-                parts.append((number, self._terms_of(objective, weight, masks, output, seen, ctx)))
-            return _numbered(parts)
+                terms, logged = self._terms_of(objective, weight, masks, output, seen, ctx)
+                parts.append((number, terms))
+                logs.append((number, logged))
+            names = {name for _, own in parts for name in own}
+            apart = ((n, {f"logged.{k}" if k in names else k: v for k, v in own.items()}) for n, own in logs)
+            return _numbered(parts) | _numbered(apart)
 
     def counts(self, batch: CandidateBatch, ctx: StepContext) -> dict[str, float]:
         """Count each term's valid values without encoding anything; what is valid depends on the batch alone."""
@@ -261,7 +265,7 @@ class Distiller(nn.Module):
         output: Any,
         batch: CandidateBatch,
         ctx: StepContext,
-    ) -> Weighted:
+    ) -> tuple[Weighted, Weighted]:
         """Compute an objective's terms, at each size of the vectors, for each teacher; and what it logs."""
         if not objective.takes_derived:
             seen_by = {name: seen.standard(batch) for name, seen in ctx.teachers.items()}
@@ -277,19 +281,19 @@ class Distiller(nn.Module):
         for teacher, counts in zip(teachers, masks, strict=True):
             step = replace(ctx, teacher=teacher, state=state, logged_terms=logged)
             step.temperature = tau = self._temperature(objective, output, batch, step)
-            terms: dict[str, tuple[Tensor, Tensor]] = {}
+            own_terms: dict[str, tuple[Tensor, Tensor]] = {}
             for cut, dim in cuts.items():
                 seen = output.cut(dim) if dim else output
                 values: Values = objective(seen, batch, replace(step, logged_terms={}) if dim else step)
-                terms |= {f"{name}{cut}": (v, counts[name]) for name, v in values.items()}
-            each.append(terms)
+                own_terms |= {f"{name}{cut}": (v, counts[name]) for name, v in values.items()}
+            each.append(own_terms)
             if tau is not None:
                 own = tau.expand(len(batch.queries), 1).reshape(-1)
                 name = "temperature" if shares is None else f"temperature.{teacher}"
                 logged[name] = (own, torch.ones_like(own, dtype=torch.bool))
         joined = each[0] if shares is None else _joined(each, shares)
-        found: Weighted = {name: (v, m, weight / len(cuts)) for name, (v, m) in joined.items()}
-        return found | {name: (v.detach(), m, None) for name, (v, m) in logged.items()}
+        terms: Weighted = {name: (v, m, weight / len(cuts)) for name, (v, m) in joined.items()}
+        return terms, {name: (v.detach(), m, None) for name, (v, m) in logged.items()}
 
     def _temperature(self, objective: Any, output: Any, batch: CandidateBatch, ctx: StepContext) -> Tensor | None:
         stage = f"stage_{ctx.stage}"

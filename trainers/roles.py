@@ -114,7 +114,8 @@ class StepContext:
     :param model:
         The student itself, for objectives that use parts of it, such as its token embeddings.
     :param logged_terms:
-        What an objective wants logged apart from its terms; it adds nothing to the loss.
+        What an objective wants logged apart from its terms; it adds nothing to the loss. A term's name becomes
+        `logged.NAME`.
     """
 
     stage: str
