@@ -200,7 +200,11 @@ class TestErrors:
             ("stages.0.objectives.0.init_parameters", {"teacher": [["x"]]}, "there is no teacher ['x']"),
             ("teachers", None, "teachers: expected keys with values; it is None"),
             ("teachers", {1: {}}, "teachers: keys are text; 1 is none"),
-            ("student.init_parameters.folder", RECIPES, "a recipe holds plain values"),
+            (
+                "student.init_parameters.folder",
+                RECIPES,
+                "student.init_parameters.folder: must be a number, text, a list",
+            ),
         ],
     )
     def test_odd_values(self, recipe_tree, path, value, message):
@@ -251,7 +255,7 @@ class TestFiles:
             ("steps: 5", "steps: !!python/name:os.system", "not valid YAML: could not determine a constructor"),
             ("steps: 5", "steps: *five", "not valid YAML: found undefined alias 'five'."),
             ("name: align", "name: distil", "stages.1.name: names must differ"),
-            ("steps: 5", "steps: &it [*it]", "an anchor holds itself."),
+            ("steps: 5", "steps: &it [*it]", "not valid YAML: found unconstructable recursive node."),
         ],
     )
     def test_a_line(self, write, old, new, message):
@@ -262,11 +266,13 @@ class TestFiles:
         line = 0 if "names" in message else line  # it is the second one's
         assert re.match(rf"{re.escape(str(path))}:{line or '[0-9]+'}: ", str(error.value))
 
-    @pytest.mark.parametrize("new", ["steps: 5\n  steps: 6", "steps: 5\n  lr: 1.0\n  lr: 2.0"])
+    @pytest.mark.parametrize(
+        "new", ["steps: 5\n  steps: 6", "steps: 5\n  lr: 1.0\n  lr: 2.0", "steps: 5\n  training: {clip: 1, clip: 2}"]
+    )
     def test_a_key_twice(self, write, new):
         path, _ = write()
         path.write_text(path.read_text().replace("steps: 5", new, 1))
-        with pytest.raises(RecipeError, match=r"r.yaml:\d+: (steps|lr): the key is on line \d+ already"):
+        with pytest.raises(RecipeError, match=r"r.yaml:\d+: (steps|lr|clip): the key is on line \d+ already"):
             Recipe.from_yaml(path)
 
     def test_what_shows_when_it_is_created(self, write):

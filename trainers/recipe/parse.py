@@ -11,24 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
-from yaml.nodes import Node
 
 from retort.trainers.recipe.aliases import with_current_names
 from retort.trainers.recipe.create import create
 from retort.trainers.recipe.schema import BATCHES, Component, RecipeSections, Stage, TrainingSection, adapter
 from retort.trainers.recipe.tree import (
+    Node,
     Place,
     PlacedRecipeError,
-    child,
     dotted,
     hint,
-    locate,
+    located,
     merged,
     nodes_of,
-    read_nodes,
+    read_file,
     values,
     with_value,
-    without,
 )
 from retort.trainers.recipe.trust import Role, refuse_other_role
 from retort.trainers.recipe.validate import checked
@@ -61,7 +59,7 @@ class Recipe(RecipeSections):
     # Not keys of the file: a recipe can neither name itself nor widen what it may load.
     name: str = field(default="recipe", init=False, compare=False)
     allow: list[str] = field(default_factory=list, init=False, compare=False)
-    _nodes: Node | None = field(default=None, init=False, compare=False, repr=False)
+    _nodes: Node = field(default=Node(None), init=False, compare=False, repr=False)
 
     @classmethod
     def from_yaml(cls, name_or_path: str | Path, *, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> Recipe:
@@ -80,7 +78,7 @@ class Recipe(RecipeSections):
             If the file is missing or malformed, or a key, type or value is not known or not trusted.
         """
         path = find_recipe(name_or_path)
-        recipe = cls._from_nodes(_extended(read_nodes(path), path, ()), overrides, allow, str(path))
+        recipe = cls._from_nodes(_extended(read_file(path), path), overrides, allow, str(path))
         recipe.name = path.stem
         return recipe
 
@@ -89,27 +87,18 @@ class Recipe(RecipeSections):
         cls, tree: Any, *, overrides: Sequence[str] = (), allow: Sequence[str] = (), origin: str = "recipe"
     ) -> Recipe:
         """Check a recipe given as a dictionary (see `from_yaml`); `origin` is what errors call it."""
-        try:
-            nodes = nodes_of(tree)
-        except RecipeError as error:
-            msg = f"{origin}: {error}"
-            raise RecipeError(msg) from error
-        return cls._from_nodes(_extended(nodes, Path(origin), ()), overrides, allow, origin)
+        return cls._from_nodes(_extended(nodes_of(tree), Path(origin)), overrides, allow, origin)
 
     @classmethod
     def _from_nodes(cls, nodes: Node, overrides: Sequence[str], allow: Sequence[str], origin: str) -> Recipe:
         for override in overrides:
             nodes = with_value(nodes, override)
-        try:
+        with located(nodes, origin):
             recipe = cls(**vars(checked(adapter(), with_current_names(values(nodes)), RecipeSections)))
             recipe.allow, recipe._nodes = list(allow), nodes
             for place, spec, role in recipe._components():
                 refuse_other_role(spec.type, role, dotted((*place, "type")), allow)
             recipe._check()
-        except RecipeError as error:
-            place = error.place if isinstance(error, PlacedRecipeError) else _place(str(error))
-            msg = f"{locate(nodes, place) or origin}: {error}"
-            raise RecipeError(msg) from error
         return recipe
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,13 +116,8 @@ class Recipe(RecipeSections):
         :raises RecipeError:
             If it cannot be created; the message says in which file and line it stands.
         """
-        try:
+        with located(self._nodes):
             return create(spec, role, where, self.allow, **extra)
-        except RecipeError as error:
-            if file := "" if self._nodes is None else locate(self._nodes, _place(str(error))):
-                msg = f"{file}: {error}"
-                raise RecipeError(msg) from error
-            raise
 
     def _components(self) -> Iterator[tuple[Place, Component, Role]]:
         yield ("student",), self.student, "student"
@@ -223,12 +207,9 @@ def read_yaml(path: Path) -> Any:
     :raises RecipeError:
         If it is none, or holds other than plain values.
     """
-    nodes = read_nodes(path)
-    try:
+    nodes = read_file(path)
+    with located(nodes):
         return values(nodes)
-    except PlacedRecipeError as error:
-        msg = f"{locate(nodes, error.place)}: {error}"
-        raise RecipeError(msg) from error
 
 
 def component(tree: Any, where: str) -> Component:
@@ -252,26 +233,20 @@ def trusts_code(spec: Any) -> bool:
     )
 
 
-def _extended(nodes: Node, path: Path, around: tuple[Path, ...]) -> Node:
+def _extended(nodes: Node, path: Path, around: tuple[Path, ...] = ()) -> Node:
     """Merge a recipe into the one that it extends."""
-    step = child(nodes, "extends")
-    if step is None:
+    if not isinstance(nodes.value, dict) or "extends" not in nodes.value:
         return nodes
-    where = locate(nodes, ("extends",)) or str(path)
-    if path.resolve() in around:
-        msg = f"{where}: extends: the recipe extends itself."
-        raise RecipeError(msg)
-    try:
-        base = find_recipe(str(step[1].value), path.parent)
-    except RecipeError as error:
-        msg = f"{where}: extends: {error}"
-        raise RecipeError(msg) from error
-    return merged(_extended(read_nodes(base), base, (*around, path.resolve())), without(nodes, "extends"))
-
-
-def _place(message: str) -> Place:
-    """Read the place at the beginning of a message: `stages.0.student.type: ...`."""
-    return tuple(int(part) if part.isdigit() else part for part in message.partition(":")[0].split("."))
+    own = dict(nodes.value)
+    with located(nodes, str(path)):
+        try:
+            if path.resolve() in around:
+                msg = "the recipe extends itself."
+                raise RecipeError(msg)
+            base = find_recipe(str(values(own.pop("extends"))), path.parent)
+        except RecipeError as error:
+            raise PlacedRecipeError(("extends",), str(error)) from error
+    return merged(_extended(read_file(base), base, (*around, path.resolve())), Node(own, nodes.mark))
 
 
 def _check_name(name: str, place: Place) -> None:

@@ -10,15 +10,17 @@ The YAML of recipes, as YAML 1.2 reads it, in trees whose nodes know their file 
 from __future__ import annotations
 
 import difflib
-import io
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import yaml
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.nodes import MappingNode, SequenceNode
 
 from retort.trainers.runtime.errors import RecipeError
 
@@ -27,14 +29,57 @@ Place = tuple[str | int, ...]
 _INT = re.compile(r"[-+]?[0-9]+$")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
 _BOOL = re.compile(r"(true|True|TRUE|false|False|FALSE)$")
+_PLAIN = {str, int, float, bool, NoneType}
 _YAML_1_1 = {f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "timestamp", "value")}
 
 
+@dataclass(frozen=True)
+class Node:
+    """
+    A value of a recipe, and where it was written.
+
+    :param value:
+        A plain value; of a mapping or a list the values are nodes.
+    :param mark:
+        `FILE:LINE`, or `--set TEXT`; empty if it comes from Python.
+    """
+
+    value: Any
+    mark: str = ""
+
+
 class _Loader(yaml.SafeLoader):
+    """Constructs nodes, and refuses keys that stand twice in one mapping."""
+
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own way
         first: [pair for pair in pairs if pair[0] not in _YAML_1_1]
         for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+    def compose_mapping_node(self, anchor: Any) -> MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if (name := str(key.value)) in lines:
+                msg = f"{self.mark(key)}: {name}: the key is on line {lines[name]} already."
+                raise RecipeError(msg)
+            lines[name] = key.start_mark.line + 1
+        return node
+
+    def mark(self, node: Any) -> str:
+        return self.name if self.name.startswith("--set ") else f"{self.name}:{node.start_mark.line + 1}"
+
+    def mapping(self, node: MappingNode) -> dict[Any, Node]:
+        tree = self.construct_mapping(node, deep=True)  # also puts what `<<` merges in its place
+        marks = {self.construct_object(key): self.mark(key) for key, _ in node.value}
+        return {key: Node(value, marks[key]) for key, value in tree.items()}
+
+    def sequence(self, node: SequenceNode) -> list[Node]:
+        return [Node(self.construct_object(item, deep=True), self.mark(item)) for item in node.value]
 
 
 class _Dumper(yaml.SafeDumper):
@@ -52,6 +97,8 @@ for _tag, _pattern, _first in (
     for _kind in (_Loader, _Dumper):
         _kind.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, list(_first))
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
+_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.mapping)
+_Loader.add_constructor("tag:yaml.org,2002:seq", _Loader.sequence)
 
 
 class PlacedRecipeError(RecipeError):
@@ -82,7 +129,7 @@ def hint(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known) or 'none'}."
 
 
-def compose(text: str, name: str) -> Node:
+def read_nodes(text: str, name: str) -> Node:
     """
     Read YAML.
 
@@ -94,11 +141,9 @@ def compose(text: str, name: str) -> Node:
         If it is not valid, or a key stands twice in one mapping.
     """
     try:
-        loader = _Loader(text)
-        loader.name = name
-        node = loader.get_single_node() or ScalarNode("tag:yaml.org,2002:null", "")
-        _refuse_twins(node, (), set())
-        _Loader("").construct_document(node)  # also puts what `<<` merges in its place
+        loader = _Loader(text, name)
+        root = loader.get_single_node()
+        return Node(loader.construct_document(root), loader.mark(root)) if root else Node(None, name)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         msg = f"{name}:{line}: not valid YAML: {error.problem}."
@@ -106,10 +151,9 @@ def compose(text: str, name: str) -> Node:
     except yaml.YAMLError as error:
         msg = f"{name}: not valid YAML: {' '.join(str(error).split())}"
         raise RecipeError(msg) from error
-    return node
 
 
-def read_nodes(path: Path) -> Node:
+def read_file(path: Path) -> Node:
     """
     Read a file of YAML.
 
@@ -117,37 +161,38 @@ def read_nodes(path: Path) -> Node:
         If it is none.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        return read_nodes(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:
         msg = f"{path}: not UTF-8 text: {error}"
         raise RecipeError(msg) from error
-    return compose(text, str(path))
 
 
 def nodes_of(tree: Any) -> Node:
-    """
-    Return the nodes of plain values.
-
-    :raises RecipeError:
-        If there are others among them.
-    """
-    try:
-        return _Dumper(io.StringIO()).represent_data(tree)
-    except yaml.representer.RepresenterError as error:
-        msg = f"a recipe holds plain values: numbers, text, lists and mappings; {error.args[-1]!r} is none."
-        raise RecipeError(msg) from error
+    """Return the nodes of values that come from Python."""
+    if isinstance(tree, dict):
+        return Node({key: nodes_of(value) for key, value in tree.items()})
+    return Node([nodes_of(value) for value in tree] if isinstance(tree, list | tuple) else tree)
 
 
-def values(node: Node) -> Any:
+def values(node: Node, place: Place = ()) -> Any:
     """
     Return the values of a tree.
 
     :raises PlacedRecipeError:
         If they are not all plain: keys that are no text, numbers that are not finite.
     """
-    tree = _Loader("").construct_document(node)
-    _refuse_odd(tree, ())
-    return tree
+    value = node.value
+    if isinstance(value, dict):
+        if odd := [key for key in value if not isinstance(key, str)]:
+            raise PlacedRecipeError(place, f"keys are text; {odd[0]!r} is none: write it in quotes.")
+        return {key: values(inner, (*place, key)) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [values(inner, (*place, i)) for i, inner in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PlacedRecipeError(place, f"must be a finite number; it is {value}.")
+    if type(value) not in _PLAIN:
+        raise PlacedRecipeError(place, f"must be a number, text, a list or a mapping; it is {value!r}.")
+    return value
 
 
 def dump_yaml(tree: Any, **options: Any) -> str:
@@ -155,26 +200,32 @@ def dump_yaml(tree: Any, **options: Any) -> str:
     return str(yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **options))
 
 
-def child(node: Node, key: str | int) -> tuple[Any, Node] | None:
-    """Return the mark and the node of a key or an index; None if there is none."""
-    if isinstance(node, MappingNode):
-        return next(((k.start_mark, v) for k, v in reversed(node.value) if k.value == str(key)), None)
-    if isinstance(node, SequenceNode) and isinstance(key, int) and key < len(node.value):
-        return node.value[key].start_mark, node.value[key]
-    return None
+@contextmanager
+def located(node: Node, origin: str = "") -> Iterator[None]:
+    """
+    Say of errors in which file and line of a tree, or in which `--set`, the place stands that they name.
 
-
-def locate(node: Node, place: Place) -> str:
-    """Return `FILE:LINE`, or `--set TEXT`, of a place or of what is nearest around it; '' of what has no file."""
-    mark = node.start_mark
-    for key in place:
-        step = child(node, key)
-        if step is None:
-            break
-        mark, node = step
-    if mark is None:
-        return ""
-    return mark.name if mark.name.startswith("--set ") else f"{mark.name}:{mark.line + 1}"
+    :param node:
+        The tree.
+    :param origin:
+        What to say of a place that neither has.
+    """
+    try:
+        yield
+    except RecipeError as error:
+        place = error.place if isinstance(error, PlacedRecipeError) else str(error).partition(":")[0].split(".")
+        mark = node.mark
+        for part in place:
+            key = int(part) if isinstance(node.value, list) and str(part).isdigit() else part
+            try:
+                node = node.value[key]
+            except (LookupError, TypeError):  # the nearest around it will do
+                break
+            mark = node.mark
+        if not (mark or origin):
+            raise
+        msg = f"{mark or origin}: {error}"
+        raise RecipeError(msg) from error
 
 
 def with_value(node: Node, text: str) -> Node:
@@ -189,44 +240,35 @@ def with_value(node: Node, text: str) -> Node:
         If the text or its place does not fit.
     """
     path, equals, value = text.partition("=")
-    if not equals:
-        msg = f"--set {text}: expected a.b=value."
-        raise RecipeError(msg)
     name = f"--set {text}"
+    if not equals:
+        msg = f"{name}: expected a.b=value."
+        raise RecipeError(msg)
     try:
-        new = compose(value, name)
+        new = read_nodes(value, name)
     except RecipeError as error:
         msg = f"{name}: the value is not valid YAML."
         raise RecipeError(msg) from error
-    key_mark = yaml.Mark(name, 0, 0, 0, None, 0)
-    new.start_mark = new.start_mark or key_mark
-    return _set(node, path.split("."), new, text, key_mark, ())
+    return _set(node, path.split("."), new, ())
 
 
-def _set(node: Node, path: list[str], new: Node, text: str, mark: Any, before: Place) -> Node:
+def _set(node: Node, path: list[str], new: Node, before: Place) -> Node:
     if not path:
         return new
     part, *rest = path
-    if isinstance(node, SequenceNode):
-        if not part.isdigit() or int(part) >= len(node.value):
-            msg = f"--set {text}: {part!r} is not an index below {len(node.value)}."
+    tree = {} if node.value is None else node.value
+    if isinstance(tree, list):
+        if not part.isdigit() or int(part) >= len(tree):
+            msg = f"{new.mark}: {part!r} is not an index below {len(tree)}."
             raise RecipeError(msg)
-        items = list(node.value)
-        items[int(part)] = _set(items[int(part)], rest, new, text, mark, (*before, int(part)))
-        return SequenceNode(node.tag, items, node.start_mark)
-    if isinstance(node, ScalarNode) and node.tag.endswith(":null"):
-        node = MappingNode("tag:yaml.org,2002:map", [], mark)
-    if not isinstance(node, MappingNode):
-        msg = f"--set {text}: {dotted(before) or 'the recipe'} is a plain value."
+        items = list(tree)
+        items[int(part)] = _set(items[int(part)], rest, new, (*before, part))
+        return Node(items, node.mark)
+    if not isinstance(tree, dict):
+        msg = f"{new.mark}: {dotted(before) or 'the recipe'} is a plain value."
         raise RecipeError(msg)
-    step = child(node, part)
-    inner = step[1] if step else MappingNode("tag:yaml.org,2002:map", [], mark)
-    changed = _set(inner, rest, new, text, mark, (*before, part))
-    key = ScalarNode("tag:yaml.org,2002:str", part, mark)
-    if step and rest:
-        key = next(k for k, _ in node.value if k.value == part)
-    pairs = [(key, changed) if k.value == part else (k, v) for k, v in node.value]
-    return MappingNode(node.tag, pairs if step else [*pairs, (key, changed)], node.start_mark)
+    inner = tree.get(part, Node(None, new.mark))
+    return Node(tree | {part: _set(inner, rest, new, (*before, part))}, node.mark)
 
 
 def merged(base: Node, changes: Node, key: str = "") -> Node:
@@ -243,78 +285,27 @@ def merged(base: Node, changes: Node, key: str = "") -> Node:
     :param key:
         Under which key both stand.
     """
-    if isinstance(base, SequenceNode) and isinstance(changes, SequenceNode) and key in {"stages", "objectives"}:
-        items = list(base.value)
-        names = [_scalar(item, "name") for item in items]
-        for i, item in enumerate(changes.value):
-            name = _scalar(item, "name")
+    old, new = base.value, changes.value
+    if isinstance(old, list) and isinstance(new, list) and key in {"stages", "objectives"}:
+        items = list(old)
+        names = [_text(item, "name") for item in items]
+        for i, item in enumerate(new):
+            name = _text(item, "name")
             at = i if key == "objectives" else names.index(name) if name in names else len(items)
-            if at < len(items):
-                items[at] = merged(items[at], item)
-            else:
-                items.append(item)
-        return SequenceNode(base.tag, items, changes.start_mark)
-    if not isinstance(base, MappingNode) or not isinstance(changes, MappingNode):
+            items[at : at + 1] = [merged(items[at], item) if at < len(items) else item]
+        return Node(items, changes.mark)
+    kinds = {_text(base, "type"), _text(changes, "type")} - {None}
+    if not isinstance(old, dict) or not isinstance(new, dict) or len(kinds) > 1:
         return changes
-    kinds = _scalar(base, "type"), _scalar(changes, "type")
-    if None not in kinds and kinds[0] != kinds[1]:
-        return changes
-    pairs = {k.value: (k, v) for k, v in base.value}
-    for k, v in changes.value:
-        null = isinstance(v, ScalarNode) and v.tag.endswith(":null")
-        if null and k.value in pairs:
-            del pairs[k.value]
+    tree = dict(old)
+    for name, node in new.items():
+        if name in old and node.value is None:
+            del tree[name]
         else:
-            pairs[k.value] = (k, merged(pairs[k.value][1], v, k.value) if k.value in pairs else v)
-    return MappingNode(base.tag, list(pairs.values()), changes.start_mark)
+            tree[name] = merged(old[name], node, name) if name in old else node
+    return Node(tree, changes.mark)
 
 
-def without(node: Node, key: str) -> Node:
-    """Return a mapping without a key."""
-    if not isinstance(node, MappingNode):
-        return node
-    return MappingNode(node.tag, [(k, v) for k, v in node.value if k.value != key], node.start_mark)
-
-
-def _scalar(node: Node, key: str) -> str | None:
-    step = child(node, key)
-    return step[1].value if step and isinstance(step[1], ScalarNode) else None
-
-
-def _refuse_twins(node: Node, around: tuple[int, ...], done: set[int]) -> None:
-    """Refuse keys that stand twice, and anchors that hold themselves."""
-    if id(node) in around:
-        msg = f"{node.start_mark.name}:{node.start_mark.line + 1}: an anchor holds itself."
-        raise RecipeError(msg)
-    if id(node) in done or isinstance(node, ScalarNode):
-        return
-    done.add(id(node))
-    inside = (*around, id(node))
-    if isinstance(node, SequenceNode):
-        for item in node.value:
-            _refuse_twins(item, inside, done)
-        return
-    seen: dict[Any, int] = {}
-    for key, value in node.value:
-        line = key.start_mark.line + 1
-        if isinstance(key, ScalarNode):
-            if key.value in seen:
-                msg = f"{key.start_mark.name}:{line}: {key.value}: the key is on line {seen[key.value]} already."
-                raise RecipeError(msg)
-            seen[key.value] = line
-        _refuse_twins(value, inside, done)
-
-
-def _refuse_odd(value: Any, place: Place) -> None:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise PlacedRecipeError(place, f"keys are text; {key!r} is none: write it in quotes.")
-            _refuse_odd(inner, (*place, key))
-    elif isinstance(value, list):
-        for i, inner in enumerate(value):
-            _refuse_odd(inner, (*place, i))
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise PlacedRecipeError(place, f"must be a finite number; it is {value}.")
-    elif not isinstance(value, str | int | float | None):
-        raise PlacedRecipeError(place, f"must be a number, text, a list or a mapping; it is {value!r}.")
+def _text(node: Node, key: str) -> str | None:
+    value = node.value[key].value if isinstance(node.value, dict) and key in node.value else None
+    return value if isinstance(value, str) else None
