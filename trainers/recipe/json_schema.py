@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
+import json
 import re
 from typing import Any
 
@@ -45,19 +45,14 @@ def _describe(definition: dict[str, Any], section: Any) -> None:
 
 def _changes(definition: dict[str, Any]) -> dict[str, Any]:
     """Return what may differ: nothing is missing, and null takes a key out."""
-    tree: dict[str, Any] = copy.deepcopy(definition)
+    tree: dict[str, Any] = json.loads(re.sub(r'("#/\$defs/\w+)"', r'\1Changes"', json.dumps(definition)))
     tree.pop("required", None)
     for name, value in tree["properties"].items():
-        inner = _renamed(value)
-        if "additionalProperties" in inner and isinstance(inner["additionalProperties"], dict):
-            inner["additionalProperties"] = {"anyOf": [inner["additionalProperties"], {"type": "null"}]}
-        tree["properties"][name] = {"anyOf": [inner, {"type": "null"}]}
+        if isinstance(value.get("additionalProperties"), dict):
+            value["additionalProperties"] = _or_null(value["additionalProperties"])
+        tree["properties"][name] = _or_null(value)
     return tree
 
 
-def _renamed(tree: Any) -> Any:
-    if isinstance(tree, list):
-        return [_renamed(item) for item in tree]
-    if not isinstance(tree, dict):
-        return tree
-    return {key: f"{value}Changes" if key == "$ref" else _renamed(value) for key, value in tree.items()}
+def _or_null(tree: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [tree, {"type": "null"}]}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -85,9 +86,6 @@ def _keys_at(place: Place, root: Any) -> list[str]:
     for key in place:
         hints = get_type_hints(kind) if hasattr(kind, "__annotations__") else {}
         kind = hints[str(key)] if hints else get_args(kind)[-1]
-        kind = (
-            next((option for option in get_args(kind) if hasattr(option, "__annotations__")), kind)
-            if type(None) in get_args(kind)
-            else kind
-        )
+        if NoneType in get_args(kind):  # optional
+            kind = get_args(kind)[0]
     return [name for name in get_type_hints(kind) if not name.startswith("_")]
