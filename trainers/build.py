@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
@@ -24,7 +25,7 @@ from retort.trainers.data.texts import RetrievalData
 from retort.trainers.distiller import Distiller
 from retort.trainers.encoder_output import COSINE_SCALE
 from retort.trainers.objectives import TeacherObjective
-from retort.trainers.recipe import CandidatesSection, Recipe, Stage, component
+from retort.trainers.recipe import Component, Recipe, Stage, component
 from retort.trainers.roles import (
     BatchSource,
     Gives,
@@ -133,7 +134,7 @@ def build_recipe(recipe: Recipe, data: RetrievalData, cache: Path) -> BuiltRecip
     }
     for name, miner in miners.items():
         _check_names(f"candidates.{name}", miner.teachers, teachers)
-        if not any(teachers[asked].runs == "trained_in_run" for asked in miner.teachers):
+        if not any(teachers[teacher].runs == "trained_in_run" for teacher in miner.teachers):
             _checked(f"candidates.{name}", miner.key, context)
     trained_in_run: dict[str, BuiltRecipe] = {}
     for name, teacher in teachers.items():
@@ -153,52 +154,52 @@ def _built(
     miners: dict[str, Miner],
     trained_in_run: dict[str, BuiltRecipe],
 ) -> BuiltRecipe:
-    selectors: dict[str, Selector] = {}
+    selectors, batches = _by_stage(recipe, "selector"), _by_stage(recipe, "batches")
+    texts = {}
     for i, stage in enumerate(recipe.stages):
-        if stage.selector is not None:
-            where = f"stages.{i}.selector"
-            selectors[stage.name] = recipe.create(stage.selector, "selector", where, teacher=stage.teacher)
-            _check_names(where, selectors[stage.name].teachers, context.teachers)
-    texts = {
-        stage.name: _list_texts(recipe, f"stages.{i}.candidates", stage.candidates, student)
-        for i, stage in enumerate(recipe.stages)
-        if stage.candidates is not None and stage.candidates.text is not None
-    }
-    batches: dict[str, BatchSource] = {}
-    queries: dict[str, QuerySource] = {}
-    for i, stage in enumerate(recipe.stages):
-        batches[stage.name] = recipe.create(stage.batches, "batches", f"stages.{i}.batches")
-        if batches[stage.name].needs_lists and stage.candidates is None:
+        if stage.name in selectors:
+            _check_names(f"stages.{i}.selector", selectors[stage.name].teachers, context.teachers)
+        if stage.candidates is None and batches[stage.name].needs_lists:
             msg = f"stages.{i}.candidates: needed by {stage.batches.type}."
             raise RecipeError(msg)
-        if stage.queries is not None:
-            queries[stage.name] = recipe.create(stage.queries, "queries", f"stages.{i}.queries")
-    distiller = build_distiller(recipe, student, context.teachers, batches)
+        if stage.candidates is not None and stage.candidates.text is not None:
+            where, negatives = f"stages.{i}.candidates.text", stage.candidates.negatives
+            texts[stage.name] = _text_transform(recipe, stage.candidates.text, where, student, negatives)
     return BuiltRecipe(
         recipe=recipe,
         context=context,
         miners=miners,
         selectors=selectors,
-        queries=queries,
+        queries=_by_stage(recipe, "queries"),
         batches=batches,
         texts=texts,
-        distiller=distiller,
+        distiller=_build_distiller(recipe, student, context.teachers, batches),
         trunk=fingerprint_of(student),
         trained_in_run=trained_in_run,
     )
 
 
-def _list_texts(recipe: Recipe, where: str, section: CandidatesSection, student: Any) -> TextTransform:
-    assert section.text is not None  # noqa: S101 - for the type checker
+def _by_stage(
+    recipe: Recipe, role: Literal["selector", "batches", "queries", "temperature", "weighting"]
+) -> dict[str, Any]:
+    """Create what fills a role, by the names of the stages that have it."""
+    return {
+        stage.name: recipe.create(spec, role, f"stages.{i}.{role}", teacher=stage.teacher)
+        for i, stage in enumerate(recipe.stages)
+        if (spec := getattr(stage, role)) is not None
+    }
+
+
+def _text_transform(recipe: Recipe, spec: Component, where: str, student: Any, negatives: int) -> TextTransform:
     if is_ranker(student):
-        msg = f"{where}.text: a ranker reads queries with documents already."
+        msg = f"{where}: a ranker reads queries with documents already."
         raise RecipeError(msg)
-    transform: TextTransform = recipe.create(section.text, "text", f"{where}.text")
+    transform: TextTransform = recipe.create(spec, "text", where)
     source: QuerySource | None = None
     if transform.source_spec is not None:
-        within = f"{where}.text.init_parameters.queries"
+        within = f"{where}.init_parameters.queries"
         source = recipe.create(component(transform.source_spec, within), "queries", within)
-    _checked(f"{where}.text", transform.bind, source, student.tokenizer, section.negatives)
+    _checked(where, transform.bind, source, student.tokenizer, negatives)
     return transform
 
 
@@ -208,15 +209,16 @@ def _check_order(trained_in_run: dict[str, BuiltRecipe]) -> None:
         name: {n for s in p.recipe.stages for n in p.teachers_of(s) if n in trained_in_run}
         for name, p in trained_in_run.items()
     }
-    for _ in trained_in_run:  # as far as a chain can reach
-        needs = {name: asked.union(*(needs[n] for n in asked)) for name, asked in needs.items()}
-    if stuck := sorted(name for name, asked in needs.items() if name in asked):
-        msg = f"{' and '.join(f'teachers.{name}' for name in stuck)} need each other: neither can be trained first."
-        raise RecipeError(msg)
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        names = " and ".join(f"teachers.{name}" for name in sorted(set(error.args[1])))
+        msg = f"{names} need each other: neither can be trained first."
+        raise RecipeError(msg) from error
 
 
-def _check_names(where: str, asked: tuple[str, ...], teachers: dict[str, Teacher]) -> None:
-    for name in asked:
+def _check_names(where: str, names: tuple[str, ...], teachers: dict[str, Teacher]) -> None:
+    for name in names:
         if name not in teachers:
             msg = f"{where}: there is no teacher {name!r}; there are: {', '.join(teachers) or 'none'}, and student."
             raise RecipeError(msg)
@@ -225,7 +227,7 @@ def _check_names(where: str, asked: tuple[str, ...], teachers: dict[str, Teacher
             raise RecipeError(msg)
 
 
-def build_distiller(
+def _build_distiller(
     recipe: Recipe,
     student: SentenceTransformer | CrossEncoder,
     teachers: dict[str, Teacher],
@@ -233,6 +235,7 @@ def build_distiller(
 ) -> Distiller:
     """Create the objectives of all stages and the distiller around them."""
     ranker = is_ranker(student)
+    dimension = 0 if is_ranker(student) else int(student.get_embedding_dimension() or 0)
     objectives: dict[str, list[tuple[Objective, float]]] = {}
     for i, stage in enumerate(recipe.stages):
         objectives[stage.name] = []
@@ -266,7 +269,7 @@ def build_distiller(
         raise RecipeError(msg)
     deep = any(o.needs_layers for pairs in objectives.values() for o, _ in pairs)
     info = ModelInfo(
-        student_dim=0 if is_ranker(student) else int(student.get_embedding_dimension() or 0),
+        student_dim=dimension,
         teacher_dims={name: t.dim for name, t in vectors.items()},
         teacher_similarities={name: t.similarity for name, t in vectors.items()},
         teacher_scales={name: t.scale for name, t in live.items()},
@@ -280,22 +283,11 @@ def build_distiller(
     if not ranker and student.similarity_fn_name not in {"cosine", "dot"}:
         msg = f"student: its similarity is {student.similarity_fn_name!r}; set similarity_fn_name to cosine or dot."
         raise RecipeError(msg)
-    scale = recipe.training.scale
-    if scale is None:
-        scale = COSINE_SCALE if not ranker and student.similarity_fn_name == "cosine" else 1.0
-    temperatures = {
-        stage.name: recipe.create(stage.temperature, "temperature", f"stages.{i}.temperature")
-        for i, stage in enumerate(recipe.stages)
-        if stage.temperature is not None
-    }
-    weightings = {}
+    scale = COSINE_SCALE if not ranker and student.similarity_fn_name == "cosine" else 1.0
     for i, stage in enumerate(recipe.stages):
-        several = [o for o, _ in objectives[stage.name] if len(o.each_teacher) > 1]
-        if stage.weighting is not None and not several:
+        if stage.weighting and not any(len(o.each_teacher) > 1 for o, _ in objectives[stage.name]):
             msg = f"stages.{i}.weighting: no objective of the stage names several teachers; give `teacher` a list."
             raise RecipeError(msg)
-        if stage.weighting is not None:
-            weightings[stage.name] = recipe.create(stage.weighting, "weighting", f"stages.{i}.weighting")
     if recipe.training.dropout is not None:
         for model in (student, *(t.model for t in live.values())):
             set_dropout(model, recipe.training.dropout)
@@ -304,13 +296,13 @@ def build_distiller(
             student,
             objectives,
             info,
-            scale=scale,
-            temperatures=temperatures,
-            weightings=weightings,
+            scale=recipe.training.scale or scale,
+            temperatures=_by_stage(recipe, "temperature"),
+            weightings=_by_stage(recipe, "weighting"),
             live=live,
             tokens_per_chunk=recipe.training.tokens_per_chunk,
             cache_gradients=recipe.training.cache_gradients,
-            dims=_dims(recipe.training.dims, student, ranker=ranker),
+            dims=_dims(recipe.training.dims, 0 if is_sparse(student) else dimension),
         )
     except ValueError as error:
         msg = f"objectives: {error}"
@@ -370,13 +362,12 @@ def _depth(model: Any) -> int:
     return min(len(layers_of(encoder.model)) for encoder in encoders)
 
 
-def _dims(dims: list[int], student: Any, *, ranker: bool) -> list[int]:
-    most = 0 if ranker or is_sparse(student) else int(student.get_embedding_dimension() or 0)
+def _dims(dims: list[int], most: int) -> list[int]:
     if dims and not most:
         msg = "training.dims: only students with dense vectors have dimensions to cut."
         raise RecipeError(msg)
-    if wrong := [d for d in dims if not 1 <= d < most]:
-        msg = f"training.dims: {wrong[0]} does not lie from 1 to below the student's {most} dimensions."
+    if dims and max(dims) >= most:
+        msg = f"training.dims: {max(dims)} does not lie from 1 to below the student's {most} dimensions."
         raise RecipeError(msg)
     return sorted(set(dims), reverse=True)
 
