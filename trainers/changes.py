@@ -96,12 +96,12 @@ def recipe_for(
 
 
 def teacher_spec(
-    given: str | dict[str, Any] | Any, default: Component | None, allow: Sequence[str] = ()
+    teacher: str | dict[str, Any] | Any, default: Component | None, allow: Sequence[str] = ()
 ) -> dict[str, Any]:
     """
     Describe a teacher, as recipes do.
 
-    :param given:
+    :param teacher:
         A model's name, for `default`'s own `model`; `{type, init_parameters}` of a teacher, or of a Haystack component:
         a ranker or a chat generator, beside which the teacher's own parameters may stand (`revision`, `price`,
         `prompt`, ...); `{text_embedder, document_embedder}`, both such; or a component made in Python.
@@ -112,32 +112,32 @@ def teacher_spec(
     :raises RecipeError:
         If it is nothing that can teach.
     """
-    if isinstance(given, str):
+    if isinstance(teacher, str):
         if default is None:
-            msg = f"teacher {given!r}: give its type, too."
+            msg = f"teacher {teacher!r}: give its type, too."
             raise RecipeError(msg)
-        return asdict(default) | {"init_parameters": default.init_parameters | {"model": given}}
-    if not isinstance(given, dict):
+        return asdict(default) | {"init_parameters": default.init_parameters | {"model": teacher}}
+    if not isinstance(teacher, dict):
         from haystack.core.serialization import component_to_dict
 
-        given = component_to_dict(given, "teacher")
-    if {"text_embedder", "document_embedder"} <= given.keys():
-        return {"type": f"{TEACHERS}.embedder.EmbedderTeacher", "init_parameters": given}
-    if "type" not in given:
+        teacher = component_to_dict(teacher, "teacher")
+    if {"text_embedder", "document_embedder"} <= teacher.keys():
+        return {"type": f"{TEACHERS}.embedder.EmbedderTeacher", "init_parameters": teacher}
+    if "type" not in teacher:
         msg = "teacher: it needs a type, with init_parameters; or text_embedder and document_embedder."
         raise RecipeError(msg)
-    kind = load_type(str(given["type"]), "teacher.type", allow)
+    kind = load_type(str(teacher["type"]), "teacher.type", allow)
     if not hasattr(kind, "run"):  # no component: a teacher, which the recipe checks
-        return given
+        return teacher
     takes = inspect.signature(kind.run).parameters
-    own = {name: given[name] for name in ("type", "init_parameters") if name in given}
-    more = {name: value for name, value in given.items() if name not in own}
+    own = {name: teacher[name] for name in ("type", "init_parameters") if name in teacher}
+    more = {name: value for name, value in teacher.items() if name not in own}
     if "messages" in takes:
         return {"type": f"{TEACHERS}.chat_generator.ChatGeneratorTeacher", "init_parameters": {"generator": own} | more}
     if {"query", "documents"} <= takes.keys():
         return {"type": f"{TEACHERS}.ranker.RankerTeacher", "init_parameters": {"ranker": own} | more}
     msg = (
-        f"teacher: {given['type']} is neither a teacher nor a ranker nor a chat generator. Embedders come as a pair: "
+        f"teacher: {teacher['type']} is neither a teacher nor a ranker nor a chat generator. Embedders come as a pair: "
         "text_embedder and document_embedder."
     )
     raise RecipeError(msg)
