@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recipes: the YAML of a run, checked key by key before anything is loaded."""
 
-from retort.trainers.recipe.parse import RECIPES, Recipe, component, find_recipe, read_yaml, trusts_code
+from retort.trainers.recipe.parse import RECIPES, Recipe, component, read_yaml, trusts_code
 from retort.trainers.recipe.schema import (
     BATCHES,
     CandidatesSection,
@@ -11,7 +11,6 @@ from retort.trainers.recipe.schema import (
     DataSection,
     Stage,
     TrainingSection,
-    WeightedComponent,
 )
 from retort.trainers.recipe.tree import dump_yaml
 
@@ -24,10 +23,8 @@ __all__ = [
     "Recipe",
     "Stage",
     "TrainingSection",
-    "WeightedComponent",
     "component",
     "dump_yaml",
-    "find_recipe",
     "read_yaml",
     "trusts_code",
 ]

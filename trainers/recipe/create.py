@@ -14,12 +14,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pydantic import ConfigDict, TypeAdapter
 
 from retort.trainers.recipe.schema import Component
-from retort.trainers.recipe.tree import PlacedRecipeError, hint
+from retort.trainers.recipe.tree import hint
 from retort.trainers.recipe.trust import Role, load_role
 from retort.trainers.recipe.validate import checked
 from retort.trainers.runtime.errors import RecipeError
 
 _PLAIN = {bool, int, float, str, NoneType, Any}
+_VARIABLE = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
 _HOLDERS = {list, dict, Sequence, Mapping, Union, UnionType}
 
 
@@ -55,11 +56,8 @@ def create(spec: Component, role: Role, where: str, allow: Sequence[str] = (), *
             raise RecipeError(msg)
     defaults = {name: value for name, value in extra.items() if name in known and value is not None}
     parameters = defaults | spec.init_parameters
-    variable = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
-    missing = [
-        name for name, p in known.items() if p.default is p.empty and p.kind not in variable and name not in parameters
-    ]
-    if missing:
+    needed = [name for name, p in known.items() if p.default is p.empty and p.kind not in _VARIABLE]
+    if missing := [name for name in needed if name not in parameters]:
         msg = f"{inside}: {spec.type} needs {', '.join(missing)}."
         raise RecipeError(msg)
     try:
@@ -74,19 +72,12 @@ def create(spec: Component, role: Role, where: str, allow: Sequence[str] = (), *
 def _check_type(kind: Any, parameter: inspect.Parameter, value: Any, where: str) -> None:
     """Check a value against its annotation, if that speaks of plain values alone."""
     annotations = SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
-    if parameter.annotation is parameter.empty:
-        return
     try:
         annotation = get_type_hints(annotations, vars(sys.modules[kind.__module__]))[parameter.name]
     except NameError:  # what only type checkers import is no plain value
         return
-    if not _is_plain(annotation):
-        return
-    try:
-        checked(TypeAdapter(annotation, config=ConfigDict(strict=True)), value, annotation)
-    except PlacedRecipeError as error:
-        msg = f"{'.'.join((where, *map(str, error.place)))}: {error.message}"
-        raise RecipeError(msg) from error
+    if _is_plain(annotation):
+        checked(TypeAdapter(annotation, config=ConfigDict(strict=True)), value, annotation, where.split("."))
 
 
 def _is_plain(annotation: Any) -> bool:

@@ -125,29 +125,21 @@ class Recipe(RecipeSections):
             yield ("teachers", name), spec, "teacher"
         for name, spec in self.candidates.items():
             yield ("candidates", name), spec, "miner"
+        roles: tuple[Role, ...] = ("batches", "temperature", "weighting", "selector", "queries")
         for i, stage in enumerate(self.stages):
             for j, objective in enumerate(stage.objectives):
                 yield ("stages", i, "objectives", j), objective, "objective"
-            yield ("stages", i, "batches"), stage.batches, "batches"
-            roles: tuple[Role, ...] = ("temperature", "weighting", "selector", "queries")
-            for role in roles:
-                if (spec_of_stage := getattr(stage, role)) is not None:
-                    yield ("stages", i, role), spec_of_stage, role
+            yield from ((("stages", i, role), spec, role) for role in roles if (spec := getattr(stage, role)))
             if stage.candidates and stage.candidates.text:
                 yield ("stages", i, "candidates", "text"), stage.candidates.text, "text"
 
     def _check(self) -> None:
         """Check what no type of a value says: names, and what fits to what."""
-        names: list[str] = []
-        for i, stage in enumerate(self.stages):
-            place: Place = ("stages", i, "name")
-            if stage.name in names:
-                raise PlacedRecipeError(place, f"names must differ; stage {names.index(stage.name)} has it, too.")
-            _check_name(stage.name, place)
-            names.append(stage.name)
-        for section in ("teachers", "candidates"):
-            for name in getattr(self, section):
-                _check_name(name, (section, name))
+        names = [stage.name for stage in self.stages]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                message = f"names must differ; stage {names.index(name)} has it, too."
+                raise PlacedRecipeError(("stages", i, "name"), message)
         for name in sorted(RESERVED_NAMES & self.teachers.keys()):
             message = "figures of that name are another system's; give the teacher another name."
             raise PlacedRecipeError(("teachers", name), message)
@@ -171,11 +163,9 @@ class Recipe(RecipeSections):
             raise PlacedRecipeError((*place, "candidates"), message)
         for j, name in enumerate(stage.candidates.sources if stage.candidates else []):
             _known(name, self.candidates, (*place, "candidates", "sources", j))
-        if not stage.takes_lists:
-            if stage.selector:
-                raise PlacedRecipeError((*place, "selector"), "selector and refresh are for batches of lists.")
-            if stage.refresh is not None and not stage.queries:
-                raise PlacedRecipeError((*place, "refresh"), "selector and refresh are for batches of lists.")
+        if not stage.takes_lists and (stage.selector or (stage.refresh and not stage.queries)):
+            key = "selector" if stage.selector else "refresh"
+            raise PlacedRecipeError((*place, key), "selector and refresh are for batches of lists.")
 
 
 def find_recipe(name_or_path: str | Path, folder: Path | None = None) -> Path:
@@ -219,11 +209,7 @@ def component(tree: Any, where: str) -> Component:
     :raises RecipeError:
         If it is none.
     """
-    try:
-        return checked(TypeAdapter(Component), tree, Component)
-    except PlacedRecipeError as error:
-        msg = f"{'.'.join((where, dotted(error.place))) if error.place else where}: {error.message}"
-        raise RecipeError(msg) from error
+    return checked(TypeAdapter(Component), tree, Component, [where])
 
 
 def trusts_code(spec: Any) -> bool:
@@ -247,11 +233,6 @@ def _extended(nodes: Node, path: Path, around: tuple[Path, ...] = ()) -> Node:
         except RecipeError as error:
             raise PlacedRecipeError(("extends",), str(error)) from error
     return merged(_extended(read_file(base), base, (*around, path.resolve())), Node(own, nodes.mark))
-
-
-def _check_name(name: str, place: Place) -> None:
-    if "." in name or "/" in name:
-        raise PlacedRecipeError(place, f"names must have no dot or slash; one is {name!r}.")
 
 
 def _known(name: Any, known: dict[str, Any], place: Place, what: str = "") -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, with_config
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic's; Python 3.11's own will not do for it
 
 #: Short names of batch sources.
@@ -38,7 +38,15 @@ def _written_out(value: Any) -> Any:
     return {"type": BATCHES.get(value, value)}
 
 
+def _without_dots(name: str) -> str:
+    if "." in name or "/" in name:
+        msg = f"names must have no dot or slash; one is {name!r}."
+        raise ValueError(msg)
+    return name
+
+
 Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[Text, AfterValidator(_without_dots)]
 Flag = Annotated[bool, Strict()]
 Whole = Annotated[int, Strict()]
 Count = Annotated[int, Strict(), Field(ge=1)]
@@ -278,7 +286,7 @@ class Stage(_Section):
         `warmup`, `weight_decay`, `clip`, `evaluate_every`, `patience`, `keep`.
     """
 
-    name: Text
+    name: Name
     steps: Count
     objectives: Annotated[list[WeightedComponent], Field(min_length=1)]
     lr: Positive = 5e-5
@@ -327,8 +335,8 @@ class RecipeSections(_Section):
     format: Literal[1]
     student: Component
     stages: Annotated[list[Stage], Field(min_length=1)]
-    teachers: dict[str, Component] = field(default_factory=dict)
-    candidates: dict[str, Component] = field(default_factory=dict)
+    teachers: dict[Name, Component] = field(default_factory=dict)
+    candidates: dict[Name, Component] = field(default_factory=dict)
     data: DataSection = field(default_factory=DataSection)
     training: TrainingSection = field(default_factory=TrainingSection)
 

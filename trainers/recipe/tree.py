@@ -113,7 +113,6 @@ class PlacedRecipeError(RecipeError):
 
     def __init__(self, place: Iterable[str | int], message: str) -> None:
         self.place: Place = tuple(place)
-        self.message = message
         super().__init__(f"{dotted(self.place)}: {message}" if self.place else message)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -33,7 +34,7 @@ _BOUNDS = {
 Section = TypeVar("Section")
 
 
-def checked(kind: TypeAdapter[Section], tree: Any, root: Any) -> Section:
+def checked(kind: TypeAdapter[Section], tree: Any, root: Any, where: Sequence[str] = ()) -> Section:
     """
     Check values against a section of a recipe.
 
@@ -43,6 +44,8 @@ def checked(kind: TypeAdapter[Section], tree: Any, root: Any) -> Section:
         The values.
     :param root:
         The section's class, for the names of its keys.
+    :param where:
+        The section's place in the recipe, for errors.
     :raises PlacedRecipeError:
         Of the first error: unknown keys come first, as they explain missing ones.
     """
@@ -51,34 +54,33 @@ def checked(kind: TypeAdapter[Section], tree: Any, root: Any) -> Section:
     except ValidationError as error:
         errors = error.errors(include_url=False)
         first = min(errors, key=lambda e: e["type"] not in _UNKNOWN)
-        raise _problem(first, root) from None
+        place = [key for key in first["loc"] if key != "[key]"]  # pydantic's word for a wrong key itself
+        raise PlacedRecipeError([*where, *place], _problem(first, root)) from None
 
 
-def _problem(error: ErrorDetails, root: type) -> PlacedRecipeError:
+def _problem(error: ErrorDetails, root: type) -> str:
     """Say what pydantic found in our words."""
     place, kind, value, context = error["loc"], error["type"], error["input"], error.get("ctx", {})
     for_all = len(place) == len(("stages", 0, "training", "seed")) and place[2] == "training"
     it_is = f"; it is {value!r}."
     if kind in _UNKNOWN and for_all and place[-1] in _keys_at(("training",), root):
-        message = f"it is for all stages; a stage may set {', '.join(_keys_at(place[:-1], root))}."
-    elif kind in _UNKNOWN:
-        message = f"unknown key; {hint(str(place[-1]), _keys_at(place[:-1], root))}"
-    elif kind == "missing":
-        message = "missing."
-    elif place == ("format",):
-        message = f"{value!r} is not known to this version of retort; it reads format 1."
-    elif kind == "literal_error":
-        message = f"must be {context['expected'].replace(chr(39), '')}{it_is}"
-    elif kind in _BOUNDS:
+        return f"it is for all stages; a stage may set {', '.join(_keys_at(place[:-1], root))}."
+    if kind in _UNKNOWN:
+        return f"unknown key; {hint(str(place[-1]), _keys_at(place[:-1], root))}"
+    if kind == "missing":
+        return "missing."
+    if place == ("format",):
+        return f"{value!r} is not known to this version of retort; it reads format 1."
+    if kind == "literal_error":
+        return f"must be {context['expected'].replace(chr(39), '')}{it_is}"
+    if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
-        message = f"must be {words} {context[name]:g}{it_is}"
-    elif kind in {"too_short", "string_too_short"}:
-        message = "there must be at least one." if kind == "too_short" else "must not be empty."
-    elif kind == "value_error":
-        message = str(context["error"])
-    else:
-        message = f"expected {_EXPECTED.get(kind.partition('_')[0], 'another value')}{it_is}"
-    return PlacedRecipeError(place, message)
+        return f"must be {words} {context[name]:g}{it_is}"
+    if kind in {"too_short", "string_too_short"}:
+        return "there must be at least one." if kind == "too_short" else "must not be empty."
+    if kind == "value_error":
+        return str(context["error"])
+    return f"expected {_EXPECTED.get(kind.partition('_')[0], 'another value')}{it_is}"
 
 
 def _keys_at(place: Place, root: Any) -> list[str]:
