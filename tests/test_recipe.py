@@ -255,7 +255,7 @@ class TestFiles:
             ("steps: 5", "steps: !!python/name:os.system", "not valid YAML: could not determine a constructor"),
             ("steps: 5", "steps: *five", "not valid YAML: found undefined alias 'five'."),
             ("name: align", "name: distil", "stages.1.name: names must differ"),
-            ("steps: 5", "steps: &it [*it]", "not valid YAML: found unconstructable recursive node."),
+            ("steps: 5", "steps: &it [*it]", "an anchor holds itself."),
         ],
     )
     def test_a_line(self, write, old, new, message):

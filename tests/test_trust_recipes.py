@@ -301,3 +301,63 @@ class TestComponents:
         with pytest.raises(RecipeError, match=f"generator: {SEND} is no chat generator"):
             open_serving(arguments) if command == "serve" else generated_questions(arguments.generator, tmp_path)
         assert not server.requests
+
+
+class TestFiles:
+    """YAML that is made to hang or to crash what reads it: one line says what is wrong, at once."""
+
+    @pytest.fixture
+    def read(self, tmp_path):
+        def write(text: str, name: str = "r.yaml", **options):
+            (tmp_path / name).write_text(text)
+            return Recipe.from_yaml(tmp_path / name, **options)
+
+        return write
+
+    @pytest.mark.parametrize(
+        "grows", ["a{}: &a{} [{}]", "a{}: &a{} {{<<: [{}]}}"], ids=["anchors in lists", "merged anchors"]
+    )
+    def test_anchors_that_grow(self, read, grows):
+        lines = ["a0: &a0 {x: 1}", *(grows.format(i, i, ",".join([f"*a{i - 1}"] * 10)) for i in range(1, 10))]
+        with pytest.raises(RecipeError, match=r"r.yaml:7: a recipe may hold 100,000 values; anchors make more"):
+            read("\n".join(["extends: kd", *lines]))
+        with pytest.raises(RecipeError, match="100,000 values|not valid YAML"):
+            read("extends: kd", overrides=["student.init_parameters.x={" + ",".join(lines) + "}"])
+
+    @pytest.mark.parametrize("levels", [65, 100_000])
+    def test_deep(self, read, levels):
+        with pytest.raises(RecipeError, match=r"r.yaml.*: lists and mappings may nest 64 levels deep; there are more."):
+            read(f"extends: kd\nstudent: {'[' * levels}{']' * levels}")
+
+    @pytest.mark.parametrize(
+        ("value", "kind"),
+        [
+            ("9" * 5000, "int"),
+            ("!!int foo", "int"),
+            ("!!int [1]", "int"),
+            ("!!float ''", "float"),
+            ("!!bool foo", "bool"),
+            ("!!timestamp foo", "timestamp"),
+            ("!!timestamp 2024-99-99", "timestamp"),
+        ],
+        ids=lambda value: value[:20],
+    )
+    def test_values_that_are_not_what_their_tags_say(self, read, value, kind):
+        with pytest.raises(RecipeError, match=rf"r.yaml:2: not valid YAML: a value cannot be read as {kind}."):
+            read(f"extends: kd\ntraining: {{seed: {value}}}")
+
+    def test_digits_that_are_no_numbers(self, read):
+        with pytest.raises(RecipeError, match="r.yaml:2: teachers.².type: .* not in a trusted module"):
+            read("extends: kd\nteachers: {'²': {type: os.system}}")
+        with pytest.raises(RecipeError, match="'²' is not an index below"):
+            read("extends: kd", overrides=["stages.²=1"])
+
+    def test_extends(self, read):
+        with pytest.raises(RecipeError, match="r.yaml:1: extends: There is no recipe 'aaaaaa"):
+            read(f"extends: {'a' * 5000}")
+
+    def test_a_long_chain(self, read, tmp_path):
+        for i in range(40):
+            (tmp_path / f"{i}.yaml").write_text(f"extends: {i + 1}.yaml")
+        with pytest.raises(RecipeError, match=r"31.yaml:1: extends: more than 32 recipes extend one another."):
+            read("extends: 0.yaml")

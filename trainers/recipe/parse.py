@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from retort.trainers.runtime.errors import RecipeError
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 RESERVED_NAMES = {"student", "hybrid", "untrained"}  # names in metrics.json
+_MOST_EXTENDED = 32
 _NOT_EMPTY = {"model", "trunk", "teacher", "tokenizer"}  # parameters that name something
 
 
@@ -183,7 +185,7 @@ def find_recipe(name_or_path: str | Path, folder: Path | None = None) -> Path:
     if folder is not None:
         places[1:] = [folder / name_or_path, folder / f"{name_or_path}.yaml"]
     for path in places:
-        if path.is_file():
+        if os.path.isfile(path):  # false, too, of what can be no file's name
             return path
     names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
     msg = f"There is no recipe {str(name_or_path)!r}. Give a YAML file or one of: {names}."
@@ -228,6 +230,9 @@ def _extended(nodes: Node, path: Path, around: tuple[Path, ...] = ()) -> Node:
         try:
             if path.resolve() in around:
                 msg = "the recipe extends itself."
+                raise RecipeError(msg)
+            if len(around) == _MOST_EXTENDED:
+                msg = f"more than {_MOST_EXTENDED} recipes extend one another."
                 raise RecipeError(msg)
             base = find_recipe(str(values(own.pop("extends"))), path.parent)
         except RecipeError as error:

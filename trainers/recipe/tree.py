@@ -20,11 +20,14 @@ from types import NoneType
 from typing import Any
 
 import yaml
-from yaml.nodes import MappingNode, SequenceNode
+from yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
 from retort.trainers.runtime.errors import RecipeError
 
 Place = tuple[str | int, ...]
+
+_DEEPEST = 64  # levels of lists and mappings
+_MOST_VALUES = 100_000  # with all that anchors repeat
 
 _INT = re.compile(r"[-+]?[0-9]+$")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
@@ -69,6 +72,32 @@ class _Loader(yaml.SafeLoader):
                 raise RecipeError(msg)
             lines[name] = key.start_mark.line + 1
         return node
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """Say where a value stands that is not what its tag says, such as `!!int foo`."""
+        try:
+            return super().construct_object(node, deep)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:  # PyYAML's own readers raise all of them
+            problem = f"a value cannot be read as {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
+
+    def measure(self, node: Any, around: tuple[int, ...], sizes: dict[int, int]) -> int:
+        """Count values, anchored ones wherever they are used; refuse what never ends, or only far away."""
+        if isinstance(node, ScalarNode):
+            return 1
+        if id(node) in around:
+            msg = f"{self.mark(node)}: an anchor holds itself."
+            raise RecipeError(msg)
+        if len(around) == _DEEPEST:
+            msg = f"{self.mark(node)}: lists and mappings may nest {_DEEPEST} levels deep; there are more."
+            raise RecipeError(msg)
+        if id(node) not in sizes:
+            items = node.value if isinstance(node, SequenceNode) else [item for pair in node.value for item in pair]
+            sizes[id(node)] = 1 + sum(self.measure(item, (*around, id(node)), sizes) for item in items)
+        if sizes[id(node)] > _MOST_VALUES:
+            msg = f"{self.mark(node)}: a recipe may hold {_MOST_VALUES:,} values; anchors make more of it."
+            raise RecipeError(msg)
+        return sizes[id(node)]
 
     def mark(self, node: Any) -> str:
         return self.name if self.name.startswith("--set ") else f"{self.name}:{node.start_mark.line + 1}"
@@ -137,11 +166,12 @@ def read_nodes(text: str, name: str) -> Node:
     :param name:
         Where it comes from, for errors.
     :raises RecipeError:
-        If it is not valid, or a key stands twice in one mapping.
+        If it is not valid, a key stands twice in one mapping, or it is too deep or too large.
     """
     try:
         loader = _Loader(text, name)
-        root = loader.get_single_node()
+        if root := loader.get_single_node():
+            loader.measure(root, (), {})
         return Node(loader.construct_document(root), loader.mark(root)) if root else Node(None, name)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -149,6 +179,9 @@ def read_nodes(text: str, name: str) -> Node:
         raise RecipeError(msg) from error
     except yaml.YAMLError as error:
         msg = f"{name}: not valid YAML: {' '.join(str(error).split())}"
+        raise RecipeError(msg) from error
+    except RecursionError as error:
+        msg = f"{name}: lists and mappings may nest {_DEEPEST} levels deep; there are more."
         raise RecipeError(msg) from error
 
 
@@ -215,7 +248,7 @@ def located(node: Node, origin: str = "") -> Iterator[None]:
         place = error.place if isinstance(error, PlacedRecipeError) else str(error).partition(":")[0].split(".")
         mark = node.mark
         for part in place:
-            key = int(part) if isinstance(node.value, list) and str(part).isdigit() else part
+            key = int(part) if isinstance(node.value, list) and str(part).isdecimal() else part
             try:
                 node = node.value[key]
             except (LookupError, TypeError):  # the nearest around it will do
@@ -257,7 +290,7 @@ def _set(node: Node, path: list[str], new: Node, before: Place) -> Node:
     part, *rest = path
     tree = {} if node.value is None else node.value
     if isinstance(tree, list):
-        if not part.isdigit() or int(part) >= len(tree):
+        if not part.isdecimal() or int(part) >= len(tree):
             msg = f"{new.mark}: {part!r} is not an index below {len(tree)}."
             raise RecipeError(msg)
         items = list(tree)
