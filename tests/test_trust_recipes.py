@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from haystack import Document
 from test_recipe import changed
 
 from retort.cli.main import build_parser
@@ -20,6 +21,7 @@ from retort.students.makers import is_student_maker
 from retort.trainers.build import build_recipe
 from retort.trainers.changes import changed_recipe, recipe_for
 from retort.trainers.data.beir import read_beir
+from retort.trainers.data.documents import documents_to_data
 from retort.trainers.recipe import Component, Recipe
 from retort.trainers.recipe.trust import check_component
 from retort.trainers.runtime.errors import RecipeError
@@ -361,3 +363,26 @@ class TestFiles:
             (tmp_path / f"{i}.yaml").write_text(f"extends: {i + 1}.yaml")
         with pytest.raises(RecipeError, match=r"31.yaml:1: extends: more than 32 recipes extend one another."):
             read("extends: 0.yaml")
+
+
+class TestAnswers:
+    """What a generator answers is a stranger's, too: it is written into files of answers, and no others."""
+
+    def test_other_files_are_left_alone(self, recipe_tree, tmp_path):
+        for name in ("profile", "sitecustomize.py", "new"):
+            with pytest.raises(RecipeError, match=rf"q .*cache: .*{name}: answers are kept in a .jsonl file"):
+                self.questions(recipe_tree, tmp_path / name)
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("text", ["mine\n", '{"_id": "d0", "text": "mine"}\n', "5\n", '"ab"\n'])
+    def test_a_corpus_is_left_alone(self, recipe_tree, tmp_path, text):
+        (file := tmp_path / "corpus.jsonl").write_text('["0", "an answer"]\n' + text + '["1", "another"]\n')
+        with pytest.raises(RecipeError, match=r"corpus.jsonl:2: this is no answer"):
+            self.questions(recipe_tree, file).of(documents_to_data("x", [Document(content="ship")]))
+        assert file.read_text().endswith('["1", "another"]\n')
+
+    @staticmethod
+    def questions(tree, cache):
+        spec = component("retort.trainers.data.pseudo_queries.GeneratedQuestions", cache=str(cache))
+        spec["init_parameters"]["generator"] = component(GENERATOR)
+        return Recipe.from_dict(tree).create(Component(**spec), "queries", "q")

@@ -49,11 +49,11 @@ class ChatModel:
     :param price:
         Per million tokens of the prompts, in any currency.
     :param cache:
-        A file that answers are kept in, one a line, by model and prompt. None keeps none.
+        A `.jsonl` file that answers are kept in, one a line, by model and prompt. None keeps none.
     :param options:
         Of `HaystackComponents`.
     :raises RecipeError:
-        If the component is no chat generator, or the prompt lacks a place.
+        If the component is no chat generator, the prompt lacks a place, or the file's name ends otherwise.
     """
 
     def __init__(
@@ -68,6 +68,9 @@ class ChatModel:
     ) -> None:
         if missing := [f"{{{place}}}" for place in needed if f"{{{place}}}" not in prompt]:
             msg = f"prompt: it has no {' and no '.join(missing)}."
+            raise RecipeError(msg)
+        if cache is not None and Path(cache).suffix != ".jsonl":  # a shell would run what is answered into its profile
+            msg = f"cache: {cache}: answers are kept in a .jsonl file; give the name of one."
             raise RecipeError(msg)
         self._components = HaystackComponents({"generator": generator}, **options)
         self._type = generator["type"]
@@ -130,14 +133,17 @@ class ChatModel:
     def _kept(self) -> dict[str, str]:
         if self._cache is None or not self._cache.is_file():
             return {}
-        found = {}
-        for line in self._cache.read_text(encoding="utf-8").splitlines():
+        kept = {}
+        for number, line in enumerate(self._cache.read_text(encoding="utf-8").splitlines(), 1):
+            if line and not line.startswith("["):
+                msg = f"{self._cache}:{number}: this is no answer; give `cache` a file that holds nothing else."
+                raise RecipeError(msg)
             try:
                 name, answer = json.loads(line)
             except ValueError:  # the line that a kill cut
                 continue
-            found[name] = answer
-        return found
+            kept[name] = answer
+        return kept
 
 
 class ChatGeneratorTeacher(Teacher):
