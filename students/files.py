@@ -73,11 +73,14 @@ def resolve_model(name: str) -> str:
     :returns:
         A folder or a Hub id.
     :raises FileNotFoundError:
-        If the package or its subfolder is not there.
+        If the package or its subfolder is not there. Nothing of the package is imported.
     """
     if not name.startswith(PACKAGE_SCHEME):
         return name
     package, _, subfolder = name.removeprefix(PACKAGE_SCHEME).partition("/")
+    if not package.isidentifier() or package == "__main__":  # of `a.b`, Python would import `a` to find it
+        msg = f"{name}: {package!r} is no package's name; write package:NAME/SUBFOLDER."
+        raise FileNotFoundError(msg)
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         msg = f"{name}: the Python package {package!r} is not installed. Run `pip install {package.replace('_', '-')}`."

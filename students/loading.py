@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -44,6 +45,8 @@ KWARGS = {
     "config_kwargs": "config_kwargs",
 }
 _RUNS_CODE = ("trust_remote_code", "allow_all_kernels")
+# What configurations may call of torch: `import_from_string("torch...")()` is how sentence-transformers reads them.
+_ACTIVATIONS = re.compile(r"torch\.nn\.(modules\.\w+\.)?[A-Z]\w*")
 
 
 def pick_device(device: str | None) -> str:
@@ -264,7 +267,7 @@ def refuse_remote_code(path: str, *, trust_remote_code: bool = False) -> None:
     :raises RemoteCodeError:
         If it does; the first place is named.
     :raises FileNotFoundError:
-        If a configuration is not valid JSON.
+        If a configuration is not valid JSON, or modules.json is no list of modules.
     """
     folder = Path(path)
     if trust_remote_code or not folder.is_dir():
@@ -285,19 +288,25 @@ def names_own_modules(path: str) -> bool:
 
 
 def _code_named_in(folder: Path) -> Iterator[tuple[Path, str, str]]:
-    """Go through all places that say which code runs: the file, `type` or `auto_map`, and a class."""
+    """Go through all places that say which code runs: the file, the key such as `type`, and what it names."""
     for file, name in _module_types(folder):
         yield file, "type", name
     for file in sorted(folder.rglob("*config*.json")):
-        for name in _auto_mapped(_read_json(file)):
-            yield file, "auto_map", name
+        for key, name in _configured(_read_json(file)):
+            yield file, key, name
 
 
 def _module_types(folder: Path) -> Iterator[tuple[Path, str]]:
     """List the modules' classes, with the file that names each: the model's own, and those of its routers."""
     if (file := folder / MODULES).is_file():
-        for module in _read_json(file):
-            yield file, str(module.get("type", ""))
+        modules = _read_json(file)
+        if not isinstance(modules, list) or not all(
+            isinstance(m, dict) and all(isinstance(m.get(name), str) for name in ("type", "path")) for m in modules
+        ):
+            msg = f"No model that can be loaded in the folder '{folder}': {MODULES} is no list of modules."
+            raise FileNotFoundError(msg)
+        for module in modules:
+            yield file, module["type"]
     for file in sorted([*folder.rglob("router_config.json"), *folder.rglob("config.json")]):  # the latter of old ones
         config = _read_json(file)
         if isinstance(config, dict) and isinstance(config.get("types"), dict) and "structure" in config:
@@ -305,14 +314,22 @@ def _module_types(folder: Path) -> Iterator[tuple[Path, str]]:
                 yield file, str(name)
 
 
-def _auto_mapped(node: Any) -> Iterator[str]:
-    """List the classes that `auto_map` names, wherever it stands: processors have it inside of others."""
+def _configured(node: Any) -> Iterator[tuple[str, str]]:
+    """List the code that a configuration names, at any depth: its own classes, calls of torch, kernels of the Hub."""
     if isinstance(node, dict):
         for key, value in node.items():
-            yield from _texts(value) if key == "auto_map" else _auto_mapped(value)
+            if key == "auto_map":
+                yield from ((key, name) for name in _texts(value))
+            elif "activation" in key and isinstance(value, str):
+                if value.startswith("torch.") and not _ACTIVATIONS.fullmatch(value):
+                    yield key, value
+            elif key.endswith("attn_implementation"):
+                yield from ((key, name) for name in _texts(value) if "/" in name)
+            else:
+                yield from _configured(value)
     elif isinstance(node, list):
         for value in node:
-            yield from _auto_mapped(value)
+            yield from _configured(value)
 
 
 def _texts(node: Any) -> Iterator[str]:
@@ -341,6 +358,9 @@ def _put_together(folder: Path, **options: Any) -> SentenceTransformer:
     loading = {name: value for name, value in options.items() if name not in (*SAVED, "device")}
     modules = []
     for module in _read_json(folder / MODULES):
+        if Path(module["path"]).is_absolute() or ".." in Path(module["path"]).parts:  # as sentence-transformers does
+            msg = f"{MODULES}: the path {module['path']!r} leads out of the folder."
+            raise ValueError(msg)
         kind: Any = own.get(module["type"]) or import_from_string(module["type"])
         more = {"module_classes": own} if kind is Router else {}
         modules.append(kind.load(str(folder), subfolder=module["path"], **loading, **more))

@@ -23,6 +23,7 @@ from retort.cli.main import main
 from retort.pipelines.load import pipeline_yaml
 from retort.students import Ranker, RemoteCodeError, Student, save_student
 from retort.students import create as make
+from retort.students.files import resolve_model
 from retort.students.loading import load_model
 from retort.students.modules.counted import CountedEmbedding
 from retort.students.sparse import SparseStudent
@@ -266,3 +267,60 @@ class TestTheOption:
             assert "(--trust-remote-code)" in capsys.readouterr().err
             main([*command, flag])
             capsys.readouterr()
+
+
+class TestOtherCode:
+    """What a folder lets others run: calls of torch, kernels of the Hub, packages that only are installed."""
+
+    @pytest.mark.parametrize(
+        ("file", "values"),
+        [
+            ("config.json", {"sbert_ce_default_activation_function": "torch.utils.collect_env.main"}),
+            ("config.json", {"sentence_transformers": {"activation_fn": "torch.distributed.run.main"}}),
+            ("config_sentence_transformers.json", {"activation_fn": "torch.nn.init.warnings.warn"}),
+            ("config.json", {"attn_implementation": "evil/kernel"}),
+            ("config.json", {"_attn_implementation": {"text_config": "evil/kernel@main:forward"}}),
+            ("sentence_bert_config.json", {"model_args": {"attn_implementation": "evil/kernel"}}),
+        ],
+    )
+    def test_refused(self, tiny_ranker, tmp_path, file, values):
+        shutil.copytree(tiny_ranker, tmp_path / "r")
+        change(tmp_path / "r" / file, **values)
+        with pytest.raises(RemoteCodeError, match=rf"{file}: '.*(activation|attn).*' names (torch|evil)"):
+            Ranker.load(str(tmp_path / "r"))
+
+    @pytest.mark.parametrize("name", ["torch.nn.Identity", "torch.nn.modules.activation.Sigmoid", "mine.Activation"])
+    def test_let_through(self, tiny_ranker, tmp_path, name):
+        """The last is no code that would run: sentence-transformers passes it by."""
+        shutil.copytree(tiny_ranker, tmp_path / "r")
+        change(tmp_path / "r" / "config_sentence_transformers.json", activation_fn=name)
+        change(tmp_path / "r" / "config.json", attn_implementation="eager")
+        (tmp_path / "r" / "retort.json").unlink()
+        assert Ranker.load(str(tmp_path / "r")).score([("a", "b")]).shape == (1,)
+
+    @pytest.mark.parametrize("modules", [{}, [1], [{"type": NORMALIZE}], [{"type": 1, "path": ""}]])
+    def test_modules_that_are_no_list(self, tiny_student, tmp_path, modules):
+        shutil.copytree(tiny_student, tmp_path / "s")
+        (tmp_path / "s" / "modules.json").write_text(json.dumps(modules))
+        with pytest.raises(FileNotFoundError, match=r"s': modules.json is no list of modules"):
+            Student.load(str(tmp_path / "s"))
+
+    def test_a_path_out_of_the_folder(self, tmp_path):
+        (tmp_path / "s").mkdir()
+        name_own(tmp_path / "s")
+        modules = json.loads((tmp_path / "s" / "modules.json").read_text())
+        for path in ("../other", "/other", "a/../../other"):
+            (tmp_path / "s" / "modules.json").write_text(json.dumps([modules[0] | {"path": path}]))
+            with pytest.raises(FileNotFoundError, match=f"the path '{path}' leads out of the folder"):
+                load_model(SentenceTransformer, str(tmp_path / "s"), device="cpu")
+
+    def test_a_package_that_is_named_is_not_imported(self, tmp_path, ran, monkeypatch):
+        package = tmp_path / "packages" / "evil_package" / "inner"
+        package.mkdir(parents=True)
+        (package.parent / "__init__.py").write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\n")
+        monkeypatch.syspath_prepend(tmp_path / "packages")
+        assert resolve_model("package:evil_package/inner") == str(package)
+        for name in ("evil_package.inner", ".evil_package", "__main__", "", "."):
+            with pytest.raises(FileNotFoundError, match=f"package:{name}/x: '{name}' is no package's name"):
+                resolve_model(f"package:{name}/x")
+        assert not ran.exists()
