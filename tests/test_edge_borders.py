@@ -16,6 +16,7 @@ from haystack import Document
 from haystack.dataclasses import ByteStream, SparseEmbedding
 from haystack.document_stores.errors import DocumentStoreError
 from haystack.document_stores.types import DuplicatePolicy
+from haystack.errors import FilterError
 
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 
@@ -120,6 +121,7 @@ class TestKept:
             (np.zeros((2, 0)), [[], []]),
             (np.datetime64("2024-02-29"), "2024-02-29"),
             (np.array(["2024-02-29T12:00:00.5"], "datetime64[ns]"), ["2024-02-29T12:00:00.500000"]),
+            (np.datetime64("1970-01-01T12:00:00.5", "ps"), "1970-01-01T12:00:00.500000"),
             ({1: "a", 1.5: "b", "t": "c", None: "d"}, {"1": "a", "1.5": "b", "t": "c", "null": "d"}),
         ],
         ids=lambda value: type(value).__name__,
@@ -213,3 +215,54 @@ class TestRefused:
         with pytest.raises(DocumentStoreError):
             store.write_documents([replace(document, content="new"), Document(id="b", meta={"key": 2**64})])
         assert store.filter_documents() == [document]
+
+    @pytest.mark.parametrize("embedding", [{1.0: 2.0}, {1.0, 2.0}, b"ab", bytearray(b"ab")])
+    def test_embeddings_of_other_kinds(self, store, embedding):
+        refused(store, Document(id="a", embedding=embedding), "embedding of document 'a' holds something else")
+
+    @pytest.mark.parametrize(
+        ("value", "match"),
+        [
+            (np.datetime64("10000-01-01"), "years 1 to 9999"),
+            (np.array(["2024-01-01", "0000-12-31"], "datetime64[s]"), "years 1 to 9999"),
+            (np.timedelta64(1, "s"), "type timedelta"),
+            (np.timedelta64(1, "ns"), "type timedelta64"),
+        ],
+        ids=str,
+    )
+    def test_times_that_numpy_makes_integers_of(self, store, value, match):
+        refused(store, Document(id="a", meta={"key": value}), rf"Document 'a' .*'meta\.key' .*{match}")
+
+    @pytest.mark.parametrize("meta", [None, [1], "a"])
+    def test_an_update_that_is_no_dictionary(self, store, meta):
+        store.write_documents([Document(id="a")])
+        with pytest.raises(DocumentStoreError, match=f"The update is of type {type(meta).__name__}, not a dictionary"):
+            store.update_by_filter(EVERYTHING, meta)
+
+
+class TestQueries:
+    @pytest.mark.parametrize(
+        ("indices", "values"),
+        [([1, 1], [1.0, 1.0]), ([1], [1.0, 2.0]), ([1, 2], [1.0]), ([-1], [1.0]), ([1.5], [1.0]), ([1], [np.nan])],
+    )
+    @pytest.mark.filterwarnings("ignore:Mutating attribute")
+    def test_sparse(self, store, indices, values):
+        """As documents have them: the engine passed over what had no index, or no value."""
+        store.write_documents([Document(id="a", sparse_embedding=SparseEmbedding([1], [1.0]))])
+        query = SparseEmbedding([1], [1.0])
+        query.indices, query.values = indices, values
+        with pytest.raises(DocumentStoreError, match="The sparse embedding of the query"):
+            store.search(query)
+
+    @pytest.mark.parametrize("kind", ["AND", "OR", "NOT"])
+    def test_deep_filters(self, store, kind):
+        store.write_documents([Document(id="a")])
+        filters = EVERYTHING
+        for _ in range(62):
+            filters = {"operator": kind, "conditions": [filters]}
+        assert [d.id for d in store.filter_documents(filters)] == ["a"]
+        for _ in range(1000):
+            filters = {"operator": kind, "conditions": [filters]}
+        for look in (store.filter_documents, store.delete_by_filter, store.count_documents_by_filter):
+            with pytest.raises(FilterError, match="nested more than 64 levels deep"):
+                look(filters)

@@ -5,8 +5,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
+from collections.abc import Iterable, Mapping, Sequence, Set
+from datetime import MAXYEAR, MINYEAR, date
 from typing import Any, NoReturn
 from uuid import UUID, uuid5
 
@@ -68,7 +68,7 @@ def to_point(document: Document) -> Point:
     if document.embedding is not None:
         vector[DENSE_VECTOR] = document.embedding
     if document.sparse_embedding is not None:
-        vector[SPARSE_VECTOR] = _sparse_vector(document.sparse_embedding, document.id)
+        vector[SPARSE_VECTOR] = sparse_vector(document.sparse_embedding, f"of document {document.id!r}")
 
     payload: dict[str, Any] = {"id": document.id, "content": document.content, "meta": document.meta}
     if document.blob is not None:
@@ -107,10 +107,22 @@ def _is_plain(values: Iterable[Any], room: int = _DEPTH) -> bool:
     return True
 
 
-def _sparse_vector(embedding: SparseEmbedding, document_id: str) -> SparseVector:
+def sparse_vector(embedding: SparseEmbedding, owner: str) -> SparseVector:
     """
     Convert a sparse embedding. With an index that has no value, the engine never opens the index again.
+
+    :param embedding:
+        The embedding.
+    :param owner:
+        What it belongs to, for the message.
+    :returns:
+        The vector.
+    :raises DocumentStoreError:
+        If its indices are not different integers of 32 bits, with a finite value for each.
     """
+    if not _is_finite(embedding.values):
+        msg = f"The sparse embedding {owner} holds {_NOT_FINITE}."
+        raise DocumentStoreError(msg)
     indices = embedding.indices
     try:
         vector = SparseVector(indices, embedding.values)
@@ -120,8 +132,8 @@ def _sparse_vector(embedding: SparseEmbedding, document_id: str) -> SparseVector
     except (TypeError, OverflowError) as caught:
         error = caught
     msg = (
-        f"The sparse embedding of document {document_id!r} cannot be stored: it must have different integers from 0 to "
-        "2**32 - 1 for indices, and a value for each."
+        f"The sparse embedding {owner} must have different integers from 0 to 2**32 - 1 for indices, and a value "
+        "for each."
     )
     raise DocumentStoreError(msg) from error
 
@@ -148,6 +160,8 @@ def as_json(payload: dict[str, Any], owner: str) -> dict[str, Any]:
     def convert(value: Any, name: str, room: int) -> Any:
         if value is None or isinstance(value, bool):
             return value
+        if isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind == "m":
+            refuse(name, "is of type timedelta64: meta may hold only what JSON can, and dates")
         if isinstance(value, (int, np.integer)):
             if not _LEAST <= value <= _GREATEST:
                 refuse(name, "is an integer below -2**63 or above 2**64 - 1: store it as text (str)")
@@ -161,8 +175,7 @@ def as_json(payload: dict[str, Any], owner: str) -> dict[str, Any]:
         if isinstance(value, date):
             return value.isoformat()
         if isinstance(value, (np.generic, np.ndarray)):
-            # Nanoseconds would become integers.
-            return convert((value.astype("M8[us]") if value.dtype == "M8[ns]" else value).tolist(), name, room)
+            return convert((dates(value, name) if value.dtype.kind == "M" else value).tolist(), name, room)
         if not isinstance(value, (Mapping, Sequence)) or isinstance(value, (bytes, bytearray, memoryview)):
             refuse(name, f"is of type {type(value).__name__}: meta may hold only what JSON can, and dates")
         if not room:
@@ -178,6 +191,15 @@ def as_json(payload: dict[str, Any], owner: str) -> dict[str, Any]:
                 refuse(name, f"has two keys that are written {written!r}: JSON knows only text")
             items[written] = convert(item, f"{name}.{written}", room - 1)
         return items
+
+    def dates(value: Any, name: str) -> Any:
+        """Keep NumPy from making integers of dates, as it does of years that Python has not, and of nanoseconds."""
+        if np.datetime_data(value.dtype)[0] in ("ns", "ps", "fs", "as"):
+            return value.astype("M8[us]")
+        years = value.astype("M8[Y]").astype(int) + 1970
+        if (~np.isnat(value) & ((years < MINYEAR) | (years > MAXYEAR))).any():
+            refuse(name, f"is a date outside of the years {MINYEAR} to {MAXYEAR}: store it as text (str)")
+        return value
 
     def text(value: str, name: str) -> str:
         try:
@@ -230,10 +252,6 @@ def embedding_dimension(documents: list[Document], expected: int | None, path: s
         If an embedding is empty, has another dimension, or is not finite in single precision.
     """
     for document in documents:
-        sparse = document.sparse_embedding
-        if sparse is not None and not _is_finite(sparse.values):
-            msg = f"The sparse embedding of document '{document.id}' holds {_NOT_FINITE}."
-            raise DocumentStoreError(msg)
         if document.embedding is None:
             continue
         # Qdrant stores NaN without a word and never finds it again.
@@ -255,7 +273,9 @@ def embedding_dimension(documents: list[Document], expected: int | None, path: s
     return expected
 
 
-def _is_finite(numbers: list[float]) -> bool:
+def _is_finite(numbers: Any) -> bool:
+    if isinstance(numbers, (Mapping, Set, bytes, bytearray)):  # they have numbers as well, but in no order, or others
+        return False
     try:
         return math.hypot(*numbers) <= _LONGEST  # their length: large or NaN if an entry is, and faster than a loop
     except (TypeError, OverflowError):

@@ -37,6 +37,7 @@ _ORDER: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "<": ("lt", operator.lt),
     "<=": ("lte", operator.le),
 }
+_DEPTH = 64  # levels of conditions; at some hundreds Python gives up, and with a higher limit the process ends
 _NOT_STORED = ("score", "embedding", "sparse_embedding")
 _LARGEST_EXACT_INTEGER = 2**53  # the engine compares numbers as float64
 _LARGEST_ZONE_SHIFT = timedelta(days=1)
@@ -94,11 +95,14 @@ def document_matches(filters: dict[str, Any], document: Document) -> bool:
     return all(results) == (filters["operator"] == "AND")
 
 
-def _convert(filters: dict[str, Any]) -> _Native:
+def _convert(filters: dict[str, Any], room: int = _DEPTH) -> _Native:
+    if not room:
+        msg = f"Filters are nested more than {_DEPTH} levels deep: join their conditions."
+        raise FilterError(msg)
     if not isinstance(filters, dict):
         msg = f"Filters must be dictionaries, got {filters!r}"
         raise FilterError(msg)
-    return _comparison(filters) if "field" in filters else _logic(filters)
+    return _comparison(filters) if "field" in filters else _logic(filters, room)
 
 
 def _require(filters: dict[str, Any], key: str) -> Any:
@@ -108,9 +112,9 @@ def _require(filters: dict[str, Any], key: str) -> Any:
     return filters[key]
 
 
-def _logic(filters: dict[str, Any]) -> _Native:
+def _logic(filters: dict[str, Any], room: int) -> _Native:
     logical = _require(filters, "operator")
-    parts = [_convert(condition) for condition in _require(filters, "conditions")]
+    parts = [_convert(condition, room - 1) for condition in _require(filters, "conditions")]
     if logical not in LOGICAL_OPERATORS:
         msg = f"Unknown logical operator '{logical}'. Valid operators are: {sorted(LOGICAL_OPERATORS)}"
         raise FilterError(msg)

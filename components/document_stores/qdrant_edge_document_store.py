@@ -21,11 +21,19 @@ from qdrant_edge import (
     Record,
     ScrollRequest,
     SearchParams,
-    SparseVector,
     UpdateOperation,
 )
 
-from .edge_documents import DENSE_VECTOR, SPARSE_VECTOR, as_json, embedding_dimension, point_id, to_document, to_point
+from .edge_documents import (
+    DENSE_VECTOR,
+    SPARSE_VECTOR,
+    as_json,
+    embedding_dimension,
+    point_id,
+    sparse_vector,
+    to_document,
+    to_point,
+)
 from .edge_filters import convert_filters
 from .shared_shard import DISTANCES, QUANTIZATIONS, SharedShard, acquire, create_index, release
 
@@ -361,6 +369,9 @@ class QdrantEdgeDocumentStore:
         :raises DocumentStoreError:
             If the fields cannot be stored.
         """
+        if not isinstance(meta, dict):
+            msg = f"The update is of type {type(meta).__name__}, not a dictionary."
+            raise DocumentStoreError(msg)
         payload = as_json({"meta": meta}, "The update")["meta"]
         return self._update_matching(filters, lambda ids: UpdateOperation.set_payload(ids, payload, "meta"))
 
@@ -811,7 +822,7 @@ def _dense_query(query_embedding: Any, shard: SharedShard) -> Query:
 
 
 def _sparse_query(query_embedding: Any) -> Query:
-    return Query.Nearest(SparseVector(query_embedding.indices, query_embedding.values), using=SPARSE_VECTOR)
+    return Query.Nearest(sparse_vector(query_embedding, "of the query"), using=SPARSE_VECTOR)
 
 
 def _identity(value: Any) -> tuple[str, str]:
