@@ -619,7 +619,12 @@ class StageInputs:
 
 
 class BatchSource:
-    """Gives the batch of any step: a pure function of seed, stage and step, so that a run resumes anywhere."""
+    """
+    Gives the batch of any step: a pure function of seed, stage and step, so that a run resumes anywhere.
+
+    `retort.trainers.batches.base.CandidateBatch` describes the fields of a batch, and
+    `retort.trainers.batches.sampling.picked` walks items epoch by epoch.
+    """
 
     #: The stage must have `candidates`.
     needs_lists = False
@@ -629,7 +634,7 @@ class BatchSource:
     teachers: tuple[str, ...] = ()
     #: Queries (or texts) that it draws from; a stage without any is passed over.
     size: int = 0
-    #: How many of these have a positive.
+    #: How many of these have a positive; at 0, objectives with `needs_positives` are refused.
     queries_with_positive: int = 0
     #: Hash of what a resumed stage must find again; '' if it depends on the data alone.
     lists_hash: str = ""
