@@ -293,6 +293,16 @@ class TestCapstone:
         source = open_stage(built, built.recipe.stages[0], tmp_path / "out").source
         assert all(query.startswith(odd) for query in source.batch(0).queries)
 
+    def test_candidates_that_only_the_datas_queries_have(self, capstone_tree, beir, tmp_path):
+        """Known before the first step, not when the stage opens."""
+        data = read_data(beir, "train")
+        data.given = {name: {"d00": 1.0} for name in data.queries.ids}
+        given = {"type": "retort.trainers.candidates.given.GivenMiner"}
+        capstone_tree["candidates"] = {"given": given}
+        capstone_tree["stages"][0]["candidates"]["sources"] = ["given"]
+        with pytest.raises(RecipeError, match=r"stages.0.queries: .* no documents for its queries"):
+            build_recipe(Recipe.from_dict(capstone_tree, allow=ALLOW), data, tmp_path)
+
     def test_a_source_without_any_query(self, capstone_tree, beir, tmp_path, monkeypatch):
         monkeypatch.setattr(capstone.Phrases, "of", lambda self, data: [[] for _ in data.corpus.ids])
         with pytest.raises(RecipeError, match=r"stages.0.queries: Phrases made no query"):

@@ -165,6 +165,8 @@ def _built(
         if stage.candidates is not None and stage.candidates.text is not None:
             where, negatives = f"stages.{i}.candidates.text", stage.candidates.negatives
             texts[stage.name] = _text_transform(recipe, stage.candidates.text, where, student, negatives)
+        if stage.queries is not None:
+            _check_sources(f"stages.{i}.queries", stage, miners, context)
     return BuiltRecipe(
         recipe=recipe,
         context=context,
@@ -201,6 +203,15 @@ def _text_transform(recipe: Recipe, spec: Component, where: str, student: Any, n
         source = recipe.create(component(transform.source_spec, within), "queries", within)
     _checked(where, transform.bind, source, student.tokenizer, negatives)
     return transform
+
+
+def _check_sources(where: str, stage: Stage, miners: dict[str, Miner], context: TrainingContext) -> None:
+    """Refuse miners that look up what only the data's own queries have."""
+    data = context.data
+    without = context.over(RetrievalData(data.name, data.corpus, data.queries))
+    for name in stage.candidates.sources if stage.candidates else []:
+        if not any(context.teachers[asked].runs == "trained_in_run" for asked in miners[name].teachers):
+            _checked(where, miners[name].key, without)
 
 
 def _check_order(trained_in_run: dict[str, BuiltRecipe]) -> None:
