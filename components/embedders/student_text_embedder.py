@@ -9,13 +9,13 @@ from typing import Any, Literal
 from haystack import component
 from haystack.utils import ComponentDevice, Secret
 
-from haystack_integrations.components.embedders.retort.serialization import create, describe
-from retort.students import Student, StudentHandle
+from haystack_integrations.components.embedders.retort.model_component import ModelComponent
+from retort.students import Student
 from retort.students.checks import positive
 
 
 @component
-class StudentTextEmbedder:
+class StudentTextEmbedder(ModelComponent[Student]):
     """
     Embeds a query with a distilled student, or with any other sentence-transformers model.
 
@@ -98,38 +98,7 @@ class StudentTextEmbedder:
         self.model_kwargs = model_kwargs
         self.tokenizer_kwargs = tokenizer_kwargs
         self.config_kwargs = config_kwargs
-        self._handle = StudentHandle(
-            self._kind,
-            model,
-            device=device.to_torch_str() if device else None,
-            precision=precision,
-            backend=backend,
-            threads=threads,
-            revision=revision,
-            token=token.resolve_value if token else None,  # asked for when the model is loaded
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
-            model_kwargs=model_kwargs,
-            tokenizer_kwargs=tokenizer_kwargs,
-            config_kwargs=config_kwargs,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Describe the component, for YAML."""
-        return describe(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "StudentTextEmbedder":
-        """Create the component from its description."""
-        return create(cls, data)
-
-    def warm_up(self) -> None:
-        """Load the model, once."""
-        _ = self._handle.student
-
-    def close(self) -> None:
-        """Give the model back; it leaves memory when no component uses it."""
-        self._handle.release()
+        self._handle = self._share(self._kind)
 
     @component.output_types(embedding=list[float], space=str)
     def run(self, text: str) -> dict[str, Any]:

@@ -11,13 +11,13 @@ import numpy as np
 from haystack import Document, component
 from haystack.utils import ComponentDevice, Secret
 
-from haystack_integrations.components.embedders.retort.serialization import create, describe
-from retort.students import Ranker, StudentHandle, document_string
+from haystack_integrations.components.embedders.retort.model_component import ModelComponent
+from retort.students import Ranker, document_string
 from retort.students.checks import positive
 
 
 @component
-class StudentRanker:
+class StudentRanker(ModelComponent[Ranker]):
     """
     Ranks documents by a cross-encoder that reads query and document together.
 
@@ -119,39 +119,7 @@ class StudentRanker:
         self.model_kwargs = model_kwargs
         self.tokenizer_kwargs = tokenizer_kwargs
         self.config_kwargs = config_kwargs
-        self._handle = StudentHandle(
-            Ranker,
-            model,
-            device=device.to_torch_str() if device else None,
-            precision=precision,
-            backend=backend,
-            threads=threads,
-            max_tokens=max_tokens,
-            revision=revision,
-            token=token.resolve_value if token else None,  # asked for when the model is loaded
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
-            model_kwargs=model_kwargs,
-            tokenizer_kwargs=tokenizer_kwargs,
-            config_kwargs=config_kwargs,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Describe the component, for YAML."""
-        return describe(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "StudentRanker":
-        """Create the component from its description."""
-        return create(cls, data)
-
-    def warm_up(self) -> None:
-        """Load the model, once."""
-        _ = self._handle.student
-
-    def close(self) -> None:
-        """Give the model back; it leaves memory when no component uses it."""
-        self._handle.release()
+        self._handle = self._share(Ranker, max_tokens=max_tokens)
 
     @component.output_types(documents=list[Document])
     def run(

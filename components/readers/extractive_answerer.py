@@ -10,14 +10,14 @@ import numpy as np
 from haystack import Document, ExtractedAnswer, component
 from haystack.utils import ComponentDevice, Secret
 
-from haystack_integrations.components.embedders.retort.serialization import create, describe
+from haystack_integrations.components.embedders.retort.model_component import ModelComponent
 from haystack_integrations.components.readers.retort.sentences import sentence_spans
-from retort.students import Student, StudentHandle
+from retort.students import Student
 from retort.students.checks import positive
 
 
 @component
-class ExtractiveAnswerer:
+class ExtractiveAnswerer(ModelComponent[Student]):
     r"""
     Cites the best sentences of the top documents: an answer without an LLM.
 
@@ -119,38 +119,7 @@ class ExtractiveAnswerer:
         self.model_kwargs = model_kwargs
         self.tokenizer_kwargs = tokenizer_kwargs
         self.config_kwargs = config_kwargs
-        self._handle = StudentHandle(
-            Student,
-            model,
-            device=device.to_torch_str() if device else None,
-            precision=precision,
-            backend=backend,
-            threads=threads,
-            revision=revision,
-            token=token.resolve_value if token else None,  # asked for when the model is loaded
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
-            model_kwargs=model_kwargs,
-            tokenizer_kwargs=tokenizer_kwargs,
-            config_kwargs=config_kwargs,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Describe the component, for YAML."""
-        return describe(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "ExtractiveAnswerer":
-        """Create the component from its description."""
-        return create(cls, data)
-
-    def warm_up(self) -> None:
-        """Load the model, once."""
-        _ = self._handle.student
-
-    def close(self) -> None:
-        """Give the model back; it leaves memory when no component uses it."""
-        self._handle.release()
+        self._handle = self._share(Student)
 
     @component.output_types(answers=list[ExtractedAnswer], best_score=float)
     def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
