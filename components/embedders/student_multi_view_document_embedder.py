@@ -3,7 +3,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Embeds documents once for each question that they answer."""
 
-import asyncio
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -146,18 +145,6 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
             If a document's questions are not a list of strings, or a view's id is that of another document.
         """
         return StudentDocumentEmbedder.run(self, documents=documents)
-
-    @component.output_types(documents=list[Document])
-    async def run_async(self, documents: list[Document]) -> dict[str, Any]:
-        """
-        Embed documents in a thread, so that the event loop stays free.
-
-        :param documents:
-            The documents.
-        :returns:
-            As `run`.
-        """
-        return await asyncio.to_thread(self.run, documents=documents)
 
     def _to_embed(self, documents: list[Document]) -> tuple[list[Document], list[str]]:
         student = self._handle.student

@@ -3,7 +3,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Embeds documents with a sparse student."""
 
-import asyncio
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -127,18 +126,6 @@ class StudentSparseDocumentEmbedder(StudentDocumentEmbedder):
             If `documents` is not a list of documents.
         """
         return StudentDocumentEmbedder.run(self, documents=documents)
-
-    @component.output_types(documents=list[Document])
-    async def run_async(self, documents: list[Document]) -> dict[str, Any]:
-        """
-        Embed documents in a thread, so that the event loop stays free.
-
-        :param documents:
-            The documents.
-        :returns:
-            As `run`.
-        """
-        return await asyncio.to_thread(self.run, documents=documents)
 
     def _with_vectors(self, documents: list[Document], vectors: Any) -> list[Document]:
         entries = largest(vectors, self.max_active_dims)
