@@ -7,32 +7,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retort.students.backends.exports import Backend, choose, export_precision
-from retort.students.backends.onnx import ExportError, GraphScorer, open_export
-from retort.students.files import resolve_model
-from retort.students.loading import (
-    Kwargs,
-    Precision,
-    load_model,
-    names_dtype,
-    pick_device,
-    refuse_remote_code,
-    set_precision,
-)
+from retort.students.backends.onnx import GraphScorer
 from retort.students.manifest import Manifest, ManifestError
 from retort.students.scoring import Pair, score_numpy
-from retort.students.student import build_manifest, verified
+from retort.students.student import LoadedModel
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
 
 
-class Ranker:
+class Ranker(LoadedModel["CrossEncoder"]):
     """
     A loaded cross-encoder.
 
@@ -49,135 +37,52 @@ class Ranker:
     def __init__(
         self, model: CrossEncoder | None, manifest: Manifest, name: str, scorer: GraphScorer | None = None
     ) -> None:
-        self._model = model
-        self.manifest = manifest
-        self.name = name
+        super().__init__(model, manifest, name)
         self._scorer = scorer
         self._lock = threading.Lock()  # as in Student: fast tokenizers keep state
 
-    @property
-    def model(self) -> CrossEncoder:
-        """
-        The torch model.
+    @staticmethod
+    def model_class() -> Any:
+        """The class of sentence-transformers that loads it."""
+        from sentence_transformers import CrossEncoder
 
-        :raises ExportError:
-            If the ranker runs as ONNX.
-        """
-        if self._model is None:
-            msg = f"{self.name} runs as an ONNX graph; load it with backend='torch' to have its modules."
-            raise ExportError(msg)
-        return self._model
+        return CrossEncoder
 
     @classmethod
-    def load(
-        cls,
-        model: str,
-        *,
-        device: str | None = None,
-        precision: Precision | None = None,
-        backend: Backend = "auto",
-        threads: int | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        local_files_only: bool = False,
-        trust_remote_code: bool = False,
-        max_tokens: int | None = None,
-        model_kwargs: Kwargs = None,
-        tokenizer_kwargs: Kwargs = None,
-        config_kwargs: Kwargs = None,
-    ) -> Ranker:
+    def load(cls, model: str, *, max_tokens: int | None = None, **options: Any) -> Ranker:
         """
         Load a ranker trained here, or any other cross-encoder with one label.
 
         :param model:
             A folder, a Hub id, or `package:NAME/SUBFOLDER` (see `resolve_model`).
-        :param device:
-            Torch device; None takes the best there is.
-        :param precision:
-            As in `Student.load`.
-        :param backend:
-            As in `Student.load`.
-        :param threads:
-            As in `Student.load`.
-        :param revision:
-            Hub revision.
-        :param token:
-            Hub token.
-        :param local_files_only:
-            Never ask the Hub.
-        :param trust_remote_code:
-            Run code that the model brings along.
         :param max_tokens:
             Cut pairs here instead of where the model says. It changes the fingerprint.
-        :param model_kwargs:
-            As in `Student.load`.
-        :param tokenizer_kwargs:
-            As in `Student.load`.
-        :param config_kwargs:
-            As in `Student.load`.
-        :raises FileNotFoundError:
-            If the folder is not there.
-        :raises PrecisionError:
-            If bfloat16 is asked for where it would be emulated.
+        :param options:
+            As in `Student.load`: `device`, `precision`, `backend`, `threads`, `revision`, `token`, `local_files_only`,
+            `trust_remote_code`, `model_kwargs`, `tokenizer_kwargs`, `config_kwargs`.
         :raises ManifestError:
-            If the model is no ranker, or not the one that its manifest describes.
-        :raises ExportError:
-            If an export is asked for that is not there, or cannot be used.
-        :raises RemoteCodeError:
-            If the folder brings code along that is not trusted.
-        :raises ValueError:
-            As `Student.load`.
+            If the model is no ranker, or not the one that its manifest describes. Other errors as in `Student.load`.
         """
-        kwargs: dict[str, Any] = {
-            "model_kwargs": model_kwargs,
-            "tokenizer_kwargs": tokenizer_kwargs,
-            "config_kwargs": config_kwargs,
-        }
-        device = pick_device(device)
-        folder = Path(resolve_model(model))
-        known = Manifest.read(folder) if folder.is_dir() else None
-        if known is not None and known.kind != "ranker":
-            raise ManifestError(_no_ranker(model))
-        backend, chosen = choose(known, backend, precision, device, changed=max_tokens is not None, kwargs=kwargs)
-        if backend == "onnx" and known is not None:
-            refuse_remote_code(str(folder), trust_remote_code=trust_remote_code)
-            scorer: Any = open_export(folder, known, export_precision(chosen), threads)
-            return cls(None, known, model, scorer)
-        from sentence_transformers import CrossEncoder
+        cut = None if max_tokens is None else lambda loaded: setattr(loaded, "max_seq_length", max_tokens)
+        loaded, manifest, scorer, _ = cls._load(model, cut=cut, **options)
+        return cls(loaded, manifest, model, scorer)
 
-        loaded = load_model(
-            CrossEncoder,
-            model,
-            device=device,
-            revision=revision,
-            token=token,
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
-            **kwargs,
-        )
-        manifest = verified(loaded, model, changed=any(kwargs.values()))
-        # Any encoder loads as a cross-encoder, with a head of random weights.
-        if manifest.kind != "ranker" or not has_head(loaded):
-            raise ManifestError(_no_ranker(model))
+    @classmethod
+    def _refuse_other_kind(cls, kind: str, model: str) -> None:
+        if kind != "ranker":
+            msg = f"{model} is no ranker: it has no trained head that scores pairs. Give a CrossEncoder."
+            raise ManifestError(msg)
+
+    @classmethod
+    def _check(cls, loaded: CrossEncoder, manifest: Manifest, model: str) -> None:
+        # Any encoder loads as a cross-encoder, with a head of random weights; a trained one's class is named, such as
+        # `BertForSequenceClassification`.
+        config: Any = loaded.config
+        trained = any("For" in name for name in config.architectures or [])
+        cls._refuse_other_kind(manifest.kind if trained else "", model)
         if loaded.num_labels != 1:
             msg = f"{model} gives {loaded.num_labels} scores a pair; a ranker gives one."
             raise ManifestError(msg)
-        if max_tokens is not None:
-            loaded.max_seq_length = max_tokens
-            manifest = build_manifest(loaded)
-        if not names_dtype(model_kwargs, config_kwargs):
-            set_precision(loaded, chosen, device)
-        return cls(loaded, manifest, model)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of this exact artefact."""
-        return self.manifest.fingerprint
-
-    @property
-    def num_parameters(self) -> int:
-        """Count of the torch model's parameters."""
-        return sum(p.numel() for p in self.model.parameters())
 
     @property
     def megabytes(self) -> float:
@@ -209,13 +114,3 @@ class Ranker:
             return self._scorer.score(pairs, budget=tokens_per_chunk, progress=progress)
         with self._lock:
             return score_numpy(self.model, pairs, budget=tokens_per_chunk, progress=progress)
-
-
-def _no_ranker(model: str) -> str:
-    return f"{model} is no ranker: it has no trained head that scores pairs. Give a CrossEncoder."
-
-
-def has_head(model: CrossEncoder) -> bool:
-    """Tell whether a cross-encoder's head comes from its file: `BertForSequenceClassification`, not `BertModel`."""
-    config: Any = model.config
-    return any("For" in name for name in config.architectures or [])

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -40,6 +41,8 @@ from retort.students.views import view_texts
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
+
+Model = TypeVar("Model", bound="SentenceTransformer | CrossEncoder")
 
 
 def build_manifest(model: SentenceTransformer | CrossEncoder, **provenance: Any) -> Manifest:
@@ -119,7 +122,106 @@ def save_student(model: SentenceTransformer | CrossEncoder, path: str | Path, **
     return manifest
 
 
-class Student:
+class LoadedModel(Generic[Model]):
+    """A model with its manifest: what students and rankers have in common."""
+
+    def __init__(self, model: Model | None, manifest: Manifest, name: str) -> None:
+        self._model = model
+        self.manifest = manifest
+        self.name = name
+
+    @staticmethod
+    def model_class() -> Any:
+        """The class of sentence-transformers that loads it."""
+        raise NotImplementedError
+
+    @property
+    def model(self) -> Model:
+        """
+        The torch model.
+
+        :raises ExportError:
+            If it runs as ONNX.
+        """
+        if self._model is None:
+            msg = f"{self.name} runs as an ONNX graph; load it with backend='torch' to have its modules."
+            raise ExportError(msg)
+        return self._model
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of this exact artefact."""
+        return self.manifest.fingerprint
+
+    @property
+    def num_parameters(self) -> int:
+        """Count of the torch model's parameters."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @classmethod
+    def _load(
+        cls,
+        model: str,
+        *,
+        cut: Callable[[Model], None] | None,
+        device: str | None = None,
+        precision: Precision | None = None,
+        backend: Backend = "auto",
+        threads: int | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        **kwargs: Kwargs,
+    ) -> tuple[Model | None, Manifest, Any, str]:
+        """
+        Load a torch model or an export; parameters and errors as in `Student.load`.
+
+        :param cut:
+            Sets other lengths than the model's; None keeps those.
+        :param kwargs:
+            `model_kwargs`, `tokenizer_kwargs` and `config_kwargs`.
+        :returns:
+            The torch model or None; the manifest; what `open_export` gives or None; the export's form or "".
+        """
+        device = pick_device(device)
+        folder = Path(resolve_model(model))
+        known = Manifest.read(folder) if folder.is_dir() else None
+        if known is not None:
+            cls._refuse_other_kind(known.kind, model)
+        backend, chosen = choose(known, backend, precision, device, changed=cut is not None, kwargs=kwargs)
+        if backend == "onnx" and known is not None:
+            refuse_remote_code(str(folder), trust_remote_code=trust_remote_code)
+            return None, known, open_export(folder, known, export_precision(chosen), threads), f"onnx {chosen}"
+        loaded: Model = load_model(
+            cls.model_class(),
+            model,
+            device=device,
+            revision=revision,
+            token=token,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+            **kwargs,
+        )
+        manifest = verified(loaded, model, changed=any(kwargs.values()))
+        cls._check(loaded, manifest, model)
+        if cut is not None:
+            cut(loaded)
+            manifest = build_manifest(loaded)
+        if not names_dtype(*kwargs.values()):
+            set_precision(loaded, chosen, device)
+        return loaded, manifest, None, ""
+
+    @classmethod
+    def _refuse_other_kind(cls, kind: str, model: str) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def _check(cls, loaded: Model, manifest: Manifest, model: str) -> None:
+        """Refuse a torch model that loads but cannot serve."""
+
+
+class Student(LoadedModel["SentenceTransformer"]):
     """
     A loaded student.
 
@@ -145,9 +247,7 @@ class Student:
         *,
         trust_remote_code: bool = False,
     ) -> None:
-        self._model = model
-        self.manifest = manifest
-        self.name = name
+        super().__init__(model, manifest, name)
         self._export = export
         self._trust_remote_code = trust_remote_code
         self._encoders: dict[Side, Encoder] = dict(encoders or {})
@@ -169,19 +269,6 @@ class Student:
     def encoding() -> Callable[..., Any]:
         """The function that encodes with a torch model."""
         return encode_numpy
-
-    @property
-    def model(self) -> SentenceTransformer:
-        """
-        The torch model.
-
-        :raises ExportError:
-            If the student runs as ONNX.
-        """
-        if self._model is None:
-            msg = f"{self.name} runs as an ONNX graph; load it with backend='torch' to have its modules."
-            raise ExportError(msg)
-        return self._model
 
     @classmethod
     def load(
@@ -250,39 +337,25 @@ class Student:
         :raises ValueError:
             If the dtype is named twice, or `transformers_kwargs` refuses what is passed on.
         """
-        device = pick_device(device)
-        folder = Path(resolve_model(model))
-        known = Manifest.read(folder) if folder.is_dir() else None
-        if known is not None:
-            cls._refuse_other_kind(known.kind, model)
-        kwargs: dict[str, Any] = {
-            "model_kwargs": model_kwargs,
-            "tokenizer_kwargs": tokenizer_kwargs,
-            "config_kwargs": config_kwargs,
-        }
-        cut = max_query_tokens is not None or max_document_tokens is not None
-        backend, chosen = choose(known, backend, precision, device, changed=cut, kwargs=kwargs)
-        if backend == "onnx" and known is not None:
-            refuse_remote_code(str(folder), trust_remote_code=trust_remote_code)
-            encoders: Any = open_export(folder, known, export_precision(chosen), threads)
-            return cls(None, known, model, encoders, f"onnx {chosen}", trust_remote_code=trust_remote_code)
-        loaded = load_model(
-            cls.model_class(),
+        cut = None
+        if max_query_tokens is not None or max_document_tokens is not None:
+            cut = partial(set_max_tokens, query=max_query_tokens, document=max_document_tokens)
+        loaded, manifest, encoders, form = cls._load(
             model,
+            cut=cut,
             device=device,
+            precision=precision,
+            backend=backend,
+            threads=threads,
             revision=revision,
             token=token,
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,
-            **kwargs,
+            model_kwargs=model_kwargs,
+            tokenizer_kwargs=tokenizer_kwargs,
+            config_kwargs=config_kwargs,
         )
-        manifest = verified(loaded, model, changed=any(kwargs.values()))
-        if cut:
-            set_max_tokens(loaded, query=max_query_tokens, document=max_document_tokens)
-            manifest = build_manifest(loaded)
-        if not names_dtype(model_kwargs, config_kwargs):
-            set_precision(loaded, chosen, device)
-        return cls(loaded, manifest, model)
+        return cls(loaded, manifest, model, encoders, form, trust_remote_code=trust_remote_code)
 
     @classmethod
     def _refuse_other_kind(cls, kind: str, model: str) -> None:
@@ -305,19 +378,9 @@ class Student:
         return self.manifest.space
 
     @property
-    def fingerprint(self) -> str:
-        """Hash of this exact artefact."""
-        return self.manifest.fingerprint
-
-    @property
     def form(self) -> str:
         """What runs, such as `float32` or `onnx int8`: vectors of two forms are near, not equal."""
         return self._export or str(self.model.dtype).removeprefix("torch.")
-
-    @property
-    def num_parameters(self) -> int:
-        """Count of the torch model's parameters."""
-        return sum(p.numel() for p in self.model.parameters())
 
     @property
     def megabytes(self) -> float:
