@@ -68,12 +68,9 @@ def encode_tokens(
         joined = torch.cat([*(states[n].to(vectors.dtype) for n in layers), vectors, mask], dim=-1)
         return torch.nn.functional.pad(joined, (0, 0, 0, length - joined.shape[1]))
 
-    def chunks() -> Any:
-        for chunk in plan_chunks(token_counts(model, texts, side), budget or default_budget(model)):
-            part = [texts[i] for i in chunk]
-            yield chunk, recomputed(partial(run, part)) if recompute else run(part)
-
-    return in_order(chunks())
+    plan = plan_chunks(token_counts(model, texts, side), budget or default_budget(model))
+    parts = [[texts[i] for i in chunk] for chunk in plan]
+    return in_order(zip(plan, (recomputed(partial(run, p)) if recompute else run(p) for p in parts), strict=True))
 
 
 def longest(model: BaseModel, texts: Sequence[str], side: Side) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retort.students.encoding import TOKENISED, default_budget, in_order, on_device, plan_chunks, recomputed
+from retort.students.encoding import TOKENISED, collect, default_budget, in_order, on_device, plan_chunks, recomputed
 from retort.students.layers import captured, evaluating, head_scores, layers_of
 
 if TYPE_CHECKING:
@@ -123,10 +123,6 @@ def score_numpy(
     """
     import torch
 
-    found = np.empty(len(pairs), dtype=np.float32)
     with evaluating(model), torch.inference_mode():
-        for chunk, scores in score_chunks(model, pairs, budget=budget) if pairs else ():
-            found[chunk] = scores.float().cpu().numpy()
-            if progress is not None:
-                progress(len(chunk))
-    return found
+        chunks = score_chunks(model, pairs, budget=budget) if pairs else ()
+        return collect(((rows, scores.float().cpu().numpy()) for rows, scores in chunks), (len(pairs),), progress)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from retort.students.backends.static import WEIGHTS, StaticEncoder, static_encoder
-from retort.students.encoding import CPU_TOKENS, TOKENISED, plan_chunks
+from retort.students.encoding import CPU_TOKENS, TOKENISED, collect, collect_sparse, plan_chunks
 from retort.students.files import replace_folder
 from retort.students.layers import attend_step_by_step
 from retort.students.manifest import MANIFEST_FILE, Manifest
@@ -143,17 +143,10 @@ class GraphEncoder:
         self, texts: Sequence[str], *, budget: int | None = None, progress: Callable[[int], Any] | None = None
     ) -> Any:
         """Encode texts: `[n, d]` float32, an array or a `csr_array`, in the order of `texts`."""
-        chunks = self.graph.chunks(texts, budget) if texts else iter(())
+        chunks = self.graph.chunks(texts, budget) if texts else ()
         if self.sparse:
-            from retort.students.encoding import collect_sparse
-
             return collect_sparse(chunks, self.dim, progress)
-        found = np.empty((len(texts), self.dim), dtype=np.float32)
-        for rows, vectors in chunks:
-            found[rows] = vectors
-            if progress is not None:
-                progress(len(rows))
-        return found
+        return collect(chunks, (len(texts), self.dim), progress)
 
 
 class GraphScorer:
@@ -171,12 +164,8 @@ class GraphScorer:
         self, pairs: Sequence[Pair], *, budget: int | None = None, progress: Callable[[int], Any] | None = None
     ) -> np.ndarray:
         """Score pairs: `[n]` float32 raw logits, in the order of `pairs`."""
-        found = np.empty(len(pairs), dtype=np.float32)
-        for rows, scores in self.graph.chunks([tuple(p) for p in pairs], budget) if pairs else ():
-            found[rows] = scores.reshape(-1)
-            if progress is not None:
-                progress(len(rows))
-        return found
+        chunks = self.graph.chunks([tuple(p) for p in pairs], budget) if pairs else ()
+        return collect(((rows, scores.reshape(-1)) for rows, scores in chunks), (len(pairs),), progress)
 
 
 def open_export(
