@@ -128,28 +128,15 @@ class ServerIndex:
         await self.store.close_async()
         await asyncio.to_thread(self.close)
 
-    def search(
-        self,
-        query_embedding: list[float] | SparseEmbedding,
-        *,
-        top_k: int,
-        params: SearchParams,
-        filters: dict[str, Any] | Filter | None = None,
-        return_embedding: bool = False,
-    ) -> list[Document]:
+    def search(self, query_embedding: list[float] | SparseEmbedding, **options: Any) -> list[Document]:
         """
         Return the documents whose embeddings are most similar to a query's.
 
         :param query_embedding:
             The query. A sparse one is compared with the sparse embeddings.
-        :param top_k:
-            The number of documents.
-        :param params:
-            Qdrant's search parameters.
-        :param filters:
-            Haystack filters, or native ones.
-        :param return_embedding:
-            Whether the documents have their embeddings.
+        :param options:
+            `top_k`, the number of documents; `params`, Qdrant's search parameters; `filters`, Haystack's or native
+            ones; `return_embedding`, whether the documents have their embeddings.
         :returns:
             The documents, best first. A higher score is better (of a collection compared by distance, the negative).
         :raises DocumentStoreError:
@@ -158,18 +145,10 @@ class ServerIndex:
         """
         with self._clear_errors():
             client, vectors = self._open()
-            request = self._request(vectors, query_embedding, top_k, params, filters, return_embedding)
+            request = self._request(vectors, query_embedding, **options)
             return _documents(vectors, query_embedding, client.query_points(**request).points)
 
-    async def search_async(
-        self,
-        query_embedding: list[float] | SparseEmbedding,
-        *,
-        top_k: int,
-        params: SearchParams,
-        filters: dict[str, Any] | Filter | None = None,
-        return_embedding: bool = False,
-    ) -> list[Document]:
+    async def search_async(self, query_embedding: list[float] | SparseEmbedding, **options: Any) -> list[Document]:
         """
         Return the documents whose embeddings are most similar to a query's; parameters and result as `search`.
 
@@ -177,17 +156,10 @@ class ServerIndex:
         synchronous one searches, in a thread.
         """
         if self._is_local:
-            return await asyncio.to_thread(
-                self.search,
-                query_embedding,
-                top_k=top_k,
-                params=params,
-                filters=filters,
-                return_embedding=return_embedding,
-            )
+            return await asyncio.to_thread(self.search, query_embedding, **options)
         with self._clear_errors():
             vectors = self._vectors or (await asyncio.to_thread(self._open))[1]
-            request = self._request(vectors, query_embedding, top_k, params, filters, return_embedding)
+            request = self._request(vectors, query_embedding, **options)
             loop = asyncio.get_running_loop()
             if self._async_client is None or self._async_client[0] is not loop:  # connections belong to a loop
                 self._async_client = (loop, AsyncQdrantClient(**self.store._prepare_client_params()))
@@ -283,10 +255,11 @@ class ServerIndex:
         self,
         vectors: _Vectors,
         query_embedding: list[float] | SparseEmbedding,
+        *,
         top_k: int,
         params: SearchParams,
-        filters: dict[str, Any] | Filter | None,
-        return_embedding: bool,
+        filters: dict[str, Any] | Filter | None = None,
+        return_embedding: bool = False,
     ) -> dict[str, Any]:
         common = {
             "collection_name": self.store.index,
