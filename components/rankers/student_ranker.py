@@ -198,14 +198,7 @@ class StudentRanker(ModelComponent[Ranker]):
         :returns:
             As `run`.
         """
-        return await asyncio.to_thread(
-            self.run,
-            query=query,
-            documents=documents,
-            top_k=top_k,
-            scale_score=scale_score,
-            score_threshold=score_threshold,
-        )
+        return await asyncio.to_thread(self.run, query, documents, top_k, scale_score, score_threshold)
 
 
 def _without_copies(documents: list[Document]) -> list[Document]:
