@@ -113,11 +113,7 @@ def load_model(
     model: str,
     *,
     device: str,
-    revision: str | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
-    trust_remote_code: bool = False,
-    **kwargs: Kwargs,
+    **options: Any,
 ) -> Model:
     """
     Load a model of sentence-transformers, in evaluation mode and the dtype in which it is stored.
@@ -128,16 +124,8 @@ def load_model(
         A folder, a Hub id, or `package:NAME/SUBFOLDER` (see `resolve_model`).
     :param device:
         Torch device.
-    :param revision:
-        Hub revision.
-    :param token:
-        Hub token.
-    :param local_files_only:
-        Never ask the Hub.
-    :param trust_remote_code:
-        Run code that the model brings along.
-    :param kwargs:
-        `model_kwargs`, `tokenizer_kwargs` and `config_kwargs`, see `transformers_kwargs`.
+    :param options:
+        As of `open_model`, such as `revision`, `token` and `local_files_only`.
     :raises FileNotFoundError:
         If the folder is not there, or holds no model that can be loaded.
     :raises RemoteCodeError:
@@ -145,21 +133,13 @@ def load_model(
     """
     path = resolve_model(model)
     folder = Path(path)
-    transformers_kwargs(**kwargs)  # what is wrong with them is no fault of the folder's
+    # What is wrong with them is no fault of the folder's.
+    transformers_kwargs(**{name: options.get(name) for name in KWARGS})
     msg = f"No model at {path!r}. Give a model folder, a Hugging Face Hub id, or 'package:NAME/SUBFOLDER'."
     if not folder.is_dir() and (path.count("/") > 1 or ("/" in path and folder.parent.is_dir())):  # no Hub id
         raise FileNotFoundError(msg)
     try:
-        loaded = open_model(
-            kind,
-            path,
-            device=device,
-            revision=revision,
-            token=token,
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
-            **kwargs,
-        )
+        loaded = open_model(kind, path, device=device, **options)
     except RemoteCodeError:
         raise
     except (ValueError, ImportError) as error:
@@ -180,9 +160,6 @@ def open_model(
     path: str,
     *,
     trust_remote_code: bool = False,
-    model_kwargs: Kwargs = None,
-    tokenizer_kwargs: Kwargs = None,
-    config_kwargs: Kwargs = None,
     **options: Any,
 ) -> Model:
     """
@@ -197,14 +174,8 @@ def open_model(
         A folder or a Hub id (see `resolve_model`).
     :param trust_remote_code:
         Run code that the model brings along.
-    :param model_kwargs:
-        See `transformers_kwargs`.
-    :param tokenizer_kwargs:
-        See `transformers_kwargs`.
-    :param config_kwargs:
-        See `transformers_kwargs`.
     :param options:
-        Passed to `kind`.
+        Passed to `kind`; `model_kwargs`, `tokenizer_kwargs` and `config_kwargs` as `transformers_kwargs` gives them.
     :raises ValueError:
         As `transformers_kwargs`.
     :raises RemoteCodeError:
@@ -213,9 +184,7 @@ def open_model(
     from sentence_transformers import SentenceTransformer
 
     refuse_remote_code(path, trust_remote_code=trust_remote_code)
-    options |= transformers_kwargs(
-        model_kwargs=model_kwargs, tokenizer_kwargs=tokenizer_kwargs, config_kwargs=config_kwargs
-    )
+    options |= transformers_kwargs(**{name: options.pop(name, None) for name in KWARGS})
     if kind is SentenceTransformer and not trust_remote_code and names_own_modules(path):
         return _put_together(Path(path), **options)  # type: ignore[return-value]
     return kind(path, trust_remote_code=trust_remote_code, **options)

@@ -186,7 +186,7 @@ class LoadedModel(Generic[Model]):
         """
         device = pick_device(device)
         folder = Path(resolve_model(model))
-        known = Manifest.read(folder) if folder.is_dir() else None
+        known = Manifest.read(folder)
         if known is not None:
             cls._refuse_other_kind(known.kind, model)
         backend, chosen = choose(known, backend, precision, device, changed=cut is not None, kwargs=kwargs)
@@ -460,7 +460,7 @@ def verified(loaded: SentenceTransformer | CrossEncoder, model: str, *, changed:
         If the model is not the one that its manifest describes.
     """
     folder = Path(resolve_model(model))
-    manifest = Manifest.read(folder) if folder.is_dir() else None
+    manifest = Manifest.read(folder)
     if manifest is None:
         return build_manifest(loaded)
     from sentence_transformers import SparseEncoder

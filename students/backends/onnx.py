@@ -131,13 +131,9 @@ class GraphEncoder:
 
     def __init__(self, graph: Graph, dim: int, *, sparse: bool = False) -> None:
         self.graph = graph
+        self.megabytes = graph.megabytes
         self.dim = dim
         self.sparse = sparse
-
-    @property
-    def megabytes(self) -> float:
-        """Size of the graph's file."""
-        return self.graph.megabytes
 
     def encode(
         self, texts: Sequence[str], *, budget: int | None = None, progress: Callable[[int], Any] | None = None
@@ -154,11 +150,7 @@ class GraphScorer:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-
-    @property
-    def megabytes(self) -> float:
-        """Size of the graph's file."""
-        return self.graph.megabytes
+        self.megabytes = graph.megabytes
 
     def score(
         self, pairs: Sequence[Pair], *, budget: int | None = None, progress: Callable[[int], Any] | None = None
