@@ -9,6 +9,7 @@ import json
 import logging
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,10 @@ from retort.trainers.build import BuiltRecipe, build_recipe
 from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.engine.checkpoints import list_checkpoints
-from retort.trainers.engine.loop import Loop, OpenedStage, make_accelerator
+from retort.trainers.engine.loop import Loop, make_accelerator
 from retort.trainers.evaluation.dev import dev_sample, dev_sampler, final_metrics
 from retort.trainers.evaluation.runs import write_evaluation
-from retort.trainers.recipe import Recipe, Stage
+from retort.trainers.recipe import Recipe
 from retort.trainers.run_folder import (
     models_of,
     only_writer,
@@ -34,7 +35,7 @@ from retort.trainers.run_folder import (
     write_recipe,
 )
 from retort.trainers.runtime.distributed import ProcessGroup
-from retort.trainers.stages import open_stage
+from retort.trainers.stages import StageOpener
 from retort.trainers.teachers.vector_cache import cache_root
 
 if TYPE_CHECKING:
@@ -107,20 +108,13 @@ def train_built(
     """
     recipe, context, student = built.recipe, built.context, built.distiller.student
     processes = ProcessGroup(accelerator)
-
-    def opened(stage: Stage, number: int) -> OpenedStage:
-        for name in built.teachers_of(stage):
-            train_teacher(built, name, home or out, dev, accelerator)
-        # The first rank mines and asks teachers; the others then find everything in the cache.
-        with processes.main_first():
-            return open_stage(built, stage, out, number=number)
-
+    train = partial(train_teacher, built, home=home or out, dev=dev, accelerator=accelerator)
     views = built.views()
     loop = Loop(
         built.distiller,
         recipe,
         out,
-        open_stage=opened,
+        open_stage=StageOpener(built, out, processes, train),
         evaluate=dev_sampler(dev, student, recipe.training, views),
         accelerator=accelerator,
         tracked=home is None,  # a teacher's steps would fall among the student's
@@ -129,7 +123,7 @@ def train_built(
     progress = loop.run(checkpoints[-1] if checkpoints else None)
     teachers = {name: context.teachers[name] for name in built.all_teachers()}
     for name in teachers:  # a run that went on after the last stage that asks one has not taken it up
-        train_teacher(built, name, home or out, dev, accelerator)
+        train(name)
     metrics: dict[str, Any] = {}
     if processes.is_main:
         if home is not None and not is_ranker(student):
@@ -163,7 +157,7 @@ def train_built(
     return processes.broadcast(metrics)
 
 
-def train_teacher(built: BuiltRecipe, name: str, home: Path, dev: RetrievalData, accelerator: Accelerator) -> None:
+def train_teacher(built: BuiltRecipe, name: str, *, home: Path, dev: RetrievalData, accelerator: Accelerator) -> None:
     """Train a teacher that is trained within the run, unless it is already, in `home/teachers/NAME`."""
     teacher: Any = built.context.teachers[name]
     if teacher.runs != "trained_in_run" or teacher.is_trained:

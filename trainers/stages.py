@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,36 @@ from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.engine.loop import OpenedStage
 from retort.trainers.recipe import Stage
 from retort.trainers.roles import QuerySource, StageInputs
+from retort.trainers.runtime.distributed import ProcessGroup
 from retort.trainers.runtime.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class StageOpener:
+    """
+    Opens the stages of a run: the loop calls it when it comes to one, and at each refresh.
+
+    :param built:
+        The recipe and all that it names.
+    :param out:
+        As `open_stage` takes it.
+    :param processes:
+        The first rank mines and asks teachers; the others then find everything in the cache.
+    :param train_teacher:
+        Trains the teacher of a name, if it is trained within the run and is not yet.
+    """
+
+    built: BuiltRecipe
+    out: Path
+    processes: ProcessGroup
+    train_teacher: Callable[[str], None]
+
+    def __call__(self, stage: Stage, number: int) -> OpenedStage:
+        """Open a stage that was refreshed `number` times before."""
+        for name in self.built.teachers_of(stage):
+            self.train_teacher(name)
+        with self.processes.main_first():
+            return open_stage(self.built, stage, self.out, number=number)
 
 
 def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) -> OpenedStage:
