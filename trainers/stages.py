@@ -150,8 +150,8 @@ def _with_queries(context: TrainingContext, source: QuerySource, path: Path, num
             aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     qrels: dict[str, dict[str, int]] = {}
     texts: dict[str, str] = {}  # equal queries are one, with all their documents
-    with path.open(encoding="utf-8") as lines:  # `str.splitlines` would cut texts at Unicode's line breaks
-        for entry in map(json.loads, lines):
+    with path.open(encoding="utf-8") as file:  # `str.splitlines` would cut texts at Unicode's line breaks
+        for entry in map(json.loads, file):
             name = texts.setdefault(entry["text"], f"{path.stem}-{len(texts)}")
             qrels.setdefault(name, {})[entry["document_id"]] = 1
     queries = TextStore(texts.values(), texts)
