@@ -137,6 +137,10 @@ class TestRun:
         assert load_file(path)["weight"].item() == 2
         assert (progress.best_step, progress.best, progress.since_best) == (2, 0.5, 2)
 
+    def test_a_checkpoint_of_an_earlier_version(self):
+        """It does not say what is kept; without it, the first evaluation would replace the best state."""
+        assert RunProgress.from_state({"stage": 1, "best": 0.5}) == RunProgress(stage=1, best=0.5, kept=0.5)
+
     def test_the_projection_is_left_out_of_the_student(self, reference):
         assert Student.load(str(reference / "student")).dim == 8
 

@@ -183,7 +183,7 @@ class Loop:
             self.log.begin()
             self.log.write(self._where, event="start", dev_sample_ndcg=self.validation.score())
         else:
-            self.progress = RunProgress(**read_state(checkpoint))
+            self.progress = RunProgress.from_state(read_state(checkpoint))
             if self.progress.step > 0:
                 self.distiller.take_anchor(stages[self.progress.stage].name)  # its weights come next
             load_module(checkpoint, self.distiller)

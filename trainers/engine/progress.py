@@ -3,7 +3,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a run stands."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass
@@ -40,3 +43,8 @@ class RunProgress:
     since_best: int = 0
     queries_without_positive: int = 0
     lists: str = ""
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> RunProgress:
+        """Take up what a checkpoint holds; in those of 0.1.0 `kept` was `best`."""
+        return cls(**{"kept": state["best"], **state})
