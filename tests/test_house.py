@@ -35,6 +35,7 @@ ALLOWED = {
 }
 # Sole exception: a trainer is a component, and imports what trains when it runs.
 EXCEPTIONS = {"components/trainers/distillation_trainer.py": {"trainers"}}
+APART_FROM_METHODS = {"recipe", "build", "stages", "distiller", "engine", "run", "evaluation"}
 FROZEN = {
     "haystack_integrations.components.trainers.retort.distillation_trainer.DistillationTrainer",
     "haystack_integrations.components.embedders.retort.student_text_embedder.StudentTextEmbedder",
@@ -162,6 +163,19 @@ def test_no_circles():
     assert graph["retort.students.handle"] >= {"retort.students.ranker", "retort.students.student"}
     assert "retort.students.create.layers" in graph["retort.students.create.heads"]
     assert circles(graph) == []
+
+
+def test_methods_stand_apart():
+    """Recipes name them, nothing imports them, and they know nothing of what reads, runs or measures recipes."""
+    graph = import_graph({module_of(path): path for path in sources()})
+    methods = {module for module in graph if module.startswith("retort.trainers.methods.")}
+    closed = {f"retort.trainers.{name}" for name in APART_FROM_METHODS}
+    assert all(any(module.startswith(name) for module in graph) for name in closed)
+    assert len(methods) >= 6
+    for module, imported in graph.items():
+        assert not imported & methods, module
+        if module in methods:
+            assert not [name for name in imported if ".".join(name.split(".")[:3]) in closed], module
 
 
 def test_circles_are_seen(tmp_path):
