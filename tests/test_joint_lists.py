@@ -244,6 +244,18 @@ class TestSeveralTeachers:
         with pytest.raises(RecipeError, match=message):
             run_recipe(Recipe.from_dict(tree, allow=ALLOW), beir, tmp_path / "run")
 
+    def test_scores_of_lists_are_needed(self, tree, beir, tmp_path):
+        tree["stages"][0] |= {
+            "weighting": spec("skeletons.ca_mkd.Confidence"),
+            "objectives": [spec("InBatchKL", teacher=["teacher", "ranker"])],
+            "batches": "texts",
+            "candidates": None,
+        }
+        with pytest.raises(
+            RecipeError, match="weighting: it goes by scores of candidate lists; .*TextBatches gives mere"
+        ):
+            run_recipe(Recipe.from_dict(tree, allow=ALLOW), beir, tmp_path / "run")
+
 
 def test_what_an_objective_logs_hides_no_term(toy, tiny_model, monkeypatch):
     """Not its own of that name, nor another objective's: a term that is logged alone teaches nothing."""

@@ -251,10 +251,14 @@ def _build_distiller(
     for i, stage in enumerate(recipe.stages):
         objectives[stage.name] = []
         source = batches[stage.name]
+        has_lists = source.needs_lists or source.brings_lists
+        if stage.weighting and not has_lists:
+            msg = f"stages.{i}.weighting: it goes by scores of candidate lists; {stage.batches.type} gives mere texts."
+            raise RecipeError(msg)
         for j, spec in enumerate(stage.objectives):
             where = f"stages.{i}.objectives.{j}"
             objective: Objective = recipe.create(spec, "objective", where, teacher=stage.teacher)
-            if objective.needs_lists and not (source.needs_lists or source.brings_lists):
+            if objective.needs_lists and not has_lists:
                 msg = f"{where}: {spec.type} needs candidate lists; {stage.batches.type} gives batches of mere texts."
                 raise RecipeError(msg)
             if (objective.needs_vectors or objective.views) and ranker:
