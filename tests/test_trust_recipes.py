@@ -331,6 +331,12 @@ class TestFiles:
         with pytest.raises(RecipeError, match=r"r.yaml.*: lists and mappings may nest 64 levels deep; there are more."):
             read(f"extends: kd\nstudent: {'[' * levels}{']' * levels}")
 
+    def test_deep_by_anchors(self, read):
+        """No line is deep; what anchors make of them is."""
+        lines = ["a0: &a0 {x: 1}", *(f"a{i}: &a{i} {'[' * 20}*a{i - 1}{']' * 20}" for i in range(1, 100))]
+        with pytest.raises(RecipeError, match=r"r.yaml:5: lists and mappings may nest 64 levels deep; there are more."):
+            read("\n".join(["extends: kd", *lines]))
+
     @pytest.mark.parametrize(
         ("value", "kind"),
         [

@@ -81,23 +81,25 @@ class _Loader(yaml.SafeLoader):
             problem = f"a value cannot be read as {node.tag.rpartition(':')[2]}"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
 
-    def measure(self, node: Any, around: tuple[int, ...], sizes: dict[int, int]) -> int:
-        """Count values, anchored ones wherever they are used; refuse what never ends, or only far away."""
+    def measure(self, node: Any, around: tuple[int, ...], known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+        """Count values and levels, anchored ones wherever they are used; refuse what never ends, or only far away."""
         if isinstance(node, ScalarNode):
-            return 1
+            return 1, 0
         if id(node) in around:
             msg = f"{self.mark(node)}: an anchor holds itself."
             raise RecipeError(msg)
-        if len(around) == _DEEPEST:
+        if id(node) not in known and len(around) < _DEEPEST:
+            items = node.value if isinstance(node, SequenceNode) else [item for pair in node.value for item in pair]
+            inner = [self.measure(item, (*around, id(node)), known) for item in items]
+            known[id(node)] = 1 + sum(size for size, _ in inner), 1 + max((levels for _, levels in inner), default=0)
+        size, levels = known.get(id(node), (1, 1))
+        if len(around) + levels > _DEEPEST:
             msg = f"{self.mark(node)}: lists and mappings may nest {_DEEPEST} levels deep; there are more."
             raise RecipeError(msg)
-        if id(node) not in sizes:
-            items = node.value if isinstance(node, SequenceNode) else [item for pair in node.value for item in pair]
-            sizes[id(node)] = 1 + sum(self.measure(item, (*around, id(node)), sizes) for item in items)
-        if sizes[id(node)] > _MOST_VALUES:
+        if size > _MOST_VALUES:
             msg = f"{self.mark(node)}: a recipe may hold {_MOST_VALUES:,} values; anchors make more of it."
             raise RecipeError(msg)
-        return sizes[id(node)]
+        return size, levels
 
     def mark(self, node: Any) -> str:
         return self.name if self.name.startswith("--set ") else f"{self.name}:{node.start_mark.line + 1}"
