@@ -1,31 +1,53 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are whole or absent: written aside, then renamed into place."""
+"""Files that are whole or absent: written aside, brought to the disk, then renamed into place; and damaged ones."""
 
 import json
+import logging
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed process leaves behind stays there
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+Content = TypeVar("Content")
+
 PACKAGE_SCHEME = "package:"
+# What is being written, and what has just been replaced.
+_ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<replaced>old-)?[0-9a-f]{32}")
+
+
+class DamagedFileError(ValueError):
+    """A file is empty, cut short or overwritten; the message names it and the mend."""
 
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
     """
     Yield a temporary path beside `path`; on success it takes the place of `path`, on any error it is removed.
+
+    What it holds is on the disk before it is renamed. What killed processes left beside `path` is removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid4().hex}")
+    aside = _aside(path)
+    aside.touch()
     try:
-        yield aside
-        os.replace(aside, path)
+        with _in_use(aside):
+            yield aside
+            _to_disk(aside)
+            os.replace(aside, path)
+            _to_disk(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -35,26 +57,162 @@ def replace_folder(path: Path) -> Iterator[Path]:
     """
     Yield an empty folder beside `path`; on success it takes the place of `path`, on any error it is removed.
 
-    A folder that was there before stays untouched until the new one is complete.
+    A folder that was there before stays untouched until the new one is complete and on the disk. Killed between its
+    two renames, it leaves the old one beside `path`: `remove_leftovers` and the next `replace_folder` put it back.
     """
     path = path.resolve()  # replace what a link points to, not the link
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid4().hex}")
+    aside = _aside(path)
     aside.mkdir()
     try:
-        yield aside
-        old = path.with_name(f".{path.name}.old-{uuid4().hex}")
-        if path.exists():
-            path.rename(old)
-        try:
-            aside.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        with _in_use(aside):
+            yield aside
+            for written in [*aside.rglob("*"), aside]:
+                _to_disk(written)
+            if path.exists():
+                _exchange(path, aside)
+            else:
+                aside.rename(path)
+            _to_disk(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(path: Path, new: Path) -> None:
+    """Put a new folder in the place of another, which is deleted."""
+    old = path.with_name(f".{path.name}.old-{uuid4().hex}")
+    with _in_use(path):
+        path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def delete_folder(path: Path) -> None:
+    """Delete a folder in one step: killed on the way, it leaves no part of it in its place."""
+    aside = _aside(path)
+    path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes were writing below a folder; what live ones write is left alone."""
+    _remove_abandoned(folder.rglob(".*"))
+
+
+def _aside(path: Path) -> Path:
+    """Name something new beside a path, and remove what killed processes left of the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(other for other in path.parent.iterdir() if other.name.startswith(f".{path.name}."))
+    return path.with_name(f".{path.name}.{uuid4().hex}")
+
+
+def _remove_abandoned(paths: Iterable[Path]) -> None:
+    for path in list(paths):
+        found = _ASIDE.fullmatch(path.name)
+        if found is None or _is_in_use(path):
+            continue
+        place = path.with_name(found["name"])
+        if found["replaced"] and not place.exists():
+            path.rename(place)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _in_use(path: Path) -> Iterator[None]:
+    """Lock a file or folder, whatever its name becomes; the system unlocks it when this process ends or is killed."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _is_in_use(path: Path) -> bool:
+    """Say whether a process has locked it, or locks cannot tell."""
+    if fcntl is None:
+        return True
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # somebody else has just removed it
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's entries, would outlive a power cut."""
+    if fcntl is None:  # Windows has no such call for folders
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def reading(path: Path, mend: str) -> Iterator[None]:
+    """
+    Turn whatever a reader says of a damaged file into one error that names it.
+
+    :param path:
+        What is read.
+    :param mend:
+        What to do about it, in a sentence.
+    :raises DamagedFileError:
+        If the reader fails. Errors of the system, such as a missing file, stay as they are.
+    """
+    try:
+        yield
+    except Exception as error:  # each library has its own, safetensors' a bare one
+        if isinstance(error, DamagedFileError) or (isinstance(error, OSError) and error.errno is not None):
+            raise
+        said = (str(error).splitlines() or [""])[0]
+        msg = f"{path} is damaged ({type(error).__name__}: {said}). {mend}"
+        raise DamagedFileError(msg) from error
+
+
+def read_json(path: Path, mend: str) -> Any:
+    """Read JSON; parameters and errors as of `reading`."""
+    with reading(path, mend):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_or_remove(path: Path, read: Callable[[Path], Content]) -> Content | None:
+    """
+    Read a file that can be made again: a damaged one is removed, with a warning.
+
+    :param path:
+        The file.
+    :param read:
+        Reads it.
+    :returns:
+        Its content; None if it is not there, or no longer.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with reading(path, "It is made again."):
+            return read(path)
+    except DamagedFileError as error:
+        logger.warning("%s", error)
+        path.unlink()
+        return None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,0 +1,179 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Files and folders are whole or absent, on the disk before they are renamed, and leave nothing behind when killed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from retort.students import files
+from retort.students.files import (
+    DamagedFileError,
+    delete_folder,
+    read_json,
+    read_or_remove,
+    reading,
+    remove_leftovers,
+    replace_file,
+    replace_folder,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
+
+
+def killed(action, renames: int) -> None:
+    """Do something in a process that dies, as by SIGKILL, when it comes to rename for the `renames`-th time."""
+    if (child := os.fork()) == 0:
+        left = [renames]
+
+        def dying(*arguments, real):
+            left[0] -= 1
+            if left[0] == 0:
+                os._exit(9)
+            return real(*arguments)
+
+        for owner, name in ((os, "replace"), (Path, "rename")):
+            real = getattr(owner, name)
+            setattr(owner, name, lambda *given, real=real: dying(*given, real=real))
+        try:
+            action()
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def write_file(path: Path) -> None:
+    with replace_file(path) as aside:
+        aside.write_text("new")
+
+
+def write_folder(path: Path) -> None:
+    with replace_folder(path) as aside:
+        (aside / "in").mkdir()
+        (aside / "in" / "b").write_text("new")
+
+
+class TestKilled:
+    def test_file(self, tmp_path):
+        path = tmp_path / "a"
+        path.write_text("old")
+        killed(lambda: write_file(path), 1)
+        assert path.read_text() == "old"
+        assert len(names(tmp_path)) == 2
+        write_file(path)
+        assert names(tmp_path) == ["a"]
+        assert path.read_text() == "new"
+
+    @pytest.mark.parametrize("renames", [1, 2])
+    def test_folder(self, tmp_path, renames):
+        """Also between the two renames, when nothing is in its place."""
+        path = tmp_path / "run" / "student"
+        path.mkdir(parents=True)
+        (path / "b").write_text("old")
+        killed(lambda: write_folder(path), renames)
+        assert path.exists() is (renames == 1)
+        remove_leftovers(tmp_path)
+        assert names(tmp_path) == ["run", "run/student", "run/student/b"]
+        assert (path / "b").read_text() == "old"
+        killed(lambda: write_folder(path), renames)
+        write_folder(path)
+        assert names(tmp_path) == ["run", "run/student", "run/student/in", "run/student/in/b"]
+
+    def test_deleted_folder_leaves_no_part_in_its_place(self, tmp_path, monkeypatch):
+        path = tmp_path / "step-1"
+        write_folder(path)
+        monkeypatch.setattr(files.shutil, "rmtree", lambda *_, **__: os._exit(9))
+        killed_in = os.fork()
+        if killed_in == 0:
+            delete_folder(path)
+        os.waitpid(killed_in, 0)
+        monkeypatch.undo()
+        assert not path.exists()
+        assert names(tmp_path)
+        remove_leftovers(tmp_path)
+        assert names(tmp_path) == []
+
+
+class TestLeftovers:
+    def test_what_is_being_written_stays(self, tmp_path):
+        """Two write the same at once: neither takes the other's for one of a killed process."""
+        path = tmp_path / "a"
+        with replace_file(path) as one:
+            one.write_text("one")
+            with replace_file(path) as other:
+                other.write_text("other")
+                remove_leftovers(tmp_path)
+            assert path.read_text() == "other"
+        assert path.read_text() == "one"
+        with replace_folder(tmp_path / "f") as one:
+            remove_leftovers(tmp_path)
+            write_folder(tmp_path / "f")
+            (one / "c").write_text("one")
+        assert names(tmp_path) == ["a", "f", "f/c"]
+
+    def test_other_hidden_files_stay(self, tmp_path):
+        kept = [".lock", ".a.b", f".{'0' * 32}", f"a.{'0' * 32}", f".a.{'0' * 31}"]
+        for name in kept:
+            (tmp_path / name).write_text("")
+        (tmp_path / f".a.{'0' * 32}").write_text("")
+        write_file(tmp_path / "a")
+        remove_leftovers(tmp_path)
+        assert names(tmp_path) == sorted([*kept, "a"])
+
+
+def test_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
+    """Each file and folder that is written, then the rename, then the folder that it is in."""
+    done: list[str] = []
+    name = {}
+    real_open, real_replace, real_rename = os.open, os.replace, Path.rename
+
+    def opened(path, *arguments):
+        handle = real_open(path, *arguments)
+        name[handle] = Path(path).name
+        return handle
+
+    monkeypatch.setattr(files.os, "open", opened)
+    monkeypatch.setattr(files.os, "fsync", lambda handle: done.append(name[handle]))
+    monkeypatch.setattr(files.os, "replace", lambda *a: done.append("renamed") or real_replace(*a))
+    monkeypatch.setattr(Path, "rename", lambda *a: done.append("renamed") or real_rename(*a))
+    write_file(tmp_path / "a")
+    assert done[0].startswith(".a.")
+    assert done[1:] == ["renamed", tmp_path.name]
+    done.clear()
+    write_folder(tmp_path / "f")
+    assert done[:2] == ["in", "b"]
+    assert done[2].startswith(".f.")
+    assert done[3:] == ["renamed", tmp_path.name]
+
+
+class TestDamaged:
+    def test_the_file_and_the_mend_are_named(self, tmp_path):
+        path = tmp_path / "a.json"
+        path.write_bytes(b'{"a": "\xff"}')
+        with pytest.raises(DamagedFileError) as error:
+            read_json(path, "Delete it.")
+        assert str(error.value).startswith(f"{path} is damaged (UnicodeDecodeError: ")
+        assert str(error.value).endswith("). Delete it.")
+
+    def test_errors_of_the_system_stay(self, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            read_json(tmp_path / "a.json", "Delete it.")
+        with pytest.raises(PermissionError), reading(tmp_path / "a", "Delete it."):
+            raise PermissionError(13, "Permission denied")
+        msg = "Corrupt snappy compressed data."
+        with pytest.raises(DamagedFileError, match="Corrupt snappy"), reading(tmp_path / "a", "Delete it."):
+            raise OSError(msg)  # as Parquet's reader does
+
+    def test_what_can_be_made_again_is_removed(self, tmp_path, caplog):
+        path = tmp_path / "a"
+        assert read_or_remove(path, Path.read_text) is None
+        path.write_text("x")
+        assert read_or_remove(path, Path.read_text) == "x"
+        path.write_bytes(b"\xff")
+        assert read_or_remove(path, Path.read_text) is None
+        assert not path.exists()
+        assert f"{path} is damaged" in caplog.text
