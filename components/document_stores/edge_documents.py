@@ -26,6 +26,7 @@ _NOT_FINITE = f"something else than finite numbers, or is longer than {_LONGEST:
 _DEPTH = 64
 _LEAST, _GREATEST = -(2**63), 2**64 - 1  # the engine makes floats of integers outside
 _SCALARS = frozenset({str, float, bool, type(None)})
+_FEWEST = 512  # bytes of an empty document, its id and entries in the engine's tables
 _SHOWN = 80  # characters of the name of a bad value in its message
 _ID_NAMESPACE = UUID("3896d314-1e95-4a3a-b45a-945f9f0b541d")
 
@@ -88,6 +89,24 @@ def _point(document: Document, vector: dict[str, Any], payload: dict[str, Any]) 
     if document.blob is not None:
         payload = {**payload, "blob": {**payload["blob"], "data": document.blob.data}}
     return Point(point_id(document.id), vector, payload)
+
+
+def most_bytes(document: Document) -> int:
+    """
+    Say how many bytes a document takes on the disk, at most: once in the log of the engine and once in its place.
+
+    :param document:
+        A document that can be stored.
+    :returns:
+        The number.
+    """
+    payload = (document.content, document.meta, document.blob and (document.blob.data, document.blob.meta))
+    size = _FEWEST + len(str(payload).encode(errors="replace"))
+    if document.embedding is not None:
+        size += 4 * len(document.embedding)
+    if document.sparse_embedding is not None:
+        size += 8 * len(document.sparse_embedding.indices)
+    return 2 * size
 
 
 def _is_plain(values: Iterable[Any], room: int = _DEPTH) -> bool:

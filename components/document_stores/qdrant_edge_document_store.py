@@ -29,13 +29,23 @@ from .edge_documents import (
     SPARSE_VECTOR,
     as_json,
     embedding_dimension,
+    most_bytes,
     point_id,
     sparse_vector,
     to_document,
     to_point,
 )
 from .edge_filters import convert_filters
-from .shared_shard import DISTANCES, QUANTIZATIONS, SharedShard, acquire, create_index, release
+from .shared_shard import (
+    DISTANCES,
+    QUANTIZATIONS,
+    ROOM_TO_WRITE,
+    SharedShard,
+    acquire,
+    create_index,
+    release,
+    require_room,
+)
 
 _PAGE = 1000
 _TIE_WINDOW = 1000
@@ -236,7 +246,8 @@ class QdrantEdgeDocumentStore:
             If `policy` is `FAIL` and there are duplicates.
         :raises DocumentStoreError:
             If an embedding is empty, has another dimension than the index or is not finite in single precision, if
-            something in a document cannot be kept as it is, or if the index is in use by another process.
+            something in a document cannot be kept as it is, if the disk has no room for them all, or if the index is in
+            use by another process.
         """
         if not isinstance(documents, list) or not all(isinstance(document, Document) for document in documents):
             msg = "`documents` must be a list of Documents."
@@ -248,6 +259,7 @@ class QdrantEdgeDocumentStore:
             documents = self._resolve_duplicates(shard, documents, policy)
             dim = embedding_dimension(documents, shard.embedding_dim or self.embedding_dim, shard.path)
             points = [to_point(document) for document in documents]
+            require_room(shard.path, ROOM_TO_WRITE + sum(most_bytes(document) for document in documents))
             if dim is not None and shard.embedding_dim is None:
                 shard.create_vectors(dim, self.similarity)
             shard.upsert(points)
@@ -367,13 +379,18 @@ class QdrantEdgeDocumentStore:
         :raises FilterError:
             If the filters are malformed.
         :raises DocumentStoreError:
-            If the fields cannot be stored.
+            If the fields cannot be stored, or the disk has no room for all documents with them.
         """
         if not isinstance(meta, dict):
             msg = f"The update is of type {type(meta).__name__}, not a dictionary."
             raise DocumentStoreError(msg)
         payload = as_json({"meta": meta}, "The update")["meta"]
-        return self._update_matching(filters, lambda ids: UpdateOperation.set_payload(ids, payload, "meta"))
+        more = most_bytes(Document(id="", meta=payload))
+
+        def size(record: Record) -> int:  # a document's whole payload is written anew
+            return more + most_bytes(to_document(record))
+
+        return self._update_matching(filters, lambda ids: UpdateOperation.set_payload(ids, payload, "meta"), size)
 
     async def update_by_filter_async(self, filters: dict[str, Any], meta: dict[str, Any]) -> int:
         """
@@ -388,12 +405,22 @@ class QdrantEdgeDocumentStore:
         """
         return await asyncio.to_thread(self.update_by_filter, filters, meta)
 
-    def _update_matching(self, filters: dict[str, Any], operation: Callable[[list[Any]], UpdateOperation]) -> int:
+    def _update_matching(
+        self,
+        filters: dict[str, Any],
+        operation: Callable[[list[Any]], UpdateOperation],
+        size: Callable[[Record], int] | None = None,
+    ) -> int:
         shard = self._open()
         if shard is None:
             return 0
         with shard.lock:
-            ids = [record.id for record in self._records(filters)]
+            ids, room = [], 0
+            for record in self._records(filters, with_payload=size is not None):
+                ids.append(record.id)
+                room += size(record) if size else 0
+            if room:
+                require_room(shard.path, ROOM_TO_WRITE + room)
             if ids:
                 shard.update(operation(ids))
         return len(ids)

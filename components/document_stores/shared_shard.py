@@ -8,10 +8,15 @@ The engine locks its folder, even against a second shard of the same process. So
 share one shard, kept here for as long as one of them uses it.
 """
 
+import errno
 import json
+import logging
 import os
+import re
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 from uuid import uuid4
 from weakref import WeakSet, WeakValueDictionary
@@ -47,7 +52,22 @@ HNSW = HnswIndexConfig(m=32, ef_construct=128, full_scan_threshold=10_000)
 BATCH_SIZE = 1000
 OPTIMIZE_THRESHOLD = 10_000
 FLUSH_THRESHOLD = 50_000
+# The engine writes to memory maps of sparse files: on a full disk the process dies of SIGBUS, and no error is raised.
+# To open an index it replays its log, which took up to 24 MiB in trials. What writes must leave more, so that an index
+# that filled the disk can be opened.
+ROOM_TO_OPEN = 2**25
+ROOM_TO_WRITE = 2 * ROOM_TO_OPEN
 _CONFIG_FILE = "edge_config.json"
+_UNWRITABLE = "The engine writes to an index to open it: let this user write to the folder, or copy it elsewhere."
+# What the system's errors ask for. None of them says that the index is damaged, as a missing file does (ENOENT).
+_MENDS = {
+    errno.ENOSPC: "Free space on its disk, and try again.",
+    errno.EROFS: _UNWRITABLE,
+    errno.EACCES: _UNWRITABLE,
+    errno.EPERM: _UNWRITABLE,
+}
+
+logger = logging.getLogger(__name__)
 
 # Weak: a shard lives as long as a store holds it. Dropping it releases the folder; nothing written is lost, as the
 # engine's log survives the end of the process and is replayed.
@@ -94,18 +114,17 @@ class SharedShard:
         self.lock = threading.RLock()
         self.stores: WeakSet[ShardUser] = WeakSet()
         self._process = os.getpid()
-        try:
-            self.edge = EdgeShard.load(path)
+        require_room(path, ROOM_TO_OPEN)
+        with _clear_errors(f"open the index at {path}", "If it is damaged, delete it and index the documents again."):
+            try:
+                self.edge = EdgeShard.load(path)
+            except Exception as error:
+                if "WouldBlock" in str(error):
+                    raise DocumentStoreError(_in_use(path)) from error
+                raise
             with open(os.path.join(path, _CONFIG_FILE), encoding="utf-8") as file:
                 config = json.load(file)
                 dense = config["vectors"].get(DENSE_VECTOR, {})
-        except Exception as error:
-            if "WouldBlock" in str(error):  # the engine raises plain exceptions
-                raise DocumentStoreError(_in_use(path)) from error
-            msg = (
-                f"Cannot open the index at {path}: {error}. If it is damaged, delete it and index the documents again."
-            )
-            raise DocumentStoreError(msg) from error
         self.embedding_dim: int | None = dense.get("size")
         self._distance: str | None = dense.get("distance")
         kept = config.get("quantization_config") or {}
@@ -202,19 +221,26 @@ class SharedShard:
         :raises DocumentStoreError:
             If the engine refuses it.
         """
-        try:
+        require_room(self.path, ROOM_TO_OPEN)  # others may fill the disk meanwhile
+        with _clear_errors(f"write to the index at {self.path}"):
             self.edge.update(operation)
-            self._unflushed += size
-            # Bounds what is replayed after a crash; each flush waits for the disk.
-            if self._unflushed >= FLUSH_THRESHOLD:
-                self._flush()
-        except Exception as error:
-            msg = f"Cannot write to the index at {self.path}: {error}"
-            raise DocumentStoreError(msg) from error
+        self._unflushed += size
+        # Bounds what is replayed after a crash; each flush waits for the disk.
+        if self._unflushed >= FLUSH_THRESHOLD:
+            self.flush()
 
-    def _flush(self) -> None:
-        self.edge.flush()
-        self._unflushed = 0
+    def flush(self) -> None:
+        """
+        Let what was written outlive the machine.
+
+        :raises DocumentStoreError:
+            If it cannot. It outlives the process all the same.
+        """
+        if self._unflushed:
+            require_room(self.path, ROOM_TO_OPEN)
+            with _clear_errors(f"flush the index at {self.path}"):
+                self.edge.flush()
+            self._unflushed = 0
 
     def count(self, condition: Filter | None = None) -> int:
         """
@@ -243,20 +269,37 @@ class SharedShard:
         Build what is missing of the search graph, and flush.
 
         The whole process waits: the engine holds Python's global lock.
+
+        :raises DocumentStoreError:
+            If it cannot: there must be room for a second copy of the embeddings. All that was written stays, and is
+            searched without the graph.
         """
         with self.lock:
-            if self.unindexed:
-                self.edge.optimize()
-                self.unindexed = 0
-            if self._unflushed:
-                self._flush()
+            try:
+                if self.unindexed:
+                    require_room(self.path, ROOM_TO_OPEN)
+                    with _clear_errors(f"build the search graph of the index at {self.path}"):
+                        self.edge.optimize()
+                    self.unindexed = 0
+            finally:
+                self.flush()
+
+    def optimize_or_warn(self) -> None:
+        """
+        Optimise, or say why not and do without the graph until more is written.
+        """
+        try:
+            self.optimize()
+        except DocumentStoreError as error:
+            logger.warning("%s All documents are there, and a search compares each of them.", error)
+            self.unindexed = 0
 
     def optimize_if_due(self) -> None:
         """
         Optimise if so much is unindexed that one search after the other would pay for it.
         """
         if self.unindexed > OPTIMIZE_THRESHOLD:
-            self.optimize()
+            self.optimize_or_warn()
 
 
 def acquire(store: ShardUser) -> SharedShard | None:
@@ -290,11 +333,19 @@ def create_index(path: str, quantization: str | None) -> None:
         The folder, missing or empty.
     :param quantization:
         How embeddings are also kept, `None` for not at all.
+    :raises DocumentStoreError:
+        If it cannot be created there.
     """
     path = os.path.realpath(path)
+    with _clear_errors(f"create an index at {path}"):
+        _create_index(path, quantization)
+
+
+def _create_index(path: str, quantization: str | None) -> None:
     aside = f"{path}.{uuid4().hex}.tmp"
     os.makedirs(aside)
     try:
+        require_room(aside, ROOM_TO_WRITE)
         # The engine wants one kind of vector at least; dense ones follow once their dimension is known.
         config = EdgeConfig(
             sparse_vectors={SPARSE_VECTOR: EdgeSparseVectorParams()},
@@ -327,7 +378,7 @@ def release(store: ShardUser, shard: SharedShard) -> None:
             if _OPEN.get(shard.path) is shard:
                 del _OPEN[shard.path]
                 if shard.is_current():
-                    shard.optimize()
+                    shard.optimize_or_warn()
         finally:
             shard.edge.close()
 
@@ -346,6 +397,44 @@ def _index_exists(path: str) -> bool:
 def _identity(path: str) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_dev, status.st_ino
+
+
+def require_room(path: str, size: int) -> None:
+    """
+    Look for space on a disk before something is written to it.
+
+    :param path:
+        An existing folder of the disk.
+    :param size:
+        How many bytes must be free.
+    :raises DocumentStoreError:
+        If they are not.
+    """
+    free = shutil.disk_usage(path).free
+    if free < size:
+        msg = (
+            f"The disk of {path} has too little room: {free / 2**20:,.1f} MiB are free, and the index needs "
+            f"{size / 2**20:,.1f}. {_MENDS[errno.ENOSPC]} All documents of the index are still there."
+        )
+        raise DocumentStoreError(msg)
+
+
+@contextmanager
+def _clear_errors(doing: str, else_mend: str = "") -> Iterator[None]:
+    """Name what failed and what mends it. The engine raises plain exceptions, with the system's error as text."""
+    try:
+        yield
+    except DocumentStoreError:
+        raise
+    except Exception as error:
+        code = re.search(r"os error (\d+)|\[Errno (\d+)\]", str(error))
+        number = int(code[1] or code[2]) if code else None
+        if number in (None, errno.ENOENT):
+            mend = else_mend
+        else:
+            mend = _MENDS.get(number, "The index itself may be whole: keep it.")
+        msg = f"Cannot {doing}: {str(error).rstrip('.')}. {mend}".rstrip()
+        raise DocumentStoreError(msg) from error
 
 
 def _having(vector_name: str) -> Filter:
