@@ -32,20 +32,23 @@ def context(beir, tiny_student, tiny_model, tmp_path) -> TrainingContext:
 class TestBM25:
     def test_scores_by_hand(self):
         """Lucene's BM25: idf * tf / (tf + k1 (1 - b + b len / mean)), k1 0.9, b 0.4; the stop word does not count."""
-        _, scores = BM25(["ship ship the sea", "bread oven", "sea wave wave wave"]).search(["sea"], 3)
+        rows, scores = BM25(["ship ship the sea", "bread oven", "sea wave wave wave"]).search(["sea"], 3)
         idf = np.log(1 + (3 - 2 + 0.5) / (2 + 0.5))
         mean = (3 + 2 + 4) / 3
         expected = [idf / (1 + 0.9 * (0.6 + 0.4 * length / mean)) for length in (3, 4)]
-        assert scores[0].tolist() == pytest.approx([*expected, 0.0], rel=1e-5)
+        assert rows.tolist() == [[0, 2, -1]]
+        assert scores[0].tolist() == pytest.approx([*expected, np.nan], rel=1e-5, nan_ok=True)
 
     def test_stems(self):
         rows, scores = BM25(["running shoes", "bread"]).search(["runs"], 2)
-        assert rows[0].tolist() == [0, 1]
+        assert rows[0].tolist() == [0, -1]
         assert scores[0, 0] > 0
 
-    def test_unknown_words_and_ties_keep_the_order(self):
-        rows, _ = BM25(["a b", "sea", "sea", "sea"]).search(["zebra", "sea"], 2)
-        assert rows.tolist() == [[0, 1], [1, 2]]
+    def test_ties_keep_the_order_and_misses_are_left_out(self):
+        """Unknown words, stop words, words of another script, nothing at all."""
+        rows, scores = BM25(["the b", "sea", "sea", "sea"]).search(["zebra", "the", "море", "", "sea"], 2)
+        assert rows.tolist() == [[-1, -1]] * 4 + [[1, 2]]
+        assert np.array_equal(np.isnan(scores), rows < 0)
 
     def test_top_rows(self):
         assert top_rows(np.array([1.0, 3.0, 3.0, 3.0, 0.0]), 2).tolist() == [1, 2]

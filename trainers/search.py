@@ -54,14 +54,14 @@ class BM25:
 
     def search(self, queries: Sequence[str], top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """
-        Find the best documents; ties go to the earlier document.
+        Find the best documents that share a word with the query; ties go to the earlier document.
 
         :param queries:
             `q` query texts.
         :param top_k:
             Documents a query, at most.
         :returns:
-            Rows `[q, k]` int64 and scores `[q, k]` float32, best first.
+            Rows `[q, k]` int64 and scores `[q, k]` float32, best first; -1 and NaN where fewer share a word.
         """
         top_k = min(top_k, self._size)
         rows = np.empty((len(queries), top_k), dtype=np.int64)
@@ -69,13 +69,18 @@ class BM25:
         for i, found in enumerate(self.scores(queries)):
             rows[i] = best = top_rows(found, top_k)
             scores[i] = found[best]
-        return rows, scores
+        return _only_hits(rows, scores)
 
     def scores(self, queries: Sequence[str]) -> Iterator[np.ndarray]:
         """Score all documents, `[n]` float32, for one query after the other."""
         for tokens in self._tokens(queries):
             known = [t for t in tokens if t in self._index.vocab_dict]
             yield self._index.get_scores(known) if known else np.zeros(self._size, dtype=np.float32)
+
+
+def _only_hits(rows: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Leave out what scores 0, which is no word in common: rows of -1, scores of NaN."""
+    return np.where(scores > 0, rows, -1), np.where(scores > 0, scores, np.float32(np.nan))
 
 
 def top_rows(scores: np.ndarray, top_k: int) -> np.ndarray:
@@ -108,7 +113,8 @@ def search_vectors(
         `[m]` ascending, where documents have several vectors: document `i` has those from `starts[i]` on, and the
         best of their scores.
     :returns:
-        Rows `[q, k]` int64 and scores `[q, k]` float32, best first.
+        Rows `[q, k]` int64 and scores `[q, k]` float32, best first; of sparse vectors -1 and NaN where fewer documents
+        score above 0, as in an inverted index.
     :raises ValueError:
         If the similarity is another.
     """
@@ -128,7 +134,7 @@ def search_vectors(
         order = best.argsort(dim=1, descending=True, stable=True)
         rows[start : start + block] = where.gather(1, order).numpy()
         scores[start : start + block] = best.gather(1, order).numpy()
-    return rows, scores
+    return (rows, scores) if isinstance(documents, np.ndarray) else _only_hits(rows, scores)
 
 
 def _scorer(

@@ -124,6 +124,7 @@ def _make_lists(built: BuiltRecipe, stage: Stage, inputs: StageInputs, scorers: 
     assert section is not None  # noqa: S101 - for the type checker
     miners = {name: built.miners[name] for name in section.sources}
     lists = build_lists(context, miners, skip=section.skip)
+    lists = lists.only(np.diff(lists.offsets) > 0)  # as `CandidateLists.load`: what is scored is trained on
     if stage.name in built.selectors:
         enough = len(inputs.window) * inputs.batch_size
         lists = lists.only(built.selectors[stage.name].keep(context, enough))
@@ -140,7 +141,11 @@ def _make_lists(built: BuiltRecipe, stage: Stage, inputs: StageInputs, scorers: 
 
 
 def _with_queries(context: TrainingContext, source: QuerySource, path: Path, number: int) -> TrainingContext:
-    """Put a stage's own queries in the place of the data's; each has the document that it was made of as positive."""
+    """
+    Put a stage's own queries in the place of the data's.
+
+    Each has the document that it was made of as positive, and what the data judge relevant for the same question.
+    """
     corpus = context.data.corpus
     if not path.is_file():
         source.open(context, number)
@@ -155,6 +160,10 @@ def _with_queries(context: TrainingContext, source: QuerySource, path: Path, num
             name = texts.setdefault(entry["text"], f"{path.stem}-{len(texts)}")
             qrels.setdefault(name, {})[entry["document_id"]] = 1
     queries = TextStore(texts.values(), texts)
+    asked = zip(context.data.queries.item_ids, context.data.positives(), strict=True)
+    known = {item.tobytes(): [corpus.ids[row] for row in rows] for item, rows in asked}
+    for name, item in zip(queries.ids, queries.item_ids, strict=True):
+        qrels[name] |= dict.fromkeys(known.get(item.tobytes(), ()), 1)
     return context.over(RetrievalData(context.data.name, corpus, queries, qrels))
 
 

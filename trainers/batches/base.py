@@ -28,7 +28,8 @@ class CandidateBatch:
     :param mask:
         `[B, N]` bool, False where a list is shorter than `N`.
     :param known_positive:
-        `[B, U]` bool: the document is a labelled positive of the query, in its list or not.
+        `[B, U]` bool: the document is no negative of the query, in its list or not: a labelled positive, or the query
+        itself (see `RetrievalData.never_negative`).
     :param sources:
         `[B, N]` int8, which candidate source a document came from (-1: the labels).
     :param teacher_scores:

@@ -15,6 +15,7 @@ from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.batches.sampling import DerivedScores, TeacherVectors, picked
 from retort.trainers.candidates.lists import texts_of
 from retort.trainers.candidates.sampling import draw
+from retort.trainers.data.texts import item_id
 from retort.trainers.roles import BatchSource, Derived, StageInputs, TextRequest
 from retort.trainers.runtime.rng import rng_for
 
@@ -42,13 +43,14 @@ class ListBatches(BatchSource):
         self._data, self._text = inputs.context.data, inputs.text
         self._seed = inputs.seed
         self._keep = np.arange(len(self._lists))
-        self._known = self._data.positives()
+        self._never = self._data.never_negative
         self._vectors = TeacherVectors(inputs.context, inputs.vector_teachers)
         self._chosen = lru_cache(maxsize=2)(self._choose)
         self._scores: DerivedScores | None = None
         self.lists_hash = self._lists.hash
         self.size = len(self._keep)
-        self.queries_with_positive = sum(len(self._known[self._lists.query_rows[i]]) > 0 for i in self._keep)
+        positives = self._data.positives()
+        self.queries_with_positive = sum(len(positives[self._lists.query_rows[i]]) > 0 for i in self._keep)
         teachers = [*inputs.score_teachers, *inputs.vector_teachers]
         if self._text is not None and self._text.derives and teachers and self.size:
             pairs = [
@@ -111,7 +113,15 @@ class ListBatches(BatchSource):
     def _derived(self, step: int) -> list[list[Derived]]:
         if self._text is None or not self._text.derives:
             return [[] for _ in self._chosen(step)[0]]
-        return [self._text.derived(request) for request in self._requests(step, "derived")]
+        requests = self._requests(step, "derived")
+        never = [self._never_items(request.query) for request in requests]
+        derived = [self._text.derived(request) for request in requests]
+        return [[one for one in own if item_id(one.text) not in n] for own, n in zip(derived, never, strict=True)]
+
+    def _never_items(self, query: int) -> set[bytes]:
+        """Item ids of the texts that are never negatives of a query: of its positives, and its own."""
+        data = self._data
+        return {item.tobytes() for item in (data.queries.item_ids[query], *data.corpus.item_ids[self._never[query]])}
 
     def batch(self, step: int) -> CandidateBatch:
         """Build the batch of a step, on the CPU."""
@@ -131,13 +141,18 @@ class ListBatches(BatchSource):
         mask, kinds = np.zeros(shape, dtype=bool), np.zeros((len(numbers), extra), dtype=np.int8)
         scores = {name: np.full(shape, np.nan, dtype=np.float32) for name in lists.scores}
         known = np.zeros((len(numbers), int(derived_starts[-1])), dtype=bool)
+        added = [one.text for own in derived for one in own]
+        added_items = [item_id(text) for text in added]
         for i, entries in enumerate(chosen):
             n, own = len(entries), derived[i]
             index[i, :n] = starts[i] + np.arange(n) if rewrites else np.searchsorted(unique, lists.rows[entries])
             labels[i, :n], sources[i, :n], mask[i, :n] = lists.labels[entries], lists.source[entries], True
             for name, values in lists.scores.items():
                 scores[name][i, :n] = values[entries]
-            known[i, : len(unique)] = np.isin(unique, self._known[query_rows[i]])
+            known[i, : len(unique)] = np.isin(unique, self._never[query_rows[i]])
+            if added:
+                never = self._never_items(query_rows[i])
+                known[i, len(unique) :] = [item in never for item in added_items]
             last = slice(standard, standard + len(own))
             index[i, last], mask[i, last] = derived_starts[i] + np.arange(len(own)), True
             kinds[i, : len(own)] = [one.kind for one in own]
@@ -146,7 +161,6 @@ class ListBatches(BatchSource):
                     values[i, last] = derived_scores.of(name, int(query_rows[i]), [one.text for one in own])
         query_items, document_items = data.queries.item_ids[query_rows], data.corpus.item_ids[unique]
         vectors = self._vectors.of(query_items, document_items)
-        added = [one.text for own in derived for one in own]
         if added and derived_scores is not None:
             vectors = {
                 name: (q, torch.cat([d, derived_scores.vectors(name, added)])) for name, (q, d) in vectors.items()

@@ -28,7 +28,7 @@ class BM25Miner(Miner):
 
     def key(self, context: Context) -> str:
         """Identify the mined lists: they change with the corpus and the queries."""
-        return hash_text(f"bm25 {K1} {B} {self.depth} {context.data.corpus.hash} {context.data.queries.hash}")
+        return hash_text(f"bm25 hits {K1} {B} {self.depth} {context.data.corpus.hash} {context.data.queries.hash}")
 
     def mine(self, context: Context, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -39,6 +39,7 @@ class BM25Miner(Miner):
         :param queries:
             `q` queries.
         :returns:
-            Rows `[q, depth]` and scores `[q, depth]`, best first, positives included.
+            Rows `[q, depth]` and scores `[q, depth]`, best first, positives included; -1 and NaN where fewer share a
+            word with the query.
         """
         return context.bm25.search(queries.texts, self.depth)

@@ -44,7 +44,8 @@ class DenseMiner(Miner):
         :param queries:
             `q` queries.
         :returns:
-            Rows `[q, depth]` and scores `[q, depth]`, best first, positives included.
+            Rows `[q, depth]` and scores `[q, depth]`, best first, positives included; -1 and NaN where the vectors are
+            sparse and fewer score above 0.
         """
         documents = context.vectors(self.model, "document")
         asked = context.vectors(self.model, "query")[[context.data.queries.rows[i] for i in queries.ids]]

@@ -26,8 +26,9 @@ def mine(miner: Miner, context: Context) -> tuple[np.ndarray, np.ndarray]:
     :param context:
         Data and models.
     :returns:
-        Rows `[q, k]` int32 and scores `[q, k]` float32, best first, positives included; where fewer than `k` documents
-        were found, rows of -1 with NaN for a score.
+        Rows `[q, k]` int32 and scores `[q, k]` float32, best first, positives included, documents that are the query
+        itself left out (see `RetrievalData.never_negative`); where fewer than `k` documents were found, rows of -1 with
+        NaN for a score.
     """
     folder = context.cache / "mined" / miner.key(context)
     queries = context.data.queries
@@ -44,7 +45,21 @@ def mine(miner: Miner, context: Context) -> tuple[np.ndarray, np.ndarray]:
                 blocks.append((block["rows"], block["scores"]))
             update(len(part))
     width = max(rows.shape[1] for rows, _ in blocks)
-    return _joined([r for r, _ in blocks], width, -1), _joined([s for _, s in blocks], width, np.nan)
+    rows, scores = _joined([r for r, _ in blocks], width, -1), _joined([s for _, s in blocks], width, np.nan)
+    return _without_own(context, rows, scores)
+
+
+def _without_own(context: Context, rows: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Take each query's own documents out of its list; what follows moves up."""
+    first = context.data.corpus.first_rows
+    own = map(np.setdiff1d, context.data.never_negative, context.data.positives())
+    for query, documents in enumerate(own):
+        taken = (rows[query] >= 0) & np.isin(first[rows[query]], documents)
+        if taken.any():
+            order = np.argsort(taken, kind="stable")  # what is taken out comes last
+            rows[query], scores[query] = rows[query][order], scores[query][order]
+            rows[query, -taken.sum() :], scores[query, -taken.sum() :] = -1, np.nan
+    return rows, scores
 
 
 def _joined(blocks: list[np.ndarray], width: int, fill: float) -> np.ndarray:
@@ -66,7 +81,7 @@ def build_lists(context: Context, miners: dict[str, Miner], *, skip: int = 0) ->
         How many documents at the top of each source to leave out: the more likely ones to be positives unknown.
     """
     # Copies of a text count as one document: a positive's copy is no negative.
-    first = context.data.corpus.first_rows
+    first, never = context.data.corpus.first_rows, context.data.never_negative
     found = [mine(miner, context)[0][:, skip:] for miner in miners.values()]
     mined = [np.where(rows < 0, -1, first[rows]) for rows in found]
     refuted = context.data.judged(lambda grade: grade <= 0)
@@ -76,7 +91,8 @@ def build_lists(context: Context, miners: dict[str, Miner], *, skip: int = 0) ->
     found_by: list[int] = []
     offsets = [0]
     for query, positives in enumerate(context.data.positives()):
-        entries: dict[int, int] = dict.fromkeys([*positives.tolist(), *refuted[query].tolist()], 0)
+        negatives = np.setdiff1d(refuted[query], never[query]).tolist()
+        entries: dict[int, int] = dict.fromkeys([*positives.tolist(), *negatives], 0)
         finders = dict.fromkeys(entries, 1)
         judged = len(entries)
         depth = max((m.shape[1] for m in mined), default=0)

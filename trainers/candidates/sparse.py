@@ -38,7 +38,7 @@ class SparseMiner(Miner):
     def key(self, context: Context) -> str:
         """Identify the mined lists: they change with corpus, queries and the model's weights."""
         return hash_text(
-            f"sparse {self._encoder.key} {self.depth} {context.data.corpus.hash} {context.data.queries.hash}"
+            f"sparse hits {self._encoder.key} {self.depth} {context.data.corpus.hash} {context.data.queries.hash}"
         )
 
     def mine(self, context: Context, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +50,8 @@ class SparseMiner(Miner):
         :param queries:
             `q` queries.
         :returns:
-            Rows `[q, depth]` and scores `[q, depth]`, best first, positives included.
+            Rows `[q, depth]` and scores `[q, depth]`, best first, positives included; -1 and NaN where fewer score
+            above 0.
         """
         student = self._encoder.student
         if self._documents[0] != context.data.corpus.hash:

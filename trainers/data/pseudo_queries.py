@@ -37,7 +37,7 @@ class TrainingQuestions(QuerySource):
         found: list[list[str]] = [[] for _ in data.corpus.ids]
         for text, rows in zip(data.queries.texts, data.positives(), strict=True):
             for row in rows:
-                if len(found[row]) < self.most:
+                if len(found[row]) < self.most and text not in found[row]:
                     found[row].append(text)
         return [found[first] for first in data.corpus.first_rows]
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,9 +45,12 @@ def read_train_and_dev(folder: Path, section: DataSection) -> tuple[RetrievalDat
         order = order[np.argsort(~judged[order], kind="stable")]
         count = max(1, most)
         logger.warning("%s has no %s split: %d training queries are held out for it.", folder, section.dev, count)
-        dev = train.subset(order[:count])
-        train = train.subset(order[count:])
+        same = train.queries.first_rows  # a question is trained on or measured with, under whatever ids
+        train = replace(train, qrels=train.shared_qrels)
+        dev, rest = train.subset(order[:count]), order[count:]
+        train = train.subset(rest[~np.isin(same[rest], same[order[:count]])])
     if section.max_queries is not None:
+        train = replace(train, qrels=train.shared_qrels)  # a query keeps what its doubles know
         train = train.subset(np.arange(min(section.max_queries, len(train.queries))))
     if not len(train.queries):
         msg = f"{folder}: there is no query to train on."

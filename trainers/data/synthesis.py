@@ -129,8 +129,7 @@ def make_queries(
     index = BM25(data.corpus.texts)
 
     def lexical(texts: Sequence[str], depth: int) -> np.ndarray:
-        rows, scores = index.search(list(texts), depth)
-        return np.where(scores > 0, rows, -1)
+        return index.search(texts, depth)[0]
 
     kept_back = np.zeros(len(documents), dtype=bool) if held is None else held
     is_found = np.array([bool(kept_back[own].all()) for _, _, own in asked], dtype=bool)

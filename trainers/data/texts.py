@@ -105,17 +105,49 @@ class RetrievalData:
         given = {q: self.given[q] for q in queries.ids if q in self.given}
         return RetrievalData(self.name, self.corpus, queries, qrels, given)
 
+    @cached_property
+    def shared_qrels(self) -> dict[str, dict[str, int]]:
+        """The judgements, where queries of the same text have each other's; of two grades the higher counts."""
+        joined: dict[int, dict[str, int]] = {}
+        first = self.queries.first_rows.tolist()
+        for row, query in zip(first, self.queries.ids, strict=True):
+            own = joined.setdefault(row, {})
+            for document, grade in self.qrels.get(query, {}).items():
+                own[document] = max(grade, own.get(document, grade))
+        return {query: joined[row] for row, query in zip(first, self.queries.ids, strict=True) if joined[row]}
+
     def positives(self) -> list[np.ndarray]:
-        """For each query, the sorted corpus rows of its positives; of copies of a text the first."""
+        """
+        For each query, the sorted corpus rows of its positives.
+
+        Identity is by text: queries of the same text share their positives, and the first of a document's copies stands
+        for all of them.
+        """
         return self.judged(lambda grade: grade > 0)
 
     def judged(self, wanted: Callable[[int], bool]) -> list[np.ndarray]:
-        """For each query, the sorted corpus rows of what was judged with such grades; of copies the first."""
-        rows, first = self.corpus.rows, self.corpus.first_rows
+        """For each query, the sorted corpus rows of what was judged with such grades; identity as in `positives`."""
+        rows, first, qrels = self.corpus.rows, self.corpus.first_rows, self.shared_qrels
         return [
-            np.array(sorted({first[rows[d]] for d, g in self.qrels.get(q, {}).items() if wanted(g)}), dtype=np.int64)
+            np.array(sorted({first[rows[d]] for d, g in qrels.get(q, {}).items() if wanted(g)}), dtype=np.int64)
             for q in self.queries.ids
         ]
+
+    @cached_property
+    def never_negative(self) -> list[np.ndarray]:
+        """
+        For each query, the sorted corpus rows of its positives and of documents that are the query itself.
+
+        Those have its text, or its id, as where the queries are documents of the corpus; of copies the first.
+        """
+        rows, first = self.corpus.rows, self.corpus.first_rows
+        asked = {item.tobytes() for item in self.queries.item_ids}
+        same = {t: row for row, item in enumerate(self.corpus.item_ids) if (t := item.tobytes()) in asked}
+        found = []
+        for query, item, positives in zip(self.queries.ids, self.queries.item_ids, self.positives(), strict=True):
+            own = [row for row in (same.get(item.tobytes()), rows.get(query)) if row is not None]
+            found.append(np.union1d(positives, first[own]) if own else positives)
+        return found
 
 
 def share_corpus(first: RetrievalData, second: RetrievalData) -> tuple[RetrievalData, RetrievalData]:

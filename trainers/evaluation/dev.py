@@ -55,7 +55,7 @@ def dev_sample(dev: RetrievalData, training: TrainingSection) -> RetrievalData:
     sample = dev.subset(np.sort(order))
     rows = {int(r) for found in sample.positives() for r in found}
     near, _ = BM25(dev.corpus.texts).search(sample.queries.texts, BM25_NEIGHBOURS)
-    rows |= {int(r) for r in near.ravel()}
+    rows |= {int(r) for r in near[near >= 0]}
     spare = [int(r) for r in rng.permutation(len(dev.corpus)) if int(r) not in rows]
     rows |= set(spare[: max(0, training.dev_documents - len(rows))])
     return RetrievalData(dev.name, dev.corpus.select(sorted(rows)), sample.queries, sample.qrels)
@@ -84,7 +84,7 @@ def dev_sampler(
     def score() -> float:
         documents = encode_vectors(model, texts, "document")
         queries = encode_vectors(model, sample.queries.texts, "query")
-        rows, _ = search_vectors(queries, documents, 10, similarity=model.similarity_fn_name, starts=starts)
+        rows, _ = search_vectors(queries, documents, 10 + 1, similarity=model.similarity_fn_name, starts=starts)
         return mean(per_query(rankings(sample, rows), sample.qrels))["ndcg@10"]
 
     return score

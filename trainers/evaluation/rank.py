@@ -60,10 +60,10 @@ def evaluate_bm25(data: RetrievalData) -> Evaluation:
     started = time.perf_counter()
     index = BM25(data.corpus.texts)
     rate = len(data.corpus) / (time.perf_counter() - started)
-    found = index.search(data.queries.texts, DEPTH)
+    found = index.search(data.queries.texts, DEPTH + 1)  # one of them may be the query's own
     ms = _median_ms(lambda text: index.search([text], DEPTH), data.queries.texts)
     costs = {"ms": ms, "ms_encode": 0.0, "documents_per_s": rate, "mb": 0.0}
-    return _scored("bm25", data, *found, costs=costs, above=0.0)
+    return _scored("bm25", data, *found, costs=costs)
 
 
 def evaluate_model(
@@ -114,9 +114,9 @@ def evaluate_model(
     rate = len(data.corpus) / (time.perf_counter() - started)
     similarity = student.manifest.similarity
     queries = student.encode_query(data.queries.texts)[:, :dim]
-    found = search_vectors(queries, documents, DEPTH, similarity=similarity, starts=starts)
+    found = search_vectors(queries, documents, DEPTH + 1, similarity=similarity, starts=starts)  # as for BM25
     costs = {**query_costs(student, documents, data.queries.texts), "documents_per_s": rate}
-    return _scored(student.name, data, *found, costs=costs, above=0.0 if student.manifest.kind == "sparse" else None)
+    return _scored(student.name, data, *found, costs=costs)
 
 
 def flattened(views: Mapping[str, list[str]], ids: list[str]) -> tuple[list[str], np.ndarray]:
@@ -136,11 +136,11 @@ def evaluate_vectors(
 ) -> Evaluation:
     """Evaluate ready vectors, `[q, d]` and `[n, d]`, over the whole corpus; with times, if their model is given."""
     costs = query_costs(student, documents, data.queries.texts) if student else {}
-    return _scored(name, data, *search_vectors(queries, documents, DEPTH, similarity=similarity), costs=costs)
+    return _scored(name, data, *search_vectors(queries, documents, DEPTH + 1, similarity=similarity), costs=costs)
 
 
 def evaluate_rows(name: str, data: RetrievalData, rows: np.ndarray) -> Evaluation:
-    """Evaluate ready rankings: rows of the corpus `[q, k]`, best first."""
+    """Evaluate ready rankings: rows of the corpus `[q, k]`, best first; -1 where there are fewer."""
     return _scored(name, data, rows)
 
 
@@ -161,7 +161,7 @@ def evaluate_ranker(
     :param data:
         Corpus, queries and judgements.
     :param candidates:
-        `[q, k]` rows of the corpus for each query.
+        `[q, k]` rows of the corpus for each query; -1 where there are fewer.
     :param precision:
         `float32`, `bfloat16` or `auto`.
     :param device:
@@ -175,8 +175,9 @@ def evaluate_ranker(
     ranker = model if isinstance(model, Ranker) else Ranker.load(model, **options)
     started = time.perf_counter()
     rows = rerank(data, candidates, ranker.score)
-    rate = candidates.size / (time.perf_counter() - started)
-    lists = {q: [data.corpus.texts[r] for r in found] for q, found in zip(data.queries.texts, candidates, strict=True)}
+    rate = np.count_nonzero(candidates >= 0) / (time.perf_counter() - started)
+    found = zip(data.queries.texts, candidates, strict=True)
+    lists = {query: own for query, rows in found if (own := [data.corpus.texts[r] for r in rows if r >= 0])}
     ms = _median_ms(lambda query: ranker.score([(query, text) for text in lists[query]]), list(lists)[:TIMED_LISTS])
     costs = {"ms": ms, "ms_encode": ms, "documents_per_s": rate, "mb": ranker.megabytes}
     return _scored(ranker.name, data, rows, costs=costs)
@@ -198,14 +199,11 @@ def evaluate_reranked(ranker: Ranker, data: RetrievalData, first: Evaluation, de
         Measures of the whole rankings; times and size are the ranker's (see `evaluate_ranker`).
     """
     tops = {query: ranked[:depth] for query, ranked in first.rankings.items()}
-    rows = np.zeros((len(data.queries), max(1, *map(len, tops.values()))), dtype=np.int64)  # 0: taken out below
+    rows = np.full((len(data.queries), max(1, *map(len, tops.values()))), -1, dtype=np.int64)
     for row, query in zip(rows, data.queries.ids, strict=True):
         row[: len(tops[query])] = [data.corpus.rows[i] for i in tops[query]]
     second = evaluate_ranker(ranker, data, rows)
-    whole = {
-        query: [*(i for i in dict.fromkeys(ranked) if i in tops[query]), *first.rankings[query][depth:]]
-        for query, ranked in second.rankings.items()
-    }
+    whole = {query: [*ranked, *first.rankings[query][depth:]] for query, ranked in second.rankings.items()}
     scores = per_query(whole, data.qrels)
     return Evaluation(f"{first.name} + {ranker.name}", second.metrics | mean(scores), scores, whole)
 
@@ -243,22 +241,45 @@ def rerank(
     :param data:
         Corpus and queries.
     :param candidates:
-        `[q, k]` rows of the corpus.
+        `[q, k]` rows of the corpus; -1 where there are fewer.
     :param score:
         Gives `[n]` scores for `n` pairs of query and document.
     :returns:
-        `[q, k]` rows, best first.
+        `[q, k]` rows, best first, those of -1 last.
     """
     texts = data.corpus.texts
-    pairs = [(q, texts[r]) for q, found in zip(data.queries.texts, candidates, strict=True) for r in found]
-    order = np.argsort(-score(pairs).reshape(candidates.shape), axis=1, kind="stable")
-    return np.take_along_axis(candidates, order, axis=1)
+    there = candidates >= 0
+    pairs = [(q, texts[r]) for q, found in zip(data.queries.texts, candidates, strict=True) for r in found if r >= 0]
+    scores = np.full(candidates.shape, -np.inf)
+    if pairs:
+        scores[there] = score(pairs)
+    return np.take_along_axis(candidates, np.argsort(-scores, axis=1, kind="stable"), axis=1)
 
 
 def rankings(data: RetrievalData, rows: np.ndarray) -> dict[str, list[str]]:
-    """Turn rows of the corpus `[q, k]` into ids by query."""
-    ids = data.corpus.ids
-    return {q: [ids[r] for r in found] for q, found in zip(data.queries.ids, rows, strict=True)}
+    """
+    Turn rows of the corpus into ids by query.
+
+    :param data:
+        Corpus, queries and judgements.
+    :param rows:
+        `[q, k]`, best first; -1 is left out, and so is a query's own document (see `own_rows`).
+    """
+    ids, own = data.corpus.ids, own_rows(data)
+    pairs = zip(data.queries.ids, rows, own, strict=True)
+    return {q: [ids[r] for r in found if r not in (-1, left_out)] for q, found, left_out in pairs}
+
+
+def own_rows(data: RetrievalData) -> np.ndarray:
+    """
+    `[q]` rows of the queries' own documents, -1 where there is none: BEIR's rule, by ids.
+
+    As there, a document with the id of the query is not counted as retrieved (in ArguAna and Quora queries are
+    documents of the corpus). One that is judged relevant is no copy of its query: it stays, where queries and documents
+    are numbered alike.
+    """
+    own = (-1 if data.qrels.get(q, {}).get(q, 0) > 0 else data.corpus.rows.get(q, -1) for q in data.queries.ids)
+    return np.fromiter(own, dtype=np.int64, count=len(data.queries))
 
 
 def encoding_rates(students: dict[str, Student], texts: list[str], *, rounds: int = 3) -> dict[str, float]:
@@ -306,14 +327,13 @@ def _scored(
     scores: np.ndarray | None = None,
     *,
     costs: Mapping[str, float] | None = None,
-    above: float | None = None,
 ) -> Evaluation:
-    """Measure rankings; where words must be shared, documents that do not score above 0 are not found by an index."""
-    ranked = rankings(data, rows)
-    each = {} if scores is None else dict(zip(data.queries.ids, scores.tolist(), strict=True))
-    if above is not None:
-        each = {q: [s for s in found if s > above] for q, found in each.items()}
-        ranked = {q: found[: len(each[q])] for q, found in ranked.items()}
+    """Measure rankings, of `DEPTH` documents at most."""
+    kept = (rows >= 0) & (rows != own_rows(data)[:, None])
+    ranked = {q: found[:DEPTH] for q, found in rankings(data, rows).items()}
+    each = {}
+    if scores is not None:
+        each = {q: s[k][:DEPTH].tolist() for q, s, k in zip(data.queries.ids, scores, kept, strict=True)}
     measures = per_query(ranked, data.qrels)
     sizes = {"queries": len(data.queries), "documents": len(data.corpus)}
     return Evaluation(name, {**mean(measures), **(costs or {}), **sizes}, measures, ranked, each)
@@ -329,4 +349,4 @@ def _median_ms(run: Callable[[str], Any], texts: list[str]) -> float:
         started = time.perf_counter()
         run(text)
         timed.append((time.perf_counter() - started) * 1000)
-    return float(np.median(timed))
+    return float(np.median(timed)) if timed else 0.0

@@ -117,7 +117,8 @@ class ConfusingQueries(roles.Selector):
         :returns:
             `[q]` bool: all that were found, a few more than enough among them.
         """
-        found = context.data.corpus.first_rows[mine(self._miner, context)[0]]
+        mined = mine(self._miner, context)[0]
+        found = np.where(mined < 0, -1, context.data.corpus.first_rows[mined])
         relevant = relevant_in(found, context.data.positives())
         student = first_ranks(relevant)
         # The teacher is asked only where its answer can matter.
@@ -128,9 +129,11 @@ class ConfusingQueries(roles.Selector):
         kept = np.zeros(len(student), dtype=bool)
         for start in range(0, len(order), size):
             rows = np.sort(order[start : start + size])
-            scores = context.scores(self.teacher, np.repeat(rows, found.shape[1]), found[rows].ravel())
+            there = found[rows] >= 0
+            scores = np.full(there.shape, np.nan, dtype=np.float32)
+            scores[there] = context.scores(self.teacher, rows[np.nonzero(there)[0]], found[rows][there])
             # Equal scores keep the student's order; what has no score comes last.
-            first = -np.nan_to_num(scores.reshape(len(rows), -1), nan=-np.inf)
+            first = -np.nan_to_num(scores, nan=-np.inf)
             ordered = np.take_along_axis(relevant[rows], np.argsort(first, axis=1, kind="stable"), axis=1)
             kept[rows] = confusing(student[rows], first_ranks(ordered), rule=self.rule, window=self.window)
             if kept.sum() >= enough:
