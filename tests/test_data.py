@@ -4,6 +4,7 @@
 import gzip
 import json
 
+import numpy as np
 import pytest
 from tiny import write_jsonl
 
@@ -11,6 +12,8 @@ from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import documents_to_data, read_documents
 from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.data.texts import TextStore, document_text, item_id
+from retort.trainers.evaluation.rank import evaluate_rows
+from retort.trainers.evaluation.runs import read_per_query, read_rankings, write_evaluation
 from retort.trainers.recipe import DataSection
 from retort.trainers.runtime.errors import DataError
 
@@ -82,7 +85,7 @@ class TestBeir:
 
     def test_judgements_that_are_not_utf8(self, beir):
         (beir / "qrels" / "train.tsv").write_bytes(b"q00\td\xff0\t1\n")
-        with pytest.raises(DataError, match="train.tsv: not UTF-8"):
+        with pytest.raises(DataError, match="train.tsv, after line 0: .*not UTF-8"):
             read_beir(beir, "train")
 
     def test_unknown_ids_are_counted_and_the_first_five_named(self, beir):
@@ -100,6 +103,67 @@ class TestBeir:
         append(beir / "qrels" / "train.tsv", line + "\n")
         with pytest.raises(DataError, match=r"train.tsv, line 32: expected query-id"):
             read_beir(beir, "train")
+
+    @pytest.mark.parametrize("grade", ["1", "1 ", " 1", "+1", "1.0", "1."])
+    @pytest.mark.parametrize(
+        "header", ["", "\ufeff", "\n", "query-id\tcorpus-id\tscore\n", "\ufeffqid\tdid\trelevance\n"]
+    )
+    @pytest.mark.parametrize("end", ["\n", "\r\n"])
+    def test_the_first_judgement_is_read(self, beir, grade, header, end):
+        text = f"{header}q00\td00\t{grade}\nq01\td01\t-1\n".replace("\n", end)
+        (beir / "qrels" / "train.tsv").write_bytes(text.encode())
+        assert read_beir(beir, "train").qrels == {"q00": {"d00": 1}, "q01": {"d01": -1}}
+
+    @pytest.mark.parametrize("line", ["q00\t0\td00\t1", "q00 0 d00 1", "q00\tQ0\td00\t1", "q00  Q0  d00   2"])
+    def test_trec_columns(self, beir, line):
+        (beir / "qrels" / "train.tsv").write_text(f"{line}\nq01 0 d01 0\n")
+        assert read_beir(beir, "train").qrels == {"q00": {"d00": int(line[-1])}, "q01": {"d01": 0}}
+
+    @pytest.mark.parametrize("line", ["q00\td00\tx", "q00\td00\t0.5", "q00\td00\tnan", "q00\td00\t1_0", "q00,d00,1"])
+    def test_a_bad_first_line_is_no_header(self, beir, line):
+        (beir / "qrels" / "train.tsv").write_text(f"{line}\nq01\td01\t1\n")
+        with pytest.raises(DataError, match=r"train.tsv, line 1: expected query-id.*it is 'q00"):
+            read_beir(beir, "train")
+
+    def test_two_grades_of_one_pair(self, beir):
+        append(beir / "qrels" / "train.tsv", "q00\td00\t1\nq00\td00\t0\n")
+        with pytest.raises(DataError, match=r"line 33: document 'd00' was judged 1 for query 'q00' before, and 0 here"):
+            read_beir(beir, "train")
+
+    def test_ids_stay_strings(self, tmp_path):
+        """Those that look like numbers, with blanks, or with what Unicode calls the end of a line; to the rankings."""
+        ids = [
+            "007",
+            "7",
+            "7.0",
+            "1e5",
+            " 7",
+            "a b",
+            "+7",
+            "-0",
+            "0x1",
+            "nan",
+            "None",
+            "True",
+            "x\u2028y",
+            "x\x0by",
+            "z\x85",
+        ]
+        (tmp_path / "qrels").mkdir()
+        for name in ("corpus", "queries"):
+            texts = [{"_id": i, "text": f"word{n} {name}"} for n, i in enumerate(ids)]
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(t) + "\n" for t in texts))
+        turned = dict(zip(ids, [*ids[1:], ids[0]], strict=True))
+        lines = (f"{q}\t{d}\t1\n" for q, d in turned.items())
+        (tmp_path / "qrels" / "dev.tsv").write_text("".join(lines), encoding="utf-8")
+        data = read_beir(tmp_path, "dev")
+        assert (data.corpus.ids, data.queries.ids) == (ids, ids)
+        assert data.qrels == {q: {d: 1} for q, d in turned.items()}
+        found = evaluate_rows("r", data, np.array([[(row + 1) % len(ids), 0] for row in range(len(ids))]))
+        assert {measures["mrr@10"] for measures in found.per_query.values()} == {1.0}
+        write_evaluation(tmp_path / "run", "dev", found, data)
+        assert read_per_query(tmp_path / "run", "dev") == found.per_query
+        assert read_rankings(tmp_path / "run", "dev") == found.rankings
 
     def test_missing_split_and_files(self, beir, tmp_path):
         with pytest.raises(DataError, match=r"test.tsv is missing. Splits there: dev, train"):

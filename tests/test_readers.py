@@ -3,11 +3,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training data in the layouts of FlagEmbedding and sentence-transformers."""
 
+import csv
 import gzip
 import json
 import math
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 from tiny import write_jsonl
@@ -336,19 +339,47 @@ class TestColumns:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ('q,d\n"a\nb",c\n\na,b,c\n', "line 5: 3 cells, but the first line names 2 columns"),
-            ("q,d\na\n", "line 2: 1 cells"),
-            ('q,d\na,b\n"a"b,c\n', "line 3: not valid CSV"),
-            ('q,d\na,b\n"a,c\n', "line 3: not valid CSV"),
+            ('query,doc\n"a\nb",c\n\na,b,c\n', "line 5: 3 cells, but the first line names 2 columns"),
+            ("query,doc\na\n", "line 2: 1 cells"),
+            ('query,doc\na,b\n"a"b,c\n', "line 3: not valid CSV"),
+            ('query,doc\na,b\n"a,c\n', "line 3: not valid CSV"),
             ("q,q\na,b\n", "line 1: a column's name occurs twice"),
-            ("q,d\n", "no record"),
-            ("q,d,label\na,b,\n", "line 2: label must hold finite numbers only; there is ''"),
-            ("q,d,label\na,b,nan\n", "line 2: label must hold finite numbers"),
+            ("query,doc\n", "no record"),
+            ("query,doc,label\na,b,\n", "line 2: label must hold finite numbers only; there is ''"),
+            ("query,doc,label\na,b,nan\n", "line 2: label must hold finite numbers"),
         ],
     )
     def test_bad_csv(self, tmp_path, text, message):
         (tmp_path / "train.csv").write_text(text)
         with pytest.raises(DataError, match=message):
+            read_data(tmp_path)
+
+    @pytest.mark.parametrize("name", ["train.csv", "train.tsv", "train.csv.gz"])
+    @pytest.mark.parametrize("rows", [["what is it|the thing", "who|me"], ["what is it|the thing|1", "who|me|0"]])
+    def test_a_first_line_that_may_be_data_is_refused(self, tmp_path, name, rows):
+        """Its pair would be lost without a word."""
+        text = "\n".join(rows).replace("|", "\t" if "tsv" in name else ",").encode()
+        (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+        with pytest.raises(DataError, match=f"{name} has the columns 'what is it', 'the thing'.*first line must name"):
+            read_data(tmp_path)
+
+    def test_headers_as_people_write_them(self, tmp_path):
+        for header in ("query, positive", "Question,Answer", "sentence1,sentence2", "anchor ,reply", "frage,text"):
+            (tmp_path / "train.csv").write_text(f"{header}\n007,1e5\n")
+            data = read_data(tmp_path)
+            assert (data.queries.texts, data.corpus.texts) == (["007"], ["1e5"])
+
+    def test_a_cell_of_any_length(self, tmp_path):
+        limit = csv.field_size_limit()
+        for name, separator in (("train.csv", ","), ("dev.tsv", "\t")):
+            (tmp_path / name).write_text(f"query{separator}positive\nq{separator}{'x' * 200_000}\n")
+            assert [len(text) for text in read_data(tmp_path, name[:-4]).corpus.texts] == [200_000]
+        assert csv.field_size_limit() == limit
+
+    def test_a_parquet_file_with_two_columns_of_a_name(self, tmp_path):
+        table = pa.table([pa.array(["q"]), pa.array(["a"]), pa.array(["b"])], names=["query", "positive", "positive"])
+        pq.write_table(table, tmp_path / "train.parquet")
+        with pytest.raises(DataError, match="train.parquet: a column's name occurs twice"):
             read_data(tmp_path)
 
     def test_csv_from_excel(self, tmp_path):

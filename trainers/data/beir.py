@@ -3,20 +3,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data sets in the BEIR layout: `corpus.jsonl[.gz]`, `queries.jsonl[.gz]`, `qrels/{train,dev,test}.tsv`."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from retort.trainers.data.files import read_json_lines
+from retort.trainers.data.files import read_json_lines, read_lines
 from retort.trainers.data.texts import RetrievalData, TextStore, document_text
 from retort.trainers.runtime.errors import DataError
 
 EmptyTexts = Literal["error", "skip"]
+_GRADE = re.compile(r"\s*([+-]?\d{1,9})(?:\.0*)?\s*", re.ASCII)  # also as other tools write it: `1.0`, `+1`, `1 `
 
 
 def read_beir(folder: str | Path, split: str | None = "train", *, empty: EmptyTexts = "error") -> RetrievalData:
     """
     Read a BEIR folder, with the queries of one split.
+
+    Judgements are lines of query id, document id and a whole number, separated by tabs, with or without a header; or
+    TREC's four columns, the second of which is 0 or Q0. Ids are strings and kept as they are.
 
     :param folder:
         The folder.
@@ -27,8 +32,8 @@ def read_beir(folder: str | Path, split: str | None = "train", *, empty: EmptyTe
     :returns:
         The data set.
     :raises DataError:
-        If a file is missing or malformed (named with its line), an id occurs twice, a text is empty, or judgements
-        name unknown ids.
+        If a file is missing or malformed (named with its line), an id occurs twice, a text is empty, judgements name
+        unknown ids, or a pair has two grades.
     """
     folder = Path(folder)
     corpus = read_corpus(folder, empty=empty)
@@ -36,7 +41,7 @@ def read_beir(folder: str | Path, split: str | None = "train", *, empty: EmptyTe
         return RetrievalData(folder.name, corpus, TextStore([], []))
     queries = _read_texts(_jsonl(folder, "queries"), ("text",), empty)
     path = folder / "qrels" / f"{split}.tsv"
-    qrels = _read_qrels(path)
+    qrels = _read_qrels(path, queries)
     skipped_queries, skipped_documents = queries.skipped, corpus.skipped
     qrels = {
         q: kept
@@ -124,28 +129,44 @@ def _read_texts(path: Path, fields: tuple[str, ...], empty: EmptyTexts) -> _Read
     return store
 
 
-def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
+def _read_qrels(path: Path, queries: TextStore) -> dict[str, dict[str, int]]:
     if not path.is_file():
         there = sorted(p.stem for p in path.parent.glob("*.tsv"))
         msg = f"{path} is missing. Splits there: {', '.join(there) or 'none'}."
         raise DataError(msg)
     qrels: dict[str, dict[str, int]] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        msg = f"{path}: not UTF-8 ({error})."
-        raise DataError(msg) from error
-    for number, line in enumerate(lines, 1):
-        cells = line.rstrip("\r").split("\t")
-        if cells == [""] or (number == 1 and not cells[-1].lstrip("-").isdigit()):
-            continue  # a blank line, or the header
-        try:
-            query, document, grade = cells
-            qrels.setdefault(query, {})[document] = int(grade)
-        except ValueError as error:
-            msg = f"{path}, line {number}: expected query-id, corpus-id and an integer, separated by tabs."
-            raise DataError(msg) from error
+    begun = False
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        cells = _qrels_cells(line.rstrip("\r\n"))
+        grade = _GRADE.fullmatch(cells[-1])
+        if not begun and grade is None and len(cells) > 1 and cells[0] not in queries.rows:
+            begun = True  # this was the header
+            continue
+        begun = True
+        if len(cells) != 3 or grade is None:  # noqa: PLR2004
+            msg = (
+                f"{path}, line {number}: expected query-id, corpus-id and an integer, separated by tabs (or TREC's "
+                f"four columns: query-id, 0, corpus-id, integer); it is {line.strip()[:80]!r}."
+            )
+            raise DataError(msg)
+        judged, document, value = qrels.setdefault(cells[0], {}), cells[1], int(grade[1])
+        if judged.setdefault(document, value) != value:
+            msg = (
+                f"{path}, line {number}: document {document!r} was judged {judged[document]} for query {cells[0]!r} "
+                f"before, and {value} here. Keep one of the lines."
+            )
+            raise DataError(msg)
     return qrels
+
+
+def _qrels_cells(line: str) -> list[str]:
+    """Cut a line of judgements; without the second of TREC's columns, which says nothing."""
+    cells = line.split("\t") if "\t" in line else line.split()
+    if len(cells) == 4 and cells[1] in {"0", "Q0"}:  # noqa: PLR2004
+        return [cells[0], *cells[2:]]
+    return cells if "\t" in line else [line]  # ids may hold spaces
 
 
 def _is_unicode(text: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from retort.trainers.data.beir import EmptyTexts
-from retort.trainers.data.files import LABEL_COLUMNS, read_records, suffix_of
+from retort.trainers.data.files import HEADED, LABEL_COLUMNS, read_records, suffix_of
 from retort.trainers.data.texts import RetrievalData, TextStore, item_id
 from retort.trainers.runtime.errors import DataError
 
@@ -24,6 +24,12 @@ _QUERY_NAMES = {"query", "question", "anchor"}
 _POSITIVE_NAME = re.compile(r"pos(itives?)?[ _-]?\d*", re.IGNORECASE)
 _NEGATIVE_NAME = re.compile(r"(hard[ _-]?)?neg(atives?)?[ _-]?\d*", re.IGNORECASE)
 _ID_NAME = re.compile(r"(.+_)?(id|ids|idx)", re.IGNORECASE)
+# What columns of texts are called, so that a first line without any such name is taken for data.
+_TEXT_NAME = re.compile(
+    r"(query|question|anchor|document|doc|passage|text|sentence|answer|response|context|premise|hypothesis|title|body|"
+    r"content|dataset)([ _-]?(text|name|[a-z]|\d+))?",
+    re.IGNORECASE,
+)
 _NUMBERS_NAME = re.compile(r".*(label|score|similarity|relevance|margin).*", re.IGNORECASE)
 
 # A text (yet to be checked), its grade or None if it is unknown, its score or NaN.
@@ -57,6 +63,7 @@ def read_examples(path: str | Path, *, empty: EmptyTexts = "error") -> Retrieval
     teacher's scores, and nothing is known of relevance, unless all documents but the first are named `negative...`
     (`neg_2`, `negative`, ...): then the first is the positive. Refused, because it could mean two things:
 
+    - a CSV or TSV file whose first line has no usual name of a column: it may be data;
     - several label columns, or one with almost such a name (`Label`, `similarity_score`); one named like an id;
     - `query`, `question` or `anchor` that is not first while the first column is none of these, `positive` that is not
       second, `negative` that is second;
@@ -110,10 +117,22 @@ def _layout_of(path: Path, record: dict[str, Any]) -> _Layout:
     if {"query", "pos"} <= record.keys() and not isinstance(record["pos"], str):
         return _FlagEmbedding()
     try:
+        if suffix_of(path) in HEADED and not any(_is_usual(name) for name in record):
+            msg = (
+                "the first line must name the columns, and none of these is a usual name. If it is data, put a line "
+                "such as query,positive above it; if these are names, call the first one 'query'. (Columns of a CSV "
+                "file are separated by commas, those of a TSV file by tabs.)"
+            )
+            raise DataError(msg)
         return _Columns(list(record))
     except DataError as error:
         msg = f"{path} has the columns {', '.join(map(repr, record))}: {error}"
         raise DataError(msg) from error
+
+
+def _is_usual(name: str) -> bool:
+    known = (_TEXT_NAME, _POSITIVE_NAME, _NEGATIVE_NAME)
+    return name in LABEL_COLUMNS or any(pattern.fullmatch(name) for pattern in known)
 
 
 class _FlagEmbedding:

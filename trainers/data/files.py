@@ -14,8 +14,10 @@ from typing import Any
 from retort.trainers.runtime.errors import DataError
 
 SUFFIXES = (".parquet", *(f"{kind}{end}" for kind in (".jsonl", ".json", ".csv", ".tsv") for end in ("", ".gz")))
+HEADED = (".csv", ".csv.gz", ".tsv", ".tsv.gz")  # those whose first line names the columns
 # What sentence-transformers takes for a label; any other column is text to it.
 LABEL_COLUMNS = ("label", "labels", "score", "scores")
+LONGEST_CELL = 2**31 - 1  # characters; Python's own limit of 131,072 is for all readers of a process
 
 
 def suffix_of(path: Path) -> str | None:
@@ -99,6 +101,7 @@ def _read_csv(path: Path, separator: str) -> Iterator[tuple[str, dict[str, Any]]
     header: list[str] = []
     while True:
         number = reader.line_num + 1
+        limit = csv.field_size_limit(LONGEST_CELL)
         try:
             cells = next(reader, None)
         except csv.Error as error:
@@ -107,12 +110,14 @@ def _read_csv(path: Path, separator: str) -> Iterator[tuple[str, dict[str, Any]]
                 'breaks in quotes and double the quotes in them (""), or write JSON lines or parquet.'
             )
             raise DataError(msg) from error
+        finally:
+            csv.field_size_limit(limit)
         if cells is None:
             return
         if not cells:
             continue  # a blank line
         if not header:
-            header = cells
+            header = [cell.strip() for cell in cells]
             if len(set(header)) < len(header):
                 msg = f"{path}, line {number}: a column's name occurs twice. The first line must name the columns."
                 raise DataError(msg)
@@ -150,6 +155,10 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if len(set(names)) < len(names):  # rows are dicts: one would take the other's place
+                msg = f"{path}: a column's name occurs twice among {', '.join(names)}. Rename or remove one."
+                raise DataError(msg)
             for batch in file.iter_batches(batch_size=1024):
                 for record in batch.to_pylist():
                     number += 1

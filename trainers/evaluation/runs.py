@@ -43,7 +43,10 @@ def write_evaluation(run: Path, split: str, evaluation: Evaluation, data: Retrie
         table.attrs["data"] = {"hash": data.hash, "documents": len(data.corpus)}
     with replace_file(run / "per_query" / f"{split}.parquet") as aside:
         table.to_parquet(aside)
-    with replace_file(run / "rankings" / f"{split}.run") as aside, aside.open("w", encoding="utf-8") as file:
+    with (
+        replace_file(run / "rankings" / f"{split}.run") as aside,
+        aside.open("w", encoding="utf-8", newline="\n") as file,
+    ):
         for query, ids in evaluation.rankings.items():
             for rank, document in enumerate(ids, 1):
                 file.write(f"{query} Q0 {document} {rank} {len(ids) - rank + 1} {evaluation.name.replace(' ', '_')}\n")
@@ -105,10 +108,11 @@ def other_data(run: Path, split: str, data: RetrievalData) -> str | None:
 def read_rankings(run: Path, split: str) -> dict[str, list[str]]:
     """Read the rankings that `write_evaluation` wrote, best first."""
     found: dict[str, list[str]] = {}
-    for line in (run / "rankings" / f"{split}.run").read_text(encoding="utf-8").splitlines():
-        query, rest = line.split(" Q0 ", 1)
-        document = rest.rsplit(" ", 3)[0]  # ids of files may have spaces
-        found.setdefault(query, []).append(document)
+    # Ids may have spaces, and whatever else `str.splitlines` takes for the end of a line.
+    with (run / "rankings" / f"{split}.run").open(encoding="utf-8", newline="\n") as lines:
+        for line in lines:
+            query, rest = line.rstrip("\n").split(" Q0 ", 1)
+            found.setdefault(query, []).append(rest.rsplit(" ", 3)[0])
     return found
 
 
