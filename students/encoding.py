@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retort.students.layers import captured, evaluating, layers_of
-from retort.students.towers import Side, max_tokens, prompt_for, route
+from retort.students.towers import SIDES, Side, max_tokens, prompt_for, route
 
 if TYPE_CHECKING:
     import torch
@@ -80,11 +80,26 @@ def plan_chunks(counts: np.ndarray, budget: int) -> list[np.ndarray]:
     return chunks
 
 
-def forward(model: SentenceTransformer, texts: list[str], side: Side) -> dict[str, Any]:
+def forward(model: BaseModel, texts: list[str], side: Side) -> dict[str, Any]:
     """Run one chunk through the model, gradients and all; the caller chooses the mode."""
     return model(
         on_device(model, model.preprocess(texts, prompt=prompt_for(model, side) or None, task=side)), task=side
     )
+
+
+def settle_dimension(model: BaseModel) -> None:
+    """
+    Let SPLADE pooling know its dimension, which it else takes over in the first forward pass.
+
+    Until then sentence-transformers gives the encoder's hidden size, or None; and hashes would change with that pass.
+    """
+    import torch
+    from sentence_transformers.sparse_encoder.modules import SpladePooling
+
+    for side in SIDES:
+        if any(isinstance(m, SpladePooling) and m.embedding_dimension is None for m in route(model, side)):
+            with evaluating(model), torch.inference_mode():
+                forward(model, ["a"], side)
 
 
 def _forward_parts(

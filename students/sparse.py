@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retort.students.encoding import collect_sparse, encode_chunks, encode_numpy
+from retort.students.encoding import collect_sparse, encode_chunks, encode_numpy, settle_dimension
 from retort.students.files import resolve_model
 from retort.students.layers import evaluating
 from retort.students.student import Student
@@ -49,6 +49,7 @@ def encode_sparse(
     """
     import torch
 
+    settle_dimension(model)
     with evaluating(model), torch.inference_mode():
         chunks = encode_chunks(model, texts, side, budget=budget) if texts else ()
         found = collect_sparse(

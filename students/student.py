@@ -19,7 +19,7 @@ from retort.students.backends.onnx import ExportError, open_export
 from retort.students.backends.static import static_encoder
 from retort.students.backends.torch import TorchEncoder
 from retort.students.card import model_card
-from retort.students.encoding import encode_numpy
+from retort.students.encoding import encode_numpy, settle_dimension
 from retort.students.files import replace_folder, resolve_model
 from retort.students.hashing import fingerprint_of, space_of
 from retort.students.layers import note_word_weights
@@ -63,6 +63,8 @@ def build_manifest(model: SentenceTransformer | CrossEncoder, **provenance: Any)
         "transformers": transformers.__version__,
         "torch": torch.__version__,
     }
+    if not is_ranker(model):
+        settle_dimension(model)
     described = _describe_ranker(model) if is_ranker(model) else _describe_embedder(model)
     if (kind := provenance.pop("kind", None)) is not None:
         described["kind"] = kind
