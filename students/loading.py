@@ -28,6 +28,7 @@ class RemoteCodeError(ValueError):
     """A model folder brings code along, and the user did not say that it may run."""
 
 
+HUB_TIMEOUT = 5  # seconds
 STOCK = "sentence_transformers."
 # All that a folder may name besides; the second is where earlier versions had the first.
 OWN_MODULES = frozenset(
@@ -136,8 +137,15 @@ def load_model(
     # What is wrong with them is no fault of the folder's.
     transformers_kwargs(**{name: options.get(name) for name in KWARGS})
     msg = f"No model at {path!r}. Give a model folder, a Hugging Face Hub id, or 'package:NAME/SUBFOLDER'."
-    if not folder.is_dir() and (path.count("/") > 1 or ("/" in path and folder.parent.is_dir())):  # no Hub id
-        raise FileNotFoundError(msg)
+    if not folder.is_dir():
+        if path.count("/") > 1 or ("/" in path and folder.parent.is_dir()):  # no Hub id
+            raise FileNotFoundError(msg)
+        if not options.get("local_files_only") and is_offline():
+            options["local_files_only"] = True  # else each of its files is asked for again and again
+            msg = (
+                f"No model {path!r}: it is no folder, and this machine is offline: the Hugging Face Hub cannot be "
+                "reached, and it was not downloaded before. Give a folder or 'package:NAME/SUBFOLDER', or connect."
+            )
     try:
         loaded = open_model(kind, path, device=device, **options)
     except RemoteCodeError:
@@ -153,6 +161,20 @@ def load_model(
         raise FileNotFoundError(msg) from error
     loaded.eval()
     return loaded
+
+
+def is_offline() -> bool:
+    """Tell whether the Hugging Face Hub is switched off (`HF_HUB_OFFLINE`) or cannot be reached."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return True
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
+    except Exception:  # whose errors they are depends on the client that it has
+        return True
+    return False
 
 
 def open_model(
