@@ -32,7 +32,7 @@ from retort.students import (
     Student,
     read_space,
 )
-from retort.students.files import resolve_model
+from retort.students.files import found_from_index, relative_to_index, resolve_model
 from retort.students.hashing import canonical_json
 from retort.students.sparse import SparseStudent
 
@@ -93,14 +93,18 @@ def index_documents(
     dim = _dimension(name, **trust) if is_url(store) else None  # a folder takes that of the first embedding
     places: dict[str, Any] = {"student": name, "index": store, "embedding_dim": dim, "quantization": quantization}
     places |= trust
-    stamps = {SPACE_STAMP: read_space(name, **trust), STUDENT_STAMP: name}
+
+    def named(model: str) -> str:
+        return model if is_url(store) else relative_to_index(model, store)
+
+    stamps = {SPACE_STAMP: read_space(name, **trust), STUDENT_STAMP: named(name)}
     if sparse is None:
         pipeline = load_pipeline("indexing", **places)
     else:
         pipeline = load_pipeline("indexing_hybrid", **places, sparse=_absolute(sparse))
         stamps |= {
             SPARSE_SPACE_STAMP: read_space(_absolute(sparse), SparseStudent, **trust),
-            SPARSE_STUDENT_STAMP: _absolute(sparse),
+            SPARSE_STUDENT_STAMP: named(_absolute(sparse)),
         }
     root = None if folder is None else str(folder.resolve())
     documents = _owned(read(), root)
@@ -111,7 +115,7 @@ def index_documents(
     def embed(block: list[Document]) -> list[Document]:
         for embedder in embedders:
             block = embedder.run(documents=block)["documents"]
-        return block
+        return [replace(d, meta=d.meta | {key: stamps[key] for key in stamps if key in d.meta}) for d in block]
 
     target = writer.document_store
     index = reader(target)
@@ -224,7 +228,7 @@ def built_by(store: str) -> str:
     if STUDENT_STAMP not in meta:
         msg = f"The index at {store} does not say which student built it. Name one: --student FOLDER."
         raise DocumentStoreError(msg)
-    return str(meta[STUDENT_STAMP])
+    return found_from_index(str(meta[STUDENT_STAMP]), store)
 
 
 def _owned(documents: list[Document], root: str | None) -> list[Document]:
@@ -303,10 +307,10 @@ def _refuse_other_space(
     """Two spaces in one index would answer from either half, and nobody would notice."""
     mend = "Give another --store, or delete that one to build it anew."
     if meta.get(SPACE_STAMP) != stamps[SPACE_STAMP]:
-        built_by = meta.get(STUDENT_STAMP, "something else")
+        built_by = found_from_index(meta.get(STUDENT_STAMP, "something else"), store)
         msg = f"The index at {store} was built by {built_by}, not by {student}. {mend}"
         raise DocumentStoreError(msg)
     if meta.get(SPARSE_SPACE_STAMP) != stamps.get(SPARSE_SPACE_STAMP):
-        built_by = meta.get(SPARSE_STUDENT_STAMP, "no student")
+        built_by = found_from_index(meta.get(SPARSE_STUDENT_STAMP, "no student"), store)
         msg = f"The sparse embeddings of the index at {store} are of {built_by}, not of {sparse or 'none'}. {mend}"
         raise DocumentStoreError(msg)

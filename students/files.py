@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 Content = TypeVar("Content")
 
 PACKAGE_SCHEME = "package:"
+INDEX_SCHEME = "index:"
 # What is being written, and what has just been replaced.
 _ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<replaced>old-)?[0-9a-f]{32}")
 
@@ -248,3 +249,36 @@ def resolve_model(name: str) -> str:
         msg = f"{name}: the Python package {package!r} has no folder {subfolder!r}."
         raise FileNotFoundError(msg)
     return str(folder)
+
+
+def relative_to_index(model: str, index: str) -> str:
+    """
+    Name a model for an index that is kept in a folder: both may be moved together, and where they were stays unsaid.
+
+    :param model:
+        A folder, or another name of a model.
+    :param index:
+        The folder of the index.
+    :returns:
+        `index:../student` for a folder, else the name as it is.
+    """
+    if not os.path.isdir(model):
+        return model
+    return INDEX_SCHEME + os.path.relpath(os.path.realpath(model), os.path.realpath(index))
+
+
+def found_from_index(name: str, index: str) -> str:
+    """
+    Return the model that an index names; the inverse of `relative_to_index`.
+
+    :param name:
+        The name that the index holds.
+    :param index:
+        The folder of the index.
+    :returns:
+        The model's folder, relative if `index` is, or its name.
+    """
+    if not name.startswith(INDEX_SCHEME):
+        return name
+    path = os.path.join(os.path.realpath(index), name.removeprefix(INDEX_SCHEME))
+    return os.path.normpath(path) if os.path.isabs(index) else os.path.relpath(path)

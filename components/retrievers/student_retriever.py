@@ -26,6 +26,7 @@ from retort.students import (
     read_space,
 )
 from retort.students.checks import positive
+from retort.students.files import found_from_index
 from retort.students.fusing import rank_points, score_points
 
 logger = logging.getLogger(__name__)
@@ -372,7 +373,7 @@ class StudentRetriever:
                     f"{mend}, or set allow_unstamped=True if you know that it was this one."
                 )
             else:
-                built_by = meta.get(student_stamp, "an unnamed student")
+                built_by = found_from_index(meta.get(student_stamp, "an unnamed student"), place)
                 msg = (
                     f"The index at {place} was built by {built_by} (space {stamp[:12]}); the query was embedded in "
                     f"space {space[:12]}. Their vectors cannot be compared. {mend}, or ask with {built_by}."

@@ -1,0 +1,63 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""How an index names the student that built it: relative to itself."""
+
+import shutil
+
+import pytest
+from tiny import MINILM
+
+from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+from retort.pipelines.indexing import built_by
+from retort.serving.engine import Engine
+from retort.students import STUDENT_STAMP
+from retort.students.files import found_from_index, relative_to_index
+from retort.workflows import index_documents
+
+
+def stamps(index) -> set[str]:
+    store = QdrantEdgeDocumentStore(path=str(index))
+    try:
+        return {document.meta[STUDENT_STAMP] for document in store.filter_documents()}
+    finally:
+        store.close()
+
+
+@pytest.fixture
+def run(tiny_student, beir, tmp_path):
+    shutil.copytree(tiny_student, tmp_path / "run" / "student")
+    index_documents(str(tmp_path / "run" / "student"), beir, tmp_path / "run" / "index")
+    return tmp_path / "run"
+
+
+def test_both_may_be_moved(run, tmp_path, monkeypatch):
+    assert stamps(run / "index") == {"index:../student"}
+    run.rename(tmp_path / "moved")
+    assert built_by(str(tmp_path / "moved" / "index")) == str(tmp_path / "moved" / "student")
+    monkeypatch.chdir(tmp_path)
+    student = built_by("moved/index")
+    assert student == "moved/student"
+    engine = Engine(student, "moved/index")
+    assert engine.check()["documents"] > 0
+    engine.close()
+
+
+def test_an_index_of_another_student_is_refused_by_its_place(run, other_student, beir):
+    with pytest.raises(Exception, match=f"was built by {run / 'student'}, not by {other_student}"):
+        index_documents(other_student, beir, run / "index")
+    engine = Engine(other_student, str(run / "index"))
+    with pytest.raises(ValueError, match=f"was built by {run / 'student'} "):
+        engine.check()
+    engine.close()
+
+
+def test_a_link_to_the_index(run, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "link").symlink_to(run / "index", target_is_directory=True)
+    assert built_by(str(tmp_path / "elsewhere" / "link")) == str(run / "student")
+
+
+@pytest.mark.parametrize("name", [MINILM, "sentence-transformers/all-MiniLM-L6-v2", "/gone/student"])
+def test_what_is_no_folder_keeps_its_name(name, tmp_path):
+    assert relative_to_index(name, str(tmp_path)) == found_from_index(name, str(tmp_path)) == name
