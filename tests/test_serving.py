@@ -72,7 +72,9 @@ class Server:
         return self.client.get(path).json()
 
     def run(self, name: str, **body) -> dict:
-        """The outputs by component, or `status` and `detail` of a failure."""
+        """The outputs by component, or `status` and `detail` of a failure. Hayhooks wants every declared input."""
+        if "query" in body:
+            body = {"filters": None, "top_k": None} | body
         answer = self.client.post(f"{name}/run", json=body)
         found = answer.json()
         return found["result"] if answer.is_success else {"status": answer.status_code, "detail": found["detail"]}
@@ -194,6 +196,28 @@ def test_hybrid_qa(server, question, expected):
     fused = {document["id"]: document["score"] for document in found["retriever"]["documents"]}
     assert len(fused) == len(PASSAGES)
     assert 1 < fused[expected] <= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "component", "output"),
+    [
+        ("search", "searcher", "documents"),
+        ("rag", "retriever", "documents"),
+        ("retrieve_and_rank", "ranker", "documents"),
+        ("extractive_qa", "answerer", "answers"),
+        ("hybrid_qa", "answerer", "answers"),
+    ],
+)
+def test_filters_and_top_k_are_inputs(server, name, component, output):
+    """`top_k` bounds what comes out: documents, passages for the model, or answers."""
+    question, expected = next(iter(QUESTIONS.items()))
+    filters = {"field": "id", "operator": "in", "value": ["vacation", expected]}
+    found = server.run(name, query=question, filters=filters, top_k=1)
+    assert len(found[component][output]) == 1
+    everything = {d["id"] for part in found.values() for d in part.get("documents", [])}
+    everything |= {a["document"]["id"] for a in found.get("answerer", {}).get("answers", [])}
+    assert expected in everything <= {"vacation", expected}
+    assert len(server.run(name, query=question)[component][output]) > 1
 
 
 def test_many_at_once(server):
