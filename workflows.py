@@ -92,7 +92,8 @@ def train(
     :param settings:
         Values of the recipe to change, by their place: `{"stages.0.steps": 100}`, or `["stages.0.steps=100"]`.
     :param allow:
-        Further modules that types may come from.
+        Further modules that types may come from; servers that components may ask; `trust_remote_code`, to run code that
+        models bring along.
     :param resume:
         Go on with the run that `out` holds.
     :returns:
@@ -151,7 +152,7 @@ def distill(
     :param settings:
         As of `train`.
     :param allow:
-        Further modules that types may come from.
+        As of `train`.
     :param say:
         Told what is being done.
     :returns:
@@ -176,10 +177,11 @@ def distill(
             passes=inputs.passes,
             say=say,
         )
-        _export(out, say)
+        trust = trusts_code(inputs.recipe.student.init_parameters)
+        _export(out, say, trust_remote_code=trust)
         say("indexing ...")
-        index_documents(str(outcome.student), out / "data", out / "index")
-        _write_pipelines(out)
+        index_documents(str(outcome.student), out / "data", out / "index", trust_remote_code=trust)
+        _write_pipelines(out, trust_remote_code=trust)
     return outcome
 
 
@@ -281,7 +283,7 @@ def generated_questions(
     :param out:
         The run folder, whose cache it is.
     :param allow:
-        Further modules that types may come from.
+        As of `train`.
     :raises RecipeError:
         If it is no chat generator, or has an unknown parameter.
     """
@@ -359,7 +361,7 @@ def _described(spec: Any) -> Any:
     return component_to_dict(spec, "generator") if isinstance(spec, Component) else spec
 
 
-def _export(out: Path, say: Say) -> None:
+def _export(out: Path, say: Say, *, trust_remote_code: bool) -> None:
     """Write the student as graphs and choose the fastest form, if the extra is installed and it was not done before."""
     manifest = Manifest.read(out / "student")
     if manifest is None or manifest.exports:
@@ -369,16 +371,17 @@ def _export(out: Path, say: Say) -> None:
         return
     say("exporting ...")
     sample = dev_sample(read_beir(out / "data", SPLIT), EXPORT_SAMPLE)
-    entries = export_student(out / "student", sample)
+    entries = export_student(out / "student", sample, trust_remote_code=trust_remote_code)
     chosen = next(entry for entry in entries if entry["chosen"])
     say(f"served as {'onnx' if chosen['file'] else 'torch'} {chosen['precision']}: {chosen['ms']:.2f} ms a query")
 
 
-def _write_pipelines(out: Path) -> None:
+def _write_pipelines(out: Path, *, trust_remote_code: bool) -> None:
     """Write YAML pipelines that are bound to a student and its index; they may be run from anywhere."""
     out = out.resolve()
     for name in PIPELINES:
-        text = pipeline_yaml(name, student=str(out / "student"), index=str(out / "index"))
+        places = {"student": str(out / "student"), "index": str(out / "index")}
+        text = pipeline_yaml(name, **places, trust_remote_code=trust_remote_code)
         with replace_file(out / "pipelines" / f"{name}.yml") as aside:
             aside.write_text(text, encoding="utf-8")
 

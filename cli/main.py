@@ -152,6 +152,7 @@ send as a bearer token. Without one, name with --allowed-hosts what the server i
 else a site that leads a browser to it can read the documents.
 """
 
+ALLOW = "trust types of this module, ask this server, or, with trust_remote_code, run code that models bring along"
 TRUST = "run code that a model's folder brings along; only if you trust it"
 
 
@@ -181,7 +182,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--data", required=True, type=Path, help="BEIR folder, or training data (see below)")
     train.add_argument("--out", required=True, type=Path, help="run folder to write")
     train.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change one value of the recipe")
-    train.add_argument("--allow", action="append", default=[], metavar="MODULE", help="trust types of this module, too")
+    train.add_argument("--allow", action="append", default=[], metavar="NAME", help=ALLOW)
     train.add_argument("--resume", action="store_true", help="go on with the run that --out holds")
 
     recipe = add(
@@ -193,7 +194,7 @@ def build_parser() -> argparse.ArgumentParser:
     show = actions.add_parser("show", help="one recipe with all its defaults", formatter_class=_Help)
     show.add_argument("name", help="name of a recipe that comes with retort, or a YAML file")
     show.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change one value of the recipe")
-    show.add_argument("--allow", action="append", default=[], metavar="MODULE", help="trust types of this module, too")
+    show.add_argument("--allow", action="append", default=[], metavar="NAME", help=ALLOW)
 
     distill = add("distill", "From a folder of documents to a student, an index and pipelines.", DISTILL_EPILOG)
     distill.add_argument("--documents", required=True, type=Path, help="folder of documents, one file, or BEIR folder")
@@ -210,9 +211,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     distill.add_argument("--plan", action="store_true", help="print what would be done and what it takes, and stop")
     distill.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change one value of the recipe")
-    distill.add_argument(
-        "--allow", action="append", default=[], metavar="MODULE", help="trust types of this module, too"
-    )
+    distill.add_argument("--allow", action="append", default=[], metavar="NAME", help=ALLOW)
 
     evaluate = add("evaluate", "Measure quality, speed and size of students, models and BM25.", EVALUATE_EPILOG)
     evaluate.add_argument("models", nargs="+", metavar="MODEL", help="student or model folder, Hub id, or bm25")
@@ -280,7 +279,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--student", default=None, help="student to ask with; by default the one that built the index")
     serve.add_argument("--other", default=None, metavar="STORE", help="index of another model, to compare with")
     serve.add_argument("--generator", type=Path, default=None, metavar="YAML", help="chat generator that answers")
-    serve.add_argument("--allow", action="append", default=[], metavar="MODULE", help="trust types of this module, too")
+    serve.add_argument("--allow", action="append", default=[], metavar="NAME", help=ALLOW)
     serve.add_argument(
         "--report", type=Path, default=None, metavar="FILE", help="default: report.html beside the index"
     )

@@ -22,7 +22,7 @@ from retort.trainers.build import build_recipe
 from retort.trainers.changes import changed_recipe, recipe_for
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import documents_to_data
-from retort.trainers.recipe import Component, Recipe
+from retort.trainers.recipe import Component, Recipe, trusts_code
 from retort.trainers.recipe.trust import check_component
 from retort.trainers.runtime.errors import RecipeError
 from retort.workflows import generated_questions
@@ -303,6 +303,72 @@ class TestComponents:
         with pytest.raises(RecipeError, match=f"generator: {SEND} is no chat generator"):
             open_serving(arguments) if command == "serve" else generated_questions(arguments.generator, tmp_path)
         assert not server.requests
+
+
+class TestWhatOnlyTheUserAllows:
+    """A recipe cannot let models' code run, nor have texts and keys sent to a server of its choice."""
+
+    @pytest.mark.parametrize(
+        ("line", "place"),
+        [
+            ("student: {init_parameters: {trust_remote_code: true}}", "student.init_parameters"),
+            ("student: {init_parameters: {trust_remote_code: 'yes'}}", "student.init_parameters"),
+            ("student: {init_parameters: {a: [{b: {trust_remote_code: 1}}]}}", "student.init_parameters.a.0.b"),
+            ("teachers: {teacher: {init_parameters: {trust_remote_code: true}}}", "teachers.teacher.init_parameters"),
+            (
+                "teachers: {t: {type: retort.x.T, init_parameters: {ranker: {model_kwargs: {trust_remote_code: 1}}}}}",
+                "teachers.t.init_parameters.ranker.model_kwargs",
+            ),
+        ],
+    )
+    def test_code_of_models(self, tmp_path, line, place):
+        (tmp_path / "r.yaml").write_text(f"extends: kd\n{line}\n")
+        message = f"r.yaml:2: {place}.trust_remote_code: code that a model brings along would run; .*--allow trust_remo"
+        with pytest.raises(RecipeError, match=message):
+            Recipe.from_yaml(tmp_path / "r.yaml", allow=["trust_remote_code.x", "*"])
+        assert Recipe.from_yaml(tmp_path / "r.yaml", allow=["trust_remote_code"]).allow == ["trust_remote_code"]
+
+    def test_what_a_teacher_in_the_run_is_made_of(self, recipe_tree, beir, tmp_path):
+        path, spec = place("a fitted teacher's student", component("retort.students.create.pretrained", model="x"))
+        spec["init_parameters"]["student"]["init_parameters"]["trust_remote_code"] = True
+        with pytest.raises(RecipeError, match="fitted.init_parameters.student.init_parameters.trust_remote_code: code"):
+            Recipe.from_dict(changed(recipe_tree, path, spec))
+
+    def test_of_a_list(self):
+        assert trusts_code({"towers": [{"trust_remote_code": False}, {"trust_remote_code": True}]})
+        assert not trusts_code({"towers": [{"trust_remote_code": False}, {"trust_remote_code": None}]})
+
+    @pytest.mark.parametrize(
+        ("parameters", "server"),
+        [
+            ({"api_base_url": "http://evil.example:9/v1"}, "evil.example"),
+            ({"api_base_url": "HTTPS://user:word@EVIL.example"}, "evil.example"),
+            ({"api_base_url": "http://localhost@evil.example"}, "evil.example"),
+            ({"http_client_kwargs": {"proxy": "http://10.0.0.7:1"}}, "10.0.0.7"),
+            ({"meta": {"host": "evil.example:9"}}, "evil.example"),
+            ({"meta": {"hosts": ["localhost", "evil.example"]}}, "evil.example"),
+        ],
+    )
+    def test_servers(self, parameters, server):
+        spec = component(GENERATOR, **parameters)
+        with pytest.raises(RecipeError, match=f"would be sent to {server}; if you trust it, pass --allow {server}."):
+            check_component(spec, "generator")
+        check_component(spec, "generator", [server])
+
+    @pytest.mark.parametrize(
+        "parameters",
+        [
+            {"api_base_url": "http://localhost:9/v1"},
+            {"api_base_url": "http://127.0.0.2:9/v1"},
+            {"api_base_url": "http://[::1]:9"},
+            {"api_base_url": "http://[no address"},
+            {"location": ":memory:"},
+            {"model": "org/model"},
+            {"prompt": "Go by http://evil.example, and answer."},
+        ],
+    )
+    def test_no_servers(self, parameters):
+        check_component(component(GENERATOR, **parameters), "generator")
 
 
 class TestFiles:

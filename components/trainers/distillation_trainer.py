@@ -12,7 +12,7 @@ from haystack.core.serialization import component_to_dict
 
 from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder
 
-_PARAMETERS = ("out", "recipe", "teacher", "generator", "generator_options", "settings", "dev_share")
+_PARAMETERS = ("out", "recipe", "teacher", "generator", "generator_options", "settings", "dev_share", "allow")
 
 
 @component
@@ -46,6 +46,7 @@ class DistillationTrainer:
         generator_options: dict[str, Any] | None = None,
         settings: dict[str, Any] | None = None,
         dev_share: float = 0.1,
+        allow: list[str] | None = None,
     ) -> None:
         """
         Create the trainer; nothing is loaded before the first run.
@@ -66,6 +67,9 @@ class DistillationTrainer:
             Values of the recipe to change, by their place: `{"stages.0.steps": 100}`.
         :param dev_share:
             Share of the documents whose queries it is chosen by, and not trained on.
+        :param allow:
+            What recipe, teacher and generator may not without: modules that types come from besides Haystack's, servers
+            that are asked, `trust_remote_code`.
         """
         self.out = out
         self.recipe = recipe
@@ -74,6 +78,7 @@ class DistillationTrainer:
         self.generator_options = generator_options
         self.settings = settings
         self.dev_share = dev_share
+        self.allow = allow
 
     def to_dict(self) -> dict[str, Any]:
         """Describe the component, for YAML."""
@@ -120,6 +125,7 @@ class DistillationTrainer:
         from retort.trainers.changes import recipe_for
         from retort.trainers.data.pseudo_queries import GeneratedQuestions
         from retort.trainers.from_documents import default_sources, distill_documents, passes_for
+        from retort.trainers.recipe import trusts_code
 
         documents = [Document.from_dict(d) if isinstance(d, dict) else d for d in documents]
         if (queries or {}).keys() != (qrels or {}).keys():
@@ -132,9 +138,9 @@ class DistillationTrainer:
         if self.generator is not None:
             cache = Path(self.out) / "answers.jsonl"
             cache.parent.mkdir(parents=True, exist_ok=True)
-            options = {"cache": str(cache)} | (self.generator_options or {})
+            options = {"cache": str(cache), "allowed_modules": self.allow} | (self.generator_options or {})
             sources = {"generator": GeneratedQuestions(generator=self.generator, **options), **sources}
-        recipe = recipe_for(self.recipe, self.teacher, settings=self.settings or {})
+        recipe = recipe_for(self.recipe, self.teacher, settings=self.settings or {}, allow=self.allow or [])
         found = distill_documents(
             documents,
             self.out,
@@ -144,7 +150,8 @@ class DistillationTrainer:
             dev_share=self.dev_share,
             passes=passes_for(self.recipe, self.settings or {}),
         )
-        embedder = StudentDocumentEmbedder(model=str(found.student))
+        trust = trusts_code(recipe.student.init_parameters)
+        embedder = StudentDocumentEmbedder(model=str(found.student), trust_remote_code=trust)
         embedded = embedder.run(documents=documents)["documents"]
         embedder.close()
         return {

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recipes: the YAML of a run, checked key by key before anything is loaded."""
 
-from retort.trainers.recipe.parse import RECIPES, Recipe, component, read_yaml, trusts_code
+from retort.trainers.recipe.parse import RECIPES, Recipe, component, read_yaml
 from retort.trainers.recipe.schema import (
     BATCHES,
     CandidatesSection,
@@ -13,6 +13,7 @@ from retort.trainers.recipe.schema import (
     TrainingSection,
 )
 from retort.trainers.recipe.tree import dump_yaml
+from retort.trainers.recipe.trust import trusts_code
 
 __all__ = [
     "BATCHES",

@@ -29,7 +29,7 @@ from retort.trainers.recipe.tree import (
     values,
     with_value,
 )
-from retort.trainers.recipe.trust import Role, refuse_other_role
+from retort.trainers.recipe.trust import Role, refuse_other_role, refuse_trust
 from retort.trainers.recipe.validate import checked
 from retort.trainers.runtime.errors import RecipeError
 
@@ -73,7 +73,8 @@ class Recipe(RecipeSections):
         :param overrides:
             `a.b=value`: dots, integer indexes, the value parsed as YAML.
         :param allow:
-            Further modules that types may come from.
+            Further modules that types may come from; names of servers that components may ask; `trust_remote_code`, to
+            run code that models bring along.
         :returns:
             The recipe.
         :raises RecipeError:
@@ -96,7 +97,9 @@ class Recipe(RecipeSections):
         for override in overrides:
             nodes = with_value(nodes, override)
         with located(nodes, origin):
-            recipe = cls(**vars(checked(adapter(), with_current_names(values(nodes)), RecipeSections)))
+            tree = with_current_names(values(nodes))
+            recipe = cls(**vars(checked(adapter(), tree, RecipeSections)))
+            refuse_trust(tree, allow)
             recipe.allow, recipe._nodes = list(allow), nodes
             for place, spec, role in recipe._components():
                 refuse_other_role(spec.type, role, dotted((*place, "type")), allow)
@@ -212,13 +215,6 @@ def component(tree: Any, where: str) -> Component:
         If it is none.
     """
     return checked(TypeAdapter(Component), tree, Component, [where])
-
-
-def trusts_code(spec: Any) -> bool:
-    """Say whether a student's description, or that of one of its towers, trusts code that a model brings along."""
-    return isinstance(spec, dict) and (
-        spec.get("trust_remote_code") is True or any(trusts_code(value) for value in spec.values())
-    )
 
 
 def _extended(nodes: Node, path: Path, around: tuple[Path, ...] = ()) -> Node:

@@ -1,19 +1,23 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""What a recipe may load: trusted modules, and in them what is of the right role."""
+"""What a recipe may load: trusted modules, and in them what is of the right role; what only the user may allow."""
 
 from __future__ import annotations
 
 import fnmatch
 import inspect
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from importlib import import_module
+from ipaddress import ip_address
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from retort.students.makers import is_student_maker
 from retort.trainers.recipe.aliases import current_type
+from retort.trainers.recipe.tree import Place, PlacedRecipeError
 from retort.trainers.runtime.errors import RecipeError
 
 OWN = "retort"
@@ -31,6 +35,8 @@ _COMPONENTS: dict[str, tuple[str, list[set[str]]]] = {
     "retriever": ("retriever", [{"query"}, {"query_embedding"}, {"query_sparse_embedding"}]),
     "generator": ("chat generator", [{"messages"}]),
 }
+TRUST_REMOTE_CODE = "trust_remote_code"  # as parameter of whatever loads models, and to be allowed
+_ADDRESS = re.compile(r"(.*_)?(url|host|hosts|endpoint|location|proxy)")  # parameters that may leave out the scheme
 _STORE = ("count_documents", "filter_documents", "write_documents")
 
 Role = Literal[
@@ -45,6 +51,32 @@ _CALLED: dict[str, str] = {
     "queries": "query source",
     "batches": "batch source",
 }
+
+
+def trusting_places(tree: Any, place: Place = ()) -> Iterator[Place]:
+    """Go through the places of a recipe that let code run which a model brings along."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        if key == TRUST_REMOTE_CODE and value not in (False, None):
+            yield (*place, key)
+        yield from trusting_places(value, (*place, key))
+
+
+def trusts_code(spec: Any) -> bool:
+    """Say whether a student's description, or that of one of its towers, trusts code that a model brings along."""
+    return any(True for _ in trusting_places(spec))
+
+
+def refuse_trust(tree: Any, allow: Sequence[str], place: Place = ()) -> None:
+    """
+    Refuse to let code run which a model brings along, unless the user allowed it: a recipe cannot.
+
+    :raises PlacedRecipeError:
+        At the first such place.
+    """
+    for odd in () if TRUST_REMOTE_CODE in allow else trusting_places(tree, place):
+        msg = f"code that a model brings along would run; if you trust it, pass --allow {TRUST_REMOTE_CODE}."
+        raise PlacedRecipeError(odd, msg)
 
 
 def load_type(path: str, where: str, allow: Sequence[str] = ()) -> Any:
@@ -107,17 +139,19 @@ def check_component(spec: dict[str, Any], name: str, allow: Sequence[str] = ()) 
 
     It must be of the kind that is asked, by what its `run` takes. Within its parameters there may be such components
     and document stores; tools, hooks, functions by their names and `unsafe: true` may not, as they run what the YAML
-    says. In modules that the user allowed all this may.
+    says. In modules that the user allowed all this may. Servers other than this machine must be allowed by name, as
+    they get texts and keys, and so must `trust_remote_code`.
 
     :param spec:
         `{type, init_parameters}`.
     :param name:
         What it must be: `text_embedder`, `document_embedder`, `ranker`, `retriever` or `generator`.
     :param allow:
-        Further modules that components may come from.
+        Further modules that components may come from; servers; `trust_remote_code`.
     :raises RecipeError:
         If it, or something within it, is not trusted or not of this kind.
     """
+    refuse_trust(spec, allow, (name,))
     if not isinstance(spec.get("type"), str):
         msg = f"{name}: it needs a type, the full name of a Haystack component."
         raise RecipeError(msg)
@@ -139,6 +173,10 @@ def check_component(spec: dict[str, Any], name: str, allow: Sequence[str] = ()) 
 def _check_parameter(value: Any, where: str, allow: Sequence[str], *, allowed: bool) -> None:
     """Check a value in a component's parameters; `allowed`: the user allowed the component's module."""
     if isinstance(value, str):
+        server = _server(where.rpartition(".")[2], value)
+        if server and server not in allow:
+            msg = f"{where}: texts, and keys, would be sent to {server}; if you trust it, pass --allow {server}."
+            raise RecipeError(msg)
         module, dot, _ = value.rpartition(".")
         imported = module.partition(".")[0] in _IMPORTED and all(map(str.isidentifier, value.split(".")))
         if dot and imported and not _matches_any(value, allow):
@@ -146,7 +184,8 @@ def _check_parameter(value: Any, where: str, allow: Sequence[str], *, allowed: b
             raise RecipeError(msg)
     elif isinstance(value, list):
         for i, item in enumerate(value):
-            _check_parameter(item, f"{where}.{i}", allow, allowed=allowed)
+            within = where if isinstance(item, str) else f"{where}.{i}"  # `hosts: [...]` are hosts
+            _check_parameter(item, within, allow, allowed=allowed)
     elif isinstance(value, dict):
         kind = value.get("type")
         if isinstance(kind, str) and "." in kind:  # Haystack creates every such thing that it finds
@@ -157,6 +196,20 @@ def _check_parameter(value: Any, where: str, allow: Sequence[str], *, allowed: b
         for key, item in value.items():
             if key != "type":
                 _check_parameter(item, f"{where}.{key}", allow, allowed=allowed)
+
+
+def _server(name: str, value: str) -> str | None:
+    """Return the server that a parameter names, if it names one that is not this machine."""
+    try:
+        host = urlsplit(value if "://" in value else f"//{value}" if _ADDRESS.fullmatch(name) else "").hostname
+    except ValueError:  # no address that anything could be sent to
+        return None
+    if not host or " " in value or host == "localhost":
+        return None
+    try:
+        return None if ip_address(host).is_loopback else host
+    except ValueError:  # a name
+        return host
 
 
 def _check_nested(path: str, where: str, allow: Sequence[str]) -> bool:
