@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ class RemoteCodeError(ValueError):
 
 
 HUB_TIMEOUT = 5  # seconds
-STOCK = "sentence_transformers."
+STOCK = re.compile(r"sentence_transformers(\.\w+)*\.[A-Z]\w*")  # classes: modules have, at the same places, functions
 # All that a folder may name besides; the second is where earlier versions had the first.
 OWN_MODULES = frozenset(
     {"retort.students.modules.counted.CountedEmbedding", "retort.students.counted.CountedEmbedding"}
@@ -46,18 +47,34 @@ KWARGS = {
     "config_kwargs": "config_kwargs",
 }
 _RUNS_CODE = ("trust_remote_code", "allow_all_kernels")
+# What else arguments for transformers let in, and where: a folder has its own, in sentence_bert_config.json.
+_KERNELS, _PICKLES = {"use_kernels", "kernel_config", "allow_all_kernels"}, {"weights_only", "use_safetensors"}
+ADAPTER = "adapter_config.json"
 # What configurations may call of torch: `import_from_string("torch...")()` is how sentence-transformers reads them.
 _ACTIVATIONS = re.compile(r"torch\.nn\.(modules\.\w+\.)?[A-Z]\w*")
 
 
 def pick_device(device: str | None) -> str:
-    """Return `device`, or for None the best there is: CUDA, then Apple's GPU, then the CPU, as also without torch."""
-    if device is not None:
+    """
+    Return `device`, or for None the best there is: CUDA, then Apple's GPU, then the CPU, as also without torch.
+
+    :raises ValueError:
+        If this machine has no such device.
+    """
+    if device == "cpu":
         return device
     try:
         import torch
     except ImportError:
-        return "cpu"
+        return device or "cpu"
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, TypeError) as error:
+            first = str(error).partition("\n")[0]
+            msg = f"device: {device!r} cannot be used here ({first}). Give cpu, or leave it out for the best there is."
+            raise ValueError(msg) from error
+        return device
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -150,14 +167,15 @@ def load_model(
         loaded = open_model(kind, path, device=device, **options)
     except RemoteCodeError:
         raise
-    except (ValueError, ImportError) as error:
-        if not folder.is_dir():
-            raise
-        msg = f"No model that can be loaded in the folder {path!r}: {error}"
-        raise FileNotFoundError(msg) from error
     except OSError as error:
         if folder.is_dir():
             raise
+        raise FileNotFoundError(msg) from error
+    except Exception as error:  # whatever their readers raise of files that are not what they should be
+        what = "" if isinstance(error, ValueError | ImportError) else f"{type(error).__name__}: "
+        if not folder.is_dir() or (what and any(options.get(name) for name in KWARGS)):
+            raise
+        msg = f"No model that can be loaded in the folder {path!r}: {what}{error}"
         raise FileNotFoundError(msg) from error
     loaded.eval()
     return loaded
@@ -249,7 +267,8 @@ def refuse_remote_code(path: str, *, trust_remote_code: bool = False) -> None:
     """
     Refuse a folder that names code of its own, or of packages that are neither sentence-transformers nor ours.
 
-    Only small JSON files are read. Models of the Hub are left to sentence-transformers, which refuses theirs.
+    Only small JSON files are read; of an adapter, those of the model that it is for as well. Models of the Hub are left
+    to sentence-transformers, which refuses theirs.
 
     :param path:
         A folder; anything else is let through.
@@ -263,8 +282,8 @@ def refuse_remote_code(path: str, *, trust_remote_code: bool = False) -> None:
     folder = Path(path)
     if trust_remote_code or not folder.is_dir():
         return
-    for file, key, name in _code_named_in(folder):
-        if not (key == "type" and (name.startswith(STOCK) or name in OWN_MODULES)):
+    for file, key, name in (named for part in (folder, *_bases(folder)) for named in _code_named_in(part)):
+        if not (key == "type" and (STOCK.fullmatch(name) or name in OWN_MODULES)):
             msg = (
                 f"{file}: {key!r} names {name}, code that is part of neither sentence-transformers nor retort. If you "
                 "trust it, load the model with trust_remote_code=True (--trust-remote-code)."
@@ -282,9 +301,28 @@ def _code_named_in(folder: Path) -> Iterator[tuple[Path, str, str]]:
     """Go through all places that say which code runs: the file, the key such as `type`, and what it names."""
     for file, name in _module_types(folder):
         yield file, "type", name
-    for file in sorted(folder.rglob("*config*.json")):
+    for file in _configurations(folder):
         for key, name in _configured(_read_json(file)):
             yield file, key, name
+
+
+def _bases(folder: Path) -> list[Path]:
+    """List the folders of the models that a folder's adapters are for."""
+    adapters = [_read_json(file) for file in _configurations(folder) if file.name == ADAPTER]
+    bases = [adapter.get("base_model_name_or_path") for adapter in adapters if isinstance(adapter, dict)]
+    return [Path(base) for base in bases if isinstance(base, str) and Path(base).is_dir()]
+
+
+def _configurations(folder: Path) -> list[Path]:
+    """List the folder's files of configuration, those behind symlinks as well, as whoever loads them finds them."""
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(place, name) for name in names if name.endswith(".json") and "config" in name]
+    return sorted(file for file in found if file.is_file())
 
 
 def _module_types(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -298,15 +336,16 @@ def _module_types(folder: Path) -> Iterator[tuple[Path, str]]:
             raise FileNotFoundError(msg)
         for module in modules:
             yield file, module["type"]
-    for file in sorted([*folder.rglob("router_config.json"), *folder.rglob("config.json")]):  # the latter of old ones
-        config = _read_json(file)
+    for file in _configurations(folder):
+        # The latter is what old routers have.
+        config = _read_json(file) if file.name in {"router_config.json", "config.json"} else None
         if isinstance(config, dict) and isinstance(config.get("types"), dict) and "structure" in config:
             for name in config["types"].values():
                 yield file, str(name)
 
 
 def _configured(node: Any) -> Iterator[tuple[str, str]]:
-    """List the code that a configuration names, at any depth: its own classes, calls of torch, kernels of the Hub."""
+    """List what a configuration runs, at any depth: its own classes, calls of torch, kernels of the Hub, pickles."""
     if isinstance(node, dict):
         for key, value in node.items():
             if key == "auto_map":
@@ -316,6 +355,10 @@ def _configured(node: Any) -> Iterator[tuple[str, str]]:
                     yield key, value
             elif key.endswith("attn_implementation"):
                 yield from ((key, name) for name in _texts(value) if "/" in name)
+            elif key in _KERNELS and value:
+                yield key, "kernels of the Hub"
+            elif key in _PICKLES and value is False:
+                yield key, "pickled weights"
             else:
                 yield from _configured(value)
     elif isinstance(node, list):
@@ -334,7 +377,7 @@ def _texts(node: Any) -> Iterator[str]:
 def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"No model that can be loaded in the folder '{file.parent}': {file.name} is not valid JSON ({error})."
         raise FileNotFoundError(msg) from error
 

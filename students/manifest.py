@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from retort.students.files import write_json
 
@@ -66,8 +66,15 @@ class Manifest:
             if content["format"] != 1:
                 msg = f"{path}: format {content['format']} is not known to this version of retort; upgrade it."
                 raise ManifestError(msg)
-            known = {f.name for f in fields(cls)}
-            return cls(**{key: value for key, value in content.items() if key in known})
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            known = {name: content[name] for name in (f.name for f in fields(cls)) if name in content}
+            for name, kind in get_type_hints(cls).items():
+                plain = get_origin(kind) if get_origin(kind) in (dict, list) else kind
+                if not isinstance(known.get(name), plain) and name in known:
+                    msg = f"{name}: {known[name]!r}"
+                    raise TypeError(msg)
+            return cls(**known)
+        except ManifestError:
+            raise
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
             msg = f"{path}: not a valid manifest ({error!r}). Delete the file to have it computed anew."
             raise ManifestError(msg) from error

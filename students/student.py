@@ -195,16 +195,15 @@ class LoadedModel(Generic[Model]):
         if backend == "onnx" and known is not None:
             refuse_remote_code(str(folder), trust_remote_code=trust_remote_code)
             return None, known, open_export(folder, known, export_precision(chosen), threads), f"onnx {chosen}"
-        loaded: Model = load_model(
-            cls.model_class(),
-            model,
-            device=device,
-            revision=revision,
-            token=token,
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
-            **kwargs,
-        )
+        opening: dict[str, Any] = {
+            "revision": revision,
+            "token": token,
+            "local_files_only": local_files_only,
+            "trust_remote_code": trust_remote_code,
+        }
+        if known is not None and any(kwargs.values()):  # loaded in another way, it has hashes of its own
+            verified(load_model(cls.model_class(), model, device="cpu", **opening), model)
+        loaded: Model = load_model(cls.model_class(), model, device=device, **opening, **kwargs)
         manifest = verified(loaded, model, changed=any(kwargs.values()))
         cls._check(loaded, manifest, model)
         if cut is not None:
@@ -323,7 +322,7 @@ class Student(LoadedModel["SentenceTransformer"]):
             Passed to that of the tokenizer.
         :param config_kwargs:
             Passed to that of the configuration. With any of the three the torch model runs, and space and fingerprint
-            are those of what was loaded.
+            are those of what was loaded; a folder with a manifest is loaded without them before, to compare it.
         :returns:
             The student. The manifest of a folder without `retort.json` is computed.
         :raises FileNotFoundError:

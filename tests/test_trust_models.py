@@ -21,7 +21,7 @@ from haystack_integrations.components.retrievers.retort import StudentRetriever
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.cli.main import main
 from retort.pipelines.load import pipeline_yaml
-from retort.students import Ranker, RemoteCodeError, Student, save_student
+from retort.students import ManifestError, Ranker, RemoteCodeError, Student, save_student
 from retort.students import create as make
 from retort.students.files import resolve_model
 from retort.students.loading import load_model
@@ -288,6 +288,82 @@ class TestOtherCode:
         change(tmp_path / "r" / file, **values)
         with pytest.raises(RemoteCodeError, match=rf"{file}: '.*(activation|attn).*' names (torch|evil)"):
             Ranker.load(str(tmp_path / "r"))
+
+    @pytest.mark.parametrize("name", ["use_kernels", "kernel_config", "allow_all_kernels", "weights_only"])
+    def test_arguments_that_a_folder_gives(self, tiny_student, tmp_path, name):
+        shutil.copytree(tiny_student, tmp_path / "s")
+        value, harmless = (False, True) if name == "weights_only" else (True, None)
+        change(tmp_path / "s" / "sentence_bert_config.json", model_args={name: value})
+        with pytest.raises(RemoteCodeError, match=f"sentence_bert_config.json: '{name}' names (kernels of|pickled)"):
+            Student.load(str(tmp_path / "s"))
+        change(tmp_path / "s" / "sentence_bert_config.json", model_args={name: harmless})
+        assert Student.load(str(tmp_path / "s")).fingerprint == Student.load(tiny_student).fingerprint
+
+    @pytest.mark.parametrize("name", ["base.model.pickle", "util.misc.importlib", "util.file_io.http_get", "x os.Path"])
+    def test_what_stands_beside_the_modules_of_sentence_transformers(self, tiny_student, tmp_path, name):
+        shutil.copytree(tiny_student, tmp_path / "s")
+        name_own(tmp_path / "s", f"sentence_transformers.{name}")
+        with pytest.raises(RemoteCodeError, match=f"'type' names sentence_transformers.{name}, code that is part of"):
+            Student.load(str(tmp_path / "s"))
+
+    def test_a_folder_behind_a_link(self, tiny_student, tmp_path):
+        shutil.copytree(tiny_student, tmp_path / "s")
+        (tmp_path / "elsewhere").mkdir()
+        change(tmp_path / "elsewhere" / "config.json", activation_function="torch.hub.load")
+        (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "s")
+        (tmp_path / "s" / "3_Dense").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(RemoteCodeError, match="3_Dense/config.json: 'activation_function' names torch.hub.load"):
+            Student.load(str(tmp_path / "s"))
+
+    def test_the_model_that_an_adapter_is_for(self, tiny_student, tmp_path):
+        shutil.copytree(tiny_student, tmp_path / "base")
+        change(tmp_path / "base" / "config.json", attn_implementation="evil/kernel")
+        (tmp_path / "adapter").mkdir()
+        change(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path=str(tmp_path / "base"))
+        with pytest.raises(RemoteCodeError, match="base/config.json: 'attn_implementation' names evil/kernel"):
+            Student.load(str(tmp_path / "adapter"))
+
+    @pytest.mark.parametrize(
+        ("file", "content", "message"),
+        [
+            ("x_config.json", b"[" * 100_000, "x_config.json is not valid JSON"),
+            ("x_config.json", b'"\xe9"', "x_config.json is not valid JSON"),
+            ("model.safetensors", b"", "SafetensorError: .*header too small"),
+            ("model.safetensors", b"x" * 100, "SafetensorError: .*header too large"),
+            ("1_Pooling/config.json", b'{"pooling_mode": 3}', "Error: "),
+            ("retort.json", b"\xff", "retort.json: not a valid manifest"),
+            ("retort.json", b"[" * 100_000, "retort.json: not a valid manifest"),
+            ("retort.json", b"[]", "retort.json: not a valid manifest"),
+            ("retort.json", b'{"format": 1, "kind": []}', r"retort.json: not a valid manifest .*kind: \[\]"),
+        ],
+        ids=range(9),
+    )
+    def test_damaged_files(self, tiny_student, tmp_path, file, content, message):
+        """One line that names folder or file."""
+        shutil.copytree(tiny_student, tmp_path / "s")
+        (tmp_path / "s" / file).write_bytes(content)
+        with pytest.raises((FileNotFoundError, ManifestError), match=f"{tmp_path / 's'}.*{message}"):
+            Student.load(str(tmp_path / "s"))
+
+    def test_another_model_than_the_manifests_is_refused_however_it_is_loaded(
+        self, tiny_student, other_student, tmp_path
+    ):
+        shutil.copytree(tiny_student, tmp_path / "s")
+        eager = {"attn_implementation": "eager"}
+        assert Student.load(str(tmp_path / "s"), model_kwargs=eager).dim == 16
+        shutil.copy(Path(other_student, "model.safetensors"), tmp_path / "s")
+        with pytest.raises(ManifestError, match="the model does not match its retort.json"):
+            Student.load(str(tmp_path / "s"), model_kwargs=eager)
+
+    @pytest.mark.parametrize("device", ["cuda:99", "gpu", "cpu:x"])
+    def test_a_device_that_is_not_there(self, tiny_student, device):
+        with pytest.raises(ValueError, match=f"device: '{device}' cannot be used here .*Give cpu, or leave it out"):
+            Student.load(tiny_student, device=device)
+
+    def test_a_folder_that_is_called_as_a_file(self, tiny_student, tmp_path):
+        shutil.copytree(tiny_student, tmp_path / "s")
+        (tmp_path / "s" / "my_config.json").mkdir()
+        assert Student.load(str(tmp_path / "s")).dim == 16
 
     @pytest.mark.parametrize("name", ["torch.nn.Identity", "torch.nn.modules.activation.Sigmoid", "mine.Activation"])
     def test_let_through(self, tiny_ranker, tmp_path, name):
