@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from retort import __version__
+from retort.students.redaction import redacted
 
 EPILOG = """\
 start here:
@@ -336,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except _mendable() as error:
         if os.environ.get("RETORT_DEBUG"):
             raise
-        print(f"retort: error: {error}", file=sys.stderr)
+        print(f"retort: error: {redacted(str(error))}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -346,12 +347,21 @@ def _quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.basicConfig(level=logging.WARNING, format="retort: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Redacting("retort: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("retort.trainers.runtime.progress").setLevel(logging.INFO)
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+
+
+class _Redacting(logging.Formatter):
+    """Writes lines of the log without secrets, which other packages' errors may hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return str(redacted(super().format(record)))
 
 
 def _mendable() -> tuple[type[Exception], ...]:

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model card: a student folder's README.md, written from its manifest."""
 
+import re
 from typing import Any
 
 from retort.students.manifest import Manifest
@@ -123,15 +124,23 @@ def _what(manifest: Manifest) -> str:
 def _where_from(manifest: Manifest) -> list[str]:
     lines = []
     if manifest.recipe:
-        lines.append(f"- recipe: `{manifest.recipe}`")
+        lines.append(f"- recipe: {_code(manifest.recipe)}")
     for teacher in manifest.teachers:
         model = teacher.get("init_parameters", {}).get("model")
         kind = str(teacher.get("type", "")).rpartition(".")[2]
-        lines.append(f"- teacher `{teacher.get('name')}`: {kind}{f' over `{model}`' if model else ''}")
+        lines.append(f"- teacher {_code(teacher.get('name'))}: {_code(kind)}{f' over {_code(model)}' if model else ''}")
     if manifest.data:
-        lines.append(f"- data: {manifest.data.get('name')} (`{str(manifest.data.get('hash'))[:12]}`)")
-    lines.extend(f"- started from the model with fingerprint `{parent[:12]}`" for parent in manifest.parents)
+        lines.append(f"- data: {_code(manifest.data.get('name'))} ({_code(str(manifest.data.get('hash'))[:12])})")
+    lines.extend(f"- started from the model with fingerprint {_code(parent[:12])}" for parent in manifest.parents)
     return ["## Where it comes from", "", *lines, ""] if lines else []
+
+
+def _code(name: Any) -> str:
+    """Write a name that others chose as code on one line: Markdown shows it as it stands, HTML and links as well."""
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(str(name).split()))
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{space}{text}{space}{fence}"
 
 
 def _how_good(manifest: Manifest) -> list[str]:

@@ -219,7 +219,10 @@ def read_or_remove(path: Path, read: Callable[[Path], Content]) -> Content | Non
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
     with replace_file(path) as aside:
-        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        aside.write_text(
+            text, encoding="utf-8", errors="backslashreplace"
+        )  # names that are not UTF-8, as JSON has them
 
 
 def resolve_model(name: str) -> str:

@@ -35,6 +35,7 @@ from retort.students.loading import (
     set_precision,
 )
 from retort.students.manifest import MANIFEST_FILE, Manifest, ManifestError
+from retort.students.redaction import redacted
 from retort.students.scoring import is_ranker, pair_prompt
 from retort.students.towers import SIDES, Side, max_tokens, prompt_for, set_max_tokens
 from retort.students.views import view_texts
@@ -53,6 +54,7 @@ def build_manifest(model: SentenceTransformer | CrossEncoder, **provenance: Any)
         The model, in the dtype in which it is stored.
     :param provenance:
         Further fields: `recipe`, `teachers`, `data`, `metrics`, `parents`; and `kind`, if the model does not tell.
+        Secrets among them are redacted.
     """
     import sentence_transformers
     import torch
@@ -68,7 +70,7 @@ def build_manifest(model: SentenceTransformer | CrossEncoder, **provenance: Any)
     described = _describe_ranker(model) if is_ranker(model) else _describe_embedder(model)
     if (kind := provenance.pop("kind", None)) is not None:
         described["kind"] = kind
-    return Manifest(**described, fingerprint=fingerprint_of(model), versions=versions, **provenance)
+    return Manifest(**described, fingerprint=fingerprint_of(model), versions=versions, **redacted(provenance))
 
 
 def _describe_embedder(model: SentenceTransformer) -> dict[str, Any]:

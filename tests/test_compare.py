@@ -140,7 +140,7 @@ class TestCommand:
         with open(f"{folder}/README.md", encoding="utf-8") as file:
             card = file.read()
         assert f"{manifest.metrics['ndcg@10']:.4f}" in card
-        assert "teacher `teacher`: BiEncoderTeacher" in card
+        assert "teacher `teacher`: `BiEncoderTeacher`" in card
         assert "StudentTextEmbedder" in card
         assert "encode_query" in card
 
@@ -151,6 +151,22 @@ def test_the_card_of_a_bare_model():
     assert "Where it comes from" not in card
     assert "StudentRanker" in card
     assert "pair: 64 tokens" in card
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("plain-name", "`plain-name`"),
+        ("a\n# heading\n<script>x</script>", "`a # heading <script>x</script>`"),
+        ("a`b``c", "```a`b``c```"),
+        ("`", "`` ` ``"),
+        ("\x1b[31m\udcff", "`\ufffd[31m\ufffd`"),
+    ],
+)
+def test_the_card_shows_names_as_they_stand(name, shown):
+    teachers = [{"name": name, "type": "x.Kind", "init_parameters": {"model": name}}]
+    card = model_card(replace(BARE, recipe=name, teachers=teachers, data={"name": name, "hash": "0" * 64}))
+    assert f"\n- recipe: {shown}\n- teacher {shown}: `Kind` over {shown}\n- data: {shown} (`{'0' * 12}`)\n" in card
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from retort.students.files import replace_file
 from retort.students.hashing import hash_text
+from retort.students.redaction import redacted
 from retort.trainers.build import BuiltRecipe
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.recipe import Recipe, dump_yaml
@@ -46,7 +47,8 @@ def refuse_other_run(recipe: Recipe, out: Path, *, resume: bool) -> None:
     Check that a run folder is free, or holds the run that is to go on.
 
     :param recipe:
-        The resolved recipe (see `resolve`). Two recipes are the same if their values are, defaults included.
+        The resolved recipe (see `resolve`). Two recipes are the same if their values are, defaults included; secrets
+        are not written down, and not compared.
     :param out:
         The run folder.
     :param resume:
@@ -60,7 +62,7 @@ def refuse_other_run(recipe: Recipe, out: Path, *, resume: bool) -> None:
     if not resume:
         msg = f"{out} already holds a run. Pass --resume to go on with it, or give another --out."
         raise RecipeError(msg)
-    if Recipe.from_yaml(path, allow=recipe.allow) != recipe:
+    if redacted(Recipe.from_yaml(path, allow=recipe.allow).to_dict()) != redacted(recipe.to_dict()):
         msg = f"{out} holds a run of another recipe or other data ({path}). Give another --out."
         raise RecipeError(msg)
 
@@ -106,6 +108,6 @@ def only_writer(out: Path) -> Iterator[None]:
 
 
 def write_recipe(recipe: Recipe, out: Path) -> None:
-    """Write the resolved recipe, whole or not at all."""
+    """Write the resolved recipe without its secrets, whole or not at all."""
     with replace_file(out / "recipe.yaml") as aside:
-        aside.write_text(dump_yaml(recipe.to_dict()), encoding="utf-8")
+        aside.write_text(dump_yaml(redacted(recipe.to_dict())), encoding="utf-8")

@@ -14,11 +14,13 @@ from markupsafe import Markup
 
 from retort.students.files import replace_file
 from retort.students.manifest import Manifest
+from retort.students.redaction import redacted
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.evaluation import plots
 from retort.trainers.evaluation.metrics import MEASURES
 from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model
 from retort.trainers.evaluation.runs import compare, of_queries, other_data, read_per_query, read_rankings
+from retort.trainers.recipe import dump_yaml, read_yaml
 from retort.trainers.runtime.errors import DataError
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -104,15 +106,13 @@ def _collected(run: Path, data: RetrievalData | None, others: list[str], *, trus
             for path in sorted(run.glob("teachers/*/metrics.json"))
         },
         "training": metrics["training"],
-        "recipe": (run / "recipe.yaml").read_text(encoding="utf-8"),
+        "recipe": dump_yaml(redacted(read_yaml(run / "recipe.yaml"))),  # earlier versions kept secrets there
     }
 
 
 def _split(run: Path) -> str:
     """Name the split that the run was chosen by."""
-    import yaml
-
-    return str(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["data"]["dev"])
+    return str(read_yaml(run / "recipe.yaml")["data"]["dev"])
 
 
 def _measured_on(run: Path, split: str, data: RetrievalData, *, sample: bool) -> RetrievalData:
