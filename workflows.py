@@ -59,6 +59,7 @@ logger = logging.getLogger(__name__)
 
 PIPELINES = ("extractive_qa", "indexing", "rag", "search")
 EXPORT_SAMPLE = TrainingSection(dev_queries=300, dev_documents=4000)  # to choose by: a whole corpus takes minutes
+LONGEST_DEADLINE = 366 * 24 * 60  # minutes
 YAML = {".yaml", ".yml"}
 GENERATOR_PARAMETERS = {"generator", "prompt", "most", "price", "revision", "retries", "concurrency"}
 
@@ -396,8 +397,8 @@ def stopping_after(minutes: float | None) -> Iterator[None]:
     if minutes is None:
         yield
         return
-    if minutes <= 0:
-        msg = f"deadline: {minutes:g} minutes; it must be above 0."
+    if not 0 < minutes <= LONGEST_DEADLINE:
+        msg = f"deadline: {minutes:g} minutes; it must be above 0, and a year at most."
         raise RecipeError(msg)
     if threading.current_thread() is not threading.main_thread():
         msg = "deadline: only the main thread can be stopped by a signal. Leave it out here."

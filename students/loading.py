@@ -69,7 +69,7 @@ def pick_device(device: str | None) -> str:
         return device or "cpu"
     if device is not None:
         try:
-            torch.empty(0, device=device)
+            torch.empty(0, device=device).cpu()  # of `meta` nothing can be read
         except (RuntimeError, AssertionError, TypeError) as error:
             first = str(error).partition("\n")[0]
             msg = f"device: {device!r} cannot be used here ({first}). Give cpu, or leave it out for the best there is."
@@ -148,6 +148,8 @@ def load_model(
         If the folder is not there, or holds no model that can be loaded.
     :raises RemoteCodeError:
         If the folder brings code along that is not trusted.
+    :raises ValueError:
+        If arguments for transformers are refused, or are none that it takes.
     """
     path = resolve_model(model)
     folder = Path(path)
@@ -173,7 +175,10 @@ def load_model(
         raise FileNotFoundError(msg) from error
     except Exception as error:  # whatever their readers raise of files that are not what they should be
         what = "" if isinstance(error, ValueError | ImportError) else f"{type(error).__name__}: "
-        if not folder.is_dir() or (what and any(options.get(name) for name in KWARGS)):
+        if what and (named := [name for name in KWARGS if options.get(name)]):
+            msg = f"{', '.join(named)}: {what}{error}"
+            raise ValueError(msg) from error
+        if not folder.is_dir():
             raise
         msg = f"No model that can be loaded in the folder {path!r}: {what}{error}"
         raise FileNotFoundError(msg) from error

@@ -262,8 +262,9 @@ class TestCommand:
         with pytest.raises(TeacherError, match="deadline"), stopping_after(0.3 / 60):
             list(components.each(slow, range(50)))
         assert len(calls) < 5
-        with pytest.raises(RecipeError, match="must be above 0"), stopping_after(0):
-            pass
+        for odd in (0, -1, float("nan"), float("inf"), 1e300):
+            with pytest.raises(RecipeError, match="deadline: .* minutes; it must be above 0, and a year at most"):
+                stopping_after(odd).__enter__()
 
     def test_a_deadline_in_a_thread_is_refused(self, tmp_path):
         with ThreadPoolExecutor(1) as pool, pytest.raises(RecipeError, match="only the main thread"):

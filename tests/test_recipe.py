@@ -14,6 +14,7 @@ from tiny import pool, spec, stage
 from tiny_components import WordRanker
 
 from retort.cli.main import main
+from retort.trainers.changes import changed_recipe
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import TextStore
 from retort.trainers.recipe import BATCHES, RECIPES, Component, Recipe, aliases, dump_yaml, read_yaml
@@ -567,6 +568,66 @@ class TestCreate:
             Recipe.from_dict(recipe_tree).create(spec, "objective", "stages.0.objectives.0")
         assert str(error.value).startswith("stages.0.objectives.0")
         assert message in str(error.value)
+
+
+class TestLines:
+    """Whatever is wrong once the pieces are put together, or in a changed recipe, is said with file and line."""
+
+    @pytest.fixture
+    def file(self, recipe_tree, tmp_path):
+        def write(place, value):
+            path = tmp_path / "r.yaml"
+            path.write_text(dump_yaml(changed(recipe_tree, place, value)))
+            last = place.rpartition(".")[2]
+            lines = [i for i, text in enumerate(path.read_text().splitlines(), 1) if text.strip("- ").startswith(last)]
+            return path, lines
+
+        return write
+
+    @pytest.mark.parametrize(
+        ("place", "value", "message"),
+        [
+            ("candidates.own.init_parameters.model", "nobody", "there is no teacher 'nobody'"),
+            ("training.dims", [8], r"training.dims: 8 does not lie"),
+            ("stages.0.batches", "lists", "needed for batches of lists"),
+            ("teachers.teacher.init_parameters.model", "", "must not be empty"),
+            (
+                "teachers.teacher.init_parameters.device",
+                "cuda:99",
+                "teachers.teacher: device: 'cuda:99' cannot be used",
+            ),
+            ("teachers.teacher.init_parameters.model_kwargs", {"x": 1}, "teachers.teacher: model_kwargs: TypeError"),
+        ],
+    )
+    def test_of_pieces_that_do_not_fit(self, file, beir, tmp_path, place, value, message):
+        from retort.trainers.build import build_recipe
+
+        path, _ = file(place, value)
+        with pytest.raises(RecipeError, match=rf"^{path}:\d+: [^\n]*({message})[^\n]*$"):
+            build_recipe(Recipe.from_yaml(path), read_beir(beir, "train"), tmp_path / "cache")
+
+    def test_of_a_teacher_that_is_trained_in_the_run(self, prod_tree, beir, tmp_path):
+        from retort.trainers.build import build_recipe
+
+        path = tmp_path / "r.yaml"
+        path.write_text(dump_yaml(changed(prod_tree, "teachers.ranker.init_parameters.stages.0.steps", 0)))
+        message = rf"^{path}:\d+: teachers.ranker.init_parameters.stages.0.steps: must be at least 1; it is 0.$"
+        with pytest.raises(RecipeError, match=message):
+            build_recipe(Recipe.from_yaml(path), read_beir(beir, "train"), tmp_path / "cache")
+
+    def test_of_a_changed_recipe(self, file, tmp_path, tiny_student):
+        path, lines = file("candidates.bm25.type", "retort.trainers.candidates.bm25.Nothing")
+        recipe = changed_recipe(path, student=tiny_student)
+        where = f"^{path}:({'|'.join(map(str, lines))}): candidates.bm25.type: there is no"
+        with pytest.raises(RecipeError, match=where):
+            recipe.create(recipe.candidates["bm25"], "miner", "candidates.bm25")
+        with pytest.raises(RecipeError, match=r"^--set training.seed=x: training.seed: expected a whole number"):
+            changed_recipe(path, student=tiny_student, settings=["training.seed=x"])
+
+    def test_of_one_that_was_changed_in_python(self, recipe_tree, tiny_student):
+        recipe = Recipe.from_dict(recipe_tree)
+        recipe.stages[0].steps = 3
+        assert changed_recipe(recipe, student=tiny_student).stages[0].steps == 3
 
 
 @pytest.mark.parametrize("order", ["random", "top"])

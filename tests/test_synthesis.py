@@ -159,6 +159,11 @@ class TestMaking:
             if files >= 20:
                 assert len({d.meta["file_path"] for d, h in zip(given, held, strict=True) if h}) < 10
 
+    @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan"), float("inf")])
+    def test_a_share_that_is_none(self, share):
+        with pytest.raises(DataError, match=f"dev share: {share:g}; it must lie from 0 to below 1"):
+            hold_out(documents("ship", "bread"), share)
+
     def test_titles_do_not_run_into_sentences(self):
         many = documents("The ship is in the harbour. It waits there for the tide.", title="On ships")
         many += [Document(id="x", content="The bread is in the oven. It is hot and smells well.")]

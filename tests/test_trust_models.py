@@ -355,7 +355,7 @@ class TestOtherCode:
         with pytest.raises(ManifestError, match="the model does not match its retort.json"):
             Student.load(str(tmp_path / "s"), model_kwargs=eager)
 
-    @pytest.mark.parametrize("device", ["cuda:99", "gpu", "cpu:x"])
+    @pytest.mark.parametrize("device", ["cuda:99", "gpu", "cpu:x", "meta"])
     def test_a_device_that_is_not_there(self, tiny_student, device):
         with pytest.raises(ValueError, match=f"device: '{device}' cannot be used here .*Give cpu, or leave it out"):
             Student.load(tiny_student, device=device)

@@ -109,7 +109,7 @@ class TestNothingIsCalled:
             ("text", f"stages.1.candidates.text.type: '{SEND}' is no text transform"),
             ("queries", f"stages.1.candidates.text.init_parameters.queries.type: '{SEND}' is no query source"),
             ("a live teacher's student", f"teachers.live.student.type: '{SEND}' is no student"),
-            ("a fitted teacher's student", f"teachers.fitted.init_parameters: student.type: '{SEND}' is no student"),
+            ("a fitted teacher's student", f"teachers.fitted.init_parameters.student.type: '{SEND}' is no student"),
         ],
     )
     def test_a_function_of_haystacks(self, server, recipe_tree, beir, tmp_path, name, message):

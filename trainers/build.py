@@ -112,6 +112,11 @@ def build_recipe(recipe: Recipe, data: RetrievalData, cache: Path) -> BuiltRecip
     :raises RecipeError:
         If a piece cannot be created, or does not fit the others.
     """
+    with recipe.located():
+        return _build(recipe, data, cache)
+
+
+def _build(recipe: Recipe, data: RetrievalData, cache: Path) -> BuiltRecipe:
     extra = {"seed": recipe.training.seed, "corpus": data.corpus.texts}
     student = recipe.create(recipe.student, "student", "student", **extra)
     allowed = recipe.allow or None
@@ -392,5 +397,5 @@ def _checked(where: str, look: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return look(*arguments)
     except (ValueError, OSError) as error:  # RecipeError among them
-        msg = f"{where}: {error}"
+        msg = f"{where}: {' '.join(str(error).split())}"
         raise RecipeError(msg) from error

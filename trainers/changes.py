@@ -51,9 +51,9 @@ def changed_recipe(
         if teacher is None and student is None:
             return Recipe.from_yaml(recipe, overrides=settings, allow=allow)
         recipe = Recipe.from_yaml(recipe, allow=allow)
-    tree = recipe.to_dict()
+    parts: dict[str, Any] = {}
     if teacher is not None:
-        names = list(tree["teachers"])
+        names = list(recipe.teachers)
         name = names[0] if len(names) == 1 else TEACHER
         if name not in names:
             msg = (
@@ -61,13 +61,11 @@ def changed_recipe(
                 f"{', '.join(names) or 'none'}. Change single values (teachers.NAME...), or write a YAML file."
             )
             raise RecipeError(msg)
-        tree["teachers"][name] = teacher_spec(teacher, recipe.teachers[name], allow)
+        parts[f"teachers.{name}"] = teacher_spec(teacher, recipe.teachers[name], allow)
     if student is not None:
         maker = {"type": "retort.students.create.pretrained", "init_parameters": {"model": student}}
-        tree["student"] = maker if isinstance(student, str) else student
-    changed = Recipe.from_dict(tree, overrides=settings, allow=[*recipe.allow, *allow], origin=recipe.name)
-    changed.name = recipe.name
-    return changed
+        parts["student"] = maker if isinstance(student, str) else student
+    return recipe.changed(parts, overrides=settings, allow=allow)
 
 
 def recipe_for(

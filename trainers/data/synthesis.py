@@ -232,7 +232,12 @@ def hold_out(documents: list[Document], share: float, asked: Sequence[tuple[str,
         Real queries with the ids of documents that answer them.
     :returns:
         `[n]` bool.
+    :raises DataError:
+        If the share is none.
     """
+    if not asked and not 0 <= share < 1:
+        msg = f"dev share: {share:g}; it must lie from 0 to below 1."
+        raise DataError(msg)
     by_file = _unit(documents) == "file"
     names = [str(d.meta["file_path"]) if by_file and d.meta.get("file_path") else d.id for d in documents]
     if asked:

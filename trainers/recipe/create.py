@@ -65,7 +65,7 @@ def create(spec: Component, role: Role, where: str, allow: Sequence[str] = (), *
     except Exception as error:  # whatever a model's own code raises of values that it cannot take
         expected = isinstance(error, ValueError | TypeError | OSError)
         text = str(error) if expected else f"{type(error).__name__}: {error}"
-        msg = f"{where} ({spec.type}): {text}"
+        msg = f"{where} ({spec.type}): {' '.join(text.split())}"
         raise RecipeError(msg) from error
 
 

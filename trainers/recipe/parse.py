@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from retort.trainers.recipe.tree import (
     nodes_of,
     read_file,
     values,
+    with_node,
     with_value,
 )
 from retort.trainers.recipe.trust import Role, refuse_other_role, refuse_trust
@@ -110,6 +112,33 @@ class Recipe(RecipeSections):
         """Return the recipe with every default written out."""
         return {key: value for key, value in asdict(self).items() if key not in {"name", "allow", "_nodes"}}
 
+    def changed(self, parts: Mapping[str, Any], *, overrides: Sequence[str] = (), allow: Sequence[str] = ()) -> Recipe:
+        """
+        Return this recipe with other values; errors go on naming the file and line of all else.
+
+        :param parts:
+            Values by their places, with dots.
+        :param overrides:
+            As of `from_yaml`, made after them.
+        :param allow:
+            What is allowed besides.
+        :raises RecipeError:
+            If they do not fit.
+        """
+        allowed = [*self.allow, *allow]
+        nodes = self._nodes
+        if nodes.value is None or Recipe._from_nodes(nodes, (), self.allow, self.name) != self:  # changed in Python
+            nodes = nodes_of(self.to_dict())
+        for place, value in parts.items():
+            nodes = with_node(nodes, place, nodes_of(value))
+        recipe = self._from_nodes(nodes, overrides, allowed, self.name)
+        recipe.name = self.name
+        return recipe
+
+    def located(self) -> AbstractContextManager[None]:
+        """Let errors within name the file and line of the place that they begin with."""
+        return located(self._nodes)
+
     def training_of(self, stage: Stage) -> TrainingSection:
         """Return `training` with what a stage sets of its own."""
         return replace(self.training, **stage.training)
@@ -121,7 +150,7 @@ class Recipe(RecipeSections):
         :raises RecipeError:
             If it cannot be created; the message says in which file and line it stands.
         """
-        with located(self._nodes):
+        with self.located():
             return create(spec, role, where, self.allow, **extra)
 
     def _components(self) -> Iterator[tuple[Place, Component, Role]]:

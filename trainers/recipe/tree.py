@@ -147,6 +147,10 @@ class PlacedRecipeError(RecipeError):
         super().__init__(f"{dotted(self.place)}: {message}" if self.place else message)
 
 
+class LocatedRecipeError(RecipeError):
+    """Something wrong in a recipe; the message begins with file and line."""
+
+
 def dotted(place: Iterable[str | int]) -> str:
     """Write a place as `--set` does: `stages.0.steps`."""
     return ".".join(map(str, place))
@@ -246,8 +250,11 @@ def located(node: Node, origin: str = "") -> Iterator[None]:
     """
     try:
         yield
+    except LocatedRecipeError:  # nearer to where it stands
+        raise
     except RecipeError as error:
-        place = error.place if isinstance(error, PlacedRecipeError) else str(error).partition(":")[0].split(".")
+        named = re.match(r"[^:(]*[^:( ]", str(error))  # what goes before a colon, or a type in brackets
+        place = error.place if isinstance(error, PlacedRecipeError) else named[0].split(".") if named else ()
         mark = node.mark
         for part in place:
             key = int(part) if isinstance(node.value, list) and str(part).isdecimal() else part
@@ -256,9 +263,12 @@ def located(node: Node, origin: str = "") -> Iterator[None]:
             except (LookupError, TypeError):  # the nearest around it will do
                 break
             mark = node.mark
-        if not (mark or origin):
+        if mark:
+            msg = f"{mark}: {error}"
+            raise LocatedRecipeError(msg) from error
+        if not origin:
             raise
-        msg = f"{mark or origin}: {error}"
+        msg = f"{origin}: {error}"
         raise RecipeError(msg) from error
 
 
@@ -283,7 +293,12 @@ def with_value(node: Node, text: str) -> Node:
     except RecipeError as error:
         msg = f"{name}: the value is not valid YAML."
         raise RecipeError(msg) from error
-    return _set(node, path.split("."), new, ())
+    return with_node(node, path, new)
+
+
+def with_node(node: Node, place: str, new: Node) -> Node:
+    """Return a tree with another node at a place, such as `teachers.teacher`; see `with_value`."""
+    return _set(node, place.split("."), new, ())
 
 
 def _set(node: Node, path: list[str], new: Node, before: Place) -> Node:

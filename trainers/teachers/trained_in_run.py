@@ -94,7 +94,11 @@ class TrainedInRun(Teacher):
             "training": {**whole["training"], **self._training},
             "stages": self._stages,
         }
-        found = Recipe.from_dict(tree, allow=around.allow, origin=f"teachers.{name}.init_parameters")
+        try:
+            found = Recipe.from_dict(tree, allow=around.allow, origin="")
+        except RecipeError as error:
+            msg = f"teachers.{name}.init_parameters.{error}"
+            raise RecipeError(msg) from error
         found.name = f"{around.name}, teacher {name}"
         return found
 
