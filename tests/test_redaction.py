@@ -8,6 +8,7 @@ import logging
 
 import pytest
 from haystack import Document, component
+from test_recipe import changed
 from tiny import pool, spec, stage
 
 from retort.cli.main import _quiet, main
@@ -83,6 +84,33 @@ def test_no_message_holds_them(tree, beir, tmp_path, capsys):
     told = capsys.readouterr().err
     assert "401 for http://***@127.0.0.1:9/v1" in told
     assert PASSWORD not in told
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (
+            "teachers.remote.init_parameters.ranker",
+            [{"api_key": KEY}],
+            "ranker: expected .* it is \\[{'api_key': '\\*\\*\\*'}",
+        ),
+        ("student.init_parameters.config", {"token": KEY, "hidden_size": 0}, "config|ZeroDivisionError|hidden"),
+        ("teachers.remote.type", {"password": KEY}, "type: expected text; it is {'password': '\\*\\*\\*'}"),
+    ],
+)
+def test_no_complaint_about_a_value_holds_them(tree, place, value, message):
+    with pytest.raises(RecipeError, match=message) as error:
+        recipe = Recipe.from_dict(changed(tree, place, value), allow=["test_redaction"])
+        recipe.create(recipe.student, "student", "student")
+        recipe.create(recipe.teachers["remote"], "teacher", "teachers.remote")
+    assert KEY not in str(error.value)
+
+
+def test_no_setting_holds_them(tree):
+    with pytest.raises(
+        RecipeError, match=r"--set teachers.remote.api_key=\*\*\*: teachers.remote.api_key: unknown key"
+    ):
+        Recipe.from_dict(tree, overrides=[f"teachers.remote.api_key={KEY}"], allow=["test_redaction"])
 
 
 def test_no_line_of_the_log_holds_them(monkeypatch, capsys):

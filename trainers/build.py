@@ -26,6 +26,7 @@ from retort.trainers.distiller import Distiller
 from retort.trainers.encoder_output import COSINE_SCALE
 from retort.trainers.objectives import TeacherObjective
 from retort.trainers.recipe import Component, Recipe, Stage, component
+from retort.trainers.recipe.create import in_one_line
 from retort.trainers.roles import (
     BatchSource,
     Gives,
@@ -396,6 +397,6 @@ def _checked(where: str, look: Callable[..., Any], *arguments: Any) -> Any:
     """Find out early, and say where, what a teacher or miner cannot do."""
     try:
         return look(*arguments)
-    except (ValueError, OSError) as error:  # RecipeError among them
-        msg = f"{where}: {' '.join(str(error).split())}"
+    except Exception as error:  # as of what is created
+        msg = f"{where}: {in_one_line(error)}"
         raise RecipeError(msg) from error

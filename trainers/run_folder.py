@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -21,9 +20,6 @@ from retort.trainers.build import BuiltRecipe
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.recipe import Recipe, dump_yaml
 from retort.trainers.runtime.errors import RecipeError
-
-if TYPE_CHECKING:
-    pass
 
 
 def resolve(recipe: Recipe, train: RetrievalData, dev: RetrievalData) -> Recipe:
@@ -36,7 +32,8 @@ def resolve(recipe: Recipe, train: RetrievalData, dev: RetrievalData) -> Recipe:
     found = hash_text(train.hash + dev.hash)
     if recipe.data.hash not in {None, found}:
         msg = "data.hash: the recipe was resolved for other data. Remove the line to use it here."
-        raise RecipeError(msg)
+        with recipe.located():
+            raise RecipeError(msg)
     resolved = copy.deepcopy(recipe)
     resolved.data.hash = found
     return resolved

@@ -63,10 +63,15 @@ def create(spec: Component, role: Role, where: str, allow: Sequence[str] = (), *
     try:
         return kind(**parameters)
     except Exception as error:  # whatever a model's own code raises of values that it cannot take
-        expected = isinstance(error, ValueError | TypeError | OSError)
-        text = str(error) if expected else f"{type(error).__name__}: {error}"
-        msg = f"{where} ({spec.type}): {' '.join(text.split())}"
+        msg = f"{where} ({spec.type}): {in_one_line(error)}"
         raise RecipeError(msg) from error
+
+
+def in_one_line(error: Exception) -> str:
+    """Say what an error says, with its type where that is not for users."""
+    expected = isinstance(error, ValueError | TypeError | OSError)
+    text = str(error) if expected else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
 
 
 def _check_type(kind: Any, parameter: inspect.Parameter, value: Any, where: str) -> None:

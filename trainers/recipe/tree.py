@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
+from retort.students.redaction import redacted
 from retort.trainers.runtime.errors import RecipeError
 
 Place = tuple[str | int, ...]
@@ -284,7 +285,8 @@ def with_value(node: Node, text: str) -> Node:
         If the text or its place does not fit.
     """
     path, equals, value = text.partition("=")
-    name = f"--set {text}"
+    shown = redacted({path.rpartition(".")[2]: value}).popitem()[1]
+    name = f"--set {path}{equals}{shown}"
     if not equals:
         msg = f"{name}: expected a.b=value."
         raise RecipeError(msg)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from retort.students.redaction import redacted
 from retort.trainers.recipe.tree import Place, PlacedRecipeError, hint
 
 _UNKNOWN = {"unexpected_keyword_argument", "extra_forbidden"}
@@ -54,8 +55,9 @@ def checked(kind: TypeAdapter[Section], tree: Any, root: Any, where: Sequence[st
     except ValidationError as error:
         errors = error.errors(include_url=False)
         first = min(errors, key=lambda e: e["type"] not in _UNKNOWN)
-        place = [key for key in first["loc"] if key != "[key]"]  # pydantic's word for a wrong key itself
-        raise PlacedRecipeError([*where, *place], _problem(first, root)) from None
+        place = [*where, *(key for key in first["loc"] if key != "[key]")]  # pydantic's word for a wrong key itself
+        first["input"] = redacted({str(place[-1]) if place else "": first["input"]}).popitem()[1]
+        raise PlacedRecipeError(place, _problem(first, root)) from None
 
 
 def _problem(error: ErrorDetails, root: type) -> str:
