@@ -570,6 +570,29 @@ class TestCreate:
         assert message in str(error.value)
 
 
+class TestNumbers:
+    @pytest.mark.parametrize(
+        ("place", "value", "message"),
+        [
+            ("candidates.own.init_parameters.depth", 0, "must be above 0; it is 0."),
+            ("stages.1.objectives.2.init_parameters.teacher_scale", -1.5, "must be above 0; it is -1.5."),
+            ("teachers.teacher.init_parameters.concurrency", 0, "must be above 0; it is 0."),
+            ("teachers.teacher.init_parameters.retries", -1, "must be at least 0; it is -1."),
+        ],
+    )
+    def test_that_make_no_sense(self, recipe_tree, place, value, message):
+        with pytest.raises(RecipeError, match=f"{place}: {message}"):
+            Recipe.from_dict(changed(recipe_tree, place, value))
+
+    def test_of_haystacks_are_their_own(self, recipe_tree):
+        """A chat generator of temperature 0 suits as a judge."""
+        mock = "haystack.components.generators.chat.mock.MockChatGenerator"
+        generator = {"type": mock, "init_parameters": {"meta": {"temperature": 0, "depth": -1, "model": ""}}}
+        teacher = spec("ChatGeneratorTeacher", generator=generator, revision="1")
+        recipe = Recipe.from_dict(changed(recipe_tree, "teachers.judge", teacher))
+        assert recipe.create(recipe.teachers["judge"], "teacher", "teachers.judge").gives == "scores"
+
+
 class TestLines:
     """Whatever is wrong once the pieces are put together, or in a changed recipe, is said with file and line."""
 

@@ -538,6 +538,8 @@ class TestCreate:
 
         with pytest.raises(ValueError, match="query tower has 8 dimensions, the document tower 16"):
             two_towers(tower(8), tower(16))
+        with pytest.raises(ValueError, match="document.frozen: must be true or false; it is 'no'"):
+            two_towers(tower(8), tower(8) | {"frozen": "no"})
 
 
 @pytest.mark.integration

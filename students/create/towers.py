@@ -65,6 +65,9 @@ def _tower(side: str, spec: dict[str, Any], corpus: Sequence[str] | None) -> Sen
     from retort.students.modules.counted import CountedEmbedding
 
     maker = _maker(side, spec.get("type"))
+    if not isinstance(spec.get("frozen", False), bool):
+        msg = f"two_towers: {side}.frozen: must be true or false; it is {spec['frozen']!r}."
+        raise ValueError(msg)
     options = {"corpus": corpus} if "corpus" in inspect.signature(maker).parameters else {}
     tower = maker(**options | spec.get("init_parameters", {}))
     if not isinstance(tower, SentenceTransformer) or isinstance(tower, SparseEncoder) or isinstance(tower[0], Router):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
@@ -31,7 +32,7 @@ from retort.trainers.recipe.tree import (
     with_node,
     with_value,
 )
-from retort.trainers.recipe.trust import Role, refuse_other_role, refuse_trust
+from retort.trainers.recipe.trust import OWN, Role, refuse_other_role, refuse_trust
 from retort.trainers.recipe.validate import checked
 from retort.trainers.runtime.errors import RecipeError
 
@@ -39,6 +40,11 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 
 RESERVED_NAMES = {"student", "hybrid", "untrained"}  # names in metrics.json
 _MOST_EXTENDED = 32
+_ABOVE_0 = re.compile(
+    r"(.*_)?(temperature|scale|tokens)|alpha|concurrency|depth|dim|initial|least|lr|most|pairs|r|redraw|saturation|sif|"
+    "span|views|window|words"
+)
+_AT_LEAST_0 = re.compile("(.*_)?weight|price|retries")
 _NOT_EMPTY = {"model", "trunk", "teacher", "tokenizer"}  # parameters that name something
 
 
@@ -178,7 +184,7 @@ class Recipe(RecipeSections):
             message = "figures of that name are another system's; give the teacher another name."
             raise PlacedRecipeError(("teachers", name), message)
         for place, spec, _ in self._components():
-            _check_parameters(spec.init_parameters, (*place, "init_parameters"))
+            _check_parameters({"type": spec.type, "init_parameters": spec.init_parameters}, place)
         for i, stage in enumerate(self.stages):
             self._check_stage(stage, ("stages", i))
 
@@ -270,12 +276,19 @@ def _known(name: Any, known: dict[str, Any], place: Place, what: str = "") -> No
         raise PlacedRecipeError(place, f"there is no {what}{name!r}; {hint(str(name), known)}")
 
 
-def _check_parameters(tree: Any, place: Place) -> None:
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    for name, value in items:
-        number = isinstance(value, int | float)
-        if number and (name == "depth" or str(name).endswith("temperature")) and value <= 0:
-            raise PlacedRecipeError((*place, name), f"must be above 0; it is {value}.")
+def _check_parameters(spec: Any, place: Place) -> None:
+    """Check numbers and names among the parameters of what is ours; Haystack's components mean other things by them."""
+    if isinstance(spec, list):
+        for i, item in enumerate(spec):
+            _check_parameters(item, (*place, i))
+    if not isinstance(spec, dict) or not str(spec.get("type", OWN)).startswith(OWN):
+        return
+    for name, value in spec.items():
+        if isinstance(value, int | float):
+            if _ABOVE_0.fullmatch(name) and value <= 0:
+                raise PlacedRecipeError((*place, name), f"must be above 0; it is {value}.")
+            if _AT_LEAST_0.fullmatch(name) and value < 0:
+                raise PlacedRecipeError((*place, name), f"must be at least 0; it is {value}.")
         if value == "" and name in _NOT_EMPTY:
             raise PlacedRecipeError((*place, name), "must not be empty.")
         _check_parameters(value, (*place, name))
