@@ -578,6 +578,11 @@ class TestNumbers:
             ("stages.1.objectives.2.init_parameters.teacher_scale", -1.5, "must be above 0; it is -1.5."),
             ("teachers.teacher.init_parameters.concurrency", 0, "must be above 0; it is 0."),
             ("teachers.teacher.init_parameters.retries", -1, "must be at least 0; it is -1."),
+            (
+                "stages.1.objectives.2.init_parameters.student_temperature",
+                1e308,
+                r"must be at most 1e\+09; it is 1e\+308.",
+            ),
         ],
     )
     def test_that_make_no_sense(self, recipe_tree, place, value, message):

@@ -21,8 +21,9 @@ from haystack_integrations.components.retrievers.retort import StudentRetriever
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.cli.main import main
 from retort.pipelines.load import pipeline_yaml
-from retort.students import ManifestError, Ranker, RemoteCodeError, Student, save_student
+from retort.students import ExportError, ManifestError, Ranker, RemoteCodeError, Student, save_student
 from retort.students import create as make
+from retort.students.backends.onnx import _open_session as open_session
 from retort.students.files import resolve_model
 from retort.students.loading import load_model
 from retort.students.modules.counted import CountedEmbedding
@@ -359,6 +360,23 @@ class TestOtherCode:
     def test_a_device_that_is_not_there(self, tiny_student, device):
         with pytest.raises(ValueError, match=f"device: '{device}' cannot be used here .*Give cpu, or leave it out"):
             Student.load(tiny_student, device=device)
+
+    @pytest.mark.parametrize("place", ["../secret.bin", "/secret.bin", "link.bin"])
+    def test_weights_of_a_graph_outside_its_folder(self, tmp_path, place):
+        """onnxruntime refuses them; the message is ours."""
+        onnx = pytest.importorskip("onnx")
+        (tmp_path / "secret.bin").write_bytes(b"\0" * 16)
+        (tmp_path / "m").mkdir()
+        (tmp_path / "m" / "link.bin").symlink_to(tmp_path / "secret.bin")
+        weights = onnx.TensorProto(name="w", data_type=1, dims=[4], data_location=onnx.TensorProto.EXTERNAL)
+        for key, value in (("location", place), ("offset", "0"), ("length", "16")):
+            weights.external_data.add(key=key, value=value)
+        x, y = (onnx.helper.make_tensor_value_info(name, 1, [4]) for name in "xy")
+        graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y], [weights])
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+        (tmp_path / "m" / "model.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(ExportError, match="m/model.onnx: cannot be opened as an ONNX graph: .*xternal data"):
+            open_session(tmp_path / "m" / "model.onnx")
 
     def test_a_folder_that_is_called_as_a_file(self, tiny_student, tmp_path):
         shutil.copytree(tiny_student, tmp_path / "s")

@@ -355,7 +355,11 @@ def _open_session(path: Path, threads: int | None = None) -> InferenceSession:
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
-    found: InferenceSession = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        found: InferenceSession = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of onnxruntime's own classes: no graph, or one whose weights lie outside its folder
+        msg = f"{path}: cannot be opened as an ONNX graph: {' '.join(str(error).split())}"
+        raise ExportError(msg) from error
     return found
 
 
