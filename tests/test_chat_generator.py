@@ -46,7 +46,7 @@ class TestAnswers:
         """Braces in texts are no places; the mock repeats what it was asked."""
         teacher = ChatGeneratorTeacher(generator=generator(), prompt="[{query}] ({document}) 5")
         asked = [{"query": "what is {bread}", "document": "flour {query}"}]
-        assert list(teacher._model.answers(asked)) == ["[what is {bread}] (flour {query}) 5"]
+        assert list(teacher._model.answers(asked)) == [(0, "[what is {bread}] (flour {query}) 5")]
 
     def test_an_estimate_comes_first(self, caplog):
         caplog.set_level(logging.INFO)

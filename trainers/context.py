@@ -15,14 +15,16 @@ from scipy.sparse import issparse
 from retort.students.hashing import fingerprint_of, hash_text
 from retort.students.scoring import is_ranker, score_numpy
 from retort.students.sparse import encode_vectors
-from retort.students.towers import Side
+from retort.students.towers import SIDES, Side
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.roles import Teacher
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.runtime.progress import progress_bar
 from retort.trainers.search import BM25
-from retort.trainers.teachers.score_store import ScoreStore
+from retort.trainers.teachers.score_store import ScoreStore, kept_kind
 from retort.trainers.teachers.vector_cache import VectorCache
+
+PATIENCE = 600.0  # seconds for another rank that asks for the first text
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -88,10 +90,45 @@ class TrainingContext:
     def teacher_cache(self, name: str, side: Side, texts: TextStore) -> VectorCache:
         """Return a teacher's cache, filled for these texts."""
         teacher = self.teacher(name)
-        cache = VectorCache(self.cache, teacher.key, side)
+        cache = self.vector_cache(name, side)
         with progress_bar(f"teacher {name}: {side} texts", len(texts)) as update:
-            cache.fill(texts, lambda block: teacher.encode(block, side), update)
+            cache.fill(texts, lambda block: teacher.encode_parts(block, side), update)
         return cache
+
+    def vector_cache(self, name: str, side: Side) -> VectorCache:
+        """Return a teacher's cache as it is; it is not asked."""
+        teacher = self.teacher(name)
+        return VectorCache(self.cache, teacher.vectors_key(side), side, former_key=teacher.former_key)
+
+    def dim(self, name: str, *, ask: bool = True) -> int | None:
+        """
+        Return the dimension of a teacher's vectors; None where it is not known and the teacher may not be asked.
+
+        What its vectors in the cache tell it is not asked for. Else a remote teacher is asked for a text of the data,
+        whose vector is kept.
+
+        :raises RecipeError:
+            If the vectors that are there, of queries and documents, have different dimensions.
+        """
+        teacher = self.teacher(name)
+        if not teacher.asks_for_dim:
+            return teacher.dim
+        kept = {side: cache.dim for side in SIDES if (cache := self.vector_cache(name, side)).dim is not None}
+        known = {*kept.values()} | ({teacher.named_dim} - {None})
+        if len(known) > 1:
+            told = ", ".join(f"{dim} of a {side}" for side, dim in kept.items())
+            msg = (
+                f"teacher {name!r}: its vectors differ in dimensions: kept are {told}"
+                + (f", and its embedders name {teacher.named_dim}" if teacher.named_dim else "")
+                + ". Name another `revision`."
+            )
+            raise RecipeError(msg)
+        if known or not ask:
+            return next(iter(known), None)
+        side, texts = ("query", self.data.queries) if len(self.data.queries) else ("document", self.data.corpus)
+        first, cache = TextStore(texts.ids[:1], texts.texts[:1]), self.vector_cache(name, side)
+        cache.fill(first, lambda block: teacher.encode_parts(block, side), lambda _: None, patience=PATIENCE)
+        return cache.dim or teacher.dim
 
     def scores(self, name: str, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
         """
@@ -113,13 +150,28 @@ class TrainingContext:
         if name == "student" or self.teachers[name].gives == "vectors":
             return self._vector_scores(name, queries, documents)
         teacher = self.teachers[name]
-        key = hash_text(teacher.key + self.data.hash) if teacher.corpus_dependent else teacher.key
-        store = ScoreStore(self.cache, key)
+        key, former = self._store_keys(name)
+        store = ScoreStore(self.cache, key, former_key=former)
         with progress_bar(f"teacher {name}: pairs", len(queries)) as update:
             store.fill(teacher, self.data, queries, documents, update)
         found = store.gather(self.data.queries.item_ids[queries], self.data.corpus.item_ids[documents])[0]
         self.kinds[name] = store.kind or "scores"
         return found
+
+    def known_kind(self, name: str) -> str | None:
+        """Tell whether a teacher gives `scores` or `ranks`, as far as that is known without asking it."""
+        teacher = self.teachers[name]
+        if teacher.gives != "scores" or teacher.runs != "cached":
+            return teacher.gives
+        kinds = [kept_kind(self.cache / "scores" / key) for key in self._store_keys(name) if key]
+        return next((kind for kind in kinds if kind), None)
+
+    def _store_keys(self, name: str) -> tuple[str, str]:
+        """Return the key of a teacher's scores, and the one that they may still go by."""
+        key, former = self.teachers[name].key, self.teachers[name].former_key
+        if not self.teachers[name].corpus_dependent:
+            return key, former
+        return hash_text(key + self.data.hash), former and hash_text(former + self.data.hash)
 
     def _vector_scores(self, name: str, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
         left, right = self.vectors(name, "query")[queries], self.vectors(name, "document")[documents]

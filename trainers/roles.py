@@ -365,6 +365,34 @@ class Ask:
     documents: list[str]
 
 
+@dataclass
+class EncodedPart:
+    """
+    Some of the vectors that were asked for.
+
+    :param rows:
+        Which texts they are of.
+    :param vectors:
+        `[len(rows), d]` float32.
+    :param refused:
+        Texts that the teacher gives no vector of, by their rows, and why. The others go on without them.
+    """
+
+    rows: list[int]
+    vectors: np.ndarray
+    refused: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass
+class Work:
+    """What a teacher is to be asked for: vectors of so many `queries` and `documents`, or scores of `lists`."""
+
+    queries: int = 0
+    documents: int = 0
+    lists: int = 0
+    pairs: int = 0
+
+
 class Teacher:
     """
     What a student learns from: it gives vectors of texts, or scores of documents for a query.
@@ -387,11 +415,29 @@ class Teacher:
     similarity: str = "cosine"
     #: Dimension of its vectors; 0 if it gives none.
     dim: int = 0
+    #: `dim` asks the model.
+    asks_for_dim = False
+    #: What its dimension must be, where that is known without asking it.
+    named_dim: int | None = None
+    #: The key by which caches of earlier versions go; '' if it is the same.
+    former_key: str = ""
 
     @property
     def key(self) -> str:
         """Identify everything that decides what it gives: caches go by it."""
         raise NotImplementedError
+
+    def vectors_key(self, side: Side) -> str:  # noqa: ARG002
+        """Identify what decides the vectors of one side; by default the whole."""
+        return self.key
+
+    def check(self, data: RetrievalData) -> None:
+        """
+        Refuse data that it cannot teach of, before a run begins.
+
+        :raises TeacherError:
+            If it cannot.
+        """
 
     def open(self, data: RetrievalData) -> None:
         """Get ready for queries and documents of this data; called before `score`."""
@@ -399,6 +445,14 @@ class Teacher:
     def encode(self, texts: list[str], side: Side) -> np.ndarray:
         """Give the vectors `[n, dim]` float32 of `n` texts."""
         raise NotImplementedError
+
+    def encode_parts(self, texts: list[str], side: Side) -> Iterator[EncodedPart]:
+        """
+        Give the vectors of `n` texts in parts, in any order; what was given before an error is kept.
+
+        By default all at once.
+        """
+        yield EncodedPart(list(range(len(texts))), self.encode(texts, side))
 
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
         """
@@ -413,9 +467,21 @@ class Teacher:
         """
         raise NotImplementedError
 
+    def score_parts(self, asks: list[Ask]) -> Iterator[tuple[Ask, np.ndarray | str]]:
+        """
+        Score lists in any order, or parts of them: what was asked with its scores, or why the teacher refuses it.
+
+        What was given before an error is kept. By default as `score` does.
+        """
+        yield from zip(asks, self.score(asks), strict=True)
+
     @property
     def local_student(self) -> Any:
         """The loaded bi-encoder, if it is one on this machine; a run then measures what its queries cost."""
+        return None
+
+    def assumed_seconds(self, work: Work) -> float | None:  # noqa: ARG002
+        """Say about how long some work takes, where trying it would cost money; None where that is not known."""
         return None
 
     def estimate(self, asks: list[Ask]) -> dict[str, float]:  # noqa: ARG002
@@ -594,6 +660,8 @@ class StageInputs:
         Teachers whose vectors the stage needs.
     :param score_teachers:
         Teachers whose scores of derived candidates the stage needs.
+    :param derived_vector_teachers:
+        Teachers whose vectors of derived candidates the stage needs; the others are not asked for any.
     :param lists:
         The candidate lists; None if the stage has none.
     :param candidates:
@@ -612,6 +680,7 @@ class StageInputs:
     seed: object
     vector_teachers: list[str] = field(default_factory=list)
     score_teachers: list[str] = field(default_factory=list)
+    derived_vector_teachers: list[str] = field(default_factory=list)
     lists: CandidateLists | None = None
     candidates: Any = None
     text: TextTransform | None = None
@@ -653,7 +722,7 @@ class BatchSource:
 
 
 __all__ = [
-    "Ask", "BatchSource", "Context", "Derived", "Masks", "Miner", "ModelInfo", "Objective", "QuerySource", "Selector",
-    "StageInputs", "StepContext", "Teacher", "TeacherWeighting", "Temperature", "TextRequest", "TextTransform", "Turn",
-    "Values",
+    "Ask", "BatchSource", "Context", "Derived", "EncodedPart", "Masks", "Miner", "ModelInfo", "Objective",
+    "QuerySource", "Selector", "StageInputs", "StepContext", "Teacher", "TeacherWeighting", "Temperature",
+    "TextRequest", "TextTransform", "Turn", "Values", "Work",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,11 +17,16 @@ from retort.students.hashing import hash_text
 from retort.trainers.data.texts import TextStore
 from retort.trainers.roles import Context, Miner
 from retort.trainers.runtime.errors import RecipeError, TeacherError
+from retort.trainers.teachers.calls import Refusal, in_order
 from retort.trainers.teachers.haystack import HaystackComponents
+
+if TYPE_CHECKING:
+    from haystack import Document
 
 logger = logging.getLogger(__name__)
 
 WRITE_BLOCK = 1024
+REMOTE_BLOCK = 32  # documents that are paid together
 # What an embedder gives, by the names under which retrievers take it.
 _HANDED_ON = {"query_embedding": "embedding", "query_sparse_embedding": "sparse_embedding", "space": "space"}
 
@@ -43,6 +48,8 @@ class HaystackRetriever:
         How often a failed call is repeated; None: 5 times for remote components, never for local ones.
     :param concurrency:
         Calls at a time.
+    :param max_calls:
+        Calls in a run, at most; then it stops, and what came is kept. None: any number.
     :param allowed_modules:
         Further modules that the components may come from (filled from `--allow`).
     :raises RecipeError:
@@ -58,6 +65,7 @@ class HaystackRetriever:
         revision: str | None = None,
         retries: int | None = None,
         concurrency: int = 1,
+        max_calls: int | None = None,
         allowed_modules: list[str] | None = None,
     ) -> None:
         given = {"retriever": retriever, "text_embedder": text_embedder, "document_embedder": document_embedder}
@@ -67,6 +75,7 @@ class HaystackRetriever:
             revision=revision,
             retries=retries,
             concurrency=concurrency,
+            max_calls=max_calls,
             allowed_modules=allowed_modules,
         )
         self._type = retriever["type"]
@@ -80,6 +89,11 @@ class HaystackRetriever:
     def key(self) -> str:
         """The components' key (see `HaystackComponents`)."""
         return self._components.key
+
+    @property
+    def former_key(self) -> str:
+        """The key as it was when every parameter counted."""
+        return self._components.former_key
 
     def open(self, corpus: TextStore) -> None:
         """
@@ -105,9 +119,24 @@ class HaystackRetriever:
         for start in range(held // WRITE_BLOCK * WRITE_BLOCK, len(corpus), WRITE_BLOCK):
             part = slice(start, start + WRITE_BLOCK)
             documents = [Document(id=i, content=t) for i, t in zip(corpus.ids[part], corpus.texts[part], strict=True)]
-            if "document_embedder" in self._specs:
-                documents = self._components.warm["document_embedder"].run(documents=documents)["documents"]
-            store.write_documents(documents, policy=DuplicatePolicy.OVERWRITE)
+            if "document_embedder" not in self._specs:
+                store.write_documents(documents, policy=DuplicatePolicy.OVERWRITE)
+                continue
+            size = REMOTE_BLOCK if self._components.remote else WRITE_BLOCK
+            calls = [documents[i : i + size] for i in range(0, len(documents), size)]
+            for _, embedded in self._components.each(self._embed, calls, probe=[Document(content="text")]):
+                if isinstance(embedded, Refusal):
+                    msg = f"{self._specs['document_embedder']['type']} refuses documents: {embedded.cause}"
+                    raise TeacherError(msg)
+                store.write_documents(embedded, policy=DuplicatePolicy.OVERWRITE)
+
+    def _embed(self, documents: list[Document]) -> list[Document]:
+        try:
+            return self._components.warm["document_embedder"].run(documents=documents)["documents"]
+        except Exception as error:
+            which = f"{len(documents)} documents, from {documents[0].id!r} on"
+            msg = f"{self._specs['document_embedder']['type']} failed on {which}: {error}"
+            raise TeacherError(msg) from error
 
     def _has_store(self) -> bool:
         return "document_store" in vars(self._components["retriever"])
@@ -126,10 +155,19 @@ class HaystackRetriever:
             If the retriever fails, or finds what is not in the corpus.
         """
 
-        def once(query: str) -> dict[str, float]:
-            return self._search(query, top_k)
+        for found in in_order(self.search_parts(queries, top_k)):
+            if isinstance(found, Refusal):
+                logger.warning("%s refuses a query, which finds nothing: %s", self._type, found.cause)
+            yield {} if isinstance(found, Refusal) else found
 
-        return self._components.each(once, queries)
+    def search_parts(self, queries: list[str], top_k: int) -> Iterator[tuple[int, dict[str, float] | Refusal]]:
+        """Search, as `search` does, and give the numbers of the queries; what came after a failure is among them."""
+
+        def once(numbered: tuple[int, str]) -> dict[str, float]:
+            return self._search(numbered[1], top_k)
+
+        for (number, _), found in self._components.each(once, list(enumerate(queries)), probe=(-1, "text")):
+            yield number, found
 
     def _search(self, query: str, top_k: int) -> dict[str, float]:
         try:

@@ -11,7 +11,7 @@ from math import log
 from typing import Any
 
 from retort.trainers.data.texts import RetrievalData
-from retort.trainers.roles import QuerySource
+from retort.trainers.roles import Context, QuerySource
 from retort.trainers.runtime.rng import rng_for
 
 _WORD = re.compile(r"\w+")
@@ -203,9 +203,10 @@ class GeneratedQuestions(QuerySource):
     :param most:
         Questions a document, at most.
     :param cache:
-        A file that answers are kept in, one a line: a run that was interrupted goes on. None keeps none.
+        A file that answers are kept in, one a line: a run that was interrupted goes on. None: where it is a stage's
+        `queries`, one in the cache folder; else none is kept.
     :param options:
-        As of `ChatGeneratorTeacher`: `revision`, `retries`, `concurrency`, `allowed_modules`.
+        As of `ChatGeneratorTeacher`: `revision`, `retries`, `concurrency`, `max_calls`, `allowed_modules`.
     :raises RecipeError:
         If the component is no chat generator, or the prompt has no place for the document.
     """
@@ -229,15 +230,29 @@ class GeneratedQuestions(QuerySource):
         """Identify everything that decides the questions."""
         return f"{self._model.key} {self.most}"
 
+    @property
+    def former_key(self) -> str:
+        """The key as it was when every parameter counted."""
+        return f"{self._model.former_key} {self.most}"
+
+    def open(self, context: Context, number: int) -> None:  # noqa: ARG002
+        """Keep answers in the cache folder, where no other place is named."""
+        self._model.keep_in(context.cache)
+
     def estimate(self, data: RetrievalData) -> dict[str, float]:
         """Estimate `calls` and `tokens` of what is not kept yet."""
         return self._model.estimate([{"document": text, "most": str(self.most)} for text in data.corpus.texts])
 
+    def assumed_seconds(self, calls: float) -> float | None:
+        """Assume a second a call of a remote model."""
+        return self._model.assumed_seconds(round(calls))
+
     def of(self, data: RetrievalData) -> list[list[str]]:
         """List the questions of each document: the lines of the answer, without bullets and numbers."""
         asked = [{"document": text, "most": str(self.most)} for text in data.corpus.texts]
-        found = []
-        for answer in self._model.answers(asked):
-            lines = [re.sub(r"^\s*(?:[-*•]|\d+[.)])\s*", "", line).strip(" \"'") for line in answer.splitlines()]
-            found.append([line for line in lines if _WORD.search(line)][: self.most])
+        found: list[list[str]] = [[] for _ in asked]  # of documents that are refused none
+        for row, answer in self._model.answers(asked):
+            text = answer if isinstance(answer, str) else ""
+            lines = [re.sub(r"^\s*(?:[-*•]|\d+[.)])\s*", "", line).strip(" \"'") for line in text.splitlines()]
+            found[row] = [line for line in lines if _WORD.search(line)][: self.most]
         return found

@@ -9,15 +9,17 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from retort.students.hashing import canonical_json, hash_text
-from retort.trainers.roles import Ask, Teacher
+from retort.trainers.roles import Ask, Teacher, Work
 from retort.trainers.runtime.errors import RecipeError, TeacherError
+from retort.trainers.teachers.calls import SECONDS_AN_ANSWER, Refusal
 from retort.trainers.teachers.haystack import HaystackComponents
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ Passage: {document}
 
 Number:"""
 CHARACTERS_A_TOKEN = 4  # of English, about
+PROBE = "Answer with the number 1."
 TRIED = 20  # answers without a number before the teacher is given up
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)?")
 
@@ -82,39 +85,56 @@ class ChatModel:
         """The component's key (see `HaystackComponents`), and the prompt."""
         return hash_text(canonical_json(["chat", self._components.key, self._prompt]))
 
+    @property
+    def former_key(self) -> str:
+        """The key as it was when every parameter counted."""
+        return hash_text(canonical_json(["chat", self._components.former_key, self._prompt]))
+
     def fill(self, places: dict[str, str]) -> str:
         """Fill the prompt's places; braces in texts stay as they are."""
         return re.sub(r"\{(\w+)\}", lambda found: places.get(found[1], found[0]), self._prompt)
 
+    def assumed_seconds(self, calls: int) -> float | None:
+        """Assume a second a call of a remote model."""
+        return self._components.assumed_seconds(calls, SECONDS_AN_ANSWER)
+
     def estimate(self, asked: list[dict[str, str]]) -> dict[str, float]:
         """Estimate `calls`, `tokens` of their prompts and, with a price, `cost`, of what is not kept yet."""
         kept = self._kept()
-        prompts = [prompt for prompt in map(self.fill, asked) if self._name(prompt) not in kept]
+        prompts = self._unknown(map(self.fill, asked), kept)
         tokens = sum(map(len, prompts)) / CHARACTERS_A_TOKEN
         found = {"calls": float(len(prompts)), "tokens": tokens}
         return found if self._price is None else found | {"cost": tokens * self._price / 1e6}
 
-    def answers(self, asked: list[dict[str, str]]) -> Iterator[str]:
+    def answers(self, asked: list[dict[str, str]]) -> Iterator[tuple[int, str | Refusal]]:
         """
-        Ask, one answer after the other, in their order; what was given before an error is kept.
+        Ask each prompt once: numbers of what was asked, in any order, with the answers.
+
+        What was given before an error is kept, and so is what was refused.
 
         :raises TeacherError:
             If the component fails, after its retries.
         """
         kept = self._kept()
-        prompts = [self.fill(places) for places in asked]
-        fresh = self._components.each(self._answer, [p for p in prompts if self._name(p) not in kept])
+        numbers: dict[str, list[int]] = {}
+        for number, places in enumerate(asked):
+            numbers.setdefault(self.fill(places), []).append(number)
         if self._cache is not None and self._cache.is_file() and not self._cache.read_bytes().endswith(b"\n"):
             with self._cache.open("a", encoding="utf-8") as file:
                 file.write("\n")  # a kill cut the last line; the next answer needs one of its own
-        for prompt in prompts:
-            answer = kept.get(self._name(prompt))
-            if answer is None:
-                answer = next(fresh)
-                if self._cache is not None:
-                    with self._cache.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps([self._name(prompt), answer]) + "\n")
-            yield answer
+        fresh = self._unknown(numbers, kept)
+        for prompt, own in numbers.items():
+            if (known := self._find(prompt, kept)) is not None:
+                yield from ((number, known) for number in own)
+        for prompt, answer in self._components.each(self._answer, fresh, probe=PROBE):
+            line: list[Any] = [self._name(prompt), answer]
+            if isinstance(answer, Refusal):
+                line = [self._name(prompt), None, answer.cause]
+                logger.warning("%s refuses %r, which is passed over: %s", self._type, prompt[-80:], answer.cause)
+            if self._cache is not None:
+                with self._cache.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+            yield from ((number, answer) for number in numbers[prompt])
 
     def _answer(self, prompt: str) -> str:
         from haystack.dataclasses import ChatMessage
@@ -130,19 +150,34 @@ class ChatModel:
     def _name(self, prompt: str) -> str:
         return hash_text(f"{self._components.key} {prompt}")[:32]
 
-    def _kept(self) -> dict[str, str]:
+    def keep_in(self, folder: Path) -> None:
+        """Keep answers in a cache folder, unless they are kept elsewhere."""
+        if self._cache is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._cache = folder / "answers.jsonl"
+
+    def _unknown(self, prompts: Iterable[str], kept: dict[str, str | Refusal]) -> list[str]:
+        """List the prompts that have no answer yet, each once."""
+        return [prompt for prompt in dict.fromkeys(prompts) if self._find(prompt, kept) is None]
+
+    def _find(self, prompt: str, kept: dict[str, str | Refusal]) -> str | Refusal | None:
+        found = kept.get(self._name(prompt))
+        # Files of earlier versions go by another key.
+        return kept.get(hash_text(f"{self._components.former_key} {prompt}")[:32]) if found is None else found
+
+    def _kept(self) -> dict[str, str | Refusal]:
         if self._cache is None or not self._cache.is_file():
             return {}
-        kept = {}
+        kept: dict[str, str | Refusal] = {}
         for number, line in enumerate(self._cache.read_text(encoding="utf-8").splitlines(), 1):
             if line and not line.startswith("["):
                 msg = f"{self._cache}:{number}: this is no answer; give `cache` a file that holds nothing else."
                 raise RecipeError(msg)
             try:
-                name, answer = json.loads(line)
+                name, answer, *cause = json.loads(line)
             except ValueError:  # the line that a kill cut
                 continue
-            kept[name] = answer
+            kept[name] = Refusal(str(cause[0])) if answer is None and cause else answer
         return kept
 
 
@@ -166,9 +201,12 @@ class ChatGeneratorTeacher(Teacher):
     :param revision:
         Version of the model; required where the generator has an API key.
     :param retries:
-        How often a failed call is repeated; None: 5 times for remote generators, never for local ones.
+        How often a failed call is repeated; None: as the generator's `max_retries` says, else 5 times for remote
+        generators, never for local ones.
     :param concurrency:
         Calls at a time.
+    :param max_calls:
+        Calls in a run, at most; then it stops, and what came is kept. None: any number.
     :param allowed_modules:
         Further modules that the component may come from (filled from `--allow`).
     :raises RecipeError:
@@ -189,6 +227,7 @@ class ChatGeneratorTeacher(Teacher):
         revision: str | None = None,
         retries: int | None = None,
         concurrency: int = 1,
+        max_calls: int | None = None,
         allowed_modules: list[str] | None = None,
     ) -> None:
         if not lowest < highest:
@@ -202,6 +241,7 @@ class ChatGeneratorTeacher(Teacher):
             revision=revision,
             retries=retries,
             concurrency=concurrency,
+            max_calls=max_calls,
             allowed_modules=allowed_modules,
         )
         self._type = generator["type"]
@@ -213,17 +253,37 @@ class ChatGeneratorTeacher(Teacher):
         """The model's key (see `ChatModel`), and the range."""
         return hash_text(canonical_json(["judge", self._model.key, self._lowest, self._highest]))
 
+    @property
+    def former_key(self) -> str:  # type: ignore[override]
+        """The key as it was when every parameter counted."""
+        return hash_text(canonical_json(["judge", self._model.former_key, self._lowest, self._highest]))
+
     def estimate(self, asks: list[Ask]) -> dict[str, float]:
         """Estimate `calls`, `tokens` of their prompts and, with a price, `cost`."""
         return self._model.estimate(_places(asks))
 
+    def assumed_seconds(self, work: Work) -> float | None:
+        """Assume a second a call."""
+        return self._model.assumed_seconds(work.pairs)
+
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
         """Score lists, one call a pair; see `Teacher.score`."""
+        found: dict[tuple[str, str], float] = {}
+        for ask, scores in self.score_parts(asks):
+            if isinstance(scores, str):
+                raise TeacherError(scores)
+            found[ask.query, ask.documents[0]] = scores[0]
+        for ask in asks:
+            yield np.array([found[ask.query, text] for text in ask.documents], dtype=np.float32)
+
+    def score_parts(self, asks: list[Ask]) -> Iterator[tuple[Ask, np.ndarray | str]]:
+        """Score pairs, one call each; see `Teacher.score_parts`."""
         told = ", ".join(f"{value:,.0f} {name}" for name, value in self.estimate(asks).items())
         logger.info("%s is asked: %s (about)", self._type, told)
-        answers = self._model.answers(_places(asks))
-        for ask in asks:
-            yield np.array([self._number(next(answers)) for _ in ask.documents], dtype=np.float32)
+        pairs = [replace(a, document_ids=[i], documents=[d]) for a in asks for i, d in _documents(a)]
+        for number, answer in self._model.answers(_places(asks)):
+            refused = isinstance(answer, Refusal)
+            yield pairs[number], answer.cause if refused else np.array([self._number(answer)], dtype=np.float32)
         if self.without_number:
             logger.warning(
                 "%s: %d of %d answers so far had no number from %g to %g; their pairs have no score.",
@@ -252,3 +312,7 @@ class ChatGeneratorTeacher(Teacher):
 
 def _places(asks: list[Ask]) -> list[dict[str, str]]:
     return [{"query": ask.query, "document": text} for ask in asks for text in ask.documents]
+
+
+def _documents(ask: Ask) -> Iterator[tuple[str, str]]:
+    return zip(ask.document_ids, ask.documents, strict=True)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -12,9 +14,13 @@ import numpy as np
 
 from retort.students.hashing import canonical_json, hash_text
 from retort.students.towers import Side
-from retort.trainers.roles import Teacher
-from retort.trainers.runtime.errors import TeacherError
+from retort.trainers.roles import EncodedPart, Teacher, Work
+from retort.trainers.runtime.errors import RecipeError, TeacherError
+from retort.trainers.teachers.calls import SECONDS_A_CALL, Refusal
 from retort.trainers.teachers.haystack import HaystackComponents
+
+BATCH = 32  # documents a call, where the embedder does not say
+PROBE = "text"
 
 
 class EmbedderTeacher(Teacher):
@@ -31,16 +37,20 @@ class EmbedderTeacher(Teacher):
         Version of a model behind a remote interface; its vectors are cached under it. Required where a component
         has an API key: nothing else tells when such a model changes.
     :param retries:
-        How often a failed call is repeated; None: 5 times for remote components, never for local ones.
+        How often a failed call is repeated; None: as the components' `max_retries` say, else 5 times for remote
+        components, never for local ones.
     :param concurrency:
-        Calls at a time for queries, which a text embedder takes one by one.
+        Calls at a time. A text embedder takes queries one by one, a remote document embedder its `batch_size`.
+    :param max_calls:
+        Calls in a run, at most; then it stops, and what came is kept. None: any number.
     :param allowed_modules:
         Further modules that the components may come from (filled from `--allow`).
     :raises RecipeError:
-        If a component has an API key and no revision is given.
+        If a component has an API key and no revision is given, or the two are to give vectors of different dimensions.
     """
 
     gives = "vectors"
+    asks_for_dim = True
 
     def __init__(
         self,
@@ -51,6 +61,7 @@ class EmbedderTeacher(Teacher):
         revision: str | None = None,
         retries: int | None = None,
         concurrency: int = 1,
+        max_calls: int | None = None,
         allowed_modules: list[str] | None = None,
     ) -> None:
         self.similarity = similarity
@@ -59,18 +70,37 @@ class EmbedderTeacher(Teacher):
             revision=revision,
             retries=retries,
             concurrency=concurrency,
+            max_calls=max_calls,
             allowed_modules=allowed_modules,
         )
+        self.remote = self._components.remote
+        specs = (text_embedder, document_embedder)
+        named = {spec["init_parameters"].get("dimensions") for spec in specs if spec.get("init_parameters")} - {None}
+        if len(named) > 1:
+            msg = f"the two embedders are to give vectors of {' and '.join(map(str, sorted(named)))} dimensions."
+            raise RecipeError(msg)
+        self.named_dim: int | None = next(iter(named), None)
 
     @cached_property
     def key(self) -> str:
         """The components' key (see `HaystackComponents`)."""
         return hash_text(canonical_json(["embedder", self.similarity, self._components.key]))
 
+    @property
+    def former_key(self) -> str:  # type: ignore[override]
+        """The key as it was when every parameter counted."""
+        return hash_text(canonical_json(["embedder", self.similarity, self._components.former_key]))
+
+    def vectors_key(self, side: Side) -> str:
+        """Return the key of one side's vectors: the other side's embedder, and the similarity, do not decide them."""
+        if not self.remote:
+            return self.key
+        return hash_text(f"embedder {self._components.key_of('text' if side == 'query' else side)}")
+
     @cached_property
     def dim(self) -> int:  # type: ignore[override] # asked for late
-        """Dimension of the vectors, asked for once."""
-        return self.encode(["dimension"], "query").shape[1]
+        """Dimension of the vectors: as the embedders' `dimensions` say, else asked for once."""
+        return self.named_dim or self.encode(["dimension"], "query").shape[1]
 
     def encode(self, texts: list[str], side: Side) -> np.ndarray:
         """
@@ -79,30 +109,96 @@ class EmbedderTeacher(Teacher):
         :raises TeacherError:
             If an embedder fails, or does not give a vector for each text.
         """
-        if side == "query":
-            return np.array(list(self._components.each(self._query, texts)), dtype=np.float32)
-        return next(self._components.each(self._documents, [texts]))
+        found: dict[int, np.ndarray] = {}
+        for part in self.encode_parts(texts, side):
+            if part.refused:
+                row, cause = next(iter(part.refused.items()))
+                msg = f"{self._type(side)} refuses {texts[row][:80]!r}: {cause}"
+                raise TeacherError(msg)
+            found |= zip(part.rows, part.vectors, strict=True)
+        return np.array([found[row] for row in range(len(texts))], dtype=np.float32)
 
-    def _query(self, text: str) -> list[float]:
+    def encode_parts(self, texts: list[str], side: Side) -> Iterator[EncodedPart]:
+        """Give the vectors of texts call by call; see `Teacher.encode_parts`."""
+        size = 1 if side == "query" else self._batch_size if self.remote else max(1, len(texts))
+
+        def ask(rows: list[int]) -> list[np.ndarray | Refusal] | Refusal:
+            own = [texts[row] if row >= 0 else PROBE for row in rows]
+            return self._checked(own, self._query(own[0]) if side == "query" else self._documents(own), side)
+
+        def halves(rows: list[int]) -> list[list[int]]:
+            return [] if len(rows) == 1 else [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+
+        calls = [list(range(start, min(start + size, len(texts)))) for start in range(0, len(texts), size)]
+        for rows, answer in self._components.each(ask, calls, probe=[-1], divide=halves):
+            outcomes = dict(zip(rows, [answer] if isinstance(answer, Refusal) else answer, strict=True))
+            vectors = {row: one for row, one in outcomes.items() if not isinstance(one, Refusal)}
+            refused = {row: one.cause for row, one in outcomes.items() if isinstance(one, Refusal)}
+            yield EncodedPart(list(vectors), np.array(list(vectors.values()), dtype=np.float32), refused)
+
+    def assumed_seconds(self, work: Work) -> float | None:
+        """Assume half a second a call."""
+        calls = work.queries + math.ceil(work.documents / self._batch_size)
+        return self._components.assumed_seconds(calls, SECONDS_A_CALL)
+
+    @property
+    def _batch_size(self) -> int:
+        size = vars(self._components["document"]).get("batch_size")
+        return size if isinstance(size, int) and size > 0 else BATCH
+
+    def _type(self, side: Side) -> str:
+        return self._components.specs["text" if side == "query" else side]["type"]
+
+    def _query(self, text: str) -> list[Any]:
         try:
-            return self._components.warm["text"].run(text=text)["embedding"]
+            return [self._components.warm["text"].run(text=text).get("embedding")]
         except Exception as error:
-            msg = f"{self._components.specs['text']['type']} failed on the query {text!r}: {error}"
+            msg = f"{self._type('query')} failed on the query {text[:80]!r}: {error}"
             raise TeacherError(msg) from error
 
-    def _documents(self, texts: list[str]) -> np.ndarray:
+    def _documents(self, texts: list[str]) -> list[Any]:
         from haystack import Document
 
         documents = [Document(id=str(i), content=text) for i, text in enumerate(texts)]
-        kind = self._components.specs["document"]["type"]
         try:
-            given = self._components.warm["document"].run(documents=documents)["documents"]
+            found = self._components.warm["document"].run(documents=documents)["documents"]
         except Exception as error:
-            msg = f"{kind} failed on a block of {len(texts)} documents: {error}"
+            msg = f"{self._type('document')} failed on {len(texts)} documents, from {texts[0][:80]!r} on: {error}"
             raise TeacherError(msg) from error
-        found = {d.id: d.embedding for d in given}
-        missing = [d.id for d in documents if found.get(d.id) is None]
-        if missing:
-            msg = f"{kind} gave no embedding for {len(missing)} of {len(texts)} documents."
-            raise TeacherError(msg)
-        return np.array([found[d.id] for d in documents], dtype=np.float32)
+        vectors = {d.id: d.embedding for d in found}
+        return [vectors.get(d.id) for d in documents]
+
+    def _checked(self, texts: list[str], answers: list[Any], side: Side) -> list[np.ndarray | Refusal] | Refusal:
+        """
+        Check vectors.
+
+        One text whose vector is missing or malformed may be at fault itself; where all are, it is not the texts.
+        """
+        vectors = [_vector(answer) for answer in answers]
+        wrong = [one for one in vectors if isinstance(one, Refusal)]
+        if len(wrong) < len(texts):
+            dims = {len(one) for one in vectors if not isinstance(one, Refusal)}
+            if len(dims | ({self.named_dim} - {None})) > 1:
+                told = ", ".join(map(str, sorted(dims)))
+                wanted = f" in place of {self.named_dim}" if self.named_dim else " in one answer"
+                which = f"for texts from {texts[0][:80]!r} on"
+                msg = f"{self._type(side)} gave vectors of {told} dimensions{wanted}, {which}."
+                raise TeacherError(msg)
+            return vectors
+        if len(texts) == 1 or all(answer is None for answer in answers):
+            return wrong[0]
+        msg = f"{self._type(side)} gave no vector that can be used for {len(texts)} texts: {wrong[0].cause}"
+        raise TeacherError(msg)
+
+
+def _vector(answer: Any) -> np.ndarray | Refusal:
+    """Read a vector as it came."""
+    if answer is None:
+        return Refusal("it gave no embedding.")
+    try:
+        vector = np.asarray(answer, dtype=np.float32)
+    except (TypeError, ValueError):
+        return Refusal(f"it gave no list of numbers: {str(answer)[:80]}")
+    if vector.ndim != 1 or not len(vector):
+        return Refusal(f"it gave an embedding of shape {list(vector.shape)}.")
+    return vector if np.isfinite(vector).all() else Refusal("it gave an embedding with numbers that are not finite.")

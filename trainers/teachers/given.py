@@ -36,7 +36,16 @@ class GivenTeacher(Teacher):
         :raises TeacherError:
             If it has none.
         """
+        self.check(data)
         self._given = data.given
+
+    def check(self, data: RetrievalData) -> None:
+        """
+        Refuse data without scores.
+
+        :raises TeacherError:
+            If it has none.
+        """
         if not any(np.isfinite(score) for scores in data.given.values() for score in scores.values()):
             msg = f"{data.name}: the training data gives no scores. Name another teacher."
             raise TeacherError(msg)

@@ -5,25 +5,40 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
-import logging
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from retort.students.hashing import canonical_json, hash_text
-from retort.trainers.recipe.trust import check_component
-from retort.trainers.runtime.errors import RecipeError
-
-logger = logging.getLogger(__name__)
+from retort.trainers.recipe.trust import check_component, load_type
+from retort.trainers.runtime.errors import RecipeError, TeacherError
+from retort.trainers.teachers.calls import Caller, Refusal
 
 REMOTE_RETRIES = 5
-LONGEST_WAIT = 60.0  # seconds
+STORE = "document_store"  # no model, wherever it is
 EMBEDDERS = {"text": "text_embedder", "document": "document_embedder"}  # their short names are in keys of caches
+
+# A component whose `__init__` takes one of these asks a server.
+_REMOTE = {
+    "api_key", "api_base_url", "api_base", "base_url", "api_url", "url", "api_params", "azure_endpoint", "endpoint",
+}  # fmt: skip
+# Parameters of such components that do not change what a model answers: how it is reached, paid, and waited for.
+INCIDENTAL = {
+    "api_key", "token", "organization", "project", "headers", "extra_headers", "default_headers", "http_client_kwargs",
+    "timeout", "max_retries", "retries", "batch_size", "concurrency_limit", "progress_bar", "raise_on_failure",
+    "streaming_callback",
+}  # fmt: skip
+# The same among an LLM's `generation_kwargs`.
+INCIDENTAL_GENERATION = {
+    "user", "metadata", "store", "service_tier", "stream", "stream_options", "extra_headers", "timeout",
+    "safety_identifier", "prompt_cache_key",
+}  # fmt: skip
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -33,6 +48,9 @@ class HaystackComponents:
     """
     Components that belong together, such as a retriever and its embedder.
 
+    Remote ones (those with an API key or a server's address, or with such a component within) are called with their own
+    retries off, which would multiply ours, and with `raise_on_failure` on, else they hide why.
+
     :param specs:
         `{type, init_parameters}` by what it is: `ranker`, `retriever`, `generator`, `text_embedder` or `text`,
         `document_embedder` or `document`. All are checked before one is created (see `check_component`).
@@ -40,10 +58,14 @@ class HaystackComponents:
         Version of what is behind a remote interface. Required where a component has an API key: nothing else tells
         when such a model changes.
     :param retries:
-        How often a failed call is repeated, with growing pauses; None: 5 times for remote components, never for local
-        ones, which would only fail again.
+        How often a failed call is repeated, if that may help (see `Caller`); None: as often as the component's
+        `max_retries` says, else 5 times for remote components, never for local ones, which would only fail again.
     :param concurrency:
         Calls at a time.
+    :param max_calls:
+        How many calls there may be in a run; then it stops, and what came is kept. None: any number.
+    :param overruled:
+        Parameters that each call overrules.
     :param allowed_modules:
         Further modules that the components may come from.
     :raises RecipeError:
@@ -57,27 +79,42 @@ class HaystackComponents:
         revision: str | None = None,
         retries: int | None = None,
         concurrency: int = 1,
+        max_calls: int | None = None,
+        overruled: Iterable[str] = (),
         allowed_modules: list[str] | None = None,
     ) -> None:
         from haystack import Pipeline
 
         self.specs = {name: {"init_parameters": {}} | spec for name, spec in specs.items()}
         self._revision = revision
-        self._concurrency = concurrency
-        tree = {"components": self.specs, "connections": []}
         for name, spec in self.specs.items():
             check_component(spec, EMBEDDERS.get(name, name), allowed_modules or ())
-        self._pipeline = Pipeline.from_dict(tree, allowed_modules=allowed_modules)
+        self._allow, self._overruled = allowed_modules or (), set(overruled)
+        self._remote = {name for name, spec in self.specs.items() if self._is_remote(spec)}
+        called = {n: self._as_called(spec) if n in self._remote else spec for n, spec in self.specs.items()}
+        self._pipeline = Pipeline.from_dict({"components": called, "connections": []}, allowed_modules=allowed_modules)
         self._made = {name: self._pipeline.get_component(name) for name in self.specs}
-        remote = any("api_key" in inspect.signature(type(made).__init__).parameters for made in self._made.values())
-        if remote and revision is None:
-            msg = "name a `revision` for a model behind an API key; its answers are cached under it."
+        if self._remote and revision is None:
+            msg = "name a `revision` for a model behind an API key or an address; its answers are cached under it."
             raise RecipeError(msg)
-        self._retries = (REMOTE_RETRIES if remote else 0) if retries is None else retries
+        if retries is None:
+            own = [number for spec in self.specs.values() for number in _values("max_retries", spec)]
+            retries = (max(own) if own else REMOTE_RETRIES) if self._remote else 0
+        self.concurrency = concurrency
+        self._caller = Caller(retries=retries, concurrency=concurrency, max_calls=max_calls, paid=self.remote)
 
     def __getitem__(self, name: str) -> Any:
         """Return a component, not warmed up."""
         return self._made[name]
+
+    @property
+    def remote(self) -> bool:
+        """Whether one of them asks a server."""
+        return bool(self._remote)
+
+    def assumed_seconds(self, calls: int, each: float) -> float | None:
+        """Say about how long calls of remote components take; local ones are not known."""
+        return calls * each / self.concurrency if self.remote else None
 
     def parameters(self, name: str) -> set[str]:
         """Return the names that a component's `run` takes."""
@@ -85,47 +122,132 @@ class HaystackComponents:
 
     @cached_property
     def warm(self) -> dict[str, Any]:
-        """The components, ready to run."""
-        self._pipeline.warm_up()
+        """
+        The components, ready to run.
+
+        :raises TeacherError:
+            If one cannot be, as where the environment lacks its key.
+        """
+        try:
+            self._pipeline.warm_up()
+        except Exception as error:
+            msg = f"{' and '.join(spec['type'] for spec in self.specs.values())}: not ready: {error}"
+            raise TeacherError(msg) from error
         return self._made
 
     @cached_property
     def key(self) -> str:
-        """Canonical YAML, content of local paths, package versions and revision."""
+        """
+        What decides the answers.
+
+        Of local components it is their canonical YAML, the content of local paths and package versions; of remote ones
+        the revision and their parameters, defaults included, without `INCIDENTAL` ones. Of a server's address the host
+        and the path count, as another provider's model may have the same name.
+        """
+        return hash_text(canonical_json([self.key_of(n) for n in self.specs])) if self._remote else self.former_key
+
+    @cached_property
+    def former_key(self) -> str:
+        """The key as it was when every parameter counted; caches may still go by it."""
         parts: list[Any] = [self.specs, self._revision]
         for spec in self.specs.values():
             parts += [package_versions(spec["type"]), local_content(spec["init_parameters"])]
         return hash_text(canonical_json(parts))
 
-    def each(self, call: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
-        """
-        Call for one item after the other, several at a time if the component's owner allows, and repeat what failed.
+    def key_of(self, name: str) -> str:
+        """Return what decides the answers of one of them, as `key` has it."""
+        spec = self.specs[name]
+        if name in self._remote:
+            return hash_text(canonical_json([self._decisive(spec, self._overruled), self._revision]))
+        parts = [spec, package_versions(spec["type"]), local_content(spec["init_parameters"])]
+        return hash_text(canonical_json(parts))
 
-        Answers come in the order of the items; those before a failure are given.
-        """
-        from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt
-        from tenacity import wait_random_exponential as growing
+    def each(
+        self, call: Callable[[Item], Answer | Refusal], items: Iterable[Item], **options: Any
+    ) -> Iterator[tuple[Item, Answer | Refusal]]:
+        """Call for each item, see `Caller.each`; `options` are its."""
+        items = list(items)
+        if items:
+            _ = self.warm  # here, before threads ask for it
+        yield from self._caller.each(call, items, **options)
 
-        _ = self.warm  # here, before threads ask for it
+    def _class(self, spec: Mapping[str, Any]) -> Any:
+        return load_type(spec["type"], "type", self._allow)
 
-        def patiently(item: Item) -> Answer:
-            again = Retrying(
-                stop=stop_after_attempt(self._retries + 1),
-                wait=growing(multiplier=1, max=LONGEST_WAIT),
-                retry=retry_if_exception_type(Exception),
-                before_sleep=before_sleep_log(logger, logging.WARNING),
-                reraise=True,
+    def _is_remote(self, spec: dict[str, Any]) -> bool:
+        known = _takes(self._class(spec))
+        # Of a component without one (LLMRanker) the default asks a server.
+        by_default = "chat_generator" in known and not spec["init_parameters"].get("chat_generator")
+        return bool(_REMOTE & set(known)) or by_default or any(self._is_remote(one) for one in _within(spec))
+
+    def _as_called(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Turn a component's own retries off, and its errors on; the same of those within it."""
+        spec = copy.deepcopy(spec)
+        for one in [spec, *_within(spec, deep=True)]:
+            known = _takes(self._class(one))
+            set_here = {"max_retries": 0, "raise_on_failure": True}
+            one["init_parameters"] = (
+                ({"progress_bar": False} if "progress_bar" in known else {})
+                | one["init_parameters"]
+                | {name: value for name, value in set_here.items() if name in known}
             )
-            return again(call, item)
+        return spec
 
-        if self._concurrency == 1:
-            yield from map(patiently, items)
-            return
-        with ThreadPoolExecutor(self._concurrency) as pool:
-            try:
-                yield from pool.map(patiently, items)
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+    def _decisive(self, spec: dict[str, Any], overruled: set[str]) -> dict[str, Any]:
+        kind = self._class(spec)
+        known = _takes(kind)
+        defaults = {n: p.default for n, p in known.items() if isinstance(p.default, str | int | float)}
+        out = INCIDENTAL | (overruled & inspect.signature(kind.run).parameters.keys())
+        given = defaults | spec["init_parameters"]
+        values = {name: self._value(name, value) for name, value in given.items() if name not in out}
+        # Without what is unset: a parameter that a later version adds changes nothing by being there.
+        return {"type": spec["type"], "parameters": {n: v for n, v in values.items() if v not in ("", None, {}, [])}}
+
+    def _value(self, name: str, value: Any) -> Any:
+        """Give a parameter's value as it counts; None where it does not."""
+        if name == STORE:
+            return value
+        if isinstance(value, str) and "://" in value:
+            url = urlsplit(value)
+            return f"{url.hostname}{url.path.rstrip('/')}" if url.scheme in {"http", "https"} else value
+        if isinstance(value, list):
+            return [self._value(name, one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        if value.get("type") in {"env_var", "token"}:  # a secret, whatever it is called
+            return None
+        if _is_component(value):
+            return self._decisive(value, set())
+        out = INCIDENTAL_GENERATION if name == "generation_kwargs" else INCIDENTAL
+        return {n: self._value(n, v) for n, v in value.items() if n not in out}
+
+
+def _takes(kind: Any) -> Mapping[str, inspect.Parameter]:
+    """Return what a class is created with; its own signature may be that of Haystack's metaclass."""
+    return inspect.signature(kind.__init__).parameters
+
+
+def _is_component(value: Any) -> bool:
+    return isinstance(value, dict) and "." in str(value.get("type")) and isinstance(value.get("init_parameters"), dict)
+
+
+def _within(spec: Any, *, deep: bool = False) -> list[dict[str, Any]]:
+    """List the components in a component's parameters, document stores left out; `deep`: also those in them."""
+    named = spec.items() if isinstance(spec, dict) else enumerate(spec) if isinstance(spec, list) else ()
+    values = [value for name, value in named if name != STORE]
+    found = []
+    for value in values:
+        here = _is_component(value)
+        found += [value] if here else []
+        found += _within(value, deep=deep) if deep or not here else []
+    return found
+
+
+def _values(name: str, tree: Any) -> list[Any]:
+    """List the numbers that a name has anywhere in a tree."""
+    values = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    own = [tree[name]] if isinstance(tree, dict) and isinstance(tree.get(name), int) else []
+    return own + [number for value in values for number in _values(name, value)]
 
 
 def local_content(parameters: Any, name: str = "") -> Any:
@@ -135,7 +257,7 @@ def local_content(parameters: Any, name: str = "") -> Any:
     Indexes are not looked into: they change by being opened, and what they are to hold is the corpus.
     """
     if isinstance(parameters, dict):
-        found = {key: local_content(value, str(key)) for key, value in parameters.items() if key != "document_store"}
+        found = {key: local_content(value, str(key)) for key, value in parameters.items() if key != STORE}
         return {key: value for key, value in found.items() if value is not None} or None
     if isinstance(parameters, list):
         return [local_content(value, name) for value in parameters] or None

@@ -10,13 +10,15 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from retort.students.hashing import hash_text
-from retort.trainers.roles import Ask, Gives, Teacher
+from retort.trainers.roles import Ask, Gives, Teacher, Work
 from retort.trainers.runtime.errors import RecipeError, TeacherError
+from retort.trainers.teachers.calls import SECONDS_A_CALL, Refusal, in_order
 from retort.trainers.teachers.haystack import HaystackComponents
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SHOWN = 5  # ids in a message
+OVERRULED = ("top_k", "scale_score", "score_threshold")  # at each call
+PROBE = Ask("", "text", ["0"], ["text"])
 
 
 class RankerTeacher(Teacher):
@@ -42,9 +46,12 @@ class RankerTeacher(Teacher):
     :param revision:
         Version of a model behind a remote interface; required where the ranker has an API key.
     :param retries:
-        How often a failed call is repeated; None: 5 times for remote rankers, never for local ones.
+        How often a failed call is repeated; None: as the ranker's `max_retries` says, else 5 times for remote rankers,
+        never for local ones.
     :param concurrency:
         Calls at a time.
+    :param max_calls:
+        Calls in a run, at most; then it stops, and what came is kept. None: any number.
     :param allowed_modules:
         Further modules that the component may come from (filled from `--allow`).
     :raises RecipeError:
@@ -61,6 +68,7 @@ class RankerTeacher(Teacher):
         revision: str | None = None,
         retries: int | None = None,
         concurrency: int = 1,
+        max_calls: int | None = None,
         allowed_modules: list[str] | None = None,
     ) -> None:
         self.listwise = listwise
@@ -69,6 +77,8 @@ class RankerTeacher(Teacher):
             revision=revision,
             retries=retries,
             concurrency=concurrency,
+            max_calls=max_calls,
+            overruled=OVERRULED,
             allowed_modules=allowed_modules,
         )
         self._takes = self._components.parameters("ranker")
@@ -92,25 +102,58 @@ class RankerTeacher(Teacher):
         """The component's key (see `HaystackComponents`)."""
         return hash_text(f"ranker {self.listwise} {self._components.key}")
 
+    @property
+    def former_key(self) -> str:  # type: ignore[override]
+        """The key as it was when every parameter counted."""
+        return hash_text(f"ranker {self.listwise} {self._components.former_key}")
+
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
         """Score lists, one call each; see `Teacher.score`."""
-        for ask, scores in zip(asks, self._components.each(self._answer, asks), strict=True):
-            self._warn_of_scaling(scores, ask)
-            yield scores
+        answers = self._components.each(lambda one: self._answer(one[1]), list(enumerate(asks)), probe=(-1, PROBE))
+        for answer in in_order((number, answer) for (number, _), answer in answers):
+            if isinstance(answer, Refusal):
+                raise TeacherError(answer.cause)
+            yield answer
+
+    def score_parts(self, asks: list[Ask]) -> Iterator[tuple[Ask, np.ndarray | str]]:
+        """
+        Score lists, one call each; see `Teacher.score_parts`.
+
+        A list that is refused is divided, unless its order matters: one document may be at fault.
+        """
+
+        def halves(ask: Ask) -> list[Ask]:
+            if self.listwise or len(ask.documents) == 1 or ask is PROBE:
+                return []
+            if not self._answered:  # it may be one that gives ranks
+                return [PROBE, ask]
+            middle = len(ask.documents) // 2
+            parts = (slice(middle), slice(middle, None)) if self.gives == "scores" else ()
+            return [replace(ask, document_ids=ask.document_ids[p], documents=ask.documents[p]) for p in parts]
+
+        for ask, answer in self._components.each(self._answer, asks, probe=PROBE, divide=halves):
+            if ask is not PROBE:
+                yield ask, answer.cause if isinstance(answer, Refusal) else answer
+
+    def assumed_seconds(self, work: Work) -> float | None:
+        """Assume half a second a call."""
+        return self._components.assumed_seconds(work.lists, SECONDS_A_CALL)
 
     def _answer(self, ask: Ask) -> np.ndarray:
         from haystack import Document
 
         documents = [Document(id=i, content=text) for i, text in zip(ask.document_ids, ask.documents, strict=True)]
         # None would mean the ranker's own default, which may cut.
-        wanted = {"top_k": len(documents), "scale_score": False, "score_threshold": -math.inf}
+        wanted = dict(zip(OVERRULED, (len(documents), False, -math.inf), strict=True))
         options = {name: value for name, value in wanted.items() if name in self._takes}
         try:
             found = self._components.warm["ranker"].run(query=ask.query, documents=documents, **options)["documents"]
         except Exception as error:
             msg = f"{self._type} failed on the query {ask.query!r}: {error}"
             raise TeacherError(msg) from error
-        return self._scores(ask, found)
+        scores = self._scores(ask, found)
+        self._warn_of_scaling(scores, ask)
+        return scores
 
     def _scores(self, ask: Ask, found: list[Document]) -> np.ndarray:
         counts = Counter(document.id for document in found)

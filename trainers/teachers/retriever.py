@@ -14,6 +14,7 @@ from retort.students.hashing import hash_text
 from retort.trainers.candidates.retriever import HaystackRetriever
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.roles import Ask, Teacher
+from retort.trainers.teachers.calls import Refusal
 
 
 class RetrieverTeacher(Teacher):
@@ -28,7 +29,7 @@ class RetrieverTeacher(Teacher):
         Documents to retrieve for each query.
     :param options:
         Further parameters of `HaystackRetriever`: `text_embedder`, `document_embedder`, `revision`, `retries`,
-        `concurrency`, `allowed_modules`.
+        `concurrency`, `max_calls`, `allowed_modules`.
     """
 
     gives = "scores"
@@ -50,6 +51,11 @@ class RetrieverTeacher(Teacher):
         """The components' key and the depth; the store adds the corpus."""
         return hash_text(f"retriever {self._depth} {self._retriever.key}")
 
+    @property
+    def former_key(self) -> str:  # type: ignore[override]
+        """The key as it was when every parameter counted."""
+        return hash_text(f"retriever {self._depth} {self._retriever.former_key}")
+
     def open(self, data: RetrievalData) -> None:
         """Fill the retriever's document store if it is empty."""
         self._retriever.open(data.corpus)
@@ -58,4 +64,13 @@ class RetrieverTeacher(Teacher):
         """Score lists, one search each; see `Teacher.score`."""
         found = self._retriever.search([ask.query for ask in asks], self._depth)
         for ask, scores in zip(asks, found, strict=True):
-            yield np.array([scores.get(i, np.nan) for i in ask.document_ids], dtype=np.float32)
+            yield _scores(ask, scores)
+
+    def score_parts(self, asks: list[Ask]) -> Iterator[tuple[Ask, np.ndarray | str]]:
+        """Score lists, one search each; see `Teacher.score_parts`."""
+        for number, found in self._retriever.search_parts([ask.query for ask in asks], self._depth):
+            yield asks[number], found.cause if isinstance(found, Refusal) else _scores(asks[number], found)
+
+
+def _scores(ask: Ask, found: dict[str, float]) -> np.ndarray:
+    return np.array([found.get(i, np.nan) for i in ask.document_ids], dtype=np.float32)

@@ -21,9 +21,10 @@ from retort.students.files import replace_file
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.roles import Ask, Teacher
 from retort.trainers.runtime.errors import CacheError, TeacherError
+from retort.trainers.teachers.cache_folder import SetAside, take_over
 
 BLOCK = 2048  # pairs
-PATIENCE = 60.0  # seconds after which even an unfinished block is written
+PATIENCE = {"nothing": 60.0, "time": 60.0, "calls": 1.0}  # seconds after which an unfinished block is written
 PAIR = pa.binary(32)
 UNKNOWN = -1  # list
 
@@ -34,23 +35,29 @@ class ScoreStore:
 
     A folder of parquet blocks with the columns `pair` (32 bytes: the two ids), `score` (float32, NaN where the teacher
     has none) and `list` (int64, the list that it was asked with). Each is written aside and renamed. A later block's
-    score replaces an earlier one's.
+    score replaces an earlier one's. Pairs that the teacher refused stand in `refused.jsonl`.
 
     :param root:
         The cache folder (see `retort.trainers.teachers.vector_cache.cache_root`).
     :param key:
         The teacher's key, with the corpus where it depends on that.
+    :param former_key:
+        The key that the folder may still go by; it is then renamed.
     """
 
-    def __init__(self, root: Path, key: str) -> None:
+    def __init__(self, root: Path, key: str, *, former_key: str = "") -> None:
         self.folder = root / "scores" / key
+        if former_key:
+            take_over(root / "scores" / former_key, self.folder)
+        self._refused = SetAside(self.folder)
         self.kind: str | None = None
         self._blocks = 0
         self._read()
 
     def _read(self) -> None:
+        self._refused.read()
         paths = sorted(self.folder.glob("*.parquet"), reverse=True)  # latest first: it is found first
-        tables = [pq.read_table(path) for path in paths]
+        tables = [_read_block(path) for path in paths]
         self._blocks = 1 + int(paths[0].stem) if paths else 0
         joined = pa.concat_tables([_with_lists(table) for table in tables]) if tables else _table([], [], [], "")
         self._pairs = joined["pair"].combine_chunks()
@@ -70,10 +77,10 @@ class ScoreStore:
             `[m]` float32 scores, NaN where there is none; `[m]` bool, whether the teacher was asked.
         """
         at = self._places(queries, documents)
-        known = at >= 0
+        there = at >= 0
         scores = np.full(len(queries), np.nan, dtype=np.float32)
-        scores[known] = self._scores[at[known]]
-        return scores, known
+        scores[there] = self._scores[at[there]]
+        return scores, there | self._is_refused(queries, documents)
 
     def _places(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
         """`[m]` rows of the pairs, -1 where there is none."""
@@ -121,14 +128,19 @@ class ScoreStore:
                 missing = self._missing(teacher, data, query_rows, document_rows)
                 asks = _asks(data, query_rows[missing], document_rows[missing])
                 teacher.open(data)
-                for block in _blocks(asks):
-                    done += self._score(teacher, data, block, progress)
+                try:
+                    for block in _blocks(asks):
+                        done += self._score(teacher, data, block, progress)
+                finally:
+                    self._refused.summary()
         except Timeout as error:
             msg = f"{self.folder} is being written by another process. Wait, or set RETORT_CACHE to another folder."
             raise CacheError(msg) from error
         except TeacherError as error:
             self._read()
-            msg = f"{error} Kept: {len(self._scores)} scores; the same command with --resume goes on from there."
+            msg = (
+                f"{error} Kept: {len(self._scores)} scores; the same command (train: with --resume) goes on from there."
+            )
             raise TeacherError(msg) from error
         self._read()
         return done
@@ -137,45 +149,89 @@ class ScoreStore:
         self, teacher: Teacher, data: RetrievalData, query_rows: np.ndarray, document_rows: np.ndarray
     ) -> np.ndarray:
         """`[m]` bool. Where scores depend on the list, all of it must be of one: else it is asked for as a whole."""
-        at = self._places(data.queries.item_ids[query_rows], data.corpus.item_ids[document_rows])
+        items = data.queries.item_ids[query_rows], data.corpus.item_ids[document_rows]
+        at, refused = self._places(*items), self._is_refused(*items)
         if not teacher.listwise and self.kind != "ranks":
-            return at < 0
+            return (at < 0) & ~refused
         lists = np.full(len(at), UNKNOWN)
         lists[at >= 0] = self._lists[at[at >= 0]]
         queries, of = np.unique(query_rows, return_inverse=True)
         low, high = np.full(len(queries), np.iinfo(np.int64).max), np.full(len(queries), UNKNOWN)
         np.minimum.at(low, of, lists)
         np.maximum.at(high, of, lists)
-        return ((low != high) | (low == UNKNOWN))[of]
+        asked = np.zeros(len(queries), dtype=bool)  # lists that are refused, wholly
+        np.logical_or.at(asked, of, ~refused)
+        return ((low != high) | (low == UNKNOWN))[of] & asked[of]
+
+    def _is_refused(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
+        """`[m]` bool."""
+        items = self._refused.items
+        if not items:
+            return np.zeros(len(queries), dtype=bool)
+        return np.array(
+            [q.tobytes() + d.tobytes() in items for q, d in zip(queries, documents, strict=True)], dtype=bool
+        )
 
     def _score(self, teacher: Teacher, data: RetrievalData, asks: list[Ask], progress: Callable[[int], None]) -> int:
         pairs: list[bytes] = []
         scores: list[np.ndarray] = []
         lists: list[int] = []
+        parts: list[Path] = []
         total, since = 0, time.monotonic()
 
         def commit() -> None:
             nonlocal total, since
             if pairs:
-                with replace_file(self.folder / f"{self._blocks:08d}.parquet") as aside:
+                path = self.folder / f"{self._blocks:08d}.parquet"
+                with replace_file(path) as aside:
                     pq.write_table(_table(pairs, np.concatenate(scores), lists, teacher.gives), aside)
+                parts.append(path)
                 self._blocks += 1
             total, since = total + len(pairs), time.monotonic()
             for column in (pairs, scores, lists):
                 column.clear()
 
         try:
-            for ask, found in zip(asks, teacher.score(asks), strict=True):
+            for ask, found in teacher.score_parts(asks):
                 query = data.queries.item_ids[data.queries.rows[ask.query_id]].tobytes()
-                pairs += [query + data.corpus.item_ids[data.corpus.rows[i]].tobytes() for i in ask.document_ids]
-                lists += [self._blocks * BLOCK + len(scores)] * len(found)  # a block has BLOCK lists at most
-                scores.append(found)
-                progress(len(found))
-                if time.monotonic() - since > PATIENCE:
+                items = [query + data.corpus.item_ids[data.corpus.rows[i]].tobytes() for i in ask.document_ids]
+                if isinstance(found, str):
+                    self._refused.add(items, f"{ask.query} | {ask.documents[0]}", found)
+                else:
+                    pairs += items
+                    lists += [self._blocks * BLOCK + len(scores)] * len(found)  # a block has BLOCK lists at most
+                    scores.append(found)
+                progress(len(items))
+                if time.monotonic() - since > PATIENCE[teacher.costs]:
                     commit()
         finally:
             commit()
+            _join(parts)
         return total
+
+
+def kept_kind(folder: Path) -> str | None:
+    """Tell whether a store holds `scores` or `ranks`, without reading them."""
+    latest = max(folder.glob("*.parquet"), default=None)
+    return None if latest is None else pq.read_schema(latest).metadata[b"kind"].decode()
+
+
+def _join(parts: list[Path]) -> None:
+    """Join the parts of a block into the last of them: no later one counts less than it did."""
+    if len(parts) > 1:
+        joined = pa.concat_tables([pq.read_table(path) for path in parts])
+        with replace_file(parts[-1]) as aside:
+            pq.write_table(joined, aside)
+        for path in parts[:-1]:
+            path.unlink()
+
+
+def _read_block(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        msg = f"{path} cannot be read ({error}). If it is damaged, delete it: its pairs are then scored again."
+        raise CacheError(msg) from error
 
 
 def _asks(data: RetrievalData, query_rows: np.ndarray, document_rows: np.ndarray) -> list[Ask]:

@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""Teacher vectors on disk: computed once, in whole blocks, shared by all runs."""
+"""Teacher vectors on disk: computed once, kept as they come, shared by all runs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,9 +16,13 @@ from filelock import FileLock, Timeout
 from retort.students.files import replace_file
 from retort.students.towers import Side
 from retort.trainers.data.texts import TextStore
-from retort.trainers.runtime.errors import CacheError
+from retort.trainers.roles import EncodedPart
+from retort.trainers.runtime.errors import CacheError, TeacherError
+from retort.trainers.teachers.cache_folder import SetAside, take_over
 
 BLOCK = 1024
+PART = ".part.npy"
+Encode = Callable[[list[str]], np.ndarray | Iterable[EncodedPart]]
 
 
 def cache_root(run: Path) -> Path:
@@ -31,70 +35,131 @@ class VectorCache:
     The vectors of one teacher and side, by item id.
 
     A folder of `.npy` blocks with dtype `[("id", "V16"), ("vector", "<f4", d)]`. Each block is written aside and
-    renamed, so that a kill loses at most the block in work; one process writes at a time.
+    renamed. What a remote teacher gives is written call by call (`.part.npy`), and joined into blocks later: a kill
+    loses the calls in work. Texts that the teacher refused stand in `refused.jsonl`. One process writes at a time.
 
     :param root:
         The cache folder (see `cache_root`).
     :param key:
-        The teacher's key.
+        The teacher's key of this side.
     :param side:
         `query` or `document`.
+    :param former_key:
+        The key that the folder may still go by; it is then renamed.
+    :raises CacheError:
+        If a block cannot be read, or the blocks' dimensions differ.
     """
 
-    def __init__(self, root: Path, key: str, side: Side) -> None:
+    def __init__(self, root: Path, key: str, side: Side, *, former_key: str = "") -> None:
         self.folder = root / "vectors" / key / side
+        if former_key:
+            take_over(root / "vectors" / former_key / side, self.folder)
+        #: Dimension of the vectors; None while there are none.
+        self.dim: int | None = None
         self._where: dict[bytes, tuple[str, int]] = {}
+        self._refused = SetAside(self.folder)
         self._read_new()
 
     def _read_new(self) -> None:
         """Learn which vectors are there, also those that another process wrote meanwhile."""
+        self._refused.read()
         known = {name for name, _ in self._where.values()}
         for path in sorted(self.folder.glob("*.npy")):
             if path.name not in known:
-                self._where.update({i.tobytes(): (path.name, row) for row, i in enumerate(np.load(path)["id"])})
+                rows = _open_block(path)
+                self._take_dim(rows["vector"].shape[1], f"{path} holds")
+                self._where.update({i.tobytes(): (path.name, row) for row, i in enumerate(rows["id"])})
 
-    def fill(self, texts: TextStore, encode: Callable[[list[str]], np.ndarray], progress: Callable[[int], None]) -> int:
+    def _take_dim(self, dim: int, who: str) -> None:
+        if self.dim not in {None, dim}:
+            msg = (
+                f"{who} vectors of {dim} dimensions; those kept in {self.folder} have {self.dim}. Is it another model? "
+                "Name another `revision`; or delete the folder, or in it the files that are wrong."
+            )
+            raise CacheError(msg)
+        self.dim = dim
+
+    def fill(self, texts: TextStore, encode: Encode, progress: Callable[[int], None], *, patience: float = 0.0) -> int:
         """
         Compute what is missing.
 
         The missing texts are sorted by length and item id and cut into fixed blocks: the same work gives the same
-        blocks, however often it was interrupted.
+        blocks, however often it was interrupted. Should the teacher fail, what it gave before is kept.
 
         :param texts:
             The texts that will be asked for.
         :param encode:
-            Gives `[n, d]` vectors for a list of texts.
+            Gives `[n, d]` vectors for a list of texts, or parts of them as they come (see `Teacher.encode_parts`).
         :param progress:
-            Called with the number of texts after each block.
+            Called with the number of texts after each part.
+        :param patience:
+            Seconds to wait for another process that is writing here.
         :returns:
             How many vectors were computed.
         :raises CacheError:
-            If another process is writing here.
+            If another process is writing here, or the vectors are not like those that are there.
+        :raises TeacherError:
+            If the teacher fails.
         """
-        if not self._missing(texts):
+        if not self.missing(texts):
             return 0
         self.folder.mkdir(parents=True, exist_ok=True)
+        done = 0
         try:
-            with FileLock(self.folder / ".lock", timeout=0):
+            with FileLock(self.folder / ".lock", timeout=patience):
                 self._read_new()
-                work = self._missing(texts)
-                missing = sorted(work.items(), key=lambda pair: (-len(pair[1]), pair[0]))
-                for start in range(0, len(missing), BLOCK):
-                    block = missing[start : start + BLOCK]
-                    vectors = np.asarray(encode([text for _, text in block]), dtype="<f4")
-                    _check(vectors, len(block))
-                    rows = np.empty(len(block), dtype=[("id", "V16"), ("vector", "<f4", vectors.shape[1])])
-                    rows["id"] = [item for item, _ in block]
-                    rows["vector"] = vectors
-                    path = self.folder / f"{block[0][0].hex()}.npy"
-                    with replace_file(path) as aside, aside.open("wb") as file:
-                        np.save(file, rows)
-                    self._where.update({item: (path.name, row) for row, (item, _) in enumerate(block)})
-                    progress(len(block))
+                missing = sorted(self.missing(texts).items(), key=lambda pair: (-len(pair[1]), pair[0]))
+                try:
+                    for start in range(0, len(missing), BLOCK):
+                        for count in self._compute(missing[start : start + BLOCK], encode):
+                            done += count
+                            progress(count)
+                finally:
+                    self._join_parts()
+                    self._refused.summary()
         except Timeout as error:
             msg = f"{self.folder} is being written by another process. Wait, or set RETORT_CACHE to another folder."
             raise CacheError(msg) from error
-        return len(work)
+        except TeacherError as error:
+            msg = (
+                f"{error} Kept: {len(self._where)} vectors; the same command (train: with --resume) goes on from there."
+            )
+            raise TeacherError(msg) from error
+        return done
+
+    def _compute(self, block: list[tuple[bytes, str]], encode: Encode) -> Iterator[int]:
+        """Compute a block, and keep each part of it as it comes."""
+        answer = encode([text for _, text in block])
+        parts = [EncodedPart(list(range(len(block))), answer)] if isinstance(answer, np.ndarray) else answer
+        for part in parts:
+            vectors = np.asarray(part.vectors, dtype="<f4")
+            if part.rows:
+                _check(vectors, len(part.rows))
+                self._take_dim(vectors.shape[1], "The teacher gave")
+                items = [block[row][0] for row in part.rows]
+                self._write(items, vectors, ".npy" if len(items) == len(block) else PART)
+            for row, cause in part.refused.items():
+                self._refused.add([block[row][0]], block[row][1], cause)
+            yield len(part.rows) + len(part.refused)
+        self._join_parts()
+
+    def _write(self, items: list[bytes], vectors: np.ndarray, suffix: str) -> None:
+        rows = np.empty(len(items), dtype=[("id", "V16"), ("vector", "<f4", vectors.shape[1])])
+        rows["id"], rows["vector"] = items, vectors
+        path = self.folder / f"{items[0].hex()}{suffix}"
+        with replace_file(path) as aside, aside.open("wb") as file:
+            np.save(file, rows)
+        self._where.update({item: (path.name, row) for row, item in enumerate(items)})
+
+    def _join_parts(self) -> None:
+        """Join the parts of a block, also those that a kill left; while the lock is held."""
+        paths = sorted(self.folder.glob(f"*{PART}"))
+        for start in range(0, len(paths), BLOCK):
+            some = paths[start : start + BLOCK]
+            rows = np.concatenate([np.load(path) for path in some])
+            self._write([item.tobytes() for item in rows["id"]], rows["vector"], ".npy")
+            for path in some:
+                path.unlink()
 
     def gather(self, item_ids: np.ndarray) -> np.ndarray:
         """
@@ -103,31 +168,44 @@ class VectorCache:
         :param item_ids:
             `[n]` V16 keys (see `TextStore.item_ids`), all of them filled before.
         :returns:
-            `[n, d]` float32.
+            `[n, d]` float32; NaN where the teacher refused the text.
         :raises KeyError:
             If a vector was never computed.
         """
-        places = [self._where[item.tobytes()] for item in item_ids]
-        wanted: dict[str, list[int]] = {}
-        for at, (name, _) in enumerate(places):
-            wanted.setdefault(name, []).append(at)
-        found: np.ndarray | None = None
-        for name, ats in wanted.items():
-            vectors = _open_block(self.folder / name)["vector"]
-            if found is None:
-                found = np.empty((len(places), vectors.shape[1]), dtype=np.float32)
-            found[ats] = vectors[[places[at][1] for at in ats]]
-        return np.empty((0, 0), dtype=np.float32) if found is None else found
+        try:
+            return self._gather(item_ids)
+        except FileNotFoundError:  # another process joined parts meanwhile
+            self._where.clear()
+            self._read_new()
+            return self._gather(item_ids)
 
-    def _missing(self, texts: TextStore) -> dict[bytes, str]:
+    def _gather(self, item_ids: np.ndarray) -> np.ndarray:
+        wanted: dict[str, tuple[list[int], list[int]]] = {}
+        for at, item in enumerate(one.tobytes() for one in item_ids):
+            if item in self._where or item not in self._refused.items:
+                name, row = self._where[item]
+                for column, value in zip(wanted.setdefault(name, ([], [])), (at, row), strict=True):
+                    column.append(value)
+        found = np.full((len(item_ids), self.dim or 0), np.nan, dtype=np.float32)
+        for name, (ats, rows) in wanted.items():
+            found[ats] = _open_block(self.folder / name)["vector"][rows]
+        return found
+
+    def missing(self, texts: TextStore) -> dict[bytes, str]:
+        """Return the texts that the teacher was not asked for, by their ids."""
         items = (item.tobytes() for item in texts.item_ids)
-        return {i: text for i, text in zip(items, texts.texts, strict=True) if i not in self._where}
+        where, refused = self._where, self._refused.items
+        return {i: t for i, t in zip(items, texts.texts, strict=True) if i not in where and i not in refused}
 
 
 @lru_cache(maxsize=64)
 def _open_block(path: Path) -> np.ndarray:
     """Map a block into memory; blocks never change, and an open one costs a file handle."""
-    return np.load(path, mmap_mode="r")
+    try:
+        return np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        msg = f"{path} is damaged ({error}). Delete it: its vectors are then computed again."
+        raise CacheError(msg) from error
 
 
 def _check(vectors: np.ndarray, expected: int) -> None:

