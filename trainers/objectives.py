@@ -153,7 +153,14 @@ class TeacherObjective(Objective):
         for name in (self._compared_teacher(teacher), *self.extra_teachers):
             if name in batch.teacher_scores:
                 mask = mask & ~batch.teacher_scores[name].isnan()
+            elif name in batch.teacher_vectors:
+                mask = mask & self._compared_in_batch(name, batch).gather(1, batch.index)
         return mask
+
+    def _compared_in_batch(self, teacher: str, batch: CandidateBatch) -> Tensor:
+        """`[B, U]` bool: both texts have a vector; those that the teacher refused have none."""
+        queries, documents = (there(vectors) for vectors in batch.teacher_vectors[teacher])
+        return queries[:, None] & documents
 
     def _compared_teacher(self, teacher: str | None) -> str:
         return self.each_teacher[0] if teacher is None else teacher
@@ -245,9 +252,12 @@ class InBatchKL(ListwiseKL):
         """One value a query."""
         return {"in_batch_kl": self._kl(*self.compared(output, batch, ctx), ctx)}
 
-    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:  # noqa: ARG002
-        """All queries count, where there are two documents to compare."""
-        return {"in_batch_kl": torch.full_like(batch.has_positive, len(batch.documents) > 1)}
+    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:
+        """Queries with two documents to compare count."""
+        compared = self._compared_teacher(teacher)
+        if compared not in batch.teacher_vectors:  # it is in the loop
+            return {"in_batch_kl": torch.full_like(batch.has_positive, len(batch.documents) > 1)}
+        return {"in_batch_kl": self._compared_in_batch(compared, batch).sum(-1) > 1}
 
 
 class MarginMSE(TeacherObjective):
@@ -407,14 +417,21 @@ class Alignment(Objective):
         queries, documents = batch.teacher_vectors[str(self.teacher)]
         pairs = {"align_query": (output.queries, queries), "align_document": (output.documents, documents)}
         return {
-            name: losses.alignment(self.projection(student), teacher, distance=self.distance)
+            name: losses.alignment(self.projection(student), teacher.nan_to_num(), distance=self.distance)
             for name, (student, teacher) in pairs.items()
         }
 
     def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:  # noqa: ARG002
-        """All texts count."""
+        """All texts count that the teacher gave a vector of; of one in the loop all."""
         sizes = {"align_query": len(batch.queries), "align_document": len(batch.documents)}
-        return {name: batch.index.new_ones(size, dtype=torch.bool) for name, size in sizes.items()}
+        if (vectors := batch.teacher_vectors.get(str(self.teacher))) is None:
+            return {name: batch.index.new_ones(size, dtype=torch.bool) for name, size in sizes.items()}
+        return {name: there(own) for name, own in zip(sizes, vectors, strict=True)}
+
+
+def there(vectors: Tensor) -> Tensor:
+    """`[n]` bool of `[n, d]`: texts that a teacher refused have no vector, but NaN."""
+    return ~vectors.isnan().any(-1)
 
 
 def scores_of(seen: EncoderOutput, batch: CandidateBatch, scope: Scope) -> Tensor:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -113,8 +114,8 @@ def search_vectors(
         `[m]` ascending, where documents have several vectors: document `i` has those from `starts[i]` on, and the
         best of their scores.
     :returns:
-        Rows `[q, k]` int64 and scores `[q, k]` float32, best first; of sparse vectors -1 and NaN where fewer documents
-        score above 0, as in an inverted index.
+        Rows `[q, k]` int64 and scores `[q, k]` float32, best first; -1 and NaN where nothing is found: of sparse
+        vectors where fewer documents score above 0, as in an inverted index, and where vectors are NaN.
     :raises ValueError:
         If the similarity is another.
     """
@@ -126,7 +127,7 @@ def search_vectors(
     rows = np.empty((queries.shape[0], top_k), dtype=np.int64)
     scores = np.empty((queries.shape[0], top_k), dtype=np.float32)
     for start in range(0, queries.shape[0], block):
-        part = score(slice(start, start + block))
+        part = score(slice(start, start + block)).nan_to_num_(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
         best, where = part.topk(top_k)
         # topk leaves the order of equal scores open: sort by score, then row.
         where = where.gather(1, where.argsort(dim=1, stable=True))
@@ -134,6 +135,8 @@ def search_vectors(
         order = best.argsort(dim=1, descending=True, stable=True)
         rows[start : start + block] = where.gather(1, order).numpy()
         scores[start : start + block] = best.gather(1, order).numpy()
+    if (nothing := np.isneginf(scores)).any():
+        rows[nothing], scores[nothing] = -1, np.nan
     return (rows, scores) if isinstance(documents, np.ndarray) else _only_hits(rows, scores)
 
 
