@@ -50,6 +50,7 @@ from retort.trainers.roles import QuerySource
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError, TeacherError
 from retort.trainers.runtime.progress import progress_bar
+from retort.trainers.teachers.calls import limited_calls
 from retort.trainers.teachers.vector_cache import cache_root
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ PIPELINES = ("extractive_qa", "indexing", "rag", "search")
 EXPORT_SAMPLE = TrainingSection(dev_queries=300, dev_documents=4000)  # to choose by: a whole corpus takes minutes
 LONGEST_DEADLINE = 366 * 24 * 60  # minutes
 YAML = {".yaml", ".yml"}
-GENERATOR_PARAMETERS = {"generator", "prompt", "most", "price", "revision", "retries", "concurrency"}
+GENERATOR_PARAMETERS = {"generator", "prompt", "most", "price", "revision", "retries", "concurrency", "max_calls"}
 
 
 def train(
@@ -74,6 +75,7 @@ def train(
     settings: Mapping[str, Any] | Sequence[str] = (),
     allow: Sequence[str] = (),
     resume: bool = False,
+    max_calls: int | None = None,
 ) -> Student | Ranker:
     """
     Train a student by a recipe, as `retort train` does, and load it.
@@ -97,14 +99,20 @@ def train(
         models bring along.
     :param resume:
         Go on with the run that `out` holds.
+    :param max_calls:
+        Calls of remote teachers, at most; then it stops, keeping what came, and goes on when it is resumed. None: any
+        number.
     :returns:
         The student; `student.manifest.metrics` says how good it is.
     :raises RecipeError:
         If the recipe, or what is to be changed in it, does not fit.
+    :raises TeacherError:
+        If a teacher fails, or all calls are made.
     """
     spec = _from_yaml(teacher)
     changed = changed_recipe(recipe, teacher=spec, student=student, settings=settings, allow=allow)
-    run_recipe(changed, Path(data), Path(out), resume=resume)
+    with limited_calls(max_calls):
+        run_recipe(changed, Path(data), Path(out), resume=resume)
     folder = Path(out) / "student"
     manifest = Manifest.read(folder)
     load = Ranker.load if manifest is not None and manifest.kind == "ranker" else load_student
@@ -121,6 +129,7 @@ def distill(
     generator: str | Path | dict[str, Any] | Any = None,
     dev_share: float = 0.1,
     deadline: float | None = None,
+    max_calls: int | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
     allow: Sequence[str] = (),
     say: Say = logger.info,
@@ -150,6 +159,8 @@ def distill(
         Share of the documents whose queries are kept for dev; without effect where real ones are given.
     :param deadline:
         Minutes after which it stops, keeping what is done; in the main thread of a POSIX system only.
+    :param max_calls:
+        Calls of remote teachers and generators, at most; then it stops, keeping what came. None: any number.
     :param settings:
         As of `train`.
     :param allow:
@@ -163,10 +174,10 @@ def distill(
     :raises RecipeError:
         If the recipe does not fit, or `out` holds a student of other documents or another recipe.
     :raises TeacherError:
-        If a teacher fails, or the deadline has passed.
+        If a teacher fails, the deadline has passed, or all calls are made.
     """
     out = Path(out)
-    with stopping_after(deadline):
+    with stopping_after(deadline), limited_calls(max_calls):
         inputs = _read_inputs(documents, out, recipe, teacher, queries, generator, settings, allow)
         outcome = distill_documents(
             inputs.documents,
@@ -227,7 +238,11 @@ def plan_distill(
         steps = ", ".join(f"{stage.name} {stage.steps}" for stage in short.stages)
         lines.append(f"recipe {short.name}: {steps} steps, {short.training.batch_size} queries each")
         training_data, _ = read_train_and_dev(data, short.data)
-        return lines + plan_run(short, training_data, cache_root(out)).lines()
+        plan = plan_run(short, training_data, cache_root(out))
+        if isinstance(questions, GeneratedQuestions) and (seconds := questions.assumed_seconds(estimate["calls"])):
+            plan.seconds["generator of queries"] = seconds
+            plan.assumed.append("generator of queries")
+        return lines + plan.lines()
 
 
 def index_documents(

@@ -33,7 +33,7 @@ def run(given: argparse.Namespace) -> None:
     if given.plan:
         print("\n".join(plan_distill(given.documents, out, **options)))
         return
-    outcome = distill(given.documents, out, deadline=given.deadline, say=say, **options)
+    outcome = distill(given.documents, out, deadline=given.deadline, max_calls=given.max_calls, say=say, **options)
     student = outcome.metrics["student"]
     count = f"{student['documents']:.0f} documents"
     say(f"{count} in {out / 'index'}; pipelines in {out / 'pipelines'}; report: {outcome.report}")

@@ -157,6 +157,9 @@ ALLOW = "trust types of this module, ask this server, or, with trust_remote_code
 TRUST = "run code that a model's folder brings along; only if you trust it"
 
 
+MAX_CALLS = "calls of remote teachers and generators, at most; then stop, keeping what came"
+
+
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     pass
 
@@ -184,6 +187,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--out", required=True, type=Path, help="run folder to write")
     train.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change one value of the recipe")
     train.add_argument("--allow", action="append", default=[], metavar="NAME", help=ALLOW)
+    train.add_argument("--max-calls", type=not_negative, default=None, metavar="N", help=MAX_CALLS)
     train.add_argument("--resume", action="store_true", help="go on with the run that --out holds")
 
     recipe = add(
@@ -210,6 +214,7 @@ def build_parser() -> argparse.ArgumentParser:
     distill.add_argument(
         "--deadline", type=float, default=None, metavar="MINUTES", help="stop then, keeping what is done"
     )
+    distill.add_argument("--max-calls", type=not_negative, default=None, metavar="N", help=MAX_CALLS)
     distill.add_argument("--plan", action="store_true", help="print what would be done and what it takes, and stop")
     distill.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change one value of the recipe")
     distill.add_argument("--allow", action="append", default=[], metavar="NAME", help=ALLOW)
@@ -312,6 +317,14 @@ def positive(text: str) -> int:
     """Read a number above 0 from the command line."""
     if (number := int(text)) < 1:
         msg = f"{number} is not above 0"
+        raise argparse.ArgumentTypeError(msg)
+    return number
+
+
+def not_negative(text: str) -> int:
+    """Read a number from the command line, 0 or more."""
+    if (number := int(text)) < 0:
+        msg = f"{number} is below 0"
         raise argparse.ArgumentTypeError(msg)
     return number
 

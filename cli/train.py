@@ -10,12 +10,14 @@ from accelerate import PartialState
 from retort.cli.table import COLUMNS, format_table
 from retort.trainers.changes import changed_recipe
 from retort.trainers.run import run_recipe
+from retort.trainers.teachers.calls import limited_calls
 
 
 def run(given: argparse.Namespace) -> None:
     """Train a student by a recipe, as `retort.train` does before it loads it, and print how good it became."""
     recipe = changed_recipe(given.recipe, settings=given.set, allow=given.allow)
-    metrics = run_recipe(recipe, given.data, given.out, resume=given.resume)
+    with limited_calls(given.max_calls):
+        metrics = run_recipe(recipe, given.data, given.out, resume=given.resume)
     processes = PartialState()
     processes.destroy_process_group()
     if not processes.is_main_process:

@@ -100,7 +100,7 @@ class BuiltRecipe:
         return sorted(names.union(*(role.teachers for role in roles)))
 
 
-def build_recipe(recipe: Recipe, data: RetrievalData, cache: Path) -> BuiltRecipe:
+def build_recipe(recipe: Recipe, data: RetrievalData, cache: Path, *, ask: bool = True) -> BuiltRecipe:
     """
     Create everything that a recipe names; whatever is wrong with it shows here, before the first step.
 
@@ -110,6 +110,9 @@ def build_recipe(recipe: Recipe, data: RetrievalData, cache: Path) -> BuiltRecip
         The training data.
     :param cache:
         The cache folder.
+    :param ask:
+        Remote teachers may be asked for the dimension of their vectors, where the cache does not tell it; else it is
+        taken to be the student's.
     :raises RecipeError:
         If a piece cannot be created, or does not fit the others.
     """
@@ -148,9 +151,9 @@ def _build(recipe: Recipe, data: RetrievalData, cache: Path) -> BuiltRecipe:
             within = teacher.recipe(recipe, name)
             model = within.create(within.student, "student", f"teachers.{name}.student", seed=within.training.seed)
             _checked(f"teachers.{name}", teacher.look_at, model)
-            trained_in_run[name] = _built(within, model, context, miners, trained_in_run)
+            trained_in_run[name] = _built(within, model, context, miners, trained_in_run, ask=ask)
     _check_order(trained_in_run)
-    return _built(recipe, student, context, miners, trained_in_run)
+    return _built(recipe, student, context, miners, trained_in_run, ask=ask)
 
 
 def _built(
@@ -159,6 +162,8 @@ def _built(
     context: TrainingContext,
     miners: dict[str, Miner],
     trained_in_run: dict[str, BuiltRecipe],
+    *,
+    ask: bool,
 ) -> BuiltRecipe:
     selectors, batches = _by_stage(recipe, "selector"), _by_stage(recipe, "batches")
     texts = {}
@@ -181,7 +186,7 @@ def _built(
         queries=_by_stage(recipe, "queries"),
         batches=batches,
         texts=texts,
-        distiller=_build_distiller(recipe, student, context.teachers, batches),
+        distiller=_build_distiller(recipe, student, context, batches, ask=ask),
         trunk=fingerprint_of(student),
         trained_in_run=trained_in_run,
     )
@@ -247,10 +252,13 @@ def _check_names(where: str, names: tuple[str, ...], teachers: dict[str, Teacher
 def _build_distiller(
     recipe: Recipe,
     student: SentenceTransformer | CrossEncoder,
-    teachers: dict[str, Teacher],
+    context: TrainingContext,
     batches: dict[str, BatchSource],
+    *,
+    ask: bool,
 ) -> Distiller:
     """Create the objectives of all stages and the distiller around them."""
+    teachers = context.teachers
     ranker = is_ranker(student)
     dimension = 0 if is_ranker(student) else int(student.get_embedding_dimension() or 0)
     objectives: dict[str, list[tuple[Objective, float]]] = {}
@@ -279,8 +287,12 @@ def _build_distiller(
                 raise RecipeError(msg)
             objectives[stage.name].append((objective, spec.weight))
         _check_turns(f"stages.{i}", stage, [o for o, _ in objectives[stage.name]])
+        for name in {name for o, _ in objectives[stage.name] for name in o.teachers}:
+            if teachers[name].runs == "cached":
+                refuse_ranks(stage, name, context.known_kind(name), [o for o, _ in objectives[stage.name]])
     used = sorted({name for pairs in objectives.values() for o, _ in pairs for name in o.teachers})
     for name in used:
+        _checked(f"teachers.{name}", teachers[name].check, context.data)
         if teachers[name].runs != "trained_in_run":  # it has no weights yet
             _checked(f"teachers.{name}", getattr, teachers[name], "key")
     live: dict[str, Any] = {n: teachers[n] for n in used if teachers[n].runs == "in_loop"}
@@ -291,7 +303,10 @@ def _build_distiller(
     deep = any(o.needs_layers for pairs in objectives.values() for o, _ in pairs)
     info = ModelInfo(
         student_dim=dimension,
-        teacher_dims={name: t.dim for name, t in vectors.items()},
+        teacher_dims={
+            name: t.dim if t.runs == "in_loop" else context.dim(name, ask=ask) or dimension
+            for name, t in vectors.items()
+        },
         teacher_similarities={name: t.similarity for name, t in vectors.items()},
         teacher_scales={name: t.scale for name, t in live.items()},
         student_layers=_checked("student", _depth, student) if deep else 0,
@@ -348,6 +363,17 @@ def _check_objective(where: str, kind: str, objective: Objective, student: Any, 
         raise RecipeError(msg)
     if live is not None and objective.lr is not None and objective.turn is None:
         msg = f"{where}: lr is the teacher's in its turn; without `turn` set it at the teacher, beside `train: true`."
+        raise RecipeError(msg)
+
+
+def refuse_ranks(stage: Stage, name: str, kind: str | None, objectives: list[Any]) -> None:
+    """Refuse a teacher that gives an order where an objective needs its scores."""
+    needy = [type(o).__name__ for o in objectives if name in o.teachers and (o.extra_teachers or not o.takes_ranks)]
+    if kind == "ranks" and needy:
+        msg = (
+            f"stage {stage.name}: teacher {name!r} gives an order without scores, and {', '.join(needy)} needs scores. "
+            "Use RankNet or ListMLE."
+        )
         raise RecipeError(msg)
 
 

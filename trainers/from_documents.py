@@ -169,12 +169,17 @@ def write_data(
     plain = documents_to_data("documents", documents)
     _warn_of_scripts(plain)
     given = default_sources(documents) if sources is None else sources
-    names = [[name, type(source).__qualname__, _settings(source)] for name, source in given.items()]
-    identity = hash_text(canonical_json([plain.corpus.hash, names, [[q, list(ids)] for q, ids in asked], dev_share]))
+    identity, former = (
+        hash_text(canonical_json([plain.corpus.hash, names, [[q, list(ids)] for q, ids in asked], dev_share]))
+        for names in (
+            [[name, type(source).__qualname__, _settings(source, key)] for name, source in given.items()]
+            for key in ("key", "former_key")
+        )
+    )
     path = out / "data.json"
     if path.is_file() and (out / "data").is_dir():
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if kept["identity"] == identity:
+        if kept["identity"] in {identity, former}:
             return kept["counts"]
         msg = f"{out} holds a student of other documents, queries or sources. Give another --out."
         raise RecipeError(msg)
@@ -330,10 +335,10 @@ def _teacher_searches(recipe: Recipe, data: RetrievalData, out: Path) -> list[Se
     return []
 
 
-def _settings(source: QuerySource) -> dict[str, Any]:
-    """What decides the queries of a source, as far as it can be written down."""
+def _settings(source: QuerySource, key: str) -> dict[str, Any]:
+    """What decides the queries of a source, as far as it can be written down; a generator's `key` or `former_key`."""
     if isinstance(source, GeneratedQuestions):
-        return {"key": source.key}
+        return {"key": getattr(source, key)}
     return {k: v for k, v in vars(source).items() if isinstance(v, str | int | float | bool | None)}
 
 

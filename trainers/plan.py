@@ -24,7 +24,7 @@ from retort.trainers.build import BuiltRecipe, build_recipe
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.engine.loop import uses_bf16
 from retort.trainers.recipe import Recipe, Stage
-from retort.trainers.roles import Ask, Teacher
+from retort.trainers.roles import Ask, Teacher, Work
 
 SAMPLE = 32
 BACKWARD = 3  # a training step against its forward pass
@@ -49,6 +49,8 @@ class Plan:
         Bytes of the run folder with its caches.
     :param cost:
         By teacher with a price, in its currency.
+    :param assumed:
+        Those of `seconds` that go by an assumed time a call: remote teachers are not asked for a sample.
     :param unknown:
         Teachers whose time is not known: they are not asked for a sample, as that could cost.
     """
@@ -58,13 +60,17 @@ class Plan:
     memory: float = BASE_MEMORY
     disk: float = 0.0
     cost: dict[str, float] = field(default_factory=dict)
+    assumed: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """Give the plan as lines to print."""
         told = [f"teacher {name}: {calls}" for name, calls in self.calls.items()]
-        told += [f"time, {what}: about {_duration(seconds)}" for what, seconds in self.seconds.items()]
-        told.append(f"time, together: about {_duration(sum(self.seconds.values()))}")
+        for what, seconds in self.seconds.items():
+            how = ", as it is not asked for a sample: a usual time a call" if what in self.assumed else ""
+            told.append(f"time, {what}: about {_duration(seconds)}{how}")
+        left_out = f", without {', '.join(self.unknown)}" if self.unknown else ""
+        told.append(f"time, together: about {_duration(sum(self.seconds.values()))}{left_out}")
         told += [f"time, teacher {name}: not known; it is not asked for a sample" for name in self.unknown]
         told.append(f"memory: about {self.memory / 1e9:.1f} GB; disk: about {self.disk / 1e6:.0f} MB")
         told += [f"money, teacher {name}: about {cost:.2f} at its price" for name, cost in self.cost.items()]
@@ -82,7 +88,7 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
     :param cache:
         The cache folder; nothing is written.
     """
-    built = build_recipe(recipe, data, cache)
+    built = build_recipe(recipe, data, cache, ask=False)
     plan = Plan(disk=float(sum(map(len, data.corpus.texts))))
     sample = data.corpus.texts[:: max(1, len(data.corpus) // SAMPLE)][:SAMPLE]
     for name in sorted({n for one in (built, *built.trained_in_run.values()) for n in one.all_teachers()}):
@@ -103,9 +109,18 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
 def _add_teacher(plan: Plan, built: BuiltRecipe, name: str, sample: list[str], data: RetrievalData) -> None:
     teacher = built.context.teachers[name]
     asks = [Ask("q", data.queries.texts[0], [str(i) for i in range(len(sample))], sample)]
-    texts, pairs = len(data.corpus) + len(data.queries), _pairs(built, name, data)
+    texts, work = len(data.corpus) + len(data.queries), _work(built, name, data)
+    pairs = work.pairs
     if teacher.gives == "vectors":
         plan.calls[name] = f"vectors of {texts:,} texts"
+        if teacher.runs == "cached" and teacher.costs == "calls":
+            missing = {
+                side: len(built.context.vector_cache(name, side).missing(store))
+                for side, store in (("query", data.queries), ("document", data.corpus))
+            }
+            work = Work(queries=missing["query"], documents=missing["document"])
+            if kept := texts - sum(missing.values()):
+                plan.calls[name] += f", of which {kept:,} are there"
         plan.disk += texts * _dim(built) * FLOAT
     else:
         plan.calls[name] = f"scores of up to {pairs:,} pairs"
@@ -115,7 +130,11 @@ def _add_teacher(plan: Plan, built: BuiltRecipe, name: str, sample: list[str], d
         if "cost" in estimate:
             plan.cost[name] = estimate["cost"] * share
     if teacher.costs == "calls" or teacher.runs == "in_loop":
-        plan.unknown.append(name)
+        if (assumed := teacher.assumed_seconds(work)) is None:
+            plan.unknown.append(name)
+        else:
+            plan.seconds[f"teacher {name}"] = assumed
+            plan.assumed.append(f"teacher {name}")
     elif teacher.costs == "time":
         untrained = built.trained_in_run.get(name)
         with nullcontext() if untrained is None else _as_it_teaches(teacher, untrained):
@@ -148,9 +167,9 @@ def _as_it_teaches(teacher: Any, untrained: BuiltRecipe) -> AbstractContextManag
     return torch.autocast(kind, torch.bfloat16, enabled=teacher.precision != "float32" and has_bfloat16(kind))
 
 
-def _pairs(built: BuiltRecipe, name: str, data: RetrievalData) -> int:
-    """Count the pairs that a teacher is asked to score, at most: each epoch draws other negatives of a query's."""
-    found = 0
+def _work(built: BuiltRecipe, name: str, data: RetrievalData) -> Work:
+    """Count what a teacher is asked to score, at most: each epoch draws other negatives of a query's."""
+    found = Work()
     judged = max(1, max(map(len, data.positives()), default=1))
     for within in (built, *built.trained_in_run.values()):
         for stage in within.recipe.stages:
@@ -162,7 +181,9 @@ def _pairs(built: BuiltRecipe, name: str, data: RetrievalData) -> int:
             draws = math.ceil(drawn / len(data.queries)) if lists.order == "random" else mined
             depth = sum(within.miners[source].depth or len(data.corpus) for source in lists.sources)
             positives = judged if lists.positives == "all" else min(draws, judged)
-            found += min(len(data.queries), drawn) * (min(depth * mined, draws * lists.negatives) + positives)
+            queries = min(len(data.queries), drawn)
+            found.pairs += queries * (min(depth * mined, draws * lists.negatives) + positives)
+            found.lists += queries * mined
     return found
 
 

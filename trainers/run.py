@@ -27,6 +27,7 @@ from retort.trainers.evaluation.dev import dev_sample, dev_sampler, final_metric
 from retort.trainers.evaluation.runs import write_evaluation
 from retort.trainers.recipe import Recipe
 from retort.trainers.run_folder import (
+    former_models_of,
     models_of,
     only_writer,
     refuse_other_models,
@@ -72,7 +73,7 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
     torch.manual_seed(recipe.training.seed)  # weights that objectives create
     built = build_recipe(recipe, train, cache_root(out))
     models = models_of(built)
-    refuse_other_models(models, out)
+    refuse_other_models(models, out, former_models_of(built))
     processes = ProcessGroup(accelerator)
     processes.barrier()  # nobody writes before all have looked
     with only_writer(out) if processes.is_main else nullcontext():

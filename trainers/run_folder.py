@@ -19,6 +19,7 @@ from retort.students.redaction import redacted
 from retort.trainers.build import BuiltRecipe
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.recipe import Recipe, dump_yaml
+from retort.trainers.roles import Teacher
 from retort.trainers.runtime.errors import RecipeError
 
 
@@ -66,19 +67,29 @@ def refuse_other_run(recipe: Recipe, out: Path, *, resume: bool) -> None:
 
 def models_of(built: BuiltRecipe) -> dict[str, str]:
     """Identify what a run begins with: the student's start, and the teachers that are not trained within it."""
+    return {"student": built.trunk} | {f"teacher {name}": teacher.key for name, teacher in _cached(built).items()}
+
+
+def former_models_of(built: BuiltRecipe) -> dict[str, str]:
+    """Identify the teachers as runs of earlier versions did, where that differs."""
+    return {f"teacher {name}": t.former_key for name, t in _cached(built).items() if t.former_key}
+
+
+def _cached(built: BuiltRecipe) -> dict[str, Teacher]:
     every = (built, *built.trained_in_run.values())
     asked = {n for within in every for stage in within.recipe.stages for n in within.teachers_of(stage)}
     teachers = {n: built.context.teachers[n] for n in sorted(asked)}
-    keys = {f"teacher {n}": t.key for n, t in teachers.items() if t.runs != "trained_in_run"}
-    return {"student": built.trunk} | keys
+    return {name: teacher for name, teacher in teachers.items() if teacher.runs != "trained_in_run"}
 
 
-def refuse_other_models(models: dict[str, str], out: Path) -> None:
+def refuse_other_models(models: dict[str, str], out: Path, former: dict[str, str] | None = None) -> None:
     """
     Check that a run goes on with the models that it began with: a recipe names folders, whose content may change.
 
     :param models:
         What `models_of` gives.
+    :param former:
+        What `former_models_of` gives.
     :param out:
         The run folder.
     :raises RecipeError:
@@ -86,7 +97,8 @@ def refuse_other_models(models: dict[str, str], out: Path) -> None:
     """
     path = out / "checkpoints" / "models.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else models
-    if odd := [name for name in models if models[name] != before.get(name)]:
+    known = former or {}
+    if odd := [name for name in models if before.get(name) not in {models[name], known.get(name, models[name])}]:
         msg = f"{odd[0]}: it is not the model that the run in {out} began with ({path}). Give another --out."
         raise RecipeError(msg)
 

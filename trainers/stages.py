@@ -9,13 +9,12 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from retort.students.files import replace_file
-from retort.trainers.build import BuiltRecipe
+from retort.trainers.build import BuiltRecipe, refuse_ranks
 from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.candidates.mining import build_lists
 from retort.trainers.context import TrainingContext
@@ -105,6 +104,7 @@ def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
     seen = {name for o in objectives if o.takes_derived for name in o.teachers}
     inputs.score_teachers = [name for name in scorers if name in seen]
     inputs.vector_teachers = [name for name in names if name not in scorers]
+    inputs.derived_vector_teachers = [name for name in inputs.vector_teachers if name in seen]
     source.open(inputs)
 
     def fix_state() -> dict[str, dict[str, Tensor]]:
@@ -136,7 +136,7 @@ def _make_lists(built: BuiltRecipe, stage: Stage, inputs: StageInputs, scorers: 
         for name in scorers:
             lists.scores[name] = np.full(len(lists.rows), np.nan, dtype=np.float32)
             lists.scores[name][used] = context.scores(name, lists.owners[used], lists.rows[used])
-            _refuse_ranks(stage, name, context.kinds[name], built.distiller.objectives_of(stage.name))
+            refuse_ranks(stage, name, context.kinds[name], built.distiller.objectives_of(stage.name))
     return lists
 
 
@@ -165,13 +165,3 @@ def _with_queries(context: TrainingContext, source: QuerySource, path: Path, num
     for name, item in zip(queries.ids, queries.item_ids, strict=True):
         qrels[name] |= dict.fromkeys(known.get(item.tobytes(), ()), 1)
     return context.over(RetrievalData(context.data.name, corpus, queries, qrels))
-
-
-def _refuse_ranks(stage: Stage, name: str, kind: str, objectives: list[Any]) -> None:
-    needy = [type(o).__name__ for o in objectives if name in o.teachers and (o.extra_teachers or not o.takes_ranks)]
-    if kind == "ranks" and needy:
-        msg = (
-            f"stage {stage.name}: teacher {name!r} gives an order without scores, and {', '.join(needy)} needs scores. "
-            "Use RankNet or ListMLE."
-        )
-        raise RecipeError(msg)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -51,7 +52,7 @@ class ListBatches(BatchSource):
         self.size = len(self._keep)
         positives = self._data.positives()
         self.queries_with_positive = sum(len(positives[self._lists.query_rows[i]]) > 0 for i in self._keep)
-        teachers = [*inputs.score_teachers, *inputs.vector_teachers]
+        teachers = [*inputs.score_teachers, *inputs.derived_vector_teachers]
         if self._text is not None and self._text.derives and teachers and self.size:
             pairs = [
                 (int(query), one.text)
@@ -59,7 +60,7 @@ class ListBatches(BatchSource):
                 for query, own in zip(self._query_rows(step), self._derived(step), strict=True)
                 for one in own
             ]
-            self._scores = DerivedScores(inputs.context, inputs.score_teachers, inputs.vector_teachers, pairs)
+            self._scores = DerivedScores(inputs.context, inputs.score_teachers, inputs.derived_vector_teachers, pairs)
 
     def _entries(self, number: int, epoch: int) -> np.ndarray:
         """Choose the entries of one list."""
@@ -123,6 +124,12 @@ class ListBatches(BatchSource):
         data = self._data
         return {item.tobytes() for item in (data.queries.item_ids[query], *data.corpus.item_ids[self._never[query]])}
 
+    def _added(self, teacher: str, texts: list[str], like: torch.Tensor) -> torch.Tensor:
+        """`[n, d]` vectors of derived candidates; NaN of teachers whose objectives do not see them."""
+        if self._scores is None or teacher not in self._inputs.derived_vector_teachers:
+            return like.new_full((len(texts), like.shape[1]), math.nan)
+        return self._scores.vectors(teacher, texts)
+
     def batch(self, step: int) -> CandidateBatch:
         """Build the batch of a step, on the CPU."""
         data, lists = self._data, self._lists
@@ -161,10 +168,8 @@ class ListBatches(BatchSource):
                     values[i, last] = derived_scores.of(name, int(query_rows[i]), [one.text for one in own])
         query_items, document_items = data.queries.item_ids[query_rows], data.corpus.item_ids[unique]
         vectors = self._vectors.of(query_items, document_items)
-        if added and derived_scores is not None:
-            vectors = {
-                name: (q, torch.cat([d, derived_scores.vectors(name, added)])) for name, (q, d) in vectors.items()
-            }
+        if added:
+            vectors = {name: (q, torch.cat([d, self._added(name, added, d)])) for name, (q, d) in vectors.items()}
         if rewrites and self._text is not None:
             documents = [text for request in self._requests(step, "texts") for text in self._text.texts(request)]
         else:
