@@ -18,10 +18,10 @@ from haystack_integrations.components.embedders import retort as embedders
 from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder, StudentTextEmbedder
 from haystack_integrations.components.rankers.retort import StudentRanker
 from haystack_integrations.components.readers.retort import ExtractiveAnswerer
-from haystack_integrations.components.readers.retort.sentences import sentence_spans
 from haystack_integrations.components.retrievers.retort import SpaceMismatchError, StudentRetriever
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.students import SPACE_STAMP, STUDENT_STAMP, Student
+from retort.students.segmentation import sentence_spans
 
 DOCUMENTS = [
     Document(id="1", content="The ship is near the harbour. The captain is in the storm.", meta={"title": "sea"}),

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse.linalg import norm
 
+from retort.students.segmentation import needs_dictionary, words_of
+
 if TYPE_CHECKING:
     import torch
 
@@ -26,7 +28,7 @@ K1, B = 0.9, 0.4
 
 class BM25:
     """
-    Lucene's BM25 with k1 0.9, b 0.4, Porter stemmer and English stop words, over `bm25s`.
+    Lucene's BM25 with k1 0.9, b 0.4, Porter stemmer and English stop words, over `bm25s`; words of any script.
 
     :param texts:
         The documents.
@@ -44,14 +46,20 @@ class BM25:
 
     def _tokens(self, texts: Sequence[str]) -> list[list[str]]:
         import bm25s
+        from bm25s.stopwords import STOPWORDS_EN
 
-        return bm25s.tokenize(
+        tokens = bm25s.tokenize(
             list(texts),
             stopwords="en",
             stemmer=self._stemmer,
             return_ids=False,
             show_progress=False,
         )
+        for i, text in enumerate(texts):
+            if needs_dictionary(text):  # its pattern takes a Chinese sentence for one word, and cuts Hindi ones up
+                words = [word for word in words_of(text.lower()) if len(word) > 1 or needs_dictionary(word)]
+                tokens[i] = self._stemmer.stemWords([word for word in words if word not in STOPWORDS_EN])
+        return tokens
 
     def search(self, queries: Sequence[str], top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """

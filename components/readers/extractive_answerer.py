@@ -11,9 +11,9 @@ from haystack import Document, ExtractedAnswer, component
 from haystack.utils import ComponentDevice, Secret
 
 from haystack_integrations.components.embedders.retort.model_component import ModelComponent
-from haystack_integrations.components.readers.retort.sentences import sentence_spans
 from retort.students import Student
 from retort.students.checks import positive
+from retort.students.segmentation import sentence_spans
 
 
 @component

@@ -10,13 +10,17 @@ from collections import Counter
 from math import log
 from typing import Any
 
+from retort.students.segmentation import needs_dictionary, sentence_spans, token_spans, words_of
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.roles import Context, QuerySource
 from retort.trainers.runtime.rng import rng_for
 
 _WORD = re.compile(r"\w+")
-_SENTENCE = re.compile(r"(?<=[.!?])\s+")
-_HEADING = re.compile(r"^(?:#{1,6}\s+(?P<marked>.+?)\s*#*|(?P<plain>[^\s#>|*-].{2,80}[^\s.,;:!?]))$", re.MULTILINE)
+# What ends a sentence or a part of it: ASCII, Chinese and Japanese, Arabic, Devanagari.
+_MARKS = ".,;:!?\u3002\uff0c\uff1b\uff1a\uff01\uff1f\u3001\u2026\u061f\u061b\u060c\u0964"
+_HEADING = re.compile(
+    rf"^(?:#{{1,6}}\s+(?P<marked>.+?)\s*#*|(?P<plain>[^\s#>|*-].{{2,80}}[^\s{_MARKS}]))$", re.MULTILINE
+)
 SHORTEST_SENTENCE = 4  # words
 LONGEST_HEADING = 12  # words
 
@@ -69,7 +73,7 @@ class KeySentences(QuerySource):
 
 
 def _words(text: str) -> list[str]:
-    return [word.lower() for word in _WORD.findall(text)]
+    return [word.lower() for word in words_of(text)]
 
 
 def _document_frequencies(data: RetrievalData) -> Counter[str]:
@@ -77,9 +81,15 @@ def _document_frequencies(data: RetrievalData) -> Counter[str]:
     return Counter(word for text in data.corpus.texts for word in set(_words(text)))
 
 
+def _stretch(text: str, spans: list[tuple[int, int]]) -> str:
+    """Return what neighbouring spans of a text cover, in one line."""
+    return " ".join(text[spans[0][0] : spans[-1][1]].split())
+
+
 def sentences_of(text: str) -> list[str]:
     """List a text's sentences of at least four words, in their order."""
-    return [s for s in _SENTENCE.split(text) if len(_WORD.findall(s)) >= SHORTEST_SENTENCE]
+    spans = sentence_spans(text)
+    return [s for s in (text[start:end] for start, end in spans) if len(words_of(s)) >= SHORTEST_SENTENCE]
 
 
 class Headings(QuerySource):
@@ -101,7 +111,7 @@ class Headings(QuerySource):
             own = []
             for before, line, after in zip(lines, lines[1:], lines[2:], strict=False):
                 heading = _HEADING.match(line.strip())
-                if heading is None or len(_WORD.findall(line)) > LONGEST_HEADING or line.strip() == text.strip():
+                if heading is None or len(words_of(line)) > LONGEST_HEADING or line.strip() == text.strip():
                     continue
                 if heading["marked"] or not (before.strip() or after.strip()):
                     own.append(heading["marked"] or heading["plain"])
@@ -125,7 +135,8 @@ class FirstSentences(QuerySource):
         found = []
         for text in data.corpus.texts:
             sentences = sentences_of(text)
-            found.append([" ".join(sentences[0].split()[: self.words])] if len(sentences) > 1 else [])
+            first = [_stretch(sentences[0], token_spans(sentences[0])[: self.words])] if len(sentences) > 1 else []
+            found.append(first)
         return found
 
 
@@ -150,12 +161,12 @@ class Spans(QuerySource):
         """List spans of each document; one shorter than two spans has none."""
         found = []
         for i, text in zip(data.corpus.ids, data.corpus.texts, strict=True):
-            words, rng = text.split(), rng_for(self.seed, "span", i)
+            words, rng = token_spans(text), rng_for(self.seed, "span", i)
             own = []
             for _ in range(self.most if len(words) >= 2 * self.longest else 0):
                 length = int(rng.integers(self.least, self.longest + 1))
                 start = int(rng.integers(0, len(words) - length + 1))
-                own.append(" ".join(words[start : start + length]).strip(".,;:!?()[]\"'"))
+                own.append(_stretch(text, words[start : start + length]).strip(_MARKS + "()[]\"'"))
             found.append(own)
         return found
 
@@ -177,7 +188,7 @@ class KeyPhrases(QuerySource):
         found = []
         for text in data.corpus.texts:
             words = _words(text)
-            counts = Counter(w for w in words if not w.isdigit() and len(w) > 2)  # noqa: PLR2004
+            counts = Counter(w for w in words if not w.isdigit() and len(w) > (1 if needs_dictionary(w) else 2))
             weights = {w: n * log(len(data.corpus) / frequencies[w]) for w, n in counts.items()}
             best = set(sorted(weights, key=lambda w: (-weights[w], w))[: self.words])
             phrase = [w for w in dict.fromkeys(words) if w in best and weights[w] > 0]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retort.students.files import replace_folder
+from retort.students.segmentation import words_of
 from retort.trainers.data.documents import documents_to_data
 from retort.trainers.data.pseudo_queries import GeneratedQuestions
 from retort.trainers.data.texts import RetrievalData, TextStore
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 Search = Callable[[Sequence[str], int], np.ndarray]
 
-_WORD = re.compile(r"\w+")
 FEWEST_WORDS, MOST_WORDS = 2, 40
 MOST_OWNERS = 3  # a heading such as "Introduction" stands over too many documents to be a question
 SAMPLES = 5
@@ -112,7 +111,7 @@ def make_queries(
         found = [(row, " ".join(text.split())) for row, texts in enumerate(given) for text in texts]
         result.made[name] = len(found)
         for row, text in found:
-            words = [w.lower() for w in _WORD.findall(text)]
+            words = [w.lower() for w in words_of(text)]
             form = " ".join(sorted(set(words)))
             if not FEWEST_WORDS <= len(words) <= MOST_WORDS:
                 result.dropped[name]["too short or long"] += 1
