@@ -13,7 +13,7 @@ import logging
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -27,7 +27,7 @@ from retort.students.files import replace_file
 from retort.students.sparse import load_student
 from retort.trainers.changes import changed_recipe, recipe_for
 from retort.trainers.data.beir import read_beir
-from retort.trainers.data.documents import documents_to_data, read_documents, source_root
+from retort.trainers.data.documents import OnError, Reading, documents_to_data, read_source, source_root
 from retort.trainers.data.pseudo_queries import GeneratedQuestions
 from retort.trainers.data.queries import read_asked
 from retort.trainers.data.splits import read_train_and_dev
@@ -132,6 +132,7 @@ def distill(
     max_calls: int | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
     allow: Sequence[str] = (),
+    on_error: OnError = "skip",
     say: Say = logger.info,
 ) -> Outcome:
     """
@@ -141,7 +142,7 @@ def distill(
     and `card.md`), a run folder's files with `student/`, `index/`, `pipelines/*.yml` and `report.html`.
 
     :param documents:
-        A folder, a file or a BEIR folder, as `read_documents` reads them; or Haystack documents, in passages.
+        A folder, a file or a BEIR folder, as `read_source` reads them; or Haystack documents, in passages.
     :param out:
         Folder to write.
     :param recipe:
@@ -165,6 +166,8 @@ def distill(
         As of `train`.
     :param allow:
         As of `train`.
+    :param on_error:
+        What to do with what cannot be read or has no text: `skip` it and name it, or `fail`.
     :param say:
         Told what is being done.
     :returns:
@@ -178,9 +181,9 @@ def distill(
     """
     out = Path(out)
     with stopping_after(deadline), limited_calls(max_calls):
-        inputs = _read_inputs(documents, out, recipe, teacher, queries, generator, settings, allow)
+        inputs = _read_inputs(documents, out, recipe, teacher, queries, generator, settings, allow, on_error)
         outcome = distill_documents(
-            inputs.documents,
+            inputs.reading.documents,
             out,
             recipe=inputs.recipe,
             sources=inputs.sources,
@@ -192,7 +195,16 @@ def distill(
         trust = trusts_code(inputs.recipe.student.init_parameters)
         _export(out, say, trust_remote_code=trust)
         say("indexing ...")
-        index_documents(str(outcome.student), out / "data", out / "index", trust_remote_code=trust)
+        if inputs.folder is None:
+            index_documents(str(outcome.student), out / "data", out / "index", trust_remote_code=trust)
+        else:  # as `retort index` does: passages belong to their files, so that it can go on with this index
+            _index(
+                str(outcome.student),
+                lambda: inputs.reading,
+                out / "index",
+                folder=inputs.folder,
+                trust_remote_code=trust,
+            )
         _write_pipelines(out, trust_remote_code=trust)
     return outcome
 
@@ -208,6 +220,7 @@ def plan_distill(
     dev_share: float = 0.1,
     settings: Mapping[str, Any] | Sequence[str] = (),
     allow: Sequence[str] = (),
+    on_error: OnError = "skip",
 ) -> list[str]:
     """
     Say what `distill` would do and what it takes: calls, time, memory, disk, money. Nothing is asked or written.
@@ -219,19 +232,20 @@ def plan_distill(
         Lines to print.
     """
     out = Path(out)
-    inputs = _read_inputs(documents, out, recipe, teacher, queries, generator, settings, allow)
+    inputs = _read_inputs(documents, out, recipe, teacher, queries, generator, settings, allow, on_error)
+    passages = inputs.reading.documents
     sources = dict(inputs.sources)
-    files = len({d.meta.get("file_path", d.id) for d in inputs.documents})
-    lines = [f"documents: {len(inputs.documents):,} passages of {files:,} files"]
+    files = len({d.meta.get("file_path", d.id) for d in passages})
+    lines = [f"documents: {len(passages):,} passages of {files:,} files"]
     questions = sources.pop("generator", None)
     if isinstance(questions, GeneratedQuestions):
-        estimate = questions.estimate(documents_to_data("documents", inputs.documents))
+        estimate = questions.estimate(documents_to_data("documents", passages))
         lines.append("generator of queries: " + ", ".join(f"{v:,.0f} {name}" for name, v in estimate.items()))
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "data")
-        held = hold_out(inputs.documents, dev_share, inputs.queries)
-        made = make_queries(inputs.documents, sources, held=held)
-        counts = write_training_data(inputs.documents, made, data, held=held, asked=inputs.queries)
+        held = hold_out(passages, dev_share, inputs.queries)
+        made = make_queries(passages, sources, held=held)
+        counts = write_training_data(passages, made, data, held=held, asked=inputs.queries)
         by = ", ".join(sources)
         lines.append(f"queries, by {by}: about {counts['train']:,} to train on, {counts['dev']:,} for dev")
         short = shortened(inputs.recipe, counts, inputs.passes)
@@ -254,6 +268,7 @@ def index_documents(
     prune: bool = False,
     quantization: str | None = None,
     trust_remote_code: bool = False,
+    on_error: OnError = "skip",
 ) -> tuple[int, int]:
     """
     Read and index documents, with a progress bar; see `retort.pipelines.indexing.index_documents`.
@@ -261,7 +276,7 @@ def index_documents(
     :param student:
         The student.
     :param source:
-        What to read (see `read_documents`).
+        What to read (see `read_source`).
     :param store:
         Folder of the index, or URL of a collection on a Qdrant server.
     :param sparse:
@@ -272,20 +287,30 @@ def index_documents(
         `int8` or `binary`: how a folder's index also keeps embeddings; None leaves an index as it is.
     :param trust_remote_code:
         Run code that the students bring along.
+    :param on_error:
+        What to do with what cannot be read or has no text: `skip` it and name it, or `fail`.
     :returns:
         Documents in the index, and how many were deleted.
     """
-    return indexing.index_documents(
+
+    return _index(
         student,
-        lambda: read_documents(source),
+        lambda: read_source(source, on_error=on_error, may_be_blank=True),
         store,
         folder=source_root(source),
-        progress=progress_bar,
         sparse=sparse,
         prune=prune,
         quantization=quantization,
         trust_remote_code=trust_remote_code,
     )
+
+
+def _index(student: str, read: Callable[[], Reading], store: str | Path, **options: Any) -> tuple[int, int]:
+    def source() -> indexing.Source:
+        reading = read()
+        return indexing.Source(reading.documents, reading.blank, reading.unread)
+
+    return indexing.index_documents(student, source, store, progress=progress_bar, **options)
 
 
 def generated_questions(
@@ -321,7 +346,8 @@ def generated_questions(
 class _Inputs:
     recipe: Recipe
     passes: int | None
-    documents: list[Document]
+    reading: Reading
+    folder: Path | None  # of the files; None if documents belong to none
     queries: list[tuple[str, list[str]]]
     sources: dict[str, QuerySource]
 
@@ -335,6 +361,7 @@ def _read_inputs(
     generator: Any,
     settings: Mapping[str, Any] | Sequence[str],
     allow: Sequence[str],
+    on_error: OnError,
 ) -> _Inputs:
     """Read what `distill` is called with, and refuse early what could not be finished."""
     changed = recipe_for(recipe, _from_yaml(teacher), settings=settings, allow=allow)
@@ -345,9 +372,10 @@ def _read_inputs(
         msg = f"{out / 'index'} holds an index of another model. Give another --out, or delete it."
         raise RecipeError(msg)
     if isinstance(documents, str | Path):
-        passages = read_documents(documents, unreadable="skip", leave_out=out)
+        reading, folder = read_source(documents, on_error=on_error, leave_out=out), source_root(documents)
     else:
-        passages = list(documents)
+        reading, folder = Reading(list(documents)), None
+    passages = reading.documents
     if isinstance(queries, str | Path):
         real = read_asked(queries, passages)
     else:
@@ -355,7 +383,7 @@ def _read_inputs(
     sources = default_sources(passages)
     if generator is not None:
         sources = {"generator": generated_questions(generator, out, allow), **sources}
-    return _Inputs(changed, passes, passages, real, sources)
+    return _Inputs(changed, passes, reading, folder, real, sources)
 
 
 def _from_yaml(teacher: Any) -> Any:

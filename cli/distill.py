@@ -29,6 +29,7 @@ def run(given: argparse.Namespace) -> None:
         "dev_share": given.dev_share,
         "settings": given.set,
         "allow": given.allow,
+        "on_error": given.on_error,
     }
     if given.plan:
         print("\n".join(plan_distill(given.documents, out, **options)))

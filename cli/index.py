@@ -22,6 +22,7 @@ def run(given: argparse.Namespace) -> None:
         prune=given.prune,
         quantization=given.quantization,
         trust_remote_code=given.trust_remote_code,
+        on_error=given.on_error,
     )
     if int(os.environ.get("RANK", "0")) > 0:  # the first process speaks for all
         return

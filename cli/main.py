@@ -109,8 +109,8 @@ examples:
   retort distill --documents handbook/ --out runs/judged --teacher judge.yaml --queries clicks.csv
 
 Reads files (.txt .md .html .pdf .docx) or a BEIR folder, makes queries of them, trains, evaluates against BM25 and the
-untrained model, exports, indexes, and writes pipelines/*.yml and report.html. The same command goes on after an
-interruption.
+untrained model, exports, indexes, and writes pipelines/*.yml and report.html. Hidden files are left out, and so are
+links, but for those to a file of the same folder. The same command goes on after an interruption.
 
 --teacher is a model's name, or a YAML file: {type, init_parameters} of a Haystack ranker, chat generator or teacher, or
 {text_embedder, document_embedder}. --generator makes up further questions: {type, init_parameters} of a chat generator,
@@ -124,9 +124,10 @@ examples:
   retort index runs/first/student --documents my-data --store runs/first/index     a BEIR folder
   retort index runs/first/student --documents handbook/ --store http://localhost:6333/handbook
 
-Files (.txt .md .html .pdf .docx) are read by Haystack's converters and split into passages. An index that is there is
-added to; documents of the same id are replaced, and so are the passages of a file that changed. What files that are
-gone once gave stays, unless --prune deletes it. A file of the same name in another folder is refused.
+Files (.txt .md .html .pdf .docx) are read by Haystack's converters and cut into passages. Hidden files are left out,
+and so are links, but for those to a file of the same folder. An index that is there is added to; documents of the same
+id are replaced, and so are the passages of a file that changed. What files that are gone once gave stays, unless
+--prune deletes it. A file of the same name in another folder is refused.
 
 A URL is a collection on a Qdrant server: http(s)://HOST:PORT/COLLECTION, port 6333 if none is given. The key of the
 server, if it wants one, is read from QDRANT_API_KEY.
@@ -158,6 +159,7 @@ TRUST = "run code that a model's folder brings along; only if you trust it"
 
 
 MAX_CALLS = "calls of remote teachers and generators, at most; then stop, keeping what came"
+ON_ERROR = "a file that cannot be read or has no text: name it and go on, or stop"
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -215,6 +217,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--deadline", type=float, default=None, metavar="MINUTES", help="stop then, keeping what is done"
     )
     distill.add_argument("--max-calls", type=not_negative, default=None, metavar="N", help=MAX_CALLS)
+    distill.add_argument("--on-error", choices=["skip", "fail"], default="skip", help=ON_ERROR)
     distill.add_argument("--plan", action="store_true", help="print what would be done and what it takes, and stop")
     distill.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change one value of the recipe")
     distill.add_argument("--allow", action="append", default=[], metavar="NAME", help=ALLOW)
@@ -278,6 +281,7 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument(
         "--prune", action="store_true", help="delete every document of the index that --documents does not give"
     )
+    index.add_argument("--on-error", choices=["skip", "fail"], default="skip", help=ON_ERROR)
     index.add_argument("--trust-remote-code", action="store_true", help=TRUST)
 
     serve = add("serve", "Serve an index: a page, chat for OpenAI clients, pipelines over HTTP.", SERVE_EPILOG)

@@ -5,12 +5,12 @@
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from haystack import Document
 from haystack.document_stores.errors import DocumentStoreError
@@ -41,9 +41,26 @@ SERVER_WRITERS = 4  # requests to a server at once
 SPACES = (SPACE_STAMP, SPARSE_SPACE_STAMP)
 
 
+class Source(NamedTuple):
+    """
+    What is indexed.
+
+    :param documents:
+        Documents or passages.
+    :param blank:
+        Files that have no text any more, or ids of such documents of a BEIR folder: what the index has of them goes.
+    :param unread:
+        Files that could not be read: what the index has of them stays, also with `prune`.
+    """
+
+    documents: list[Document]
+    blank: Sequence[str] = ()
+    unread: Sequence[str] = ()
+
+
 def index_documents(
     student: str,
-    read: Callable[[], list[Document]],
+    read: Callable[[], Source],
     store: str | Path,
     *,
     folder: Path | None,
@@ -57,10 +74,11 @@ def index_documents(
     Index documents through `indexing.yml` (`indexing_hybrid.yml` with a sparse student), in blocks.
 
     An interrupted run leaves whole blocks; the same command goes on after them, as documents that are in the index
-    unchanged are not embedded again. Passages that a file gave before and no longer gives are deleted; files that are
-    gone are left alone, unless `prune` is set, and so are those of other folders. The documents of a BEIR folder belong
-    to no file: each is replaced by one of the same id, and only `prune` deletes it. Under `accelerate launch` all
-    processes embed; an index in a folder is written by the first, a server by all.
+    unchanged are not embedded again. Passages that a file gave before and no longer gives are deleted, all of them if
+    it has no text any more. Files that are gone are left alone, unless `prune` is set; so are those of other folders,
+    and those that cannot be read. The documents of a BEIR folder belong to no file: each is replaced by one of the same
+    id, and deleted if it has no text any more, or by `prune`. Under `accelerate launch` all processes embed; an index
+    in a folder is written by the first, a server by all.
 
     :param student:
         The student.
@@ -75,7 +93,7 @@ def index_documents(
     :param sparse:
         A sparse student, whose embeddings documents get as well.
     :param prune:
-        Delete every document of the index that is not among those read.
+        Delete every document of the index that is not among those read, nor of a file that could not be read.
     :param quantization:
         `int8` or `binary`: how a folder's index also keeps embeddings; None leaves an index as it is.
     :param trust_remote_code:
@@ -83,8 +101,8 @@ def index_documents(
     :returns:
         Documents in the index, and how many were deleted.
     :raises DocumentStoreError:
-        If another student built the index, it was built with another quantisation, or it holds a file of the same name
-        from another folder (but for `prune`).
+        If there is nothing to index, another student built the index, it was built with another quantisation, or it
+        holds a file of the same name from another folder (but for `prune`).
     """
     state = _processes()
     first = state is None or state.is_main_process
@@ -107,7 +125,9 @@ def index_documents(
             SPARSE_STUDENT_STAMP: named(_absolute(sparse)),
         }
     root = None if folder is None else str(folder.resolve())
-    documents = _owned(read(), root)
+    source = read()
+    documents = _owned(source.documents, root)
+    files = {d.meta[FILE_STAMP] for d in documents} if root is not None else set()
     writer: Any = pipeline.get_component("writer")
     # Not `pipeline.run`: Haystack copies what runs along a connection, vectors number by number.
     embedders: list[Any] = [pipeline.get_component(n) for n in pipeline.graph.nodes if n != "writer"]
@@ -122,7 +142,10 @@ def index_documents(
     if (first or is_url(store)) and (there := index.sample_meta()) is not None:  # all who write look first
         _refuse_other_space(there, stamps, store, name, sparse)
         if root is not None and not prune:
-            _refuse_other_root(target, store, documents, root)
+            _refuse_other_root(target, store, files, root)
+    if not documents and (not first or index.sample_meta() is None):
+        msg = "There is no text to index."
+        raise DocumentStoreError(msg)
     blocks = [documents[start : start + BLOCK] for start in range(0, len(documents), BLOCK)]
     if state is None or is_url(store):  # a server is written to by all
         own = blocks if state is None else blocks[state.process_index :: state.num_processes]
@@ -143,8 +166,11 @@ def index_documents(
         return 0, 0
     if prune:
         before = index.document_ids() if isinstance(index, ServerIndex) else {d.id for d in index.filter_documents()}
+        before -= set() if root is None else set(_passages(target, set(source.unread), "==", root))
+    elif root is None:
+        before = {d.id for d in _with_ids(target, source.blank)}
     else:
-        before = set() if root is None else set(_passages(target, documents, "==", root))
+        before = set(_passages(target, files | set(source.blank), "==", root))
     stale = sorted(before - {d.id for d in documents})
     for start in range(0, len(stale), BLOCK):
         target.delete_documents(stale[start : start + BLOCK])
@@ -252,9 +278,8 @@ def _owner(meta: dict[str, Any]) -> tuple[str, str] | None:
     return str(meta[ROOT_STAMP]), str(meta.get(FILE_STAMP, meta.get("file_path")))
 
 
-def _passages(store: Any, documents: list[Document], same_root: str, root: str) -> dict[str, tuple[str, str]]:
-    """Owners of the indexed passages of the same files, in the same folder (`==`) or in others (`!=`), by id."""
-    files = {d.meta[FILE_STAMP] for d in documents}
+def _passages(store: Any, files: set[str], same_root: str, root: str) -> dict[str, tuple[str, str]]:
+    """Owners of the indexed passages of files, in the same folder (`==`) or in others (`!=`), by id."""
     names = [{"field": f"meta.{name}", "operator": "in", "value": sorted(files)} for name in (FILE_STAMP, "file_path")]
     rooted = {"field": f"meta.{ROOT_STAMP}", "operator": same_root, "value": root}
     near = store.filter_documents({"operator": "AND", "conditions": [rooted, {"operator": "OR", "conditions": names}]})
@@ -262,10 +287,13 @@ def _passages(store: Any, documents: list[Document], same_root: str, root: str) 
     return {name: owner for name, owner in owners.items() if owner is not None and owner[1] in files}
 
 
+def _with_ids(store: Any, ids: Sequence[str]) -> list[Document]:
+    return list(store.filter_documents({"field": "id", "operator": "in", "value": list(ids)})) if ids else []
+
+
 def _changed(store: Any, documents: list[Document], stamps: dict[str, str]) -> list[Document]:
     """List the documents that the index has not, or has with other texts, metadata, owners or spaces."""
-    known = store.filter_documents({"field": "id", "operator": "in", "value": [d.id for d in documents]})
-    stored = {d.id: d for d in known}
+    stored = {d.id: d for d in _with_ids(store, [d.id for d in documents])}
 
     def same(document: Document) -> bool:
         there = stored.get(document.id)
@@ -289,9 +317,9 @@ def _dimension(student: str, *, trust_remote_code: bool) -> int:
     return manifest.dim if manifest is not None else Student.load(student, trust_remote_code=trust_remote_code).dim
 
 
-def _refuse_other_root(store: Any, place: str, documents: list[Document], root: str) -> None:
+def _refuse_other_root(store: Any, place: str, files: set[str], root: str) -> None:
     """Ids are relative to a folder: those of another one would be overwritten and deleted."""
-    taken = _passages(store, documents, "!=", root)
+    taken = _passages(store, files, "!=", root)
     if taken:
         other, path = min(taken.values())
         msg = (

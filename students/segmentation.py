@@ -10,6 +10,7 @@ from itertools import pairwise
 
 # A sentence ends at a blank line and before a list item, whatever stands there.
 _BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*\u2022]|\d+[.)]|:param|:return|>>>)\s)")
+_BLANK_LINE = re.compile(r"\n\s*\n")
 _SCRIPTS = {"el": re.compile(r"[\u0370-\u03ff\u1f00-\u1fff]"), "ru": re.compile(r"[\u0400-\u052f]")}
 _LONGEST_BLOCK = 4000  # characters; sentencex takes quadratic time over some
 _FEWEST_WORDS = 3
@@ -35,14 +36,14 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
         The text.
     :returns:
         Character offsets `(start, end)` in order, without surrounding white space. A piece of fewer than three words
-        joins the one before.
+        joins the one before, but not across a blank line.
     """
     spans: list[tuple[int, int]] = []
     for start, end in _sentence_pieces(text):
         piece = text[start:end]
         left, right = start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip())
         if left < right:
-            if spans and _is_short(piece):
+            if spans and _is_short(piece) and not _BLANK_LINE.search(text, spans[-1][1], left):
                 spans[-1] = (spans[-1][0], right)
             else:
                 spans.append((left, right))
@@ -136,13 +137,14 @@ def _sentence_pieces(text: str) -> Iterator[tuple[int, int]]:
     plain = re.sub(r"[^\S\n]", " ", text)  # sentencex panics at some white space of several bytes
     breaks = [0, *(match.end() for match in _BLOCK.finditer(plain)), len(plain)]
     for start, end in pairwise(breaks):
-        while start < end:
-            pieces = sentencex.segment(language, plain[start : min(start + _LONGEST_BLOCK, end)])
-            if start + _LONGEST_BLOCK < end and len(pieces) > 1:
+        at = start
+        while at < end:
+            pieces = sentencex.segment(language, plain[at : min(at + _LONGEST_BLOCK, end)])
+            if at + _LONGEST_BLOCK < end and len(pieces) > 1:
                 pieces.pop()  # cut off: it begins the next part
             for piece in pieces:
-                yield start, start + len(piece)
-                start += len(piece)
+                yield at, at + len(piece)
+                at += len(piece)
 
 
 def _is_short(piece: str) -> bool:

@@ -16,7 +16,7 @@ from haystack import Document
 
 from haystack_integrations.components.readers.retort import ExtractiveAnswerer
 from retort.students.segmentation import needs_dictionary, passage_spans, sentence_spans, token_spans, words_of
-from retort.trainers.data.documents import documents_to_data
+from retort.trainers.data.documents import documents_to_data, read_documents
 from retort.trainers.data.pseudo_queries import FirstSentences, KeyPhrases, KeySentences, Spans, sentences_of
 from retort.trainers.data.synthesis import make_queries
 from retort.trainers.from_documents import default_sources
@@ -139,6 +139,18 @@ class TestPassages:
         spans = list(passage_spans(text, 150, 20))
         assert len(spans) == passages
         assert max(end - start for start, end in spans) <= 150 * 40
+
+    def test_a_chinese_file(self, tmp_path):
+        """17,490 characters were one passage."""
+        text = (text_of("zh") * 82)[:17490]
+        (tmp_path / "海.txt").write_text(text, encoding="utf-8")
+        documents = read_documents(tmp_path)
+        assert len(documents) > 60
+        assert max(len(d.content) for d in documents) <= 300
+        assert all(d.content[-1] in "。！？…”" for d in documents[:-1])
+        assert [text[d.meta["split_idx_start"] :][: len(d.content)] for d in documents] == [
+            d.content for d in documents
+        ]
 
 
 class TestQueries:

@@ -117,10 +117,10 @@ def build_recipe(recipe: Recipe, data: RetrievalData, cache: Path, *, ask: bool 
         If a piece cannot be created, or does not fit the others.
     """
     with recipe.located():
-        return _build(recipe, data, cache)
+        return _build(recipe, data, cache, ask=ask)
 
 
-def _build(recipe: Recipe, data: RetrievalData, cache: Path) -> BuiltRecipe:
+def _build(recipe: Recipe, data: RetrievalData, cache: Path, *, ask: bool) -> BuiltRecipe:
     extra = {"seed": recipe.training.seed, "corpus": data.corpus.texts}
     student = recipe.create(recipe.student, "student", "student", **extra)
     allowed = recipe.allow or None

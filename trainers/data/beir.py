@@ -60,9 +60,21 @@ def read_corpus(folder: str | Path, *, empty: EmptyTexts = "error") -> "_ReadTex
     return _read_texts(_jsonl(Path(folder), "corpus"), ("title", "text"), empty)
 
 
-def read_records(folder: str | Path, *, empty: EmptyTexts = "error") -> Iterator[dict[str, Any]]:
-    """Read the records of the corpus, metadata included, after the checks of `read_beir`."""
-    kept = read_corpus(folder, empty=empty).rows
+def read_records(folder: str | Path, *, skipped: set[str] | None = None) -> Iterator[dict[str, Any]]:
+    """
+    Read the records of the corpus, metadata included, after the checks of `read_beir`.
+
+    :param folder:
+        The folder.
+    :param skipped:
+        Gets the ids of documents without text, which are left out; None: they are errors.
+    :returns:
+        Records in the order of the file.
+    """
+    corpus = read_corpus(folder, empty="error" if skipped is None else "skip")
+    kept = corpus.rows
+    if skipped is not None:
+        skipped |= corpus.skipped
     path = _jsonl(Path(folder), "corpus")
     for number, record in _records(path):
         if not isinstance(record.get("metadata") or {}, dict):

@@ -1,17 +1,23 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""Plain documents: a folder of files read and split by Haystack's own converters and splitter."""
+"""Plain documents: a folder of files, read by Haystack's own converters and cut into passages."""
 
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from retort.students.segmentation import passage_spans
 from retort.trainers.data.beir import is_beir, read_records
+from retort.trainers.data.converting import SUFFIXES, LeftOutError, read_file
 from retort.trainers.data.texts import RetrievalData, TextStore, document_text
 from retort.trainers.runtime.errors import DataError
 
@@ -20,69 +26,104 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 5  # names in a warning
-# Suffix -> Haystack converter. All but the first need `pip install "retort-haystack[files]"`.
-_CONVERTERS = {
-    ".txt": "haystack.components.converters.txt.TextFileToDocument",
-    ".md": "haystack.components.converters.markdown.MarkdownToDocument",
-    ".html": "haystack.components.converters.html.HTMLToDocument",
-    ".htm": "haystack.components.converters.html.HTMLToDocument",
-    ".pdf": "haystack.components.converters.pypdf.PyPDFToDocument",
-    ".docx": "haystack.components.converters.docx.DOCXToDocument",
-}
+OnError = Literal["skip", "fail"]
+# What ids, judgements and messages cannot hold: control characters, and bytes of a name that are not UTF-8.
+_UNUSABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def read_documents(
+@dataclass
+class Reading:
+    """
+    What a source gives.
+
+    :param documents:
+        Its passages.
+    :param blank:
+        Files without any text, or ids of such documents of a BEIR folder: what they once gave is gone.
+    :param unread:
+        Files that could not be read: what they once gave may still be there.
+    """
+
+    documents: list[Document]
+    blank: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+
+def read_documents(source: str | Path, **options: Any) -> list[Document]:
+    """Read the documents of a source; see `read_source`, whose options these are."""
+    return read_source(source, **options).documents
+
+
+def read_source(
     source: str | Path,
     *,
     words: int = 150,
     overlap: int = 20,
-    unreadable: Literal["error", "skip"] = "error",
+    on_error: OnError = "skip",
     leave_out: Path | None = None,
-) -> list[Document]:
+    may_be_blank: bool = False,
+) -> Reading:
     """
     Read what a user wants indexed: a BEIR folder (its passages as they are) or a folder or file of documents.
 
+    Links to files are read if they stay within the folder; links to folders, and links that lead out, are left out.
+
     :param source:
         BEIR folder, folder of `.txt`, `.md`, `.html`, `.pdf` and `.docx` files (searched deeply, but for hidden
-        folders), or one such file.
+        folders and files), or one such file.
     :param words:
-        Length of the passages into which files are split; BEIR passages are not split.
+        Length of the passages into which files are cut, at most; they end with a sentence where one ends in their
+        second half. BEIR passages are not cut.
     :param overlap:
-        Words that two passages share.
-    :param unreadable:
-        What to do with a file that cannot be read: `error`, or `skip` it and say so.
+        Words that two passages share, at most if whole sentences fit, else so many.
+    :param on_error:
+        What to do with a file that cannot be read or has no text, and with an empty document of a BEIR folder: `skip`
+        it and name it with the reason in one warning at the end, or `fail` then.
     :param leave_out:
         A folder within that is not read, such as the one that is written to.
+    :param may_be_blank:
+        Return no document, rather than raise, if there is no text at all: an index loses the last that it had.
     :returns:
-        Documents with stable ids. `meta` holds `title` or `file_path`, and what the source gave.
+        Documents with stable ids, `title` or `file_path` in their `meta` beside what the source gave; and what was
+        left out.
     :raises DataError:
-        If nothing can be read, or a file cannot be read (named), or no file has any text.
+        If no text can be read; if a BEIR folder is malformed; with `fail`, if anything was left out.
     """
     source, root = Path(source), source_root(source)
     if root is None:
-        return [_from_record(record) for record in read_records(source)]
+        blank: set[str] = set()
+        documents = [_from_record(record) for record in read_records(source, skipped=blank)]
+        has_some = documents or may_be_blank
+        _tell(source, dict.fromkeys(sorted(blank), "no text"), "documents", on_error if has_some else "fail")
+        return Reading(documents, sorted(blank))
     if not source.exists():
         msg = f"{source} does not exist. Give a folder of documents or a BEIR folder."
         raise DataError(msg)
     if source.is_file() and is_beir(source.parent) and source.name.startswith("corpus.jsonl"):
         msg = f"{source}: give the BEIR folder around it, {source.parent}."
         raise DataError(msg)
-    files = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file())
-    if source.is_dir():
-        files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(source).parts)]
-        files = [p for p in files if leave_out is None or leave_out.resolve() not in p.resolve().parents]
-    known = [p for p in files if p.suffix.lower() in _CONVERTERS]
-    if not known:
-        seen = Counter(p.suffix or "no suffix" for p in files)
+    seen: Counter[str] = Counter()
+    documents, reasons, result = [], {}, Reading([])
+    for path, refused in sorted(_files(source, leave_out)) if source.is_dir() else [(source, "")]:
+        seen[path.suffix or "no suffix"] += 1
+        if path.suffix.lower() not in SUFFIXES and not refused:
+            continue
+        name = path.relative_to(root).as_posix()
+        try:
+            if refused or (refused := _refused_name(name)):
+                raise LeftOutError(refused)
+            documents.append(read_file(path, name))
+        except LeftOutError as error:
+            printable = _UNUSABLE.sub(lambda odd: odd.group().encode("unicode_escape").decode(), name)
+            reasons[printable] = str(error)
+            (result.blank if error.is_blank else result.unread).append(name)
+    if not documents and not reasons:
         found = ", ".join(f"{n} {suffix}" for suffix, n in seen.most_common(5)) or "nothing"
-        msg = f"{source}: found {found}, but no file that can be read ({', '.join(_CONVERTERS)})."
+        msg = f"{source}: found {found}, but no file that can be read ({', '.join(SUFFIXES)})."
         raise DataError(msg)
-    documents = _convert(known, root, unreadable)
-    if not documents:
-        msg = f"{source}: none of {len(known)} files has any text. Scanned pages need text recognition (OCR) first."
-        raise DataError(msg)
-    return _split(documents, words, overlap)
+    _tell(source, reasons, "files", on_error if documents or (result.blank and may_be_blank) else "fail")
+    result.documents = [passage for document in documents for passage in _passages(document, words, overlap)]
+    return result
 
 
 def source_root(source: str | Path) -> Path | None:
@@ -107,55 +148,55 @@ def _from_record(record: dict[str, Any]) -> Document:
     return Document(id=record["_id"], content=record.get("text") or "", meta=meta)
 
 
-def _convert(files: list[Path], root: Path, unreadable: Literal["error", "skip"]) -> list[Document]:
-    from haystack.core.serialization import import_class_by_name
-
-    converters: dict[str, Any] = {}
-    documents: list[Document] = []
-    empty: list[str] = []
-    failed: list[str] = []
-    for path in files:
-        kind = _CONVERTERS[path.suffix.lower()]
-        relative = path.relative_to(root).as_posix()
-        try:
-            if kind not in converters:
-                quiet = {"progress_bar": False} if path.suffix.lower() == ".md" else {}  # one a file otherwise
-                converters[kind] = import_class_by_name(kind)(**quiet)
-            found = converters[kind].run(sources=[path])["documents"]
-        except ImportError as error:
-            msg = f'{path}: reading {path.suffix} files needs `pip install "retort-haystack[files]"` ({error}).'
-            raise DataError(msg) from error
-        # Haystack's converters log a file they cannot read and go on; a missing document is an error here.
-        if not found:
-            if unreadable == "error":
-                msg = f"{path}: this file cannot be read. Repair it, or move it out of the folder."
-                raise DataError(msg)
-            failed.append(relative)
-        # Set here: converters shorten a `file_path` that they are given to the file's name.
-        texts = [replace(d, meta={**d.meta, "file_path": relative}) for d in found if (d.content or "").strip()]
-        if found and not texts:
-            empty.append(relative)
-        documents.extend(texts)
-    for names, what in (
-        (failed, "cannot be read"),
-        (empty, "have no text (scanned pages need text recognition first)"),
-    ):
-        if names:
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            logger.warning("left out, as they %s: %s%s", what, ", ".join(names[:SHOWN]), more)
-    return documents
+def _files(source: Path, leave_out: Path | None) -> Iterator[tuple[Path, str]]:
+    """Find the files of a folder, hidden ones left out: each with the reason why it is not to be read, or none."""
+    inside, written = source.resolve(), None if leave_out is None else leave_out.resolve()
+    closed: list[OSError] = []
+    for folder, folders, names in os.walk(source, onerror=closed.append):
+        here = Path(folder)
+        folders[:] = [name for name in folders if not name.startswith(".") and (here / name).resolve() != written]
+        for name in folders:
+            if (here / name).is_symlink():
+                yield here / name, "a link to a folder"
+        for path in (here / name for name in names if not name.startswith(".")):
+            is_link, is_file = path.is_symlink(), os.path.isfile(path)  # unlike Path's, it never raises
+            if is_link and not is_file:
+                yield path, "a link that leads to no file"
+            elif is_link and not path.resolve().is_relative_to(inside):
+                yield path, "a link that leads out of the folder"
+            elif is_file:
+                yield path, "a lock file of an open document" if path.name.startswith("~$") else ""
+            elif path.suffix.lower() in SUFFIXES:
+                yield path, "no file that can be opened"
+    for error in closed:
+        yield Path(error.filename), f"this folder cannot be read ({error.strerror})"
 
 
-def _split(documents: list[Document], words: int, overlap: int) -> list[Document]:
-    from haystack.components.preprocessors import DocumentSplitter
+def _refused_name(name: str) -> str:
+    return "its name holds control characters, or is not UTF-8: rename it" if _UNUSABLE.search(name) else ""
 
-    splitter = DocumentSplitter(split_by="word", split_length=words, split_overlap=overlap)
-    splitter.warm_up()
-    counts: Counter[str] = Counter()
-    passages = []
-    for passage in splitter.run(documents=documents)["documents"]:
-        path = passage.meta["file_path"]
+
+def _tell(source: Path, reasons: dict[str, str], what: str, on_error: OnError) -> None:
+    """Name all that was left out, once."""
+    if not reasons:
+        return
+    lines = "".join(f"\n  {name}: {reason}" for name, reason in reasons.items())
+    if on_error == "fail":
+        msg = f"{source}: {len(reasons)} {what} cannot be read. Mend them, or move them out of the folder:{lines}"
+        raise DataError(msg)
+    logger.warning("%s: %d %s left out:%s", source, len(reasons), what, lines)
+
+
+def _passages(document: Document, words: int, overlap: int) -> Iterator[Document]:
+    from haystack import Document as Passage
+
+    text, path = document.content or "", document.meta["file_path"]
+    for number, (start, end) in enumerate(passage_spans(text, words, overlap)):
+        place = {
+            "source_id": document.id,
+            "split_id": number,
+            "split_idx_start": start,
+            "page_number": text.count("\f", 0, start) + 1,
+        }
         # Ids by place: the passages of a changed file take the places of its old ones.
-        passages.append(replace(passage, id=f"{path}#{counts[path]}"))
-        counts[path] += 1
-    return passages
+        yield Passage(id=f"{path}#{number}", content=text[start:end], meta=deepcopy(document.meta) | place)
