@@ -239,10 +239,24 @@ class TestTexts:
             (JAPANESE, "shift-jis"),
         ],
     )
-    @pytest.mark.parametrize("suffix", ["txt", "md", "html"])
+    @pytest.mark.parametrize("suffix", ["txt", "md", "html"])  # an HTML page names its own
     def test_encodings_are_detected(self, tmp_path, text, encoding, suffix):
         page = f"<html><head><meta charset={encoding}></head><body><p>{text}</p></body></html>"
         (tmp_path / f"a.{suffix}").write_bytes((page if suffix == "html" else text).encode(encoding))
+        assert read_documents(tmp_path)[0].content == text.strip()
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "The ship of Captain Müller is in the harbour and waits for the tide, which comes at noon.",
+            "The naïve café.",
+            "L'été, la mer est chaude. À midi, les élèves vont à l'école.",
+            "Curaçao is an island. " * 20,
+        ],
+    )
+    def test_a_few_accents_are_western(self, tmp_path, text):
+        """The library's first guess is of the Baltic, or of Central Europe."""
+        (tmp_path / "a.txt").write_text(text, encoding="cp1252")
         assert read_documents(tmp_path)[0].content == text.strip()
 
     def test_a_pdf_with_halves_of_surrogate_pairs(self, tmp_path):
