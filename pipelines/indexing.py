@@ -50,7 +50,7 @@ class Source(NamedTuple):
     :param blank:
         Files that have no text any more, or ids of such documents of a BEIR folder: what the index has of them goes.
     :param unread:
-        Files that could not be read: what the index has of them stays, also with `prune`.
+        Files and folders that could not be read: what the index has of them stays, also with `prune`.
     """
 
     documents: list[Document]
@@ -166,9 +166,9 @@ def index_documents(
         return 0, 0
     if prune:
         before = index.document_ids() if isinstance(index, ServerIndex) else {d.id for d in index.filter_documents()}
-        before -= set() if root is None else set(_passages(target, set(source.unread), "==", root))
+        before -= _unread_passages(target, source.unread, root)
     elif root is None:
-        before = {d.id for d in _with_ids(target, source.blank)}
+        before = {d.id for d in _with_ids(target, source.blank) if _owner(d.meta) is None}
     else:
         before = set(_passages(target, files | set(source.blank), "==", root))
     stale = sorted(before - {d.id for d in documents})
@@ -285,6 +285,16 @@ def _passages(store: Any, files: set[str], same_root: str, root: str) -> dict[st
     near = store.filter_documents({"operator": "AND", "conditions": [rooted, {"operator": "OR", "conditions": names}]})
     owners = {d.id: _owner(d.meta) for d in near}
     return {name: owner for name, owner in owners.items() if owner is not None and owner[1] in files}
+
+
+def _unread_passages(store: Any, unread: Sequence[str], root: str | None) -> set[str]:
+    """Ids of the passages of files, and of all files in folders, that could not be read."""
+    if not unread:
+        return set()
+    near = store.filter_documents({"field": f"meta.{ROOT_STAMP}", "operator": "==", "value": root})
+    owners = {d.id: owner[1] for d in near if (owner := _owner(d.meta)) is not None}
+    below = tuple(f"{name}/" for name in unread)
+    return {i for i, file in owners.items() if file in unread or file.startswith(below)}
 
 
 def _with_ids(store: Any, ids: Sequence[str]) -> list[Document]:

@@ -78,7 +78,7 @@ def fails(capsys, *arguments: str | Path) -> str:
 
 
 class TestCommand:
-    def test_the_whole_way_and_again(self, handbook, recipe, tmp_path, capsys):
+    def test_the_whole_way_and_again(self, handbook, recipe, tmp_path, capsys, monkeypatch):
         out = tmp_path / "out"
         command = ["--documents", handbook, "--out", out, "--recipe", recipe, "--dev-share", "0.3"]
         distill(*command)
@@ -96,6 +96,19 @@ class TestCommand:
         main(["ask", "what is the violin near the music?", "--store", str(out / "index"), "--json"])
         answers = json.loads(capsys.readouterr().out)
         assert len(answers["documents"]) == 10
+        # Passages belong to their files: `retort index` goes on with the index, and needs no --prune.
+        index, page = (
+            ["index", out / "student", "--documents", handbook, "--store", out / "index"],
+            handbook / "sea" / "page 0.md",
+        )
+        text = page.read_text()
+        with monkeypatch.context() as again:
+            again.setattr(Student, "encode_document", None)  # nothing is embedded again
+            main([*map(str, index)])
+        for content, count in (("", 59), (text, 60)):
+            page.write_text(content)
+            main([*map(str, index)])
+            assert f"{count} documents in" in capsys.readouterr().out
         # Again: nothing is done twice. Runs of earlier versions kept no scores: their hybrid is one of ranks.
         (out / "systems.json").unlink()
         (out / "rankings" / "dev.npy").unlink()

@@ -99,6 +99,63 @@ class TestFoldersOfDocuments:
         write_files(files, a="the ship.")
         assert indexed(files).keys() == {"a.txt#0", last}
 
+    def test_an_empty_one_with_the_id_of_a_passage(self, indexed, tmp_path):
+        """It empties a document of its own kind, and none of a file."""
+        files = write_files(tmp_path / "files", a="the ship.")
+        indexed(files)
+        meta = {"_retort_root": str(files.resolve()), "_retort_file": "a.txt", "file_path": "a.txt"}
+        indexed(write_corpus(tmp_path / "corpus", d1={}, **{"a.txt#0": meta | {"text": ""}}))
+        corpus = write_corpus(tmp_path / "corpus", d1={"text": ""}, d2={}, **{"a.txt#0": meta | {"text": ""}})
+        assert indexed(corpus).keys() == {"a.txt#0", "d2"}
+
+
+class TestNamesOfOneFolder:
+    def test_slashes_dots_and_links(self, indexed, tmp_path, monkeypatch):
+        """However it is named, it is the same: its passages are replaced, and none is left."""
+        files = write_files(tmp_path / "files", a=LONG, b="bread.")
+        (tmp_path / "link").symlink_to(files)
+        monkeypatch.chdir(tmp_path)
+        assert len(indexed(f"{files}/")) == 5
+        write_files(files, a="the ship.")
+        for name in ("files/../files/.", tmp_path / "link", files / "a.txt", tmp_path / "link" / "a.txt"):
+            assert indexed(name).keys() == {"a.txt#0", "b.txt#0"}
+
+    def test_a_link_that_leads_elsewhere_by_now(self, indexed, tmp_path):
+        """It is another folder: nothing of the first is taken for its own."""
+        first, second = write_files(tmp_path / "first", a="a.", b="b."), write_files(tmp_path / "second", a="c.")
+        link = tmp_path / "link"
+        link.symlink_to(first)
+        indexed(link)
+        link.unlink()
+        link.symlink_to(second)
+        with pytest.raises(DocumentStoreError, match=rf"a.txt of {second} is already there from {first}"):
+            indexed(link)
+        stored = indexed(link, prune=True)
+        assert {name: d.content for name, d in stored.items()} == {"a.txt#0": "c."}
+
+    def test_two_of_one_name(self, indexed, tmp_path):
+        for parent in ("x", "y"):
+            (tmp_path / parent).mkdir()
+        one = write_files(tmp_path / "x" / "docs", a=LONG)
+        two = write_files(tmp_path / "y" / "docs", b="b.")
+        before = indexed(one)
+        assert indexed(two).keys() == {*before, "b.txt#0"}
+        write_files(two, b="")
+        with pytest.raises(DocumentStoreError, match="already there"):
+            indexed(write_files(two, a="a."))
+        (two / "a.txt").unlink()
+        assert indexed(two).keys() == before.keys()
+
+    def test_moved(self, indexed, tmp_path):
+        """Where it was, another may stand: its passages are not those of the first."""
+        files = write_files(tmp_path / "old", a="a.", b="b.")
+        indexed(files)
+        files.rename(tmp_path / "new")
+        with pytest.raises(DocumentStoreError, match=rf"is already there from {tmp_path / 'old'}"):
+            indexed(tmp_path / "new")
+        assert indexed(write_files(tmp_path / "old", z="z.")).keys() == {"a.txt#0", "b.txt#0", "z.txt#0"}
+        assert indexed(tmp_path / "new", prune=True).keys() == {"a.txt#0", "b.txt#0"}
+
 
 class TestFoldersOfFiles:
     def test_the_same_name_in_two(self, indexed, tmp_path):

@@ -41,7 +41,8 @@ class Reading:
     :param blank:
         Files without any text, or ids of such documents of a BEIR folder: what they once gave is gone.
     :param unread:
-        Files that could not be read: what they once gave may still be there.
+        Files and folders that could not be read: what they once gave may still be there. Links, lock files and names
+        that cannot be used are not among them: the source does not have them.
     """
 
     documents: list[Document]
@@ -116,7 +117,10 @@ def read_source(
         except LeftOutError as error:
             printable = _UNUSABLE.sub(lambda odd: odd.group().encode("unicode_escape").decode(), name)
             reasons[printable] = str(error)
-            (result.blank if error.is_blank else result.unread).append(name)
+            if error.is_blank:
+                result.blank.append(name)
+            elif not refused or path.is_dir():
+                result.unread.append(name)
     if not documents and not reasons:
         found = ", ".join(f"{n} {suffix}" for suffix, n in seen.most_common(5)) or "nothing"
         msg = f"{source}: found {found}, but no file that can be read ({', '.join(SUFFIXES)})."
