@@ -87,7 +87,7 @@ BAD = {
     "damaged.pdf": (pdf("A ship.")[:200], "damaged, or of another kind"),
     "encrypted.docx": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(2000), "encrypted, or of Word's old format"),
     "damaged.docx": (word("A ship.")[:3000], "damaged, or of another kind (BadZipFile"),
-    "bomb.docx": (packed("word/document.xml", LARGEST_XML + (1 << 20)), "unpacked larger than 64 MiB of text"),
+    "bomb.docx": (packed("word/document.xml", LARGEST_XML + (1 << 20)), "unpacked larger than 32 MiB of text"),
     "~$open.docx": (b"jan", "a lock file of an open document"),
     "scripts.html": (
         (
@@ -269,6 +269,10 @@ class TestTexts:
         """The library's first guess is of the Baltic, or of Central Europe."""
         (tmp_path / "a.txt").write_text(text, encoding="cp1252")
         assert read_documents(tmp_path)[0].content == text.strip()
+
+    def test_utf8_that_was_cut_off(self, tmp_path):
+        (tmp_path / "a.txt").write_bytes(CHINESE.encode()[:-1])
+        assert read_documents(tmp_path)[0].content == CHINESE[:-1] + "\ufffd"
 
     def test_a_pdf_with_halves_of_surrogate_pairs(self, tmp_path):
         cmap = (

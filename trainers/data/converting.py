@@ -32,8 +32,9 @@ _CONVERTERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 SUFFIXES = (*_CONVERTERS, ".pdf")
 LARGEST = 2**30  # bytes of a file, and of a DOCX file unpacked
-LARGEST_XML = 2**26  # bytes of the texts of a DOCX file; a million paragraphs took minutes and gigabytes
+LARGEST_XML = 2**25  # bytes of the texts of a DOCX file; a million paragraphs would take minutes and gigabytes
 _OLE = b"\xd0\xcf\x11\xe0"  # what Office encrypts, and what it wrote before 2007
+_DAMAGED = 10  # in other encodings most of what is not ASCII is no UTF-8
 _BLANK = {
     ".pdf": "no text (scanned pages need text recognition first)",
     ".html": "no text (scripts may fill this page)",
@@ -144,17 +145,14 @@ def _converter(suffix: str) -> Any:
 
 def _as_utf8(data: bytes) -> bytes:
     """
-    Detect the encoding of a text: UTF-8 if it is that, else what charset-normalizer takes it for.
+    Detect the encoding of a text: UTF-8 if it is that but for a few bytes, else what charset-normalizer takes it for.
 
     Of what suits it as well it takes Western Europe's: a few accents in English suit a dozen encodings.
     """
-    if b"\0" not in data:  # UTF-16 of plain English is UTF-8, too
-        try:
-            data.decode("utf-8")
-        except UnicodeDecodeError:
-            pass
-        else:
-            return data
+    text = data.decode("utf-8", "replace")
+    damaged, others = text.count("\ufffd"), sum(not letter.isascii() for letter in text)
+    if "\0" not in text and others >= _DAMAGED * damaged:  # UTF-16 of plain English is UTF-8 with zeros
+        return text.encode()
     import charset_normalizer
 
     matches = charset_normalizer.from_bytes(data)
