@@ -34,7 +34,7 @@ VECTORS = "vectors"  # among what `encode_parts` gives
 TOKENISED = 4096  # texts at once; what a tokenizer gives takes some 30 KB a passage
 
 
-def token_counts(model: BaseModel, texts: Sequence[str], side: Side) -> np.ndarray:
+def token_counts(model: BaseModel, texts: Sequence[str], side: Side, prompt: str | None = None) -> np.ndarray:
     """
     Count each text's tokens after truncation.
 
@@ -44,13 +44,15 @@ def token_counts(model: BaseModel, texts: Sequence[str], side: Side) -> np.ndarr
         `n` texts.
     :param side:
         `query` or `document`.
+    :param prompt:
+        Put before each text; None is the model's own for this side.
     :returns:
         `[n]` integers.
     """
     tokenizer = getattr(route(model, side)[0], "tokenizer", None)
     if tokenizer is None or hasattr(tokenizer, "encode_batch"):
         return np.array([len(text) for text in texts], dtype=np.int64)
-    prompt = prompt_for(model, side)
+    prompt = prompt_for(model, side) if prompt is None else prompt
     limit = max_tokens(model, side)
     counts = np.empty(len(texts), dtype=np.int64)
     for start in range(0, len(texts), TOKENISED):
@@ -80,11 +82,10 @@ def plan_chunks(counts: np.ndarray, budget: int) -> list[np.ndarray]:
     return chunks
 
 
-def forward(model: BaseModel, texts: list[str], side: Side) -> dict[str, Any]:
-    """Run one chunk through the model, gradients and all; the caller chooses the mode."""
-    return model(
-        on_device(model, model.preprocess(texts, prompt=prompt_for(model, side) or None, task=side)), task=side
-    )
+def forward(model: BaseModel, texts: list[str], side: Side, prompt: str | None = None) -> dict[str, Any]:
+    """Run one chunk through the model, gradients and all; the caller chooses the mode. None: the model's own prompt."""
+    prompt = prompt_for(model, side) if prompt is None else prompt
+    return model(on_device(model, model.preprocess(texts, prompt=prompt or None, task=side)), task=side)
 
 
 def settle_dimension(model: BaseModel) -> None:
@@ -181,6 +182,7 @@ def encode_chunks(
     *,
     budget: int | None = None,
     recompute: bool = False,
+    prompt: str | None = None,
 ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
     """
     Encode texts chunk by chunk, on the model's device, with gradients unless they are off.
@@ -195,23 +197,25 @@ def encode_chunks(
         Padded tokens a chunk; by default what suits the device.
     :param recompute:
         Keep no activations for the backward pass (see `recomputed`).
+    :param prompt:
+        Put before each text; None is the model's own for this side.
     :returns:
         Pairs of rows `[c]` and their vectors `[c, d]` in the model's dtype; the rows partition `range(n)`.
     """
-    for chunk, part in _planned(model, texts, side, budget):
+    for chunk, part in _planned(model, texts, side, budget, prompt):
 
         def run(part: list[str] = part) -> torch.Tensor:
-            return forward(model, part, side)["sentence_embedding"]
+            return forward(model, part, side, prompt)["sentence_embedding"]
 
         yield chunk, recomputed(run) if recompute else run()
 
 
 def _planned(
-    model: SentenceTransformer, texts: Sequence[str], side: Side, budget: int | None
+    model: SentenceTransformer, texts: Sequence[str], side: Side, budget: int | None, prompt: str | None = None
 ) -> Iterator[tuple[np.ndarray, list[str]]]:
     """Cut texts into chunks: pairs of their rows and texts."""
     # A single query has nothing to sort, so it is not tokenised twice.
-    counts = np.zeros(1, dtype=np.int64) if len(texts) == 1 else token_counts(model, texts, side)
+    counts = np.zeros(1, dtype=np.int64) if len(texts) == 1 else token_counts(model, texts, side, prompt)
     for chunk in plan_chunks(counts, budget or default_budget(model)):
         yield chunk, [texts[i] for i in chunk]
 
@@ -275,6 +279,7 @@ def encode_numpy(
     *,
     budget: int | None = None,
     progress: Callable[[int], Any] | None = None,
+    prompt: str | None = None,
 ) -> np.ndarray:
     """
     Encode texts for use, without gradients, whatever mode the model is in.
@@ -289,6 +294,8 @@ def encode_numpy(
         Padded tokens a chunk; by default what suits the device.
     :param progress:
         Called with the number of texts after each chunk.
+    :param prompt:
+        Put before each text; None is the model's own for this side.
     :returns:
         `[n, d]` float32, in the order of `texts`, as the model gives them (most normalise).
     """
@@ -296,7 +303,7 @@ def encode_numpy(
 
     shape = (len(texts), model.get_embedding_dimension() or 0)
     with evaluating(model), torch.inference_mode():
-        chunks = encode_chunks(model, texts, side, budget=budget) if texts else ()
+        chunks = encode_chunks(model, texts, side, budget=budget, prompt=prompt) if texts else ()
         return collect(((rows, v.float().cpu().numpy()) for rows, v in chunks), shape, progress)
 
 

@@ -225,7 +225,7 @@ def write_json(path: Path, value: Any) -> None:
         )  # names that are not UTF-8, as JSON has them
 
 
-def resolve_model(name: str) -> str:
+def resolve_model(name: str | Path) -> str:
     """
     Turn a model's name into what sentence-transformers can load.
 
@@ -237,6 +237,7 @@ def resolve_model(name: str) -> str:
     :raises FileNotFoundError:
         If the package or its subfolder is not there. Nothing of the package is imported.
     """
+    name = str(name)
     if not name.startswith(PACKAGE_SCHEME):
         return name
     package, _, subfolder = name.removeprefix(PACKAGE_SCHEME).partition("/")

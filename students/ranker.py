@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,7 +50,7 @@ class Ranker(LoadedModel["CrossEncoder"]):
         return CrossEncoder
 
     @classmethod
-    def load(cls, model: str, *, max_tokens: int | None = None, **options: Any) -> Ranker:
+    def load(cls, model: str | Path, *, max_tokens: int | None = None, **options: Any) -> Ranker:
         """
         Load a ranker trained here, or any other cross-encoder with one label.
 
@@ -65,7 +66,7 @@ class Ranker(LoadedModel["CrossEncoder"]):
         """
         cut = None if max_tokens is None else lambda loaded: setattr(loaded, "max_seq_length", max_tokens)
         loaded, manifest, scorer, _ = cls._load(model, cut=cut, **options)
-        return cls(loaded, manifest, model, scorer)
+        return cls(loaded, manifest, str(model), scorer)
 
     @classmethod
     def _refuse_other_kind(cls, kind: str, model: str) -> None:

@@ -40,6 +40,7 @@ def encode_sparse(
     *,
     budget: int | None = None,
     progress: Callable[[int], Any] | None = None,
+    prompt: str | None = None,
 ) -> csr_array:
     """
     Encode texts for use, without gradients, whatever mode the model is in; parameters as in `encode_numpy`.
@@ -51,7 +52,7 @@ def encode_sparse(
 
     settle_dimension(model)
     with evaluating(model), torch.inference_mode():
-        chunks = encode_chunks(model, texts, side, budget=budget) if texts else ()
+        chunks = encode_chunks(model, texts, side, budget=budget, prompt=prompt) if texts else ()
         found = collect_sparse(
             ((rows, v.float().cpu().numpy()) for rows, v in chunks), model.get_embedding_dimension(), progress
         )

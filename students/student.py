@@ -21,7 +21,7 @@ from retort.students.backends.torch import TorchEncoder
 from retort.students.card import model_card
 from retort.students.encoding import encode_numpy, settle_dimension
 from retort.students.files import replace_folder, resolve_model
-from retort.students.hashing import fingerprint_of, space_of
+from retort.students.hashing import canonical_json, fingerprint_of, hash_text, space_of
 from retort.students.layers import note_word_weights
 from retort.students.loading import (
     Kwargs,
@@ -35,6 +35,7 @@ from retort.students.loading import (
     set_precision,
 )
 from retort.students.manifest import MANIFEST_FILE, Manifest, ManifestError
+from retort.students.prompts import warn_of_missing
 from retort.students.redaction import redacted
 from retort.students.scoring import is_ranker, pair_prompt
 from retort.students.towers import SIDES, Side, max_tokens, prompt_for, set_max_tokens
@@ -165,7 +166,7 @@ class LoadedModel(Generic[Model]):
     @classmethod
     def _load(
         cls,
-        model: str,
+        name: str | Path,
         *,
         cut: Callable[[Model], None] | None,
         device: str | None = None,
@@ -181,6 +182,8 @@ class LoadedModel(Generic[Model]):
         """
         Load a torch model or an export; parameters and errors as in `Student.load`.
 
+        :param name:
+            The model's name.
         :param cut:
             Sets other lengths than the model's; None keeps those.
         :param kwargs:
@@ -188,7 +191,7 @@ class LoadedModel(Generic[Model]):
         :returns:
             The torch model or None; the manifest; what `open_export` gives or None; the export's form or "".
         """
-        device = pick_device(device)
+        model, device = str(name), pick_device(device)
         folder = Path(resolve_model(model))
         known = Manifest.read(folder)
         if known is not None:
@@ -276,7 +279,7 @@ class Student(LoadedModel["SentenceTransformer"]):
     @classmethod
     def load(
         cls,
-        model: str,
+        model: str | Path,
         *,
         device: str | None = None,
         precision: Precision | None = None,
@@ -358,7 +361,7 @@ class Student(LoadedModel["SentenceTransformer"]):
             tokenizer_kwargs=tokenizer_kwargs,
             config_kwargs=config_kwargs,
         )
-        return cls(loaded, manifest, model, encoders, form, trust_remote_code=trust_remote_code)
+        return cls(loaded, manifest, str(model), encoders, form, trust_remote_code=trust_remote_code)
 
     @classmethod
     def _refuse_other_kind(cls, kind: str, model: str) -> None:
@@ -417,6 +420,7 @@ class Student(LoadedModel["SentenceTransformer"]):
         *,
         tokens_per_chunk: int | None = None,
         progress: Callable[[int], Any] | None = None,
+        prompt: str | None = None,
     ) -> np.ndarray:
         """
         Encode texts in token-sorted chunks.
@@ -429,11 +433,31 @@ class Student(LoadedModel["SentenceTransformer"]):
             Padded tokens a forward pass; by default what suits the device.
         :param progress:
             Called with the number of texts after each chunk.
+        :param prompt:
+            Put before each text; None is the model's own for this side.
         :returns:
             `[n, dim]` float32, in the order of `texts`, as the model gives them (most normalise).
         """
-        found: np.ndarray = self._encoders[side].encode(texts, budget=tokens_per_chunk, progress=progress)
-        return found
+        if prompt is None and not self.manifest.prompts[side]:
+            warn_of_missing(self.name, side)
+        vectors: np.ndarray = self._encoders[side].encode(
+            texts, budget=tokens_per_chunk, progress=progress, prompt=prompt
+        )
+        return vectors
+
+    def space_with(self, prompt: str = "", suffix: str = "") -> str:
+        """
+        Return the space of documents that are embedded with another prompt, or with something behind them.
+
+        :param prompt:
+            Put before each document in the place of the model's own prompt; empty: the model's own.
+        :param suffix:
+            Put behind each document.
+        """
+        own = self.manifest.prompts["document"]
+        if (prompt or own) == own and not suffix:
+            return self.space
+        return hash_text(canonical_json({"space": self.space, "prompt": prompt or own, "suffix": suffix}))
 
 
 class Encoder(Protocol):
@@ -444,7 +468,12 @@ class Encoder(Protocol):
         """Size of its weights."""
 
     def encode(
-        self, texts: Sequence[str], *, budget: int | None = None, progress: Callable[[int], Any] | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        budget: int | None = None,
+        progress: Callable[[int], Any] | None = None,
+        prompt: str | None = None,
     ) -> Any:
         """Encode texts: `[n, dim]` float32, an array or a `csr_array`; parameters as in `Student.encode`."""
 

@@ -48,6 +48,9 @@ class TestGraphs:
         wanted = torch_student.encode(TEXTS * 3, side)
         np.testing.assert_allclose(graph.encode(TEXTS * 3, side, tokens_per_chunk=24), wanted, atol=1e-5)
         np.testing.assert_allclose(graph.encode(TEXTS[2:3], side), wanted[2:3], atol=1e-5)
+        other = torch_student.encode(TEXTS, side, prompt="bread ")
+        np.testing.assert_allclose(graph.encode(TEXTS, side, prompt="bread "), other, atol=1e-5)
+        assert not np.allclose(other, wanted[: len(TEXTS)], atol=1e-3)
         assert graph.encode([], side).shape == (0, 16)
 
     def test_int8_is_near_and_smaller(self, exported):

@@ -4,17 +4,42 @@
 """What components that load a model share: one model per process, loaded at the first run, and their YAML."""
 
 import inspect
+import logging
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, Generic, Self
 
-from haystack import default_from_dict, default_to_dict
+import numpy as np
+from haystack import Document, default_from_dict, default_to_dict
 from haystack.utils import ComponentDevice, Secret
 from haystack.utils.hf import deserialize_hf_model_kwargs, serialize_hf_model_kwargs
 
 from retort.students.handle import Loaded, StudentHandle
 from retort.students.loading import KWARGS
 
+logger = logging.getLogger(__name__)
+
+_SHORTEST = 1e-12  # of vectors that are divided by their length
+_LENGTH = 512  # tokens of a text, for models that do not cut theirs
 _LOADING = ("precision", "backend", "threads", "revision", "local_files_only", "trust_remote_code", *KWARGS)
+
+
+def device_of(device: ComponentDevice | str | None) -> ComponentDevice | None:
+    """Return a device; a text is one of torch, such as `cpu` or `cuda:0`."""
+    return ComponentDevice.from_str(device) if isinstance(device, str) else device
+
+
+def tokens_of(batch_size: int | None, max_tokens: int | None) -> int | None:
+    """Return the tokens of `batch_size` texts of full length, which a forward pass may hold; None: the device's."""
+    return None if batch_size is None else batch_size * (max_tokens or _LENGTH)
+
+
+def finished(vectors: np.ndarray, truncate_dim: int | None, *, normalize: bool) -> np.ndarray:
+    """Cut vectors `[n, d]` to their first dimensions and, if asked for, divide them by their lengths."""
+    vectors = vectors[:, :truncate_dim]
+    if normalize:
+        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _SHORTEST)
+    return vectors
 
 
 class ModelComponent(Generic[Loaded]):
@@ -24,6 +49,7 @@ class ModelComponent(Generic[Loaded]):
     device: ComponentDevice | None
     token: Secret | None
     _handle: StudentHandle[Loaded]
+    _said_titles = False
 
     def _share(self, kind: type[Loaded], **options: Any) -> StudentHandle[Loaded]:
         """Return the handle of the model that the attributes name; further options are those of its `load`."""
@@ -54,6 +80,18 @@ class ModelComponent(Generic[Loaded]):
                 parameters[name] = deepcopy(parameters[name])
                 deserialize_hf_model_kwargs(parameters[name])
         return default_from_dict(cls, data | {"init_parameters": parameters})
+
+    def _say_titles(self, documents: Sequence[Document], fields: list[str] | None) -> None:
+        """Warn, once, who did not say so that titles are embedded: models of elsewhere are not trained with them."""
+        if self._said_titles or fields is not None or self._handle.student.manifest.recipe is not None:
+            return
+        if any(document.meta.get("title") is not None for document in documents):
+            self._said_titles = True
+            logger.warning(
+                "%s: titles are put before contents, where Haystack's own component uses contents alone. Say which: "
+                "meta_fields_to_embed=['title'] or [].",
+                type(self).__name__,
+            )
 
     def warm_up(self) -> None:
         """Load the model, once."""

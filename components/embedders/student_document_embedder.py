@@ -7,13 +7,19 @@ import asyncio
 import logging
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from haystack import Document, component
 from haystack.utils import ComponentDevice, Secret
 from tqdm import tqdm
 
-from haystack_integrations.components.embedders.retort.model_component import ModelComponent
+from haystack_integrations.components.embedders.retort.model_component import (
+    ModelComponent,
+    device_of,
+    finished,
+    tokens_of,
+)
 from retort.students import SPACE_STAMP, STUDENT_STAMP, VIEW_OF, Student, document_string
 from retort.students.checks import positive
 
@@ -45,12 +51,16 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
     def __init__(
         self,
         *,
-        model: str = "runs/quickstart/student",
-        device: ComponentDevice | None = None,
+        model: str | Path = "runs/quickstart/student",
+        device: ComponentDevice | str | None = None,
         precision: Literal["float32", "bfloat16", "auto", "int8"] | None = None,
         backend: Literal["auto", "torch", "onnx"] = "auto",
         threads: int | None = None,
         truncate_dim: int | None = None,
+        normalize_embeddings: bool = False,
+        prefix: str = "",
+        suffix: str = "",
+        batch_size: int | None = None,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = " ",
         progress_bar: bool = True,
@@ -68,7 +78,7 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
         :param model:
             Student folder, Hugging Face Hub id, or `package:NAME/SUBFOLDER`.
         :param device:
-            Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
+            Where to run, such as `cpu`; None takes the best there is, on whichever machine the pipeline is loaded.
         :param precision:
             `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there; `int8`: the ONNX export of
             that name. None takes what `retort export` found best for CPUs, else float32.
@@ -78,10 +88,20 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
             Threads of an ONNX graph; None takes all cores. Torch has its own, for the whole process.
         :param truncate_dim:
             Keep the first so many dimensions.
+        :param normalize_embeddings:
+            Divide embeddings by their lengths; most models do so themselves. It is not part of the space.
+        :param prefix:
+            Put before each document, in the place of the model's own prompt; empty: the model's own. It is part of the
+            space: name it as `document_prefix` of the text embedder.
+        :param suffix:
+            Put behind each document; likewise `document_suffix`.
+        :param batch_size:
+            A forward pass holds as many tokens as so many texts of full length; None: what suits the device.
         :param meta_fields_to_embed:
-            Metadata put before the content; None is `["title"]`, as in training.
+            Metadata put before the content; None is `["title"]`, as in training. Haystack's embedders embed none:
+            `[]` does as they do.
         :param embedding_separator:
-            What stands between them.
+            What stands between them; Haystack's is a line break.
         :param progress_bar:
             Show a bar, in a terminal.
         :param revision:
@@ -99,14 +119,18 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
         :param config_kwargs:
             Passed to that of the configuration. With any of the three the torch model runs.
         :raises ValueError:
-            If `truncate_dim` is not above 0.
+            If `truncate_dim` or `batch_size` is not above 0.
         """
-        self.model = model
-        self.device = device
+        self.model = str(model)
+        self.device = device_of(device)
         self.precision = precision
         self.backend = backend
         self.threads = threads
         self.truncate_dim = None if truncate_dim is None else positive("truncate_dim", truncate_dim)
+        self.normalize_embeddings = normalize_embeddings
+        self.prefix = prefix
+        self.suffix = suffix
+        self.batch_size = None if batch_size is None else positive("batch_size", batch_size)
         self.meta_fields_to_embed = meta_fields_to_embed
         self.embedding_separator = embedding_separator
         self.progress_bar = progress_bar
@@ -139,6 +163,7 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
             msg = f"{name} expects a list of Documents. To embed a query, use the Student{other}TextEmbedder."
             raise TypeError(msg)
         student = self._handle.student
+        self._say_titles(documents, self.meta_fields_to_embed)
         documents, texts = self._to_embed(documents)
         if student.manifest.kind == "multi_view" and not any(VIEW_OF in d.meta for d in documents) and not self._warned:
             self._warned = True
@@ -146,8 +171,14 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
             logger.warning(message, self.model)
         quiet = not self.progress_bar or not sys.stderr.isatty()
         with tqdm(total=len(texts), desc="embedding documents", disable=quiet, leave=False) as bar:
-            vectors = student.encode_document(texts, progress=bar.update)
-        stamps = dict(zip(self._stamps, (student.space, self.model), strict=True))
+            vectors = student.encode_document(
+                [text + self.suffix for text in texts],
+                prompt=self.prefix or None,
+                tokens_per_chunk=tokens_of(self.batch_size, student.manifest.max_tokens["document"]),
+                progress=bar.update,
+            )
+        space = student.space_with(self.prefix, self.suffix)
+        stamps = dict(zip(self._stamps, (space, self.model), strict=True))
         stamped = [replace(d, meta={**d.meta, **stamps}) for d in documents]
         return {"documents": self._with_vectors(stamped, vectors)}
 
@@ -168,5 +199,5 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
         return documents, [document_string(d.content, d.meta, fields, separator) for d in documents]
 
     def _with_vectors(self, documents: list[Document], vectors: Any) -> list[Document]:
-        cut = vectors[:, : self.truncate_dim]
-        return [replace(d, embedding=vector.tolist()) for d, vector in zip(documents, cut, strict=True)]
+        vectors = finished(vectors, self.truncate_dim, normalize=self.normalize_embeddings)
+        return [replace(d, embedding=vector.tolist()) for d, vector in zip(documents, vectors, strict=True)]

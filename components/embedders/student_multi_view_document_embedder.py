@@ -4,6 +4,7 @@
 """Embeds documents once for each question that they answer."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from haystack import Document, component
@@ -39,15 +40,19 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
     def __init__(
         self,
         *,
-        model: str = "runs/views/student",
+        model: str | Path = "runs/views/student",
         questions_field: str = "questions",
         views: int = 10,
         query_tokens: int = QUERY_TOKENS,
-        device: ComponentDevice | None = None,
+        device: ComponentDevice | str | None = None,
         precision: Literal["float32", "bfloat16", "auto", "int8"] | None = None,
         backend: Literal["auto", "torch", "onnx"] = "auto",
         threads: int | None = None,
         truncate_dim: int | None = None,
+        normalize_embeddings: bool = False,
+        prefix: str = "",
+        suffix: str = "",
+        batch_size: int | None = None,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = " ",
         progress_bar: bool = True,
@@ -71,7 +76,7 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
         :param query_tokens:
             Cut questions after so many tokens, as in training.
         :param device:
-            Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
+            Where to run, such as `cpu`; None takes the best there is, on whichever machine the pipeline is loaded.
         :param precision:
             `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there; `int8`: the ONNX export of
             that name. None takes what `retort export` found best for CPUs, else float32.
@@ -81,10 +86,20 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
             Threads of an ONNX graph; None takes all cores. Torch has its own, for the whole process.
         :param truncate_dim:
             Keep the first so many dimensions.
+        :param normalize_embeddings:
+            Divide embeddings by their lengths; most models do so themselves. It is not part of the space.
+        :param prefix:
+            Put before each document, in the place of the model's own prompt; empty: the model's own. It is part of the
+            space: name it as `document_prefix` of the text embedder.
+        :param suffix:
+            Put behind each document; likewise `document_suffix`.
+        :param batch_size:
+            A forward pass holds as many tokens as so many texts of full length; None: what suits the device.
         :param meta_fields_to_embed:
-            Metadata put before the content; None is `["title"]`, as in training.
+            Metadata put before the content; None is `["title"]`, as in training. Haystack's embedders embed none:
+            `[]` does as they do.
         :param embedding_separator:
-            What stands between them.
+            What stands between them; Haystack's is a line break.
         :param progress_bar:
             Show a bar, in a terminal.
         :param revision:
@@ -102,7 +117,7 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
         :param config_kwargs:
             Passed to that of the configuration. With any of the three the torch model runs.
         :raises ValueError:
-            If `views`, `query_tokens` or `truncate_dim` is not above 0.
+            If `views`, `query_tokens`, `truncate_dim` or `batch_size` is not above 0.
         """
         if views < 1 or query_tokens < 1:
             msg = f"views and query_tokens must be above 0; they are {views} and {query_tokens}."
@@ -115,6 +130,10 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
             backend=backend,
             threads=threads,
             truncate_dim=truncate_dim,
+            normalize_embeddings=normalize_embeddings,
+            prefix=prefix,
+            suffix=suffix,
+            batch_size=batch_size,
             meta_fields_to_embed=meta_fields_to_embed,
             embedding_separator=embedding_separator,
             progress_bar=progress_bar,

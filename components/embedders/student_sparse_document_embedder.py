@@ -4,6 +4,7 @@
 """Embeds documents with a sparse student."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from haystack import Document, component
@@ -39,12 +40,15 @@ class StudentSparseDocumentEmbedder(StudentDocumentEmbedder):
     def __init__(
         self,
         *,
-        model: str = "runs/sparse/student",
-        device: ComponentDevice | None = None,
+        model: str | Path = "runs/sparse/student",
+        device: ComponentDevice | str | None = None,
         precision: Literal["float32", "bfloat16", "auto", "int8"] | None = None,
         backend: Literal["auto", "torch", "onnx"] = "auto",
         threads: int | None = None,
         max_active_dims: int | None = None,
+        prefix: str = "",
+        suffix: str = "",
+        batch_size: int | None = None,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = " ",
         progress_bar: bool = True,
@@ -62,7 +66,7 @@ class StudentSparseDocumentEmbedder(StudentDocumentEmbedder):
         :param model:
             Student folder, Hugging Face Hub id, or `package:NAME/SUBFOLDER`.
         :param device:
-            Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
+            Where to run, such as `cpu`; None takes the best there is, on whichever machine the pipeline is loaded.
         :param precision:
             `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there; `int8`: the ONNX export of
             that name. None takes what `retort export` found best for CPUs, else float32.
@@ -72,10 +76,18 @@ class StudentSparseDocumentEmbedder(StudentDocumentEmbedder):
             Threads of an ONNX graph; None takes all cores. Torch has its own, for the whole process.
         :param max_active_dims:
             Keep so many of the largest entries.
+        :param prefix:
+            Put before each document, in the place of the model's own prompt; empty: the model's own. It is part of the
+            space: name it as `document_prefix` of the text embedder.
+        :param suffix:
+            Put behind each document; likewise `document_suffix`.
+        :param batch_size:
+            A forward pass holds as many tokens as so many texts of full length; None: what suits the device.
         :param meta_fields_to_embed:
-            Metadata put before the content; None is `["title"]`, as in training.
+            Metadata put before the content; None is `["title"]`, as in training. Haystack's embedders embed none:
+            `[]` does as they do.
         :param embedding_separator:
-            What stands between them.
+            What stands between them; Haystack's is a line break.
         :param progress_bar:
             Show a bar, in a terminal.
         :param revision:
@@ -100,6 +112,9 @@ class StudentSparseDocumentEmbedder(StudentDocumentEmbedder):
             precision=precision,
             backend=backend,
             threads=threads,
+            prefix=prefix,
+            suffix=suffix,
+            batch_size=batch_size,
             meta_fields_to_embed=meta_fields_to_embed,
             embedding_separator=embedding_separator,
             progress_bar=progress_bar,

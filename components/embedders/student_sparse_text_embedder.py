@@ -4,6 +4,7 @@
 """Embeds queries with a sparse student."""
 
 import asyncio
+from pathlib import Path
 from typing import Any, Literal
 
 from haystack import component
@@ -34,12 +35,18 @@ class StudentSparseTextEmbedder(StudentTextEmbedder):
     def __init__(
         self,
         *,
-        model: str = "runs/sparse/student",
-        device: ComponentDevice | None = None,
+        model: str | Path = "runs/sparse/student",
+        device: ComponentDevice | str | None = None,
         precision: Literal["float32", "bfloat16", "auto", "int8"] | None = None,
         backend: Literal["auto", "torch", "onnx"] = "auto",
         threads: int | None = None,
         max_active_dims: int | None = None,
+        prefix: str = "",
+        suffix: str = "",
+        document_prefix: str = "",
+        document_suffix: str = "",
+        batch_size: int | None = None,
+        progress_bar: bool = True,
         revision: str | None = None,
         token: Secret | None = None,
         local_files_only: bool = False,
@@ -54,7 +61,7 @@ class StudentSparseTextEmbedder(StudentTextEmbedder):
         :param model:
             Student folder, Hugging Face Hub id, or `package:NAME/SUBFOLDER`.
         :param device:
-            Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
+            Where to run, such as `cpu`; None takes the best there is, on whichever machine the pipeline is loaded.
         :param precision:
             `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there; `int8`: the ONNX export of
             that name. None takes what `retort export` found best for CPUs, else float32.
@@ -64,6 +71,18 @@ class StudentSparseTextEmbedder(StudentTextEmbedder):
             Threads of an ONNX graph; None takes all cores. Torch has its own, for the whole process.
         :param max_active_dims:
             Keep so many of the largest entries.
+        :param prefix:
+            Put before the query, in the place of the model's own prompt; empty: the model's own.
+        :param suffix:
+            Put behind the query.
+        :param document_prefix:
+            The `prefix` that the documents were embedded with. It is part of `space`.
+        :param document_suffix:
+            The `suffix` that the documents were embedded with.
+        :param batch_size:
+            Changes nothing for one query; taken as Haystack's embedders take it.
+        :param progress_bar:
+            Likewise.
         :param revision:
             Hub revision.
         :param token:
@@ -86,6 +105,12 @@ class StudentSparseTextEmbedder(StudentTextEmbedder):
             precision=precision,
             backend=backend,
             threads=threads,
+            prefix=prefix,
+            suffix=suffix,
+            document_prefix=document_prefix,
+            document_suffix=document_suffix,
+            batch_size=batch_size,
+            progress_bar=progress_bar,
             revision=revision,
             token=token,
             local_files_only=local_files_only,
@@ -112,8 +137,12 @@ class StudentSparseTextEmbedder(StudentTextEmbedder):
             msg = "StudentSparseTextEmbedder expects a string. For documents, use the StudentSparseDocumentEmbedder."
             raise TypeError(msg)
         student = self._handle.student
-        ((indices, values),) = largest(student.encode_query([text]), self.max_active_dims)
-        return {"sparse_embedding": SparseEmbedding(indices=indices, values=values), "space": student.space}
+        vectors = student.encode_query([text + self.suffix], prompt=self.prefix or None)
+        ((indices, values),) = largest(vectors, self.max_active_dims)
+        return {
+            "sparse_embedding": SparseEmbedding(indices=indices, values=values),
+            "space": student.space_with(self.document_prefix, self.document_suffix),
+        }
 
     @component.output_types(sparse_embedding=SparseEmbedding, space=str)
     async def run_async(self, text: str) -> dict[str, Any]:

@@ -4,12 +4,13 @@
 """Embeds queries with a student."""
 
 import asyncio
+from pathlib import Path
 from typing import Any, Literal
 
 from haystack import component
 from haystack.utils import ComponentDevice, Secret
 
-from haystack_integrations.components.embedders.retort.model_component import ModelComponent
+from haystack_integrations.components.embedders.retort.model_component import ModelComponent, device_of, finished
 from retort.students import Student
 from retort.students.checks import positive
 
@@ -21,6 +22,8 @@ class StudentTextEmbedder(ModelComponent[Student]):
 
     The query side of the model is used: its prompt, its length and, in a model with separate towers, its tower.
     Components of one process that name the same model share it.
+
+    It takes the parameters of Haystack's `SentenceTransformersTextEmbedder`; what differs is in docs/components.md.
 
     ### Usage example
 
@@ -38,12 +41,19 @@ class StudentTextEmbedder(ModelComponent[Student]):
     def __init__(
         self,
         *,
-        model: str = "runs/quickstart/student",
-        device: ComponentDevice | None = None,
+        model: str | Path = "runs/quickstart/student",
+        device: ComponentDevice | str | None = None,
         precision: Literal["float32", "bfloat16", "auto", "int8"] | None = None,
         backend: Literal["auto", "torch", "onnx"] = "auto",
         threads: int | None = None,
         truncate_dim: int | None = None,
+        normalize_embeddings: bool = False,
+        prefix: str = "",
+        suffix: str = "",
+        document_prefix: str = "",
+        document_suffix: str = "",
+        batch_size: int | None = None,
+        progress_bar: bool = True,
         revision: str | None = None,
         token: Secret | None = None,
         local_files_only: bool = False,
@@ -58,7 +68,7 @@ class StudentTextEmbedder(ModelComponent[Student]):
         :param model:
             Student folder, Hugging Face Hub id, or `package:NAME/SUBFOLDER`.
         :param device:
-            Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
+            Where to run, such as `cpu`; None takes the best there is, on whichever machine the pipeline is loaded.
         :param precision:
             `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there; `int8`: the ONNX export of
             that name. None takes what `retort export` found best for CPUs, else float32.
@@ -68,6 +78,20 @@ class StudentTextEmbedder(ModelComponent[Student]):
             Threads of an ONNX graph; None takes all cores. Torch has its own, for the whole process.
         :param truncate_dim:
             Keep the first so many dimensions.
+        :param normalize_embeddings:
+            Divide the embedding by its length; most models do so themselves.
+        :param prefix:
+            Put before the query, in the place of the model's own prompt; empty: the model's own.
+        :param suffix:
+            Put behind the query.
+        :param document_prefix:
+            The `prefix` that the documents were embedded with. It is part of `space`.
+        :param document_suffix:
+            The `suffix` that the documents were embedded with.
+        :param batch_size:
+            Changes nothing for one query; taken as Haystack's embedders take it.
+        :param progress_bar:
+            Likewise.
         :param revision:
             Hub revision.
         :param token:
@@ -85,12 +109,19 @@ class StudentTextEmbedder(ModelComponent[Student]):
         :raises ValueError:
             If `truncate_dim` is not above 0.
         """
-        self.model = model
-        self.device = device
+        self.model = str(model)
+        self.device = device_of(device)
         self.precision = precision
         self.backend = backend
         self.threads = threads
         self.truncate_dim = None if truncate_dim is None else positive("truncate_dim", truncate_dim)
+        self.normalize_embeddings = normalize_embeddings
+        self.prefix = prefix
+        self.suffix = suffix
+        self.document_prefix = document_prefix
+        self.document_suffix = document_suffix
+        self.batch_size = batch_size
+        self.progress_bar = progress_bar
         self.revision = revision
         self.token = token
         self.local_files_only = local_files_only
@@ -116,8 +147,12 @@ class StudentTextEmbedder(ModelComponent[Student]):
             msg = "StudentTextEmbedder expects a string. To embed documents, use the StudentDocumentEmbedder."
             raise TypeError(msg)
         student = self._handle.student
-        vector = student.encode_query([text])[0, : self.truncate_dim]
-        return {"embedding": vector.tolist(), "space": student.space}
+        vectors = student.encode_query([text + self.suffix], prompt=self.prefix or None)
+        (vector,) = finished(vectors, self.truncate_dim, normalize=self.normalize_embeddings)
+        return {
+            "embedding": vector.tolist(),
+            "space": student.space_with(self.document_prefix, self.document_suffix),
+        }
 
     @component.output_types(embedding=list[float], space=str)
     async def run_async(self, text: str) -> dict[str, Any]:

@@ -5,13 +5,14 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from haystack import Document, component
 from haystack.utils import ComponentDevice, Secret
 
-from haystack_integrations.components.embedders.retort.model_component import ModelComponent
+from haystack_integrations.components.embedders.retort.model_component import ModelComponent, device_of, tokens_of
 from retort.students import Ranker, document_string
 from retort.students.checks import positive
 
@@ -39,13 +40,18 @@ class StudentRanker(ModelComponent[Ranker]):
     def __init__(
         self,
         *,
-        model: str = "runs/ranker/student",
+        model: str | Path = "runs/ranker/student",
         top_k: int = 10,
         score_threshold: float | None = None,
         scale_score: bool = True,
+        query_prefix: str = "",
+        query_suffix: str = "",
+        document_prefix: str = "",
+        document_suffix: str = "",
+        batch_size: int | None = None,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = " ",
-        device: ComponentDevice | None = None,
+        device: ComponentDevice | str | None = None,
         precision: Literal["float32", "bfloat16", "auto", "int8"] | None = None,
         backend: Literal["auto", "torch", "onnx"] = "auto",
         threads: int | None = None,
@@ -69,12 +75,23 @@ class StudentRanker(ModelComponent[Ranker]):
             Leave out documents below it, on the scale that `scale_score` chooses.
         :param scale_score:
             Scores between 0 and 1 (a sigmoid) instead of raw logits. The order is the same.
+        :param query_prefix:
+            Put before the query.
+        :param query_suffix:
+            Put behind the query.
+        :param document_prefix:
+            Put before each document.
+        :param document_suffix:
+            Put behind each document.
+        :param batch_size:
+            A forward pass holds as many tokens as so many pairs of full length; None: what suits the device.
         :param meta_fields_to_embed:
-            Metadata put before the content; None is `["title"]`, as in training.
+            Metadata put before the content; None is `["title"]`, as in training. Haystack's rankers read none:
+            `[]` does as they do.
         :param embedding_separator:
-            What stands between them.
+            What stands between them; Haystack's is a line break.
         :param device:
-            Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
+            Where to run, such as `cpu`; None takes the best there is, on whichever machine the pipeline is loaded.
         :param precision:
             `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there; `int8`: the ONNX export of
             that name. None takes what `retort export` found best for CPUs, else float32.
@@ -99,15 +116,20 @@ class StudentRanker(ModelComponent[Ranker]):
         :param config_kwargs:
             Passed to that of the configuration. With any of the three the torch model runs.
         :raises ValueError:
-            If `top_k` is not above 0.
+            If `top_k` or `batch_size` is not above 0.
         """
-        self.model = model
+        self.model = str(model)
         self.top_k = positive("top_k", top_k)
         self.score_threshold = score_threshold
         self.scale_score = scale_score
+        self.query_prefix = query_prefix
+        self.query_suffix = query_suffix
+        self.document_prefix = document_prefix
+        self.document_suffix = document_suffix
+        self.batch_size = None if batch_size is None else positive("batch_size", batch_size)
         self.meta_fields_to_embed = meta_fields_to_embed
         self.embedding_separator = embedding_separator
-        self.device = device
+        self.device = device_of(device)
         self.precision = precision
         self.backend = backend
         self.threads = threads
@@ -161,10 +183,14 @@ class StudentRanker(ModelComponent[Ranker]):
         scale_score = self.scale_score if scale_score is None else scale_score
         threshold = self.score_threshold if score_threshold is None else score_threshold
         unique = _without_copies(documents)
-        texts = [
-            document_string(d.content, d.meta, self.meta_fields_to_embed, self.embedding_separator) for d in unique
-        ]
-        scores = self._handle.student.score([(query, text) for text in texts]).astype(np.float64)
+        ranker, fields, separator = self._handle.student, self.meta_fields_to_embed, self.embedding_separator
+        query = self.query_prefix + query + self.query_suffix
+        self._say_titles(unique, fields)
+        texts = [document_string(d.content, d.meta, fields, separator) for d in unique]
+        scores = ranker.score(
+            [(query, self.document_prefix + text + self.document_suffix) for text in texts],
+            tokens_per_chunk=tokens_of(self.batch_size, ranker.manifest.max_tokens["pair"]),
+        ).astype(np.float64)
         order = np.argsort(-scores, kind="stable")
         if scale_score:
             scores = 1 / (1 + np.exp(-scores))

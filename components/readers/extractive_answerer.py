@@ -4,13 +4,14 @@
 """Answers with the sentences of the retrieved documents that a student finds nearest to the question."""
 
 import asyncio
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from haystack import Document, ExtractedAnswer, component
 from haystack.utils import ComponentDevice, Secret
 
-from haystack_integrations.components.embedders.retort.model_component import ModelComponent
+from haystack_integrations.components.embedders.retort.model_component import ModelComponent, device_of
 from retort.students import Student
 from retort.students.checks import positive
 from retort.students.segmentation import sentence_spans
@@ -41,12 +42,12 @@ class ExtractiveAnswerer(ModelComponent[Student]):
     def __init__(
         self,
         *,
-        model: str = "runs/quickstart/student",
+        model: str | Path = "runs/quickstart/student",
         top_k: int = 3,
         max_documents: int = 5,
         score_threshold: float = 0.4,
         document_weight: float = 0.5,
-        device: ComponentDevice | None = None,
+        device: ComponentDevice | str | None = None,
         precision: Literal["float32", "bfloat16", "auto", "int8"] | None = None,
         backend: Literal["auto", "torch", "onnx"] = "auto",
         threads: int | None = None,
@@ -72,7 +73,7 @@ class ExtractiveAnswerer(ModelComponent[Student]):
         :param document_weight:
             The weight $w$ of the document's similarity, between 0 and 1.
         :param device:
-            Where to run; None takes the best there is, on whichever machine the pipeline is loaded.
+            Where to run, such as `cpu`; None takes the best there is, on whichever machine the pipeline is loaded.
         :param precision:
             `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there; `int8`: the ONNX export of
             that name. None takes what `retort export` found best for CPUs, else float32.
@@ -103,12 +104,12 @@ class ExtractiveAnswerer(ModelComponent[Student]):
                 f"({document_weight}) between 0 and 1."
             )
             raise ValueError(msg)
-        self.model = model
+        self.model = str(model)
         self.top_k = top_k
         self.max_documents = max_documents
         self.score_threshold = score_threshold
         self.document_weight = document_weight
-        self.device = device
+        self.device = device_of(device)
         self.precision = precision
         self.backend = backend
         self.threads = threads

@@ -376,7 +376,8 @@ class StudentRetriever:
                 built_by = found_from_index(meta.get(student_stamp, "an unnamed student"), place)
                 msg = (
                     f"The index at {place} was built by {built_by} (space {stamp[:12]}); the query was embedded in "
-                    f"space {space[:12]}. Their vectors cannot be compared. {mend}, or ask with {built_by}."
+                    f"space {space[:12]}. Their vectors cannot be compared. {mend}, or ask with {built_by} (and, if "
+                    "its documents have a prefix or suffix, name it as document_prefix and document_suffix)."
                 )
             raise SpaceMismatchError(msg)
 

@@ -84,19 +84,22 @@ class Graph:
         else:
             self._tokenizer.enable_truncation(max_tokens)
 
-    def chunks(self, texts: Sequence[Any], budget: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def chunks(
+        self, texts: Sequence[Any], budget: int | None, prompt: str | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """
         Run texts, or pairs, chunk by chunk, sorted by tokens; as `retort.students.encoding.encode_chunks`.
 
         :returns:
             Rows `[c]` and what the graph gives for them, `[c, d]` or `[c]`.
         """
+        prompt = self._prompt if prompt is None else prompt
         if len(texts) == 1:
             text = texts[0]
-            pair = (self._prompt + text[0], text[1]) if isinstance(text, tuple) else (self._prompt + text,)
+            pair = (prompt + text[0], text[1]) if isinstance(text, tuple) else (prompt + text,)
             yield np.zeros(1, dtype=np.int64), self._run([self._tokenizer.encode(*pair)])
             return
-        prompted = [(self._prompt + t[0], t[1]) if isinstance(t, tuple) else self._prompt + t for t in texts]
+        prompted = [(prompt + t[0], t[1]) if isinstance(t, tuple) else prompt + t for t in texts]
         for start in range(0, len(prompted), TOKENISED):
             # One call for many: the tokenizer spreads it over the cores.
             encoded = self._tokenizer.encode_batch_fast(prompted[start : start + TOKENISED])
@@ -136,10 +139,15 @@ class GraphEncoder:
         self.sparse = sparse
 
     def encode(
-        self, texts: Sequence[str], *, budget: int | None = None, progress: Callable[[int], Any] | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        budget: int | None = None,
+        progress: Callable[[int], Any] | None = None,
+        prompt: str | None = None,
     ) -> Any:
         """Encode texts: `[n, d]` float32, an array or a `csr_array`, in the order of `texts`."""
-        chunks = self.graph.chunks(texts, budget) if texts else ()
+        chunks = self.graph.chunks(texts, budget, prompt) if texts else ()
         if self.sparse:
             return collect_sparse(chunks, self.dim, progress)
         return collect(chunks, (len(texts), self.dim), progress)

@@ -71,12 +71,14 @@ class StaticEncoder:
         *,
         budget: int | None = None,  # noqa: ARG002 - nothing is padded
         progress: Callable[[int], Any] | None = None,
+        prompt: str | None = None,
     ) -> np.ndarray:
         """Encode texts: `[n, d]` float32, zeros where a text has no token."""
+        prompt = self.prompt if prompt is None else prompt
         found = np.zeros((len(texts), self.table.shape[1]), dtype=np.float32)
         for start in range(0, len(texts), BLOCK):
             block = texts[start : start + BLOCK]
-            found[start : start + len(block)] = self._means([self.prompt + text for text in block])
+            found[start : start + len(block)] = self._means([prompt + text for text in block])
             if progress is not None:
                 progress(len(block))
         return found

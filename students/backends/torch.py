@@ -26,8 +26,13 @@ class TorchEncoder:
         self.lock = lock
 
     def encode(
-        self, texts: Sequence[str], *, budget: int | None = None, progress: Callable[[int], Any] | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        budget: int | None = None,
+        progress: Callable[[int], Any] | None = None,
+        prompt: str | None = None,
     ) -> Any:
         """Encode texts, one thread at a time."""
         with self.lock:
-            return self._run(self._model, texts, self._side, budget=budget, progress=progress)
+            return self._run(self._model, texts, self._side, budget=budget, progress=progress, prompt=prompt)
