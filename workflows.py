@@ -25,7 +25,7 @@ from retort.pipelines.load import pipeline_yaml
 from retort.students import Manifest, Ranker, Student
 from retort.students.files import replace_file
 from retort.students.sparse import load_student
-from retort.trainers.changes import changed_recipe, recipe_for
+from retort.trainers.changes import QUICK, changed_recipe, recipe_for
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import OnError, Reading, documents_to_data, read_source, source_root
 from retort.trainers.data.pseudo_queries import GeneratedQuestions
@@ -256,7 +256,13 @@ def plan_distill(
         if isinstance(questions, GeneratedQuestions) and (seconds := questions.assumed_seconds(estimate["calls"])):
             plan.seconds["generator of queries"] = seconds
             plan.assumed.append("generator of queries")
-        return lines + plan.lines()
+        lines += plan.lines()
+        if recipe is None and teacher is None and not settings:
+            quick = plan_run(shortened(recipe_for(QUICK, None), counts, inputs.passes), training_data, cache_root(out))
+            lines.append(
+                f"quicker: --recipe {QUICK} trains a table of token vectors, about {quick.together()} together"
+            )
+        return lines
 
 
 def index_documents(

@@ -5,6 +5,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 import time
 
@@ -29,4 +30,5 @@ def run(given: argparse.Namespace) -> None:
     print(f"{count} documents in {given.store} after {time.perf_counter() - started:.0f} s")
     if given.prune or deleted:
         print(f"{deleted} deleted that {given.documents} no longer gives")
-    print(f'next: retort ask "your question" --store {given.store}', file=sys.stderr)
+    store = shlex.quote(given.store)
+    print(f'next:\n  retort ask "your question" --store {store}\n  retort serve --store {store}', file=sys.stderr)

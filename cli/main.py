@@ -106,6 +106,7 @@ DISTILL_EPILOG = """\
 examples:
   retort distill --documents handbook/ --out runs/handbook --plan         what it would do and take
   retort distill --documents handbook/ --out runs/handbook
+  retort distill --documents handbook/ --out runs/quick --recipe static_lexical      minutes: a table of token vectors
   retort distill --documents handbook/ --out runs/judged --teacher judge.yaml --queries clicks.csv
 
 Reads files (.txt .md .html .pdf .docx) or a BEIR folder, makes queries of them, trains, evaluates against BM25 and the
@@ -163,7 +164,10 @@ ON_ERROR = "a file that cannot be read or has no text: name it and go on, or sto
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    pass
+    """Shows defaults, but for those that only say that nothing is set."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -175,7 +179,8 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"retort {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.set_defaults(show_help=parser.print_help)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     def add(name: str, help_text: str, epilog: str = "") -> argparse.ArgumentParser:
         return commands.add_parser(name, help=help_text, description=help_text, epilog=epilog, formatter_class=_Help)
@@ -195,7 +200,8 @@ def build_parser() -> argparse.ArgumentParser:
     recipe = add(
         "recipe", "List the recipes that come with retort, show one, or print their JSON Schema.", RECIPE_EPILOG
     )
-    actions = recipe.add_subparsers(dest="action", required=True, metavar="ACTION")
+    recipe.set_defaults(show_help=recipe.print_help)
+    actions = recipe.add_subparsers(dest="action", metavar="ACTION")
     actions.add_parser("list", help="names of all recipes, a line each")
     actions.add_parser("schema", help="JSON Schema of recipes, for editors")
     show = actions.add_parser("show", help="one recipe with all its defaults", formatter_class=_Help)
@@ -207,7 +213,11 @@ def build_parser() -> argparse.ArgumentParser:
     distill.add_argument("--documents", required=True, type=Path, help="folder of documents, one file, or BEIR folder")
     distill.add_argument("--out", required=True, type=Path, help="folder to write")
     distill.add_argument("--teacher", default=None, metavar="TEACHER", help="YAML file or model; default: the recipe's")
-    distill.add_argument("--recipe", default=None, help="default: kd_lexical, or kd_scores for a teacher of scores")
+    distill.add_argument(
+        "--recipe",
+        default=None,
+        help="default: kd_lexical, or kd_scores for a teacher of scores; static_lexical is the quick one",
+    )
     distill.add_argument("--queries", type=Path, default=None, metavar="FILE", help="real queries with their documents")
     distill.add_argument(
         "--generator", type=Path, default=None, metavar="YAML", help="chat generator that makes up questions, too"
@@ -341,6 +351,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Arguments; by default those of the process. Errors that a user can mend end it with status 2.
     """
     given = build_parser().parse_args(arguments)
+    if given.command is None or (given.command == "recipe" and given.action is None):
+        given.show_help()
+        return
     _quiet()
     command: Any = import_module(f"retort.cli.{given.command}")
     try:

@@ -4,6 +4,7 @@
 """`retort quickstart`: from documents to cited answers, offline."""
 
 import argparse
+import shlex
 import time
 from pathlib import Path
 
@@ -53,8 +54,16 @@ def run(given: argparse.Namespace) -> None:
     teacher, student = figures[TEACHER_ROW], figures[STUDENT_ROW]
     print(
         f"\nThe student keeps {student['ndcg@10'] / teacher['ndcg@10']:.1%} of its teacher's nDCG@10 at "
-        f"{teacher['documents_per_s'] / student['documents_per_s']:.0%} of its encoding time.\n\nnext:\n"
-        f'  retort ask "How do I read a CSV file with named columns?" --store {out / "index"}\n'
-        f"  retort evaluate bm25 {out / 'student'} --data {out / 'data'} --split test\n"
-        f"  retort train --help            your own corpus"
+        f"{teacher['documents_per_s'] / student['documents_per_s']:.0%} of its encoding time, on its own corpus.\n"
+        "On other corpora it keeps less: train a student on yours.\n\nnext:\n"
+        f"  {_command('serve', '--store', out / 'index')}      a page in the browser\n"
+        f"  {_command('ask', 'How do I read a CSV file with named columns?', '--store', out / 'index')}\n"
+        "then with your own documents, in a folder my-documents/:\n"
+        f"  {_command('index', out / 'student', '--documents', 'my-documents', '--store', 'runs/mine/index')}\n"
+        f"  {_command('distill', '--documents', 'my-documents', '--out', 'runs/own', '--plan')}"
+        "      a student of your own: what it takes"
     )
+
+
+def _command(*words: str | Path) -> str:
+    return shlex.join(["retort", *map(str, words)])

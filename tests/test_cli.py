@@ -373,6 +373,9 @@ def test_quickstart_and_a_second_run(monkeypatch, tmp_path, capsys):
     assert "student: mining" in first
     for title in ("bm25", quickstart.TEACHER_ROW, quickstart.STUDENT_ROW, "through pipelines/indexing.yml", "next:"):
         assert title in first
+    after = first.partition("next:")[2]
+    for command in ("retort serve --store", "retort index", "--documents my-documents", "retort distill"):
+        assert command in after
     assert (out / "student" / "retort.json").is_file()
     asked = json.loads(say(capsys, "ask", QUESTIONS[0], "--store", str(out / "index"), "--json"))
     assert len(asked["documents"]) == 10
@@ -401,3 +404,35 @@ def test_the_notebook(tmp_path):
     scores = {line.split()[0]: float(line.split()[-1]) for line in found.stdout.splitlines() if "nDCG@10" in line}
     assert scores["runs/notebook/run/student"] > scores["bm25"]
     assert found.stdout.rstrip().endswith("(random.sample)")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usage"), [([], "usage: retort [-h]"), (["recipe"], "usage: retort recipe [-h]")]
+)
+def test_nothing_to_do_is_the_help(capsys, arguments, usage):
+    main(arguments)
+    shown = capsys.readouterr()
+    assert shown.out.startswith(usage)
+    assert shown.err == ""
+
+
+@pytest.mark.parametrize("command", ["quickstart", "train", "distill", "evaluate", "export", "index", "serve", "ask"])
+def test_help_shows_the_defaults_that_say_something(capsys, command):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for nothing in ("None", "[]", "False"):
+        assert f"(default: {nothing})" not in shown
+    if command == "serve":
+        assert "port to listen on (default: 1416)" in shown
+
+
+def test_index_leads_to_questions_and_to_the_page(tiny_student, beir, tmp_path, capsys):
+    store = tmp_path / "my index"
+    main(["index", tiny_student, "--documents", str(beir), "--store", str(store)])
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-3:] == [
+        "next:",
+        f"  retort ask \"your question\" --store '{store}'",
+        f"  retort serve --store '{store}'",
+    ]

@@ -178,9 +178,15 @@ class TestCommand:
         assert steps(many, 10) == steps(few, None) == [stage.steps for stage in recipe.stages] == [4000, 240]
         command = ["--documents", handbook, "--out", tmp_path / "out", "--plan"]
         distill(*command)
-        assert int(re.search(r"align (\d+), words", capsys.readouterr().out)[1]) < 200
+        said = capsys.readouterr().out
+        assert int(re.search(r"align (\d+), words", said)[1]) < 200
+        assert re.search(
+            r"\nquicker: --recipe static_lexical trains a table of token vectors, about \d+ s together", said
+        )
         distill(*command, "--set", "stages.1.steps=500")
-        assert "align 4000, words 500 steps" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "align 4000, words 500 steps" in said
+        assert "quicker" not in said
 
     def test_plan_does_nothing(self, handbook, recipe, tmp_path, capsys):
         generator = tmp_path / "llm.yaml"

@@ -18,6 +18,7 @@ from retort.trainers.runtime.errors import RecipeError
 TEACHER = "teacher"  # what recipes of several teachers call the one that another may take the place of
 TEACHERS = "retort.trainers.teachers"
 VECTORS, SCORES = "kd_lexical", "kd_scores"  # recipes for teachers of either kind, where documents are all there is
+QUICK = "static_lexical"  # in place of the first, where there is no time
 
 
 def changed_recipe(

@@ -63,6 +63,10 @@ class Plan:
     assumed: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
+    def together(self) -> str:
+        """Say how long all of it takes, as far as it is known."""
+        return _duration(sum(self.seconds.values()))
+
     def lines(self) -> list[str]:
         """Give the plan as lines to print."""
         told = [f"teacher {name}: {calls}" for name, calls in self.calls.items()]
@@ -70,7 +74,7 @@ class Plan:
             how = ", as it is not asked for a sample: a usual time a call" if what in self.assumed else ""
             told.append(f"time, {what}: about {_duration(seconds)}{how}")
         left_out = f", without {', '.join(self.unknown)}" if self.unknown else ""
-        told.append(f"time, together: about {_duration(sum(self.seconds.values()))}{left_out}")
+        told.append(f"time, together: about {self.together()}{left_out}")
         told += [f"time, teacher {name}: not known; it is not asked for a sample" for name in self.unknown]
         told.append(f"memory: about {self.memory / 1e9:.1f} GB; disk: about {self.disk / 1e6:.0f} MB")
         told += [f"money, teacher {name}: about {cost:.2f} at its price" for name, cost in self.cost.items()]
