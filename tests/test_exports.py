@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 from haystack import Document
 from sentence_transformers import SentenceTransformer
-from tiny import tiny_config
+from tiny import killed, tiny_config
 
 from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder, StudentTextEmbedder
 from haystack_integrations.components.rankers.retort import StudentRanker
 from retort.cli import main
 from retort.students import ExportError, Manifest, PrecisionError, Ranker, Student, save_student
+from retort.students.backends import onnx
 from retort.students.backends.exports import choose
-from retort.students.backends.onnx import export_model
+from retort.students.backends.onnx import export_fingerprint, export_model
 from retort.students.create import sparse, two_towers
 from retort.students.sparse import SparseStudent
 from retort.trainers.evaluation import exports
@@ -226,3 +227,26 @@ class TestChoice:
         tiny_model(1).save(str(tmp_path / "plain"))
         with pytest.raises(ValueError, match="retort.json"):
             export_student(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("renames", [1, 2, 3])
+def test_a_kill_while_exporting_again_leaves_a_student_that_loads(tiny_model, tmp_path, monkeypatch, renames):
+    """The renames: the manifest that no longer names the export, the old export's out of the way, the new one's."""
+    folder, file = tmp_path / "student", "onnx/float32"
+    manifest = save_student(tiny_model(1), folder)
+    monkeypatch.setattr(onnx, "_write", lambda modules, output, place, precision: (place / "graph").write_text("x"))
+    model = tiny_model(1)
+    export_model(model, folder, "float32")
+    fingerprint = export_fingerprint(folder / file, manifest.fingerprint)
+    entry = {"file": file, "precision": "float32", "fingerprint": fingerprint, "chosen": True}
+    replace(manifest, exports=[entry]).write(folder)
+    killed(lambda: export_model(model, folder, "float32"), renames)
+    if renames == 1:  # nothing was changed
+        assert Manifest.read(folder).exports == [entry]
+        assert export_fingerprint(folder / file, manifest.fingerprint) == fingerprint
+    else:
+        assert Manifest.read(folder).exports == []
+        assert Student.load(str(folder), device="cpu").form == "float32"
+    export_model(model, folder, "float32")
+    assert sorted(p.name for p in folder.rglob("*") if "onnx" in p.parts) == ["float32", "graph", "onnx"]
+    assert list(folder.glob(".*")) == []

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tiny import killed
 
 from retort.students import files
 from retort.students.files import (
@@ -23,27 +24,6 @@ from retort.students.files import (
 
 def names(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
-
-
-def killed(action, renames: int) -> None:
-    """Do something in a process that dies, as by SIGKILL, when it comes to rename for the `renames`-th time."""
-    if (child := os.fork()) == 0:
-        left = [renames]
-
-        def dying(*arguments, real):
-            left[0] -= 1
-            if left[0] == 0:
-                os._exit(9)
-            return real(*arguments)
-
-        for owner, name in ((os, "replace"), (Path, "rename")):
-            real = getattr(owner, name)
-            setattr(owner, name, lambda *given, real=real: dying(*given, real=real))
-        try:
-            action()
-        finally:
-            os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
 def write_file(path: Path) -> None:

@@ -4,6 +4,8 @@
 """What tests of several files share."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +220,27 @@ def run_killed(recipe: Recipe, data: Path, out: Path, monkeypatch: pytest.Monkey
             run_recipe(recipe, data, out)
     torch.manual_seed(999)  # what a new process would not know
     run_recipe(recipe, data, out, resume=True)
+
+
+def killed(action: Callable[[], Any], renames: int) -> None:
+    """Do something in a process that dies, as by SIGKILL, when it comes to rename for the `renames`-th time."""
+    if (child := os.fork()) == 0:
+        left = [renames]
+
+        def dying(*arguments, real):
+            left[0] -= 1
+            if left[0] == 0:
+                os._exit(9)
+            return real(*arguments)
+
+        for owner, name in ((os, "replace"), (Path, "rename")):
+            real = getattr(owner, name)
+            setattr(owner, name, lambda *given, real=real: dying(*given, real=real))
+        try:
+            action()
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
 def everything(out: Path) -> dict[str, torch.Tensor]:

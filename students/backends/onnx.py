@@ -17,6 +17,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -248,6 +249,8 @@ def export_model(model: Any, student: Path, precision: ExportPrecision) -> Path:
     """
     Write a model as ONNX into a student's folder: whole or not at all.
 
+    The manifest no longer names an export that is replaced, so that a kill leaves a student that can be loaded.
+
     :param model:
         The loaded model, float32, on the CPU: a bi-encoder, a sparse one, or a ranker. Its attention is changed to
         plain products, which give the leaner graph.
@@ -275,6 +278,9 @@ def export_model(model: Any, student: Path, precision: ExportPrecision) -> Path:
                     static.save(aside / side)
                 elif not same or side == "document":
                     _write(modules, "sentence_embedding", aside if same else aside / side, precision)
+        if (manifest := Manifest.read(student)) is not None:
+            kept = [e for e in manifest.exports if e["file"] != f"{FOLDER}/{precision}"]
+            replace(manifest, exports=kept).write(student)
     return folder
 
 

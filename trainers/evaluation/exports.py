@@ -22,7 +22,7 @@ from retort.students.backends.onnx import (
     made_of,
 )
 from retort.students.card import model_card
-from retort.students.files import replace_file
+from retort.students.files import remove_leftovers, replace_file
 from retort.students.loading import has_bfloat16, names_own_modules
 from retort.students.manifest import Manifest, ManifestError
 from retort.students.ranker import Ranker
@@ -50,6 +50,8 @@ def export_student(
 ) -> list[dict[str, Any]]:
     """
     Export a student as ONNX, measure all its forms, and let the fastest that is as good be the one that is served.
+
+    Killed on the way, it leaves a student that runs without the exports that were being made; the same call makes them.
 
     :param folder:
         The student's folder; the exports and the table in its manifest are written there.
@@ -83,6 +85,7 @@ def export_student(
     wanted: tuple[ExportPrecision, ...] = ("float32", "int8") if precision == "auto" else (precision,)
     made = []
     model = _load(folder, "torch", "float32", trust_remote_code=trust_remote_code).model
+    remove_leftovers(folder)
     for name in wanted:
         path = export_model(model, folder, name)
         entry = _entry(f"{FOLDER}/{name}", name, export_fingerprint(path, manifest.fingerprint))
@@ -94,9 +97,9 @@ def export_student(
         own = [_entry("", name, manifest.fingerprint) for name in _torch_forms(precision)]
         options = {"threads": threads, "trust_remote_code": trust_remote_code}
         manifest = replace(manifest, exports=_measured(folder, [*own, *manifest.exports], data, tolerance, options))
-        manifest.write(folder)
     with replace_file(folder / "README.md") as aside:
         aside.write_text(model_card(manifest, ours=names_own_modules(str(folder))), encoding="utf-8")
+    manifest.write(folder)  # last: what is chosen is measured and written down
     return manifest.exports
 
 
