@@ -399,7 +399,7 @@ def _mendable() -> tuple[type[Exception], ...]:
     from haystack.document_stores.errors import DocumentStoreError
 
     from haystack_integrations.components.retrievers.retort import SpaceMismatchError
-    from retort.students import ExportError, ManifestError, PrecisionError, RemoteCodeError
+    from retort.students import DamagedFileError, ExportError, ManifestError, PrecisionError, RemoteCodeError
     from retort.trainers.runtime.errors import CacheError, DataError, RecipeError, TeacherError
 
     return (
@@ -408,6 +408,7 @@ def _mendable() -> tuple[type[Exception], ...]:
         CacheError,
         TeacherError,
         ManifestError,
+        DamagedFileError,
         DocumentStoreError,
         SpaceMismatchError,
         PipelineRuntimeError,

@@ -4,6 +4,7 @@
 """What a student is: folder, manifest, hashes, encoding."""
 
 from retort.students.backends.onnx import ExportError
+from retort.students.files import DamagedFileError
 from retort.students.handle import StudentHandle, read_space
 from retort.students.loading import PrecisionError, RemoteCodeError
 from retort.students.manifest import Manifest, ManifestError
@@ -34,6 +35,7 @@ __all__ = [
     "STAMP_PREFIX",
     "STUDENT_STAMP",
     "VIEW_OF",
+    "DamagedFileError",
     "ExportError",
     "Manifest",
     "ManifestError",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from retort.students.adapters import merge_adapters
@@ -22,7 +22,7 @@ from retort.students.towers import Side, max_tokens, prompt_for, route
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
-    from torch import nn
+    from torch import Tensor, nn
 
 # Configuration that says where a model came from or how it was trained, not what it computes.
 _NOT_SEMANTIC = {
@@ -70,10 +70,15 @@ def _side(model: SentenceTransformer, side: Side) -> dict[str, Any]:
 
 def _digest(modules: Iterable[nn.Module], config: dict[str, Any]) -> str:
     """Module positions, not a Router's names, prefix the tensor names: a tower has one hash wherever it stands."""
+    tensors = {f"{i}.{name}": t for i, module in enumerate(modules) for name, t in module.state_dict().items()}
+    return hash_tensors(tensors, canonical_json(config))
+
+
+def hash_tensors(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """Hash tensors and their names, after a text, to 64 hexadecimal digits."""
     import torch
 
-    digest = hashlib.sha256(canonical_json(config).encode())
-    tensors = {f"{i}.{name}": t for i, module in enumerate(modules) for name, t in module.state_dict().items()}
+    digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]).encode())

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from retort.students.files import resolve_model
+from retort.students.files import read_json, reading, resolve_model
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -150,6 +150,8 @@ def load_model(
         If the folder brings code along that is not trusted.
     :raises ValueError:
         If arguments for transformers are refused, or are none that it takes.
+    :raises DamagedFileError:
+        If it cannot be loaded because a file of the folder is damaged.
     """
     path = resolve_model(model)
     folder = Path(path)
@@ -170,11 +172,15 @@ def load_model(
     except RemoteCodeError:
         raise
     except OSError as error:
-        if folder.is_dir():
-            raise
-        raise FileNotFoundError(msg) from error
-    except Exception as error:  # whatever their readers raise of files that are not what they should be
+        if not folder.is_dir():
+            raise FileNotFoundError(msg) from error
+        if not isinstance(error, FileNotFoundError):
+            _refuse_damaged(folder)
+        raise
+    except Exception as error:  # of a damaged file each library says something else, and none its name
         what = "" if isinstance(error, ValueError | ImportError) else f"{type(error).__name__}: "
+        if folder.is_dir():
+            _refuse_damaged(folder)
         if what and (named := [name for name in KWARGS if options.get(name)]):
             msg = f"{', '.join(named)}: {what}{error}"
             raise ValueError(msg) from error
@@ -198,6 +204,24 @@ def is_offline() -> bool:
     except Exception:  # whose errors they are depends on the client that it has
         return True
     return False
+def _refuse_damaged(folder: Path) -> None:
+    """Look for the file because of which a model cannot be loaded."""
+    from safetensors import safe_open
+    from tokenizers import Tokenizer
+
+    mend = (
+        "Restore it, or save the model again: a run saves its student once its metrics.json is deleted and it is "
+        "resumed (`retort train` with --resume)."
+    )
+    for file in sorted(folder.rglob("*")):
+        if file.suffix == ".safetensors":
+            with reading(file, mend), safe_open(file, "np"):
+                pass
+        elif file.name == "tokenizer.json":
+            with reading(file, mend):
+                Tokenizer.from_file(str(file))
+        elif file.suffix == ".json":
+            read_json(file, mend)
 
 
 def open_model(
@@ -307,13 +331,13 @@ def _code_named_in(folder: Path) -> Iterator[tuple[Path, str, str]]:
     for file, name in _module_types(folder):
         yield file, "type", name
     for file in _configurations(folder):
-        for key, name in _configured(_read_json(file)):
+        for key, name in _configured(read_config(file)):
             yield file, key, name
 
 
 def _bases(folder: Path) -> list[Path]:
     """List the folders of the models that a folder's adapters are for."""
-    adapters = [_read_json(file) for file in _configurations(folder) if file.name == ADAPTER]
+    adapters = [read_config(file) for file in _configurations(folder) if file.name == ADAPTER]
     bases = [adapter.get("base_model_name_or_path") for adapter in adapters if isinstance(adapter, dict)]
     return [Path(base) for base in bases if isinstance(base, str) and Path(base).is_dir()]
 
@@ -333,7 +357,7 @@ def _configurations(folder: Path) -> list[Path]:
 def _module_types(folder: Path) -> Iterator[tuple[Path, str]]:
     """List the modules' classes, with the file that names each: the model's own, and those of its routers."""
     if (file := folder / MODULES).is_file():
-        modules = _read_json(file)
+        modules = read_config(file)
         if not isinstance(modules, list) or not all(
             isinstance(m, dict) and all(isinstance(m.get(name), str) for name in ("type", "path")) for m in modules
         ):
@@ -343,7 +367,7 @@ def _module_types(folder: Path) -> Iterator[tuple[Path, str]]:
             yield file, module["type"]
     for file in _configurations(folder):
         # The latter is what old routers have.
-        config = _read_json(file) if file.name in {"router_config.json", "config.json"} else None
+        config = read_config(file) if file.name in {"router_config.json", "config.json"} else None
         if isinstance(config, dict) and isinstance(config.get("types"), dict) and "structure" in config:
             for name in config["types"].values():
                 yield file, str(name)
@@ -379,7 +403,13 @@ def _texts(node: Any) -> Iterator[str]:
             yield from _texts(value)
 
 
-def _read_json(file: Path) -> Any:
+def read_config(file: Path) -> Any:
+    """
+    Read a configuration of a model.
+
+    :raises FileNotFoundError:
+        If it is not valid JSON.
+    """
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -396,14 +426,14 @@ def _put_together(folder: Path, **options: Any) -> SentenceTransformer:
     own = {name: import_from_string(name) for name in OWN_MODULES}
     loading = {name: value for name, value in options.items() if name not in (*SAVED, "device")}
     modules = []
-    for module in _read_json(folder / MODULES):
+    for module in read_config(folder / MODULES):
         if Path(module["path"]).is_absolute() or ".." in Path(module["path"]).parts:  # as sentence-transformers does
             msg = f"{MODULES}: the path {module['path']!r} leads out of the folder."
             raise ValueError(msg)
         kind: Any = own.get(module["type"]) or import_from_string(module["type"])
         more = {"module_classes": own} if kind is Router else {}
         modules.append(kind.load(str(folder), subfolder=module["path"], **loading, **more))
-    config = _read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    config = read_config(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     saved = {name: config.get(name) for name in SAVED}
     wanted = {name: value for name, value in options.items() if value is not None}
     prompts = (saved["prompts"] or {}) | (options.get("prompts") or {})

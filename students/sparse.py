@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import numpy as np
 from retort.students.encoding import collect_sparse, encode_chunks, encode_numpy, settle_dimension
 from retort.students.files import resolve_model
 from retort.students.layers import evaluating
+from retort.students.loading import CONFIG, read_config
 from retort.students.student import Student
 from retort.students.towers import Side
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
     from sentence_transformers import SparseEncoder
     from typing_extensions import TypeIs
-
-CONFIG = "config_sentence_transformers.json"
 
 
 def is_sparse(model: Any) -> TypeIs[SparseEncoder]:
@@ -124,4 +122,4 @@ def _says_sparse(model: str, options: dict[str, Any]) -> bool:
             return False
     if not config.is_file():
         return False
-    return bool(json.loads(config.read_text(encoding="utf-8")).get("model_type") == "SparseEncoder")
+    return bool(read_config(config).get("model_type") == "SparseEncoder")

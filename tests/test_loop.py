@@ -306,7 +306,7 @@ class TestResume:
     def test_a_full_disk_keeps_the_last_checkpoint(self, reference, recipe_tree, beir, tmp_path, monkeypatch):
         from retort.trainers.engine import checkpoints
 
-        real = checkpoints.save_file
+        real = checkpoints.save_tensors
         saved = []
 
         def full(tensors, path):
@@ -317,7 +317,7 @@ class TestResume:
             return real(tensors, path)
 
         out = tmp_path / "full" / "run"
-        monkeypatch.setattr(checkpoints, "save_file", full)
+        monkeypatch.setattr(checkpoints, "save_tensors", full)
         with pytest.raises(OSError, match="No space left"):
             run_recipe(Recipe.from_dict(recipe_tree), beir, out)
         monkeypatch.undo()

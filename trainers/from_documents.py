@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import logging
 import math
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retort.students import Student
-from retort.students.files import resolve_model, write_json
+from retort.students.files import read_json, read_or_remove, resolve_model, write_json
 from retort.students.hashing import canonical_json, hash_text
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
@@ -36,7 +37,14 @@ from retort.trainers.evaluation.fusion import fuse_cross_fitted, relative
 from retort.trainers.evaluation.metrics import mean, per_query
 from retort.trainers.evaluation.rank import Evaluation, evaluate_model
 from retort.trainers.evaluation.report import write_report
-from retort.trainers.evaluation.runs import compare, read_per_query, read_rankings, read_scores, write_evaluation
+from retort.trainers.evaluation.runs import (
+    MEASURE_AGAIN,
+    compare,
+    read_per_query,
+    read_rankings,
+    read_scores,
+    write_evaluation,
+)
 from retort.trainers.recipe import Recipe, trusts_code
 from retort.trainers.roles import QuerySource
 from retort.trainers.run import run_recipe
@@ -176,19 +184,40 @@ def write_data(
             for key in ("key", "former_key")
         )
     )
-    path = out / "data.json"
-    if path.is_file() and (out / "data").is_dir():
-        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if (kept := _kept_data(out)) is not None:
         if kept["identity"] in {identity, former}:
-            return kept["counts"]
+            counts: dict[str, int] = kept["counts"]
+            return counts
         msg = f"{out} holds a student of other documents, queries or sources. Give another --out."
         raise RecipeError(msg)
     say(f"making queries of {len(documents)} documents: {', '.join(given)} ...")
     held = hold_out(documents, dev_share, asked)
     made = make_queries(documents, given, held=held, searches=_teacher_searches(recipe, plain, out))
     counts = write_training_data(documents, made, out / "data", held=held, asked=asked)
-    write_json(path, {"identity": identity, "counts": counts})
+    write_json(out / "data.json", {"identity": identity, "counts": counts, "sha256": _hashes(out / "data")})
     return counts
+
+
+def _kept_data(out: Path) -> dict[str, Any] | None:
+    """Describe the training data that a folder holds; None if there are none, or damaged ones, which are made again."""
+    kept: dict[str, Any] | None = read_or_remove(out / "data.json", lambda path: json.loads(path.read_text("utf-8")))
+    if kept is None or not (out / "data").is_dir():
+        return None
+    hashes = _hashes(out / "data")
+    odd = {name for name, digest in kept.get("sha256", {}).items() if hashes.get(name) != digest}  # 0.1.0 had none
+    if odd:
+        logger.warning("%s is damaged or was changed; the training data are made again.", out / "data" / min(odd))
+        return None
+    return kept
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Hash what is read again of a BEIR folder."""
+    found = {}
+    for path in sorted([*folder.glob("*.jsonl*"), *folder.glob("qrels/*.tsv")]):
+        with path.open("rb") as file:
+            found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def measure(recipe: Recipe, out: Path, say: Say = logger.info) -> dict[str, dict[str, float]]:
@@ -198,13 +227,14 @@ def measure(recipe: Recipe, out: Path, say: Say = logger.info) -> dict[str, dict
     The hybrid adds scores, or points for ranks where none were kept; its weights are chosen on one half of the queries
     and used on the other.
     """
-    found = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["dev"]
+    found = read_json(out / "metrics.json", MEASURE_AGAIN)["dev"]
     metrics = {"bm25": found["candidates"]["bm25"], **found["teachers"], "student": found["student"]}
     path = out / "systems.json"
     if path.is_file():
-        return metrics | json.loads(path.read_text(encoding="utf-8"))
+        more: dict[str, dict[str, float]] = read_json(path, MEASURE_AGAIN)
+        return metrics | more
     data = read_beir(out / "data", SPLIT)
-    more: dict[str, dict[str, float]] = {}
+    more = {}
     if trunk := untrained_model(recipe):
         say(f"evaluating {trunk} as it was ...")
         untrained = evaluate_model(
@@ -309,8 +339,8 @@ def passes_for(recipe: str | None, changed: Iterable[str]) -> int | None:
 
 def refuse_other_student(recipe: Recipe, out: Path, passes: int | None) -> None:
     """Check early that a run folder is free, or holds this recipe's run; see `refuse_other_run`."""
-    if (out / "recipe.yaml").is_file() and (out / "data").is_dir():
-        recipe = shortened(recipe, json.loads((out / "data.json").read_text(encoding="utf-8"))["counts"], passes)
+    if (out / "recipe.yaml").is_file() and (kept := _kept_data(out)) is not None:
+        recipe = shortened(recipe, kept["counts"], passes)
         refuse_other_run(resolve(recipe, *read_train_and_dev(out / "data", recipe.data)), out, resume=True)
 
 

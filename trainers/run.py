@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from retort.students.files import write_json
+from retort.students.files import read_json, remove_leftovers, write_json
 from retort.students.scoring import is_ranker
 from retort.students.student import save_student
 from retort.trainers.build import BuiltRecipe, build_recipe
@@ -24,7 +23,7 @@ from retort.trainers.data.texts import RetrievalData
 from retort.trainers.engine.checkpoints import list_checkpoints
 from retort.trainers.engine.loop import Loop, make_accelerator
 from retort.trainers.evaluation.dev import dev_sample, dev_sampler, final_metrics
-from retort.trainers.evaluation.runs import write_evaluation
+from retort.trainers.evaluation.runs import MEASURE_AGAIN, write_evaluation
 from retort.trainers.recipe import Recipe
 from retort.trainers.run_folder import (
     former_models_of,
@@ -67,8 +66,10 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
     train, dev = read_train_and_dev(data_folder, recipe.data)
     recipe = resolve(recipe, train, dev)
     refuse_other_run(recipe, out, resume=resume)
-    if (out / "metrics.json").is_file():
-        return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    remove_leftovers(out)
+    if (out / "metrics.json").is_file() and (out / "recipe.yaml").is_file():
+        metrics: dict[str, Any] = read_json(out / "metrics.json", MEASURE_AGAIN)
+        return metrics
     accelerator = make_accelerator(recipe.training, out)
     torch.manual_seed(recipe.training.seed)  # weights that objectives create
     built = build_recipe(recipe, train, cache_root(out))

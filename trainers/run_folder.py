@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from retort.students.files import replace_file
+from retort.students.files import read_json, replace_file
 from retort.students.hashing import hash_text
 from retort.students.redaction import redacted
 from retort.trainers.build import BuiltRecipe
@@ -60,7 +59,12 @@ def refuse_other_run(recipe: Recipe, out: Path, *, resume: bool) -> None:
     if not resume:
         msg = f"{out} already holds a run. Pass --resume to go on with it, or give another --out."
         raise RecipeError(msg)
-    if redacted(Recipe.from_yaml(path, allow=recipe.allow).to_dict()) != redacted(recipe.to_dict()):
+    try:
+        before = Recipe.from_yaml(path, allow=recipe.allow)
+    except RecipeError as error:
+        msg = f"{error} It is what the run began with; delete it if --recipe and --data are the same: it is made again."
+        raise RecipeError(msg) from error
+    if redacted(before.to_dict()) != redacted(recipe.to_dict()):
         msg = f"{out} holds a run of another recipe or other data ({path}). Give another --out."
         raise RecipeError(msg)
 
@@ -96,7 +100,8 @@ def refuse_other_models(models: dict[str, str], out: Path, former: dict[str, str
         If one is another.
     """
     path = out / "checkpoints" / "models.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else models
+    mend = "Delete it if the models that the recipe names are those that the run began with: it is made again."
+    before = read_json(path, mend) if path.is_file() else models
     known = former or {}
     if odd := [name for name in models if before.get(name) not in {models[name], known.get(name, models[name])}]:
         msg = f"{odd[0]}: it is not the model that the run in {out} began with ({path}). Give another --out."

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from retort.students.files import replace_file
+from retort.students.files import reading, replace_file
 from retort.trainers.build import BuiltRecipe, refuse_ranks
 from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.candidates.mining import build_lists
@@ -77,12 +77,8 @@ def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
     scorers = [name for name in names if teachers[name].gives != "vectors"]
     context = built.context
     if stage.name in built.queries:
-        context = _with_queries(
-            context, built.queries[stage.name], out / "queries" / _file(stage, number, "jsonl"), number
-        )
-        if not len(context.data.queries):
-            msg = f"stages.{place}.queries: {type(built.queries[stage.name]).__name__} made no query of any document."
-            raise RecipeError(msg)
+        path = out / "queries" / _file(stage, number, "jsonl")
+        context = _with_queries(context, built.queries[stage.name], path, number, f"stages.{place}.queries")
     first = number * (stage.refresh or 0)
     inputs = StageInputs(
         context=context,
@@ -140,7 +136,9 @@ def _make_lists(built: BuiltRecipe, stage: Stage, inputs: StageInputs, scorers: 
     return lists
 
 
-def _with_queries(context: TrainingContext, source: QuerySource, path: Path, number: int) -> TrainingContext:
+def _with_queries(
+    context: TrainingContext, source: QuerySource, path: Path, number: int, place: str
+) -> TrainingContext:
     """
     Put a stage's own queries in the place of the data's.
 
@@ -150,15 +148,21 @@ def _with_queries(context: TrainingContext, source: QuerySource, path: Path, num
     if not path.is_file():
         source.open(context, number)
         made = zip(corpus.ids, source.of(context.data), strict=True)
+        lines = [json.dumps({"document_id": i, "text": t}, ensure_ascii=False) for i, own in made for t in own]
+        if not lines:
+            msg = f"{place}: {type(source).__name__} made no query of any document."
+            raise RecipeError(msg)
         with replace_file(path) as aside:
-            lines = (json.dumps({"document_id": i, "text": t}, ensure_ascii=False) for i, own in made for t in own)
             aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     qrels: dict[str, dict[str, int]] = {}
     texts: dict[str, str] = {}  # equal queries are one, with all their documents
-    with path.open(encoding="utf-8") as file:  # `str.splitlines` would cut texts at Unicode's line breaks
-        for entry in map(json.loads, file):
+    with reading(path, "Delete it: the queries are made again."), path.open(encoding="utf-8") as file:
+        for entry in map(json.loads, file):  # `str.splitlines` would cut texts at Unicode's line breaks
             name = texts.setdefault(entry["text"], f"{path.stem}-{len(texts)}")
             qrels.setdefault(name, {})[entry["document_id"]] = 1
+        if not texts:
+            msg = "no query"
+            raise ValueError(msg)
     queries = TextStore(texts.values(), texts)
     asked = zip(context.data.queries.item_ids, context.data.positives(), strict=True)
     known = {item.tobytes(): [corpus.ids[row] for row in rows] for item, rows in asked}

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retort.students.files import replace_file
+from retort.students.files import reading, replace_file
 from retort.students.hashing import hash_text
 from retort.trainers.data.texts import RetrievalData, TextStore
 
@@ -98,13 +98,28 @@ class CandidateLists:
             "found_by": pa.array(self.found_by),
             **{f"score.{name}": pa.array(values) for name, values in self.scores.items()},
         }
+        table = pa.table(columns).replace_schema_metadata({"sources": json.dumps(self.sources)})
         with replace_file(path) as aside:
-            pq.write_table(pa.table(columns).replace_schema_metadata({"sources": json.dumps(self.sources)}), aside)
+            pq.write_table(table, aside, write_page_checksum=True)
 
     @classmethod
     def load(cls, path: Path, data: RetrievalData) -> CandidateLists:
-        """Read lists that `save` wrote for this data; queries without any candidate are left out."""
-        table = pq.read_table(path)
+        """
+        Read lists that `save` wrote for this data; queries without any candidate are left out.
+
+        :param path:
+            The file.
+        :param data:
+            The data.
+        :raises DamagedFileError:
+            If the file is damaged.
+        """
+        mend = (
+            "Delete it: the lists are made again. If the student mined them, delete the checkpoints beside its folder "
+            "as well, and the run begins anew."
+        )
+        with reading(path, mend):
+            table = pq.read_table(path, page_checksum_verification=True)
         owner = np.array([data.queries.rows[q] for q in table["query_id"].to_pylist()], dtype=np.int64)
         starts = np.flatnonzero(np.diff(owner, prepend=-1))
         sources = json.loads(table.schema.metadata[b"sources"])

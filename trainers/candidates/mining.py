@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from retort.students.files import replace_file
+from retort.students.files import read_or_remove, replace_file
 from retort.trainers.candidates.lists import LABELS, CandidateLists
 from retort.trainers.roles import Context, Miner
 from retort.trainers.runtime.progress import progress_bar
@@ -19,7 +21,7 @@ def mine(miner: Miner, context: Context) -> tuple[np.ndarray, np.ndarray]:
     """
     Run a miner over all queries, or read what it found before.
 
-    Fixed blocks of queries are committed whole, so that a kill loses at most one.
+    Fixed blocks of queries are committed whole, so that a kill loses at most one; a damaged one is made again.
 
     :param miner:
         The miner.
@@ -37,12 +39,12 @@ def mine(miner: Miner, context: Context) -> tuple[np.ndarray, np.ndarray]:
         for start in range(0, len(queries), MINING_BLOCK):
             path = folder / f"{start:09d}.npz"
             part = queries.select(range(start, min(start + MINING_BLOCK, len(queries))))
-            if not path.is_file():
+            if (block := read_or_remove(path, _read)) is None:
                 rows, scores = miner.mine(context, part)
                 with replace_file(path) as aside, aside.open("wb") as file:
                     np.savez(file, rows=rows.astype(np.int32), scores=scores)
-            with np.load(path) as block:
-                blocks.append((block["rows"], block["scores"]))
+                block = _read(path)
+            blocks.append(block)
             update(len(part))
     width = max(rows.shape[1] for rows, _ in blocks)
     rows, scores = _joined([r for r, _ in blocks], width, -1), _joined([s for _, s in blocks], width, np.nan)
@@ -60,6 +62,11 @@ def _without_own(context: Context, rows: np.ndarray, scores: np.ndarray) -> tupl
             rows[query], scores[query] = rows[query][order], scores[query][order]
             rows[query, -taken.sum() :], scores[query, -taken.sum() :] = -1, np.nan
     return rows, scores
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(path) as block:
+        return block["rows"], block["scores"]
 
 
 def _joined(blocks: list[np.ndarray], width: int, fill: float) -> np.ndarray:

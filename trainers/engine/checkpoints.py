@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from retort.students.files import replace_folder, write_json
+from retort.students.files import delete_folder, read_json, reading, replace_folder, write_json
+from retort.students.hashing import hash_tensors
 
 _SEPARATOR = "::"
+_TENSORS, _HASH = "state.safetensors", "sha256"
 
 
 def save_checkpoint(
@@ -57,11 +59,10 @@ def save_checkpoint(
     for rank, generators in enumerate(rng):
         tensors |= {f"rng{_SEPARATOR}{rank}{_SEPARATOR}{name}": t for name, t in generators.items()}
     with replace_folder(folder / f"step-{state['global_step']:08d}") as aside:
-        # Clones: safetensors refuses tensors that share memory, as tied weights do.
-        save_file({name: t.detach().cpu().clone() for name, t in tensors.items()}, aside / "state.safetensors")
+        save_tensors(tensors, aside / _TENSORS)
         write_json(aside / "state.json", state)
     for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        delete_folder(old)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -70,8 +71,16 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """Read a checkpoint's counters."""
-    return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    """
+    Read a checkpoint's counters, and check that its tensors are those that were written.
+
+    :raises DamagedFileError:
+        If one of its files is damaged.
+    """
+    mend = f"Delete the folder {checkpoint}: the run goes on from the checkpoint before, or begins anew."
+    load_tensors(checkpoint / _TENSORS, mend)
+    state: dict[str, Any] = read_json(checkpoint / "state.json", mend)
+    return state
 
 
 def load_module(checkpoint: Path, module: torch.nn.Module) -> None:
@@ -114,7 +123,36 @@ def rng_state() -> dict[str, Tensor]:
     return state
 
 
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors, with their hash among the metadata."""
+    # Clones: safetensors refuses tensors that share memory, as tied weights do.
+    kept = {name: t.detach().cpu().clone() for name, t in tensors.items()}
+    save_file(kept, path, {_HASH: hash_tensors(kept)})
+
+
+def load_tensors(path: Path, mend: str) -> dict[str, Tensor]:
+    """
+    Read what `save_tensors` wrote; files of 0.1.0 have no hash.
+
+    :param path:
+        The file.
+    :param mend:
+        What to do if it is damaged.
+    :raises DamagedFileError:
+        If it is.
+    """
+    with reading(path, mend):
+        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            kept = (file.metadata() or {}).get(_HASH)
+        if kept not in {None, hash_tensors(tensors)}:
+            msg = "other values than were written"
+            raise ValueError(msg)
+    return tensors
+
+
 def _part(checkpoint: Path, part: str) -> dict[str, Tensor]:
     prefix = f"{part}{_SEPARATOR}"
-    tensors = load_file(checkpoint / "state.safetensors")
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    with safe_open(checkpoint / _TENSORS, "pt") as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in names}

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retort.students.files import replace_file
+from retort.students.files import reading, replace_file
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -43,15 +43,9 @@ class RunLog:
 
     def cut(self, global_step: int) -> None:
         """Drop what an interrupted run logged after its last checkpoint."""
-        if not self._writes:
+        if not self._writes or not self._path.is_file():
             return
-        kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["global_step"] <= global_step:
-                    kept.append(line)
-            except json.JSONDecodeError:  # the kill cut this line
-                break
+        kept = [json.dumps(e) for e in read_log(self._path, killed=True) if e["global_step"] <= global_step]
         with replace_file(self._path) as aside:
             aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
@@ -107,6 +101,26 @@ class RunLog:
             self._accelerator.log(values, step=where["global_step"])
         with self._path.open("a", encoding="utf-8") as log:
             log.write(json.dumps(where | entry) + "\n")
+
+
+def read_log(path: Path, *, killed: bool = False) -> list[dict[str, Any]]:
+    """
+    Read the log of a run.
+
+    :param path:
+        `log.jsonl`.
+    :param killed:
+        Whether a kill may have cut its last line, which is then left out.
+    :raises DamagedFileError:
+        If a line is none of a log, or there is none.
+    """
+    with reading(path, "Delete it: the run goes on without it, and the report has no curves."):
+        *lines, last = path.read_text(encoding="utf-8").split("\n")
+        entries: list[dict[str, Any]] = [json.loads(line) for line in (lines if killed or not last else [*lines, last])]
+        if not entries:
+            msg = "no line"
+            raise ValueError(msg)
+    return entries
 
 
 def total(parts: Any) -> Sums:

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
-
 from retort.students.files import replace_file
 from retort.trainers.distiller import Distiller
+from retort.trainers.engine.checkpoints import load_tensors, save_tensors
 from retort.trainers.engine.log import RunLog
 from retort.trainers.engine.progress import RunProgress
 from retort.trainers.recipe.schema import TrainingSection
@@ -67,12 +66,12 @@ class Validation:
         if training.keep == "last" or score > progress.kept:
             progress.kept, progress.best_step = score, progress.global_step
             if self._processes.is_main:
-                state = {k: t.detach().cpu().clone() for k, t in self._distiller.student.state_dict().items()}
                 with replace_file(self._path) as aside:
-                    save_file(state, aside)
+                    save_tensors(self._distiller.student.state_dict(), aside)
 
     def load_best(self) -> None:
         """Give the student the state that was kept."""
         self._processes.barrier()  # the main process may still be writing it
-        self._distiller.student.load_state_dict(load_file(self._path))
+        mend = f"Delete the folder {self._path.parent}: the run begins anew."
+        self._distiller.student.load_state_dict(load_tensors(self._path, mend))
         self._distiller.student.eval()

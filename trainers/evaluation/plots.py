@@ -48,7 +48,8 @@ def lines(series: Mapping[str, Points], *, title: str, x: str, y: str, bands: Ma
     points = [p for found in series.values() for p in found]
     ends = list((bands or {}).values())
     across = ticks(min([0.0, *(p[0] for p in points)]), max([1.0, *(p[0] for p in points), *ends]))
-    up = ticks(min(p[1] for p in points), max(p[1] for p in points))
+    heights = [p[1] for p in points] or [0.0]
+    up = ticks(min(heights), max(heights))
     place_x, place_y = _scale(across, LEFT, WIDTH - RIGHT), _scale(up, HEIGHT - BOTTOM, TOP)
     parts = []
     start = 0.0

@@ -5,21 +5,28 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from retort.students.files import replace_file
+from retort.students.files import read_json, reading, replace_file
 from retort.students.manifest import Manifest
 from retort.students.redaction import redacted
 from retort.trainers.data.texts import RetrievalData
+from retort.trainers.engine.log import read_log
 from retort.trainers.evaluation import plots
 from retort.trainers.evaluation.metrics import MEASURES
 from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model
-from retort.trainers.evaluation.runs import compare, of_queries, other_data, read_per_query, read_rankings
+from retort.trainers.evaluation.runs import (
+    MEASURE_AGAIN,
+    compare,
+    of_queries,
+    other_data,
+    read_per_query,
+    read_rankings,
+)
 from retort.trainers.recipe import dump_yaml, read_yaml
 from retort.trainers.runtime.errors import DataError
 
@@ -70,12 +77,12 @@ def write_report(
 
 def _collected(run: Path, data: RetrievalData | None, others: list[str], *, trust_remote_code: bool) -> dict[str, Any]:
     """Gather all that the page shows."""
-    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    metrics = read_json(run / "metrics.json", MEASURE_AGAIN)
     manifest = Manifest.read(run / "student")
     if manifest is None:
         msg = f"{run / 'student'} has no manifest."
         raise DataError(msg)
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    log = read_log(run / "log.jsonl") if (run / "log.jsonl").is_file() else []
     split = _split(run)
     if data is not None:
         data = _measured_on(run, split, data, sample=manifest.kind == "ranker")
@@ -102,7 +109,7 @@ def _collected(run: Path, data: RetrievalData | None, others: list[str], *, trus
         "texts": dict(zip(data.queries.ids, data.queries.texts, strict=True)) if data else {},
         "shown": SHOWN_QUERIES,
         "fitted": {
-            path.parent.name: json.loads(path.read_text(encoding="utf-8"))["dev"]
+            path.parent.name: read_json(path, MEASURE_AGAIN)["dev"]
             for path in sorted(run.glob("teachers/*/metrics.json"))
         },
         "training": metrics["training"],
@@ -112,7 +119,9 @@ def _collected(run: Path, data: RetrievalData | None, others: list[str], *, trus
 
 def _split(run: Path) -> str:
     """Name the split that the run was chosen by."""
-    return str(read_yaml(run / "recipe.yaml")["data"]["dev"])
+    path = run / "recipe.yaml"
+    with reading(path, "Delete it, and go on with the run (`retort train` with --resume): it is made again."):
+        return str(read_yaml(path)["data"]["dev"])
 
 
 def _measured_on(run: Path, split: str, data: RetrievalData, *, sample: bool) -> RetrievalData:

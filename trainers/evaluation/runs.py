@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import hashlib
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from retort.students.files import replace_file
+from retort.students.files import read_json, reading, replace_file
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.evaluation.metrics import MEASURES
 from retort.trainers.evaluation.rank import Evaluation
@@ -22,11 +24,17 @@ from retort.trainers.evaluation.significance import Paired, paired_test, values
 from retort.trainers.runtime.errors import DataError
 
 PerQuery = dict[str, dict[str, float]]
+MEASURE_AGAIN = (
+    "Delete it, and metrics.json and systems.json of the run where they are: the command that wrote it (such as "
+    "`retort train` with --resume) measures again."
+)
 
 
 def write_evaluation(run: Path, split: str, evaluation: Evaluation, data: RetrievalData | None = None) -> None:
     """
-    Write `per_query/SPLIT.parquet`, `rankings/SPLIT.run` (TREC format, by rank) and, if there are any, the scores.
+    Write `rankings/SPLIT.run` (TREC format, by rank), the scores if there are any, and `per_query/SPLIT.parquet`.
+
+    The last one comes last, with hashes of the others: what has it is whole.
 
     :param run:
         The run folder.
@@ -41,22 +49,20 @@ def write_evaluation(run: Path, split: str, evaluation: Evaluation, data: Retrie
     if data is not None:
         data = of_queries(data, evaluation.rankings)
         table.attrs["data"] = {"hash": data.hash, "documents": len(data.corpus)}
-    with replace_file(run / "per_query" / f"{split}.parquet") as aside:
-        table.to_parquet(aside)
-    with (
-        replace_file(run / "rankings" / f"{split}.run") as aside,
-        aside.open("w", encoding="utf-8", newline="\n") as file,
-    ):
+    rankings, scores = (run / "rankings" / f"{split}.{suffix}" for suffix in ("run", "npy"))
+    with replace_file(rankings) as aside, aside.open("w", encoding="utf-8", newline="\n") as file:
         for query, ids in evaluation.rankings.items():
             for rank, document in enumerate(ids, 1):
                 file.write(f"{query} Q0 {document} {rank} {len(ids) - rank + 1} {evaluation.name.replace(' ', '_')}\n")
-    kept = run / "rankings" / f"{split}.npy"
-    if not evaluation.scores:
-        kept.unlink(missing_ok=True)  # another ranking's
-        return
-    each = [evaluation.scores[query] for query in evaluation.rankings]
-    with replace_file(kept) as aside, aside.open("wb") as scores:
-        np.save(scores, np.concatenate(each).astype(np.float32))
+    if evaluation.scores:
+        each = [evaluation.scores[query] for query in evaluation.rankings]
+        with replace_file(scores) as aside, aside.open("wb") as content:
+            np.save(content, np.concatenate(each).astype(np.float32))
+    else:
+        scores.unlink(missing_ok=True)  # another ranking's
+    table.attrs["sha256"] = {p.name: _sha256(p.read_bytes()) for p in (rankings, scores) if p.is_file()}
+    with replace_file(run / "per_query" / f"{split}.parquet") as aside:
+        table.to_parquet(aside, write_page_checksum=True)
 
 
 def read_per_query(run: Path, split: str) -> PerQuery:
@@ -65,14 +71,40 @@ def read_per_query(run: Path, split: str) -> PerQuery:
 
     :raises DataError:
         If the run was not evaluated on this split.
+    :raises DamagedFileError:
+        If the file is damaged.
     """
     path = run / "per_query" / f"{split}.parquet"
     if not path.is_file():
         found = ", ".join(sorted(p.stem for p in path.parent.glob("*.parquet"))) or "none"
         msg = f"{run} has no figures for split {split!r} (it has: {found}). Give --data to evaluate it there."
         raise DataError(msg)
-    table = pd.read_parquet(path).set_index("query_id")
-    return {str(query): {name: float(v) for name, v in row.items()} for query, row in table.to_dict("index").items()}
+    rows = _table(run, split).set_index("query_id").to_dict("index")
+    return {str(query): {name: float(v) for name, v in row.items()} for query, row in rows.items()}
+
+
+def _table(run: Path, split: str) -> pd.DataFrame:
+    path = run / "per_query" / f"{split}.parquet"
+    with reading(path, MEASURE_AGAIN):
+        return pd.read_parquet(path, page_checksum_verification=True)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@contextmanager
+def _reading_ranking(run: Path, name: str) -> Iterator[bytes]:
+    """Give the content of a file of `rankings/`, if it is what was written; runs of earlier versions do not say."""
+    path = run / "rankings" / name
+    with reading(path, MEASURE_AGAIN):
+        content = path.read_bytes()
+        table = run / "per_query" / f"{path.stem}.parquet"
+        kept = _table(run, path.stem).attrs.get("sha256", {}) if table.is_file() else {}
+        if kept.get(name, _sha256(content)) != _sha256(content):
+            msg = "not what was written"
+            raise ValueError(msg)
+        yield content
 
 
 def of_queries(data: RetrievalData, queries: Mapping[str, Any]) -> RetrievalData:
@@ -94,12 +126,12 @@ def other_data(run: Path, split: str, data: RetrievalData) -> str | None:
         What is different, or None. Runs of earlier versions kept no hash: of theirs only queries and the number of
         documents are known.
     """
-    table = pd.read_parquet(run / "per_query" / f"{split}.parquet")
+    table = _table(run, split)
     if odd := data.qrels.keys() ^ set(table["query_id"]):
         return f"{len(odd)} judged queries are not in both, {min(odd)!r} among them"
     kept = table.attrs.get("data")
     if kept is None:
-        kept = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["dev"]["student"]
+        kept = read_json(run / "metrics.json", MEASURE_AGAIN)["dev"]["student"]
     if len(data.corpus) != kept["documents"]:
         return f"{len(data.corpus)} documents, not {kept['documents']}"
     return "other texts or judgements" if kept.get("hash", data.hash) != data.hash else None
@@ -108,10 +140,10 @@ def other_data(run: Path, split: str, data: RetrievalData) -> str | None:
 def read_rankings(run: Path, split: str) -> dict[str, list[str]]:
     """Read the rankings that `write_evaluation` wrote, best first."""
     found: dict[str, list[str]] = {}
-    # Ids may have spaces, and whatever else `str.splitlines` takes for the end of a line.
-    with (run / "rankings" / f"{split}.run").open(encoding="utf-8", newline="\n") as lines:
-        for line in lines:
-            query, rest = line.rstrip("\n").split(" Q0 ", 1)
+    with _reading_ranking(run, f"{split}.run") as content:
+        # Ids may have spaces, and whatever else `str.splitlines` takes for the end of a line.
+        for line in filter(None, content.decode("utf-8").split("\n")):
+            query, rest = line.split(" Q0 ", 1)
             found.setdefault(query, []).append(rest.rsplit(" ", 3)[0])
     return found
 
@@ -123,7 +155,9 @@ def read_scores(run: Path, split: str) -> dict[str, list[float]]:
         return {}
     rankings = read_rankings(run, split)
     ends = np.cumsum([len(found) for found in rankings.values()])[:-1]
-    return {q: part.tolist() for q, part in zip(rankings, np.split(np.load(path), ends), strict=True)}
+    with _reading_ranking(run, path.name) as content:
+        scores = np.load(io.BytesIO(content))
+    return {q: part.tolist() for q, part in zip(rankings, np.split(scores, ends), strict=True)}
 
 
 @dataclass
