@@ -91,7 +91,22 @@ class TestDepth:
 
 class TestKept:
     def test_odd_documents(self, store):
-        keys = ["", " ", "a.b", "a[0]", "a[]", '"q"', "\x00", "\ufeff", "meta", "id", "\U0001f600"]
+        keys = [
+            "",
+            " ",
+            "a.b",
+            "a[0]",
+            "a[]",
+            '"q"',
+            "\\",
+            "\\u0041",
+            "_retort_space",
+            "\x00",
+            "\ufeff",
+            "meta",
+            "id",
+            "\U0001f600",
+        ]
         docs = [
             Document(id="", content="", meta={key: {key: [key]} for key in keys}),
             Document(id="\x00", content="\x00", meta={"k": [2**64 - 1, -(2**63), 2**53 + 1, 1e308, 5e-324, -0.0]}),
@@ -131,6 +146,40 @@ class TestKept:
         assert store.sample_meta() == {"key": kept, "list": [kept]}
         store.update_by_filter(EVERYTHING, {"other": value})
         assert store.sample_meta() == {"key": kept, "list": [kept], "other": kept}
+
+
+class TestFloats:
+    """The engine reads numbers of 17 digits as others, a few units in the last place away, and finds them no more."""
+
+    @pytest.mark.parametrize(
+        ("value", "kept"),
+        [
+            (0.5, 0.5),
+            (1732843200123456.0, 1732843200123456.0),
+            (0.1234567890123456, 0.1234567890123456),
+            (2.0**60, 2.0**60),
+            (6.62607015e-34, 6.62607015e-34),
+            (0.10793126209409987, 0.1079312620941),
+            (-382.94114614453804, -382.941146144538),
+            (1 / 3, 0.3333333333333333),
+            (0.30000000000000004, 0.30000000000000004),
+            (1.05457181764615678e-34, 1.05457181764616e-34),
+        ],
+    )
+    def test_written_read_and_found(self, store, value, kept):
+        store.write_documents([Document(id="a", meta={"x": value, "in": [value]}), Document(id="b", meta={"x": 9e22})])
+        store.update_by_filter(EVERYTHING, {"y": np.float64(value)})
+        store.close()
+        assert next(d.meta for d in store.filter_documents() if d.id == "a") == {"x": kept, "in": [kept], "y": kept}
+        for name in ("x", "y"):
+            for filters in (
+                {"field": f"meta.{name}", "operator": "==", "value": value},
+                {"field": f"meta.{name}", "operator": "in", "value": [value]},
+                {"field": f"meta.{name}", "operator": ">=", "value": value},
+                {"field": f"meta.{name}", "operator": "<=", "value": kept},
+            ):
+                assert "a" in [d.id for d in store.filter_documents(filters)], filters
+            assert store.count_documents_by_filter({"field": f"meta.{name}", "operator": "<", "value": value}) == 0
 
 
 class TestRefused:
@@ -253,6 +302,18 @@ class TestQueries:
         query.indices, query.values = indices, values
         with pytest.raises(DocumentStoreError, match="The sparse embedding of the query"):
             store.search(query)
+
+    @pytest.mark.parametrize("key", ["\\", "a\\b", '"', "\x00", "[]", "a[0]", " ", ""])
+    def test_odd_keys(self, store, key):
+        """The engine's paths have no way to write some of them."""
+        store.write_documents([Document(id="a", meta={key: 1}), Document(id="b", meta={"other": {key: "x"}})])
+        for filters, expected in [
+            ({"field": f"meta.{key}", "operator": "==", "value": 1}, ["a"]),
+            ({"field": f"meta.{key}", "operator": "<", "value": 2}, ["a"]),
+            ({"field": f"meta.{key}", "operator": "!=", "value": 1}, ["b"]),
+            ({"field": f"meta.other.{key}", "operator": "in", "value": ["x"]}, ["b"]),
+        ]:
+            assert [d.id for d in store.filter_documents(filters)] == expected, filters
 
     @pytest.mark.parametrize("kind", ["AND", "OR", "NOT"])
     def test_deep_filters(self, store, kind):

@@ -25,7 +25,8 @@ _NOT_FINITE = f"something else than finite numbers, or is longer than {_LONGEST:
 # levels: an index with one deeper document never opens again. At some thousands, or in a circle, the process crashes.
 _DEPTH = 64
 _LEAST, _GREATEST = -(2**63), 2**64 - 1  # the engine makes floats of integers outside
-_SCALARS = frozenset({str, float, bool, type(None)})
+_EXACT_POWER = 22  # the largest power of ten that double precision holds
+_SCALARS = frozenset({str, bool, type(None)})
 _FEWEST = 512  # bytes of an empty document, its id and entries in the engine's tables
 _SHOWN = 80  # characters of the name of a bad value in its message
 _ID_NAMESPACE = UUID("3896d314-1e95-4a3a-b45a-945f9f0b541d")
@@ -109,15 +110,42 @@ def most_bytes(document: Document) -> int:
     return 2 * size
 
 
+def as_kept(value: Any) -> Any:
+    """
+    Round floats that the engine would change to 15 digits, which it keeps.
+
+    It reads a number as an integer times or by a power of ten, in double precision. That is exact if both are; else the
+    last digits differ, and a filter by the value finds nothing.
+
+    :param value:
+        A float, or a list or a dictionary with floats in it. Other values stay as they are.
+    :returns:
+        The value as it can be written, read and compared.
+    """
+    if isinstance(value, list):
+        return [as_kept(item) for item in value]
+    if isinstance(value, dict):
+        return {key: as_kept(item) for key, item in value.items()}
+    if not isinstance(value, (float, np.floating)) or not math.isfinite(value):
+        return value
+    digits, _, exponent = repr(float(value)).partition("e")
+    whole, _, decimals = digits.partition(".")
+    integer, power = int(whole + decimals), int(exponent or 0) - len(decimals)
+    if int(float(integer)) == integer and abs(power) <= _EXACT_POWER:
+        return value
+    rounded = float(f"{value:.15g}")
+    return rounded if math.isfinite(rounded) else value  # the largest float is rounded up to infinity
+
+
 def _is_plain(values: Iterable[Any], room: int = _DEPTH) -> bool:
     """
-    Tell whether the engine takes values as they are. Text, floats and keys are left to the engine, which is faster.
+    Tell whether the engine takes values as they are. Text and keys are left to the engine, which is faster.
     """
     for value in values:
         kind = type(value)
         if kind in _SCALARS:
             continue
-        if kind is int and _LEAST <= value <= _GREATEST:
+        if (kind is int and _LEAST <= value <= _GREATEST) or (kind is float and as_kept(value) == value):
             continue
         if kind is not dict and kind is not list:
             return False
@@ -188,7 +216,7 @@ def as_json(payload: dict[str, Any], owner: str) -> dict[str, Any]:
         if isinstance(value, (float, np.floating)):
             if not math.isfinite(value):
                 refuse(name, f"is {float(value)}, which is no number: leave it out, or use None")
-            return float(value)
+            return as_kept(float(value))
         if isinstance(value, str):
             return text(value, name)
         if isinstance(value, date):
@@ -248,7 +276,7 @@ def to_document(point: Record | ScoredPoint, *, score: float | None = None) -> D
         id=payload["id"],
         content=payload.get("content"),
         blob=ByteStream.from_dict(blob) if blob else None,
-        meta=payload.get("meta") or {},
+        meta=as_kept(payload.get("meta") or {}),
         score=score,
         embedding=named.get(DENSE_VECTOR),
         sparse_embedding=SparseEmbedding(sparse.indices, sparse.values) if sparse is not None else None,

@@ -31,6 +31,8 @@ from qdrant_edge import (
     RangeFloat,
 )
 
+from .edge_documents import as_kept
+
 _ORDER: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     ">": ("gt", operator.gt),
     ">=": ("gte", operator.ge),
@@ -39,6 +41,7 @@ _ORDER: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 }
 _DEPTH = 64  # levels of conditions; at some hundreds Python gives up, and with a higher limit the process ends
 _NOT_STORED = ("score", "embedding", "sparse_embedding")
+_SMALLEST_KEPT = 1e-8
 _LARGEST_EXACT_INTEGER = 2**53  # the engine compares numbers as float64
 _LARGEST_ZONE_SHIFT = timedelta(days=1)
 _EVER = RangeDateTime(gte="0001-01-01")
@@ -67,6 +70,7 @@ def convert_filters(filters: dict[str, Any] | None) -> tuple[Filter | None, Call
     if not filters:
         return None, None
     native = _convert(filters)
+    filters = as_kept(filters)
     return native.condition, None if native.exact else partial(document_matches, filters)
 
 
@@ -137,6 +141,7 @@ def _negated(native: _Native) -> _Native:
 
 def _comparison(filters: dict[str, Any]) -> _Native:
     field, comparison, value = (_require(filters, key) for key in ("field", "operator", "value"))
+    value = as_kept(value)
     if comparison not in COMPARISON_OPERATORS:
         msg = f"Unknown comparison operator '{comparison}'. Valid operators are: {sorted(COMPARISON_OPERATORS)}"
         raise FilterError(msg)
@@ -164,7 +169,7 @@ def _payload_path(field: str) -> str | None:
         return root
     if not keys and root not in ("meta", "blob"):
         root, keys = "meta", [root]  # as Haystack reads a name that is no field of a document
-    if root != "meta" or not keys or any('"' in key for key in keys):
+    if root != "meta" or not keys or any('"' in key or "\\" in key for key in keys):
         return None
     return ".".join(["meta", *(f'"{key}"' for key in keys)])
 
@@ -223,7 +228,8 @@ def _number(path: str, limits: RangeFloat, holds: Callable[[bool], bool]) -> Fil
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and bool(abs(value) < _LARGEST_EXACT_INTEGER)  # type: ignore[operator]
+    # Of smaller ones the engine does not keep 15 digits.
+    return isinstance(value, Real) and bool(value == 0 or _SMALLEST_KEPT <= abs(value) < _LARGEST_EXACT_INTEGER)  # type: ignore[operator]
 
 
 def _as_datetime(value: Any) -> datetime | None:

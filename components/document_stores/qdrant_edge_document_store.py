@@ -71,8 +71,9 @@ class QdrantEdgeDocumentStore:
     With `similarity="cosine"` the engine normalises embeddings when they are written: **the embeddings it returns have
     length 1**. All embeddings are kept in single precision.
 
-    Meta is kept as JSON: dates become ISO 8601 text, keys text, tuples and arrays lists, and floats keep 15 digits.
-    What JSON cannot hold is refused, and so are integers of more than 64 bits and more than 64 levels of nesting.
+    Meta is kept as JSON: dates become ISO 8601 text, keys text, tuples and arrays lists. Floats of more than 15 digits
+    are rounded where the engine would change them, in filters as well. What JSON cannot hold is refused, and so are
+    integers of more than 64 bits and more than 64 levels of nesting.
 
     ### Usage example
 
