@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from retort.students.files import read_json, reading, resolve_model
 
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 
 class PrecisionError(ValueError):
-    """The hardware has no such arithmetic."""
+    """There is no such arithmetic, here or at all."""
+
+
+class DeviceError(ValueError):
+    """There is no such device."""
 
 
 class RemoteCodeError(ValueError):
@@ -39,6 +43,11 @@ MODULES, CONFIG = "modules.json", "config_sentence_transformers.json"
 SAVED = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")  # in CONFIG
 
 Precision = Literal["float32", "bfloat16", "auto", "int8"]
+QUANTIZATIONS = ("int8", "uint8", "binary", "ubinary")  # what `precision` is of other embedders
+NO_QUANTIZATION = (
+    " Here precision is the model's arithmetic; the `precision` of Haystack's own embedders is the embeddings' "
+    "quantization, which an index has here (its `quantization`)."
+)
 Kwargs = dict[str, Any] | None
 # Arguments for transformers, and what sentence-transformers calls them.
 KWARGS = {
@@ -54,30 +63,50 @@ ADAPTER = "adapter_config.json"
 _ACTIVATIONS = re.compile(r"torch\.nn\.(modules\.\w+\.)?[A-Z]\w*")
 
 
+def check_precision(precision: str | None) -> None:
+    """
+    Refuse a precision that is none of `Precision`, or None.
+
+    :raises PrecisionError:
+        If it is another.
+    """
+    if precision is not None and precision not in get_args(Precision):
+        msg = f"precision={precision!r}: must be one of {', '.join(get_args(Precision))}, or None."
+        raise PrecisionError(msg + (NO_QUANTIZATION if precision in QUANTIZATIONS else ""))
+
+
 def pick_device(device: str | None) -> str:
     """
     Return `device`, or for None the best there is: CUDA, then Apple's GPU, then the CPU, as also without torch.
 
-    :raises ValueError:
-        If this machine has no such device.
+    :raises DeviceError:
+        If torch is there and cannot use it.
     """
     if device == "cpu":
+        return device
+    if device is not None:
+        _check_device(device)
         return device
     try:
         import torch
     except ImportError:
-        return device or "cpu"
-    if device is not None:
-        try:
-            torch.empty(0, device=device).cpu()  # of `meta` nothing can be read
-        except (RuntimeError, AssertionError, TypeError) as error:
-            first = str(error).partition("\n")[0]
-            msg = f"device: {device!r} cannot be used here ({first}). Give cpu, or leave it out for the best there is."
-            raise ValueError(msg) from error
-        return device
+        return "cpu"
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _check_device(device: str) -> None:
+    try:
+        import torch
+    except ImportError:  # exports run on CPUs, and say so
+        return
+    try:
+        torch.empty(0, device=device).cpu()  # of `meta` nothing can be read
+    except (RuntimeError, AssertionError, TypeError) as error:  # NotImplementedError is a RuntimeError
+        reason = str(error).splitlines()[0].rstrip(".")
+        msg = f"device={device!r}: torch cannot use it here ({reason}). Leave it out for the best there is, or set cpu."
+        raise DeviceError(msg) from error
 
 
 def has_bfloat16(device: str) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from retort.students.adapters import merge_adapters
-from retort.students.backends.exports import Backend, choose, export_precision
+from retort.students.backends.exports import Backend, check_form, choose, export_precision
 from retort.students.backends.onnx import ExportError, open_export
 from retort.students.backends.static import static_encoder
 from retort.students.backends.torch import TorchEncoder
@@ -191,6 +191,7 @@ class LoadedModel(Generic[Model]):
         :returns:
             The torch model or None; the manifest; what `open_export` gives or None; the export's form or "".
         """
+        check_form(precision, backend, threads)
         model, device = str(name), pick_device(device)
         folder = Path(resolve_model(model))
         known = Manifest.read(folder)
@@ -333,7 +334,9 @@ class Student(LoadedModel["SentenceTransformer"]):
         :raises FileNotFoundError:
             If the folder is not there, or holds no model that can be loaded.
         :raises PrecisionError:
-            If bfloat16 is asked for where it would be emulated.
+            If there is no such precision, or bfloat16 is asked for where it would be emulated.
+        :raises DeviceError:
+            If torch cannot use the device.
         :raises ManifestError:
             If the folder's weights or configuration are not those that its manifest names.
         :raises ExportError:

@@ -14,8 +14,9 @@ from haystack import Document, default_from_dict, default_to_dict
 from haystack.utils import ComponentDevice, Secret
 from haystack.utils.hf import deserialize_hf_model_kwargs, serialize_hf_model_kwargs
 
+from retort.students.backends.exports import Backend, check_form
 from retort.students.handle import Loaded, StudentHandle
-from retort.students.loading import KWARGS
+from retort.students.loading import KWARGS, Precision
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +48,21 @@ class ModelComponent(Generic[Loaded]):
 
     model: str
     device: ComponentDevice | None
+    precision: Precision | None
+    backend: Backend
+    threads: int | None
     token: Secret | None
     _handle: StudentHandle[Loaded]
     _said_titles = False
 
     def _share(self, kind: type[Loaded], **options: Any) -> StudentHandle[Loaded]:
-        """Return the handle of the model that the attributes name; further options are those of its `load`."""
+        """
+        Return the handle of the model that the attributes name; further options are those of its `load`.
+
+        :raises ValueError:
+            If there is no such precision or backend.
+        """
+        check_form(self.precision, self.backend, self.threads)
         return StudentHandle(
             kind,
             self.model,

@@ -63,8 +63,9 @@ class StudentSparseTextEmbedder(StudentTextEmbedder):
         :param device:
             Where to run, such as `cpu`; None takes the best there is, on whichever machine the pipeline is loaded.
         :param precision:
-            `float32`; `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there; `int8`: the ONNX export of
-            that name. None takes what `retort export` found best for CPUs, else float32.
+            The model's arithmetic (in Haystack's own embedders it is the embeddings' quantization): `float32`;
+            `bfloat16` where the hardware has it; `auto`: bfloat16 if it is there; `int8`: the ONNX export of that name.
+            None takes what `retort export` found best for CPUs, else float32.
         :param backend:
             `torch`; `onnx`: an export made by `retort export`; `auto`: as `precision` says.
         :param threads:

@@ -11,13 +11,37 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from retort.students.backends.onnx import FOLDER, INSTALL, ExportError, ExportPrecision
-from retort.students.loading import Kwargs, Precision, PrecisionError, has_bfloat16, names_dtype
+from retort.students.checks import positive
+from retort.students.loading import Kwargs, Precision, PrecisionError, check_precision, has_bfloat16, names_dtype
 from retort.students.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
 Backend = Literal["auto", "torch", "onnx"]
 BACKENDS = ("auto", "torch", "onnx")
+
+
+def check_form(precision: Precision | None, backend: Backend, threads: int | None = None) -> None:
+    """
+    Refuse values that no model knows, before one is loaded.
+
+    :param precision:
+        As in `Student.load`.
+    :param backend:
+        Likewise.
+    :param threads:
+        Likewise.
+    :raises PrecisionError:
+        If there is no such precision.
+    :raises ValueError:
+        If there is no such backend, or `threads` is not above 0.
+    """
+    check_precision(precision)
+    if backend not in BACKENDS:
+        msg = f"backend={backend!r}: must be one of {', '.join(BACKENDS)}."
+        raise ValueError(msg)
+    if threads is not None:
+        positive("threads", threads)
 
 
 def choose(
@@ -46,13 +70,10 @@ def choose(
         Arguments for transformers by their names: they are for torch models.
     :raises ExportError:
         If an export is asked for that cannot be used.
-    :raises ValueError:
-        If the backend is not known, or both `precision` and the arguments name a dtype.
+    :raises PrecisionError:
+        If both `precision` and the arguments name a dtype.
     """
     passed_on = [name for name, values in (kwargs or {}).items() if values]
-    if backend not in BACKENDS:
-        msg = f"backend={backend!r}: must be one of {', '.join(BACKENDS)}."
-        raise ValueError(msg)
     best = chosen_export(manifest)
     if backend == "auto":
         if precision == "int8":

@@ -27,6 +27,7 @@ from retort.students.backends.static import WEIGHTS, StaticEncoder, static_encod
 from retort.students.encoding import CPU_TOKENS, TOKENISED, collect, collect_sparse, plan_chunks
 from retort.students.files import replace_folder
 from retort.students.layers import attend_step_by_step
+from retort.students.loading import NO_QUANTIZATION
 from retort.students.manifest import MANIFEST_FILE, Manifest
 from retort.students.scoring import Pair, is_ranker
 from retort.students.towers import SIDES, Side, route
@@ -192,6 +193,8 @@ def open_export(
     entry = next((e for e in manifest.exports if e.get("file") == f"{FOLDER}/{precision}"), None)
     if entry is None or not folder.is_dir():
         msg = f"{student} has no {precision} export. Make it: `retort export {student} --precision {precision}`."
+        if precision == "int8":
+            msg += NO_QUANTIZATION
         raise ExportError(msg)
     if entry["fingerprint"] != export_fingerprint(folder, manifest.fingerprint):
         msg = (

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from retort.students.backends.exports import export_precision
 from retort.students.backends.onnx import (
     FOLDER,
     ExportError,
@@ -69,12 +70,15 @@ def export_student(
         The manifest's entries: `file` (empty for the torch model), `precision`, `fingerprint`, `ndcg`, `ms` (median of
         a query; of a ranker: of a list of 20), `documents_per_s`, `mb`, `queries` and `documents` (on how many),
         `good` (within the tolerance), `chosen`. They are in the order of their speed.
+    :raises PrecisionError:
+        If exports have no such precision.
     :raises ExportError:
         If the model cannot be exported, or is static: then there is nothing to gain; or the tolerance is no share.
     """
     if not 0 <= tolerance < 1:
         msg = f"tolerance={tolerance}: a share from 0 to below 1."
         raise ExportError(msg)
+    wanted: tuple[ExportPrecision, ...] = ("float32", "int8") if precision == "auto" else (export_precision(precision),)
     manifest = Manifest.read(folder) if folder.is_dir() else None
     if manifest is None:
         msg = f"{folder}: exports are made of a student's folder, with retort.json. `save_student` writes one."
@@ -82,7 +86,6 @@ def export_student(
     if manifest.kind == "static":
         msg = f"{folder}: a static student is a table of vectors already; it runs without torch as it is."
         raise ExportError(msg)
-    wanted: tuple[ExportPrecision, ...] = ("float32", "int8") if precision == "auto" else (precision,)
     made = []
     model = _load(folder, "torch", "float32", trust_remote_code=trust_remote_code).model
     remove_leftovers(folder)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from retort.students.hashing import canonical_json, hash_text
-from retort.students.loading import Kwargs, Precision
+from retort.students.loading import Kwargs, Precision, check_precision
 from retort.students.student import Student
 from retort.students.towers import Side
 from retort.trainers.roles import Gives, Teacher
@@ -65,6 +65,7 @@ class BiEncoderTeacher(Teacher):
         tokenizer_kwargs: Kwargs = None,
         config_kwargs: Kwargs = None,
     ) -> None:
+        check_precision(precision)
         self.model = model
         self._options: dict[str, Any] = {
             "device": device,

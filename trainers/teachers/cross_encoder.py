@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from retort.students.hashing import canonical_json, hash_text
-from retort.students.loading import Kwargs, Precision
+from retort.students.loading import Kwargs, Precision, check_precision
 from retort.students.ranker import Ranker
 from retort.trainers.roles import Ask, Teacher
 from retort.trainers.runtime.errors import TeacherError
@@ -62,6 +62,7 @@ class CrossEncoderTeacher(Teacher):
         tokenizer_kwargs: Kwargs = None,
         config_kwargs: Kwargs = None,
     ) -> None:
+        check_precision(precision)
         self.model = model
         self._options: dict[str, Any] = {
             "device": device,

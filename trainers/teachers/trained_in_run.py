@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from retort.students.loading import Precision
+from retort.students.loading import Precision, check_precision
 from retort.students.scoring import is_ranker
 from retort.students.student import Student
 from retort.students.towers import Side
@@ -52,6 +52,7 @@ class TrainedInRun(Teacher):
         training: dict[str, Any] | None = None,
         precision: Precision = "float32",
     ) -> None:
+        check_precision(precision)
         self._student = student
         self._stages = stages
         self._training = training or {}
