@@ -132,6 +132,12 @@ def _forward_parts(
             there = ", ".join(sorted(name for name in features if name.endswith("_embeddings")))
             msg = f"no module of the {side} model gives {entry}; there are: {there or 'none'}."
             raise ValueError(msg)
+        if view == "token" or not isinstance(features[entry], torch.Tensor):
+            msg = (
+                f"the view {view!r} has no row a text of one size: take 'tokens' for the tokens' states, which are "
+                "padded and come with their mask, or an objective's layers for those of layers."
+            )
+            raise ValueError(msg)
         if view == "tokens":
             parts["tokens"] = padded(features[entry])
             parts["token_mask"] = padded(features["attention_mask"]).bool()
@@ -249,7 +255,8 @@ def encode_parts(
         By name, in the order of the texts: `VECTORS` `[n, d]`; `layer_entry(number)` `[n, h]`; `tokens`
         `[n, length, h]`, `token_mask` and `token_ids` `[n, length]`; each other view `[n, ...]`.
     :raises ValueError:
-        If no module of the model gives a view.
+        If no module of the model gives a view, or it cannot be joined over chunks: `token`, of as many rows as a chunk
+        is long, and lists.
     """
 
     rows, parts = [], []

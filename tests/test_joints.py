@@ -19,6 +19,7 @@ from test_house import ROOT, code_lines
 from tiny import assert_comes_back, everything, pool, spec, stage, tiny_config
 
 from retort.students import Student, create
+from retort.students.encoding import encode_parts
 from retort.students.layers import layers_of
 from retort.trainers.build import build_recipe
 from retort.trainers.context import TrainingContext
@@ -142,6 +143,14 @@ class TestMaster:
         (output.documents.sum() + output.queries.sum()).backward()
         learned = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
         assert learned and not any("sub_modules.query" in name for name in learned)
+
+    def test_states_of_tokens_are_asked_for_as_tokens(self, tiny_model):
+        """Those of several lengths could not be joined; one text alone is refused as well, so that a recipe is."""
+        for texts in (["ship"], ["ship", "a ship in the sea"]):
+            with pytest.raises(ValueError, match="the view 'token' has no row a text of one size: take 'tokens'"):
+                encode_parts(tiny_model(), texts, "document", views=("token",), budget=8)
+        parts = encode_parts(tiny_model(), texts, "document", views=("tokens",), length=7, budget=8)
+        assert parts["token_mask"].sum(1).tolist() == [3, 7]
 
     def test_a_document_without_a_target(self, source, tiny_model):
         source._texts = ["ship", *source._texts[1:4]]
