@@ -137,9 +137,30 @@ class TestRun:
         assert load_file(path)["weight"].item() == 2
         assert (progress.best_step, progress.best, progress.since_best) == (2, 0.5, 2)
 
+    def test_patience_counts_within_the_stage(self, recipe_tree, beir, tmp_path, monkeypatch):
+        """The second stage begins below the first's best and rises: it is not stopped, also after a kill."""
+        scores = [0.1, 0.9, 0.9, 0.2, 0.3, 0.4, 0.3, 0.3]
+        settings = ["training.evaluate_every=2", "training.patience=2", "training.checkpoint_every=1"]
+        recipe = Recipe.from_dict(recipe_tree, overrides=[*settings, "stages.0.steps=4", "stages.1.steps=20"])
+        ends = []
+        for kill in (None, 7):
+            left = iter(scores)
+            monkeypatch.setattr(Validation, "score", lambda self, left=left: next(left))
+            out = tmp_path / str(kill) / "run"
+            if kill is None:
+                run_recipe(recipe, beir, out)
+            else:
+                run_killed(recipe, beir, out, monkeypatch, kill)
+            training = json.loads((out / "metrics.json").read_text())["training"]
+            (stop,) = [e for e in log_of(out) if e["event"] == "early_stop"]
+            ends.append((stop["stage"], stop["step"], training["best"], training["best_step"]))
+        assert ends == [("distil", 10, 0.9, 2)] * 2
+
     def test_a_checkpoint_of_an_earlier_version(self):
         """It does not say what is kept; without it, the first evaluation would replace the best state."""
-        assert RunProgress.from_state({"stage": 1, "best": 0.5}) == RunProgress(stage=1, best=0.5, kept=0.5)
+        assert RunProgress.from_state({"stage": 1, "best": 0.5}) == RunProgress(
+            stage=1, best=0.5, kept=0.5, stage_best=0.5
+        )
 
     def test_the_projection_is_left_out_of_the_student(self, reference):
         assert Student.load(str(reference / "student")).dim == 8

@@ -239,7 +239,7 @@ class Loop:
                     self._save(optimizers)
         self.distiller.drop_anchor()
         self.distiller.take_state({})
-        progress.stage, progress.step, progress.since_best = progress.stage + 1, 0, 0
+        progress.begin_stage(progress.stage + 1)
         self._save(None)  # the next stage begins with an optimiser of its own
 
     def _opened(self, stage: Stage, checkpoint: Path | None) -> BatchSource:

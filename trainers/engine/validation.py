@@ -60,8 +60,8 @@ class Validation:
         """
         score = self.score()
         self._log.write(where, event="evaluation", dev_sample_ndcg=score, best_before=progress.best)
-        better = score > progress.best
-        progress.since_best = 0 if better else progress.since_best + 1
+        progress.since_best = 0 if score > progress.stage_best else progress.since_best + 1
+        progress.stage_best = max(score, progress.stage_best)
         progress.best = max(score, progress.best)
         if training.keep == "last" or score > progress.kept:
             progress.kept, progress.best_step = score, progress.global_step

@@ -157,7 +157,7 @@ class TrainingSection(_Section):
     :param evaluate_every:
         Steps between evaluations on the dev sample; 0 evaluates at the ends of stages only.
     :param patience:
-        Stop a stage after so many evaluations without a better one; 0 never does.
+        Stop a stage after so many evaluations without a better one in the same stage; 0 never does.
     :param keep:
         Which state becomes the student: the `best` one on the dev sample, or the `last`, as papers count steps.
     :param checkpoint_every:
