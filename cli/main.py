@@ -138,7 +138,11 @@ ASK_EPILOG = """\
 examples:
   retort ask "How do I merge two dictionaries?" --store runs/quickstart/index
   retort ask "..." --store runs/first/index --json
+  retort ask "..." --store runs/first/index --filter topic=cats --filter "year>=2020"
   retort ask "..." --store http://localhost:6333/handbook
+
+An index in a folder belongs to one process at a time: where `retort serve` holds it, it is asked over HTTP, with
+RETORT_API_KEY of the environment as its key.
 """
 
 
@@ -311,10 +315,15 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="names that the server may be called by; by default localhost, or any with a key or another --host",
     )
-    serve.add_argument("--port", type=int, default=1416, help="port to listen on")
+    serve.add_argument("--port", type=port, default=1416, help="port to listen on; 0: a free one")
     serve.add_argument("--workers", type=positive, default=2, metavar="N", help="questions worked on at a time")
-    serve.add_argument("--max-requests", type=positive, default=256, metavar="N", help="requests at a time; then 503")
+    serve.add_argument(
+        "--max-requests", type=positive, default=256, metavar="N", help="requests at a time, half of one client"
+    )
     serve.add_argument("--max-body", type=positive, default=65536, metavar="BYTES", help="longest request")
+    serve.add_argument(
+        "--body-timeout", type=positive, default=10, metavar="SECONDS", help="that a request may take to arrive"
+    )
     serve.add_argument("--trust-remote-code", action="store_true", help=TRUST)
 
     ask = add("ask", "Ask a question; the answer is cited from the index.", ASK_EPILOG)
@@ -322,6 +331,13 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument("--store", required=True, metavar="STORE", help="folder of the index, or URL of a collection")
     ask.add_argument("--student", default=None, help="student to ask with; by default the one that built the index")
     ask.add_argument("--top-k", type=positive, default=3, help="answers to give, at most")
+    ask.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="only documents where this holds (also != > >= < <=); or a filter of Haystack in JSON; all must hold",
+    )
     ask.add_argument("--json", action="store_true", help="print JSON")
     ask.add_argument("--trust-remote-code", action="store_true", help=TRUST)
     return parser
@@ -339,6 +355,14 @@ def not_negative(text: str) -> int:
     """Read a number from the command line, 0 or more."""
     if (number := int(text)) < 0:
         msg = f"{number} is below 0"
+        raise argparse.ArgumentTypeError(msg)
+    return number
+
+
+def port(text: str) -> int:
+    """Read a port from the command line."""
+    if not 0 <= (number := int(text)) < 2**16:
+        msg = f"{number} is no port: 0 to 65535"
         raise argparse.ArgumentTypeError(msg)
     return number
 
@@ -397,6 +421,7 @@ class _Redacting(logging.Formatter):
 def _mendable() -> tuple[type[Exception], ...]:
     from haystack.core.errors import DeserializationError, PipelineRuntimeError
     from haystack.document_stores.errors import DocumentStoreError
+    from haystack.errors import FilterError
 
     from haystack_integrations.components.retrievers.retort import SpaceMismatchError
     from retort.students import DamagedFileError, ExportError, ManifestError, PrecisionError, RemoteCodeError
@@ -410,6 +435,7 @@ def _mendable() -> tuple[type[Exception], ...]:
         ManifestError,
         DamagedFileError,
         DocumentStoreError,
+        FilterError,
         SpaceMismatchError,
         PipelineRuntimeError,
         DeserializationError,

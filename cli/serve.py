@@ -6,49 +6,77 @@
 import argparse
 import os
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from haystack.document_stores.errors import DocumentStoreError
+
 from retort.pipelines.indexing import built_by
 from retort.pipelines.load import is_url
+from retort.serving.notice import KEY, put_up, served_at, take_down
 from retort.trainers.recipe import component, read_yaml
 from retort.trainers.recipe.trust import check_component
 from retort.trainers.runtime.errors import RecipeError
-
-KEY = "RETORT_API_KEY"
-LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
 def run(given: argparse.Namespace) -> None:
     """Check that everything is there and fits, then serve until stopped."""
     try:
-        import uvicorn
-
         from retort.serving.app import create_app
+        from retort.serving.listening import Server, address, bind, is_loopback
     except ImportError as error:
         msg = f'serving needs `pip install "retort-haystack[serve]"` ({error.name} is missing).'
         raise RecipeError(msg) from error
-    served = open_serving(given)
-    found = served.engine.check()
-    if served.other is not None:
-        served.other.check()
-    key = os.environ.get(KEY) or None
-    local = given.host in LOCAL
-    # Without a key, a site of another name that was led here must not read the documents.
-    guarded = given.host in {"localhost", "127.0.0.1"} and key is None
-    hosts = given.allowed_hosts or (("localhost", "127.0.0.1") if guarded else ("*",))
-    app = create_app(served, api_key=key, max_body=given.max_body, max_requests=given.max_requests, hosts=hosts)
-    url = f"http://{given.host}:{given.port}"
-    print(f"{found['documents']} documents of {given.store}, by {found['student']}")
-    print(f"page: {url}/    chat: {url}/v1/chat/completions (model: chat)    API: {url}/docs")
-    if key is None and not local:
-        print(f"no key is asked for: set {KEY} if others can reach {given.host}", file=sys.stderr)
-    sys.stdout.flush()
-    try:
-        uvicorn.run(app, host=given.host, port=given.port, log_level="warning", timeout_graceful_shutdown=10)
-    finally:
-        served.close()
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(one) for one in bind(given.host, given.port)]
+        served = open_serving(given)
+        stack.callback(served.close)
+        found = served.engine.check()
+        if served.other is not None:
+            served.other.check()
+        key = os.environ.get(KEY) or None
+        local = all(is_loopback(one) for one in sockets)
+        # Without a key, a site of another name that was led here must not read the documents.
+        names = ("localhost", "127.0.0.1", "[::1]", address(given.host, sockets)) if local and key is None else ("*",)
+        app = create_app(
+            served,
+            api_key=key,
+            max_body=given.max_body,
+            max_requests=given.max_requests,
+            body_timeout=given.body_timeout,
+            hosts=given.allowed_hosts or names,
+        )
+        url = f"http://{address(given.host, sockets)}:{sockets[0].getsockname()[1]}"
+
+        def started() -> None:
+            put_up(given.store, url, served.token)
+            stack.callback(take_down, given.store)
+            print(f"{found['documents']} documents of {given.store}, by {found['student']}")
+            print(f"page: {url}/    chat: {url}/v1/chat/completions (model: chat)    API: {url}/docs")
+            if key is None and not local:
+                print(f"no key is asked for: set {KEY} if others can reach {given.host}", file=sys.stderr)
+            sys.stdout.flush()
+
+        Server(app, started, stack.close).run(sockets)
+
+
+def _held(error: DocumentStoreError, store: str) -> DocumentStoreError:
+    url = served_at(store)
+    return error if url is None else DocumentStoreError(f"{error} It is served at {url} already.")
+
+
+def _read_generator(given: argparse.Namespace) -> dict[str, Any] | None:
+    """Read the chat generator and check it, before anything is opened."""
+    if given.generator is None:
+        return None
+    if not given.generator.is_file():
+        msg = f"There is no file {given.generator}. Give --generator a YAML file: {{type, init_parameters}}."
+        raise FileNotFoundError(msg)
+    tree = asdict(component(read_yaml(given.generator), str(given.generator)))
+    check_component(tree, "generator", given.allow)
+    return tree
 
 
 def open_serving(given: argparse.Namespace) -> Any:
@@ -61,15 +89,19 @@ def open_serving(given: argparse.Namespace) -> Any:
             f"There is no report at {given.report}. Give the page of a run (retort report RUN), or leave --report out."
         )
         raise FileNotFoundError(msg)
-    student = given.student or built_by(given.store)
+    generator = _read_generator(given)
+    try:
+        student = given.student or built_by(given.store)
+    except DocumentStoreError as error:
+        raise _held(error, given.store) from error
     threads = max(1, (os.cpu_count() or 1) // given.workers)
     options: dict[str, Any] = {"threads": threads, "trust_remote_code": given.trust_remote_code}
     other = Engine(built_by(given.other), given.other, **options) if given.other else None
     rag = None
-    if given.generator:
-        tree = asdict(component(read_yaml(given.generator), str(given.generator)))
-        check_component(tree, "generator", given.allow)
-        rag = rag_pipeline(student, given.store, tree, allow=given.allow, trust_remote_code=given.trust_remote_code)
+    if generator is not None:
+        rag = rag_pipeline(
+            student, given.store, generator, allow=given.allow, trust_remote_code=given.trust_remote_code
+        )
     report = given.report
     if report is None and not is_url(given.store):
         beside = Path(given.store).resolve().parent / "report.html"

@@ -16,22 +16,28 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 import anyio
 import yaml
 from anyio.to_thread import run_sync
+from fastapi import HTTPException, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from hayhooks import create_app as create_hayhooks
 from hayhooks.settings import settings
+from haystack.core.errors import PipelineRuntimeError
 from haystack.document_stores.errors import DocumentStoreError
+from haystack.errors import FilterError
 from pydantic import BaseModel, Field
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from retort.pipelines.load import pipeline_yaml
+from haystack_integrations.components.retrievers.retort import SpaceMismatchError
+from retort.pipelines.filters import check_filters, parse_filters
+from retort.pipelines.load import is_url, pipeline_yaml
 from retort.serving.engine import Engine
-from retort.serving.limits import SECURITY, Guards
+from retort.serving.limits import CHATS, SECURITY, Guards, refusal
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -40,18 +46,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).with_name("page")
-SERVED = ("extractive_qa", "search")
 CHAT = "chat"
-CHAT_FILE = """\
-from retort.serving.chat import ChatWrapper
+SERVED = {CHAT: "chat.Chat", "extractive_qa": "pipelines.ExtractiveQa", "search": "pipelines.Search"}
+PIPELINE_FILE = """\
+from retort.serving import chat, pipelines
 
 
-class PipelineWrapper(ChatWrapper):
+class PipelineWrapper({wrapper}):
     pass
 """
 LONGEST_QUESTION = 2000  # characters
+MOST = 1000  # passages or answers at once
 READY_FOR = 2.0  # seconds
-OK = 200
+OK, NOT_FOUND, NOT_IMPLEMENTED, SERVER_ERROR = 200, 404, 501, 500
+EVENTS = "text/event-stream"
 POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -59,11 +67,12 @@ Found = TypeVar("Found")
 
 
 class Asked(BaseModel):
-    """A question, and which of two models is asked."""
+    """A question, which of two models is asked, and which documents: by a Haystack filter, or `FIELD=VALUE` each."""
 
     question: str = Field(min_length=1, max_length=LONGEST_QUESTION)
     other: bool = False
     top_k: int = Field(default=3, ge=1, le=10)
+    filters: dict[str, Any] | list[str] | None = None
 
 
 @dataclass
@@ -88,6 +97,7 @@ class Serving:
     rag: Pipeline | None = None
     report: Path | None = None
     workers: int = 2
+    token: str = field(default_factory=lambda: uuid4().hex, init=False)  # by which `retort ask` knows it
     _limiter: anyio.CapacityLimiter | None = field(default=None, init=False)
 
     def limiter(self) -> anyio.CapacityLimiter:
@@ -96,12 +106,27 @@ class Serving:
             self._limiter = anyio.CapacityLimiter(self.workers)
         return self._limiter
 
+    def said(self, error: BaseException) -> str:
+        """Return an error's text without the folders that models and indexes are in."""
+        text = str(error)
+        for engine in filter(None, (self.engine, self.other)):
+            for place in (engine.student, engine.store):
+                text = text.replace(str(Path(place).resolve()), shown(place)).replace(place, shown(place))
+        return text
+
     def close(self) -> None:
         """Let go of all models and indexes."""
         for engine in filter(None, (self.engine, self.other)):
             engine.close()
         if self.rag is not None:
             self.rag.close()
+
+
+def shown(place: str) -> str:
+    """Name a model or an index to those who ask: of a folder the last two names, of a server the collection."""
+    if is_url(place):
+        return place.rstrip("/").rpartition("/")[2]
+    return "/".join(Path(place).parts[-2:]) if Path(place).is_absolute() else place
 
 
 _serving: Serving | None = None
@@ -116,8 +141,43 @@ def serving() -> Serving:
 
 
 async def run_in_thread(call: Callable[[], Found]) -> Found:
-    """Run a call in one of the few threads that models have."""
-    return await run_sync(call, limiter=serving().limiter())
+    """
+    Run a call in one of the few threads that models have.
+
+    :raises HTTPException:
+        If the request's filters are malformed (422), or model or index cannot answer (503).
+    """
+    try:
+        return await run_sync(call, limiter=serving().limiter())
+    except Exception as error:
+        if (reason := refused(error)) is None:
+            raise
+        raise reason from error
+
+
+def refused(error: Exception) -> HTTPException | None:
+    """Return what tells the caller why, if an error is one that is foreseen."""
+    cause = error.__cause__ if isinstance(error, PipelineRuntimeError) and error.__cause__ else error
+    if isinstance(cause, FilterError):
+        return HTTPException(422, str(cause))
+    return HTTPException(503, serving().said(cause)) if isinstance(cause, _MENDABLE) else None
+
+
+def read_filters(filters: Any) -> dict[str, Any] | None:
+    """
+    Read the filters of a request.
+
+    :raises HTTPException:
+        If they are malformed (422).
+    """
+    try:
+        if isinstance(filters, list) and all(isinstance(condition, str) for condition in filters):
+            return parse_filters(filters)
+        if filters:
+            check_filters(filters)
+    except FilterError as error:
+        raise HTTPException(422, str(error)) from error
+    return filters or None
 
 
 def create_app(
@@ -126,6 +186,7 @@ def create_app(
     api_key: str | None = None,
     max_body: int = 65536,
     max_requests: int = 256,
+    body_timeout: float = 10.0,
     hosts: Sequence[str] = ("*",),
 ) -> FastAPI:
     """
@@ -139,16 +200,19 @@ def create_app(
         Bytes.
     :param max_requests:
         Requests at a time.
+    :param body_timeout:
+        Seconds.
     :param hosts:
         Names that it may be called by; others are refused.
     """
     global _serving  # noqa: PLW0603 - one process serves one index
     _serving = served
     with tempfile.TemporaryDirectory() as folder:
-        _write_pipelines(Path(folder), served)
+        _write_pipelines(Path(folder))
         settings.pipelines_dir = folder
         settings.durable_mode = True  # a fixed set of pipelines: nobody can deploy code over HTTP
         settings.durable_store = "memory"
+        settings.tracing_enabled = settings.monitoring_enabled = False  # they show to others what was asked
         if "HAYHOOKS_CORS_ALLOW_ORIGINS" not in os.environ:
             settings.cors_allow_origins = []  # a site that is open beside it must not read the documents
         app = create_hayhooks()
@@ -179,9 +243,11 @@ def create_app(
         async with checked["lock"]:
             if time.monotonic() > checked["until"]:
                 try:
-                    checked["said"] = (200, await run_in_thread(served.engine.check))
-                except _MENDABLE as error:
-                    checked["said"] = (503, {"detail": str(error)})
+                    found = await run_in_thread(served.engine.check)
+                    places = {"student": shown(served.engine.student), "store": shown(served.engine.store)}
+                    checked["said"] = (200, found | places)
+                except HTTPException as error:
+                    checked["said"] = (503, {"detail": error.detail})
                 checked["until"] = time.monotonic() + READY_FOR
         status, said = checked["said"]
         if api_key is not None:  # anybody may ask; where things are is nobody's business
@@ -189,13 +255,15 @@ def create_app(
         return JSONResponse(said, status)
 
     @app.get("/settings", include_in_schema=False)
-    def shown() -> dict[str, Any]:
+    def told() -> dict[str, Any]:
+        other = None if served.other is None else shown(served.other.student) if api_key is None else "other"
         return {
-            # With a key, where models are is told to nobody who has none.
-            "student": served.engine.student if api_key is None else "student",
-            "other": None if served.other is None else served.other.student if api_key is None else "other",
+            # With a key, which models there are is told to nobody who has none.
+            "student": shown(served.engine.student) if api_key is None else "student",
+            "other": other,
             "report": served.report is not None,
             "key": api_key is not None,
+            "token": served.token,
         }
 
     @app.get("/report", tags=["page"])
@@ -211,29 +279,51 @@ def create_app(
         engine = served.other if asked.other else served.engine
         if engine is None:
             return JSONResponse({"detail": "There is no other model here: retort serve --other STORE."}, 404)
-        events = engine.answer(asked.question, top_k=asked.top_k)
-        return StreamingResponse(_sent(events), media_type="text/event-stream", headers={"cache-control": "no-store"})
+        events = engine.answer(asked.question, top_k=asked.top_k, filters=read_filters(asked.filters))
+        try:
+            first = await run_in_thread(partial(next, events))
+        except HTTPException as error:
+            if error.status_code < SERVER_ERROR:
+                raise
+            # As an event: the page tells it like all that goes wrong later.
+            return StreamingResponse(iter([_line({"event": "error", "detail": error.detail})]), media_type=EVENTS)
+        return StreamingResponse(_sent(first, events), media_type=EVENTS, headers={"cache-control": "no-store"})
 
     @app.exception_handler(RequestValidationError)
-    async def refused(_: Any, error: RequestValidationError) -> JSONResponse:
-        # Without the input: half of a surrogate pair, which a question may not hold, cannot be sent back either.
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        # Without the input, which is the caller's own.
         said = [{key: value for key, value in one.items() if key != "input"} for one in error.errors()]
-        return JSONResponse({"detail": jsonable_encoder(said)}, 422)
+        return JSONResponse(refusal(request.url.path, 422, jsonable_encoder(said)), 422)
 
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
-    app.add_middleware(Guards, api_key=api_key, max_body=max_body, max_requests=max_requests)
+    @app.exception_handler(StarletteHTTPException)
+    async def explained(request: Request, error: StarletteHTTPException) -> JSONResponse:
+        path, status, detail = request.url.path, error.status_code, error.detail
+        if path in CHATS and status in (NOT_FOUND, NOT_IMPLEMENTED):
+            status, detail = NOT_FOUND, f'There is no model of that name to chat with here. Ask for model="{CHAT}".'
+        return JSONResponse(refusal(path, status, detail), status, headers=error.headers)
+
+    guards: Any = Guards
+    app.add_middleware(
+        guards,
+        api_key=api_key,
+        max_body=max_body,
+        max_requests=max_requests,
+        body_timeout=body_timeout,
+        hosts=hosts,
+    )
     return app
 
 
-_MENDABLE = (DocumentStoreError, FileNotFoundError, OSError, ValueError)
+_MENDABLE = (DocumentStoreError, SpaceMismatchError, OSError)
 
 
-async def _sent(events: Iterator[dict[str, Any]]) -> AsyncIterator[str]:
+async def _sent(first: dict[str, Any], events: Iterator[dict[str, Any]]) -> AsyncIterator[str]:
+    yield _line(first)
     try:
         while (event := await run_in_thread(partial(next, events, None))) is not None:
             yield _line(event)
-    except _MENDABLE as error:
-        yield _line({"event": "error", "detail": str(error)})
+    except HTTPException as error:
+        yield _line({"event": "error", "detail": error.detail})
     except Exception:
         logger.exception("A question could not be answered.")
         yield _line({"event": "error", "detail": "The question could not be answered; the server's log says why."})
@@ -243,17 +333,10 @@ def _line(event: dict[str, Any]) -> str:
     return f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
 
 
-def _write_pipelines(folder: Path, served: Serving) -> None:
-    for name in SERVED:
-        text = pipeline_yaml(
-            name,
-            student=served.engine.student,
-            index=served.engine.store,
-            trust_remote_code=served.engine.trust_remote_code,
-        )
-        (folder / f"{name}.yml").write_text(text, encoding="utf-8")
-    (folder / CHAT).mkdir()
-    (folder / CHAT / "pipeline_wrapper.py").write_text(CHAT_FILE, encoding="utf-8")
+def _write_pipelines(folder: Path) -> None:
+    for name, wrapper in SERVED.items():
+        (folder / name).mkdir()
+        (folder / name / "pipeline_wrapper.py").write_text(PIPELINE_FILE.format(wrapper=wrapper), encoding="utf-8")
 
 
 def rag_pipeline(

@@ -5,17 +5,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
+from fastapi import HTTPException
 from hayhooks import BasePipelineWrapper, async_streaming_generator, get_last_user_message
 
-from retort.serving.app import run_in_thread, serving
+from retort.serving.app import MOST, read_filters, refused, run_in_thread, serving
+
+logger = logging.getLogger(__name__)
 
 NO_ANSWER = "The documents do not seem to answer this."
 
 
-class ChatWrapper(BasePipelineWrapper):
+class Chat(BasePipelineWrapper):
     """`/chat/completions` over the index that is served; Hayhooks finds it in the pipelines' folder."""
 
     def setup(self) -> None:
@@ -28,18 +32,37 @@ class ChatWrapper(BasePipelineWrapper):
         messages: list[dict],
         body: dict,
     ) -> str | AsyncGenerator:
-        """Answer the last message of the user."""
+        """
+        Answer the last message of the user.
+
+        Beside what OpenAI has, a request may hold `filters` (of Haystack, or `["FIELD=VALUE"]`) and `top_k`: the most
+        answers, or with a language model the most passages (`extra_body` of OpenAI's client).
+        """
         question = _text(get_last_user_message(messages)).strip()
         if not question:
             return "Ask a question."
+        filters, top_k = read_filters(body.get("filters")), _top_k(body.get("top_k"))
         if self.pipeline is not None:
-            inputs = {"embedder": {"text": question}, "template": {"query": question}}
+            retriever = {"filters": filters, "top_k": top_k}
+            inputs = {"embedder": {"text": question}, "retriever": retriever, "template": {"query": question}}
             if body.get("stream"):
                 return async_streaming_generator(pipeline=self.pipeline, pipeline_run_args=inputs)
-            found = await self.pipeline.run_async(inputs)
+            try:
+                found = await self.pipeline.run_async(inputs)
+            except Exception as error:
+                logger.exception("The language model or what it reads failed.")
+                said = "No answer came of the language model; the server's log says why."
+                raise (refused(error) or HTTPException(502, said)) from error
             return str(found["generator"]["replies"][0].text)
-        events = await run_in_thread(lambda: list(serving().engine.answer(question)))
+        top = {} if top_k is None else {"top_k": top_k}
+        events = await run_in_thread(lambda: list(serving().engine.answer(question, filters=filters, **top)))
         return _spoken(list(_pieces(events))) if body.get("stream") else "".join(_pieces(events))
+
+
+def _top_k(value: Any) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST):
+        return value
+    raise HTTPException(422, f"top_k must be a number from 1 to {MOST}.")
 
 
 def _text(content: Any) -> str:

@@ -66,21 +66,57 @@ class Engine:
         if not count:
             msg = f"There is no document at {self.store}. {_build('STUDENT', self.store)}"
             raise DocumentStoreError(msg)
-        self.search("ready?", 1)
+        self.search("ready?", top_k=1)
         return {"student": self.student, "store": self.store, "documents": count}
 
-    def search(self, question: str, top_k: int) -> tuple[list[Document], dict[str, float]]:
-        """Find passages; with milliseconds by step, `embed` and `search`."""
+    def search(
+        self, question: str, *, top_k: int | None = None, filters: dict[str, Any] | None = None
+    ) -> tuple[list[Document], dict[str, float]]:
+        """
+        Find passages.
+
+        :param question:
+            The question.
+        :param top_k:
+            Passages, at most; None: as `extractive_qa.yml` says.
+        :param filters:
+            Haystack filters.
+        :returns:
+            Passages, best first, and milliseconds by step: `embed` and `search`.
+        :raises DocumentStoreError:
+            If the index is gone, or of another model.
+        :raises FilterError:
+            If the filters are malformed.
+        """
+        self._refuse_missing()
         started = time.perf_counter()
         embedded = self._parts["embedder"].run(text=question)
         searched = time.perf_counter()
         documents = self._parts["retriever"].run(
-            query_embedding=embedded["embedding"], space=embedded["space"], top_k=top_k
+            query_embedding=embedded["embedding"], space=embedded["space"], filters=filters, top_k=top_k
         )["documents"]
         ended = time.perf_counter()
         return documents, {"embed": 1e3 * (searched - started), "search": 1e3 * (ended - searched)}
 
-    def answer(self, question: str, *, top_k: int = 3, depth: int = 10) -> Iterator[dict[str, Any]]:
+    def read(self, question: str, documents: list[Document], *, top_k: int | None = None) -> dict[str, Any]:
+        """
+        Find the sentences of passages that answer a question.
+
+        :param question:
+            The question.
+        :param documents:
+            The passages.
+        :param top_k:
+            Answers, at most; None: as `extractive_qa.yml` says.
+        :returns:
+            `answers` and `best_score`.
+        """
+        found: dict[str, Any] = self._parts["answerer"].run(query=question, documents=documents, top_k=top_k)
+        return found
+
+    def answer(
+        self, question: str, *, top_k: int = 3, filters: dict[str, Any] | None = None
+    ) -> Iterator[dict[str, Any]]:
         """
         Answer a question.
 
@@ -88,19 +124,20 @@ class Engine:
             The question.
         :param top_k:
             Answers, at most.
-        :param depth:
-            Passages.
+        :param filters:
+            Haystack filters of the passages.
         :returns:
             First `{event: passages, passages: [...], ms: {...}}`, then an `{event: answer, ...}` for each sentence that
             answers, then `{event: done, best_score, ms}`.
         :raises DocumentStoreError:
             If the index is gone, or of another model.
+        :raises FilterError:
+            If the filters are malformed.
         """
-        self._refuse_missing()
-        documents, ms = self.search(question, depth)
+        documents, ms = self.search(question, filters=filters)
         yield {"event": "passages", "passages": [_passage(d, n) for n, d in enumerate(documents, 1)], "ms": ms}
         started = time.perf_counter()
-        found = self._parts["answerer"].run(query=question, documents=documents, top_k=top_k)
+        found = self.read(question, documents, top_k=top_k)
         ms = ms | {"answer": 1e3 * (time.perf_counter() - started)}
         numbers = {d.id: n for n, d in enumerate(documents, 1)}
         for answer in found["answers"]:

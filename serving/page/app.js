@@ -82,12 +82,18 @@ function shortened(model) {
   return model && model.startsWith("/") ? model.split("/").filter(Boolean).slice(-2).join("/") : model;
 }
 
+// Conditions a line, or a filter in JSON that goes over several.
+function conditions() {
+  const text = $("filters").value.trim();
+  return text.startsWith("{") ? [text] : text.split("\n").filter((line) => line.trim());
+}
+
 async function askOne(question, other, signal) {
   const column = addColumn(other ? settings.other : settings.student);
   column.dataset.side = other ? "other" : "student";
   let passages = [];
   const spans = new Map();
-  for await (const event of events({ question, other }, signal)) {
+  for await (const event of events({ question, other, filters: conditions() }, signal)) {
     if (event.event === "error") throw new Error(event.detail);
     if (event.event === "passages") {
       passages = event.passages;
@@ -127,7 +133,9 @@ async function ask() {
   $("columns").textContent = "";
   $("error").textContent = "";
   $("status").textContent = "Asking ...";
-  history.replaceState(null, "", `#q=${encodeURIComponent(question)}`);
+  const address = new URLSearchParams({ q: question });
+  if (conditions().length) address.set("f", $("filters").value);
+  history.replaceState(null, "", `#${address}`);
   const sides = settings.other && $("both").checked ? [false, true] : [false];
   const found = await Promise.allSettled(sides.map((side) => askOne(question, side, own.signal)));
   if (own !== running) return; // another question came meanwhile
@@ -160,7 +168,11 @@ async function start() {
   } catch {
     $("error").textContent = "The server cannot be reached. Is it running?";
   }
-  const asked = /^#q=(.+)$/.exec(location.hash);
-  if (asked) { $("question").value = decodeURIComponent(asked[1]); ask(); }
+  const asked = new URLSearchParams(location.hash.slice(1));
+  if (asked.get("f")) {
+    $("filters").value = asked.get("f");
+    $("filters").closest("details").open = true;
+  }
+  if (asked.get("q")) { $("question").value = asked.get("q"); ask(); }
 }
 start();
