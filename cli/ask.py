@@ -5,51 +5,95 @@
 
 import argparse
 import json
+import os
+from collections.abc import Iterable
 from typing import Any
 
+from haystack.document_stores.errors import DocumentStoreError
+from haystack.errors import FilterError
+
+from retort.pipelines.filters import parse_filters
 from retort.pipelines.indexing import built_by
-from retort.pipelines.load import load_pipeline
+from retort.serving.engine import Engine
+from retort.serving.notice import KEY, served_at
 
 
 def run(given: argparse.Namespace) -> None:
     """Answer a question from an index."""
-    student = given.student or built_by(given.store)
-    places = {"student": student, "index": given.store}
-    pipeline = load_pipeline("extractive_qa", **places, trust_remote_code=given.trust_remote_code)
-    found = ask(pipeline, given.question, top_k=given.top_k)
-    pipeline.close()
+    try:
+        filters = parse_filters(given.filter)
+    except FilterError as error:
+        msg = f"--filter: {error}"
+        raise FilterError(msg) from error
+    found = answers(given.question, _events(given, filters))
     print(json.dumps(found, indent=2, ensure_ascii=False) if given.json else format_answers(found))
 
 
-def ask(pipeline: Any, question: str, *, top_k: int = 3) -> dict[str, Any]:
+def _events(given: argparse.Namespace, filters: dict[str, Any] | None) -> list[dict[str, Any]]:
+    try:
+        student = given.student or built_by(given.store)
+        engine = Engine(student, given.store, trust_remote_code=given.trust_remote_code)
+        try:
+            return list(engine.answer(given.question, top_k=given.top_k, filters=filters))
+        finally:
+            engine.close()
+    except DocumentStoreError as error:
+        if (url := served_at(given.store)) is None:
+            raise
+        if given.student is not None:
+            msg = (
+                f"The index at {given.store} is held by retort serve ({url}), which asks with its own student. Leave "
+                "--student out, or stop it."
+            )
+            raise DocumentStoreError(msg) from error
+        return _asked_of(url, given, filters)
+
+
+def _asked_of(url: str, given: argparse.Namespace, filters: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Ask the `retort serve` that holds the index."""
+    import httpx
+
+    key = os.environ.get(KEY)
+    body = {"question": given.question, "top_k": given.top_k, "filters": filters}
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    try:  # straight: it is on this machine
+        said = httpx.post(f"{url}/ask", json=body, headers=headers, timeout=60, trust_env=False)
+        lines = [line.removeprefix("data: ") for line in said.text.splitlines() if line.startswith("data: ")]
+    except httpx.HTTPError as error:
+        msg = f"The index at {given.store} is held by retort serve at {url}, which does not answer: {error}"
+        raise DocumentStoreError(msg) from error
+    events = [json.loads(line) for line in lines] if said.is_success else [{"event": "error"} | said.json()]
+    for event in events:
+        if event["event"] == "error":
+            msg = f"retort serve, which holds the index at {given.store} ({url}): {event['detail']}"
+            raise DocumentStoreError(msg)
+    return events
+
+
+def answers(question: str, events: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """
-    Ask one question through `extractive_qa.yml`.
+    Sum up what `Engine.answer` told step by step.
 
     :returns:
         `question`, `answers` (text, score, document, title, start, end), `best_score`, `documents` (id, title, score).
     """
-    inputs = {"embedder": {"text": question}, "answerer": {"query": question, "top_k": top_k}}
-    found = pipeline.run(inputs, include_outputs_from={"retriever"})
-    answers = [
-        {
-            "text": " ".join(answer.data.split()),
-            "score": round(answer.score, 4),
-            "document": answer.document.id,
-            "title": answer.document.meta.get("title") or answer.document.meta.get("file_path"),
-            "start": answer.document_offset.start,
-            "end": answer.document_offset.end,
-        }
-        for answer in found["answerer"]["answers"]
-    ]
-    documents = [
-        {"id": d.id, "title": d.meta.get("title") or d.meta.get("file_path"), "score": round(d.score, 4)}
-        for d in found["retriever"]["documents"]
-    ]
+    passages, *told, done = events
+    documents = {passage["number"]: passage for passage in passages["passages"]}
     return {
         "question": question,
-        "answers": answers,
-        "best_score": round(found["answerer"]["best_score"], 4),
-        "documents": documents,
+        "answers": [
+            {
+                "text": answer["text"],
+                "score": answer["score"],
+                "document": documents[answer["passage"]]["id"],
+                "title": documents[answer["passage"]]["title"],
+                "start": answer["start"],
+                "end": answer["end"],
+            }
+            for answer in told
+        ],
+        "best_score": done["best_score"],
+        "documents": [{key: passage[key] for key in ("id", "title", "score")} for passage in documents.values()],
     }
 
 

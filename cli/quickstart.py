@@ -8,7 +8,7 @@ import shlex
 import time
 from pathlib import Path
 
-from retort.cli.ask import ask, format_answers
+from retort.cli.ask import answers, format_answers
 from retort.cli.table import evaluation_table
 from retort.examples.pydocs.quickstart import (
     STUDENT_ROW,
@@ -18,7 +18,7 @@ from retort.examples.pydocs.quickstart import (
     train_student,
     write_documents,
 )
-from retort.pipelines.load import load_pipeline
+from retort.serving.engine import Engine
 
 QUESTIONS = [
     "Can I write my own subclass of bool?",
@@ -46,11 +46,11 @@ def run(given: argparse.Namespace) -> None:
     figures = evaluate(out)
     say(f"evaluation: {figures[STUDENT_ROW]['queries']:.0f} handwritten test questions over all passages")
     print(evaluation_table(figures))
-    pipeline = load_pipeline("extractive_qa", student=str(out / "student"), index=str(out / "index"))
+    engine = Engine(str(out / "student"), str(out / "index"))
     say("answers, through pipelines/extractive_qa.yml:")
     for question in QUESTIONS:
-        print(f"\n{question}\n{format_answers(ask(pipeline, question, top_k=2))}")
-    pipeline.close()
+        print(f"\n{question}\n{format_answers(answers(question, engine.answer(question, top_k=2)))}")
+    engine.close()
     teacher, student = figures[TEACHER_ROW], figures[STUDENT_ROW]
     print(
         f"\nThe student keeps {student['ndcg@10'] / teacher['ndcg@10']:.1%} of its teacher's nDCG@10 at "
