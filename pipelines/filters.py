@@ -91,7 +91,7 @@ def check_filters(filters: Any) -> None:
             msg = f"Filters are nested more than {_DEPTH} levels deep: join their conditions."
             raise FilterError(msg)
         if "field" in node:
-            keys = {"field": str, "operator": str}
+            keys: dict[str, type] = {"field": str, "operator": str}
             if "value" not in node:
                 msg = f"A condition needs a value: {_shortened(json.dumps(node))}."
                 raise FilterError(msg)

@@ -64,8 +64,8 @@ def bind(host: str, port: int) -> list[socket.socket]:
     if serious or not sockets:
         for one in sockets:
             one.close()
-        error = (serious or errors)[0]
-        raise _explained(error, host, port) from error
+        first = (serious or errors)[0]
+        raise _explained(first, host, port) from first
     return sockets
 
 
