@@ -577,6 +577,8 @@ class TestNumbers:
             ("candidates.own.init_parameters.depth", 0, "must be above 0; it is 0."),
             ("stages.1.objectives.2.init_parameters.teacher_scale", -1.5, "must be above 0; it is -1.5."),
             ("teachers.teacher.init_parameters.concurrency", 0, "must be above 0; it is 0."),
+            ("training.batch_size", 10**20, r"must be at most 1e\+09; it is 100000000000000000000."),
+            ("training.seed", 10**20, r"must be at most 9.22337e\+18; it is 100000000000000000000."),
             ("teachers.teacher.init_parameters.retries", -1, "must be at least 0; it is -1."),
             (
                 "stages.1.objectives.2.init_parameters.student_temperature",
@@ -633,6 +635,15 @@ class TestLines:
         path, _ = file(place, value)
         with pytest.raises(RecipeError, match=rf"^{path}:\d+: [^\n]*({message})[^\n]*$"):
             build_recipe(Recipe.from_yaml(path), read_beir(beir, "train"), tmp_path / "cache")
+
+    def test_of_a_tracker_that_nobody_knows(self, file, beir, tmp_path):
+        from retort.trainers.run import run_recipe
+
+        path, lines = file("training.trackers", ["nothing"])
+        with pytest.raises(
+            RecipeError, match=rf"^{path}:({'|'.join(map(str, lines))}): training.trackers: Unsupported"
+        ):
+            run_recipe(Recipe.from_yaml(path), beir, tmp_path / "run")
 
     def test_of_a_teacher_that_is_trained_in_the_run(self, prod_tree, beir, tmp_path):
         from retort.trainers.build import build_recipe

@@ -70,7 +70,8 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
     if (out / "metrics.json").is_file() and (out / "recipe.yaml").is_file():
         metrics: dict[str, Any] = read_json(out / "metrics.json", MEASURE_AGAIN)
         return metrics
-    accelerator = make_accelerator(recipe.training, out)
+    with recipe.located():
+        accelerator = make_accelerator(recipe.training, out)
     torch.manual_seed(recipe.training.seed)  # weights that objectives create
     built = build_recipe(recipe, train, cache_root(out))
     models = models_of(built)

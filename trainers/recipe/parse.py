@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from retort.trainers.recipe.aliases import with_current_names
 from retort.trainers.recipe.create import create
-from retort.trainers.recipe.schema import BATCHES, Component, RecipeSections, Stage, TrainingSection, adapter
+from retort.trainers.recipe.schema import BATCHES, MOST, Component, RecipeSections, Stage, TrainingSection, adapter
 from retort.trainers.recipe.tree import (
     Node,
     Place,
@@ -44,7 +44,6 @@ _ABOVE_0 = re.compile(
     r"(.*_)?(temperature|scale|tokens)|alpha|concurrency|depth|dim|initial|least|lr|most|pairs|r|redraw|saturation|sif|"
     "span|views|window|words"
 )
-_MOST = 1e9  # whose square float32 still has
 _AT_LEAST_0 = re.compile("(.*_)?weight|price|retries")
 _NOT_EMPTY = {"model", "trunk", "teacher", "tokenizer"}  # parameters that name something
 
@@ -290,8 +289,8 @@ def _check_parameters(spec: Any, place: Place) -> None:
                 raise PlacedRecipeError((*place, name), f"must be above 0; it is {value}.")
             if _AT_LEAST_0.fullmatch(name) and value < 0:
                 raise PlacedRecipeError((*place, name), f"must be at least 0; it is {value}.")
-            if value > _MOST and (_ABOVE_0.fullmatch(name) or _AT_LEAST_0.fullmatch(name)):
-                raise PlacedRecipeError((*place, name), f"must be at most {_MOST:g}; it is {value}.")
+            if value > MOST and (_ABOVE_0.fullmatch(name) or _AT_LEAST_0.fullmatch(name)):
+                raise PlacedRecipeError((*place, name), f"must be at most {MOST:g}; it is {value}.")
         if value == "" and name in _NOT_EMPTY:
             raise PlacedRecipeError((*place, name), "must not be empty.")
         _check_parameters(value, (*place, name))

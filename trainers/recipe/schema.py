@@ -48,9 +48,10 @@ def _without_dots(name: str) -> str:
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[Text, AfterValidator(_without_dots)]
 Flag = Annotated[bool, Strict()]
-Whole = Annotated[int, Strict()]
-Count = Annotated[int, Strict(), Field(ge=1)]
-Amount = Annotated[int, Strict(), Field(ge=0)]
+MOST = 10**9  # of anything that is counted
+Seed = Annotated[int, Strict(), Field(ge=-(2**63), le=2**63 - 1)]  # as torch takes them
+Count = Annotated[int, Strict(), Field(ge=1, le=MOST)]
+Amount = Annotated[int, Strict(), Field(ge=0, le=MOST)]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False), BeforeValidator(_number)]
 NotNegative = Annotated[Number, Field(ge=0)]
 Positive = Annotated[Number, Field(gt=0)]
@@ -179,7 +180,7 @@ class TrainingSection(_Section):
     batch_size: Count = 32
     accumulation: Count = 1
     cache_gradients: Flag = False
-    seed: Whole = 0
+    seed: Seed = 0
     precision: Precision = "no"
     dropout: Share | None = None
     dims: list[Count] = field(default_factory=list)

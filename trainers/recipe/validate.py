@@ -29,6 +29,7 @@ _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
     "greater_than": ("gt", "above"),
     "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "at most"),
 }
 
 
