@@ -30,6 +30,7 @@ from retort.trainers.recipe import Recipe
 from retort.trainers.roles import Derived, ModelInfo, StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
+from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
 
 ALLOW = ("skeletons",)
@@ -151,6 +152,17 @@ class TestDerivedCandidates:
         dark["stages"][0]["objectives"].append(spec("skeletons.adam.DarkKL", teacher="words"))
         with pytest.raises(RecipeError, match="'words' scores documents of the corpus"):
             run_recipe(Recipe.from_dict(dark, allow=ALLOW), beir, tmp_path / "other")
+
+    def test_nor_are_vectors_asked_for_in_vain(self, dark, beir, tmp_path, monkeypatch):
+        """A teacher of vectors whose objective never sees derived texts is not paid for them."""
+        asked: list[str] = []
+        real = BiEncoderTeacher.encode
+        monkeypatch.setattr(BiEncoderTeacher, "encode", lambda s, t, side: (asked.extend(t), real(s, t, side))[1])
+        dark["stages"][0]["objectives"].append(spec("InBatchKL", teacher="teacher"))
+        run_recipe(Recipe.from_dict(dark, allow=ALLOW), beir, tmp_path / "run")
+        assert log_of(tmp_path / "run")[0]["terms"]["in_batch_kl"] > 0
+        known = [read_beir(beir, split) for split in ("train", "dev")]
+        assert set(asked) <= {text for data in known for text in (*data.queries.texts, *data.corpus.texts)}
 
     def test_equal_texts_in_other_unicode_forms(self, dark, beir, tmp_path, monkeypatch):
         """Caches take them for one text, as they do everywhere."""

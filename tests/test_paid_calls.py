@@ -7,7 +7,6 @@ import copy
 import json
 import logging
 import math
-import os
 import re
 import shutil
 import socket
@@ -29,6 +28,7 @@ from tiny import lists as batch_of_lists
 from tiny import pool, spec, stage
 from tiny_server import DIM, embeddings, error, forwarding, serving, vector
 
+from retort.cli.main import main
 from retort.trainers.build import build_recipe
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
@@ -36,7 +36,7 @@ from retort.trainers.data.pseudo_queries import GeneratedQuestions
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.objectives import Alignment, InBatchKL, ListwiseKL
 from retort.trainers.plan import plan_run
-from retort.trainers.recipe import Recipe
+from retort.trainers.recipe import Recipe, dump_yaml
 from retort.trainers.roles import ModelInfo, StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import CacheError, RecipeError, TeacherError
@@ -476,6 +476,11 @@ class TestLimits:
             filled(teacher(server.url, options={"max_calls": 12}), tmp_path, store, "query")
         assert sorted(server.answered) == sorted(store.texts)
 
+    @pytest.mark.parametrize("options", [{"max_calls": -1}, {"concurrency": 0}, {"retries": -1}])
+    def test_what_is_no_number_of_calls(self, options):
+        with pytest.raises(RecipeError, match=f"{next(iter(options))}: {next(iter(options.values()))}"):
+            teacher(NOBODY, options=options)
+
     def test_of_a_run(self, tmp_path):
         """Together, whatever asks; calls that are repeated count, and several threads do not exceed it."""
         store = texts(30, "query")
@@ -678,6 +683,23 @@ class TestRuns:
         assert plans[1].seconds["teacher t"] == 0
         assert plans[0].unknown == []
 
+    def test_a_limit_of_the_command_line(self, tree, beir, tmp_path, capsys):
+        """It stops with one line; the same with --resume asks for the rest."""
+        with serving() as server:
+            recipe = tmp_path / "recipe.yaml"
+            recipe.write_text(dump_yaml(self.at(tree, server.url).to_dict()))
+            command = ["train", "--recipe", recipe, "--data", beir, "--out", tmp_path / "run"]
+            with pytest.raises(SystemExit) as stopped:
+                main([*map(str, command), "--max-calls", "5"])
+            assert stopped.value.code == 2
+            said = capsys.readouterr().err.splitlines()[-1]
+            assert said.startswith("retort: error: max_calls: all 5 calls are made. Kept: ")
+            assert len(server.requests) == 5
+            main([*map(str, command), "--resume"])
+            paid = list(server.answered)
+        train, dev = read_beir(beir, "train"), read_beir(beir, "dev")
+        assert sorted(paid) == sorted([*{*train.queries.texts, *dev.queries.texts}, *{*train.corpus.texts}])
+
     def test_given_scores_that_are_not_there(self, tree, beir, tmp_path):
         tree["teachers"]["t"] = spec("retort.trainers.teachers.given.GivenTeacher")
         tree["stages"] = tree["stages"][1:]
@@ -740,7 +762,7 @@ class TestAgainstARealServer:
             process.wait()
 
     @pytest.mark.long
-    def test_300_requests_over_three_runs_and_two_deaths(self, port, tmp_path, naps):
+    def test_300_requests_over_three_runs_and_two_deaths(self, port, tmp_path, monkeypatch):
         """Each text is asked once, whatever changes that does not decide vectors, and whenever the server dies."""
         queries, documents = (
             texts(240, "query"),
@@ -762,7 +784,7 @@ class TestAgainstARealServer:
             {"api_key": {"type": "env_var", "env_vars": ["OTHER_KEY"], "strict": True}, "organization": "us",
              "http_client_kwargs": {"headers": {"x-team": "a"}}},
         ]  # fmt: skip
-        os.environ["OTHER_KEY"] = "other"
+        monkeypatch.setenv("OTHER_KEY", "other")
         failures = []
         with serving(answer) as proxy:
             for number, more in enumerate(changes):
@@ -771,7 +793,7 @@ class TestAgainstARealServer:
                 pair = specs(proxy.url, **({"batch_size": 8} | more))
                 for name, model in (("text", "e5-query"), ("document", "e5-passage")):
                     pair[f"{name}_embedder"]["init_parameters"]["model"] = model
-                one = EmbedderTeacher(**pair, revision="q4", concurrency=1 + number, retries=1)
+                one = EmbedderTeacher(**pair, revision="q4", concurrency=1 + number, retries=0)
                 try:
                     filled(one, tmp_path, queries, "query")
                     last = filled(one, tmp_path, documents)

@@ -85,6 +85,12 @@ class HaystackComponents:
     ) -> None:
         from haystack import Pipeline
 
+        for name, number, least in (
+            ("retries", retries, 0), ("concurrency", concurrency, 1), ("max_calls", max_calls, 0)
+        ):  # fmt: skip
+            if number is not None and number < least:
+                msg = f"{name}: {number}; it must be {least} or more."
+                raise RecipeError(msg)
         self.specs = {name: {"init_parameters": {}} | spec for name, spec in specs.items()}
         self._revision = revision
         for name, spec in self.specs.items():
