@@ -125,7 +125,8 @@ class TrainingContext:
             raise RecipeError(msg)
         if known or not ask:
             return next(iter(known), None)
-        side, texts = ("query", self.data.queries) if len(self.data.queries) else ("document", self.data.corpus)
+        side: Side = "query" if len(self.data.queries) else "document"
+        texts = self.data.queries if side == "query" else self.data.corpus
         first, cache = TextStore(texts.ids[:1], texts.texts[:1]), self.vector_cache(name, side)
         cache.fill(first, lambda block: teacher.encode_parts(block, side), lambda _: None, patience=PATIENCE)
         return cache.dim or teacher.dim

@@ -118,12 +118,11 @@ def _add_teacher(plan: Plan, built: BuiltRecipe, name: str, sample: list[str], d
     if teacher.gives == "vectors":
         plan.calls[name] = f"vectors of {texts:,} texts"
         if teacher.runs == "cached" and teacher.costs == "calls":
-            missing = {
-                side: len(built.context.vector_cache(name, side).missing(store))
-                for side, store in (("query", data.queries), ("document", data.corpus))
-            }
-            work = Work(queries=missing["query"], documents=missing["document"])
-            if kept := texts - sum(missing.values()):
+            queries = len(built.context.vector_cache(name, "query").missing(data.queries))
+            documents = len(built.context.vector_cache(name, "document").missing(data.corpus))
+            work = Work(queries=queries, documents=documents)
+            different = sum(len(set(store.first_rows.tolist())) for store in (data.queries, data.corpus))
+            if kept := different - queries - documents:
                 plan.calls[name] += f", of which {kept:,} are there"
         plan.disk += texts * _dim(built) * FLOAT
     else:

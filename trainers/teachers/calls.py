@@ -253,17 +253,16 @@ def status_of(error: BaseException) -> int | None:
 def asked_pause(error: BaseException | None) -> float | None:
     """Return the seconds that a server asks to wait for (`Retry-After`); None where it does not."""
     for one in _chain(error):
-        headers = getattr(getattr(one, "response", None), "headers", None)
-        said = None if headers is None else headers.get("retry-after-ms") or headers.get("retry-after")
-        if said:
-            try:
-                seconds = float(said) / (1000 if headers.get("retry-after-ms") else 1)
-            except ValueError:
-                try:
-                    seconds = parsedate_to_datetime(said).timestamp() - time.time()
-                except ValueError:
-                    return None
-            return max(0.0, seconds)
+        headers: Any = getattr(getattr(one, "response", None), "headers", None) or {}
+        exact, said = headers.get("retry-after-ms"), headers.get("retry-after")
+        try:
+            if exact:
+                return max(0.0, float(exact) / 1000)
+            if said:
+                date = said if ":" in said else None
+                return max(0.0, parsedate_to_datetime(date).timestamp() - time.time() if date else float(said))
+        except ValueError:  # neither a number nor a date
+            return None
     return None
 
 

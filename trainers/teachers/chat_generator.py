@@ -282,8 +282,10 @@ class ChatGeneratorTeacher(Teacher):
         logger.info("%s is asked: %s (about)", self._type, told)
         pairs = [replace(a, document_ids=[i], documents=[d]) for a in asks for i, d in _documents(a)]
         for number, answer in self._model.answers(_places(asks)):
-            refused = isinstance(answer, Refusal)
-            yield pairs[number], answer.cause if refused else np.array([self._number(answer)], dtype=np.float32)
+            if isinstance(answer, Refusal):
+                yield pairs[number], answer.cause
+            else:
+                yield pairs[number], np.array([self._number(answer)], dtype=np.float32)
         if self.without_number:
             logger.warning(
                 "%s: %d of %d answers so far had no number from %g to %g; their pairs have no score.",
