@@ -269,6 +269,25 @@ class TestKept:
             assert np.isfinite(filled(teacher(server.url), tmp_path, store).gather(store.item_ids)).all()
             assert server.requests[-1] == [bad]
 
+    def test_a_text_that_a_server_fails_on(self, tmp_path, naps):
+        """As often as it is asked, while it answers others: the text is set aside. A server that fails on all is not."""
+        store = texts(12)
+        bad = store.texts[5]
+
+        def answer(request):
+            return error(500, "inference failed") if bad in request["input"] else None
+
+        with serving(answer) as server:
+            one = teacher(server.url, batch_size=6, options={"retries": 1})
+            found = filled(one, tmp_path / "one", store).gather(store.item_ids)
+            assert np.isnan(found).all(axis=1).tolist() == [i == 5 for i in range(12)]
+            asked = len(server.requests)
+            server.answer = lambda _: error(500, "inference failed")
+            with pytest.raises(TeacherError, match="all is refused, .*inference failed"):
+                filled(teacher(server.url, options={"retries": 1}), tmp_path / "all", store)
+            assert len(server.requests) == asked + 4  # twice, and twice the harmless text
+        assert not list((tmp_path / "all").rglob("refused.jsonl"))
+
     def test_where_all_is_refused_no_text_is_at_fault(self, tmp_path):
         with serving(lambda _: error(400, "no such model")) as server:
             with pytest.raises(TeacherError, match="all is refused.*no such model"):
@@ -624,6 +643,10 @@ class TestScores:
                 }
                 source = GeneratedQuestions(generator=generator, revision="1")
                 source.open(TrainingContext(data, {}, tmp_path), 0)
+                with limited_calls(1 if timeout == 3.0 else None):
+                    if timeout == 3.0:
+                        with pytest.raises(TeacherError, match=r"max_calls: .*Kept: 1 answers in .*answers.jsonl"):
+                            source.of(data)
                 assert source.of(data) == [["what is it"], ["what is it"], [], ["what is it"]]
             assert len(server.requests) == 4  # two texts, the one refused, and whether anything is answered
             assert source.estimate(data)["calls"] == 0

@@ -26,6 +26,7 @@ LONGEST_PAUSE = 600.0  # seconds that a server may ask to wait
 SECONDS_A_CALL = 0.5  # assumed in plans; of a model that writes, a second
 SECONDS_AN_ANSWER = 1.0
 REFUSED = {400, 413, 414, 415, 422}  # HTTP statuses that may be about what a request holds
+FAILED = 500  # repeated; but a text may be what a server fails on
 PERMANENT = {401, 402, 403, 404, 405, 406, 407, 410, 501, 505}  # about all requests
 NO_MONEY = {"insufficient_quota", "billing_hard_limit_reached"}  # OpenAI's codes, under a status of 429
 # Without a status these are answers that cannot be read, or mistakes of a program: the next try gives the same.
@@ -41,9 +42,17 @@ class CallLimitError(TeacherError):
 
 @dataclass(frozen=True)
 class Refusal:
-    """An answer that did not come: what was asked is at fault, and `cause` says how."""
+    """
+    An answer that did not come, though the server is there.
+
+    :param cause:
+        What the server said.
+    :param doubtful:
+        The server itself may be at fault: it fails, however often it is asked.
+    """
 
     cause: str
+    doubtful: bool = False
 
 
 class CallLimit:
@@ -101,7 +110,7 @@ class Caller:
     Failures are told apart by the HTTP status of the error, or of one that it was raised from. What a server refuses
     for its content (`REFUSED`) is not repeated, nor what all calls would be refused for (`PERMANENT`), nor answers that
     cannot be read. All else is, after the pause that the server asks for (`Retry-After`), which all threads keep, or
-    after growing ones.
+    after growing ones. What it fails on (`FAILED`), however often it is repeated, counts as refused.
 
     :param retries:
         How often a call is repeated.
@@ -158,10 +167,12 @@ class Caller:
                     try:
                         answer = future.result()
                         if isinstance(answer, Refusal):
-                            if parts := divide(item):
+                            parts = divide(item)
+                            if answer.doubtful or not parts:
+                                self._confirm(call, probe)
+                            if parts:
                                 todo.extendleft(reversed(parts))
                                 continue
-                            self._confirm(call, probe)
                     except Exception as error:
                         failure = failure or error
                         continue
@@ -206,8 +217,8 @@ class Caller:
         try:
             return again(self._call, call, item)
         except Exception as error:
-            if status_of(error) in REFUSED:
-                return Refusal(str(_root(error)))
+            if (status := status_of(error)) in REFUSED | {FAILED}:
+                return Refusal(str(_root(error)), doubtful=status == FAILED)
             raise
 
     def _call(self, call: Callable[[Item], Answer | Refusal], item: Item) -> Answer | Refusal:

@@ -126,15 +126,21 @@ class ChatModel:
         for prompt, own in numbers.items():
             if (known := self._find(prompt, kept)) is not None:
                 yield from ((number, known) for number in own)
-        for prompt, answer in self._components.each(self._answer, fresh, probe=PROBE):
-            line: list[Any] = [self._name(prompt), answer]
-            if isinstance(answer, Refusal):
-                line = [self._name(prompt), None, answer.cause]
-                logger.warning("%s refuses %r, which is passed over: %s", self._type, prompt[-80:], answer.cause)
-            if self._cache is not None:
-                with self._cache.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
-            yield from ((number, answer) for number in numbers[prompt])
+        try:
+            for prompt, answer in self._components.each(self._answer, fresh, probe=PROBE):
+                line: list[Any] = [self._name(prompt), answer]
+                if isinstance(answer, Refusal):
+                    line = [self._name(prompt), None, answer.cause]
+                    logger.warning("%s refuses %r, which is passed over: %s", self._type, prompt[-80:], answer.cause)
+                if self._cache is not None:
+                    with self._cache.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(line) + "\n")
+                yield from ((number, answer) for number in numbers[prompt])
+        except TeacherError as error:
+            if self._cache is None:
+                raise
+            msg = f"{error} Kept: {len(self._kept())} answers in {self._cache}; the same command goes on from there."
+            raise TeacherError(msg) from error
 
     def _answer(self, prompt: str) -> str:
         from haystack.dataclasses import ChatMessage
