@@ -139,13 +139,15 @@ def index_documents(
 
     target = writer.document_store
     index = reader(target)
-    if (first or is_url(store)) and (there := index.sample_meta()) is not None:  # all who write look first
-        _refuse_other_space(there, stamps, store, name, sparse)
-        if root is not None and not prune:
-            _refuse_other_root(target, store, files, root)
-    if not documents and (not first or index.sample_meta() is None):
-        msg = "There is no text to index."
-        raise DocumentStoreError(msg)
+    if first or is_url(store):  # all who write look first
+        there = index.sample_meta()
+        if there is None and not documents:
+            msg = "There is no text to index."
+            raise DocumentStoreError(msg)
+        if there is not None:
+            _refuse_other_space(there, stamps, store, name, sparse)
+            if root is not None and not prune:
+                _refuse_other_root(target, store, files, root)
     blocks = [documents[start : start + BLOCK] for start in range(0, len(documents), BLOCK)]
     if state is None or is_url(store):  # a server is written to by all
         own = blocks if state is None else blocks[state.process_index :: state.num_processes]

@@ -233,6 +233,8 @@ def is_offline() -> bool:
     except Exception:  # whose errors they are depends on the client that it has
         return True
     return False
+
+
 def _refuse_damaged(folder: Path) -> None:
     """Look for the file because of which a model cannot be loaded."""
     from safetensors import safe_open

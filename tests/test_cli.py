@@ -384,7 +384,7 @@ def test_quickstart_and_a_second_run(monkeypatch, tmp_path, capsys):
         raise AssertionError
 
     monkeypatch.setattr(corpus, "write_beir", refuse)
-    monkeypatch.setattr(workflows, "read_documents", refuse)
+    monkeypatch.setattr(workflows, "read_source", refuse)
     monkeypatch.setattr(quickstart, "evaluate_bm25", refuse)
     second = say(capsys, "quickstart", "--out", str(out))
     assert "student: finished before" in second

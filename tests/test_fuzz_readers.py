@@ -127,7 +127,7 @@ def fuzz(kind: str, count: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_few(kind, tmp_path):
-    fuzz(kind, 6, tmp_path)
+    fuzz(kind, 3, tmp_path)
 
 
 @pytest.mark.long

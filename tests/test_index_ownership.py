@@ -110,6 +110,10 @@ class TestFoldersOfDocuments:
 
 
 class TestNamesOfOneFolder:
+    @pytest.fixture
+    def place(self, tmp_path):  # once: a server is told the same
+        return str(tmp_path / "index")
+
     def test_slashes_dots_and_links(self, indexed, tmp_path, monkeypatch):
         """However it is named, it is the same: its passages are replaced, and none is left."""
         files = write_files(tmp_path / "files", a=LONG, b="bread.")

@@ -55,7 +55,7 @@ class TestSentences:
                 assert not "".join([*gaps, text[ends[-1] :]]).strip()
                 assert all(start < end for start, end in spans)
 
-    @pytest.mark.parametrize("text", ["\u201c" * 200_000, "a. " * 100_000, "中" * 300_000, "\n" * 300_000])
+    @pytest.mark.parametrize("text", ["\u201c" * 100_000, "a. " * 100_000, "中" * 100_000, "\n" * 300_000])
     def test_long_ones_take_no_quadratic_time(self, text):
         assert sum(end - start for start, end in sentence_spans(text)) <= len(text)
 
