@@ -54,12 +54,17 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replace_folder(path: Path) -> Iterator[Path]:
+def replace_folder(path: Path, *, new: bool = False) -> Iterator[Path]:
     """
     Yield an empty folder beside `path`; on success it takes the place of `path`, on any error it is removed.
 
     A folder that was there before stays untouched until the new one is complete and on the disk. Killed between its
     two renames, it leaves the old one beside `path`: `remove_leftovers` and the next `replace_folder` put it back.
+
+    :param path:
+        The folder.
+    :param new:
+        Raise OSError instead of replacing a folder that has anything in it.
     """
     path = path.resolve()  # replace what a link points to, not the link
     aside = _aside(path)
@@ -69,7 +74,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
             yield aside
             for written in [*aside.rglob("*"), aside]:
                 _to_disk(written)
-            if path.exists():
+            if path.exists() and not new:
                 _exchange(path, aside)
             else:
                 aside.rename(path)

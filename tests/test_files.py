@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+from haystack import Document
 from tiny import killed
 
+from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.students import files
 from retort.students.files import (
     DamagedFileError,
@@ -79,6 +81,20 @@ class TestKilled:
 
 
 class TestLeftovers:
+    def test_beside_an_index(self, tmp_path):
+        left = tmp_path / f".index.{'0' * 32}"
+        (left / "segments").mkdir(parents=True)
+        store = QdrantEdgeDocumentStore(path=str(tmp_path / "index"))
+        store.write_documents([Document(id="1", content="x")])
+        store.close()
+        assert [p.name for p in tmp_path.iterdir()] == ["index"]
+
+    def test_new_folders_replace_nothing(self, tmp_path):
+        write_folder(tmp_path / "a")
+        with pytest.raises(OSError), replace_folder(tmp_path / "a", new=True):
+            pass
+        assert names(tmp_path) == ["a", "a/in", "a/in/b"]
+
     def test_what_is_being_written_stays(self, tmp_path):
         """Two write the same at once: neither takes the other's for one of a killed process."""
         path = tmp_path / "a"

@@ -17,8 +17,8 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
-from uuid import uuid4
 from weakref import WeakSet, WeakValueDictionary
 
 from haystack.document_stores.errors import DocumentStoreError
@@ -37,6 +37,8 @@ from qdrant_edge import (
     ScalarType,
     UpdateOperation,
 )
+
+from retort.students.files import replace_folder
 
 from .edge_documents import DENSE_VECTOR, SPARSE_VECTOR
 
@@ -342,23 +344,19 @@ def create_index(path: str, quantization: str | None) -> None:
 
 
 def _create_index(path: str, quantization: str | None) -> None:
-    aside = f"{path}.{uuid4().hex}.tmp"
-    os.makedirs(aside)
+    # The engine wants one kind of vector at least; dense ones follow once their dimension is known.
+    config = EdgeConfig(
+        sparse_vectors={SPARSE_VECTOR: EdgeSparseVectorParams()},
+        hnsw_config=HNSW,
+        quantization_config=QUANTIZATIONS[quantization][1] if quantization else None,
+    )
     try:
-        require_room(aside, ROOM_TO_WRITE)
-        # The engine wants one kind of vector at least; dense ones follow once their dimension is known.
-        config = EdgeConfig(
-            sparse_vectors={SPARSE_VECTOR: EdgeSparseVectorParams()},
-            hnsw_config=HNSW,
-            quantization_config=QUANTIZATIONS[quantization][1] if quantization else None,
-        )
-        EdgeShard.create(aside, config).close()
-        os.rename(aside, path)
+        with replace_folder(Path(path), new=True) as aside:
+            require_room(str(aside), ROOM_TO_WRITE)
+            EdgeShard.create(str(aside), config).close()
     except OSError:
         if not _index_exists(path):  # else somebody else was faster
             raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)  # gone already if it was moved
 
 
 def release(store: ShardUser, shard: SharedShard) -> None:
