@@ -14,7 +14,7 @@ from haystack import Document
 from haystack.dataclasses import SparseEmbedding
 from safetensors.numpy import load_file, save_file
 
-from retort.students.files import replace_file
+from retort.students.files import read_or_remove, replace_file
 from retort.students.hashing import canonical_json, hash_text
 
 
@@ -35,7 +35,7 @@ class Shards:
     def put(self, block: list[Document], embed: Callable[[list[Document]], list[Document]]) -> None:
         """Embed a block and keep its vectors, unless they are there."""
         path = self._path(block)
-        if path.is_file():
+        if read_or_remove(path, load_file) is not None:
             return
         documents = embed(block)
         tensors = {"dense": np.array([d.embedding for d in documents], dtype=np.float32)}

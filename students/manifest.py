@@ -75,6 +75,7 @@ class Manifest:
             return cls(**known)
         except ManifestError:
             raise
-        except (ValueError, RecursionError, KeyError, TypeError) as error:
-            msg = f"{path}: not a valid manifest ({error!r}). Delete the file to have it computed anew."
+        except (ValueError, RecursionError, KeyError, TypeError) as error:  # not JSON, not UTF-8, not ours
+            said = f"{type(error).__name__}: {error}"
+            msg = f"{path}: not a valid manifest ({said}). Delete the file to have it computed anew."
             raise ManifestError(msg) from error
