@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 # The same bytes each time; other files have times in them.
 SAME = {".npy", ".npz", ".onnx", ".parquet", ".run", ".safetensors", ".tsv", ".yaml", ".yml"}
-SCALE = float(os.environ.get("RETORT_KILLS", "1"))  # share of the 50 kills, for a slow machine
+SCALE = float(os.environ.get("RETORT_KILL_SHARE", "1"))  # share of the 50 kills, for a slow machine
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def assert_survives(killable, command, root: Path, kills: int, *, after=lambda: 
         Called after each kill.
     """
     traced, before = root.parent / "traced", root.parent / "before"
-    traced.mkdir()
+    traced.mkdir(exist_ok=True)
     shutil.copytree(root, before)
     whole = killable.run(command, root, traced)
     assert whole["status"] == 0, whole["said"]
@@ -129,8 +129,8 @@ def test_export_again(killable, beir, tiny_model, tmp_path):
     """A student with exports of before can be loaded after each kill."""
     student = tmp_path / "root" / "student"
     save_student(tiny_model(1), student)
-    (tmp_path / "first").mkdir()
-    first = killable.run(["export", student, "--data", beir], tmp_path / "root", tmp_path / "first")
+    (tmp_path / "traced").mkdir()
+    first = killable.run(["export", student, "--data", beir], tmp_path / "root", tmp_path / "traced")
     assert first["status"] == 0, first["said"]
 
     def load() -> None:
