@@ -136,9 +136,14 @@ class TestSerialisation:
             "similarity": "l2",
             "return_embedding": True,
             "quantization": None,
+            "recreate_index": False,
         }
         assert store.to_dict() == {"type": TYPE, "init_parameters": parameters}
         assert QdrantEdgeDocumentStore.from_dict(store.to_dict()).to_dict() == store.to_dict()
+
+    def test_path_comes_first(self, tmp_path):
+        assert QdrantEdgeDocumentStore("an/index").path == "an/index"
+        assert QdrantEdgeDocumentStore(tmp_path).to_dict()["init_parameters"]["path"] == str(tmp_path)
 
     def test_yaml(self, path):
         pipeline = Pipeline()
@@ -481,6 +486,60 @@ class TestWriting:
         with pytest.raises(DocumentStoreError, match="Document 'a' cannot be stored"):
             store.write_documents(docs)
         assert store.count_documents() == 0
+
+
+class TestById:
+    def test_order_and_missing_ones(self, store):
+        assert store.get_documents_by_id(["d00001"]) == []
+        docs = documents(5)
+        store.write_documents(docs)
+        found = store.get_documents_by_id(["d00003", "unknown", "d00001", "d00003", ""])
+        assert found == [replace(docs[i], embedding=None) for i in (3, 1, 3)]
+        assert asyncio.run(store.get_documents_by_id_async(["d00003", "unknown"])) == found[:1]
+        assert store.get_documents_by_id([]) == []
+        with pytest.raises(DocumentStoreError, match="document id 1 is not Unicode text"):
+            store.get_documents_by_id([1])
+
+    def test_with_embeddings(self, path):
+        with_them = QdrantEdgeDocumentStore(path, return_embedding=True, similarity="dot_product")
+        with_them.write_documents([Document(id="a", embedding=[1.0, 2.0], blob=ByteStream(b"x"))])
+        [found] = with_them.get_documents_by_id(["a"])
+        assert (found.embedding, found.blob) == ([1.0, 2.0], ByteStream(b"x"))
+        with_them.close()
+
+
+class TestRecreateIndex:
+    def test_writing_empties_it_once(self, path):
+        """Also for another dimension and similarity. Reading does not."""
+        first = QdrantEdgeDocumentStore(path)
+        first.write_documents(documents(3, dim=8))
+        first.close()
+        store = QdrantEdgeDocumentStore(path, recreate_index=True)
+        assert store.count_documents() == 3
+        other = QdrantEdgeDocumentStore(path, recreate_index=True, embedding_dim=4, similarity="l2")
+        store.close()
+        assert other.write_documents(documents(1, dim=4)) == 1
+        other.write_documents(documents(1, dim=4, start=7))
+        assert sorted(d.id for d in other.search([0.0] * 4)) == ["d00000", "d00007"]
+        assert other.describe() | {"path": ""} == {
+            **{"path": "", "embedding_dim": 4, "similarity": "l2", "quantization": None},
+            **{"documents": 2, "indexed": 0},
+        }
+        other.close()
+        assert other.to_dict()["init_parameters"]["recreate_index"] is True
+
+    @pytest.mark.parametrize("fields", [{"meta": {"a": {1}}}, {"embedding": [float("nan")]}])
+    def test_nothing_is_lost_for_what_cannot_be_written(self, store, path, fields):
+        store.write_documents(documents(3))
+        with pytest.raises(DocumentStoreError):
+            QdrantEdgeDocumentStore(path, recreate_index=True).write_documents([Document(id="bad", **fields)])
+        assert store.count_documents() == 3
+
+    def test_nothing_to_empty(self, path):
+        store = QdrantEdgeDocumentStore(path, recreate_index=True)
+        store.write_documents(documents(2))
+        assert store.count_documents() == 2
+        store.close()
 
 
 class TestRoundTrip:

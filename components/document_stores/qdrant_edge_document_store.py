@@ -5,6 +5,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
+from os import PathLike, fspath
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,6 @@ from haystack.dataclasses import SparseEmbedding
 from haystack.document_stores.errors import DocumentStoreError, DuplicateDocumentError
 from haystack.document_stores.types import DuplicatePolicy
 from qdrant_edge import (
-    Filter,
     PayloadSelector,
     QuantizationSearchParams,
     Query,
@@ -90,12 +90,13 @@ class QdrantEdgeDocumentStore:
 
     def __init__(
         self,
+        path: str | PathLike[str] = "runs/quickstart/index",
         *,
-        path: str = "runs/quickstart/index",
         embedding_dim: int | None = None,
         similarity: Literal["cosine", "dot_product", "l2"] = "cosine",
         return_embedding: bool = False,
         quantization: Literal["int8", "binary"] | None = None,
+        recreate_index: bool = False,
     ) -> None:
         """
         Create the document store. Nothing is opened until it is used, and no folder is created until it is written to.
@@ -112,6 +113,8 @@ class QdrantEdgeDocumentStore:
             Keep embeddings also in a byte (`int8`) or a bit (`binary`) a dimension: what the search graph is built and
             searched by. What that finds is scored once more by the embeddings themselves. An existing index keeps what
             it was built with; `None` takes it as it is.
+        :param recreate_index:
+            Whether the first writing empties the index, whatever embeddings it was built for. Reading does not.
         :raises ValueError:
             If `similarity` or `quantization` is unknown, or `embedding_dim` is not above 0.
         """
@@ -124,11 +127,13 @@ class QdrantEdgeDocumentStore:
         if embedding_dim is not None and embedding_dim <= 0:
             msg = f"embedding_dim must be above 0; it is {embedding_dim}."
             raise ValueError(msg)
-        self.path = path
+        self.path = fspath(path)
         self.embedding_dim = embedding_dim
         self.similarity = similarity
         self.return_embedding = return_embedding
         self.quantization = quantization
+        self.recreate_index = recreate_index
+        self._is_recreated = False
         self._shard: SharedShard | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,6 +150,7 @@ class QdrantEdgeDocumentStore:
             similarity=self.similarity,
             return_embedding=self.return_embedding,
             quantization=self.quantization,
+            recreate_index=self.recreate_index,
         )
 
     @classmethod
@@ -230,6 +236,17 @@ class QdrantEdgeDocumentStore:
 
     # Writing
 
+    def _recreate(self, documents: list[Document]) -> None:
+        """
+        Empty the index, but not for documents that cannot be written.
+        """
+        embedding_dimension(documents, self.embedding_dim, self.path)
+        for document in documents:
+            to_point(document)
+        if shard := acquire(self, check=False):  # what it was built for need not fit
+            shard.clear(recreate_index=True)
+        self._is_recreated = True
+
     def write_documents(self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE) -> int:
         """
         Write documents, with or without embeddings. All of them or, if one cannot be written, none.
@@ -255,6 +272,8 @@ class QdrantEdgeDocumentStore:
             raise ValueError(msg)
         if not documents:
             return 0
+        if self.recreate_index and not self._is_recreated:
+            self._recreate(documents)
         shard = self._open_or_create()
         with shard.lock:
             documents = self._resolve_duplicates(shard, documents, policy)
@@ -329,10 +348,7 @@ class QdrantEdgeDocumentStore:
             Whether to forget the dimension of the embeddings too, so that those of another model can be written.
         """
         if shard := self._open():
-            with shard.lock:
-                shard.update(UpdateOperation.delete_points_by_filter(Filter()))
-                if recreate_index and shard.embedding_dim is not None:
-                    shard.delete_vectors()
+            shard.clear(recreate_index=recreate_index)
 
     async def delete_all_documents_async(self, recreate_index: bool = False) -> None:
         """
@@ -474,6 +490,34 @@ class QdrantEdgeDocumentStore:
             The documents.
         """
         return await asyncio.to_thread(self.filter_documents, filters)
+
+    def get_documents_by_id(self, ids: list[str]) -> list[Document]:
+        """
+        Return documents by id.
+
+        :param ids:
+            The ids.
+        :returns:
+            The documents in the order of their ids; there is none for an id that is not stored.
+        """
+        shard = self._open()
+        if shard is None:
+            return []
+        points: list[Any] = [point_id(document_id) for document_id in ids]
+        records = [to_document(record) for record in shard.edge.retrieve(points, True, self.return_embedding)]
+        stored = {document.id: document for document in records}
+        return [stored[document_id] for document_id in ids if document_id in stored]
+
+    async def get_documents_by_id_async(self, ids: list[str]) -> list[Document]:
+        """
+        Return documents by id, see `get_documents_by_id`.
+
+        :param ids:
+            The ids.
+        :returns:
+            The documents.
+        """
+        return await asyncio.to_thread(self.get_documents_by_id, ids)
 
     def search(
         self,

@@ -193,12 +193,18 @@ class SharedShard:
         self.update(UpdateOperation.create_dense_vector(DENSE_VECTOR, embedding_dim, getattr(Distance, distance)))
         self.embedding_dim, self._distance = embedding_dim, distance
 
-    def delete_vectors(self) -> None:
+    def clear(self, *, recreate_index: bool) -> None:
         """
-        Forget the dimension: the next embedding decides it anew.
+        Delete all points.
+
+        :param recreate_index:
+            Whether to forget the dimension as well: the next embedding decides it anew.
         """
-        self.update(UpdateOperation.delete_vector_name(DENSE_VECTOR))
-        self.embedding_dim, self._distance = None, None
+        with self.lock:
+            self.update(UpdateOperation.delete_points_by_filter(Filter()))
+            if recreate_index and self.embedding_dim is not None:
+                self.update(UpdateOperation.delete_vector_name(DENSE_VECTOR))
+                self.embedding_dim, self._distance = None, None
 
     def upsert(self, points: list[Point]) -> None:
         """
@@ -304,12 +310,14 @@ class SharedShard:
             self.optimize_or_warn()
 
 
-def acquire(store: ShardUser) -> SharedShard | None:
+def acquire(store: ShardUser, *, check: bool = True) -> SharedShard | None:
     """
     Open a store's index, or join those who have it open.
 
     :param store:
         The store, counted as a user of the shard until `release`, or until it is garbage.
+    :param check:
+        Whether the index must fit the store.
     :returns:
         The shard, `None` where there is no index.
     :raises DocumentStoreError:
@@ -322,7 +330,8 @@ def acquire(store: ShardUser) -> SharedShard | None:
         shard = _OPEN.get(path)
         if shard is None or not shard.is_current():
             shard = _OPEN[path] = SharedShard(path)
-        shard.check(store.embedding_dim, store.similarity, store.quantization)
+        if check:
+            shard.check(store.embedding_dim, store.similarity, store.quantization)
         shard.stores.add(store)
         return shard
 
