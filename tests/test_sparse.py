@@ -253,8 +253,8 @@ class TestComponents:
         assert asyncio.run(retriever.run_async(**asked))["documents"] == both
         retriever.fusion = "scores"
         worth: dict[str, float] = {"0": 0.0, "1": 0.0, "2": 0.0}
-        for found in (dense, lexical):
-            least, most = found[-1].score, found[0].score
+        for found, least in ((dense, dense[-1].score), (lexical, 0.0)):  # what shares no term with the query has 0
+            most = found[0].score
             for document in found:
                 worth[document.id] += (document.score - least) / (most - least)
         best = sorted(worth, key=lambda i: (-worth[i], i))[:2]

@@ -5,9 +5,10 @@
 
 import asyncio
 import logging
+import math
 from collections import defaultdict
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from haystack import Document, component
 from haystack.dataclasses import SparseEmbedding
@@ -32,6 +33,14 @@ from retort.students.fusing import rank_points, score_points
 logger = logging.getLogger(__name__)
 
 
+# Inputs for the space of an embedding, and for the embedding.
+_INPUTS = {
+    "space": ("query_embedding", "embedding"),
+    "sparse_space": ("query_sparse_embedding", "sparse_embedding"),
+}
+_GROUP_SEARCH = 16  # times as many documents as all groups hold
+
+
 class SpaceMismatchError(ValueError):
     """The query and the index were embedded by models whose vectors cannot be compared."""
 
@@ -49,6 +58,9 @@ class StudentRetriever:
 
     Of documents with several views (`StudentMultiViewDocumentEmbedder`) it finds the best view of each, and searches
     on until there are `top_k` documents.
+
+    Connect an embedder by the names of its outputs: its embedding and its `space`. Haystack refuses to connect the two
+    components by their names alone.
 
     Vectors of two models can have one dimension and mean nothing to each other. `StudentDocumentEmbedder` stamps
     every document with its model's space; this retriever compares the stamps of what it found with the space of the
@@ -85,6 +97,9 @@ class StudentRetriever:
         fusion_weights: list[float] | None = None,
         fusion_depth: int = 100,
         trust_remote_code: bool = False,
+        scale_score: bool = False,
+        group_by: str | None = None,
+        group_size: int = 3,
     ) -> None:
         """
         Create the retriever.
@@ -92,7 +107,7 @@ class StudentRetriever:
         :param document_store:
             Where to search.
         :param top_k:
-            Documents to return, at most.
+            Documents to return, at most; with `group_by`, groups of them.
         :param filters:
             Haystack filters; for a server also native ones, which YAML cannot hold.
         :param filter_policy:
@@ -118,17 +133,28 @@ class StudentRetriever:
             Answer from an index whose documents carry no stamp, embedded by something else than
             `StudentDocumentEmbedder`.
         :param fusion:
-            With both embeddings, what is added up: reciprocal `ranks`; or `scores`, of each ranking between 0 for the
-            worst of those found and 1 for the best: better where one of the two is sure of what it found.
+            With both embeddings, what is added up: reciprocal `ranks`; or `scores`, of each ranking between 0 and 1 for
+            its best (see `retort.students.fusing.score_points`): better where one of the two is sure of what it found.
+            0 is the worst of those found; of a sparse ranking of fewer than `fusion_depth`, which has all documents
+            that share a term with the query, it is the score 0.
         :param fusion_weights:
             With both embeddings: weights of the dense and of the sparse ranking; None is the same for both.
         :param fusion_depth:
             With both embeddings: how many documents of each ranking are fused.
         :param trust_remote_code:
             Run code that `student` brings along.
+        :param scale_score:
+            Scores between 0 and 1, as Haystack scales them: $(s + 1) / 2$ of a store of `similarity="cosine"`, else
+            $1 / (1 + e^{-s / 100})$. A `score_threshold` is compared with $s$. A fused score is not scaled.
+        :param group_by:
+            Meta field, with or without `meta.`: return the best documents of each of its values, group after group, the
+            one with the best document first. Documents that have no such field are left out; one whose field is a list
+            is in the groups of all its values.
+        :param group_size:
+            With `group_by`: documents of a group, at most. A search looks at 16 times as many as are asked for.
         :raises ValueError:
-            If `top_k` or `fusion_depth` is not above 0, `fusion` is another word, there are not two weights of at least
-            0, `oversampling` is below 1, or the store is of another kind.
+            If `top_k`, `group_size` or `fusion_depth` is not above 0, `fusion` is another word, there are not two
+            weights of at least 0, `oversampling` is below 1, or the store is of another kind.
         """
         if oversampling is not None and oversampling < 1:
             msg = f"oversampling must be 1 or more; it is {oversampling}."
@@ -174,11 +200,29 @@ class StudentRetriever:
         self.fusion_weights = fusion_weights
         self.fusion_depth = positive("fusion_depth", fusion_depth)
         self.trust_remote_code = trust_remote_code
+        self.scale_score = scale_score
+        self.group_by = group_by
+        self.group_size = positive("group_size", group_size)
         self._space: str | None = None
         self._warned = False
 
     def warm_up(self) -> None:
-        """Read the space of `student`, if one is named."""
+        """
+        Read the space of `student`, if one is named.
+
+        :raises ValueError:
+            If an embedder's `space` is connected without its embedding: before the pipeline runs.
+        """
+        sockets: Any = self.__haystack_input__  # type: ignore[attr-defined]  # Haystack's decorator adds it
+        for space, embeddings in _INPUTS.items():
+            senders = getattr(sockets, space).senders
+            if senders and not any(getattr(sockets, name).senders for name in embeddings):
+                output = embeddings[0].removeprefix("query_")
+                msg = (
+                    f"{senders[0]} gives StudentRetriever its space without an embedding. Add: "
+                    f"pipeline.connect('{senders[0]}.{output}', 'RETRIEVER.{embeddings[0]}')."
+                )
+                raise ValueError(msg)
         if self.student is not None and self._space is None:
             self._space = read_space(self.student, trust_remote_code=self.trust_remote_code)
 
@@ -200,6 +244,11 @@ class StudentRetriever:
         score_threshold: float | None = None,
         query_sparse_embedding: SparseEmbedding | None = None,
         sparse_space: str | None = None,
+        embedding: list[float] | None = None,
+        sparse_embedding: SparseEmbedding | None = None,
+        scale_score: bool | None = None,
+        group_by: str | None = None,
+        group_size: int | None = None,
     ) -> dict[str, Any]:
         """
         Find the nearest documents.
@@ -218,27 +267,41 @@ class StudentRetriever:
             The query's sparse vector, from `StudentSparseTextEmbedder`.
         :param sparse_space:
             Space of the model that made it.
+        :param embedding:
+            The same as `query_embedding`, by the name that it has as an embedder's output.
+        :param sparse_embedding:
+            The same as `query_sparse_embedding`, by the name that it has as an embedder's output.
+        :param scale_score:
+            Whether to scale the scores, for this query.
+        :param group_by:
+            Meta field to group by, for this query.
+        :param group_size:
+            Documents of a group, at most, for this query.
         :returns:
             `documents`, best first, with scores.
         :raises SpaceMismatchError:
             If the index was built by a model of another space, or is not stamped.
         :raises ValueError:
-            If there is no embedding, or `top_k` is not above 0.
+            If there is no embedding or one under two names, `top_k` or `group_size` is not above 0, or scores of two
+            embeddings are to be scaled.
         """
         self.warm_up()
-        queries = _given(query_embedding, query_sparse_embedding)
-        arguments = self._arguments(filters, top_k, fused=len(queries) > 1)
+        queries = _given(
+            _one_of(query_embedding=query_embedding, embedding=embedding),
+            _one_of(query_sparse_embedding=query_sparse_embedding, sparse_embedding=sparse_embedding),
+        )
+        answer = self._answer(len(queries), top_k, score_threshold, scale_score, group_by, group_size)
         found = []
         for query in queries:
-            depth = arguments["top_k"]
+            options, depth = self._arguments(filters, answer), answer.depth
             while True:
-                hits = self._index.search(query, **arguments | {"top_k": depth})
-                if not _wants_more(hits, depth, arguments["top_k"]):
+                hits = self._index.search(query, **options | {"top_k": depth})
+                if not answer.wants_more(hits, depth):
                     break
                 depth *= 2
-            found.append(_best_views(hits)[: arguments["top_k"]])
-        sample = None if all(found) else self._index.sample_meta()
-        return {"documents": self._joined(queries, found, sample, space, sparse_space, top_k, score_threshold)}
+            found.append(_Ranking(_best_views(hits)[: answer.kept], is_whole=len(hits) < depth))
+        sample = None if all(ranking.documents for ranking in found) else self._index.sample_meta()
+        return {"documents": self._joined(queries, found, sample, space, sparse_space, answer)}
 
     @component.output_types(documents=list[Document])
     async def run_async(
@@ -250,6 +313,11 @@ class StudentRetriever:
         score_threshold: float | None = None,
         query_sparse_embedding: SparseEmbedding | None = None,
         sparse_space: str | None = None,
+        embedding: list[float] | None = None,
+        sparse_embedding: SparseEmbedding | None = None,
+        scale_score: bool | None = None,
+        group_by: str | None = None,
+        group_size: int | None = None,
     ) -> dict[str, Any]:
         """
         Find the nearest documents; parameters and result as `run`.
@@ -268,29 +336,70 @@ class StudentRetriever:
             The query's sparse vector, from `StudentSparseTextEmbedder`.
         :param sparse_space:
             Space of the model that made it.
+        :param embedding:
+            The same as `query_embedding`, by the name that it has as an embedder's output.
+        :param sparse_embedding:
+            The same as `query_sparse_embedding`, by the name that it has as an embedder's output.
+        :param scale_score:
+            Whether to scale the scores, for this query.
+        :param group_by:
+            Meta field to group by, for this query.
+        :param group_size:
+            Documents of a group, at most, for this query.
         :returns:
             `documents`, best first, with scores.
         """
         await asyncio.to_thread(self.warm_up)
-        queries = _given(query_embedding, query_sparse_embedding)
-        arguments = self._arguments(filters, top_k, fused=len(queries) > 1)
+        queries = _given(
+            _one_of(query_embedding=query_embedding, embedding=embedding),
+            _one_of(query_sparse_embedding=query_sparse_embedding, sparse_embedding=sparse_embedding),
+        )
+        answer = self._answer(len(queries), top_k, score_threshold, scale_score, group_by, group_size)
         found = []
         for query in queries:
-            depth = arguments["top_k"]
+            options, depth = self._arguments(filters, answer), answer.depth
             while True:
-                hits = await self._index.search_async(query, **arguments | {"top_k": depth})
-                if not _wants_more(hits, depth, arguments["top_k"]):
+                hits = await self._index.search_async(query, **options | {"top_k": depth})
+                if not answer.wants_more(hits, depth):
                     break
                 depth *= 2
-            found.append(_best_views(hits)[: arguments["top_k"]])
-        sample = None if all(found) else await asyncio.to_thread(self._index.sample_meta)
-        return {"documents": self._joined(queries, found, sample, space, sparse_space, top_k, score_threshold)}
+            found.append(_Ranking(_best_views(hits)[: answer.kept], is_whole=len(hits) < depth))
+        sample = (
+            None if all(ranking.documents for ranking in found) else await asyncio.to_thread(self._index.sample_meta)
+        )
+        return {"documents": self._joined(queries, found, sample, space, sparse_space, answer)}
 
-    def _arguments(self, filters: dict[str, Any] | Filter | None, top_k: int | None, *, fused: bool) -> dict[str, Any]:
+    def _answer(
+        self,
+        queries: int,
+        top_k: int | None,
+        score_threshold: float | None,
+        scale_score: bool | None,
+        group_by: str | None,
+        group_size: int | None,
+    ) -> "_Answer":
+        """Say what a query asks for, over what the retriever was set to."""
         wanted = self.top_k if top_k is None else positive("top_k", top_k)
+        size = self.group_size if group_size is None else positive("group_size", group_size)
+        field = self.group_by if group_by is None else group_by
+        scales = self.scale_score if scale_score is None else scale_score
+        if scales and queries > 1:
+            msg = "scale_score scales the scores of one embedding; those of two are fused. Leave it out."
+            raise ValueError(msg)
+        depth = wanted * size if field else wanted
+        return _Answer(
+            top_k=wanted,
+            depth=max(depth, self.fusion_depth) if queries > 1 else depth,
+            threshold=self.score_threshold if score_threshold is None else score_threshold,
+            scales=scales,
+            group_by=None if field is None else field.removeprefix("meta."),
+            group_size=size,
+        )
+
+    def _arguments(self, filters: dict[str, Any] | Filter | None, answer: "_Answer") -> dict[str, Any]:
         # No threshold: what it leaves out would keep its stamp to itself.
         return {
-            "top_k": max(wanted, self.fusion_depth) if fused else wanted,
+            "top_k": answer.depth,
             "filters": self._filters(filters),
             "return_embedding": self.return_embedding,
             **self._search,
@@ -299,34 +408,43 @@ class StudentRetriever:
     def _joined(
         self,
         queries: list[list[float] | SparseEmbedding],
-        found: list[list[Document]],
+        found: list["_Ranking"],
         sample: dict[str, Any] | None,
         space: str | None,
         sparse_space: str | None,
-        top_k: int | None,
-        score_threshold: float | None,
+        answer: "_Answer",
     ) -> list[Document]:
         """Check the stamps of what each query found, or of a sample, and make one ranking of two."""
-        for query, documents in zip(queries, found, strict=True):
-            metas = [d.meta for d in documents]
+        for query, ranking in zip(queries, found, strict=True):
+            metas = [d.meta for d in ranking.documents]
             if isinstance(query, SparseEmbedding):
                 self._check(metas, sample, sparse_space, SPARSE_SPACE_STAMP, SPARSE_STUDENT_STAMP)
             else:
                 self._check(metas, sample, space or self._space, SPACE_STAMP, STUDENT_STAMP)
-        least = self.score_threshold if score_threshold is None else score_threshold
-        if len(found) == 1:
-            return [d for d in found[0] if least is None or (d.score or 0.0) >= least]
-        if found[0] and not found[1] and not any(SPARSE_SPACE_STAMP in d.meta for d in found[0]):
+        documents = found[0].documents if len(found) == 1 else self._fused(*found)
+        least = answer.threshold
+        best = answer.best([d for d in documents if least is None or (d.score or 0.0) >= least])
+        if not answer.scales:
+            return best
+        cosine = self.document_store.similarity == "cosine" and not isinstance(queries[0], SparseEmbedding)
+        return [replace(d, score=_scaled(d.score or 0.0, cosine=cosine)) for d in best]
+
+    def _fused(self, dense: "_Ranking", sparse: "_Ranking") -> list[Document]:
+        first = dense.documents
+        if first and not sparse.documents and not any(SPARSE_SPACE_STAMP in d.meta for d in first):
             place, mend = self._place()
             msg = f"The documents of the index at {place} have no sparse embeddings. {mend}, with --sparse STUDENT."
             raise SpaceMismatchError(msg)
         scores: dict[str, float] = defaultdict(float)
-        for weight, documents in zip(self.fusion_weights or [1.0, 1.0], found, strict=True):
-            for document, points in zip(documents, _points(documents, self.fusion), strict=True):
-                scores[document.id] += weight * points
-        by_id = {document.id: document for documents in found for document in documents}
-        best = sorted(scores, key=lambda key: (-scores[key], key))[: self.top_k if top_k is None else top_k]
-        return [replace(by_id[key], score=scores[key]) for key in best if least is None or scores[key] >= least]
+        # A sparse search finds what shares a term with the query. Where that is all, what it did not find has 0.
+        floors = (None, 0.0 if sparse.is_whole else None)
+        for weight, ranking, floor in zip(self.fusion_weights or [1.0, 1.0], (dense, sparse), floors, strict=True):
+            points = _points(ranking.documents, self.fusion, floor)
+            for document, worth in zip(ranking.documents, points, strict=True):
+                scores[document.id] += weight * worth
+        by_id = {document.id: document for ranking in (dense, sparse) for document in ranking.documents}
+        best = sorted(scores, key=lambda key: (-scores[key], key))
+        return [replace(by_id[key], score=scores[key]) for key in best]
 
     def _filters(self, filters: dict[str, Any] | Filter | None) -> dict[str, Any] | Filter | None:
         policy = FilterPolicy.from_str(self.filter_policy)
@@ -382,17 +500,76 @@ class StudentRetriever:
             raise SpaceMismatchError(msg)
 
 
+class _Ranking(NamedTuple):
+    """What was found by one embedding, and whether that is all there is."""
+
+    documents: list[Document]
+    is_whole: bool
+
+
+class _Answer(NamedTuple):
+    """What a query asks for; `depth` is how many documents are searched for at first."""
+
+    top_k: int
+    depth: int
+    threshold: float | None
+    scales: bool
+    group_by: str | None
+    group_size: int
+
+    @property
+    def kept(self) -> int:
+        """How many of a ranking's documents count."""
+        return self.depth if self.group_by is None else self.depth * _GROUP_SEARCH
+
+    def wants_more(self, hits: list[Document], depth: int) -> bool:
+        """Tell whether views of few documents, or few groups, took the places of others."""
+        if len(hits) < depth:
+            return False
+        views = _best_views(hits)
+        if self.group_by is None:
+            return len(views) < self.depth
+        groups = self._groups(views)
+        full = [group for group in groups[: self.top_k] if len(group) == self.group_size]
+        return len(full) < self.top_k and depth < self.kept
+
+    def best(self, documents: list[Document]) -> list[Document]:
+        """Choose of a ranking what is returned."""
+        if self.group_by is None:
+            return documents[: self.top_k]
+        return [document for group in self._groups(documents)[: self.top_k] for document in group]
+
+    def _groups(self, documents: list[Document]) -> list[list[Document]]:
+        groups: dict[tuple[type, Any], list[Document]] = defaultdict(list)
+        for document in documents:
+            value: Any = document.meta
+            for key in str(self.group_by).split("."):
+                value = value.get(key) if isinstance(value, dict) else None
+            for one in value if isinstance(value, list) else [value]:
+                if isinstance(one, (str, int, float)):
+                    groups[type(one), one].append(document)
+        return [group[: self.group_size] for group in groups.values()]
+
+
+def _one_of(**inputs: Any) -> Any:
+    """Return the one that there is."""
+    present = [name for name, value in inputs.items() if value is not None]
+    if len(present) > 1:
+        msg = f"StudentRetriever got {' and '.join(present)}, which are the same: give one."
+        raise ValueError(msg)
+    return inputs[present[0]] if present else None
+
+
+def _scaled(score: float, *, cosine: bool) -> float:
+    return (score + 1) / 2 if cosine else 1 / (1 + math.exp(-max(score, -7e4) / 100))  # exp(700) is the last
+
+
 def _given(dense: list[float] | None, sparse: SparseEmbedding | None) -> list[list[float] | SparseEmbedding]:
     queries: list[list[float] | SparseEmbedding] = [q for q in (dense, sparse) if q is not None]
     if not queries:
         msg = "StudentRetriever needs query_embedding, query_sparse_embedding, or both."
         raise ValueError(msg)
     return queries
-
-
-def _wants_more(hits: list[Document], depth: int, wanted: int) -> bool:
-    """Tell whether views of few documents took the places of others."""
-    return len(hits) == depth and len(_best_views(hits)) < wanted
 
 
 def _best_views(hits: list[Document]) -> list[Document]:
@@ -405,8 +582,8 @@ def _best_views(hits: list[Document]) -> list[Document]:
     return list(best.values())
 
 
-def _points(documents: list[Document], fusion: str) -> list[float]:
+def _points(documents: list[Document], fusion: str, floor: float | None) -> list[float]:
     """Say what one ranking gives each of its documents, best first."""
     if fusion == "ranks":
         return rank_points(len(documents))
-    return score_points([document.score or 0.0 for document in documents])
+    return score_points([document.score or 0.0 for document in documents], floor)
