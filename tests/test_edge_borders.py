@@ -182,6 +182,23 @@ class TestFloats:
             assert store.count_documents_by_filter({"field": f"meta.{name}", "operator": "<", "value": value}) == 0
 
 
+class TestShortEmbeddings:
+    @pytest.mark.parametrize("length", [1e-2, 3e-4, 1e-10, 1e-24, 1e-46, 1e-300, 5e-324])
+    def test_cosine(self, store, length):
+        """The engine takes what is shorter than 3.5e-4 for zero, and its cosine with everything was about 0."""
+        store.write_documents([Document(id="a", embedding=[length, 0.0]), Document(id="b", embedding=[1.0, 1.0])])
+        for query in ([1.0, 0.0], [length, 0.0], np.array([length, 0.0])):
+            hits = store.search(query)
+            assert [(d.id, pytest.approx(d.score, abs=1e-6)) for d in hits] == [("a", 1.0), ("b", 0.5**0.5)]
+        assert hits[0].embedding == [1.0, 0.0]
+
+    def test_others_keep_their_lengths(self, store):
+        store.similarity = "dot_product"
+        store.write_documents([Document(id="a", embedding=[2.0**-60, 0.0])])
+        assert store.search([2.0**-10, 0.0])[0].score == 2.0**-70
+        assert store.search([2.0**-10, 0.0])[0].embedding == [2.0**-60, 0.0]
+
+
 class TestRefused:
     @pytest.mark.parametrize("beside", [{}, {"tuple": ()}], ids=["plain", "rewritten"])
     @pytest.mark.parametrize(
@@ -224,6 +241,9 @@ class TestRefused:
             ({"id": 1}, "id 1 is not Unicode text"),
             ({"content": "\ud800"}, "'content' holds a surrogate"),
             ({"meta": [1]}, "meta of document 'a' is of type list"),
+            ({"blob": {"data": b""}}, "blob of document 'a' is of type dict, not a ByteStream"),
+            ({"embedding": (number for number in [1.0])}, "embedding of document 'a'"),
+            ({"embedding": np.array(1.0)}, "embedding of document 'a'"),
             ({"blob": ByteStream("text")}, "blob of document 'a' holds str, not bytes"),
             ({"blob": ByteStream(b"", mime_type="\ud800")}, "'blob.mime_type' holds a surrogate"),
             ({"embedding": 1.0}, "embedding of document 'a'"),

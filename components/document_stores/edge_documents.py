@@ -5,7 +5,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set, Sized
 from datetime import MAXYEAR, MINYEAR, date
 from typing import Any, NoReturn
 from uuid import UUID, uuid5
@@ -19,6 +19,7 @@ from qdrant_edge import Point, Record, ScoredPoint, SparseVector
 # Vector names, id namespace and payload layout are qdrant-haystack's: the same document has the same id on a server.
 DENSE_VECTOR = "text-dense"
 SPARSE_VECTOR = "text-sparse"
+_SHORT = 1e-3
 _LONGEST = 1e19  # the engine squares lengths in single precision, where more than this is infinity, or zero
 _NOT_FINITE = f"something else than finite numbers, or is longer than {_LONGEST:.0e}"
 # How deep lists and dictionaries may nest, the meta itself counted. The engine writes any depth but reads about 120
@@ -50,7 +51,22 @@ def point_id(document_id: str) -> str:
         raise DocumentStoreError(msg) from error
 
 
-def to_point(document: Document) -> Point:
+def as_compared(embedding: Any, similarity: str) -> Any:
+    """
+    Give a short embedding length 1, for cosines: below 3.5e-4 the engine takes it for zero, and leaves it as it is.
+
+    :param embedding:
+        The embedding, of finite numbers.
+    :param similarity:
+        How embeddings are compared.
+    :returns:
+        The embedding as the engine is to have it.
+    """
+    length = math.hypot(*embedding) if similarity == "cosine" else 0
+    return [number / length for number in embedding] if 0 < length < _SHORT else embedding
+
+
+def to_point(document: Document, similarity: str) -> Point:
     """
     Convert a document to a point.
 
@@ -58,6 +74,8 @@ def to_point(document: Document) -> Point:
 
     :param document:
         The document. Its score is not stored.
+    :param similarity:
+        How embeddings are compared.
     :returns:
         The point: the embeddings as vectors, the rest as payload.
     :raises DocumentStoreError:
@@ -68,12 +86,15 @@ def to_point(document: Document) -> Point:
         raise DocumentStoreError(msg)
     vector: dict[str, Any] = {}
     if document.embedding is not None:
-        vector[DENSE_VECTOR] = document.embedding
+        vector[DENSE_VECTOR] = as_compared(document.embedding, similarity)
     if document.sparse_embedding is not None:
         vector[SPARSE_VECTOR] = sparse_vector(document.sparse_embedding, f"of document {document.id!r}")
 
     payload: dict[str, Any] = {"id": document.id, "content": document.content, "meta": document.meta}
     if document.blob is not None:
+        if not isinstance(document.blob, ByteStream):
+            msg = f"The blob of document {document.id!r} is of type {type(document.blob).__name__}, not a ByteStream."
+            raise DocumentStoreError(msg)
         if not isinstance(document.blob.data, (bytes, bytearray)):  # else reading it fails, and all others with it
             msg = f"The blob of document {document.id!r} holds {type(document.blob.data).__name__}, not bytes."
             raise DocumentStoreError(msg)
@@ -321,7 +342,8 @@ def embedding_dimension(documents: list[Document], expected: int | None, path: s
 
 
 def _is_finite(numbers: Any) -> bool:
-    if isinstance(numbers, (Mapping, Set, bytes, bytearray)):  # they have numbers as well, but in no order, or others
+    # These have numbers as well, but in no order, or others, or only once.
+    if isinstance(numbers, (Mapping, Set, bytes, bytearray)) or not isinstance(numbers, Sized):
         return False
     try:
         return math.hypot(*numbers) <= _LONGEST  # their length: large or NaN if an entry is, and faster than a loop

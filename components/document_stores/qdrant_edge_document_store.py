@@ -27,6 +27,7 @@ from qdrant_edge import (
 from .edge_documents import (
     DENSE_VECTOR,
     SPARSE_VECTOR,
+    as_compared,
     as_json,
     embedding_dimension,
     most_bytes,
@@ -242,7 +243,7 @@ class QdrantEdgeDocumentStore:
         """
         embedding_dimension(documents, self.embedding_dim, self.path)
         for document in documents:
-            to_point(document)
+            to_point(document, self.similarity)
         if shard := acquire(self, check=False):  # what it was built for need not fit
             shard.clear(recreate_index=True)
         self._is_recreated = True
@@ -278,7 +279,7 @@ class QdrantEdgeDocumentStore:
         with shard.lock:
             documents = self._resolve_duplicates(shard, documents, policy)
             dim = embedding_dimension(documents, shard.embedding_dim or self.embedding_dim, shard.path)
-            points = [to_point(document) for document in documents]
+            points = [to_point(document, self.similarity) for document in documents]
             require_room(shard.path, ROOM_TO_WRITE + sum(most_bytes(document) for document in documents))
             if dim is not None and shard.embedding_dim is None:
                 shard.create_vectors(dim, self.similarity)
@@ -596,7 +597,7 @@ class QdrantEdgeDocumentStore:
             )
         request = partial(
             QueryRequest,
-            query=_sparse_query(query_embedding) if sparse else _dense_query(query_embedding, shard),
+            query=_sparse_query(query_embedding) if sparse else _dense_query(query_embedding, shard, self.similarity),
             filter=condition,
             params=SearchParams(hnsw_ef=hnsw_ef, exact=bool(exact), quantization=quantized),
             with_payload=True,
@@ -879,14 +880,15 @@ class QdrantEdgeDocumentStore:
             yield (record.payload or {})["meta"]
 
 
-def _dense_query(query_embedding: Any, shard: SharedShard) -> Query:
-    vector = np.asarray(query_embedding, dtype=np.float32)
+def _dense_query(query_embedding: Any, shard: SharedShard, similarity: str) -> Query:
+    vector = np.asarray(query_embedding, dtype=float)
     if vector.shape != (shard.embedding_dim,):
         msg = (
             f"The query embedding has the shape {vector.shape}, but the index at {shard.path} holds embeddings of "
             f"{shard.embedding_dim} dimensions. Was it built with another model?"
         )
         raise DocumentStoreError(msg)
+    vector = np.asarray(as_compared(vector, similarity), dtype=np.float32)
     if not np.isfinite(vector).all():
         msg = "The query embedding holds NaN or infinity."
         raise DocumentStoreError(msg)
