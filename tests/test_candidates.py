@@ -50,6 +50,10 @@ class TestBM25:
         assert rows.tolist() == [[-1, -1]] * 4 + [[1, 2]]
         assert np.array_equal(np.isnan(scores), rows < 0)
 
+    def test_a_corpus_without_a_word_gives_no_hit(self):
+        assert BM25(["the", "of"]).search(["ship", ""], 2)[0].tolist() == [[-1, -1]] * 2
+        assert BM25([]).search(["ship"], 2)[0].shape == (1, 0)
+
     def test_top_rows(self):
         assert top_rows(np.array([1.0, 3.0, 3.0, 3.0, 0.0]), 2).tolist() == [1, 2]
         assert top_rows(np.array([1.0, 3.0]), 5).tolist() == [1, 0]

@@ -42,7 +42,10 @@ class BM25:
         self._stemmer = Stemmer.Stemmer("porter")
         self._index = bm25s.BM25(method="lucene", k1=K1, b=B)
         self._size = len(texts)
-        self._index.index(self._tokens(texts), show_progress=False)
+        tokens = self._tokens(texts)
+        self._has_words = any(tokens)
+        if self._has_words:  # bm25s cannot index nothing
+            self._index.index(tokens, show_progress=False)
 
     def _tokens(self, texts: Sequence[str]) -> list[list[str]]:
         import bm25s
@@ -83,7 +86,7 @@ class BM25:
     def scores(self, queries: Sequence[str]) -> Iterator[np.ndarray]:
         """Score all documents, `[n]` float32, for one query after the other."""
         for tokens in self._tokens(queries):
-            known = [t for t in tokens if t in self._index.vocab_dict]
+            known = [t for t in tokens if t in self._index.vocab_dict] if self._has_words else []
             yield self._index.get_scores(known) if known else np.zeros(self._size, dtype=np.float32)
 
 
