@@ -331,7 +331,7 @@ def _scored(
     """Measure rankings, of `DEPTH` documents at most."""
     kept = (rows >= 0) & (rows != own_rows(data)[:, None])
     ranked = {q: found[:DEPTH] for q, found in rankings(data, rows).items()}
-    each = {}
+    each: dict[str, list[float]] = {}
     if scores is not None:
         each = {q: s[k][:DEPTH].tolist() for q, s, k in zip(data.queries.ids, scores, kept, strict=True)}
     measures = per_query(ranked, data.qrels)
