@@ -16,6 +16,7 @@ from retort.serving.app import MOST, read_filters, refused, run_in_thread, servi
 
 logger = logging.getLogger(__name__)
 
+NO_MODEL = "The language model broke off; the server's log says why."
 NO_ANSWER = "The documents do not seem to answer this."
 
 
@@ -46,17 +47,43 @@ class Chat(BasePipelineWrapper):
             retriever = {"filters": filters, "top_k": top_k}
             inputs = {"embedder": {"text": question}, "retriever": retriever, "template": {"query": question}}
             if body.get("stream"):
-                return async_streaming_generator(pipeline=self.pipeline, pipeline_run_args=inputs)
+                return await begun(async_streaming_generator(pipeline=self.pipeline, pipeline_run_args=inputs))
             try:
                 found = await self.pipeline.run_async(inputs)
             except Exception as error:
-                logger.exception("The language model or what it reads failed.")
-                said = "No answer came of the language model; the server's log says why."
-                raise (refused(error) or HTTPException(502, said)) from error
+                raise _failed(error) from error
             return str(found["generator"]["replies"][0].text)
         top = {} if top_k is None else {"top_k": top_k}
         events = await run_in_thread(lambda: list(serving().engine.answer(question, filters=filters, **top)))
         return _spoken(list(_pieces(events))) if body.get("stream") else "".join(_pieces(events))
+
+
+async def begun(pieces: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    """
+    Wait for the first piece of a streamed answer: until then, a status can say that there is none.
+
+    :raises HTTPException:
+        If none comes. What breaks off later ends with a sentence that says so.
+    """
+    try:
+        first = await anext(pieces, "")
+    except Exception as error:
+        raise _failed(error) from error
+
+    async def all_of_them() -> AsyncGenerator[Any, None]:
+        yield first
+        try:
+            async for piece in pieces:
+                yield piece
+        except Exception as error:
+            yield f"\n\n{_failed(error).detail}"
+
+    return all_of_them()
+
+
+def _failed(error: Exception) -> HTTPException:
+    logger.error("The language model or what it reads failed.", exc_info=error)
+    return refused(error) or HTTPException(502, NO_MODEL)
 
 
 def _top_k(value: Any) -> int | None:

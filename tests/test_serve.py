@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`retort serve`: one real process for all tests of this file; the page in a real browser."""
 
+import asyncio
 import json
 import os
 import select
@@ -582,6 +583,33 @@ class TestFailing:
         assert [event["event"] for event in events] == ["passages", "error"]
         assert events[1]["detail"] == "The question could not be answered; the server's log says why."
         assert SECRET in caplog.text
+
+
+class TestStreams:
+    """Answers of a language model that fails."""
+
+    async def pieces(self, *texts):
+        for text in texts:
+            yield text
+        raise RuntimeError(SECRET)
+
+    def test_before_its_first_word(self, caplog):
+        from fastapi import HTTPException
+
+        from retort.serving.chat import begun
+
+        with pytest.raises(HTTPException) as refused:
+            asyncio.run(begun(self.pieces()))
+        assert (refused.value.status_code, SECRET in refused.value.detail) == (502, False)
+        assert SECRET in caplog.text
+
+    def test_after_its_first_word(self):
+        from retort.serving.chat import NO_MODEL, begun
+
+        async def said():
+            return [piece async for piece in await begun(self.pieces("a", "b"))]
+
+        assert asyncio.run(said()) == ["a", "b", f"\n\n{NO_MODEL}"]
 
 
 class TestTiny:
