@@ -156,7 +156,8 @@ A page for people at /, chat as OpenAI's clients speak it at /v1/chat/completion
 extractive_qa and search at /NAME/run, /health and /ready. Without --generator ({type, init_parameters} of a Haystack
 chat generator) answers are sentences of the documents. RETORT_API_KEY in the environment is the key that callers must
 send as a bearer token. Without one, name with --allowed-hosts what the server is called by where --host is another:
-else a site that leads a browser to it can read the documents.
+else a site that leads a browser to it can read the documents. Behind a proxy, FORWARDED_ALLOW_IPS names its address:
+else all of its callers count as one client.
 """
 
 ALLOW = "trust types of this module, ask this server, or, with trust_remote_code, run code that models bring along"
