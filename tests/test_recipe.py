@@ -577,6 +577,9 @@ class TestNumbers:
             ("candidates.own.init_parameters.depth", 0, "must be above 0; it is 0."),
             ("stages.1.objectives.2.init_parameters.teacher_scale", -1.5, "must be above 0; it is -1.5."),
             ("teachers.teacher.init_parameters.concurrency", 0, "must be above 0; it is 0."),
+            ("data.train", "../train", "must be at most 100 printable characters, without a slash; it is '../train'."),
+            ("data.dev", "d\0", r"must be at most 100 printable .* it is 'd\\x00'."),
+            ("stages.0.name", "x" * 300, "must be at most 100 printable characters"),
             ("training.batch_size", 10**20, r"must be at most 1e\+09; it is 100000000000000000000."),
             ("training.seed", 10**20, r"must be at most 9.22337e\+18; it is 100000000000000000000."),
             ("teachers.teacher.init_parameters.retries", -1, "must be at least 0; it is -1."),
@@ -589,7 +592,7 @@ class TestNumbers:
     )
     def test_that_make_no_sense(self, recipe_tree, place, value, message):
         with pytest.raises(RecipeError, match=f"{place}: {message}"):
-            Recipe.from_dict(changed(recipe_tree, place, value))
+            Recipe.from_dict(changed(recipe_tree | {"data": {}}, place, value))
 
     def test_of_haystacks_are_their_own(self, recipe_tree):
         """A chat generator of temperature 0 suits as a judge."""

@@ -45,8 +45,17 @@ def _without_dots(name: str) -> str:
     return name
 
 
+def _file_name(name: str) -> str:
+    if "/" in name or not name.isprintable() or len(name) > LONGEST_NAME:
+        msg = f"must be at most {LONGEST_NAME} printable characters, without a slash; it is {name!r}."
+        raise ValueError(msg)
+    return name
+
+
+LONGEST_NAME = 100
 Text = Annotated[str, Field(min_length=1)]
-Name = Annotated[Text, AfterValidator(_without_dots)]
+Split = Annotated[Text, AfterValidator(_file_name)]
+Name = Annotated[Text, AfterValidator(_without_dots), AfterValidator(_file_name)]
 Flag = Annotated[bool, Strict()]
 MOST = 10**9  # of anything that is counted
 Seed = Annotated[int, Strict(), Field(ge=-(2**63), le=2**63 - 1)]  # as torch takes them
@@ -114,8 +123,8 @@ class DataSection(_Section):
         Hash of the training data, as a run writes it into its resolved recipe; other data is then refused.
     """
 
-    train: Text = "train"
-    dev: Text = "dev"
+    train: Split = "train"
+    dev: Split = "dev"
     empty: Literal["error", "skip"] = "error"
     max_queries: Count | None = None
     hash: str | None = None
