@@ -137,7 +137,8 @@ class HaystackComponents:
         try:
             self._pipeline.warm_up()
         except Exception as error:
-            msg = f"{' and '.join(spec['type'] for spec in self.specs.values())}: not ready: {error}"
+            names = " and ".join(spec["type"].rpartition(".")[2] for spec in self.specs.values())
+            msg = f"{names} cannot start: {error}."
             raise TeacherError(msg) from error
         return self._made
 
