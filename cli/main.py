@@ -110,8 +110,8 @@ examples:
   retort distill --documents handbook/ --out runs/judged --teacher judge.yaml --queries clicks.csv
 
 Reads files (.txt .md .html .pdf .docx) or a BEIR folder, makes queries of them, trains, evaluates against BM25 and the
-untrained model, exports, indexes, and writes pipelines/*.yml and report.html. Hidden files are left out, and so are
-links, but for those to a file of the same folder. The same command goes on after an interruption.
+untrained model, exports, indexes, and writes pipelines/*.yml and report.html. Hidden files are not read. Links
+are followed to files within the folder only, never out of it. The same command goes on after an interruption.
 
 --teacher is a model's name, or a YAML file: {type, init_parameters} of a Haystack ranker, chat generator or teacher, or
 {text_embedder, document_embedder}. --generator makes up further questions: {type, init_parameters} of a chat generator,
@@ -125,10 +125,10 @@ examples:
   retort index runs/first/student --documents my-data --store runs/first/index     a BEIR folder
   retort index runs/first/student --documents handbook/ --store http://localhost:6333/handbook
 
-Files (.txt .md .html .pdf .docx) are read by Haystack's converters and cut into passages. Hidden files are left out,
-and so are links, but for those to a file of the same folder. An index that is there is added to; documents of the same
-id are replaced, and so are the passages of a file that changed. What files that are gone once gave stays, unless
---prune deletes it. A file of the same name in another folder is refused.
+Files (.txt .md .html .pdf .docx) are read by Haystack's converters and cut into passages. Hidden files are
+not read. Links are followed to files within the folder only, never out of it. An index that is there is added to;
+documents of the same id are replaced, and so are the passages of a file that changed. What files that are gone once
+gave stays, unless --prune deletes it. A file of the same name in another folder is refused.
 
 A URL is a collection on a Qdrant server: http(s)://HOST:PORT/COLLECTION, port 6333 if none is given. The key of the
 server, if it wants one, is read from QDRANT_API_KEY.
