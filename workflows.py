@@ -414,7 +414,9 @@ def _described(spec: Any) -> Any:
 def _export(out: Path, say: Say, *, trust_remote_code: bool) -> None:
     """Write the student as graphs and choose the fastest form, if the extra is installed and it was not done before."""
     manifest = Manifest.read(out / "student")
-    if manifest is None or any(export.get("chosen") for export in manifest.exports):
+    if manifest is None or manifest.kind == "static":  # a table runs without torch as it is
+        return
+    if any(export.get("chosen") for export in manifest.exports):
         return
     if not all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")):
         say('not exported: pip install "retort-haystack[onnx]" makes the student faster on CPUs')

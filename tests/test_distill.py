@@ -23,8 +23,10 @@ import retort
 from haystack_integrations.components.rankers.retort import StudentRanker
 from haystack_integrations.components.trainers.retort import DistillationTrainer
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+from retort import workflows
 from retort.cli import main
-from retort.students import Manifest, Student, read_space
+from retort.students import Manifest, Student, read_space, save_student
+from retort.students.create import static
 from retort.trainers.changes import changed_recipe, recipe_for, teacher_spec
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import read_documents
@@ -498,3 +500,12 @@ class TestComponent:
         assert [getattr(again, n) for n in names] == [getattr(trainer, n) for n in names]
         made = DistillationTrainer(teacher=StudentRanker(model="x"))
         assert made.teacher["type"] == RANKER
+
+
+def test_a_table_is_indexed_as_it_is(tiny_student, tmp_path):
+    """The quick recipe's student: nothing is exported, and nothing stops."""
+    save_student(static(tiny_student), tmp_path / "student")
+    said: list[str] = []
+    workflows._export(tmp_path, said.append)
+    assert said == []
+    assert not (tmp_path / "student" / "onnx").exists()
