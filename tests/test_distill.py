@@ -182,9 +182,7 @@ class TestCommand:
         distill(*command)
         said = capsys.readouterr().out
         assert int(re.search(r"align (\d+), words", said)[1]) < 200
-        assert re.search(
-            r"\nquicker: --recipe static_lexical trains a table of token vectors, about \d+ s together", said
-        )
+        assert re.search(r"\nquicker: --recipe static_lexical trains a table of token vectors, about .+ together", said)
         distill(*command, "--set", "stages.1.steps=500")
         said = capsys.readouterr().out
         assert "align 4000, words 500 steps" in said
