@@ -5,7 +5,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set, Sized
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from datetime import MAXYEAR, MINYEAR, date
 from typing import Any, NoReturn
 from uuid import UUID, uuid5
@@ -343,7 +343,7 @@ def embedding_dimension(documents: list[Document], expected: int | None, path: s
 
 def _is_finite(numbers: Any) -> bool:
     # These have numbers as well, but in no order, or others, or only once.
-    if isinstance(numbers, (Mapping, Set, bytes, bytearray)) or not isinstance(numbers, Sized):
+    if isinstance(numbers, (Mapping, Set, bytes, bytearray)) or not isinstance(numbers, Collection):
         return False
     try:
         return math.hypot(*numbers) <= _LONGEST  # their length: large or NaN if an entry is, and faster than a loop
