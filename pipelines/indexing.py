@@ -18,6 +18,7 @@ from haystack.document_stores.errors import DocumentStoreError
 from haystack_integrations.components.retrievers.retort.qdrant_server import ServerIndex
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+from haystack_integrations.document_stores.retort.edge_documents import as_kept
 from retort.pipelines.load import is_url, load_pipeline, store_spec
 from retort.pipelines.shards import Shards
 from retort.students import (
@@ -311,10 +312,9 @@ def _changed(store: Any, documents: list[Document], stamps: dict[str, str]) -> l
         there = stored.get(document.id)
         if there is None or there.content != document.content or _owner(there.meta) != _owner(document.meta):
             return False
-        # As JSON, which the index gives back: the splitter notes overlaps as tuples.
-        return canonical_json(_unstamped(there.meta)) == canonical_json(_unstamped(document.meta)) and all(
-            there.meta.get(name) == stamps[name] for name in SPACES if name in stamps
-        )
+        # As JSON, which the index gives back, and with floats as the engine keeps them.
+        before, now = (canonical_json(as_kept(_unstamped(meta))) for meta in (there.meta, document.meta))
+        return before == now and all(there.meta.get(name) == stamps[name] for name in SPACES if name in stamps)
 
     return [document for document in documents if not same(document)]
 

@@ -69,6 +69,12 @@ class TestFoldersOfDocuments:
         assert {name: d.content for name, d in stored.items()} == {"j1": "bread.", "j2": "the j2."}
         assert indexed(tmp_path / "jan", prune=True).keys() == {"j1"}
 
+    def test_numbers_that_the_engine_rounds_are_no_change(self, indexed, tmp_path, monkeypatch):
+        corpus = write_corpus(tmp_path / "jan", j1={"weight": 1.2148024123512429, "all": [1.2148024123512429]})
+        first = indexed(corpus)
+        monkeypatch.setattr(Student, "encode_document", None)  # nothing is embedded again
+        assert indexed(corpus).keys() == first.keys()
+
     def test_beside_a_file_of_that_name(self, indexed, tmp_path):
         files = write_files(tmp_path / "files", a="the ship.")
         indexed(files)
