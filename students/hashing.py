@@ -22,7 +22,7 @@ from retort.students.towers import Side, max_tokens, prompt_for, route
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
-    from torch import Tensor, nn
+    from torch import nn
 
 # Configuration that says where a model came from or how it was trained, not what it computes.
 _NOT_SEMANTIC = {
@@ -74,7 +74,7 @@ def _digest(modules: Iterable[nn.Module], config: dict[str, Any]) -> str:
     return hash_tensors(tensors, canonical_json(config))
 
 
-def hash_tensors(tensors: Mapping[str, Tensor], text: str = "") -> str:
+def hash_tensors(tensors: Mapping[str, Any], text: str = "") -> str:
     """Hash tensors and their names, after a text, to 64 hexadecimal digits."""
     import torch
 
