@@ -424,7 +424,7 @@ def test_help_shows_the_defaults_that_say_something(capsys, command):
     for nothing in ("None", "[]", "False"):
         assert f"(default: {nothing})" not in shown
     if command == "serve":
-        assert "port to listen on (default: 1416)" in shown
+        assert "port to listen on; 0: a free one (default: 1416)" in shown
 
 
 def test_index_leads_to_questions_and_to_the_page(tiny_student, beir, tmp_path, capsys):

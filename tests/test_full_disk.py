@@ -154,10 +154,10 @@ class TestAdvice:
         assert ids(store) == ["d0", "d1", "d2"]
 
     def test_creating(self, store, monkeypatch):
-        def fail(path, *_):
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        def fail(path, **_):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-        monkeypatch.setattr(shared_shard.os, "makedirs", fail)
+        monkeypatch.setattr(shared_shard, "replace_folder", fail)
         with pytest.raises(
             DocumentStoreError, match="Cannot create an index at .*: .*Read-only .* let this user write"
         ):

@@ -226,7 +226,7 @@ class TestBatches:
         path.parent.mkdir()
         lines = [{"document_id": "sea3", "text": QUESTION}, {"document_id": "sea4", "text": "a wave?"}]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        made = _with_queries(context, TrainingQuestions(), path, 0).data
+        made = _with_queries(context, TrainingQuestions(), path, 0, "stages.0.queries").data
         assert [names(made, rows) for rows in made.positives()] == [["copy", "two", "sea3"], ["sea4"]]
 
     def test_queries_without_any_candidate_are_left_out_before_teachers_are_asked(

@@ -318,7 +318,7 @@ class TestBadInput:
         ("overrides", "message"),
         [
             (["stages.0.teacher=teacher"], "stages.0.objectives.1: .*MutualKL needs its teacher in the loop"),
-            (["stages.0.objectives.2.init_parameters.pairs=0"], "pairs and redraw must be at least 1"),
+            (["stages.0.objectives.2.init_parameters.pairs=0"], r"pairs: must be above 0; it is 0"),
             (["stages.1.objectives.1.init_parameters={scope: in_batch}"], r"stages.1.objectives.1: .*a ranker scores"),
             (["teachers.dual.init_parameters.lr=0.1"], "set train: true"),
             (

@@ -289,7 +289,7 @@ class TestBadInput:
             (["stages.2.selector.type=retort.trainers.losses.contrastive"], "is no selector"),
             (["stages.2.selector.init_parameters.teacher=rankr"], "stages.2.selector: there is no teacher 'rankr'"),
             (["stages.2.selector.init_parameters.rule=window"], "rule: must be windows or above"),
-            (["teachers.ranker.init_parameters.stages=[]"], "teachers.ranker.init_parameters: stages: there must be"),
+            (["teachers.ranker.init_parameters.stages=[]"], "teachers.ranker.init_parameters.stages: there must be"),
             (["teachers.ranker.init_parameters.training={batch: 3}"], "training.batch: unknown key"),
             (
                 ["teachers.ranker.type=retort.trainers.teachers.trained_in_run.TrainedInRunBiEncoder"],

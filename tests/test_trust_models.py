@@ -21,7 +21,7 @@ from haystack_integrations.components.retrievers.retort import StudentRetriever
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.cli.main import main
 from retort.pipelines.load import pipeline_yaml
-from retort.students import ExportError, ManifestError, Ranker, RemoteCodeError, Student, save_student
+from retort.students import DamagedFileError, ExportError, ManifestError, Ranker, RemoteCodeError, Student, save_student
 from retort.students import create as make
 from retort.students.backends.onnx import _open_session as open_session
 from retort.students.files import resolve_model
@@ -343,7 +343,7 @@ class TestOtherCode:
         """One line that names folder or file."""
         shutil.copytree(tiny_student, tmp_path / "s")
         (tmp_path / "s" / file).write_bytes(content)
-        with pytest.raises((FileNotFoundError, ManifestError), match=f"{tmp_path / 's'}.*{message}"):
+        with pytest.raises((FileNotFoundError, DamagedFileError, ManifestError), match=f"{tmp_path / 's'}.*{message}"):
             Student.load(str(tmp_path / "s"))
 
     def test_another_model_than_the_manifests_is_refused_however_it_is_loaded(
