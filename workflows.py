@@ -432,8 +432,8 @@ def _write_pipelines(out: Path, *, trust_remote_code: bool) -> None:
     """Write YAML pipelines that are bound to a student and its index; they may be run from anywhere."""
     out = out.resolve()
     for name in PIPELINES:
-        places = {"student": str(out / "student"), "index": str(out / "index")}
-        text = pipeline_yaml(name, **places, trust_remote_code=trust_remote_code)
+        student, index = str(out / "student"), str(out / "index")
+        text = pipeline_yaml(name, student=student, index=index, trust_remote_code=trust_remote_code)
         with replace_file(out / "pipelines" / f"{name}.yml") as aside:
             aside.write_text(text, encoding="utf-8")
 
