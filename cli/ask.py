@@ -15,7 +15,7 @@ from haystack.errors import FilterError
 from retort.pipelines.filters import parse_filters
 from retort.pipelines.indexing import built_by
 from retort.serving.engine import Engine
-from retort.serving.notice import KEY, served_at
+from retort.serving.notice import KEY, Notice, read_notice
 
 
 def run(given: argparse.Namespace) -> None:
@@ -38,24 +38,24 @@ def _events(given: argparse.Namespace, filters: dict[str, Any] | None) -> list[d
         finally:
             engine.close()
     except DocumentStoreError as error:
-        if (url := served_at(given.store)) is None:
+        if (notice := read_notice(given.store)) is None:
             raise
         if given.student is not None:
             msg = (
-                f"The index at {given.store} is held by retort serve ({url}), which asks with its own student. Leave "
-                "--student out, or stop it."
+                f"The index at {given.store} is held by retort serve ({notice.url}), which asks with its own student. "
+                "Leave --student out, or stop it."
             )
             raise DocumentStoreError(msg) from error
-        return _asked_of(url, given, filters)
+        return _asked_of(notice, given, filters)
 
 
-def _asked_of(url: str, given: argparse.Namespace, filters: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _asked_of(notice: Notice, given: argparse.Namespace, filters: dict[str, Any] | None) -> list[dict[str, Any]]:
     """Ask the `retort serve` that holds the index."""
     import httpx
 
-    key = os.environ.get(KEY)
+    url = notice.url
     body = {"question": given.question, "top_k": given.top_k, "filters": filters}
-    headers = {"authorization": f"Bearer {key}"} if key else {}
+    headers = {"authorization": f"Bearer {os.environ[KEY]}"} if notice.knows_key else {}
     try:  # straight: it is on this machine
         said = httpx.post(f"{url}/ask", json=body, headers=headers, timeout=60, trust_env=False)
         lines = [line.removeprefix("data: ") for line in said.text.splitlines() if line.startswith("data: ")]

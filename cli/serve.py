@@ -15,7 +15,7 @@ from haystack.document_stores.errors import DocumentStoreError
 
 from retort.pipelines.indexing import built_by
 from retort.pipelines.load import is_url
-from retort.serving.notice import KEY, put_up, served_at, take_down
+from retort.serving.notice import KEY, put_up, read_notice, take_down
 from retort.trainers.recipe import component, read_yaml
 from retort.trainers.recipe.trust import check_component
 from retort.trainers.runtime.errors import RecipeError
@@ -51,7 +51,7 @@ def run(given: argparse.Namespace) -> None:
         url = f"http://{address(given.host, sockets)}:{sockets[0].getsockname()[1]}"
 
         def started() -> None:
-            put_up(given.store, url, served.token)
+            put_up(given.store, url, served.token, key)
             stack.callback(take_down, given.store)
             print(f"{found['documents']} documents of {given.store}, by {found['student']}")
             print(f"page: {url}/    chat: {url}/v1/chat/completions (model: chat)    API: {url}/docs")
@@ -63,8 +63,8 @@ def run(given: argparse.Namespace) -> None:
 
 
 def _held(error: DocumentStoreError, store: str) -> DocumentStoreError:
-    url = served_at(store)
-    return error if url is None else DocumentStoreError(f"{error} It is served at {url} already.")
+    notice = read_notice(store)
+    return error if notice is None else DocumentStoreError(f"{error} It is served at {notice.url} already.")
 
 
 def _read_generator(given: argparse.Namespace) -> dict[str, Any] | None:

@@ -1,14 +1,25 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""A notice beside an index: where the process that holds it answers questions."""
+"""
+A notice beside an index: where the process that holds it answers questions.
+
+An index may come from somebody else, and a notice with it: what it names is asked only if it is on this machine, and
+gets no key that it does not know already.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import os
+import socket
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from retort.pipelines.load import is_url
 from retort.students.files import write_json
@@ -21,7 +32,14 @@ def _path(store: str) -> Path:
     return Path(f"{os.path.realpath(store)}.served.json")
 
 
-def put_up(store: str, url: str, token: str) -> None:
+class Notice(NamedTuple):
+    """Where an index is served, and whether the server there has the key of this process."""
+
+    url: str
+    knows_key: bool
+
+
+def put_up(store: str, url: str, token: str, key: str | None) -> None:
     """
     Say where an index is served.
 
@@ -31,10 +49,13 @@ def put_up(store: str, url: str, token: str) -> None:
         Where.
     :param token:
         What `/settings` there tells as `token`.
+    :param key:
+        What the server asks for. The notice proves that it is known, and does not tell it.
     """
     if not is_url(store):
+        proof = None if key is None else _proof(key, url, token)
         with suppress(OSError):
-            write_json(_path(store), {"url": url, "token": token})
+            write_json(_path(store), {"url": url, "token": token, "proof": proof})
 
 
 def take_down(store: str) -> None:
@@ -43,13 +64,32 @@ def take_down(store: str) -> None:
         _path(store).unlink(missing_ok=True)
 
 
-def served_at(store: str) -> str | None:
-    """Return the URL of the `retort serve` that holds an index; None if there is no notice, or an old one."""
+def read_notice(store: str) -> Notice | None:
+    """Read where an index is served; None if there is no notice, an old one, or one of another machine."""
     import httpx
 
+    path, key = _path(store), os.environ.get(KEY)
     try:
-        told = json.loads(_path(store).read_text(encoding="utf-8"))
-        said = httpx.get(f"{told['url']}/settings", timeout=WITHIN, trust_env=False)  # straight: it is on this machine
-        return str(told["url"]) if said.json()["token"] == told["token"] else None
-    except (OSError, ValueError, KeyError, TypeError, httpx.HTTPError, httpx.InvalidURL):
+        if not path.is_file():
+            return None
+        told = json.loads(path.read_text(encoding="utf-8"))
+        url, token = str(told["url"]), str(told["token"])
+        _refuse_elsewhere(url)
+        said = httpx.get(f"{url}/settings", timeout=WITHIN, trust_env=False)  # straight: it is on this machine
+        if said.json()["token"] != token:
+            return None
+        return Notice(url, bool(key) and told.get("proof") == _proof(key, url, token))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, httpx.HTTPError, httpx.InvalidURL):
         return None
+
+
+def _proof(key: str, url: str, token: str) -> str:
+    return hmac.new(key.encode(), f"{url} {token}".encode(), hashlib.sha256).hexdigest()
+
+
+def _refuse_elsewhere(url: str) -> None:
+    """Raise OSError if a URL is not of this machine."""
+    for family, kind, _, _, address in socket.getaddrinfo(urlsplit(url).hostname, 0, type=socket.SOCK_STREAM):
+        if not ip_address(str(address[0]).partition("%")[0]).is_loopback:
+            with socket.socket(family, kind) as one:
+                one.bind(address)
