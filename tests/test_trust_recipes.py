@@ -276,6 +276,16 @@ class TestComponents:
         with pytest.raises(RecipeError, match=message):
             check_component(spec, name)
 
+    def test_no_index_is_deleted(self):
+        """A store of Qdrant deletes a collection as soon as it is opened."""
+        store = "haystack_integrations.document_stores.qdrant.document_store.QdrantDocumentStore"
+        retriever = "haystack_integrations.components.retrievers.qdrant.retriever.QdrantEmbeddingRetriever"
+        spec = component(retriever, document_store=component(store, location=":memory:", recreate_index=True))
+        with pytest.raises(RecipeError, match=r"document_store.init_parameters.recreate_index: it would delete an ind"):
+            check_component(spec, "retriever")
+        spec["init_parameters"]["document_store"]["init_parameters"]["recreate_index"] = False
+        check_component(spec, "retriever")
+
     def test_accepted(self):
         check_component(component(BM25, document_store=component(STORE, bm25_algorithm="BM25L")), "retriever")
         ranker = component(
@@ -334,6 +344,16 @@ class TestWhatOnlyTheUserAllows:
         with pytest.raises(RecipeError, match="fitted.init_parameters.student.init_parameters.trust_remote_code: code"):
             Recipe.from_dict(changed(recipe_tree, path, spec))
 
+    @pytest.mark.parametrize("arguments", [{"weights_only": False}, {"allow_all_kernels": True}])
+    def test_pickles_and_kernels(self, arguments):
+        embedder = (
+            "haystack_integrations.components.embedders.sentence_transformers.sentence_transformers_text_embedder"
+        )
+        spec = component(f"{embedder}.SentenceTransformersTextEmbedder", model="x", model_kwargs=arguments)
+        with pytest.raises(RecipeError, match=f"model_kwargs.{next(iter(arguments))}: code that a model brings along"):
+            check_component(spec, "text_embedder")
+        check_component(spec, "text_embedder", ["trust_remote_code"])
+
     def test_of_a_list(self):
         assert trusts_code({"towers": [{"trust_remote_code": False}, {"trust_remote_code": True}]})
         assert not trusts_code({"towers": [{"trust_remote_code": False}, {"trust_remote_code": None}]})
@@ -347,6 +367,8 @@ class TestWhatOnlyTheUserAllows:
             ({"http_client_kwargs": {"proxy": "http://10.0.0.7:1"}}, "10.0.0.7"),
             ({"meta": {"host": "evil.example:9"}}, "evil.example"),
             ({"meta": {"hosts": ["localhost", "evil.example"]}}, "evil.example"),
+            ({"api_base_url": " http://evil.example/v1?x= y"}, "evil.example"),
+            ({"meta": {"host": "evil.example "}}, "evil.example"),
         ],
     )
     def test_servers(self, parameters, server):
@@ -354,6 +376,11 @@ class TestWhatOnlyTheUserAllows:
         with pytest.raises(RecipeError, match=f"would be sent to {server}; if you trust it, pass --allow {server}."):
             check_component(spec, "generator")
         check_component(spec, "generator", [server])
+
+    @pytest.mark.parametrize("host", [r"evil.example\@127.0.0.1", r"127.0.0.1\@evil.example"])
+    def test_what_clients_read_in_two_ways(self, host):
+        with pytest.raises(RecipeError, match="would be sent to .*evil.example"):
+            check_component(component(GENERATOR, api_base_url=f"http://{host}/v1"), "generator")
 
     @pytest.mark.parametrize(
         "parameters",

@@ -36,6 +36,7 @@ _COMPONENTS: dict[str, tuple[str, list[set[str]]]] = {
     "generator": ("chat generator", [{"messages"}]),
 }
 TRUST_REMOTE_CODE = "trust_remote_code"  # as parameter of whatever loads models, and to be allowed
+_ALLOWS_CODE = {TRUST_REMOTE_CODE, "allow_all_kernels"}  # unless false; `weights_only: false` lets pickles run
 _ADDRESS = re.compile(r"(.*_)?(url|host|hosts|endpoint|location|proxy)")  # parameters that may leave out the scheme
 _STORE = ("count_documents", "filter_documents", "write_documents")
 
@@ -57,7 +58,7 @@ def trusting_places(tree: Any, place: Place = ()) -> Iterator[Place]:
     """Go through the places of a recipe that let code run which a model brings along."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in items:
-        if key == TRUST_REMOTE_CODE and value not in (False, None):
+        if (key in _ALLOWS_CODE and value not in (False, None)) or (key == "weights_only" and not value):
             yield (*place, key)
         yield from trusting_places(value, (*place, key))
 
@@ -70,6 +71,8 @@ def trusts_code(spec: Any) -> bool:
 def refuse_trust(tree: Any, allow: Sequence[str], place: Place = ()) -> None:
     """
     Refuse to let code run which a model brings along, unless the user allowed it: a recipe cannot.
+
+    Pickled weights (`weights_only: false`) and kernels of anybody (`allow_all_kernels`) are such code as well.
 
     :raises PlacedRecipeError:
         At the first such place.
@@ -139,8 +142,8 @@ def check_component(spec: dict[str, Any], name: str, allow: Sequence[str] = ()) 
 
     It must be of the kind that is asked, by what its `run` takes. Within its parameters there may be such components
     and document stores; tools, hooks, functions by their names and `unsafe: true` may not, as they run what the YAML
-    says. In modules that the user allowed all this may. Servers other than this machine must be allowed by name, as
-    they get texts and keys, and so must `trust_remote_code`.
+    says, nor `recreate_index: true`, which deletes an index. In modules that the user allowed all this may. Servers
+    other than this machine must be allowed by name, as they get texts and keys, and so must `trust_remote_code`.
 
     :param spec:
         `{type, init_parameters}`.
@@ -193,6 +196,9 @@ def _check_parameter(value: Any, where: str, allow: Sequence[str], *, allowed: b
         if value.get("unsafe") and not allowed:
             msg = f"{where}.unsafe: it would run code that stands in the YAML; take it out."
             raise RecipeError(msg)
+        if value.get("recreate_index") and not allowed:
+            msg = f"{where}.recreate_index: it would delete an index that is there; take it out."
+            raise RecipeError(msg)
         for key, item in value.items():
             if key != "type":
                 _check_parameter(item, f"{where}.{key}", allow, allowed=allowed)
@@ -200,11 +206,14 @@ def _check_parameter(value: Any, where: str, allow: Sequence[str], *, allowed: b
 
 def _server(name: str, value: str) -> str | None:
     """Return the server that a parameter names, if it names one that is not this machine."""
+    value = value.strip()
     try:
-        host = urlsplit(value if "://" in value else f"//{value}" if _ADDRESS.fullmatch(name) else "").hostname
+        place = urlsplit(value if "://" in value else f"//{value}" if _ADDRESS.fullmatch(name) else "")
     except ValueError:  # no address that anything could be sent to
         return None
-    if not host or " " in value or host == "localhost":
+    # A backslash is part of the user's name to some clients, and ends the server's to others.
+    host = place.netloc if "\\" in place.netloc else place.hostname
+    if not host or host == "localhost":
         return None
     try:
         return None if ip_address(host).is_loopback else host
