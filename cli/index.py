@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 
+from retort.students.redaction import redacted
 from retort.workflows import index_documents
 
 
@@ -27,8 +28,9 @@ def run(given: argparse.Namespace) -> None:
     )
     if int(os.environ.get("RANK", "0")) > 0:  # the first process speaks for all
         return
-    print(f"{count} documents in {given.store} after {time.perf_counter() - started:.0f} s")
+    store = redacted(given.store)
+    print(f"{count} documents in {store} after {time.perf_counter() - started:.0f} s")
     if given.prune or deleted:
         print(f"{deleted} deleted that {given.documents} no longer gives")
-    store = shlex.quote(given.store)
+    store = shlex.quote(store)
     print(f'next:\n  retort ask "your question" --store {store}\n  retort serve --store {store}', file=sys.stderr)

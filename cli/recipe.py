@@ -6,6 +6,7 @@
 import argparse
 import json
 
+from retort.students.redaction import redacted
 from retort.trainers.recipe import RECIPES, Recipe, dump_yaml
 from retort.trainers.recipe.json_schema import json_schema
 
@@ -16,7 +17,7 @@ def run(given: argparse.Namespace) -> None:
         print(json.dumps(json_schema(), indent=2))
     elif given.action == "show":
         recipe = Recipe.from_yaml(given.name, overrides=given.set, allow=given.allow)
-        print(dump_yaml(recipe.to_dict()), end="")
+        print(dump_yaml(redacted(recipe.to_dict())), end="")
     else:
         files = sorted(RECIPES.glob("*.yaml"), key=lambda path: path.stem)
         width = max(len(path.stem) for path in files)

@@ -16,6 +16,7 @@ from haystack.document_stores.errors import DocumentStoreError
 from retort.pipelines.indexing import built_by
 from retort.pipelines.load import is_url
 from retort.serving.notice import KEY, put_up, read_notice, take_down
+from retort.students.redaction import redacted
 from retort.trainers.recipe import component, read_yaml
 from retort.trainers.recipe.trust import check_component
 from retort.trainers.runtime.errors import RecipeError
@@ -53,7 +54,7 @@ def run(given: argparse.Namespace) -> None:
         def started() -> None:
             put_up(given.store, url, served.token, key)
             stack.callback(take_down, given.store)
-            print(f"{found['documents']} documents of {given.store}, by {found['student']}")
+            print(f"{found['documents']} documents of {redacted(given.store)}, by {found['student']}")
             print(f"page: {url}/    chat: {url}/v1/chat/completions (model: chat)    API: {url}/docs")
             if key is None and not local:
                 print(f"no key is asked for: set {KEY} if others can reach {given.host}", file=sys.stderr)

@@ -38,6 +38,7 @@ from retort.pipelines.filters import check_filters, parse_filters
 from retort.pipelines.load import is_url, pipeline_yaml
 from retort.serving.engine import Engine
 from retort.serving.limits import CHATS, SECURITY, Guards, refusal
+from retort.students.redaction import redacted
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -107,12 +108,12 @@ class Serving:
         return self._limiter
 
     def said(self, error: BaseException) -> str:
-        """Return an error's text without the folders that models and indexes are in."""
+        """Return an error's text without secrets, and without the folders that models and indexes are in."""
         text = str(error)
         for engine in filter(None, (self.engine, self.other)):
             for place in (engine.student, engine.store):
                 text = text.replace(str(Path(place).resolve()), shown(place)).replace(place, shown(place))
-        return text
+        return str(redacted(text))
 
     def close(self) -> None:
         """Let go of all models and indexes."""

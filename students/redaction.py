@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Secrets are taken out of whatever is written down or printed: recipes, manifests, reports, logs, messages."""
 
+import os
 import re
 from typing import Any
 
@@ -22,12 +23,16 @@ _QUERY = re.compile(rf"([?&](?:{_SECRET.pattern}|key|sig|signature)=)[^\s&#\"'<>
 _BEARER = re.compile(r"\b(Bearer|Basic) +(?=[^\s\"']*\d)[\w.~+/=-]{8,}", re.IGNORECASE)
 
 
+_SHORTEST = 8  # characters of a secret in the environment: a shorter one may be part of any text
+
+
 def redacted(value: Any, *, secret: bool = False) -> Any:
     """
     Return a value with `***` in the place of secrets; all else is as it was.
 
     Secrets are passwords and users in URLs, values of headers, and values of parameters that are named after them, such
-    as `api_key`. What Haystack writes of a `Secret` from the environment is none, as it names the variable alone.
+    as `api_key`. What Haystack writes of a `Secret` from the environment is none, as it names the variable alone; but
+    what such a variable holds is one wherever it stands: servers repeat keys that they refuse.
 
     ### Usage example
 
@@ -52,5 +57,13 @@ def redacted(value: Any, *, secret: bool = False) -> Any:
         return [redacted(item, secret=secret) for item in value]
     if isinstance(value, str):
         shown = _QUERY.sub(rf"\1{REDACTED}", _USER.sub(f"{REDACTED}@", value))
+        for held in _in_environment():
+            shown = shown.replace(held, REDACTED)
         return REDACTED if secret and value else _BEARER.sub(rf"\1 {REDACTED}", shown)
     return REDACTED if secret and isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _in_environment() -> list[str]:
+    """List the secrets of the environment; folders, such as PWD's, and files are none."""
+    named = [held for name, held in os.environ.items() if _SECRET.fullmatch(name) or name.endswith("_TOKEN")]
+    return [held for held in named if len(held) >= _SHORTEST and not os.path.isabs(held)]

@@ -8,15 +8,19 @@ import logging
 
 import pytest
 from haystack import Document, component
+from starlette.testclient import TestClient
 from test_recipe import changed
 from tiny import pool, spec, stage
 
 from retort.cli.main import _quiet, main
+from retort.serving.app import Serving, create_app
+from retort.serving.engine import Engine
 from retort.students.files import write_json
 from retort.students.redaction import redacted
 from retort.trainers.recipe import Recipe
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
+from retort.trainers.teachers.cache_folder import SetAside
 
 PASSWORD, HEADER, KEY = "w0rd-of-mine", "h3ader-of-mine", "k3y-of-mine"
 
@@ -119,6 +123,55 @@ def test_no_line_of_the_log_holds_them(monkeypatch, capsys):
     _quiet()
     logging.getLogger("anybody").warning("again after %s", OSError(f"401 for http://me:{PASSWORD}@host/"))
     assert capsys.readouterr().err == "retort: again after 401 for http://***@host/\n"
+
+
+def test_no_recipe_that_is_shown_holds_them(tree, tmp_path, capsys):
+    (tmp_path / "r.yaml").write_text(json.dumps(tree))
+    main(["recipe", "show", str(tmp_path / "r.yaml"), "--allow", "test_redaction"])
+    shown = capsys.readouterr().out
+    assert "http://***@127.0.0.1:9/v1" in shown
+    assert not [secret for secret in (PASSWORD, HEADER, KEY) if secret in shown]
+
+
+def test_keys_that_a_server_repeats(tmp_path, monkeypatch, caplog):
+    """What a teacher refuses is kept with the server's words."""
+    monkeypatch.setenv("ANY_API_KEY", KEY)
+    SetAside(tmp_path).add([b"1"], "a text", f"400 for http://me:{PASSWORD}@host/: no such key: {KEY}")
+    kept = json.loads((tmp_path / "refused.jsonl").read_text())["cause"]
+    assert kept == "400 for http://***@host/: no such key: ***"
+    assert caplog.messages == [f"the teacher refuses 'a text', which is set aside: {kept}"]
+
+
+def test_secrets_of_the_environment(monkeypatch):
+    values = {
+        "MY_API_KEY": "w-value-",
+        "HF_TOKEN": "hf_value",
+        "A_TOKEN": "any-value",
+        "PWD": "/w/value",
+        "B_SECRET": "x",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    assert redacted([f"in {value}" for value in values.values()]) == [
+        "in ***",
+        "in ***",
+        "in ***",
+        "in /w/value",
+        "in x",
+    ]
+
+
+def test_no_address_of_a_store_holds_them(tiny_student, monkeypatch, capsys):
+    store = f"http://me:{PASSWORD}@127.0.0.1:9/handbook/"
+    monkeypatch.setattr("retort.cli.index.index_documents", lambda *_, **__: (1, 0))
+    main(["index", "student", "--documents", "docs", "--store", store])
+    told = capsys.readouterr()
+    assert told.out.startswith("1 documents in http://***@127.0.0.1:9/handbook/ after")
+    assert PASSWORD not in told.err
+    with TestClient(create_app(Serving(Engine(tiny_student, store)))) as client:
+        said = client.post("/ask", json={"question": "Who reads this?"}).text
+    assert "The Qdrant server of" in said
+    assert PASSWORD not in said
 
 
 @pytest.mark.parametrize(

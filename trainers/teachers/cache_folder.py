@@ -10,6 +10,8 @@ import logging
 from contextlib import suppress
 from pathlib import Path
 
+from retort.students.redaction import redacted
+
 logger = logging.getLogger(__name__)
 
 SHOWN = 5  # of a fill, in the log
@@ -52,6 +54,7 @@ class SetAside:
 
     def add(self, items: list[bytes], text: str, cause: str) -> None:
         """Keep what was refused and why, and say so."""
+        cause = redacted(cause)
         line = {"items": [item.hex() for item in items], "text": text[:CHARACTERS], "cause": cause}
         with self.path.open("a", encoding="utf-8") as file:
             if file.tell() and not self.path.read_bytes().endswith(b"\n"):
