@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -283,7 +283,7 @@ def open_model(
     """
     from sentence_transformers import SentenceTransformer
 
-    refuse_remote_code(path, trust_remote_code=trust_remote_code)
+    options |= _checked(path, options, trust_remote_code=trust_remote_code)
     options |= transformers_kwargs(**{name: options.pop(name, None) for name in KWARGS})
     if kind is SentenceTransformer and not trust_remote_code and names_own_modules(path):
         return _put_together(Path(path), **options)  # type: ignore[return-value]
@@ -295,7 +295,7 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False, **kwargs: Any
     from transformers import AutoTokenizer
 
     path = resolve_model(model)
-    refuse_remote_code(path, trust_remote_code=trust_remote_code)
+    kwargs |= _checked(path, kwargs, trust_remote_code=trust_remote_code)
     return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **kwargs)
 
 
@@ -323,12 +323,33 @@ def in_training_dtype(model: Model, options: Mapping[str, Any]) -> Model:
     return model if names_dtype(options.get("model_kwargs"), options.get("config_kwargs")) else model.float()
 
 
+def _checked(path: str, options: Mapping[str, Any], *, trust_remote_code: bool) -> dict[str, str]:
+    """
+    Refuse a model that brings code along; of one of the Hub return the revision that was checked.
+
+    What the Hub's models have under `auto_map` is left to transformers: it has classes of its own for many of them.
+    """
+    if trust_remote_code or Path(path).is_dir():
+        refuse_remote_code(path, trust_remote_code=trust_remote_code)
+        return {}
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    fetching = {name: options.get(name) for name in ("revision", "token", "local_files_only")}
+    try:
+        folder = snapshot_download(path, allow_patterns=[MODULES, "*config*.json"], **fetching)
+    except HFValidationError as error:
+        msg = f"{path!r} is neither a folder nor a Hugging Face Hub id."
+        raise FileNotFoundError(msg) from error
+    _refuse_code(named for named in _code_named_in(Path(folder)) if named[1] != "auto_map")
+    return {"revision": Path(folder).name}
+
+
 def refuse_remote_code(path: str, *, trust_remote_code: bool = False) -> None:
     """
     Refuse a folder that names code of its own, or of packages that are neither sentence-transformers nor ours.
 
-    Only small JSON files are read; of an adapter, those of the model that it is for as well. Models of the Hub are left
-    to sentence-transformers, which refuses theirs.
+    Only small JSON files are read; of an adapter, those of the model that it is for as well.
 
     :param path:
         A folder; anything else is let through.
@@ -342,7 +363,11 @@ def refuse_remote_code(path: str, *, trust_remote_code: bool = False) -> None:
     folder = Path(path)
     if trust_remote_code or not folder.is_dir():
         return
-    for file, key, name in (named for part in (folder, *_bases(folder)) for named in _code_named_in(part)):
+    _refuse_code(named for part in (folder, *_bases(folder)) for named in _code_named_in(part))
+
+
+def _refuse_code(places: Iterable[tuple[Path, str, str]]) -> None:
+    for file, key, name in places:
         if not (key == "type" and (STOCK.fullmatch(name) or name in OWN_MODULES)):
             msg = (
                 f"{file}: {key!r} names {name}, code that is part of neither sentence-transformers nor retort. If you "

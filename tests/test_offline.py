@@ -10,6 +10,7 @@ from huggingface_hub import constants
 
 from retort.cli import main
 from retort.students import Student
+from retort.students.loading import load_tokenizer
 
 HUB_ID = "no-such-people/no-such-model"
 MESSAGE = f"No model '{HUB_ID}': it is no folder, and this machine is offline"
@@ -30,6 +31,15 @@ def test_offline_is_said_at_once(offline, monkeypatch):
     with pytest.raises(FileNotFoundError, match=MESSAGE):
         Student.load(HUB_ID)
     assert time.monotonic() - started < 20  # with the Hub's own retries it is a minute
+
+
+@pytest.mark.parametrize("name", ["no model", "--x", "a..b", "\x1b[31mred", "a/b@c", "\0"])
+def test_what_is_no_id_of_the_hub(name, monkeypatch):
+    switched_off(monkeypatch)
+    with pytest.raises(FileNotFoundError, match="^No model '"):
+        Student.load(name)
+    with pytest.raises(FileNotFoundError, match="is neither a folder nor a Hugging Face Hub id"):
+        load_tokenizer(name)
 
 
 def test_the_command_line(tmp_path, monkeypatch, capsys, tiny_student):

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from haystack.core.serialization import component_to_dict
+from huggingface_hub import constants
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Router
 
@@ -299,6 +300,29 @@ class TestOtherCode:
             Student.load(str(tmp_path / "s"))
         change(tmp_path / "s" / "sentence_bert_config.json", model_args={name: harmless})
         assert Student.load(str(tmp_path / "s")).fingerprint == Student.load(tiny_student).fingerprint
+
+    @pytest.mark.parametrize(
+        ("file", "values"),
+        [
+            ("config.json", {"sentence_transformers": {"activation_fn": "torch.utils.collect_env.main"}}),
+            ("sentence_bert_config.json", {"model_args": {"allow_all_kernels": True}}),
+            ("2_Dense/config.json", {"activation_function": "torch.hub.load"}),
+        ],
+    )
+    def test_of_models_of_the_hub(self, tiny_ranker, tmp_path, monkeypatch, file, values):
+        """Whoever made an index names its model, and may name one of the Hub."""
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        model = tmp_path / "models--some--ranker"
+        shutil.copytree(tiny_ranker, model / "snapshots" / ("1" * 40))
+        (model / "refs").mkdir()
+        (model / "refs" / "main").write_text("1" * 40)
+        change(model / "snapshots" / ("1" * 40) / "config.json", auto_map={"AutoModel": "other/repo--mine.Model"})
+        plain = Ranker.load("some/ranker", local_files_only=True)
+        assert plain.score([("a", "b")]).shape == (1,)
+        (model / "snapshots" / ("1" * 40) / file).parent.mkdir(exist_ok=True)
+        change(model / "snapshots" / ("1" * 40) / file, **values)
+        with pytest.raises(RemoteCodeError, match=rf"snapshots/1+/{file}: .* names"):
+            Ranker.load("some/ranker", local_files_only=True)
 
     @pytest.mark.parametrize("name", ["base.model.pickle", "util.misc.importlib", "util.file_io.http_get", "x os.Path"])
     def test_what_stands_beside_the_modules_of_sentence_transformers(self, tiny_student, tmp_path, name):
