@@ -257,7 +257,7 @@ def built_by(store: str) -> str:
     if STUDENT_STAMP not in meta:
         msg = f"The index at {store} does not say which student built it. Name one: --student FOLDER."
         raise DocumentStoreError(msg)
-    return found_from_index(str(meta[STUDENT_STAMP]), store)
+    return found_from_index(meta[STUDENT_STAMP], store)
 
 
 def _owned(documents: list[Document], root: str | None) -> list[Document]:

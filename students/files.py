@@ -276,17 +276,18 @@ def relative_to_index(model: str, index: str) -> str:
     return INDEX_SCHEME + os.path.relpath(os.path.realpath(model), os.path.realpath(index))
 
 
-def found_from_index(name: str, index: str) -> str:
+def found_from_index(name: object, index: str) -> str:
     """
     Return the model that an index names; the inverse of `relative_to_index`.
 
     :param name:
-        The name that the index holds.
+        The name that the index holds: a text, unless somebody else wrote it.
     :param index:
         The folder of the index.
     :returns:
         The model's folder, relative if `index` is, or its name.
     """
+    name = str(name)
     if not name.startswith(INDEX_SCHEME):
         return name
     path = os.path.join(os.path.realpath(index), name.removeprefix(INDEX_SCHEME))

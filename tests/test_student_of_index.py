@@ -3,15 +3,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """How an index names the student that built it: relative to itself."""
 
+import re
 import shutil
 
 import pytest
+from haystack import Document
 from tiny import MINILM
 
+from haystack_integrations.components.retrievers.retort import SpaceMismatchError
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.pipelines.indexing import built_by
 from retort.serving.engine import Engine
-from retort.students import STUDENT_STAMP
+from retort.students import SPACE_STAMP, STUDENT_STAMP, VIEW_OF, Student
 from retort.students.files import found_from_index, relative_to_index
 from retort.workflows import index_documents
 
@@ -61,3 +64,19 @@ def test_a_link_to_the_index(run, tmp_path):
 @pytest.mark.parametrize("name", [MINILM, "sentence-transformers/all-MiniLM-L6-v2", "/gone/student"])
 def test_what_is_no_folder_keeps_its_name(name, tmp_path):
     assert relative_to_index(name, str(tmp_path)) == found_from_index(name, str(tmp_path)) == name
+
+
+@pytest.mark.parametrize("value", [5, True, {"a": 1}, ["a"]])
+def test_stamps_that_are_no_texts(value, tiny_student, tmp_path):
+    """As whoever made an index may have written them."""
+    student = Student.load(tiny_student)
+    good = {SPACE_STAMP: student.manifest.space, STUDENT_STAMP: tiny_student}
+    embedding = student.encode_document(["a ship"])[0].tolist()
+    for place, odd in (("space", {SPACE_STAMP: value, STUDENT_STAMP: value}), ("view", {VIEW_OF: value})):
+        store = QdrantEdgeDocumentStore(path=str(tmp_path / place))
+        store.write_documents([Document(id="a", content="a ship", embedding=embedding, meta=good | odd)])
+        store.close()
+    with pytest.raises(SpaceMismatchError, match=f"was built by {re.escape(str(value))}"):
+        Engine(tiny_student, str(tmp_path / "space")).check()
+    documents, _ = Engine(tiny_student, str(tmp_path / "view")).search("a ship")
+    assert [document.content for document in documents] == ["a ship"]

@@ -493,7 +493,7 @@ class StudentRetriever:
             else:
                 built_by = found_from_index(meta.get(student_stamp, "an unnamed student"), place)
                 msg = (
-                    f"The index at {place} was built by {built_by} (space {stamp[:12]}); the query was embedded in "
+                    f"The index at {place} was built by {built_by} (space {stamp!s:.12}); the query was embedded in "
                     f"space {space[:12]}. Their vectors cannot be compared. {mend}, or ask with {built_by} (and, if "
                     "its documents have a prefix or suffix, name it as document_prefix and document_suffix)."
                 )
@@ -576,7 +576,7 @@ def _best_views(hits: list[Document]) -> list[Document]:
     """Keep each document's first view, under the document's own id."""
     best: dict[str, Document] = {}
     for hit in hits:
-        whole = hit.meta.get(VIEW_OF, hit.id)
+        whole = str(hit.meta.get(VIEW_OF, hit.id))
         if whole not in best:
             best[whole] = hit if hit.id == whole else replace(hit, id=whole)
     return list(best.values())
