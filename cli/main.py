@@ -314,7 +314,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=None,
         metavar="NAME",
-        help="names that the server may be called by; by default localhost, or any with a key or another --host",
+        help="names that it may be called by beside localhost; default: none, or any with a key or another --host",
     )
     serve.add_argument("--port", type=port, default=1416, help="port to listen on; 0: a free one")
     serve.add_argument("--workers", type=positive, default=2, metavar="N", help="questions worked on at a time")

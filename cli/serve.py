@@ -39,15 +39,18 @@ def run(given: argparse.Namespace) -> None:
             served.other.check()
         key = os.environ.get(KEY) or None
         local = all(is_loopback(one) for one in sockets)
-        # Without a key, a site of another name that was led here must not read the documents.
-        names = ("localhost", "127.0.0.1", "[::1]", address(given.host, sockets)) if local and key is None else ("*",)
+        names = ["localhost", "127.0.0.1", "[::1]", address(given.host, sockets)]  # by the last `retort ask` calls
+        if given.allowed_hosts:
+            names += given.allowed_hosts
+        elif key is not None or not local:  # else a site of another name that was led here must not read the documents
+            names = ["*"]
         app = create_app(
             served,
             api_key=key,
             max_body=given.max_body,
             max_requests=given.max_requests,
             body_timeout=given.body_timeout,
-            hosts=given.allowed_hosts or names,
+            hosts=names,
         )
         url = f"http://{address(given.host, sockets)}:{sockets[0].getsockname()[1]}"
 
