@@ -41,16 +41,14 @@ def replace_file(path: Path) -> Iterator[Path]:
 
     What it holds is on the disk before it is renamed. What killed processes left beside `path` is removed.
     """
-    aside = _aside(path)
-    aside.touch()
-    try:
-        with _in_use(aside):
+    with _created_aside(path, Path.touch) as aside:
+        try:
             yield aside
             _to_disk(aside)
             os.replace(aside, path)
             _to_disk(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -67,10 +65,8 @@ def replace_folder(path: Path, *, new: bool = False) -> Iterator[Path]:
         Raise OSError instead of replacing a folder that has anything in it.
     """
     path = path.resolve()  # replace what a link points to, not the link
-    aside = _aside(path)
-    aside.mkdir()
-    try:
-        with _in_use(aside):
+    with _created_aside(path, Path.mkdir) as aside:
+        try:
             yield aside
             for written in [*aside.rglob("*"), aside]:
                 _to_disk(written)
@@ -79,8 +75,8 @@ def replace_folder(path: Path, *, new: bool = False) -> Iterator[Path]:
             else:
                 aside.rename(path)
             _to_disk(path.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _exchange(path: Path, new: Path) -> None:
@@ -108,6 +104,18 @@ def remove_leftovers(folder: Path) -> None:
     _remove_abandoned(folder.rglob(".*"))
 
 
+@contextmanager
+def _created_aside(path: Path, create: Callable[[Path], Any]) -> Iterator[Path]:
+    """Create something beside a path, in use; once more if another process took it for abandoned before it was."""
+    aside = _aside(path)
+    while True:
+        create(aside)
+        with _in_use(aside) as is_there:
+            if is_there:
+                yield aside
+                return
+
+
 def _aside(path: Path) -> Path:
     """Name something new beside a path, and remove what killed processes left of the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,46 +126,61 @@ def _aside(path: Path) -> Path:
 def _remove_abandoned(paths: Iterable[Path]) -> None:
     for path in list(paths):
         found = _ASIDE.fullmatch(path.name)
-        if found is None or _is_in_use(path):
+        if found is None:
             continue
-        place = path.with_name(found["name"])
-        if found["replaced"] and not place.exists():
-            path.rename(place)
-        elif path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        with _claimed(path) as is_abandoned:
+            if is_abandoned:
+                place = path.with_name(found["name"])
+                if found["replaced"] and not place.exists():
+                    path.rename(place)
+                elif path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 @contextmanager
-def _in_use(path: Path) -> Iterator[None]:
-    """Lock a file or folder, whatever its name becomes; the system unlocks it when this process ends or is killed."""
+def _in_use(path: Path) -> Iterator[bool]:
+    """
+    Lock a file or folder, whatever its name becomes; the system unlocks it when this process ends or is killed.
+
+    Yields whether it is there: another process may have removed it before.
+    """
     if fcntl is None:
-        yield
+        yield True
         return
-    handle = os.open(path, os.O_RDONLY)
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
     try:
         fcntl.flock(handle, fcntl.LOCK_SH)
-        yield
+        yield path.exists()
     finally:
         os.close(handle)
 
 
-def _is_in_use(path: Path) -> bool:
-    """Say whether a process has locked it, or locks cannot tell."""
+@contextmanager
+def _claimed(path: Path) -> Iterator[bool]:
+    """Lock what no process has in use, to remove it; yields False if one has, or locks cannot tell."""
     if fcntl is None:
-        return True
+        yield False
+        return
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:  # somebody else has just removed it
-        return True
+        yield False
+        return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_free = True
     except OSError:
-        return True
+        is_free = False
+    try:
+        yield is_free
     finally:
         os.close(handle)
-    return False
 
 
 def _to_disk(path: Path) -> None:

@@ -111,6 +111,24 @@ class TestLeftovers:
             (one / "c").write_text("one")
         assert names(tmp_path) == ["a", "f", "f/c"]
 
+    @pytest.mark.parametrize(("replace", "create"), [(replace_file, "touch"), (replace_folder, "mkdir")])
+    def test_what_has_just_been_created_is_created_again(self, tmp_path, monkeypatch, replace, create):
+        """Until it is locked, a process that tidies up takes it for a killed one's."""
+        original, created = getattr(Path, create), []
+
+        def interrupted(path, *arguments, **options):
+            original(path, *arguments, **options)
+            created.append(path)
+            if len(created) == 1:
+                remove_leftovers(tmp_path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, create, interrupted)
+            with replace(tmp_path / "new") as aside:
+                assert aside.exists()
+        assert len(created) == 2
+        assert names(tmp_path) == ["new"]
+
     def test_other_hidden_files_stay(self, tmp_path):
         kept = [".lock", ".a.b", f".{'0' * 32}", f"a.{'0' * 32}", f".a.{'0' * 31}"]
         for name in kept:
