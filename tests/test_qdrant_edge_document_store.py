@@ -14,6 +14,7 @@ import tempfile
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +29,11 @@ from haystack.testing import document_store_async as async_tests
 from haystack.utils.filters import document_matches_filter
 
 from haystack_integrations.components.retrievers.retort import StudentRetriever
-from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore, shared_shard
+from haystack_integrations.document_stores.retort import (
+    QdrantEdgeDocumentStore,
+    qdrant_edge_document_store,
+    shared_shard,
+)
 from haystack_integrations.document_stores.retort.edge_documents import point_id
 from haystack_integrations.document_stores.retort.edge_filters import document_matches
 
@@ -508,7 +513,92 @@ class TestById:
         with_them.close()
 
 
+class TestClosedByAnotherThread:
+    @pytest.fixture
+    def close_during(self, store, monkeypatch):
+        """Close the store in another thread when something is first called, and give that thread some time."""
+        closing = threading.Thread(target=store.close, daemon=True)
+
+        def patch(owner, name):
+            original = getattr(owner, name)
+
+            def interrupted(*arguments, **options):
+                if closing.ident is None:
+                    closing.start()
+                    closing.join(0.2)
+                return original(*arguments, **options)
+
+            monkeypatch.setattr(owner, name, interrupted)
+            return closing
+
+        store.write_documents(documents(3))
+        return patch
+
+    def test_a_search_ends_first(self, store, path, close_during):
+        close_during(shared_shard.SharedShard, "optimize_if_due")
+        assert len(store.search([1.0] * 8)) == 3
+        assert path not in shared_shard._OPEN
+        assert store.count_documents() == 3
+
+    def test_an_update_ends_first(self, store, close_during):
+        """It reads while it holds the index: each would wait for the other."""
+        closing = close_during(store, "_records")
+        everything = {"field": "meta.n", "operator": ">=", "value": 0}
+        update = threading.Thread(target=store.update_by_filter, args=(everything, {"seen": True}), daemon=True)
+        update.start()
+        update.join(10)
+        closing.join(10)
+        assert not update.is_alive()
+        assert not closing.is_alive()
+        assert all(d.meta["seen"] for d in store.filter_documents())
+
+    def test_it_opens_again_meanwhile(self, store, monkeypatch):
+        """Between giving the index up and closing it."""
+        store.write_documents(documents(3))
+        release = qdrant_edge_document_store.release
+
+        def interrupted(*arguments):
+            count = threading.Thread(target=store.count_documents, daemon=True)
+            count.start()
+            count.join(0.2)
+            release(*arguments)
+
+        monkeypatch.setattr(qdrant_edge_document_store, "release", interrupted)
+        store.close()
+        monkeypatch.undo()
+        assert store.count_documents() == 3
+
+
+class TestDamaged:
+    @pytest.mark.parametrize("name", ["deleted/status.dat", "page_0.dat", "chunk_0.mmap"])
+    def test_an_emptied_file(self, store, path, name):
+        """The engine panics at some, which is no `Exception`, and opens with others."""
+        store.write_documents(documents(3))
+        store.close()
+        for file in Path(path).rglob(f"segments/**/{name}"):
+            file.write_bytes(b"")
+        with pytest.raises(DocumentStoreError, match=f"the index at {path}.* is damaged, delete it and index"):
+            store.search([1.0] * 8)
+        store.close()
+
+
 class TestRecreateIndex:
+    def test_by_two_threads_at_once(self, path, monkeypatch):
+        """The second empties nothing that the first has written."""
+        store = QdrantEdgeDocumentStore(path, recreate_index=True)
+        QdrantEdgeDocumentStore(path).write_documents(documents(3))
+        checked, others = qdrant_edge_document_store.to_point, [documents(1, start=7)]
+
+        def interrupted(*arguments):
+            if others:
+                store.write_documents(others.pop())
+            return checked(*arguments)
+
+        monkeypatch.setattr(qdrant_edge_document_store, "to_point", interrupted)
+        store.write_documents(documents(1, start=9))
+        assert sorted(d.id for d in store.filter_documents()) == ["d00007", "d00009"]
+        store.close()
+
     def test_writing_empties_it_once(self, path):
         """Also for another dimension and similarity. Reading does not."""
         first = QdrantEdgeDocumentStore(path)

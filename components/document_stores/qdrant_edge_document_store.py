@@ -4,6 +4,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from os import PathLike, fspath
 from typing import Any, Literal
@@ -39,11 +40,13 @@ from .edge_documents import (
 from .edge_filters import convert_filters
 from .shared_shard import (
     DISTANCES,
+    OPEN_LOCK,
     QUANTIZATIONS,
     ROOM_TO_WRITE,
     SharedShard,
     acquire,
     create_index,
+    in_call,
     release,
     require_room,
 )
@@ -172,11 +175,12 @@ class QdrantEdgeDocumentStore:
         """
         Give the index back. The last store of the process to do so optimises it and lets other processes open it.
 
-        May be called repeatedly. Using the store again opens the index again.
+        May be called repeatedly. Calls of other threads end first. Using the store again opens the index again.
         """
-        shard, self._shard = self._shard, None
-        if shard is not None:
-            release(self, shard)
+        with OPEN_LOCK:
+            shard, self._shard = self._shard, None
+            if shard is not None:
+                release(self, shard)
 
     async def close_async(self) -> None:
         """
@@ -188,8 +192,9 @@ class QdrantEdgeDocumentStore:
         """
         Build what is missing of the search graph now, and flush what was written to the disk.
         """
-        if shard := self._open():
-            shard.optimize()
+        with self._use() as shard:
+            if shard:
+                shard.optimize()
 
     def describe(self) -> dict[str, Any]:
         """
@@ -199,15 +204,15 @@ class QdrantEdgeDocumentStore:
             Its real or future `path`, `embedding_dim` (`None`: not known yet), `similarity`, `quantization`, the number
             of `documents` and of those `indexed`, whose embeddings are in the search graph.
         """
-        shard = self._open()
-        return {
-            "path": shard.path if shard else self.path,
-            "embedding_dim": shard.embedding_dim if shard and shard.embedding_dim else self.embedding_dim,
-            "similarity": self.similarity,
-            "quantization": shard.quantization if shard else self.quantization,
-            "documents": shard.count() if shard else 0,
-            "indexed": shard.count_indexed() if shard else 0,
-        }
+        with self._use() as shard:
+            return {
+                "path": shard.path if shard else self.path,
+                "embedding_dim": shard.embedding_dim if shard and shard.embedding_dim else self.embedding_dim,
+                "similarity": self.similarity,
+                "quantization": shard.quantization if shard else self.quantization,
+                "documents": shard.count() if shard else 0,
+                "indexed": shard.count_indexed() if shard else 0,
+            }
 
     def sample_meta(self) -> dict[str, Any] | None:
         """
@@ -219,21 +224,33 @@ class QdrantEdgeDocumentStore:
         record = next(self._records(with_payload=_META, page=1), None)
         return None if record is None else (record.payload or {})["meta"]
 
-    def _open(self) -> SharedShard | None:
+    @contextmanager
+    def _use(self, *, check: bool = True) -> Iterator[SharedShard | None]:
         """
-        Open the index, or return `None` where there is none: reading creates nothing.
+        Open the index for a call, or yield `None` where there is none: reading creates nothing.
         """
-        shard = self._shard  # another thread may close the store meanwhile
-        if shard is not None and shard.is_current():
-            shard.check(self.embedding_dim, self.similarity, self.quantization)
+        with OPEN_LOCK:
+            shard = self._shard
+            if shard is None or not shard.is_current():
+                shard = self._shard = acquire(self, check=check)
+            elif check:
+                shard.check(self.embedding_dim, self.similarity, self.quantization)
+            if shard is not None:
+                shard.calls += 1
+        if shard is None:
+            yield None
         else:
-            shard = self._shard = acquire(self)
-        return shard
+            with in_call(shard):
+                yield shard
 
-    def _open_or_create(self) -> SharedShard:
-        while (shard := self._open()) is None:
+    @contextmanager
+    def _use_or_create(self) -> Iterator[SharedShard]:
+        while True:
+            with self._use() as shard:
+                if shard is not None:
+                    yield shard
+                    return
             create_index(self.path, self.quantization)
-        return shard
 
     # Writing
 
@@ -244,9 +261,14 @@ class QdrantEdgeDocumentStore:
         embedding_dimension(documents, self.embedding_dim, self.path)
         for document in documents:
             to_point(document, self.similarity)
-        if shard := acquire(self, check=False):  # what it was built for need not fit
-            shard.clear(recreate_index=True)
-        self._is_recreated = True
+        with self._use(check=False) as shard:  # what it was built for need not fit
+            if shard is None:
+                self._is_recreated = True
+                return
+            with shard.lock:
+                if not self._is_recreated:  # else another thread did so, and may have written meanwhile
+                    shard.clear(recreate_index=True)
+                self._is_recreated = True
 
     def write_documents(self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE) -> int:
         """
@@ -275,8 +297,7 @@ class QdrantEdgeDocumentStore:
             return 0
         if self.recreate_index and not self._is_recreated:
             self._recreate(documents)
-        shard = self._open_or_create()
-        with shard.lock:
+        with self._use_or_create() as shard, shard.lock:
             documents = self._resolve_duplicates(shard, documents, policy)
             dim = embedding_dimension(documents, shard.embedding_dim or self.embedding_dim, shard.path)
             points = [to_point(document, self.similarity) for document in documents]
@@ -329,8 +350,9 @@ class QdrantEdgeDocumentStore:
         :param document_ids:
             The ids.
         """
-        if shard := self._open():
-            shard.update(UpdateOperation.delete_points([point_id(document_id) for document_id in document_ids]))
+        with self._use() as shard:
+            if shard:
+                shard.update(UpdateOperation.delete_points([point_id(document_id) for document_id in document_ids]))
 
     async def delete_documents_async(self, document_ids: list[str]) -> None:
         """
@@ -348,8 +370,9 @@ class QdrantEdgeDocumentStore:
         :param recreate_index:
             Whether to forget the dimension of the embeddings too, so that those of another model can be written.
         """
-        if shard := self._open():
-            shard.clear(recreate_index=recreate_index)
+        with self._use() as shard:
+            if shard:
+                shard.clear(recreate_index=recreate_index)
 
     async def delete_all_documents_async(self, recreate_index: bool = False) -> None:
         """
@@ -429,19 +452,19 @@ class QdrantEdgeDocumentStore:
         operation: Callable[[list[Any]], UpdateOperation],
         size: Callable[[Record], int] | None = None,
     ) -> int:
-        shard = self._open()
-        if shard is None:
-            return 0
-        with shard.lock:
-            ids, room = [], 0
-            for record in self._records(filters, with_payload=size is not None):
-                ids.append(record.id)
-                room += size(record) if size else 0
-            if room:
-                require_room(shard.path, ROOM_TO_WRITE + room)
-            if ids:
-                shard.update(operation(ids))
-        return len(ids)
+        with self._use() as shard:
+            if shard is None:
+                return 0
+            with shard.lock:
+                ids, room = [], 0
+                for record in self._records(filters, with_payload=size is not None):
+                    ids.append(record.id)
+                    room += size(record) if size else 0
+                if room:
+                    require_room(shard.path, ROOM_TO_WRITE + room)
+                if ids:
+                    shard.update(operation(ids))
+            return len(ids)
 
     # Reading
 
@@ -452,8 +475,8 @@ class QdrantEdgeDocumentStore:
         :returns:
             The number, 0 where there is no index.
         """
-        shard = self._open()
-        return shard.count() if shard else 0
+        with self._use() as shard:
+            return shard.count() if shard else 0
 
     async def count_documents_async(self) -> int:
         """
@@ -501,11 +524,11 @@ class QdrantEdgeDocumentStore:
         :returns:
             The documents in the order of their ids; there is none for an id that is not stored.
         """
-        shard = self._open()
-        if shard is None:
-            return []
         points: list[Any] = [point_id(document_id) for document_id in ids]
-        records = [to_document(record) for record in shard.edge.retrieve(points, True, self.return_embedding)]
+        with self._use() as shard:
+            if shard is None:
+                return []
+            records = [to_document(record) for record in shard.edge.retrieve(points, True, self.return_embedding)]
         stored = {document.id: document for document in records}
         return [stored[document_id] for document_id in ids if document_id in stored]
 
@@ -572,51 +595,53 @@ class QdrantEdgeDocumentStore:
             msg = f"top_k must be positive, got {top_k}"
             raise ValueError(msg)
         condition, check = convert_filters(filters)
-        shard = self._open()
-        if shard is None:
-            msg = (
-                f"There is no index at {self.path}. Build it with: "
-                f"retort index STUDENT --documents DIR --store {self.path}"
+        with self._use() as shard:
+            if shard is None:
+                msg = (
+                    f"There is no index at {self.path}. Build it with: "
+                    f"retort index STUDENT --documents DIR --store {self.path}"
+                )
+                raise DocumentStoreError(msg)
+            sparse = isinstance(query_embedding, SparseEmbedding)
+            if not sparse and shard.embedding_dim is None:
+                if shard.count() == 0:
+                    return []
+                msg = (
+                    f"The documents in the index at {shard.path} have no embeddings: "
+                    "run them through a document embedder before they are written."
+                )
+                raise DocumentStoreError(msg)
+            quantized = None
+            if shard.quantization is not None and not sparse:
+                quantized = QuantizationSearchParams(
+                    ignore=bool(ignore_quantization),
+                    rescore=True if rescore is None else rescore,
+                    oversampling=oversampling or _OVERSAMPLING[shard.quantization],
+                )
+            request = partial(
+                QueryRequest,
+                query=_sparse_query(query_embedding)
+                if sparse
+                else _dense_query(query_embedding, shard, self.similarity),
+                filter=condition,
+                params=SearchParams(hnsw_ef=hnsw_ef, exact=bool(exact), quantization=quantized),
+                with_payload=True,
+                with_vector=self.return_embedding if return_embedding is None else return_embedding,
             )
-            raise DocumentStoreError(msg)
-        sparse = isinstance(query_embedding, SparseEmbedding)
-        if not sparse and shard.embedding_dim is None:
-            if shard.count() == 0:
-                return []
-            msg = (
-                f"The documents in the index at {shard.path} have no embeddings: "
-                "run them through a document embedder before they are written."
-            )
-            raise DocumentStoreError(msg)
-        quantized = None
-        if shard.quantization is not None and not sparse:
-            quantized = QuantizationSearchParams(
-                ignore=bool(ignore_quantization),
-                rescore=True if rescore is None else rescore,
-                oversampling=oversampling or _OVERSAMPLING[shard.quantization],
-            )
-        request = partial(
-            QueryRequest,
-            query=_sparse_query(query_embedding) if sparse else _dense_query(query_embedding, shard, self.similarity),
-            filter=condition,
-            params=SearchParams(hnsw_ef=hnsw_ef, exact=bool(exact), quantization=quantized),
-            with_payload=True,
-            with_vector=self.return_embedding if return_embedding is None else return_embedding,
-        )
-        sign = -1.0 if self.similarity == "l2" and not sparse else 1.0
-        shard.optimize_if_due()
+            sign = -1.0 if self.similarity == "l2" and not sparse else 1.0
+            shard.optimize_if_due()
 
-        limit = top_k + 1
-        while True:
-            points = shard.edge.query(request(limit))
-            hits = [to_document(point, score=sign * point.score) for point in points]
-            if check:
-                hits = [hit for hit in hits if check(hit)]
-            # Look further while the filter's check leaves too few, or while equal scores straddle the end.
-            tied = len(hits) > top_k and hits[top_k - 1].score == hits[top_k].score and limit < _TIE_WINDOW
-            if len(points) < limit or (len(hits) > top_k and not tied):
-                break
-            limit *= 4
+            limit = top_k + 1
+            while True:
+                points = shard.edge.query(request(limit))
+                hits = [to_document(point, score=sign * point.score) for point in points]
+                if check:
+                    hits = [hit for hit in hits if check(hit)]
+                # Look further while the filter's check leaves too few, or while equal scores straddle the end.
+                tied = len(hits) > top_k and hits[top_k - 1].score == hits[top_k].score and limit < _TIE_WINDOW
+                if len(points) < limit or (len(hits) > top_k and not tied):
+                    break
+                limit *= 4
 
         ranked = sorted(((hit.score or 0.0, hit) for hit in hits), key=lambda pair: (-pair[0], pair[1].id))[:top_k]
         return [hit for score, hit in ranked if score_threshold is None or score >= score_threshold]
@@ -687,22 +712,22 @@ class QdrantEdgeDocumentStore:
         Iterate over the stored points that match.
         """
         condition, check = convert_filters(filters)
-        shard = self._open()
-        if shard is None:
-            return
-        offset = None
-        while True:
-            request = ScrollRequest(
-                offset=offset,
-                limit=page,
-                filter=condition,
-                with_payload=True if check else with_payload,
-                with_vector=with_vector,
-            )
-            records, offset = shard.edge.scroll(request)
-            yield from (record for record in records if check is None or check(to_document(record)))
-            if offset is None:
+        with self._use() as shard:
+            if shard is None:
                 return
+            offset = None
+            while True:
+                request = ScrollRequest(
+                    offset=offset,
+                    limit=page,
+                    filter=condition,
+                    with_payload=True if check else with_payload,
+                    with_vector=with_vector,
+                )
+                records, offset = shard.edge.scroll(request)
+                yield from (record for record in records if check is None or check(to_document(record)))
+                if offset is None:
+                    return
 
     # Metadata
 

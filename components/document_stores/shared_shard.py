@@ -60,6 +60,7 @@ FLUSH_THRESHOLD = 50_000
 ROOM_TO_OPEN = 2**25
 ROOM_TO_WRITE = 2 * ROOM_TO_OPEN
 _CONFIG_FILE = "edge_config.json"
+_IF_DAMAGED = "If it is damaged, delete it and index the documents again."
 _UNWRITABLE = "The engine writes to an index to open it: let this user write to the folder, or copy it elsewhere."
 # What the system's errors ask for. None of them says that the index is damaged, as a missing file does (ENOENT).
 _MENDS = {
@@ -74,7 +75,7 @@ logger = logging.getLogger(__name__)
 # Weak: a shard lives as long as a store holds it. Dropping it releases the folder; nothing written is lost, as the
 # engine's log survives the end of the process and is replayed.
 _OPEN: "WeakValueDictionary[str, SharedShard]" = WeakValueDictionary()
-_OPEN_LOCK = threading.RLock()
+OPEN_LOCK = threading.RLock()
 
 
 class ShardUser(Protocol):
@@ -115,9 +116,10 @@ class SharedShard:
         self._folder = _identity(path)
         self.lock = threading.RLock()
         self.stores: WeakSet[ShardUser] = WeakSet()
+        self.calls = 0  # in flight: the last of them closes what no store holds any more
         self._process = os.getpid()
         require_room(path, ROOM_TO_OPEN)
-        with _clear_errors(f"open the index at {path}", "If it is damaged, delete it and index the documents again."):
+        with _clear_errors(f"open the index at {path}", _IF_DAMAGED):
             try:
                 self.edge = EdgeShard.load(path)
             except Exception as error:
@@ -324,7 +326,7 @@ def acquire(store: ShardUser, *, check: bool = True) -> SharedShard | None:
         If the index cannot be opened or does not fit the store.
     """
     path = os.path.realpath(store.path)
-    with _OPEN_LOCK:
+    with OPEN_LOCK:
         if not _index_exists(path):
             return None
         shard = _OPEN.get(path)
@@ -370,24 +372,51 @@ def _create_index(path: str, quantization: str | None) -> None:
 
 def release(store: ShardUser, shard: SharedShard) -> None:
     """
-    Give a shard back; the last store optimises and closes it.
+    Give a shard back; the last store, or the last call in flight, optimises and closes it.
 
     :param store:
         The store.
     :param shard:
         The shard that it acquired.
     """
-    with _OPEN_LOCK:
+    with OPEN_LOCK:
         shard.stores.discard(store)
-        if shard.stores:
-            return
-        try:
-            if _OPEN.get(shard.path) is shard:
-                del _OPEN[shard.path]
-                if shard.is_current():
-                    shard.optimize_or_warn()
-        finally:
-            shard.edge.close()
+        _close_unused(shard)
+
+
+@contextmanager
+def in_call(shard: SharedShard) -> Iterator[None]:
+    """
+    End a call that was counted in `shard.calls` when it began: until then the shard stays open.
+
+    :param shard:
+        The shard.
+    :raises DocumentStoreError:
+        If the engine cannot read what it has to.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not _is_of_engine(error):
+            raise
+        with _clear_errors(f"use the index at {shard.path}", _IF_DAMAGED):
+            raise
+    finally:
+        with OPEN_LOCK:
+            shard.calls -= 1
+            _close_unused(shard)
+
+
+def _close_unused(shard: SharedShard) -> None:
+    if shard.stores or shard.calls:
+        return
+    try:
+        if _OPEN.get(shard.path) is shard:
+            del _OPEN[shard.path]
+            if shard.is_current():
+                shard.optimize_or_warn()
+    finally:
+        shard.edge.close()
 
 
 def _index_exists(path: str) -> bool:
@@ -428,12 +457,14 @@ def require_room(path: str, size: int) -> None:
 
 @contextmanager
 def _clear_errors(doing: str, else_mend: str = "") -> Iterator[None]:
-    """Name what failed and what mends it. The engine raises plain exceptions, with the system's error as text."""
+    """Name what failed and what mends it. The engine's errors have the system's as text."""
     try:
         yield
     except DocumentStoreError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not _is_of_engine(error):
+            raise
         code = re.search(r"os error (\d+)|\[Errno (\d+)\]", str(error))
         number = int(code[1] or code[2]) if code else None
         if number in (None, errno.ENOENT):
@@ -442,6 +473,11 @@ def _clear_errors(doing: str, else_mend: str = "") -> Iterator[None]:
             mend = _MENDS.get(number, "The index itself may be whole: keep it.")
         msg = f"Cannot {doing}: {str(error).rstrip('.')}. {mend}".rstrip()
         raise DocumentStoreError(msg) from error
+
+
+def _is_of_engine(error: BaseException) -> bool:
+    """Tell the engine's errors: plain exceptions, and panics, which are none and cannot be imported."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
 
 
 def _having(vector_name: str) -> Filter:
