@@ -34,6 +34,7 @@ SUFFIXES = (*_CONVERTERS, ".pdf")
 LARGEST = 2**30  # bytes of a file, and of a DOCX file unpacked
 LARGEST_XML = 2**25  # bytes of the texts of a DOCX file; a million paragraphs would take minutes and gigabytes
 _OLE = b"\xd0\xcf\x11\xe0"  # what Office encrypts, and what it wrote before 2007
+_XML = (b"<", b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe")  # or the marks of UTF-8 and UTF-16
 _DAMAGED = 10  # in other encodings most of what is not ASCII is no UTF-8
 _BLANK = {
     ".pdf": "no text (scanned pages need text recognition first)",
@@ -172,12 +173,17 @@ def _refuse_large(data: bytes) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as packed:
             parts = packed.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            texts = sum(part.file_size for part in parts if _may_be_xml(packed.open(part).read(64)))
+    except Exception as error:  # of damaged archives zipfile and zlib raise half a dozen kinds
         raise LeftOutError(_reason(error)) from error
-    texts = sum(part.file_size for part in parts if part.filename.endswith(".xml"))
     if texts > LARGEST_XML or sum(part.file_size for part in parts) > LARGEST:
         msg = f"unpacked larger than {LARGEST_XML >> 20} MiB of text or {LARGEST >> 20} MiB in all: divide it"
         raise LeftOutError(msg)
+
+
+def _may_be_xml(beginning: bytes) -> bool:
+    """Tell by what is in it: the other parts say which one is the text, however it is named."""
+    return not beginning.strip() or beginning.lstrip().startswith(_XML)
 
 
 @contextmanager
