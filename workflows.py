@@ -308,6 +308,7 @@ def index_documents(
         prune=prune,
         quantization=quantization,
         trust_remote_code=trust_remote_code,
+        on_error=on_error,
     )
 
 

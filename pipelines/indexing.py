@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Indexing documents through a pipeline: what is embedded again, what belongs to which file, what is deleted."""
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from haystack import Document
 from haystack.document_stores.errors import DocumentStoreError
@@ -18,7 +19,7 @@ from haystack.document_stores.errors import DocumentStoreError
 from haystack_integrations.components.retrievers.retort.qdrant_server import ServerIndex
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
-from haystack_integrations.document_stores.retort.edge_documents import as_kept
+from haystack_integrations.document_stores.retort.edge_documents import as_kept, to_point
 from retort.pipelines.load import is_url, load_pipeline, store_spec
 from retort.pipelines.shards import Shards
 from retort.students import (
@@ -36,6 +37,8 @@ from retort.students import (
 from retort.students.files import found_from_index, relative_to_index, resolve_model
 from retort.students.hashing import canonical_json
 from retort.students.sparse import SparseStudent
+
+logger = logging.getLogger(__name__)
 
 BLOCK = 2048
 SERVER_WRITERS = 4  # requests to a server at once
@@ -70,6 +73,7 @@ def index_documents(
     prune: bool = False,
     quantization: str | None = None,
     trust_remote_code: bool = False,
+    on_error: Literal["skip", "fail"] = "skip",
 ) -> tuple[int, int]:
     """
     Index documents through `indexing.yml` (`indexing_hybrid.yml` with a sparse student), in blocks.
@@ -99,6 +103,8 @@ def index_documents(
         `int8` or `binary`: how a folder's index also keeps embeddings; None leaves an index as it is.
     :param trust_remote_code:
         Run code that the students bring along.
+    :param on_error:
+        What to do with documents that no index can hold, as for their metadata: `skip` and name them, or `fail`.
     :returns:
         Documents in the index, and how many were deleted.
     :raises DocumentStoreError:
@@ -127,7 +133,7 @@ def index_documents(
         }
     root = None if folder is None else str(folder.resolve())
     source = read()
-    documents = _owned(source.documents, root)
+    documents = _storable(_owned(source.documents, root), on_error)
     files = {d.meta[FILE_STAMP] for d in documents} if root is not None else set()
     writer: Any = pipeline.get_component("writer")
     # Not `pipeline.run`: Haystack copies what runs along a connection, vectors number by number.
@@ -174,7 +180,7 @@ def index_documents(
         before = {d.id for d in _with_ids(target, source.blank) if _owner(d.meta) is None}
     else:
         before = set(_passages(target, files | set(source.blank), "==", root))
-    stale = sorted(before - {d.id for d in documents})
+    stale = sorted(before - {d.id for d in source.documents})
     for start in range(0, len(stale), BLOCK):
         target.delete_documents(stale[start : start + BLOCK])
     if not is_url(store):  # a server does so by itself
@@ -267,6 +273,24 @@ def _owned(documents: list[Document], root: str | None) -> list[Document]:
         owner = {} if root is None else {ROOT_STAMP: root, FILE_STAMP: document.meta["file_path"]}
         owned.append(replace(document, meta=_unstamped(document.meta) | owner))
     return owned
+
+
+def _storable(documents: list[Document], on_error: Literal["skip", "fail"]) -> list[Document]:
+    """Leave out what cannot be written, and name it, before anything is embedded."""
+    kept, reasons = [], []
+    for document in documents:
+        try:
+            to_point(document, "cosine")
+            kept.append(document)
+        except DocumentStoreError as error:
+            reasons.append(str(error))
+    if reasons:
+        lines = "".join(f"\n  {reason}" for reason in reasons)
+        if on_error == "fail":
+            msg = f"{len(reasons)} documents cannot be indexed. Mend or remove them:{lines}"
+            raise DocumentStoreError(msg)
+        logger.warning("%d documents left out:%s", len(reasons), lines)
+    return kept
 
 
 def _unstamped(meta: dict[str, Any]) -> dict[str, Any]:

@@ -179,6 +179,15 @@ class TestLeftOut:
         with pytest.raises(DataError, match="2 files(?s:.*)a.docx: unpacked larger(?s:.*)b.txt: larger than 3 MiB"):
             read_documents(tmp_path)
 
+    def test_a_docx_file_whose_text_has_another_name(self, tmp_path):
+        """Its other parts say which one is the text: what unpacks to XML is bounded, whatever it is called."""
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as parts:
+            parts.writestr("word/media/image.png", b"<w:document>" + b" " * LARGEST_XML)
+        (tmp_path / "a.docx").write_bytes(file.getvalue())
+        with pytest.raises(DataError, match="a.docx: unpacked larger than 32 MiB of text"):
+            read_documents(tmp_path)
+
     def test_documents_of_a_beir_folder(self, beir, caplog):
         with (beir / "corpus.jsonl").open("a") as corpus:
             corpus.write('{"_id": "x", "text": " "}\n{"_id": "y", "title": "", "text": ""}\n')
@@ -400,6 +409,27 @@ class TestCommand:
         (beir / "corpus.jsonl").write_text("\n".join(['{"_id": "d00", "text": ""}', *lines[1:]]))
         main(command)
         assert "39 documents in" in capsys.readouterr().out
+
+    def test_documents_of_a_beir_folder_that_no_index_can_hold(self, tiny_student, tmp_path, capsys, caplog):
+        """They are named before anything is embedded; what the index has of them stays, also with --prune."""
+        corpus = tmp_path / "beir" / "corpus.jsonl"
+        corpus.parent.mkdir()
+        (corpus.parent / "queries.jsonl").touch()
+        deep = "[" * 100 + "]" * 100
+        bad = {"a": "NaN", "b": "1" + "0" * 400, "c": deep, "d": '"\\ud800"'}
+        index = ["index", tiny_student, "--documents", str(corpus.parent), "--store", str(tmp_path / "index")]
+        lines = [f'{{"_id": "{name}", "text": "the ship", "metadata": {{"n": 1}}}}\n' for name in [*bad, "good"]]
+        corpus.write_text("".join(lines))
+        main(index)
+        lines = [line.replace("1}", f"{bad.get(name, 2)}}}") for name, line in zip([*bad, "good"], lines, strict=True)]
+        corpus.write_text("".join(lines))
+        main([*index, "--prune"])
+        assert "5 documents in" in capsys.readouterr().out
+        assert "4 documents left out:\n  Document 'a' cannot be stored: 'meta.n' is nan" in caplog.text
+        assert "'d' cannot be stored: 'meta.n' holds a surrogate" in caplog.text
+        with pytest.raises(SystemExit):
+            main([*index, "--on-error", "fail"])
+        assert "4 documents cannot be indexed. Mend or remove them:" in capsys.readouterr().err
 
     def test_nothing_but_blank_files(self, tiny_student, tmp_path, capsys):
         (tmp_path / "docs").mkdir()
