@@ -179,6 +179,14 @@ class TestLeftOut:
         with pytest.raises(DataError, match="2 files(?s:.*)a.docx: unpacked larger(?s:.*)b.txt: larger than 3 MiB"):
             read_documents(tmp_path)
 
+    def test_a_page_that_is_nested_too_deep_is_not_blank(self, tmp_path):
+        """What the index has of it stays."""
+        page = "<html><body>" + "<font>" * 300 + "The ship is in the harbour." * 9
+        (tmp_path / "a.html").write_text(page)
+        (tmp_path / "b.txt").write_text("A ship.")
+        found = read_source(tmp_path)
+        assert (found.blank, found.unread) == ([], ["a.html"])
+
     def test_a_docx_file_whose_text_has_another_name(self, tmp_path):
         """Its other parts say which one is the text: what unpacks to XML is bounded, whatever it is called."""
         file = io.BytesIO()

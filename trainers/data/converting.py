@@ -116,6 +116,8 @@ def _convert(data: bytes, suffix: str) -> tuple[str, dict[str, Any]]:
         elif text and suffix in {".html", ".htm"}:
             text, title = _with_html_headings(text, data)
             meta |= {"title": title} if title else {}
+        elif suffix in {".html", ".htm"}:
+            _refuse_too_deep(data)
     return text, meta
 
 
@@ -223,6 +225,17 @@ def _with_html_headings(text: str, data: bytes) -> tuple[str, str]:
     headings = set(found)
     lines = (f"\n{line}\n" if " ".join(line.split()) in headings else line for line in text.split("\n"))
     return "\n".join(lines).strip("\n"), next(filter(None, [*titles, *found]), "")
+
+
+def _refuse_too_deep(data: bytes) -> None:
+    """Tell a page whose text the parser leaves out from one without text."""
+    from lxml import etree
+
+    parser = etree.HTMLParser()
+    etree.parse(io.BytesIO(data), parser)
+    if any("Excessive depth" in error.message for error in parser.error_log):
+        msg = "its elements are nested too deep to be read: close its open tags"
+        raise LeftOutError(msg)
 
 
 def _text_of(element: Any) -> str:
