@@ -155,19 +155,18 @@ def index_documents(
             _refuse_other_space(there, stamps, store, name, sparse)
             if root is not None and not prune:
                 _refuse_other_root(target, store, files, root)
+    shards = Shards(Path(f"{store}.shards"), stamps)
     blocks = [documents[start : start + BLOCK] for start in range(0, len(documents), BLOCK)]
     if state is None or is_url(store):  # a server is written to by all
         own = blocks if state is None else blocks[state.process_index :: state.num_processes]
         _fill(writer, index, own, embed, stamps, progress, workers=SERVER_WRITERS if is_url(store) else 1)
     else:
-        shards = Shards(Path(f"{store}.shards"), stamps)
         for block in blocks[state.process_index :: state.num_processes]:
             shards.put(block, embed)
         state.wait_for_everyone()
         if first:
             for block in blocks:
                 writer.run(documents=shards.take(block))
-            shards.clear()
     if state is not None:
         state.wait_for_everyone()
     if not first:
@@ -185,6 +184,7 @@ def index_documents(
         target.delete_documents(stale[start : start + BLOCK])
     if not is_url(store):  # a server does so by itself
         target.optimize()
+        shards.clear()  # also those of a launch that was killed
     count = int(target.count_documents())
     index.close()
     pipeline.close()

@@ -128,6 +128,13 @@ class TestIndexAndAsk:
             assert together[i].meta == document.meta
             assert together[i].embedding == pytest.approx(document.embedding, abs=1e-6)
 
+    def test_one_process_removes_what_a_killed_launch_left(self, tiny_student, beir, tmp_path, capsys):
+        left = tmp_path / "index.shards"
+        left.mkdir()
+        (left / "0.safetensors").touch()
+        say(capsys, "index", tiny_student, "--documents", str(beir), "--store", str(tmp_path / "index"))
+        assert not left.exists()
+
     def test_blocks_of_documents_keep_both_embeddings(self, tmp_path):
         documents = [Document(id=str(i), content="x", meta={"n": i}) for i in range(3)]
 
