@@ -9,6 +9,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -20,6 +21,7 @@ from retort.trainers.data.texts import RetrievalData
 from retort.trainers.recipe import Recipe, dump_yaml
 from retort.trainers.roles import Teacher
 from retort.trainers.runtime.errors import RecipeError
+from retort.trainers.teachers.haystack import without_incidental
 
 
 def resolve(recipe: Recipe, train: RetrievalData, dev: RetrievalData) -> Recipe:
@@ -45,7 +47,7 @@ def refuse_other_run(recipe: Recipe, out: Path, *, resume: bool) -> None:
 
     :param recipe:
         The resolved recipe (see `resolve`). Two recipes are the same if their values are, defaults included; secrets
-        are not written down, and not compared.
+        are not written down, and not compared, nor how servers are reached and how often they may be asked.
     :param out:
         The run folder.
     :param resume:
@@ -64,9 +66,19 @@ def refuse_other_run(recipe: Recipe, out: Path, *, resume: bool) -> None:
     except RecipeError as error:
         msg = f"{error} It is what the run began with; delete it if --recipe and --data are the same: it is made again."
         raise RecipeError(msg) from error
-    if redacted(before.to_dict()) != redacted(recipe.to_dict()):
+    if _compared(before) != _compared(recipe):
         msg = f"{out} holds a run of another recipe or other data ({path}). Give another --out."
         raise RecipeError(msg)
+
+
+def _compared(recipe: Recipe) -> dict[str, Any]:
+    tree = redacted(recipe.to_dict())
+    for part in ("teachers", "candidates"):
+        tree[part] = {name: without_incidental(spec) for name, spec in tree[part].items()}
+    for stage in tree["stages"]:
+        if isinstance(stage["queries"], dict):
+            stage["queries"] = without_incidental(stage["queries"])
+    return tree
 
 
 def models_of(built: BuiltRecipe) -> dict[str, str]:

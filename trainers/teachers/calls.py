@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
@@ -38,6 +38,10 @@ Answer = TypeVar("Answer")
 
 class CallLimitError(TeacherError):
     """All calls that were allowed are made."""
+
+
+class StoppedError(CallLimitError):
+    """Another call failed for good, or the user stopped it: this one is not repeated."""
 
 
 @dataclass(frozen=True)
@@ -83,24 +87,33 @@ class CallLimit:
             self._left -= 1
 
 
-_limits: list[CallLimit] = []  # of the whole process: teachers are created deep within a run
+@dataclass(eq=False)
+class _Run:
+    """The limits of a run: of all its calls, and of single teachers, which it may create more than once."""
+
+    limit: CallLimit | None
+    of_teachers: dict[str, CallLimit] = field(default_factory=dict)
+
+
+_runs: list[_Run] = []  # of the whole process: teachers are created deep within a run
 
 
 @contextmanager
 def limited_calls(most: int | None) -> Iterator[None]:
-    """Let remote teachers and generators make so many calls together; then they stop, and what came is kept."""
-    if most is None:
-        yield
-        return
-    if most < 0:
+    """
+    Let remote teachers and generators make so many calls together; then they stop, and what came is kept.
+
+    A teacher's own `max_calls` counts once as well, however often the teacher is created meanwhile.
+    """
+    if most is not None and most < 0:
         msg = f"max_calls: {most}; it must be 0 or more."
         raise TeacherError(msg)
-    limit = CallLimit(most, "max_calls")
-    _limits.append(limit)
+    run = _Run(None if most is None else CallLimit(most, "max_calls"))
+    _runs.append(run)
     try:
         yield
     finally:
-        _limits.remove(limit)
+        _runs.remove(run)
 
 
 class Caller:
@@ -118,13 +131,20 @@ class Caller:
         Calls at a time.
     :param max_calls:
         How many calls there may be, repeated ones included; None: any number.
+    :param name:
+        Callers of the same name share their `max_calls` within a run (see `limited_calls`).
     :param paid:
         They count for `limited_calls`.
     """
 
-    def __init__(self, *, retries: int, concurrency: int = 1, max_calls: int | None = None, paid: bool = True) -> None:
+    def __init__(
+        self, *, retries: int, concurrency: int = 1, max_calls: int | None = None, name: str = "", paid: bool = True
+    ) -> None:
         self._retries, self._concurrency, self._paid = retries, concurrency, paid
-        self._own = [] if max_calls is None else [CallLimit(max_calls, "the teacher's max_calls")]
+        self._own: list[CallLimit] = []
+        if max_calls is not None:
+            limits = _runs[-1].of_teachers if _runs else {}
+            self._own = [limits.setdefault(name, CallLimit(max_calls, "the teacher's max_calls"))]
         self._next = 0.0  # no call before this time
 
     def each(
@@ -138,8 +158,8 @@ class Caller:
         """
         Call for each item.
 
-        After a failure no further call begins; answers of calls that had begun still come, as they are paid, and then
-        the failure is raised.
+        After a failure no further call begins and none is repeated; answers of calls that had begun still come, as they
+        are paid, and then the failure is raised.
 
         :param call:
             What is called.
@@ -156,45 +176,49 @@ class Caller:
             If a call fails for good, or the probe is refused.
         """
         waiting: deque[tuple[Item, Future[Answer | Refusal]]] = deque()
-        todo, failure = deque(items), None
+        todo, failure, stop = deque(items), None, threading.Event()
+
+        def one(item: Item) -> Answer | Refusal:
+            try:
+                return self._once(call, item, stop)
+            except Exception:
+                stop.set()
+                raise
+
         with ThreadPoolExecutor(self._concurrency) if self._concurrency > 1 else _Here() as pool:
             try:
                 while waiting or (todo and failure is None):
                     while todo and failure is None and len(waiting) < self._concurrency:
                         item = todo.popleft()
-                        waiting.append((item, pool.submit(self.once, call, item)))
+                        waiting.append((item, pool.submit(one, item)))
                     item, future = waiting.popleft()
                     try:
                         answer = future.result()
                         if isinstance(answer, Refusal):
                             parts = divide(item)
                             if answer.doubtful or not parts:
-                                self._confirm(call, probe)
+                                self._confirm(call, probe, stop)
                             if parts:
                                 todo.extendleft(reversed(parts))
                                 continue
                     except Exception as error:
-                        failure = failure or error
+                        failure = error if failure is None or isinstance(failure, StoppedError) else failure
                         continue
                     yield item, answer
             finally:
+                stop.set()  # nobody waits for a pause that was asked for
                 pool.shutdown(wait=False, cancel_futures=True)
         if failure is not None:
             raise failure
 
-    def _confirm(self, call: Callable[[Item], Answer | Refusal], probe: Item) -> None:
-        answer = self.once(call, probe)
+    def _confirm(self, call: Callable[[Item], Answer | Refusal], probe: Item, stop: threading.Event) -> None:
+        answer = self._once(call, probe, stop)
         if isinstance(answer, Refusal):
             msg = f"all is refused, {str(probe)[:80]!r} as well: {answer.cause}"
             raise TeacherError(msg)
 
-    def once(self, call: Callable[[Item], Answer | Refusal], item: Item) -> Answer | Refusal:
-        """
-        Call for one item, and repeat what may still succeed.
-
-        :raises TeacherError:
-            If it fails for good.
-        """
+    def _once(self, call: Callable[[Item], Answer | Refusal], item: Item, stop: threading.Event) -> Answer | Refusal:
+        """Call for one item, and repeat what may still succeed, until `stop`."""
         from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_attempt
         from tenacity import wait_random_exponential as growing
 
@@ -210,23 +234,32 @@ class Caller:
         again = Retrying(
             stop=stop_after_attempt(self._retries + 1),
             wait=pause,
+            sleep=lambda seconds: _wait(seconds, stop),
             retry=retry_if_exception(may_pass),
             before_sleep=before_sleep_log(logger, logging.WARNING),
             reraise=True,
         )
         try:
-            return again(self._call, call, item)
+            return again(self._call, call, item, stop)
         except Exception as error:
             if (status := status_of(error)) in REFUSED | {FAILED}:
                 return Refusal(str(_root(error)), doubtful=status == FAILED)
             raise
 
-    def _call(self, call: Callable[[Item], Answer | Refusal], item: Item) -> Answer | Refusal:
+    def _call(self, call: Callable[[Item], Answer | Refusal], item: Item, stop: threading.Event) -> Answer | Refusal:
         if (left := self._next - time.monotonic()) > 0:
-            time.sleep(left)
-        for limit in [*self._own, *(_limits if self._paid else [])]:
+            _wait(left, stop)
+        if stop.is_set():
+            msg = "stopped."
+            raise StoppedError(msg)
+        of_runs = [run.limit for run in _runs if run.limit is not None] if self._paid else []
+        for limit in [*self._own, *of_runs]:
             limit.take()
         return call(item)
+
+
+def _wait(seconds: float, stop: threading.Event) -> None:
+    stop.wait(seconds)
 
 
 def in_order(answers: Iterator[tuple[int, Answer]]) -> Iterator[Answer]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cache, cached_property
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +40,9 @@ INCIDENTAL_GENERATION = {
     "safety_identifier", "prompt_cache_key",
 }  # fmt: skip
 
+# The same of what asks components: teachers, miners, sources of queries.
+INCIDENTAL_HERE = {"retries", "concurrency", "max_calls", "price"}
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -64,6 +67,8 @@ class HaystackComponents:
         Calls at a time.
     :param max_calls:
         How many calls there may be in a run; then it stops, and what came is kept. None: any number.
+    :param purpose:
+        What they are asked for, such as a prompt: `max_calls` counts for each purpose.
     :param overruled:
         Parameters that each call overrules.
     :param allowed_modules:
@@ -80,6 +85,7 @@ class HaystackComponents:
         retries: int | None = None,
         concurrency: int = 1,
         max_calls: int | None = None,
+        purpose: str = "",
         overruled: Iterable[str] = (),
         allowed_modules: list[str] | None = None,
     ) -> None:
@@ -107,7 +113,10 @@ class HaystackComponents:
             own = [number for spec in self.specs.values() for number in _values("max_retries", spec)]
             retries = (max(own) if own else REMOTE_RETRIES) if self._remote else 0
         self.concurrency = concurrency
-        self._caller = Caller(retries=retries, concurrency=concurrency, max_calls=max_calls, paid=self.remote)
+        name = canonical_json([self.specs, revision, purpose, max_calls])
+        self._caller = Caller(
+            retries=retries, concurrency=concurrency, max_calls=max_calls, name=name, paid=self.remote
+        )
 
     def __getitem__(self, name: str) -> Any:
         """Return a component, not warmed up."""
@@ -117,6 +126,10 @@ class HaystackComponents:
     def remote(self) -> bool:
         """Whether one of them asks a server."""
         return bool(self._remote)
+
+    def asks_server(self, name: str) -> bool:
+        """Tell whether a component is remote; not so if there is none of this name."""
+        return name in self._remote
 
     def assumed_seconds(self, calls: int, each: float) -> float | None:
         """Say about how long calls of remote components take; local ones are not known."""
@@ -211,22 +224,36 @@ class HaystackComponents:
         return {"type": spec["type"], "parameters": {n: v for n, v in values.items() if v not in ("", None, {}, [])}}
 
     def _value(self, name: str, value: Any) -> Any:
-        """Give a parameter's value as it counts; None where it does not."""
-        if name == STORE:
-            return value
-        if isinstance(value, str) and "://" in value:
-            url = urlsplit(value)
-            return f"{url.hostname}{url.path.rstrip('/')}" if url.scheme in {"http", "https"} else value
-        if isinstance(value, list):
-            return [self._value(name, one) for one in value]
-        if not isinstance(value, dict):
-            return value
-        if value.get("type") in {"env_var", "token"}:  # a secret, whatever it is called
-            return None
-        if _is_component(value):
-            return self._decisive(value, set())
-        out = INCIDENTAL_GENERATION if name == "generation_kwargs" else INCIDENTAL
-        return {n: self._value(n, v) for n, v in value.items() if n not in out}
+        return _decisive_value(name, value, lambda spec: self._decisive(spec, set()))
+
+
+def _decisive_value(name: str, value: Any, decisive: Callable[[dict[str, Any]], Any]) -> Any:
+    """Give a parameter's value as it counts, None where it does not; `decisive` does that for components within."""
+    if name == STORE:
+        return value
+    if isinstance(value, str) and "://" in value:
+        url = urlsplit(value)
+        return f"{url.hostname}{url.path.rstrip('/')}" if url.scheme in {"http", "https"} else value
+    if isinstance(value, list):
+        return [_decisive_value(name, one, decisive) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("type") in {"env_var", "token"}:  # a secret, whatever it is called
+        return None
+    if _is_component(value):
+        return decisive(value)
+    out = INCIDENTAL_GENERATION if name == "generation_kwargs" else INCIDENTAL
+    return {n: _decisive_value(n, v, decisive) for n, v in value.items() if n not in out}
+
+
+def without_incidental(spec: dict[str, Any], incidental: Collection[str] = INCIDENTAL_HERE) -> dict[str, Any]:
+    """Describe what asks components, such as a teacher, without how they are reached, and how often they are asked."""
+
+    def inner(component: dict[str, Any]) -> dict[str, Any]:
+        return without_incidental(component, INCIDENTAL)
+
+    given = {n: v for n, v in (spec.get("init_parameters") or {}).items() if n not in incidental}
+    return spec | {"init_parameters": {n: _decisive_value(n, v, inner) for n, v in given.items()}}
 
 
 def _takes(kind: Any) -> Mapping[str, inspect.Parameter]:
@@ -296,4 +323,10 @@ def hash_path(value: str) -> str:
 def package_versions(component_type: str) -> list[str]:
     """Versions of the distributions that a component's top module belongs to (several share a namespace)."""
     module = component_type.split(".", 1)[0]
-    return sorted(f"{name}=={version(name)}" for name in set(packages_distributions().get(module, [])))
+    return sorted(f"{name}=={version(name)}" for name in set(_distributions().get(module, [])))
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Which distributions modules are of: Python reads the files of all that are installed to tell."""
+    return packages_distributions()
