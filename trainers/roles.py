@@ -439,6 +439,9 @@ class Teacher:
             If it cannot.
         """
 
+    def keep_in(self, cache: Path) -> None:
+        """Keep what is paid on the way to scores in a cache folder; called before `open`."""
+
     def open(self, data: RetrievalData) -> None:
         """Get ready for queries and documents of this data; called before `score`."""
 

@@ -8,17 +8,23 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from retort.students.hashing import hash_text
+from retort.students.towers import Side
 from retort.trainers.data.texts import TextStore
 from retort.trainers.roles import Context, Miner
 from retort.trainers.runtime.errors import RecipeError, TeacherError
+from retort.trainers.runtime.progress import progress_bar
 from retort.trainers.teachers.calls import Refusal, in_order
-from retort.trainers.teachers.haystack import HaystackComponents
+from retort.trainers.teachers.embedder import Embedders
+from retort.trainers.teachers.haystack import EMBEDDERS, HaystackComponents
+from retort.trainers.teachers.vector_cache import VectorCache
 
 if TYPE_CHECKING:
     from haystack import Document
@@ -70,20 +76,44 @@ class HaystackRetriever:
     ) -> None:
         given = {"retriever": retriever, "text_embedder": text_embedder, "document_embedder": document_embedder}
         self._specs = {name: spec for name, spec in given.items() if spec is not None}
-        self._components = HaystackComponents(
-            self._specs,
-            revision=revision,
-            retries=retries,
-            concurrency=concurrency,
-            max_calls=max_calls,
-            allowed_modules=allowed_modules,
-        )
+        options: dict[str, Any] = {
+            "revision": revision,
+            "retries": retries,
+            "concurrency": concurrency,
+            "max_calls": max_calls,
+            "allowed_modules": allowed_modules,
+        }
+        self._components = HaystackComponents(self._specs, **options)
         self._type = retriever["type"]
         self._takes = self._components.parameters("retriever")
         if "query" not in self._takes and text_embedder is None:
             msg = f"retriever: {self._type} takes an embedding; name the text_embedder that makes it."
             raise RecipeError(msg)
         self._known: dict[str, int] = {}
+        # Remote embedders: what they give is kept.
+        dense = "query_embedding" in self._takes and "query_sparse_embedding" not in self._takes
+        paid = {
+            name: self._specs[embedder]
+            for name, embedder in EMBEDDERS.items()
+            if dense and self._components.asks_server(embedder)
+        }
+        self._embedders = Embedders(paid, **options) if paid else None
+        self._paid = set(paid)
+        self._cache: Path | None = None
+
+    def keep_in(self, cache: Path) -> None:
+        """Keep the vectors that remote embedders give in a cache folder, for teachers of vectors as well."""
+        self._cache = cache
+
+    def _kept_vectors(self, texts: TextStore, side: Side) -> np.ndarray | None:
+        """`[n, d]`, NaN where a text is refused; None where they are not kept."""
+        embedders = self._embedders
+        if embedders is None or self._cache is None or ("text" if side == "query" else side) not in self._paid:
+            return None
+        cache = VectorCache(self._cache, embedders.vectors_key(side), side)
+        with progress_bar(f"{self._type}: {side} texts", len(texts)) as update:
+            cache.fill(texts, lambda block: embedders.encode_parts(block, side), update)
+        return cache.gather(texts.item_ids)
 
     @property
     def key(self) -> str:
@@ -116,10 +146,14 @@ class HaystackRetriever:
             return
         if held:
             logger.warning("The index holds %d of %d documents; it is filled up.", held, len(corpus))
+        vectors = self._kept_vectors(corpus, "document")
         for start in range(held // WRITE_BLOCK * WRITE_BLOCK, len(corpus), WRITE_BLOCK):
             part = slice(start, start + WRITE_BLOCK)
             documents = [Document(id=i, content=t) for i, t in zip(corpus.ids[part], corpus.texts[part], strict=True)]
-            if "document_embedder" not in self._specs:
+            if vectors is not None:
+                pairs = zip(documents, vectors[part], strict=True)
+                documents = [replace(d, embedding=v.tolist()) for d, v in pairs if not np.isnan(v).any()]
+            if vectors is not None or "document_embedder" not in self._specs:
                 store.write_documents(documents, policy=DuplicatePolicy.OVERWRITE)
                 continue
             size = REMOTE_BLOCK if self._components.remote else WRITE_BLOCK
@@ -163,16 +197,26 @@ class HaystackRetriever:
     def search_parts(self, queries: list[str], top_k: int) -> Iterator[tuple[int, dict[str, float] | Refusal]]:
         """Search, as `search` does, and give the numbers of the queries; what came after a failure is among them."""
 
-        def once(numbered: tuple[int, str]) -> dict[str, float]:
-            return self._search(numbered[1], top_k)
+        vectors = self._kept_vectors(TextStore(map(str, range(len(queries))), queries), "query")
 
+        def once(numbered: tuple[int, str]) -> dict[str, float]:
+            number, query = numbered
+            return self._search(query, top_k, None if vectors is None or number < 0 else vectors[number].tolist())
+
+        if vectors is not None and not self._components.asks_server("retriever"):
+            for number, query in enumerate(queries):
+                refused = np.isnan(vectors[number]).any()
+                yield number, Refusal("its embedder refuses it.") if refused else once((number, query))
+            return
         for (number, _), found in self._components.each(once, list(enumerate(queries)), probe=(-1, "text")):
             yield number, found
 
-    def _search(self, query: str, top_k: int) -> dict[str, float]:
+    def _search(self, query: str, top_k: int, vector: list[float] | None = None) -> dict[str, float]:
         try:
             inputs: dict[str, Any] = {"query": query} if "query" in self._takes else {}
-            if "text_embedder" in self._specs:
+            if vector is not None:
+                inputs["query_embedding"] = vector
+            elif "text_embedder" in self._specs:
                 made = self._components.warm["text_embedder"].run(text=query)
                 inputs |= {to: made[name] for to, name in _HANDED_ON.items() if to in self._takes and name in made}
             options = {"top_k": top_k} if "top_k" in self._takes else {}
@@ -239,6 +283,7 @@ class RetrieverMiner(Miner):
             Rows `[q, depth]` and scores `[q, depth]`, best first, positives included; -1 where fewer were found.
         """
         if self._opened != context.data.corpus.hash:
+            self._retriever.keep_in(context.cache)
             self._retriever.open(context.data.corpus)
             self._opened = context.data.corpus.hash
         rows = np.full((len(queries), self.depth), -1, dtype=np.int64)

@@ -23,84 +23,31 @@ BATCH = 32  # documents a call, where the embedder does not say
 PROBE = "text"
 
 
-class EmbedderTeacher(Teacher):
+class Embedders:
     """
-    A Haystack text embedder for queries and document embedder for documents, as YAML would name them.
+    What gives vectors, and checks them: the logic of `EmbedderTeacher`, also for what searches by vectors.
 
-    :param text_embedder:
-        `{type, init_parameters}` of a component whose `run(text=...)` gives `embedding`.
-    :param document_embedder:
-        `{type, init_parameters}` of a component whose `run(documents=...)` gives `documents` with embeddings.
-    :param similarity:
-        How the vectors are compared: `cosine` or `dot`.
-    :param revision:
-        Version of a model behind a remote interface; its vectors are cached under it. Required where a component
-        has an API key: nothing else tells when such a model changes.
-    :param retries:
-        How often a failed call is repeated; None: as the components' `max_retries` say, else 5 times for remote
-        components, never for local ones.
-    :param concurrency:
-        Calls at a time. A text embedder takes queries one by one, a remote document embedder its `batch_size`.
-    :param max_calls:
-        Calls in a run, at most; then it stops, and what came is kept. None: any number.
-    :param allowed_modules:
-        Further modules that the components may come from (filled from `--allow`).
+    :param specs:
+        `{type, init_parameters}` of the embedders, by `text` and `document`; one may be missing where it is not asked.
+    :param options:
+        Of `HaystackComponents`.
     :raises RecipeError:
-        If a component has an API key and no revision is given, or the two are to give vectors of different dimensions.
+        If the two are to give vectors of different dimensions.
     """
 
-    gives = "vectors"
-    asks_for_dim = True
-
-    def __init__(
-        self,
-        *,
-        text_embedder: dict[str, Any],
-        document_embedder: dict[str, Any],
-        similarity: str = "cosine",
-        revision: str | None = None,
-        retries: int | None = None,
-        concurrency: int = 1,
-        max_calls: int | None = None,
-        allowed_modules: list[str] | None = None,
-    ) -> None:
-        self.similarity = similarity
-        self._components = HaystackComponents(
-            {"text": text_embedder, "document": document_embedder},
-            revision=revision,
-            retries=retries,
-            concurrency=concurrency,
-            max_calls=max_calls,
-            allowed_modules=allowed_modules,
-        )
+    def __init__(self, specs: dict[str, dict[str, Any]], **options: Any) -> None:
+        self._components = HaystackComponents(specs, **options)
         self.remote = self._components.remote
-        specs = (text_embedder, document_embedder)
-        named = {spec["init_parameters"].get("dimensions") for spec in specs if spec.get("init_parameters")} - {None}
+        parameters = [spec["init_parameters"] for spec in specs.values() if spec.get("init_parameters")]
+        named = {own.get("dimensions") for own in parameters} - {None}
         if len(named) > 1:
             msg = f"the two embedders are to give vectors of {' and '.join(map(str, sorted(named)))} dimensions."
             raise RecipeError(msg)
         self.named_dim: int | None = next(iter(named), None)
 
-    @cached_property
-    def key(self) -> str:
-        """The components' key (see `HaystackComponents`)."""
-        return hash_text(canonical_json(["embedder", self.similarity, self._components.key]))
-
-    @property
-    def former_key(self) -> str:  # type: ignore[override]
-        """The key as it was when every parameter counted."""
-        return hash_text(canonical_json(["embedder", self.similarity, self._components.former_key]))
-
     def vectors_key(self, side: Side) -> str:
-        """Return the key of one side's vectors: the other side's embedder, and the similarity, do not decide them."""
-        if not self.remote:
-            return self.key
+        """Return the key of one side's vectors: the other side's embedder does not decide them."""
         return hash_text(f"embedder {self._components.key_of('text' if side == 'query' else side)}")
-
-    @cached_property
-    def dim(self) -> int:  # type: ignore[override] # asked for late
-        """Dimension of the vectors: as the embedders' `dimensions` say, else asked for once."""
-        return self.named_dim or self.encode(["dimension"], "query").shape[1]
 
     def encode(self, texts: list[str], side: Side) -> np.ndarray:
         """
@@ -189,6 +136,77 @@ class EmbedderTeacher(Teacher):
             return wrong[0]
         msg = f"{self._type(side)} gave no vector that can be used for {len(texts)} texts: {wrong[0].cause}"
         raise TeacherError(msg)
+
+
+class EmbedderTeacher(Embedders, Teacher):
+    """
+    A Haystack text embedder for queries and document embedder for documents, as YAML would name them.
+
+    :param text_embedder:
+        `{type, init_parameters}` of a component whose `run(text=...)` gives `embedding`.
+    :param document_embedder:
+        `{type, init_parameters}` of a component whose `run(documents=...)` gives `documents` with embeddings.
+    :param similarity:
+        How the vectors are compared: `cosine` or `dot`.
+    :param revision:
+        Version of a model behind a remote interface; its vectors are cached under it. Required where a component
+        has an API key: nothing else tells when such a model changes.
+    :param retries:
+        How often a failed call is repeated; None: as the components' `max_retries` say, else 5 times for remote
+        components, never for local ones.
+    :param concurrency:
+        Calls at a time. A text embedder takes queries one by one, a remote document embedder its `batch_size`.
+    :param max_calls:
+        Calls in a run, at most; then it stops, and what came is kept. None: any number.
+    :param allowed_modules:
+        Further modules that the components may come from (filled from `--allow`).
+    :raises RecipeError:
+        If a component has an API key and no revision is given, or the two are to give vectors of different dimensions.
+    """
+
+    gives = "vectors"
+    asks_for_dim = True
+
+    def __init__(
+        self,
+        *,
+        text_embedder: dict[str, Any],
+        document_embedder: dict[str, Any],
+        similarity: str = "cosine",
+        revision: str | None = None,
+        retries: int | None = None,
+        concurrency: int = 1,
+        max_calls: int | None = None,
+        allowed_modules: list[str] | None = None,
+    ) -> None:
+        super().__init__(
+            {"text": text_embedder, "document": document_embedder},
+            revision=revision,
+            retries=retries,
+            concurrency=concurrency,
+            max_calls=max_calls,
+            allowed_modules=allowed_modules,
+        )
+        self.similarity = similarity
+
+    @cached_property
+    def key(self) -> str:
+        """The components' key (see `HaystackComponents`)."""
+        return hash_text(canonical_json(["embedder", self.similarity, self._components.key]))
+
+    @property
+    def former_key(self) -> str:  # type: ignore[override]
+        """The key as it was when every parameter counted."""
+        return hash_text(canonical_json(["embedder", self.similarity, self._components.former_key]))
+
+    def vectors_key(self, side: Side) -> str:
+        """Return the key of one side's vectors; of remote ones neither the other side nor the similarity decides it."""
+        return super().vectors_key(side) if self.remote else self.key
+
+    @cached_property
+    def dim(self) -> int:  # type: ignore[override] # asked for late
+        """Dimension of the vectors: as the embedders' `dimensions` say, else asked for once."""
+        return self.named_dim or self.encode(["dimension"], "query").shape[1]
 
 
 def _vector(answer: Any) -> np.ndarray | Refusal:

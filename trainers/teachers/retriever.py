@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,10 @@ class RetrieverTeacher(Teacher):
     def former_key(self) -> str:  # type: ignore[override]
         """The key as it was when every parameter counted."""
         return hash_text(f"retriever {self._depth} {self._retriever.former_key}")
+
+    def keep_in(self, cache: Path) -> None:
+        """Keep what remote embedders give in a cache folder."""
+        self._retriever.keep_in(cache)
 
     def open(self, data: RetrievalData) -> None:
         """Fill the retriever's document store if it is empty."""
