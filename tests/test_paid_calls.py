@@ -15,21 +15,29 @@ import sys
 import threading
 import time
 import urllib.request
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from haystack import Document, component
+from test_damaged_files import DAMAGES, scramble
 from tiny import lists as batch_of_lists
 from tiny import pool, spec, stage
 from tiny_server import DIM, embeddings, error, forwarding, serving, vector
 
 from retort.cli.main import main
+from retort.students.files import DamagedFileError
 from retort.trainers.build import build_recipe
+from retort.trainers.candidates.mining import build_lists, mine
+from retort.trainers.candidates.retriever import RetrieverMiner
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.pseudo_queries import GeneratedQuestions
@@ -37,22 +45,25 @@ from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.objectives import Alignment, InBatchKL, ListwiseKL
 from retort.trainers.plan import plan_run
 from retort.trainers.recipe import Recipe, dump_yaml
-from retort.trainers.roles import ModelInfo, StepContext
+from retort.trainers.roles import EncodedPart, ModelInfo, StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import CacheError, RecipeError, TeacherError
 from retort.trainers.search import search_vectors
-from retort.trainers.teachers import calls, haystack
+from retort.trainers.teachers import calls, haystack, vector_cache
+from retort.trainers.teachers.cache_folder import SetAside
 from retort.trainers.teachers.calls import limited_calls
 from retort.trainers.teachers.chat_generator import ChatGeneratorTeacher
 from retort.trainers.teachers.embedder import EmbedderTeacher
 from retort.trainers.teachers.given import GivenTeacher
 from retort.trainers.teachers.ranker import RankerTeacher
+from retort.trainers.teachers.retriever import RetrieverTeacher
 from retort.trainers.teachers.vector_cache import VectorCache
 
 OPENAI = "haystack.components.embedders.openai_{0}_embedder.OpenAI{1}Embedder"
 CHAT = "haystack.components.generators.chat.openai.OpenAIChatGenerator"
 LLM_RANKER = "haystack.components.rankers.llm_ranker.LLMRanker"
 NOBODY = "http://127.0.0.1:9/v1"  # nothing listens there
+CHEAP = {"verify": False}  # a client that checks certificates reads them all first
 
 
 @pytest.fixture(autouse=True)
@@ -64,13 +75,13 @@ def _key(monkeypatch):
 def naps(monkeypatch) -> list[float]:
     """Pauses, which are not slept."""
     found: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time.sleep", found.append)
+    monkeypatch.setattr(calls, "_wait", lambda seconds, _: found.append(seconds))
     return found
 
 
 def specs(url: str, **more) -> dict:
     """Describe a pair of embedders."""
-    both = {"model": "m", "api_base_url": url} | more
+    both = {"model": "m", "api_base_url": url, "http_client_kwargs": CHEAP} | more
     return {
         f"{side}_embedder": {
             "type": OPENAI.format(side, side.title()),
@@ -80,11 +91,24 @@ def specs(url: str, **more) -> dict:
     }
 
 
+def zeroed(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def other_kind(path: Path) -> None:
+    """Write a whole file of the same format that holds something else."""
+    if path.suffix == ".npy":
+        np.save(path, np.eye(3))
+    else:
+        pq.write_table(pa.table({"x": [1]}), path)
+
+
 DOCUMENTS_ONLY = {"batch_size", "progress_bar", "meta_fields_to_embed"}
 
 
 def teacher(url: str, *, options: dict | None = None, **more) -> EmbedderTeacher:
-    return EmbedderTeacher(**specs(url, **more), **({"revision": "1"} | (options or {})))
+    options = {"revision": "1", "allowed_modules": ["one.example", "two.example"]} | (options or {})
+    return EmbedderTeacher(**specs(url, **more), **options)
 
 
 def texts(n: int, what: str = "text") -> TextStore:
@@ -408,7 +432,7 @@ class TestMalformed:
         cache = VectorCache(tmp_path, "k", "query")
         cache.folder.mkdir(parents=True)
         (cache.folder / "ab.npy").write_bytes(b"")
-        with pytest.raises(CacheError, match=r"ab.npy is damaged .*Delete it"):
+        with pytest.raises(DamagedFileError, match=r"ab.npy is damaged .*Delete it"):
             VectorCache(tmp_path, "k", "query")
 
     def test_embedders_that_name_two_dimensions(self):
@@ -456,6 +480,42 @@ class TestRetries:
         assert not [pause for pause in after if 0.3 < pause < 0.95]  # calls that had begun may come
         assert max(after) >= 0.95
 
+    def test_nobody_waits_for_a_pause_once_it_is_over(self, tmp_path):
+        """Three threads are told to wait for minutes when the fourth is told that the key is wrong."""
+
+        def answer(_):
+            if len(server.requests) < 4:
+                return error(429, "slower", headers={"Retry-After": "200"})
+            return error(401, "who are you")
+
+        with serving(answer) as server:
+            started = time.monotonic()
+            with pytest.raises(TeacherError, match="who are you"):
+                filled(teacher(server.url, options={"concurrency": 4}), tmp_path, texts(9, "query"), "query")
+            assert time.monotonic() - started < 20
+            assert len(server.requests) == 4
+
+    def test_an_interruption_while_threads_pause(self, tmp_path, monkeypatch):
+        class GoneError(BaseException):
+            pass
+
+        class Interrupted(Future):
+            def result(self, timeout=None):
+                told.wait(5)
+                raise GoneError
+
+        def answer(_):
+            told.set()
+            return error(429, "slower", headers={"Retry-After": "200"})
+
+        told = threading.Event()
+        monkeypatch.setattr("concurrent.futures.thread._base.Future", Interrupted)
+        with serving(answer) as server:
+            started = time.monotonic()
+            with pytest.raises(GoneError):
+                filled(teacher(server.url, options={"concurrency": 2}), tmp_path, texts(9, "query"), "query")
+            assert time.monotonic() - started < 20
+
     def test_a_pause_that_is_too_long(self, tmp_path, naps):
         with serving(lambda _: error(429, "come tomorrow", headers={"Retry-After": "86400"})) as server:
             with pytest.raises(TeacherError, match="come tomorrow"):
@@ -494,6 +554,17 @@ class TestLimits:
                 assert len(server.requests) == done
             filled(teacher(server.url, options={"max_calls": 12}), tmp_path, store, "query")
         assert sorted(server.answered) == sorted(store.texts)
+
+    def test_of_a_teacher_that_a_run_creates_twice(self, tmp_path):
+        """As `distill` does, to find what else answers a query and to train."""
+        with serving() as server, limited_calls(None):
+            many = {"max_calls": 12}
+            filled(teacher(server.url, options=many), tmp_path, texts(7, "query"), "query")
+            with pytest.raises(TeacherError, match="the teacher's max_calls: all 12 calls are made"):
+                filled(teacher(server.url, options=many), tmp_path, texts(30, "question"), "query")
+            assert len(server.requests) == 12
+            filled(teacher(server.url, options=many, model="other"), tmp_path, texts(7, "query"), "query")
+            assert len(server.requests) == 19
 
     @pytest.mark.parametrize("options", [{"max_calls": -1}, {"concurrency": 0}, {"retries": -1}])
     def test_what_is_no_number_of_calls(self, options):
@@ -593,7 +664,7 @@ class TestScores:
         assert len(asked) == 4
 
     def judge(self, url, **more):
-        generator = {"type": CHAT, "init_parameters": {"model": "m", "api_base_url": url}}
+        generator = {"type": CHAT, "init_parameters": {"model": "m", "api_base_url": url, "http_client_kwargs": CHEAP}}
         return ChatGeneratorTeacher(generator=generator, revision="1", **more)
 
     @staticmethod
@@ -639,7 +710,12 @@ class TestScores:
             for timeout in (3.0, 4.0):
                 generator = {
                     "type": CHAT,
-                    "init_parameters": {"model": "m", "api_base_url": server.url, "timeout": timeout},
+                    "init_parameters": {
+                        "model": "m",
+                        "api_base_url": server.url,
+                        "http_client_kwargs": CHEAP,
+                        "timeout": timeout,
+                    },
                 }
                 source = GeneratedQuestions(generator=generator, revision="1")
                 source.open(TrainingContext(data, {}, tmp_path), 0)
@@ -650,6 +726,199 @@ class TestScores:
                 assert source.of(data) == [["what is it"], ["what is it"], [], ["what is it"]]
             assert len(server.requests) == 4  # two texts, the one refused, and whether anything is answered
             assert source.estimate(data)["calls"] == 0
+
+
+class TestRetrievers:
+    """What remote embedders give retrievers is kept like a teacher's vectors."""
+
+    MEMORY = "haystack.components.retrievers.in_memory.embedding_retriever.InMemoryEmbeddingRetriever"
+    STORE = "haystack.document_stores.in_memory.document_store.InMemoryDocumentStore"
+
+    def spec(self, url, **more) -> dict:
+        init = {"document_store": {"type": self.STORE, "init_parameters": {}}}
+        return {"retriever": {"type": self.MEMORY, "init_parameters": init}, "revision": "1"} | specs(url) | more
+
+    def context(self, tmp_path, **teachers) -> TrainingContext:
+        return TrainingContext(RetrievalData("d", texts(40, "passage"), texts(20, "query")), teachers, tmp_path)
+
+    def test_each_text_is_paid_once(self, tmp_path):
+        """Whether a store forgets, the calls end, or a teacher of vectors asks: 20 queries, 40 documents."""
+        data = self.context(tmp_path).data
+        with serving() as server:
+            for left in (10, 11, None):
+                miner = RetrieverMiner(**self.spec(server.url, max_calls=left), depth=5)
+                with nullcontext() if left is None else pytest.raises(TeacherError, match=f"all {left} calls"):
+                    lists = build_lists(self.context(tmp_path), {"theirs": miner})
+            theirs = RetrieverTeacher(**self.spec(server.url), depth=40)
+            scores = self.context(tmp_path, t=theirs).scores("t", np.zeros(40, dtype=int), np.arange(40))
+            filled(teacher(server.url), tmp_path, data.queries, "query")
+            filled(teacher(server.url), tmp_path, data.corpus)
+            assert sorted(server.answered) == sorted([*data.queries.texts, *data.corpus.texts])
+        query, documents = (np.array([vector(t) for t in own]) for own in (data.queries.texts[:1], data.corpus.texts))
+        np.testing.assert_allclose(scores, documents @ query[0], rtol=1e-5)
+        assert lists.rows[:5].tolist() == np.argsort(-(documents @ query[0]), kind="stable")[:5].tolist()
+
+    def test_what_is_refused_does_not_stop_the_rest(self, tmp_path):
+        bad = {"query number 3 x x x ", "passage number 4 x x x x "}
+
+        def answer(request):
+            asked = [request["input"]] if isinstance(request["input"], str) else request["input"]
+            return error(400, "not that one") if bad & {*asked} else None
+
+        with serving(answer) as server:
+            context = self.context(tmp_path)
+            miner = RetrieverMiner(**self.spec(server.url), depth=40)
+            rows, _ = mine(miner, context)
+        assert (rows[3] == -1).all()
+        assert {0, 4} == set(range(40)) - set(rows[0].tolist())  # 0 is the query's own
+
+
+class TestDamage:
+    """Caches that a disk spoilt: what is damaged is named, or asked for again; all else is as it was."""
+
+    @pytest.mark.parametrize("damage", [*DAMAGES, zeroed, other_kind])
+    def test_vectors(self, tmp_path, damage):
+        store = texts(40)
+        cache = VectorCache(tmp_path, "k", "query")
+        cache.fill(store, lambda block: np.ones((len(block), 4)), lambda _: None)
+        damage(path := next(cache.folder.glob("*.npy")))
+        if damage is not scramble:  # then its ids are others, which nobody asks for
+            with pytest.raises(DamagedFileError, match=f"{path.name} is damaged .*Delete it"):
+                VectorCache(tmp_path, "k", "query")
+            path.unlink()
+        again = VectorCache(tmp_path, "k", "query")
+        again.fill(store, lambda block: np.ones((len(block), 4)), lambda _: None)
+        assert np.isfinite(again.gather(store.item_ids)).all()
+
+    def test_vectors_that_are_not_finite(self, tmp_path):
+        store = texts(2)
+        cache = VectorCache(tmp_path, "k", "query")
+        cache.fill(store, lambda block: np.ones((len(block), 4)), lambda _: None)
+        path = next(cache.folder.glob("*.npy"))
+        path.write_bytes(path.read_bytes()[:-4] + b"\xff" * 4)
+        with pytest.raises(DamagedFileError, match=f"{path.name} is damaged: .*not finite"):
+            VectorCache(tmp_path, "k", "query").gather(store.item_ids)
+
+    @pytest.mark.parametrize("damage", [*DAMAGES, zeroed, other_kind])
+    def test_scores(self, tmp_path, damage):
+        data = RetrievalData("d", texts(20), texts(2, "query"))
+        one = TestScores().ranker()[0]
+        TrainingContext(data, {"t": one}, tmp_path).scores("t", np.zeros(20, dtype=int), np.arange(20))
+        damage(path := next(tmp_path.rglob("*.parquet")))
+        context = TrainingContext(data, {"t": one}, tmp_path)
+        for ask in (
+            lambda: context.known_kind("t"), lambda: context.scores("t", np.zeros(2, dtype=int), np.arange(2))
+        ):  # fmt: skip
+            with pytest.raises(DamagedFileError, match=f"{path.name} is damaged .*Delete it"):
+                ask()
+                context.scores("t", np.zeros(2, dtype=int), np.arange(2))
+
+    @pytest.mark.parametrize(
+        "line",
+        [b"\xff\xfe\x00", b"\x00" * 40, b"[]", b"5", b"null", b'{"items": 5}', b'{"items": [5]}', b'{"items": ["x"]}'],
+    )
+    def test_lines_of_what_was_refused(self, tmp_path, line):
+        aside = SetAside(tmp_path)
+        aside.add([b"a" * 16], "text", "cause")
+        with aside.path.open("ab") as file:
+            file.write(line)
+        aside.add([b"b" * 16], "text", "cause")
+        again = SetAside(tmp_path)
+        again.read()
+        assert again.items == {b"a" * 16, b"b" * 16}
+
+    @pytest.mark.parametrize(
+        "line", [b"\xff\xfe[", b"\x00" * 40, b"[]", b"[5, 5]", b'[["a"], "b"]', b'["a", 7]', b'["a", null]']
+    )
+    def test_lines_of_answers(self, tmp_path, line):
+        data = RetrievalData("d", texts(3), texts(1))
+        with serving(lambda _: TestScores.reply("what is it")) as server:
+            init = {"model": "m", "api_base_url": server.url, "http_client_kwargs": CHEAP}
+            source = GeneratedQuestions(
+                generator={"type": CHAT, "init_parameters": init}, revision="1", cache=str(tmp_path / "a.jsonl")
+            )
+            with limited_calls(2), pytest.raises(TeacherError, match="Kept: 2 answers"):
+                source.of(data)
+            with (tmp_path / "a.jsonl").open("ab") as file:
+                file.write(line)
+            assert source.of(data) == [["what is it"]] * 3
+            assert source.of(data) == [["what is it"]] * 3
+            assert len(server.requests) == 3
+
+    def test_a_block_of_the_same_name(self, tmp_path):
+        """A cache that is deleted in a notebook, and filled anew with other texts that begin with the same."""
+        long, others = "a long text " * 9, ["one", "two", "three", "four"]
+
+        def encode(block):
+            return np.array([[len(text), text.count("o")] for text in block], dtype=np.float32)
+
+        for chosen in (others[:2], others[1:], others[2:]):
+            store = TextStore([str(i) for i in range(len(chosen) + 1)], [long, *chosen])
+            cache = VectorCache(tmp_path, "k", "query")
+            cache.fill(store, encode, lambda _: None)
+            assert np.array_equal(cache.gather(store.item_ids), encode(store.texts))
+            shutil.rmtree(tmp_path / "vectors")
+
+    def test_parts_that_are_joined_twice(self, tmp_path, monkeypatch):
+        """A kill after the block was written and before its parts were removed; the next run adds to them."""
+
+        def encode(block):
+            for i, text in enumerate(block):
+                yield EncodedPart([i], np.array([[len(text), text.count("x")]], dtype=np.float32))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", lambda *_, **__: None)
+            VectorCache(tmp_path, "k", "query").fill(texts(9), encode, lambda _: None)
+        more = TextStore(*zip(*((str(i), f"text number {i} {'x ' * i}") for i in range(30)), strict=True))
+        cache = VectorCache(tmp_path, "k", "query")
+        cache.gather(texts(9).item_ids)
+        cache.fill(more, encode, lambda _: None)
+        right = [[len(text), text.count("x")] for text in more.texts]
+        assert cache.gather(more.item_ids).tolist() == right
+        assert VectorCache(tmp_path, "k", "query").gather(more.item_ids).tolist() == right
+
+    def test_parts_that_another_process_joins(self, tmp_path, monkeypatch):
+        """Between the look at the folder and the look at the file."""
+
+        def encode(block):
+            for i in range(len(block)):
+                yield EncodedPart([i], np.ones((1, 3), dtype=np.float32))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(VectorCache, "_join_parts", lambda _: None)
+            other = VectorCache(tmp_path, "k", "query")
+            other.fill(texts(4), encode, lambda _: None)
+        real, joined = vector_cache._open_block, []
+
+        def late(path):
+            if not joined:
+                joined.append(other._join_parts())
+            return real(path)
+
+        monkeypatch.setattr(vector_cache, "_open_block", late)
+        assert VectorCache(tmp_path, "k", "query").gather(texts(4).item_ids).shape == (4, 3)
+
+    def test_two_that_write_one_file_of_answers(self, tmp_path):
+        data = RetrievalData("d", texts(3), texts(1))
+        begun, may = threading.Event(), threading.Event()
+
+        def answer(_):
+            begun.set()
+            may.wait(10)
+            return TestScores.reply("what is it")
+
+        with serving(answer) as server:
+            init = {"model": "m", "api_base_url": server.url, "http_client_kwargs": CHEAP}
+            options = {"generator": {"type": CHAT, "init_parameters": init}, "revision": "1"}
+            first, second = (GeneratedQuestions(**options, cache=str(tmp_path / "a.jsonl")) for _ in range(2))
+            with ThreadPoolExecutor(1) as pool:
+                working = pool.submit(first.of, data)
+                begun.wait(10)
+                with pytest.raises(CacheError, match="a.jsonl is being written by another process"):
+                    second.of(data)
+                may.set()
+                assert working.result() == second.of(data)
+            assert len(server.requests) == 3
 
 
 class TestRuns:
@@ -718,8 +987,14 @@ class TestRuns:
             said = capsys.readouterr().err.splitlines()[-1]
             assert said.startswith("retort: error: max_calls: all 5 calls are made. Kept: ")
             assert len(server.requests) == 5
+            later = self.at(tree, server.url, timeout=9.0, batch_size=7, max_retries=1)
+            later.teachers["t"].init_parameters |= {"retries": 2, "concurrency": 2, "max_calls": 999}
+            recipe.write_text(dump_yaml(later.to_dict()))
             main([*map(str, command), "--resume"])
             paid = list(server.answered)
+            later.teachers["t"].init_parameters["revision"] = "2"
+            with pytest.raises(RecipeError, match="a run of another recipe"):
+                run_recipe(later, beir, tmp_path / "run", resume=True)
         train, dev = read_beir(beir, "train"), read_beir(beir, "dev")
         assert sorted(paid) == sorted([*{*train.queries.texts, *dev.queries.texts}, *{*train.corpus.texts}])
 

@@ -139,7 +139,7 @@ class TestRankerTeacher:
 
     def test_retries_remote_calls_only(self, monkeypatch):
         naps = []
-        monkeypatch.setattr("tenacity.nap.time.sleep", naps.append)
+        monkeypatch.setattr("retort.trainers.teachers.calls._wait", lambda seconds, _: naps.append(seconds))
         spec = {"type": "tiny_components.RemoteRanker", "init_parameters": {"failures": 3}}
         with pytest.raises(RecipeError, match="name a `revision`"):
             RankerTeacher(ranker=spec, allowed_modules=["tiny_components"])

@@ -42,14 +42,14 @@ class SetAside:
         self._told = 0
 
     def read(self) -> None:
-        """Learn what is there; a line that a kill cut is passed over."""
+        """Learn what is there; damaged lines are passed over: what they named is asked for again."""
         self.items = set()
         if not self.path.is_file():
             return
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 self.items |= {bytes.fromhex(item) for item in json.loads(line)["items"]}
-            except ValueError:
+            except (ValueError, TypeError, KeyError):
                 continue
 
     def add(self, items: list[bytes], text: str, cause: str) -> None:

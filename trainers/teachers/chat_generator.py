@@ -8,17 +8,20 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from retort.students.hashing import canonical_json, hash_text
 from retort.trainers.roles import Ask, Teacher, Work
-from retort.trainers.runtime.errors import RecipeError, TeacherError
+from retort.trainers.runtime.errors import CacheError, RecipeError, TeacherError
 from retort.trainers.teachers.calls import SECONDS_AN_ANSWER, Refusal
 from retort.trainers.teachers.haystack import HaystackComponents
 
@@ -75,7 +78,7 @@ class ChatModel:
         if cache is not None and Path(cache).suffix != ".jsonl":  # a shell would run what is answered into its profile
             msg = f"cache: {cache}: answers are kept in a .jsonl file; give the name of one."
             raise RecipeError(msg)
-        self._components = HaystackComponents({"generator": generator}, **options)
+        self._components = HaystackComponents({"generator": generator}, purpose=prompt, **options)
         self._type = generator["type"]
         self._prompt, self._price = prompt, price
         self._cache = Path(cache) if cache is not None else None
@@ -115,32 +118,50 @@ class ChatModel:
         :raises TeacherError:
             If the component fails, after its retries.
         """
-        kept = self._kept()
         numbers: dict[str, list[int]] = {}
         for number, places in enumerate(asked):
             numbers.setdefault(self.fill(places), []).append(number)
-        if self._cache is not None and self._cache.is_file() and not self._cache.read_bytes().endswith(b"\n"):
-            with self._cache.open("a", encoding="utf-8") as file:
-                file.write("\n")  # a kill cut the last line; the next answer needs one of its own
-        fresh = self._unknown(numbers, kept)
-        for prompt, own in numbers.items():
-            if (known := self._find(prompt, kept)) is not None:
-                yield from ((number, known) for number in own)
+        with self._only_writer():
+            kept = self._kept()
+            for prompt, own in numbers.items():
+                if (known := self._find(prompt, kept)) is not None:
+                    yield from ((number, known) for number in own)
+            try:
+                for prompt, answer in self._components.each(self._answer, self._unknown(numbers, kept), probe=PROBE):
+                    self._keep(prompt, answer)
+                    yield from ((number, answer) for number in numbers[prompt])
+            except TeacherError as error:
+                if self._cache is None:
+                    raise
+                count = len(self._kept())
+                msg = f"{error} Kept: {count} answers in {self._cache}; the same command goes on from there."
+                raise TeacherError(msg) from error
+
+    @contextmanager
+    def _only_writer(self) -> Iterator[None]:
+        """Keep other processes off the file of answers, which would ask for the same."""
+        if self._cache is None:
+            yield
+            return
         try:
-            for prompt, answer in self._components.each(self._answer, fresh, probe=PROBE):
-                line: list[Any] = [self._name(prompt), answer]
-                if isinstance(answer, Refusal):
-                    line = [self._name(prompt), None, answer.cause]
-                    logger.warning("%s refuses %r, which is passed over: %s", self._type, prompt[-80:], answer.cause)
-                if self._cache is not None:
-                    with self._cache.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(line) + "\n")
-                yield from ((number, answer) for number in numbers[prompt])
-        except TeacherError as error:
-            if self._cache is None:
-                raise
-            msg = f"{error} Kept: {len(self._kept())} answers in {self._cache}; the same command goes on from there."
-            raise TeacherError(msg) from error
+            with FileLock(f"{self._cache}.lock", timeout=0):
+                yield
+        except Timeout as error:
+            msg = f"{self._cache} is being written by another process. Wait, or set RETORT_CACHE to another folder."
+            raise CacheError(msg) from error
+
+    def _keep(self, prompt: str, answer: str | Refusal) -> None:
+        line: list[Any] = [self._name(prompt), answer]
+        if isinstance(answer, Refusal):
+            line = [self._name(prompt), None, answer.cause]
+            logger.warning("%s refuses %r, which is passed over: %s", self._type, prompt[-80:], answer.cause)
+        if self._cache is not None:
+            with self._cache.open("ab+") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read() != b"\n":  # a kill cut the last line
+                        file.write(b"\n")
+                file.write(f"{json.dumps(line)}\n".encode())
 
     def _answer(self, prompt: str) -> str:
         from haystack.dataclasses import ChatMessage
@@ -175,15 +196,15 @@ class ChatModel:
         if self._cache is None or not self._cache.is_file():
             return {}
         kept: dict[str, str | Refusal] = {}
-        for number, line in enumerate(self._cache.read_text(encoding="utf-8").splitlines(), 1):
-            if line and not line.startswith("["):
+        for number, line in enumerate(self._cache.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            spoilt = "\0" in line or "\ufffd" in line  # by a disk: answers are written in ASCII
+            if line and not line.startswith("[") and not spoilt:
                 msg = f"{self._cache}:{number}: this is no answer; give `cache` a file that holds nothing else."
                 raise RecipeError(msg)
-            try:
+            with suppress(ValueError, TypeError, LookupError):  # spoilt, or cut by a kill
                 name, answer, *cause = json.loads(line)
-            except ValueError:  # the line that a kill cut
-                continue
-            kept[name] = Refusal(str(cause[0])) if answer is None and cause else answer
+                if isinstance(answer, str) or cause:
+                    kept[name] = answer if isinstance(answer, str) else Refusal(str(cause[0]))
         return kept
 
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from retort.students.files import replace_file
+from retort.students.files import reading, replace_file
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.roles import Ask, Teacher
 from retort.trainers.runtime.errors import CacheError, TeacherError
@@ -26,6 +26,7 @@ from retort.trainers.teachers.cache_folder import SetAside, take_over
 BLOCK = 2048  # pairs
 PATIENCE = {"nothing": 60.0, "time": 60.0, "calls": 1.0}  # seconds after which an unfinished block is written
 PAIR = pa.binary(32)
+DAMAGED = "Delete it: its pairs are then scored again."
 UNKNOWN = -1  # list
 
 
@@ -46,7 +47,7 @@ class ScoreStore:
     """
 
     def __init__(self, root: Path, key: str, *, former_key: str = "") -> None:
-        self.folder = root / "scores" / key
+        self._root, self.folder = root, root / "scores" / key
         if former_key:
             take_over(root / "scores" / former_key, self.folder)
         self._refused = SetAside(self.folder)
@@ -57,13 +58,17 @@ class ScoreStore:
     def _read(self) -> None:
         self._refused.read()
         paths = sorted(self.folder.glob("*.parquet"), reverse=True)  # latest first: it is found first
-        tables = [_read_block(path) for path in paths]
+        try:
+            tables = [_read_block(path) for path in paths]
+        except FileNotFoundError:  # another process joined parts meanwhile
+            self._read()
+            return
         self._blocks = 1 + int(paths[0].stem) if paths else 0
-        joined = pa.concat_tables([_with_lists(table) for table in tables]) if tables else _table([], [], [], "")
+        joined = pa.concat_tables(tables) if tables else _table([], [], [], "")
         self._pairs = joined["pair"].combine_chunks()
         self._scores = joined["score"].to_numpy()
         self._lists = joined["list"].to_numpy()
-        self.kind = tables[0].schema.metadata[b"kind"].decode() if tables else None
+        self.kind = _kind(tables[0].schema) if tables else None
 
     def gather(self, queries: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -127,6 +132,7 @@ class ScoreStore:
                 self._read()
                 missing = self._missing(teacher, data, query_rows, document_rows)
                 asks = _asks(data, query_rows[missing], document_rows[missing])
+                teacher.keep_in(self._root)
                 teacher.open(data)
                 try:
                     for block in _blocks(asks):
@@ -213,7 +219,10 @@ class ScoreStore:
 def kept_kind(folder: Path) -> str | None:
     """Tell whether a store holds `scores` or `ranks`, without reading them."""
     latest = max(folder.glob("*.parquet"), default=None)
-    return None if latest is None else pq.read_schema(latest).metadata[b"kind"].decode()
+    if latest is None:
+        return None
+    with reading(latest, DAMAGED):
+        return _kind(pq.read_schema(latest))
 
 
 def _join(parts: list[Path]) -> None:
@@ -227,11 +236,14 @@ def _join(parts: list[Path]) -> None:
 
 
 def _read_block(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        msg = f"{path} cannot be read ({error}). If it is damaged, delete it: its pairs are then scored again."
-        raise CacheError(msg) from error
+    with reading(path, DAMAGED):
+        table = pq.read_table(path)
+        columns = _table([], [], [], _kind(table.schema)).schema
+        return _with_lists(table).select(columns.names).cast(columns)
+
+
+def _kind(schema: pa.Schema) -> str:
+    return schema.metadata[b"kind"].decode()
 
 
 def _asks(data: RetrievalData, query_rows: np.ndarray, document_rows: np.ndarray) -> list[Ask]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from retort.students.files import replace_file
+from retort.students.files import DamagedFileError, reading, replace_file
 from retort.students.towers import Side
 from retort.trainers.data.texts import TextStore
 from retort.trainers.roles import EncodedPart
@@ -22,6 +22,7 @@ from retort.trainers.teachers.cache_folder import SetAside, take_over
 
 BLOCK = 1024
 PART = ".part.npy"
+DAMAGED = "Delete it: its vectors are then computed again."
 Encode = Callable[[list[str]], np.ndarray | Iterable[EncodedPart]]
 
 
@@ -46,8 +47,10 @@ class VectorCache:
         `query` or `document`.
     :param former_key:
         The key that the folder may still go by; it is then renamed.
+    :raises DamagedFileError:
+        If a block cannot be read.
     :raises CacheError:
-        If a block cannot be read, or the blocks' dimensions differ.
+        If the blocks' dimensions differ.
     """
 
     def __init__(self, root: Path, key: str, side: Side, *, former_key: str = "") -> None:
@@ -66,7 +69,11 @@ class VectorCache:
         known = {name for name, _ in self._where.values()}
         for path in sorted(self.folder.glob("*.npy")):
             if path.name not in known:
-                rows = _open_block(path)
+                try:
+                    rows = _open_block(path)
+                except FileNotFoundError:  # another process joined parts meanwhile
+                    self._read_new()
+                    return
                 self._take_dim(rows["vector"].shape[1], f"{path} holds")
                 self._where.update({i.tobytes(): (path.name, row) for row, i in enumerate(rows["id"])})
 
@@ -188,7 +195,11 @@ class VectorCache:
                     column.append(value)
         found = np.full((len(item_ids), self.dim or 0), np.nan, dtype=np.float32)
         for name, (ats, rows) in wanted.items():
-            found[ats] = _open_block(self.folder / name)["vector"][rows]
+            vectors = _open_block(self.folder / name)["vector"][rows]
+            if not np.isfinite(vectors).all():
+                msg = f"{self.folder / name} is damaged: it has vectors that are not finite. {DAMAGED}"
+                raise DamagedFileError(msg)
+            found[ats] = vectors
         return found
 
     def missing(self, texts: TextStore) -> dict[bytes, str]:
@@ -198,14 +209,21 @@ class VectorCache:
         return {i: t for i, t in zip(items, texts.texts, strict=True) if i not in where and i not in refused}
 
 
-@lru_cache(maxsize=64)
 def _open_block(path: Path) -> np.ndarray:
-    """Map a block into memory; blocks never change, and an open one costs a file handle."""
-    try:
-        return np.load(path, mmap_mode="r")
-    except (ValueError, EOFError) as error:
-        msg = f"{path} is damaged ({error}). Delete it: its vectors are then computed again."
-        raise CacheError(msg) from error
+    """Map a block into memory."""
+    file = path.stat()
+    return _mapped(path, file.st_ino, file.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _mapped(path: Path, *_: int) -> np.ndarray:
+    """Keep blocks open, as long as they are the same files: each costs a file handle."""
+    with reading(path, DAMAGED):
+        rows = np.load(path, mmap_mode="r")
+        if rows["id"].ndim != 1 or rows["vector"].ndim != 2:  # noqa: PLR2004
+            msg = f"it holds {rows.dtype}"
+            raise ValueError(msg)
+        return rows
 
 
 def _check(vectors: np.ndarray, expected: int) -> None:
