@@ -483,8 +483,10 @@ class TestRetries:
     def test_nobody_waits_for_a_pause_once_it_is_over(self, tmp_path):
         """Three threads are told to wait for minutes when the fourth is told that the key is wrong."""
 
+        together = threading.Barrier(4, timeout=10)
+
         def answer(_):
-            if len(server.requests) < 4:
+            if together.wait():
                 return error(429, "slower", headers={"Retry-After": "200"})
             return error(401, "who are you")
 
