@@ -7,6 +7,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import pairwise
+from unicodedata import normalize
 
 # A sentence ends at a blank line and before a list item, whatever stands there.
 _BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*\u2022]|\d+[.)]|:param|:return|>>>)\s)")
@@ -57,8 +58,9 @@ def words_of(text: str) -> list[str]:
     :param text:
         The text.
     :returns:
-        What `\w+` matches; for scripts that it does not serve, such as Devanagari and Han, words by ICU.
+        What `\w+` matches in NFC; for scripts that it does not serve, such as Devanagari and Han, words by ICU.
     """
+    text = normalize("NFC", text)  # of an accent that stands alone, `\w` knows nothing
     if not needs_dictionary(text):
         return _WORD.findall(text)
     words = []

@@ -6,6 +6,7 @@
 import random
 from itertools import accumulate, pairwise
 from pathlib import Path
+from unicodedata import normalize
 
 import bm25s
 import numpy as np
@@ -107,6 +108,15 @@ class TestWords:
         assert np.all(scores > 0)
         pairs = zip(asked, rows[:, 0], strict=True)
         assert all(word.lower().removesuffix("s") in sentences[row].lower() for word, row in pairs)
+
+    @pytest.mark.parametrize("text", ["café crème", "tiếng Việt", "Ёлка и йод", "ελληνικά ή όχι"])
+    def test_accents_that_stand_alone(self, text):
+        """Files of macOS and PDFs hold letters and accents apart: `\\w` cut such words into pieces."""
+        apart = normalize("NFD", text)
+        assert words_of(apart) == words_of(text) == text.split()
+        index = BM25([apart, text, "bread"])
+        for query in (apart, text):
+            assert index.search([query], 3)[0].tolist() == [[0, 1, -1]]
 
     def test_latin_words_are_the_same_beside_other_scripts(self):
         assert words_of("中文 e-mail 12.5 don't 海") == ["中文", *words_of("e-mail 12.5 don't"), "海"]

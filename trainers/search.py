@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 import numpy as np
 from scipy.sparse.linalg import norm
@@ -17,10 +18,6 @@ from retort.students.segmentation import needs_dictionary, words_of
 
 if TYPE_CHECKING:
     import torch
-
-
-if TYPE_CHECKING:
-    pass
 
 
 K1, B = 0.9, 0.4
@@ -51,8 +48,9 @@ class BM25:
         import bm25s
         from bm25s.stopwords import STOPWORDS_EN
 
+        texts = [normalize("NFC", text) for text in texts]  # two spellings of a word are one
         tokens = bm25s.tokenize(
-            list(texts),
+            texts,
             stopwords="en",
             stemmer=self._stemmer,
             return_ids=False,
@@ -109,7 +107,7 @@ def search_vectors(
     queries: Any, documents: Any, top_k: int, *, similarity: str, block: int = 256, starts: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Search exactly, in blocks of queries; ties go to the earlier document.
+    Search exactly, in blocks of queries; ties go to the earlier document, but for those at the cut.
 
     :param queries:
         `[q, d]` vectors: an array, or a `csr_array` of sparse ones.
