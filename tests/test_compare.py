@@ -223,6 +223,13 @@ def test_fusion_of_scores():
     assert relative({"q": ["a", "b"]}, {"q": [0.0, 0.0]}) == {"q": {"a": 0.0, "b": 0.0}}
 
 
+def test_fusion_of_all_that_share_a_word():
+    """BM25's second hit of two is worth its score, as the rest has 0; of a list that was cut off it is the least."""
+    hits = {"q": ["a", "b"]}, {"q": [8.0, 6.0]}
+    assert relative(*hits, lexical_depth=3) == {"q": {"a": 1.0, "b": 0.75}}
+    assert relative(*hits, lexical_depth=2) == {"q": {"a": 1.0, "b": 0.0}}
+
+
 def test_fusion_takes_its_weights_from_the_other_half():
     """Half of the queries are answered by the first retriever alone, the others by the second; weights come crosswise."""
     first, second, qrels = {}, {}, {}

@@ -35,7 +35,7 @@ from retort.trainers.data.synthesis import Search, Titles, hold_out, make_querie
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.evaluation.fusion import fuse_cross_fitted, relative
 from retort.trainers.evaluation.metrics import mean, per_query
-from retort.trainers.evaluation.rank import Evaluation, evaluate_model
+from retort.trainers.evaluation.rank import DEPTH, Evaluation, evaluate_model
 from retort.trainers.evaluation.report import write_report
 from retort.trainers.evaluation.runs import (
     MEASURE_AGAIN,
@@ -242,14 +242,16 @@ def measure(recipe: Recipe, out: Path, say: Say = logger.info) -> dict[str, dict
         )
         write_evaluation(out, f"{SPLIT}.untrained", untrained)
         more["untrained"] = untrained.metrics
-    kept = [(read_rankings(out, name), read_scores(out, name)) for name in (SPLIT, f"{SPLIT}.bm25")]
-    by_scores = all(scores for _, scores in kept)  # runs of earlier versions have none
-    own, bm25 = (relative(*one) if by_scores else one[0] for one in kept)
+    (own, scores), (bm25, words) = (
+        (read_rankings(out, name), read_scores(out, name)) for name in (SPLIT, f"{SPLIT}.bm25")
+    )
+    if scores and words:  # runs of earlier versions have none
+        own, bm25 = relative(own, scores), relative(bm25, words, lexical_depth=DEPTH)
     rankings, weights = fuse_cross_fitted(own, bm25, data.qrels)
-    scores = per_query(rankings, data.qrels)
+    measures = per_query(rankings, data.qrels)
     counts = {name: found["student"][name] for name in ("queries", "documents")}
-    more["hybrid"] = mean(scores) | counts | {"weight_of_student": sum(weights) / 2}
-    write_evaluation(out, f"{SPLIT}.hybrid", Evaluation("hybrid", more["hybrid"], scores, rankings))
+    more["hybrid"] = mean(measures) | counts | {"weight_of_student": sum(weights) / 2}
+    write_evaluation(out, f"{SPLIT}.hybrid", Evaluation("hybrid", more["hybrid"], measures, rankings))
     write_json(path, more)
     return metrics | more
 

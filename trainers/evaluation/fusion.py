@@ -14,7 +14,9 @@ WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 Rankings = Mapping[str, Sequence[str] | Mapping[str, float]]
 
 
-def relative(rankings: Mapping[str, Sequence[str]], scores: Mapping[str, Sequence[float]]) -> Rankings:
+def relative(
+    rankings: Mapping[str, Sequence[str]], scores: Mapping[str, Sequence[float]], *, lexical_depth: int | None = None
+) -> Rankings:
     """
     Say what documents are worth by their scores, between 0 and 1 (see `score_points`).
 
@@ -22,8 +24,15 @@ def relative(rankings: Mapping[str, Sequence[str]], scores: Mapping[str, Sequenc
         Per query the document ids.
     :param scores:
         Per query their scores, in the same order.
+    :param lexical_depth:
+        Of BM25: the length at which its rankings were cut off. A shorter one has all documents that share a word with
+        the query, so that what is not in it has the score 0.
     """
-    return {q: dict(zip(found, score_points(scores[q]), strict=True)) for q, found in rankings.items()}
+
+    def points(found: Sequence[float]) -> list[float]:
+        return score_points(found, 0.0 if lexical_depth is not None and len(found) < lexical_depth else None)
+
+    return {q: dict(zip(found, points(scores[q]), strict=True)) for q, found in rankings.items()}
 
 
 def fuse(first: Rankings, second: Rankings, depth: int = 100, weight: float = 0.5) -> dict[str, list[str]]:
