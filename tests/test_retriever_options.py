@@ -13,7 +13,7 @@ from haystack import Document, Pipeline, component
 from haystack.core.errors import PipelineConnectError
 from haystack.dataclasses import SparseEmbedding
 
-from haystack_integrations.components.retrievers.retort import StudentRetriever
+from haystack_integrations.components.retrievers.retort import SpaceMismatchError, StudentRetriever
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.students.fusing import score_points
@@ -101,6 +101,7 @@ class TestGroups:
         retriever = StudentRetriever(document_store=store, top_k=2, group_by="file", group_size=1)
         assert ids(retriever.run(query_embedding=QUERY)) == ["a", "d"]
         assert ids(retriever.run(query_embedding=QUERY, score_threshold=0.85)) == ["a"]
+        assert ids(retriever.run(query_embedding=QUERY, group_by="")) == ["a", "b"]  # for once not
 
     def test_searches_on(self, store):
         """A file of many passages leaves room for others."""
@@ -136,6 +137,21 @@ class TestFusionOfScores:
         found = retriever.run(**both)["documents"]
         expected = [("e", 1 + 0.3 / 0.69), ("a", 1.0), ("b", 0.65 / 0.69)]
         assert [(d.id, pytest.approx(d.score, abs=1e-5)) for d in found] == expected
+
+    @pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [math.nan, 1.0], [1.0, math.inf]])
+    def test_weights(self, store, weights):
+        with pytest.raises(ValueError, match="fusion_weights must be two numbers"):
+            StudentRetriever(document_store=store, fusion_weights=weights)
+
+    @pytest.mark.parametrize("fusion", ["ranks", "scores"])
+    def test_a_query_without_any_known_term(self, retriever, fusion):
+        """Documents that something else embedded carry no stamp: that nothing is found tells nothing about them."""
+        retriever.fusion, retriever.allow_unstamped = fusion, True
+        found = retriever.run(query_embedding=QUERY, query_sparse_embedding=SparseEmbedding([99], [1.0]))
+        assert ids(found) == ["a", "b", "c"]
+        retriever.allow_unstamped = False
+        with pytest.raises(SpaceMismatchError, match="no sparse embeddings.*or set allow_unstamped=True"):
+            retriever.run(query_embedding=QUERY, query_sparse_embedding=SparseEmbedding([99], [1.0]))
 
     def test_a_list_that_was_cut_off(self, store):
         """Its least is worth nothing: others may have nearly as much. One that holds all it could is not cut off."""

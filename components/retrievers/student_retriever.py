@@ -162,7 +162,9 @@ class StudentRetriever:
         if fusion not in ("ranks", "scores"):
             msg = f"fusion must be 'ranks' or 'scores'; it is {fusion!r}."
             raise ValueError(msg)
-        if fusion_weights is not None and (len(fusion_weights) != 2 or min(fusion_weights) < 0):  # noqa: PLR2004
+        if fusion_weights is not None and (
+            len(fusion_weights) != 2 or not all(0 <= weight < math.inf for weight in fusion_weights)  # noqa: PLR2004
+        ):
             msg = f"fusion_weights must be two numbers of at least 0, dense and sparse; they are {fusion_weights}."
             raise ValueError(msg)
         self._index: QdrantEdgeDocumentStore | ServerIndex
@@ -381,7 +383,7 @@ class StudentRetriever:
         """Say what a query asks for, over what the retriever was set to."""
         wanted = self.top_k if top_k is None else positive("top_k", top_k)
         size = self.group_size if group_size is None else positive("group_size", group_size)
-        field = self.group_by if group_by is None else group_by
+        field = (self.group_by if group_by is None else group_by) or None
         scales = self.scale_score if scale_score is None else scale_score
         if scales and queries > 1:
             msg = "scale_score scales the scores of one embedding; those of two are fused. Leave it out."
@@ -431,9 +433,13 @@ class StudentRetriever:
 
     def _fused(self, dense: "_Ranking", sparse: "_Ranking") -> list[Document]:
         first = dense.documents
-        if first and not sparse.documents and not any(SPARSE_SPACE_STAMP in d.meta for d in first):
+        unstamped = not any(SPARSE_SPACE_STAMP in d.meta for d in first)
+        if first and not sparse.documents and unstamped and not self.allow_unstamped:
             place, mend = self._place()
-            msg = f"The documents of the index at {place} have no sparse embeddings. {mend}, with --sparse STUDENT."
+            msg = (
+                f"The documents of the index at {place} have no sparse embeddings. {mend}, with --sparse STUDENT; or "
+                "set allow_unstamped=True if something else embedded them."
+            )
             raise SpaceMismatchError(msg)
         scores: dict[str, float] = defaultdict(float)
         # A sparse search finds what shares a term with the query. Where that is all, what it did not find has 0.
