@@ -71,6 +71,10 @@ def test_backend_and_threads(kind):
     for parameters, message in (
         ({"backend": "openvino"}, "backend='openvino': must be one of auto, torch, onnx"),
         ({"threads": 0}, "threads must be above 0; it is 0"),
+        ({"threads": 1.5}, "threads must be a whole number; it is 1.5"),
+        ({"threads": "2"}, "threads must be a whole number; it is '2'"),
+        ({"device": 0}, "device=0: must be a ComponentDevice, or a text such as cpu"),
+        ({"device": ["cpu"]}, r"device=\['cpu'\]: must be a ComponentDevice, or a text"),
     ):
         with pytest.raises(ValueError, match=message):
             kind(model="nowhere", **parameters)

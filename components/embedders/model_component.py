@@ -26,7 +26,15 @@ _LOADING = ("precision", "backend", "threads", "revision", "local_files_only", "
 
 
 def device_of(device: ComponentDevice | str | None) -> ComponentDevice | None:
-    """Return a device; a text is one of torch, such as `cpu` or `cuda:0`."""
+    """
+    Return a device; a text is one of torch, such as `cpu` or `cuda:0`.
+
+    :raises ValueError:
+        If it is neither.
+    """
+    if not isinstance(device, ComponentDevice | str | None):
+        msg = f"device={device!r}: must be a ComponentDevice, or a text such as cpu or cuda:0."
+        raise ValueError(msg)
     return ComponentDevice.from_str(device) if isinstance(device, str) else device
 
 
