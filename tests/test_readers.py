@@ -391,6 +391,20 @@ class TestColumns:
         with pytest.raises(DataError, match="index=False"):
             read_data(tmp_path)
 
+    @pytest.mark.parametrize(
+        "odd",
+        [
+            pa.array([2**62], pa.timestamp("us")),
+            pa.array([2**30], pa.date32()),
+            pa.array([0], pa.timestamp("us", tz="Mars/Olympus")),
+        ],
+    )
+    def test_a_parquet_file_with_values_that_python_has_not(self, tmp_path, odd):
+        table = pa.table({"query": ["a"], "positive": ["b"], "when": odd})
+        pq.write_table(table, tmp_path / "train.parquet")
+        with pytest.raises(DataError, match=r"train.parquet, after row 0: .*odd values"):
+            read_data(tmp_path)
+
     def test_bad_parquet(self, tmp_path):
         path = tmp_path / "train.parquet"
         Dataset.from_dict({"q": ["a", None], "d": ["b", "c"]}).to_parquet(path)

@@ -149,7 +149,6 @@ def _as_number(text: str) -> float:
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     number = 0
@@ -163,6 +162,6 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 for record in batch.to_pylist():
                     number += 1
                     yield f"row {number}", record
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        msg = f"{path}, after row {number}: the file is damaged or no parquet file ({error})."
+    except Exception as error:  # pyarrow's own; or those of Python's dates, zones and texts, which hold less
+        msg = f"{path}, after row {number}: the file is damaged, no parquet file, or holds odd values ({error})."
         raise DataError(msg) from error
