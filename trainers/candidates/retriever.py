@@ -280,7 +280,8 @@ class RetrieverMiner(Miner):
         :param queries:
             `q` queries.
         :returns:
-            Rows `[q, depth]` and scores `[q, depth]`, best first, positives included; -1 where fewer were found.
+            Rows `[q, depth]` and scores `[q, depth]`, best first, positives included; -1 where fewer were found. A
+            document of the score 0 was not: Haystack's BM25 (Okapi) fills its lists with those that share no word.
         """
         if self._opened != context.data.corpus.hash:
             self._retriever.keep_in(context.cache)
@@ -288,7 +289,8 @@ class RetrieverMiner(Miner):
             self._opened = context.data.corpus.hash
         rows = np.full((len(queries), self.depth), -1, dtype=np.int64)
         scores = np.full((len(queries), self.depth), np.nan, dtype=np.float32)
-        for i, found in enumerate(self._retriever.search(queries.texts, self.depth)):
+        for i, listed in enumerate(self._retriever.search(queries.texts, self.depth)):
+            found = {document: score for document, score in listed.items() if score != 0}
             rows[i, : len(found)] = [context.data.corpus.rows[d] for d in found]
             scores[i, : len(found)] = list(found.values())
         return rows, scores
