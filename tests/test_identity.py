@@ -26,6 +26,7 @@ from retort.trainers.data.pseudo_queries import TrainingQuestions
 from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.evaluation.dev import dev_sample, ranker_sample
+from retort.trainers.evaluation.metrics import per_query
 from retort.trainers.evaluation.rank import (
     DEPTH,
     evaluate_bm25,
@@ -321,6 +322,13 @@ class TestEvaluation:
             ("miss0", "miss1", "miss2", "miss3"), 0
         )
         assert set(found.rankings["bread"]) == {"kitchen0", "kitchen1"}
+
+    def test_the_dev_sample_has_the_copy_that_is_judged(self, data):
+        """Without it nothing that a model finds would count. `copy` is the same text, before it."""
+        data = replace(data.subset([2]), qrels={"bread": {"one": 1}})
+        sample = dev_sample(data, TrainingSection(dev_queries=1, dev_documents=1))
+        assert sample.corpus.ids == ["one", "kitchen0", "kitchen1"]
+        assert per_query({"bread": sample.corpus.ids}, sample.qrels)["bread"]["ndcg@10"] == 1.0
 
     def test_the_dev_sample_takes_no_misses_for_neighbours(self, data):
         data = data.subset([3, 4])

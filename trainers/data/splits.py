@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,10 +16,6 @@ from retort.trainers.data.texts import RetrievalData, share_corpus
 from retort.trainers.recipe import DataSection
 from retort.trainers.runtime.errors import DataError
 from retort.trainers.runtime.rng import rng_for
-
-if TYPE_CHECKING:
-    pass
-
 
 logger = logging.getLogger(__name__)
 

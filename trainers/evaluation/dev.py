@@ -53,7 +53,8 @@ def dev_sample(dev: RetrievalData, training: TrainingSection) -> RetrievalData:
     rng = rng_for("dev sample", dev.queries.hash)
     order = rng.permutation(len(dev.queries))[: training.dev_queries]
     sample = dev.subset(np.sort(order))
-    rows = {int(r) for found in sample.positives() for r in found}
+    # As judged, by ids: of copies of a document, that is the one that measures look for.
+    rows = {dev.corpus.rows[d] for judged in sample.qrels.values() for d, grade in judged.items() if grade > 0}
     near, _ = BM25(dev.corpus.texts).search(sample.queries.texts, BM25_NEIGHBOURS)
     rows |= {int(r) for r in near[near >= 0]}
     spare = [int(r) for r in rng.permutation(len(dev.corpus)) if int(r) not in rows]
