@@ -254,6 +254,9 @@ def test_rankings_come_back_as_they_were(tmp_path):
     assert read_scores(tmp_path, "dev") == scores
     write_evaluation(tmp_path, "dev", Evaluation("a model", {}, {"q 1": {"ndcg@10": 1.0}}, found))
     assert not read_scores(tmp_path, "dev")  # they were another ranking's
+    # BM25 finds nothing where all queries are in another language than the documents.
+    write_evaluation(tmp_path, "dev", Evaluation("bm25", {}, {"q 1": {"ndcg@10": 0.0}}, {"q 1": []}, {"q 1": []}))
+    assert read_rankings(tmp_path, "dev") == read_scores(tmp_path, "dev") == {}
 
 
 def test_figures_without_a_hash_are_known_by_queries_and_documents(tmp_path, beir):

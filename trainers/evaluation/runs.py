@@ -154,10 +154,10 @@ def read_scores(run: Path, split: str) -> dict[str, list[float]]:
     if not path.is_file():
         return {}
     rankings = read_rankings(run, split)
-    ends = np.cumsum([len(found) for found in rankings.values()])[:-1]
+    ends = np.cumsum([len(found) for found in rankings.values()])
     with _reading_ranking(run, path.name) as content:
         scores = np.load(io.BytesIO(content))
-    return {q: part.tolist() for q, part in zip(rankings, np.split(scores, ends), strict=True)}
+    return {q: scores[end - len(found) : end].tolist() for (q, found), end in zip(rankings.items(), ends, strict=True)}
 
 
 @dataclass
