@@ -75,7 +75,7 @@ def test_nothing_of_a_run_holds_them(tree, beir, tmp_path, capsys):
         assert run_recipe(changed, beir, out, resume=True) == metrics  # a new password is no other run
     place = "teachers.remote.init_parameters.ranker.init_parameters.url"
     with pytest.raises(RecipeError, match="holds a run of another recipe"):
-        other = Recipe.from_dict(tree, overrides=[f"{place}=http://127.0.0.1:8/v1"], allow=["test_redaction"])
+        other = Recipe.from_dict(tree, overrides=[f"{place}=http://127.0.0.1:9/v2"], allow=["test_redaction"])
         run_recipe(other, beir, out, resume=True)
 
 
