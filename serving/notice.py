@@ -78,7 +78,7 @@ def read_notice(store: str) -> Notice | None:
         said = httpx.get(f"{url}/settings", timeout=WITHIN, trust_env=False)  # straight: it is on this machine
         if said.json()["token"] != token:
             return None
-        return Notice(url, bool(key) and told.get("proof") == _proof(key, url, token))
+        return Notice(url, bool(key and told.get("proof") == _proof(key, url, token)))
     except (OSError, ValueError, LookupError, TypeError, RecursionError, httpx.HTTPError, httpx.InvalidURL):
         return None
 

@@ -335,7 +335,7 @@ def _checked(path: str, options: Mapping[str, Any], *, trust_remote_code: bool) 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    fetching = {name: options.get(name) for name in ("revision", "token", "local_files_only")}
+    fetching: dict[str, Any] = {name: options.get(name) for name in ("revision", "token", "local_files_only")}
     try:
         folder = snapshot_download(path, allow_patterns=[MODULES, "*config*.json"], **fetching)
     except HFValidationError as error:

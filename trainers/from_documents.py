@@ -33,7 +33,7 @@ from retort.trainers.data.pseudo_queries import (
 from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.data.synthesis import Search, Titles, hold_out, make_queries, write_training_data
 from retort.trainers.data.texts import RetrievalData, TextStore
-from retort.trainers.evaluation.fusion import fuse_cross_fitted, relative
+from retort.trainers.evaluation.fusion import Rankings, fuse_cross_fitted, relative
 from retort.trainers.evaluation.metrics import mean, per_query
 from retort.trainers.evaluation.rank import DEPTH, Evaluation, evaluate_model
 from retort.trainers.evaluation.report import write_report
@@ -245,9 +245,11 @@ def measure(recipe: Recipe, out: Path, say: Say = logger.info) -> dict[str, dict
     (own, scores), (bm25, words) = (
         (read_rankings(out, name), read_scores(out, name)) for name in (SPLIT, f"{SPLIT}.bm25")
     )
+    first: Rankings = own
+    second: Rankings = bm25
     if scores and words:  # runs of earlier versions have none
-        own, bm25 = relative(own, scores), relative(bm25, words, lexical_depth=DEPTH)
-    rankings, weights = fuse_cross_fitted(own, bm25, data.qrels)
+        first, second = relative(own, scores), relative(bm25, words, lexical_depth=DEPTH)
+    rankings, weights = fuse_cross_fitted(first, second, data.qrels)
     measures = per_query(rankings, data.qrels)
     counts = {name: found["student"][name] for name in ("queries", "documents")}
     more["hybrid"] = mean(measures) | counts | {"weight_of_student": sum(weights) / 2}
