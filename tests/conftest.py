@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TOPICS, WORDS, pool, recipe, spec, stage, tiny_config, write_jsonl, write_tokenizer
+from tiny import TOPICS, WORDS, pool, recipe, spec, stage, tiny_config, toy_batch, write_jsonl, write_tokenizer
 
 os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -220,3 +220,20 @@ def r2anker_tree(recipe_tree, prod_tree, sparse_student) -> dict:
 def _one_thread():
     """Tiny matrices gain nothing from threads, and lose much on a busy machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def toy():
+    """The methods' toy batch, with three teachers' scores."""
+    return toy_batch()
+
+
+@pytest.fixture
+def list_tree(recipe_tree, tiny_ranker):
+    """One stage over lists, with a bi-encoder (`teacher`) and a cross-encoder (`ranker`) as teachers."""
+    tree = copy.deepcopy(recipe_tree)
+    tree["teachers"]["ranker"] = spec("CrossEncoderTeacher", model=tiny_ranker, device="cpu")
+    tree["training"] |= {"dropout": 0.0}
+    candidates = pool("bm25", negatives=3)
+    tree["stages"] = [stage("lists", 6, teacher="ranker", candidates=candidates)]
+    return tree

@@ -4,7 +4,6 @@
 """Roles filled from outside over candidate lists: derived candidates, several teachers, what a stage fixes."""
 
 import copy
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,9 +11,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from skeletons.adam import NOISY, REINFORCED, DarkKL
-from skeletons.ca_mkd import Confidence
 from skeletons.ka_nmt import KnowledgeFiltration
-from tiny import assert_comes_back, everything, lists, opened, pool, spec, stage, terms_of
+from tiny import T1, T2, T3, S, assert_comes_back, everything, lists, log_of, opened, pool, spec, stage, terms_of
 
 from retort.students import Ranker
 from retort.trainers.batches.lists import ListBatches
@@ -34,47 +32,18 @@ from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
 
 ALLOW = ("skeletons",)
-# The toy batch of the methods' reference values: two queries, whose positives are {0} and {0, 3}.
-S = torch.tensor([[2.0, 1.0, 0.5, -0.5, 0.0], [0.2, 1.5, -0.3, 0.9, 0.4]], dtype=torch.float64)
-T1 = torch.tensor([[3.0, 1.0, 0.0, -1.0, 0.5], [2.0, 0.5, -1.0, 1.5, 0.0]], dtype=torch.float64)
-T2 = torch.tensor([[0.5, 2.0, 1.0, 0.0, -1.0], [1.0, 0.0, 0.5, 2.5, -0.5]], dtype=torch.float64)
-T3 = torch.tensor([[1.0, 0.9, 0.8, 0.7, 0.6], [-1.0, 2.0, 1.0, -0.5, 0.0]], dtype=torch.float64)
-
-
-@pytest.fixture
-def toy():
-    """The toy batch, with three teachers' scores."""
-    batch = lists(T1)
-    batch.labels[1, 3] = 1
-    batch.teacher_scores = {"t1": T1, "t2": T2, "t3": T3}
-    return batch
-
-
-@pytest.fixture
-def tree(recipe_tree, tiny_ranker):
-    """One stage over lists, with a bi-encoder (`teacher`) and a cross-encoder (`ranker`) as teachers."""
-    tree = copy.deepcopy(recipe_tree)
-    tree["teachers"]["ranker"] = spec("CrossEncoderTeacher", model=tiny_ranker, device="cpu")
-    tree["training"] |= {"dropout": 0.0}
-    tree["stages"] = [stage("lists", 6, teacher="ranker", candidates=pool("bm25", negatives=3))]
-    return tree
-
-
-def log_of(out) -> list[dict]:
-    lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
-    return [line for line in lines if line["event"] == "step"]
 
 
 class TestDerivedCandidates:
     @pytest.fixture
-    def dark(self, tree):
-        tree["stages"][0]["candidates"]["text"] = spec("skeletons.adam.DarkExamples")
-        tree["stages"][0]["objectives"] = [
+    def dark(self, list_tree):
+        list_tree["stages"][0]["candidates"]["text"] = spec("skeletons.adam.DarkExamples")
+        list_tree["stages"][0]["objectives"] = [
             spec("Contrastive"),
             spec("ListwiseKL"),
             spec("skeletons.adam.DarkKL"),
         ]
-        return tree
+        return list_tree
 
     def test_a_batch(self, beir, tmp_path, tiny_ranker):
         """Derived texts come last, are scored as they are made, and only some objectives see them."""
@@ -201,74 +170,6 @@ class TestDerivedCandidates:
         assert_comes_back(dark, beir, tmp_path, monkeypatch, everything(out), (3, 5), allow=ALLOW)
 
 
-class TestSeveralTeachers:
-    def terms(self, toy, tiny_model, monkeypatch, **options):
-        objective = ListwiseKL(teacher=["t1", "t2", "t3"], student_temperature=4.0)
-        distiller = Distiller(tiny_model(1), {"s": [(objective, 1.0)]}, ModelInfo(16, {}, {}), scale=1.0, **options)
-        monkeypatch.setattr(distiller.encoder, "encode", lambda *_: PairOutput(S))
-        terms = distiller(toy, StepContext("s", 0, 1))
-        assert distiller.counts(toy, StepContext("s", 0, 1)) == {"listwise_kl": float(terms["listwise_kl"][1].sum())}
-        return terms
-
-    def test_reference_values(self, toy, tiny_model, monkeypatch):
-        terms = self.terms(toy, tiny_model, monkeypatch, weightings={"s": Confidence()})
-        weights = torch.stack([terms[f"teacher_weight.{name}"][0] for name in ("t1", "t2", "t3")], dim=1)
-        assert weights[0].tolist() == pytest.approx([0.451962, 0.202545, 0.345493], abs=1e-6)
-        assert weights[1].tolist() == pytest.approx([0.457835, 0.459034, 0.083131], abs=1e-6)
-        assert float(terms["listwise_kl"][0].mean()) == pytest.approx(0.450024, abs=1e-6)
-
-    def test_without_a_weighting_they_count_alike(self, toy, tiny_model, monkeypatch):
-        terms = self.terms(toy, tiny_model, monkeypatch)
-        assert float(terms["listwise_kl"][0].mean()) == pytest.approx(0.453377, abs=1e-6)
-        assert set(terms) == {"listwise_kl"}
-
-    def test_the_weight_of_one_that_says_nothing_goes_to_the_others(self, toy, tiny_model, monkeypatch):
-        toy.teacher_scores["t2"] = toy.teacher_scores["t2"].clone()
-        toy.teacher_scores["t2"][0] = torch.nan
-        values, counts, _ = self.terms(toy, tiny_model, monkeypatch)["listwise_kl"]
-        assert float(values[0]) == pytest.approx((0.185040 + 0.278332) / 2, abs=1e-6)
-        assert counts.all()
-
-    def test_a_killed_run(self, tree, beir, tmp_path, monkeypatch):
-        tree["stages"][0] |= {
-            "weighting": spec("skeletons.ca_mkd.Confidence"),
-            "objectives": [spec("ListwiseKL", teacher=["teacher", "ranker"]), spec("Contrastive", weight=0.1)],
-        }
-        out = tmp_path / "whole" / "run"
-        run_recipe(Recipe.from_dict(tree, allow=ALLOW), beir, out)
-        shares = log_of(out)[0]["logged_terms"]
-        assert shares["teacher_weight.teacher"] + shares["teacher_weight.ranker"] == pytest.approx(1, abs=1e-6)
-        assert_comes_back(tree, beir, tmp_path, monkeypatch, everything(out), (3,), allow=ALLOW)
-
-    @pytest.mark.parametrize(
-        ("objective", "change", "message"),
-        [
-            ("ListwiseKL", {"teacher": "ranker"}, "weighting: no objective of the stage names several teachers"),
-            ("Alignment", {"teacher": ["teacher", "ranker"]}, "init_parameters.teacher: expected text; it is"),
-            ("ListwiseKL", {"teacher": ["teacher", "rankr"]}, "there is no teacher 'rankr'"),
-        ],
-    )
-    def test_mistakes(self, tree, beir, tmp_path, objective, change, message):
-        tree["stages"][0] |= {
-            "weighting": spec("skeletons.ca_mkd.Confidence"),
-            "objectives": [spec(objective, **change)],
-        }
-        with pytest.raises(RecipeError, match=message):
-            run_recipe(Recipe.from_dict(tree, allow=ALLOW), beir, tmp_path / "run")
-
-    def test_scores_of_lists_are_needed(self, tree, beir, tmp_path):
-        tree["stages"][0] |= {
-            "weighting": spec("skeletons.ca_mkd.Confidence"),
-            "objectives": [spec("InBatchKL", teacher=["teacher", "ranker"])],
-            "batches": "texts",
-            "candidates": None,
-        }
-        with pytest.raises(
-            RecipeError, match="weighting: it goes by scores of candidate lists; .*TextBatches gives mere"
-        ):
-            run_recipe(Recipe.from_dict(tree, allow=ALLOW), beir, tmp_path / "run")
-
-
 def test_what_an_objective_logs_hides_no_term(toy, tiny_model, monkeypatch):
     """Not its own of that name, nor another objective's: a term that is logged alone teaches nothing."""
 
@@ -315,9 +216,9 @@ class TestStageState:
             state = KnowledgeFiltration(teacher="t").open(context, own)
             assert state["beneficial"].tolist() == expected
 
-    def test_a_killed_run(self, tree, beir, tmp_path, monkeypatch):
+    def test_a_killed_run(self, list_tree, beir, tmp_path, monkeypatch):
         """It is fixed once for each opening, not again on the way, and comes from the checkpoint."""
-        tree["stages"][0] |= {
+        list_tree["stages"][0] |= {
             "steps": 8,
             "refresh": 4,
             "objectives": [spec("skeletons.ka_nmt.KnowledgeFiltration"), spec("Contrastive")],
@@ -325,18 +226,18 @@ class TestStageState:
         asked, real = [], KnowledgeFiltration.open
         monkeypatch.setattr(KnowledgeFiltration, "open", lambda *given: asked.append(1) or real(*given))
         out = tmp_path / "whole" / "run"
-        run_recipe(Recipe.from_dict(tree, allow=ALLOW), beir, out)
+        run_recipe(Recipe.from_dict(list_tree, allow=ALLOW), beir, out)
         assert len(asked) == 2
         expected = everything(out)
         for kill, opened_again in ((3, 2), (4, 3), (7, 2)):  # after four steps it is refreshed
             asked.clear()
-            assert_comes_back(tree, beir, tmp_path, monkeypatch, expected, (kill,), allow=ALLOW)
+            assert_comes_back(list_tree, beir, tmp_path, monkeypatch, expected, (kill,), allow=ALLOW)
             assert len(asked) == opened_again
 
-    def test_it_is_in_the_checkpoint(self, tree, beir, tmp_path, monkeypatch):
-        tree["stages"][0]["objectives"] = [spec("skeletons.ka_nmt.KnowledgeFiltration")]
-        tree["training"] |= {"keep_checkpoints": 9}
-        run_recipe(Recipe.from_dict(tree, allow=ALLOW), beir, tmp_path / "x" / "run")
+    def test_it_is_in_the_checkpoint(self, list_tree, beir, tmp_path, monkeypatch):
+        list_tree["stages"][0]["objectives"] = [spec("skeletons.ka_nmt.KnowledgeFiltration")]
+        list_tree["training"] |= {"keep_checkpoints": 9}
+        run_recipe(Recipe.from_dict(list_tree, allow=ALLOW), beir, tmp_path / "x" / "run")
         names = [
             {name for name in safe_open(path / "state.safetensors", "pt").keys() if name.startswith("stage::")}
             for path in list_checkpoints(tmp_path / "x" / "run" / "checkpoints")
@@ -345,8 +246,8 @@ class TestStageState:
         assert names[-1] == set()  # the stage is over
 
 
-def test_a_stage_has_its_own_training_and_schedule(tree, beir, tmp_path):
-    tree["stages"] = [
+def test_a_stage_has_its_own_training_and_schedule(list_tree, beir, tmp_path):
+    list_tree["stages"] = [
         stage("first", 4, spec("Contrastive"), candidates=pool("bm25", negatives=2), training={"batch_size": 2}),
         stage(
             "second",
@@ -357,6 +258,6 @@ def test_a_stage_has_its_own_training_and_schedule(tree, beir, tmp_path):
             training={"warmup": 0.5, "accumulation": 2, "cache_gradients": True},
         ),
     ]
-    run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
+    run_recipe(Recipe.from_dict(list_tree), beir, tmp_path / "run")
     rates = [line["lr"] / 1e-3 for line in log_of(tmp_path / "run")]
     assert rates == pytest.approx([1.0, 1.0, 2 / 3, 1 / 3, 0.5, 1.0, 1.0, 1.0])

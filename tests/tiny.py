@@ -43,6 +43,13 @@ WORDS = [
     *TOPICS,
 ]
 
+# The toy batch of the methods' reference values: two queries, whose positives are {0} and {0, 3}; the scores of a
+# student and of three teachers.
+S = torch.tensor([[2.0, 1.0, 0.5, -0.5, 0.0], [0.2, 1.5, -0.3, 0.9, 0.4]], dtype=torch.float64)
+T1 = torch.tensor([[3.0, 1.0, 0.0, -1.0, 0.5], [2.0, 0.5, -1.0, 1.5, 0.0]], dtype=torch.float64)
+T2 = torch.tensor([[0.5, 2.0, 1.0, 0.0, -1.0], [1.0, 0.0, 0.5, 2.5, -0.5]], dtype=torch.float64)
+T3 = torch.tensor([[1.0, 0.9, 0.8, 0.7, 0.6], [-1.0, 2.0, 1.0, -0.5, 0.0]], dtype=torch.float64)
+
 # What the tests' recipes name, by the last part of its path.
 PATHS = {
     path.rpartition(".")[2]: path
@@ -171,6 +178,20 @@ def lists(teacher: torch.Tensor) -> CandidateBatch:
         sources=torch.zeros(b, n, dtype=torch.int8),
         teacher_scores={"t": teacher},
     )
+
+
+def toy_batch() -> CandidateBatch:
+    """Give the toy batch, scored by teachers `t1`, `t2` and `t3`."""
+    batch = lists(T1)
+    batch.labels[1, 3] = 1
+    batch.teacher_scores = {"t1": T1, "t2": T2, "t3": T3}
+    return batch
+
+
+def log_of(out: Path) -> list[dict]:
+    """Read the steps that a run logged."""
+    lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    return [line for line in lines if line["event"] == "step"]
 
 
 def terms_of(objective, output, batch: CandidateBatch, ctx: StepContext) -> dict:

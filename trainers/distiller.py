@@ -312,14 +312,17 @@ class Distiller(nn.Module):
         logged: LoggedTerms,
     ) -> Tensor:
         """`[K, B]`: how much each of an objective's teachers counts for each query; alike without a weighting."""
+        own: Tensor | None = objective.shares(output, batch, ctx)
+        if own is not None:
+            return own
         scores = {name: objective.list_teacher(output, batch, replace(ctx, teacher=name)) for name in teachers}
         stage = f"stage_{ctx.stage}"
         if stage not in self.weightings:
             first = next(iter(scores.values()))
             return first.new_full((len(scores), len(first)), 1 / len(scores))
         weights: Tensor = self.weightings[stage](scores, batch, ctx)
-        for name, own in zip(scores, weights, strict=True):
-            logged[f"teacher_weight.{name}"] = (own.detach(), torch.ones_like(own, dtype=torch.bool))
+        for name, share in zip(scores, weights, strict=True):
+            logged[f"teacher_weight.{name}"] = (share.detach(), torch.ones_like(share, dtype=torch.bool))
         return weights
 
     def _cuts(self, objective: Any) -> dict[str, int]:

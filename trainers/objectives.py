@@ -182,7 +182,7 @@ class ListwiseKL(TeacherObjective):
         Divides the student's scaled scores. A stage's `temperature` takes the place of both.
     :param teacher_temperature:
         Divides the teacher's scores; by default the student's temperature. Scores that were squeezed between 0 and 1
-        want one well below 1.
+        want one well below 1. Of several teachers, a number for each name: their scores have scales of their own.
     :param tau_squared:
         Multiply by the squared student temperature.
     :param teacher_scale:
@@ -199,14 +199,19 @@ class ListwiseKL(TeacherObjective):
         *,
         teacher: str | list[str],
         student_temperature: float = 1.0,
-        teacher_temperature: float | None = None,
+        teacher_temperature: float | dict[str, float] | None = None,
         tau_squared: bool = True,
         teacher_scale: float | None = None,
         extra_teachers: dict[str, float] | None = None,
     ) -> None:
         super().__init__(teacher=teacher, teacher_scale=teacher_scale, extra_teachers=extra_teachers)
         self.student_temperature = student_temperature
-        self.teacher_temperature = student_temperature if teacher_temperature is None else teacher_temperature
+        own = teacher_temperature if isinstance(teacher_temperature, dict) else {}
+        if own and own.keys() != set(self.each_teacher):
+            msg = f"{type(self).__name__}: teacher_temperature must have a number for {', '.join(self.each_teacher)}."
+            raise ValueError(msg)
+        common = teacher_temperature if isinstance(teacher_temperature, int | float) else student_temperature
+        self.teacher_temperatures = {name: own.get(name, common) for name in self.each_teacher}
         self.tau_squared = tau_squared
 
     def _kl(self, student: Tensor, teacher: Tensor, mask: Tensor, ctx: StepContext) -> Tensor:
@@ -215,7 +220,11 @@ class ListwiseKL(TeacherObjective):
             teacher,
             mask,
             student_temperature=self.student_temperature if ctx.temperature is None else ctx.temperature,
-            teacher_temperature=self.teacher_temperature if ctx.temperature is None else ctx.temperature,
+            teacher_temperature=(
+                self.teacher_temperatures[self._compared_teacher(ctx.teacher)]
+                if ctx.temperature is None
+                else ctx.temperature
+            ),
             tau_squared=self.tau_squared,
         )
 

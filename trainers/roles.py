@@ -286,6 +286,15 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
+    def shares(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Tensor | None:  # noqa: ARG002
+        """
+        Say how much each of its teachers counts, if the stage's `weighting` is not to.
+
+        :returns:
+            `[K, B]`, in the order of `teacher`; None leaves it to the stage.
+        """
+        return None
+
     def layers(self, ctx: StepContext) -> list[tuple[int, int]]:  # noqa: ARG002
         """Choose pairs of a teacher's and a student's layer, from 0, to look at in a step."""
         return []
