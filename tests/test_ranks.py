@@ -47,6 +47,8 @@ EXACT = [
     "capstone",
     "cerberus",
     "simcse",
+    "led",
+    "nkd",
 ]
 FITTED = ["prod", "r2anker"]
 
@@ -138,14 +140,30 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
     skeletons = {}
     for name, change in (
         ("adam", {"candidates": pool("bm25", negatives=3, text=spec("skeletons.adam.DarkExamples"))}),
-        ("ca_mkd", {"weighting": spec("skeletons.ca_mkd.Confidence")}),
+        ("ca_mkd", {"weighting": spec("retort.trainers.methods.ca_mkd.Confidence")}),
         ("ka_nmt", {}),
     ):
         skeletons[name] = copy.deepcopy(whole) | {"stages": [whole["stages"][1] | change]}
         skeletons[name]["training"] |= {"accumulation": 2}
     kl = spec("ListwiseKL", teacher="ranker")
     skeletons["adam"]["stages"][0]["objectives"] = [kl, spec("skeletons.adam.DarkKL", teacher="ranker")]
-    skeletons["ca_mkd"]["stages"][0]["objectives"] = [spec("ListwiseKL", teacher=["teacher", "ranker"])]
+    two = {"teacher": ["teacher", "ranker"], "teacher_temperature": {"teacher": 1.0, "ranker": 2.0}}
+    features = spec(
+        "retort.trainers.methods.ca_mkd.FeatureDistance", teacher=["teacher", "other"], detach_weights=False
+    )
+    skeletons["ca_mkd"]["teachers"]["other"] = skeletons["ca_mkd"]["teachers"]["teacher"]
+    skeletons["ca_mkd"]["stages"][0]["objectives"] = [spec("ListwiseKL", **two), features]
+    # Order and negatives of a lexical teacher; normalised divergences, half of the queries without labels.
+    led, nkd = (copy.deepcopy(whole) | {"stages": [copy.deepcopy(whole["stages"][1])]} for _ in range(2))
+    led["stages"][0]["objectives"] = [
+        spec("Contrastive"),
+        spec("retort.trainers.methods.led.RankConsistency", teacher="ranker", min_gap=0.01, protect_positives=True),
+    ]
+    nkd["stages"][0]["objectives"] = [
+        spec("retort.trainers.methods.nkd.NKD", teacher="ranker"),
+        spec("retort.trainers.methods.nkd.TeacherFreeNKD"),
+    ]
+    led["training"] |= {"accumulation": 2}
     filtration = spec("skeletons.ka_nmt.KnowledgeFiltration", teacher="ranker")
     skeletons["ka_nmt"]["stages"][0]["objectives"] = [kl, filtration]
     # Batches of documents alone; queries of a stage's own, made anew; a head a teacher, seen as a view.
@@ -196,6 +214,8 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
         "capstone": capstone,
         "cerberus": cerberus,
         "simcse": simcse,
+        "led": led,
+        "nkd": nkd,
         # Float32 with dropout: the ranks must agree, and a killed run must come back to it.
         "dropout": long(recipe_tree),
     }
