@@ -4,15 +4,12 @@
 """Roles filled from outside over candidate lists: derived candidates, several teachers, what a stage fixes."""
 
 import copy
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from skeletons.adam import NOISY, REINFORCED, DarkKL
-from skeletons.ka_nmt import KnowledgeFiltration
-from tiny import T1, T2, T3, S, assert_comes_back, everything, lists, log_of, opened, pool, spec, stage, terms_of
+from tiny import S, assert_comes_back, everything, lists, log_of, opened, pool, spec, stage, terms_of
 
 from retort.students import Ranker
 from retort.trainers.batches.lists import ListBatches
@@ -22,7 +19,6 @@ from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.distiller import Distiller
 from retort.trainers.encoder_output import PairOutput
-from retort.trainers.engine.checkpoints import list_checkpoints
 from retort.trainers.objectives import ListwiseKL
 from retort.trainers.recipe import Recipe
 from retort.trainers.roles import Derived, ModelInfo, StepContext
@@ -185,65 +181,6 @@ def test_what_an_objective_logs_hides_no_term(toy, tiny_model, monkeypatch):
     terms, counts = (call(toy, StepContext("s", 0, 1)) for call in (distiller, distiller.counts))
     learned = {name for name, (_, _, weight) in terms.items() if weight is not None}
     assert learned == counts.keys() and len(learned) == 2 and len(terms) == 3
-
-
-class TestStageState:
-    def test_reference_values(self, toy):
-        """11: teacher 2 is avoided on the first query and followed on the second; teacher 3 is avoided on both."""
-        toy.list_rows = torch.arange(2)
-        for name, beneficial, expected in (
-            ("t1", [True, True], [0.124625, 0.559954]),
-            ("t2", [False, True], [0.184184, 0.595675]),
-            ("t3", [False, False], [0.127654, 0.407299]),
-        ):
-            ctx = StepContext("s", 0, 1, state={"beneficial": torch.tensor(beneficial)})
-            ((values, _),) = terms_of(KnowledgeFiltration(teacher=name), PairOutput(S), toy, ctx).values()
-            assert values.tolist() == pytest.approx(expected, abs=1e-6)
-
-    def test_the_split(self):
-        """By the positives' share of each list, of the teacher and of the student as it is."""
-        before = np.array([[1.0, 1.2, 0.3, -0.2, 0.1], [0.1, 1.0, 0.0, 0.8, 0.2]])
-        labels = np.array([[1, 0, 0, 0, 0], [1, 0, 0, 1, 0]])
-        for scores, expected in ((T1, [True, True]), (T2, [False, True]), (T3, [False, False])):
-            own = SimpleNamespace(
-                scores={"t": scores.numpy().ravel()},
-                offsets=np.array([0, 5, 10]),
-                labels=labels.ravel(),
-                owners=np.repeat([0, 1], 5),
-                rows=np.arange(10),
-            )
-            context = SimpleNamespace(scores=lambda name, *_: {"student": before.ravel()}[name])
-            state = KnowledgeFiltration(teacher="t").open(context, own)
-            assert state["beneficial"].tolist() == expected
-
-    def test_a_killed_run(self, list_tree, beir, tmp_path, monkeypatch):
-        """It is fixed once for each opening, not again on the way, and comes from the checkpoint."""
-        list_tree["stages"][0] |= {
-            "steps": 8,
-            "refresh": 4,
-            "objectives": [spec("skeletons.ka_nmt.KnowledgeFiltration"), spec("Contrastive")],
-        }
-        asked, real = [], KnowledgeFiltration.open
-        monkeypatch.setattr(KnowledgeFiltration, "open", lambda *given: asked.append(1) or real(*given))
-        out = tmp_path / "whole" / "run"
-        run_recipe(Recipe.from_dict(list_tree, allow=ALLOW), beir, out)
-        assert len(asked) == 2
-        expected = everything(out)
-        for kill, opened_again in ((3, 2), (4, 3), (7, 2)):  # after four steps it is refreshed
-            asked.clear()
-            assert_comes_back(list_tree, beir, tmp_path, monkeypatch, expected, (kill,), allow=ALLOW)
-            assert len(asked) == opened_again
-
-    def test_it_is_in_the_checkpoint(self, list_tree, beir, tmp_path, monkeypatch):
-        list_tree["stages"][0]["objectives"] = [spec("skeletons.ka_nmt.KnowledgeFiltration")]
-        list_tree["training"] |= {"keep_checkpoints": 9}
-        run_recipe(Recipe.from_dict(list_tree, allow=ALLOW), beir, tmp_path / "x" / "run")
-        names = [
-            {name for name in safe_open(path / "state.safetensors", "pt").keys() if name.startswith("stage::")}
-            for path in list_checkpoints(tmp_path / "x" / "run" / "checkpoints")
-        ]
-        assert names[:-1] == [{"stage::lists.0::beneficial"}] * (len(names) - 1)
-        assert names[-1] == set()  # the stage is over
 
 
 def test_a_stage_has_its_own_training_and_schedule(list_tree, beir, tmp_path):

@@ -42,7 +42,7 @@ EXACT = [
     "towers",
     "adam",
     "ca_mkd",
-    "ka_nmt",
+    "ckd",
     "master",
     "capstone",
     "cerberus",
@@ -141,7 +141,7 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
     for name, change in (
         ("adam", {"candidates": pool("bm25", negatives=3, text=spec("skeletons.adam.DarkExamples"))}),
         ("ca_mkd", {"weighting": spec("retort.trainers.methods.ca_mkd.Confidence")}),
-        ("ka_nmt", {}),
+        ("ckd", {}),
     ):
         skeletons[name] = copy.deepcopy(whole) | {"stages": [whole["stages"][1] | change]}
         skeletons[name]["training"] |= {"accumulation": 2}
@@ -164,8 +164,8 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
         spec("retort.trainers.methods.nkd.TeacherFreeNKD"),
     ]
     led["training"] |= {"accumulation": 2}
-    filtration = spec("skeletons.ka_nmt.KnowledgeFiltration", teacher="ranker")
-    skeletons["ka_nmt"]["stages"][0]["objectives"] = [kl, filtration]
+    filtration = spec("retort.trainers.methods.ckd.KnowledgeFiltration", teacher="ranker")
+    skeletons["ckd"]["stages"][0]["objectives"] = [kl, filtration]
     # Batches of documents alone; queries of a stage's own, made anew; a head a teacher, seen as a view.
     master, capstone, cerberus = (copy.deepcopy(whole) for _ in range(3))
     master["stages"] = [

@@ -424,6 +424,7 @@ FROZEN = {
     "retort.trainers.data.pseudo_queries.KeySentences",
     "retort.trainers.methods.ar2.Adversarial",
     "retort.trainers.methods.ca_mkd.Confidence",
+    "retort.trainers.methods.ckd.KnowledgeFiltration",
     "retort.trainers.methods.ctkd.CurriculumTemperature",
     "retort.trainers.methods.dual_cross_encoder.QuestionViews",
     "retort.trainers.methods.lead.LayerKL",

@@ -1,12 +1,15 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""Temperatures that a stage's objectives share."""
+"""Temperatures that a stage's objectives share, and one that is fitted to labels."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from retort.trainers.batches.base import CandidateBatch
@@ -43,3 +46,34 @@ class LearnedTemperature(Temperature):
     def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext, objective: Objective) -> Tensor:  # noqa: ARG002
         """A scalar."""
         return self.log_temperature.exp().clamp(self.least, self.most)
+
+
+def fitted_temperature(lists: Sequence[tuple[np.ndarray, np.ndarray]], *, most: float = 100.0) -> float:
+    r"""
+    Fit what scores are to be divided by, so that their softmax predicts labels (Guo et al. 2017, temperature scaling).
+
+    $$\hat\tau = \arg\min_\tau \sum_q -\log \sum_{i \in P_q} \mathrm{softmax}(T_q / \tau)_i$$
+
+    :param lists:
+        Per query its scores `[n]`, NaN where missing, and which are of positives, `[n]` bool. Lists without a scored
+        positive, or with nothing beside, say nothing.
+    :param most:
+        Bounds: it lies from `1 / most` to `most` times the scores' mean spread over a list. Scores that are worse than
+        none end at the upper one.
+    :returns:
+        The temperature; 1 where no list says anything.
+    """
+    known = [(scores[~np.isnan(scores)], positive[~np.isnan(scores)]) for scores, positive in lists]
+    useful = [
+        (scores.astype(np.float64), positive) for scores, positive in known if positive.any() and not positive.all()
+    ]
+    spread = float(np.mean([scores.std() for scores, _ in useful])) if useful else 0.0
+    if spread == 0:
+        return 1.0
+
+    def misfit(log_temperature: float) -> float:
+        scaled = [(scores / (spread * np.exp(log_temperature)), positive) for scores, positive in useful]
+        return float(np.mean([np.logaddexp.reduce(s) - np.logaddexp.reduce(s[p]) for s, p in scaled]))
+
+    found = minimize_scalar(misfit, bounds=(-math.log(most), math.log(most)), method="bounded")
+    return spread * math.exp(found.x)

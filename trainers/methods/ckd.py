@@ -1,0 +1,183 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+CKD: continual distillation from teachers one after another (KA-NMT, Zhang et al. 2023, arXiv 2212.09097).
+
+A stage for each teacher, with the student of the stage before as its anchor. The loss of stage $t$ is
+`Contrastive` over lists $+ \\lambda_t$ `KnowledgeFiltration` $+ (1 - \\lambda_t)$ `prod.AnchorKL` at temperature 1,
+the paper's knowledge inheritance. The public code does not hold the method, and the schedule of $\\lambda$ and
+the form of `unlikelihood` could not be checked: $\\lambda_t = 1 / (t + 1)$ and what stands here are ours.
+
+The paper translates, and a token over the vocabulary is an instance; here a query over its candidates is.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retort.trainers import losses
+from retort.trainers.batches.base import CandidateBatch
+from retort.trainers.candidates.lists import CandidateLists
+from retort.trainers.objectives import TeacherObjective
+from retort.trainers.roles import Context, Masks, StepContext, Values
+from retort.trainers.runtime.errors import RecipeError
+from retort.trainers.temperature import fitted_temperature
+
+
+def unlikelihood(student: Tensor, teacher: Tensor, positive: Tensor, mask: Tensor) -> Tensor:
+    r"""
+    Push the student away from what a teacher takes for relevant wrongly.
+
+    $$L = -\sum_{i \notin P} \tilde p_i \log(1 - q_i), \quad \tilde p_i = \frac{p_i}{1 - \sum_{j \in P} p_j}$$
+
+    It is at least 0, and never pushes a positive down.
+
+    :param student:
+        `[B, N]` student scores, of which $q$ is the softmax.
+    :param teacher:
+        `[B, N]` teacher scores, of which $p$ is; no gradient reaches them.
+    :param positive:
+        `[B, N]` bool, $P$.
+    :param mask:
+        `[B, N]` bool, what takes part.
+    :returns:
+        `[B]`; 0 where nothing but $P$ takes part.
+    """
+    wrong = mask & ~positive
+    low = torch.finfo(teacher.dtype).min
+    shares = teacher.detach().masked_fill(~wrong, low).softmax(-1).masked_fill(~wrong, 0.0)
+    rest = (1 - losses.log_distribution(student, mask).exp()).clamp(min=1e-6)
+    return -(shares * rest.log()).masked_fill(~wrong, 0.0).sum(-1)
+
+
+def filtration(student: Tensor, teacher: Tensor, beneficial: Tensor, positive: Tensor, mask: Tensor) -> Tensor:
+    r"""
+    Follow the teacher where it is beneficial, by $\mathrm{KL}(p \| q)$, and avoid it elsewhere, by `unlikelihood`.
+
+    :param beneficial:
+        `[B]` bool. The rest as in `unlikelihood`.
+    :returns:
+        `[B]`.
+    """
+    return torch.where(
+        beneficial, losses.listwise_kl(student, teacher, mask), unlikelihood(student, teacher, positive, mask)
+    )
+
+
+def quality(scores: np.ndarray, positive: np.ndarray) -> float:
+    r"""
+    How well a model knows a query's labels, $\log \sum_{i \in P} p_i$.
+
+    :param scores:
+        `[n]`, NaN where missing.
+    :param positive:
+        `[n]` bool.
+    :returns:
+        At most 0; minus infinity without a scored positive.
+    """
+    known = ~np.isnan(scores)
+    if not (known & positive).any():
+        return -np.inf
+    return float(np.logaddexp.reduce(scores[known & positive]) - np.logaddexp.reduce(scores[known]))
+
+
+def accumulated_degradation(figures: list[float]) -> float:
+    r"""
+    How much was lost on the way, $\sum_t \max(0, m_{t-1} - m_t)$.
+
+    :param figures:
+        A metric before the first stage and after each.
+    """
+    return float(sum(max(0.0, before - after) for before, after in pairwise(figures)))
+
+
+class KnowledgeFiltration(TeacherObjective):
+    r"""
+    Learns from a teacher where it knows the labels better than the last stage's student, and away from it elsewhere.
+
+    $$L = \begin{cases} \mathrm{KL}(p \| q) & Q_T > Q_{old} \\
+    -\sum_{i \notin P} \tilde p_i \log(1 - q_i) & \text{otherwise} \end{cases}, \quad Q = \log \sum_{i \in P} p_i$$
+
+    (see `filtration`, `unlikelihood`; Zhang et al. 2023, section 3.) The split is fixed when the stage opens, and again
+    at each refresh. Queries without a positive have none, and do not count.
+
+    :param teacher:
+        Name of a teacher that scores lists or gives vectors; not of one in the loop.
+    :param teacher_scale:
+        Factor on the similarities of a teacher that gives vectors.
+    :param calibrate:
+        Divide the teacher's scores, and for the split the student's, by temperatures that are fitted to the labels of
+        the stage's lists (see `temperature.fitted_temperature`; ours): raw scales would decide the split. False takes
+        them as they are, cosines as cosines.
+    :param live:
+        Split by the student as it is at each step, not by that of the stage before (ours).
+
+    ```yaml
+    - {type: retort.trainers.methods.ckd.KnowledgeFiltration, init_parameters: {teacher: second}, weight: 0.333}
+    ```
+    """
+
+    needs_lists = True
+    needs_positives = True
+
+    def __init__(self, *, teacher: str, teacher_scale: float = 1.0, calibrate: bool = True, live: bool = False) -> None:
+        super().__init__(teacher=teacher, teacher_scale=teacher_scale)
+        self.calibrate, self.live = calibrate, live
+
+    def open(self, context: Context, lists: CandidateLists | None) -> dict[str, Tensor]:
+        """
+        Split the stage's queries, and fit the teacher's temperature.
+
+        :raises RecipeError:
+            If the stage has no mined lists, or the teacher is in the loop.
+        """
+        name = str(self.teacher)
+        if lists is None or context.teachers[name].runs == "in_loop":
+            msg = f"KnowledgeFiltration: teacher {name!r} must score mined lists before training; it is in the loop."
+            raise RecipeError(msg)
+        if name in lists.scores:
+            teacher = lists.scores[name]
+        else:
+            teacher = context.scores(name, lists.owners, lists.rows) * np.float32(self.teacher_scale or 1.0)
+        used = ~np.isnan(teacher)
+        student = np.full(len(used), np.nan, dtype=np.float32)
+        student[used] = context.scores("student", lists.owners[used], lists.rows[used])
+        cuts = lists.offsets[1:-1]
+        positive = np.split(lists.labels == 1, cuts)
+        taught, own = (np.split(scores, cuts) for scores in (teacher, student))
+        temperatures = [
+            fitted_temperature(list(zip(scores, positive, strict=True))) if self.calibrate else 1.0
+            for scores in (taught, own)
+        ]
+        better = [
+            quality(t / temperatures[0], p) > quality(s / temperatures[1], p)
+            for t, s, p in zip(taught, own, positive, strict=True)
+        ]
+        return {"beneficial": torch.tensor(better), "temperature": torch.tensor(temperatures[0])}
+
+    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:
+        """Lists with a scored positive and another scored document count."""
+        scored = self.scored(batch, teacher)
+        positive = scored & (batch.labels == 1)
+        return {"filtration": positive.any(-1) & (scored & ~positive).any(-1)}
+
+    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
+        """One value a query; the share of beneficial ones is logged."""
+        student, mask = output.list_scores(batch), self.scored(batch, ctx.teacher)
+        positive = (batch.labels == 1) & mask
+        teacher = self.list_teacher(output, batch, ctx).masked_fill(~mask, 0.0) / ctx.state["temperature"]
+        if self.live:
+            shares = (losses.log_distribution(scores, mask).exp() for scores in (teacher, student.detach()))
+            known, own = ((share * positive).sum(-1) for share in shares)
+            beneficial = known > own
+        else:
+            beneficial = ctx.state["beneficial"][batch.list_rows]
+        counts = self.valid(batch, ctx.teacher)["filtration"]
+        ctx.logged_terms["beneficial"] = (beneficial.to(student.dtype), counts)
+        return {"filtration": filtration(student, teacher.to(student.dtype), beneficial, positive, mask)}
