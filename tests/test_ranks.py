@@ -139,14 +139,14 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
     # Roles filled from outside: derived candidates, several teachers, what is fixed when a stage opens.
     skeletons = {}
     for name, change in (
-        ("adam", {"candidates": pool("bm25", negatives=3, text=spec("skeletons.adam.DarkExamples"))}),
+        ("adam", {"candidates": pool("bm25", negatives=3, text=spec("retort.trainers.methods.adam.DarkExamples"))}),
         ("ca_mkd", {"weighting": spec("retort.trainers.methods.ca_mkd.Confidence")}),
         ("ckd", {}),
     ):
         skeletons[name] = copy.deepcopy(whole) | {"stages": [whole["stages"][1] | change]}
         skeletons[name]["training"] |= {"accumulation": 2}
     kl = spec("ListwiseKL", teacher="ranker")
-    skeletons["adam"]["stages"][0]["objectives"] = [kl, spec("skeletons.adam.DarkKL", teacher="ranker")]
+    skeletons["adam"]["stages"][0]["objectives"] = [kl, spec("retort.trainers.methods.adam.DarkKL", teacher="ranker")]
     two = {"teacher": ["teacher", "ranker"], "teacher_temperature": {"teacher": 1.0, "ranker": 2.0}}
     features = spec(
         "retort.trainers.methods.ca_mkd.FeatureDistance", teacher=["teacher", "other"], detach_weights=False

@@ -422,6 +422,8 @@ FROZEN = {
     "retort.trainers.candidates.dense.DenseMiner",
     "retort.trainers.candidates.sparse.SparseMiner",
     "retort.trainers.data.pseudo_queries.KeySentences",
+    "retort.trainers.methods.adam.DarkExamples",
+    "retort.trainers.methods.adam.DarkKL",
     "retort.trainers.methods.ar2.Adversarial",
     "retort.trainers.methods.ca_mkd.Confidence",
     "retort.trainers.methods.ckd.KnowledgeFiltration",

@@ -1,0 +1,198 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""ADAM: reference values, dark examples and what they are made of, the schedule, and a killed run."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny import assert_comes_back, everything, lists, log_of, spec, terms_of
+from transformers import AutoTokenizer
+
+from retort.trainers import losses
+from retort.trainers.encoder_output import PairOutput
+from retort.trainers.methods.adam import NOISY, REINFORCED, DarkExamples, DarkKL, difficulty, mask, mix
+from retort.trainers.recipe import Recipe
+from retort.trainers.roles import StepContext, TextRequest
+from retort.trainers.run import run_recipe
+from retort.trainers.runtime.errors import RecipeError
+
+P, N = ([f"{letter}{i}" for i in range(1, 7)] for letter in "pn")
+FULL = torch.ones(1, 4).bool()
+STANDARD = np.array([[4.0, 1, 0], [1, 2, 0], [3, 2.5, 1]])
+DARK = torch.tensor([[4.0, 3, 2], [1, 2.5, 1.5], [3, 2.8, 2]], dtype=torch.float64)
+STUDENT = torch.tensor([[1.0, 0.9, 0.4], [0.3, 0.8, 0.6], [0.8, 0.9, 0.5]], dtype=torch.float64)
+STUDENT_STANDARD = torch.tensor([[1.0, 0.5, 0.2], [0.3, 0.9, 0.1], [0.8, 0.9, 0.0]], dtype=torch.float64)
+FIRST = np.array([True, False, False])
+
+
+def state_of(scores=STANDARD, **options):
+    """What is fixed when a stage of three lists opens."""
+    own = SimpleNamespace(
+        scores={"t": scores.ravel()},
+        offsets=np.arange(0, scores.size + 1, 3),
+        labels=np.tile([1, 0, 0], len(scores)),
+    )
+    context = SimpleNamespace(teachers={"t": SimpleNamespace(runs="cached")})
+    return DarkKL(teacher="t", **options).open(context, own)
+
+
+class TestReferenceValues:
+    def test_softness(self):
+        for scores, expected in (([6.0, -3, -4, -5], 0.001934), ([6.0, 4.5, 3, 2], 0.687215)):
+            entropy = losses.entropy(torch.tensor([scores], dtype=torch.float64), FULL)
+            assert float(entropy) == pytest.approx(expected, abs=1e-6)
+
+    def test_difficulty(self):
+        found = [difficulty(row, FIRST, 1.0) for row in STANDARD]
+        assert found == pytest.approx([0.065884, 1.407606, 0.554957], abs=1e-6)
+
+    def test_the_loss(self):
+        """Two of three queries are kept: the second is not, of which the teacher prefers a negative."""
+        batch = lists(DARK)
+        batch.derived, batch.derived_documents = torch.ones(3, 2, dtype=torch.int8), 6
+        batch.list_rows = torch.arange(3)
+        objective = DarkKL(teacher="t", keep=(2 / 3, 2 / 3))
+        ctx = StepContext("s", 0, 1, state=state_of())
+        ((values, counts),) = terms_of(objective, PairOutput(STUDENT), batch, ctx).values()
+        assert (values * 2 / 3).tolist() == pytest.approx([0.143672, 0, 0.033460], abs=1e-6)
+        assert counts.all()
+        standard = losses.listwise_kl(STUDENT_STANDARD, torch.tensor(STANDARD), torch.ones(3, 3).bool())
+        assert float(standard.mean() + values.mean()) == pytest.approx(0.302842, abs=1e-6)
+        all_kept = terms_of(DarkKL(teacher="t", keep=(1, 1)), PairOutput(STUDENT), batch, ctx)["dark_kl"][0]
+        assert all_kept.tolist() == pytest.approx([0.143672, 0.096347, 0.033460], abs=1e-6)
+
+    def test_joint_lists(self):
+        batch = lists(torch.cat([torch.tensor(STANDARD), DARK[:, 1:]], dim=1))
+        batch.derived, batch.derived_documents = torch.ones(3, 2, dtype=torch.int8), 6
+        batch.list_rows = torch.arange(3)
+        student = torch.cat([STUDENT_STANDARD, STUDENT[:, 1:]], dim=1)
+        objective = DarkKL(teacher="t", keep=(1, 1), joint=True)
+        ctx = StepContext("s", 0, 1, state=state_of())
+        values = terms_of(objective, PairOutput(student), batch, ctx)["dark_kl"][0]
+        assert values.tolist() == pytest.approx([0.355760, 0.117579, 0.055701], abs=1e-6)
+
+    def test_words(self):
+        assert mix(N, P[2:4], 4) == ["n1", "n2", "n3", "n4", "p3", "p4"]
+        assert mix(N, P[2:4], 0) == ["p3", "p4", "n1", "n2", "n3", "n4"]
+        assert mix(N, [], 3) == N
+        assert mask(P, {0, 3, 4}, "[M]") == ["[M]", "p2", "p3", "[M]", "[M]", "p6"]
+        assert mask(P, {0, 3, 4}, None) == ["p2", "p3", "p6"]
+        assert mask(P, set(), "[M]") == P
+
+
+class TestDarkExamples:
+    @staticmethod
+    def request(texts, positive, *, query=0, epoch=0):
+        data = SimpleNamespace(corpus=SimpleNamespace(texts=texts))
+        rows = np.arange(len(texts))
+        rng = np.random.default_rng(0)
+        return TextRequest(data, query, rows, np.array(positive), 0, 1, epoch, rng)
+
+    def derived(self, texts=None, positive=None, epoch=0, **options):
+        texts = texts or [" ".join(f"{letter}{i}" for i in range(20)) for letter in "pabc"]
+        return DarkExamples(**{"reinforced": 2, "noisy": 2} | options).derived(
+            self.request(texts, positive or [True] + [False] * (len(texts) - 1), epoch=epoch)
+        )
+
+    def test_kinds_and_lengths(self):
+        found = self.derived()
+        assert [one.kind for one in found] == [REINFORCED, REINFORCED, NOISY, NOISY]
+        for one in found[:2]:
+            words = one.text.split()
+            own = [word for word in words if word[0] == "p"]
+            places = [int(word[1:]) for word in own]
+            assert len(words) == 20 and 4 <= len(own) <= 12
+            assert places == list(range(places[0], places[0] + len(places)))  # a span
+            assert len({word[0] for word in words}) == 2
+        for one in found[2:]:
+            words = one.text.split()
+            assert 6 <= len(words) <= 16 and set(words) < {f"p{i}" for i in range(20)}
+
+    def test_the_mask_token(self, tokenizer_path):
+        transform = DarkExamples(mode="mask")
+        transform.bind(None, AutoTokenizer.from_pretrained(tokenizer_path), 3)
+        assert (transform.reinforced, transform.noisy) == (1, 2)
+        texts = [" ".join(f"{letter}{i}" for i in range(20)) for letter in "pabc"]
+        found = transform.derived(self.request(texts, [True, False, False, False]))
+        masked = [one.text.split() for one in found if one.kind == NOISY]
+        assert all(len(words) == 20 and 4 <= words.count("[MASK]") <= 14 for words in masked)
+
+    def test_few_different_ones_come_up(self):
+        """A teacher that is dear is asked for two dark lists a query, however often it is drawn."""
+        texts = [tuple(one.text for one in self.derived(epoch=epoch)) for epoch in range(6)]
+        assert texts[0] == texts[2] == texts[4] and texts[1] == texts[3] == texts[5] and texts[0] != texts[1]
+
+    def test_long_texts_are_cut_first(self):
+        """What is put behind the model's last token would change nothing."""
+        long = [" ".join(f"{letter}{i}" for i in range(500)) for letter in "pab"]
+        assert all(len(one.text.split()) <= 30 for one in self.derived(long, words=30))
+
+    @pytest.mark.parametrize(
+        ("texts", "positive"),
+        [
+            (["p0 p1", "a0 a1"], [False, False]),  # without a positive
+            (["", ""], [True, False]),
+            (["p0", "a0"], [True, False]),  # too short for any change
+        ],
+    )
+    def test_nothing_to_derive(self, texts, positive):
+        assert self.derived(texts, positive, reinforce=(0, 0), noise=(0.0, 0.0)) == []
+
+    def test_a_positive_alone(self):
+        assert {one.kind for one in self.derived(["p0 p1 p2 p3 p4 p5"], [True])} == {NOISY}
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"reinforce": (0.6, 0.2)}, "reinforce must be two shares, the lower first"),
+            ({"noise": (0.2, 1.2)}, "noise must be two shares"),
+            ({"words": 0}, "words and lists at least 1"),
+            ({"mode": "blur"}, "mode must be one of drop, mask"),
+        ],
+    )
+    def test_mistakes(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            DarkExamples(**options)
+        with pytest.raises(ValueError, match="no mask token; set mode: drop"):
+            DarkExamples(mode="mask").bind(None, SimpleNamespace(mask_token=None), 3)
+
+
+class TestSelfPacedLearning:
+    def test_the_rate_rises(self):
+        objective = DarkKL(teacher="t", keep=(0.5, 0.9))
+        rates = [objective.keep_rate(StepContext("s", step, 11)) for step in (0, 5, 10)]
+        assert rates == pytest.approx([0.5, 0.7, 0.9])
+        assert objective.keep_rate(StepContext("s", 0, 1)) == 0.5
+
+    def test_easy_queries_first(self):
+        assert state_of()["order"].tolist() == pytest.approx([0, 2 / 3, 1 / 3])
+
+    def test_queries_that_the_teacher_did_not_score_come_never(self):
+        scores = STANDARD.copy()
+        scores[0, 0] = np.nan
+        assert state_of(scores)["order"].tolist() == pytest.approx([2.0, 0.5, 0.0])
+
+    def test_mistakes(self):
+        with pytest.raises(ValueError, match="keep must be two shares above 0"):
+            DarkKL(teacher="t", keep=(0, 0.5))
+
+
+def test_a_killed_run(list_tree, beir, tmp_path, monkeypatch):
+    """What is fixed when the stage opens comes from the checkpoint; no teacher is asked again."""
+    list_tree["stages"][0]["candidates"]["text"] = spec("retort.trainers.methods.adam.DarkExamples")
+    dark = spec("retort.trainers.methods.adam.DarkKL")
+    list_tree["stages"][0]["objectives"] = [spec("Contrastive"), spec("ListwiseKL"), dark]
+    out = tmp_path / "whole" / "run"
+    run_recipe(Recipe.from_dict(list_tree), beir, out)
+    assert 0 < np.mean([line["logged_terms"]["dark_kept"] for line in log_of(out)]) < 1
+    assert_comes_back(list_tree, beir, tmp_path, monkeypatch, everything(out), (3, 5))
+
+
+def test_a_teacher_in_the_loop_is_refused(list_tree, beir, tmp_path, trunk):
+    list_tree["teachers"]["live"] = spec("LiveTeacher", student=spec("from_layers", trunk=trunk, layers=[0]))
+    list_tree["stages"][0]["objectives"] = [spec("retort.trainers.methods.adam.DarkKL", teacher="live")]
+    with pytest.raises(RecipeError, match="teacher 'live' must score mined lists before training"):
+        run_recipe(Recipe.from_dict(list_tree), beir, tmp_path / "run")

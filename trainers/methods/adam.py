@@ -1,0 +1,270 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+ADAM: dense retrieval distillation with adaptive dark examples (Tao et al. 2024, arXiv 2212.10192).
+
+A strong ranker gives the positive of a list of hard negatives all the mass, and nothing is left to learn. Dark examples
+lie between: negatives that hold a piece of the positive, and positives of which words are missing. The loss is
+0.1 `Contrastive` + `ListwiseKL` over the list + `DarkKL`, with `DarkExamples` as the candidates' `text`. No official
+code is known; the formulas of the mixing, the confidence and its schedule are ours, along the abstract.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retort.trainers import losses
+from retort.trainers.batches.base import CandidateBatch
+from retort.trainers.candidates.lists import CandidateLists
+from retort.trainers.objectives import TeacherObjective, one_of
+from retort.trainers.roles import Context, Derived, Masks, StepContext, TextRequest, TextTransform, Values
+from retort.trainers.runtime.errors import RecipeError
+from retort.trainers.runtime.rng import rng_for
+
+REINFORCED, NOISY = 1, 2  # kinds of derived candidates
+
+
+def mix(negative: list[str], span: list[str], place: int) -> list[str]:
+    """
+    Put a span of the positive into a negative, whose last words make room for it: the length stays.
+
+    :param negative:
+        Words.
+    :param span:
+        Words, no more than the negative has.
+    :param place:
+        Before which of the words that are left, from 0.
+    """
+    kept = negative[: len(negative) - len(span)]
+    return [*kept[:place], *span, *kept[place:]]
+
+
+def mask(words: list[str], places: set[int], token: str | None) -> list[str]:
+    """Replace words by the mask token, or without one leave them out."""
+    if token is None:
+        return [word for place, word in enumerate(words) if place not in places]
+    return [token if place in places else word for place, word in enumerate(words)]
+
+
+class DarkExamples(TextTransform):
+    r"""
+    Derives reinforced negatives and noisy positives, which the teacher scores as they are made.
+
+    A reinforced negative holds a span of the positive of $\rho$ of its own length, at a random place; a noisy positive
+    lacks $\mu$ of its words. Both shares are drawn evenly from their bounds.
+
+    :param reinforced:
+        Reinforced negatives a list, at most one for each negative; by default half of the list's negatives.
+    :param noisy:
+        Noisy positives a list; by default the other half.
+    :param reinforce:
+        Bounds of $\rho$.
+    :param noise:
+        Bounds of $\mu$.
+    :param mode:
+        `drop`: words are left out. `mask`: the student's mask token takes their place, for teachers that know it.
+    :param words:
+        Texts are cut after so many words first: what is put behind the model's last token changes nothing.
+    :param lists:
+        Different dark lists a query: a teacher is asked for these alone, however often the query is drawn.
+    :raises ValueError:
+        If a number is out of its range.
+
+    ```yaml
+    candidates: {sources: [bm25], negatives: 7, text: {type: retort.trainers.methods.adam.DarkExamples}}
+    ```
+    """
+
+    rewrites = False
+    derives = True
+
+    def __init__(
+        self,
+        *,
+        reinforced: int | None = None,
+        noisy: int | None = None,
+        reinforce: tuple[float, float] = (0.2, 0.6),
+        noise: tuple[float, float] = (0.2, 0.7),
+        mode: Literal["drop", "mask"] = "drop",
+        words: int = 96,
+        lists: int = 2,
+    ) -> None:
+        for name, (low, high) in {"reinforce": reinforce, "noise": noise}.items():
+            if not 0 <= low <= high <= 1:
+                msg = f"DarkExamples: {name} must be two shares, the lower first; it is {[low, high]}."
+                raise ValueError(msg)
+        if min(reinforced or 0, noisy or 0) < 0 or words < 1 or lists < 1:
+            msg = "DarkExamples: reinforced and noisy are at least 0, words and lists at least 1."
+            raise ValueError(msg)
+        self.reinforced, self.noisy = reinforced, noisy
+        self.reinforce, self.noise = tuple(reinforce), tuple(noise)
+        self.mode = one_of("mode", mode, ("drop", "mask"))
+        self.words, self.lists = words, lists
+        self._token: str | None = None
+
+    def bind(self, source: Any, tokenizer: Any, negatives: int) -> None:  # noqa: ARG002
+        """
+        Take up the mask token, and halve the negatives.
+
+        :raises ValueError:
+            If the tokenizer has no mask token, and `mode` wants one.
+        """
+        if self.mode == "mask":
+            self._token = tokenizer.mask_token
+            if self._token is None:
+                msg = "DarkExamples: the student's tokenizer has no mask token; set mode: drop."
+                raise ValueError(msg)
+        self.reinforced = negatives // 2 if self.reinforced is None else self.reinforced
+        self.noisy = negatives - negatives // 2 if self.noisy is None else self.noisy
+
+    def derived(self, request: TextRequest) -> list[Derived]:
+        """Give reinforced negatives, then noisy positives; none without a positive, or where nothing changes."""
+        if not request.positive.any():
+            return []
+        rng = rng_for("dark", request.query, request.epoch % self.lists)
+        texts = [text.split()[: self.words] for text in request.documents]
+        positive = texts[int(request.positive.argmax())]
+        negatives = [words for words, own in zip(texts, request.positive, strict=True) if not own]
+        found = []
+        for row in rng.permutation(len(negatives))[: self.reinforced]:
+            negative = negatives[row]
+            size = min(round(rng.uniform(*self.reinforce) * len(negative)), len(positive))
+            start = int(rng.integers(0, len(positive) - size + 1))
+            place = int(rng.integers(0, len(negative) - size + 1))
+            found.append(Derived(" ".join(mix(negative, positive[start : start + size], place)), REINFORCED))
+        for _ in range(self.noisy or 0):
+            size = round(rng.uniform(*self.noise) * len(positive))
+            places = set(rng.permutation(len(positive))[:size].tolist())
+            found.append(Derived(" ".join(mask(positive, places, self._token)), NOISY))
+        originals = set(request.documents)
+        return [one for one in found if one.text and one.text not in originals]
+
+
+def difficulty(scores: np.ndarray, positive: np.ndarray, temperature: float) -> float:
+    r"""
+    $u = -\log \sum_{i \in P} \mathrm{softmax}(T / \tau)_i$: how unsure a teacher is of a list's positives.
+
+    :param scores:
+        `[n]`, NaN where missing.
+    :param positive:
+        `[n]` bool.
+    :param temperature:
+        $\tau$.
+    :returns:
+        At least 0; infinite without a scored positive.
+    """
+    known = ~np.isnan(scores)
+    if not (known & positive).any():
+        return np.inf
+    scaled = scores / temperature
+    return float(np.logaddexp.reduce(scaled[known]) - np.logaddexp.reduce(scaled[known & positive]))
+
+
+class DarkKL(TeacherObjective):
+    r"""
+    Divergence over the positive and its dark examples, for queries of whose standard list the teacher is sure.
+
+    $$L_i = \frac{v_i}{k_e} \, \mathrm{KL}_\tau(T(\tilde D_i) \| S(\tilde D_i)), \quad v_i = [u_i < \lambda_e]$$
+
+    $\lambda_e$ is the quantile of all difficulties $u$ at a keep rate $k_e$ that rises over the stage: self-paced
+    learning in closed form, easy queries first. Dividing by $k_e$ makes it the mean over those that are kept.
+    `difficulty` comes from the standard list: on the dark one it is high by design.
+
+    :param teacher:
+        Name of a teacher that scores texts as they come: a ranker, or one that gives vectors.
+    :param temperature:
+        $\tau$, of both sides.
+    :param keep:
+        Keep rates at the stage's first and last step.
+    :param joint:
+        Compare over the standard list and the dark examples together.
+    :param teacher_scale:
+        As in `TeacherObjective`.
+    :raises ValueError:
+        If a keep rate is no share.
+
+    ```yaml
+    - {type: retort.trainers.methods.adam.DarkKL, init_parameters: {keep: [0.5, 0.9]}, weight: 1.0}
+    ```
+    """
+
+    needs_lists = True
+    needs_positives = True
+    takes_derived = True
+
+    def __init__(
+        self,
+        *,
+        teacher: str,
+        temperature: float = 1.0,
+        keep: tuple[float, float] = (0.5, 0.9),
+        joint: bool = False,
+        teacher_scale: float | None = None,
+    ) -> None:
+        super().__init__(teacher=teacher, teacher_scale=teacher_scale)
+        if not all(0 < rate <= 1 for rate in keep):
+            msg = f"DarkKL: keep must be two shares above 0; it is {list(keep)}."
+            raise ValueError(msg)
+        self.temperature, self.keep, self.joint = temperature, tuple(keep), joint
+
+    def open(self, context: Context, lists: CandidateLists | None) -> dict[str, Tensor]:
+        """
+        Rank the stage's queries by how sure the teacher is of them.
+
+        :returns:
+            `order`: per list the share of lists that are easier, `[q]`; it is kept while that is below the keep rate.
+        :raises RecipeError:
+            If the stage has no mined lists, or the teacher is in the loop.
+        """
+        name = str(self.teacher)
+        if lists is None or context.teachers[name].runs == "in_loop":
+            msg = f"DarkKL: teacher {name!r} must score mined lists before training; it is in the loop."
+            raise RecipeError(msg)
+        if name in lists.scores:
+            scores = lists.scores[name]
+        else:
+            scores = context.scores(name, lists.owners, lists.rows) * np.float32(self.teacher_scale or 1.0)
+        cuts = lists.offsets[1:-1]
+        pairs = zip(np.split(scores, cuts), np.split(lists.labels == 1, cuts), strict=True)
+        hard = np.array([difficulty(own, positive, self.temperature) for own, positive in pairs])
+        known = np.sort(hard[np.isfinite(hard)])
+        share = np.searchsorted(known, hard) / max(1, len(known))
+        return {"order": torch.from_numpy(np.where(np.isfinite(hard), share, 2.0))}
+
+    def keep_rate(self, ctx: StepContext) -> float:
+        """$k_e$ at a step."""
+        first, last = self.keep
+        return first + (last - first) * ctx.step / max(1, ctx.steps - 1)
+
+    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:
+        """Lists with scored dark examples beside what they are compared with count."""
+        dark = self._dark(batch, teacher)
+        return {"dark_kl": (dark & self._derived(batch)).any(-1) & (dark.sum(-1) > 1)}
+
+    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
+        """One value a query; the share of the kept is logged."""
+        rate, counts = self.keep_rate(ctx), self.valid(batch, ctx.teacher)["dark_kl"]
+        kept = ctx.state["order"][batch.list_rows] < rate
+        values = losses.listwise_kl(
+            output.list_scores(batch),
+            self.list_teacher(output, batch, ctx),
+            self._dark(batch, ctx.teacher),
+            student_temperature=self.temperature if ctx.temperature is None else ctx.temperature,
+            teacher_temperature=self.temperature if ctx.temperature is None else ctx.temperature,
+        )
+        ctx.logged_terms["dark_kept"] = (kept.to(values.dtype), counts)
+        return {"dark_kl": values * kept / rate}
+
+    def _derived(self, batch: CandidateBatch) -> Tensor:
+        places = torch.arange(batch.index.shape[1], device=batch.index.device)
+        return (places >= batch.index.shape[1] - batch.derived_candidates)[None]
+
+    def _dark(self, batch: CandidateBatch, teacher: str | None) -> Tensor:
+        """`[B, N]` bool: the positives and the dark examples; with `joint` all that is scored."""
+        scored = self.scored(batch, teacher)
+        return scored if self.joint else scored & (self._derived(batch) | (batch.labels == 1))
