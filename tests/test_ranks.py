@@ -49,6 +49,7 @@ EXACT = [
     "simcse",
     "led",
     "nkd",
+    "mtd",
 ]
 FITTED = ["prod", "r2anker"]
 
@@ -164,6 +165,15 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
         spec("retort.trainers.methods.nkd.TeacherFreeNKD"),
     ]
     led["training"] |= {"accumulation": 2}
+    mtd = copy.deepcopy(nkd)
+    mtd["stages"][0]["objectives"] = [
+        spec(
+            "retort.trainers.methods.mtd.ConsensusAndDifference",
+            teacher=["teacher", "ranker"],
+            confidence=0.0,
+            margin=0.0,
+        )
+    ]
     filtration = spec("retort.trainers.methods.ckd.KnowledgeFiltration", teacher="ranker")
     skeletons["ckd"]["stages"][0]["objectives"] = [kl, filtration]
     # Batches of documents alone; queries of a stage's own, made anew; a head a teacher, seen as a view.
@@ -216,6 +226,7 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
         "simcse": simcse,
         "led": led,
         "nkd": nkd,
+        "mtd": mtd,
         # Float32 with dropout: the ranks must agree, and a killed run must come back to it.
         "dropout": long(recipe_tree),
     }

@@ -432,6 +432,7 @@ FROZEN = {
     "retort.trainers.methods.lead.LayerKL",
     "retort.trainers.methods.lead.MutualKL",
     "retort.trainers.methods.led.RankConsistency",
+    "retort.trainers.methods.mtd.ConsensusAndDifference",
     "retort.trainers.methods.nkd.NKD",
     "retort.trainers.methods.prod.AnchorKL",
     "retort.trainers.methods.prod.ConfusingQueries",

@@ -1,0 +1,129 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""MTD: reference values, who agrees, what each kind of query learns from, and a killed run."""
+
+import copy
+
+import pytest
+import torch
+from tiny import T1, T3, S, assert_comes_back, everything, log_of, spec
+
+from retort.trainers import losses
+from retort.trainers.distiller import Distiller
+from retort.trainers.encoder_output import PairOutput
+from retort.trainers.methods.mtd import ConsensusAndDifference, consensus
+from retort.trainers.recipe import Recipe
+from retort.trainers.roles import ModelInfo, StepContext
+from retort.trainers.run import run_recipe
+from retort.trainers.runtime.errors import RecipeError
+
+PAPER = {"confidence": 0.0, "margin": 0.0, "negatives": 1.0}
+FULL = torch.ones(2, 5, dtype=torch.bool)
+MTD = "retort.trainers.methods.mtd.ConsensusAndDifference"
+
+
+@pytest.fixture
+def per_query(toy, tiny_model, monkeypatch):
+    """Give a function: the loss of each query of the toy batch, whose labels are not known, and what is logged."""
+
+    def of(teachers, labels=False, **options):
+        batch = copy.copy(toy)
+        if not labels:
+            batch.labels = torch.full_like(toy.labels, -1)
+        objective = ConsensusAndDifference(teacher=teachers, **PAPER | options)
+        distiller = Distiller(tiny_model(1), {"s": [(objective, 1.0)]}, ModelInfo(16, {}, {}), scale=1.0)
+        monkeypatch.setattr(distiller.encoder, "encode", lambda *_: PairOutput(S))
+        distiller.stage_state = {"s.0": {"temperatures": torch.ones(len(objective.each_teacher))}}
+        terms = distiller(batch, StepContext("s", 0, 1))
+        assert distiller.counts(batch, StepContext("s", 0, 1)) == {"mtd_labels": 2, "mtd_teachers": 2}
+        return terms["mtd_labels"][0] + terms["mtd_teachers"][0], {n: v[0].tolist() for n, v in terms.items()}
+
+    return of
+
+
+class TestReferenceValues:
+    def test_two_that_disagree(self, per_query):
+        values, terms = per_query(["t1", "t2"])
+        assert values.tolist() == pytest.approx([0.207425, 0.382190], abs=1e-6)
+        assert terms["consensus"] == [0, 0]
+
+    def test_two_that_agree_on_one(self, per_query):
+        values, terms = per_query(["t1", "t3"])
+        assert terms["consensus"] == [1, 0]
+        assert values.tolist() == pytest.approx([0.732597, 0.314549], abs=1e-6)
+        assert float(values.mean()) == pytest.approx(0.523573, abs=1e-6)
+
+    @pytest.mark.parametrize(
+        ("soft_on", "expected"),
+        [("difference", [0.592459, 0.314549]), ("labelled_and_consensus", [0.732597, 0.0])],
+    )
+    def test_where_teachers_are_followed(self, per_query, soft_on, expected):
+        assert per_query(["t1", "t3"], soft_on=soft_on)[0].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_labels_override(per_query):
+    """Several positives share the mass, and no consensus is looked for."""
+    values, terms = per_query(["t1", "t3"], labels=True, soft_on="difference")
+    assert (terms["labelled"], terms["consensus"]) == ([1, 1], [0, 0])
+    assert values.tolist() == pytest.approx([0.592459, 1.038171], abs=1e-6)
+
+
+def test_one_teacher_alone_is_consensus(per_query):
+    assert per_query("t2")[1]["consensus"] == [1, 1]
+
+
+class TestConsensus:
+    def test_the_order_of_candidates_says_nothing(self):
+        order = torch.tensor([3, 1, 4, 0, 2])
+        agree, best = consensus(torch.stack([T1, T3]), FULL)
+        moved, place = consensus(torch.stack([T1, T3])[:, :, order], FULL)
+        assert agree.tolist() == moved.tolist() == [True, False]
+        assert order[place[0]] == best[0] == 0
+
+    def test_sure_enough(self):
+        """Each teacher must be: T3's first two shares are .24 and .22, T1's .76 and .10."""
+        scores = torch.stack([T1, T3])[:, :1]
+        mask = FULL[:1]
+        assert consensus(scores, mask)[0].item()
+        assert consensus(scores, mask, confidence=0.2, margin=0.02)[0].item()
+        assert not consensus(scores, mask, confidence=0.3)[0].item()
+        assert not consensus(scores, mask, margin=0.05)[0].item()
+
+    def test_what_a_teacher_did_not_score_takes_no_part(self):
+        scores = torch.stack([T1, T3])
+        scores[1, 0, 0] = torch.nan
+        agree, best = consensus(scores, FULL)
+        assert agree[0].item() and best[0].item() == 1
+        scores[1, 0, 1:] = torch.nan
+        assert not consensus(scores, FULL)[0][0].item()
+
+    def test_unsure_candidates_are_no_negatives(self, per_query):
+        """With T1 and T3 on the first query, candidate 1's mean share is .16, the others' below .14."""
+        values, _ = per_query(["t1", "t3"], negatives=0.15, soft_on="difference")
+        mask = torch.tensor([[True, False, True, True, True]])
+        expected = -losses.log_distribution(S[:1], mask)[0, 0]
+        assert float(values[0]) == pytest.approx(float(expected))
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match="confidence is a share, 0 to 1; it is 3"):
+        ConsensusAndDifference(teacher="t", confidence=3)
+    with pytest.raises(ValueError, match="soft_on must be one of"):
+        ConsensusAndDifference(teacher="t", soft_on="none")
+
+
+def test_a_killed_run(list_tree, beir, tmp_path, monkeypatch):
+    """The teachers' temperatures come from the checkpoint."""
+    list_tree["stages"][0]["objectives"] = [spec(MTD, teacher=["teacher", "ranker"], confidence=0.0, margin=0.0)]
+    out = tmp_path / "whole" / "run"
+    run_recipe(Recipe.from_dict(list_tree), beir, out)
+    assert log_of(out)[0]["logged_terms"].keys() == {"labelled", "consensus"}
+    assert_comes_back(list_tree, beir, tmp_path, monkeypatch, everything(out), (4,))
+
+
+def test_a_teacher_in_the_loop_is_refused(list_tree, beir, tmp_path, trunk):
+    list_tree["teachers"]["live"] = spec("LiveTeacher", student=spec("from_layers", trunk=trunk, layers=[0]))
+    list_tree["stages"][0]["objectives"] = [spec(MTD, teacher=["live", "ranker"])]
+    with pytest.raises(RecipeError, match="its teachers must score mined lists before training"):
+        run_recipe(Recipe.from_dict(list_tree), beir, tmp_path / "run")

@@ -1,0 +1,184 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+MTD: learn from the consensus and from the disagreement of teachers (Li & Qian 2021, arXiv 2112.01048).
+
+Queries without labels are data. Where all teachers put the same candidate first, it becomes a label; elsewhere, which
+is where they know different things, the student learns their distributions. The paper classifies relations; here the
+classes are the candidates of a query's list.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retort.trainers import losses
+from retort.trainers.batches.base import CandidateBatch
+from retort.trainers.candidates.lists import CandidateLists
+from retort.trainers.objectives import TeacherObjective, one_of
+from retort.trainers.roles import Context, Masks, StepContext, Values
+from retort.trainers.runtime.errors import RecipeError
+from retort.trainers.temperature import fitted_temperature
+
+SoftOn = Literal["difference", "labelled_and_consensus", "all"]
+
+
+def consensus(scores: Tensor, mask: Tensor, *, confidence: float = 0.0, margin: float = 0.0) -> tuple[Tensor, Tensor]:
+    r"""
+    Find the queries of which all teachers put the same candidate first.
+
+    :param scores:
+        `[K, B, N]` calibrated scores, NaN where missing. A candidate that some teacher did not score takes no part.
+    :param mask:
+        `[B, N]` bool, what takes part.
+    :param confidence:
+        Least share of the first candidate in each teacher's softmax (0 in the paper).
+    :param margin:
+        Least distance of the first two shares, of each teacher (0 in the paper).
+    :returns:
+        Per query whether they agree, `[B]` bool, and the first teacher's first candidate, `[B]`.
+    """
+    mask = mask & ~scores.isnan().any(0)
+    shares = torch.stack([losses.log_distribution(own.masked_fill(~mask, 0.0), mask).exp() for own in scores])
+    shares = shares.masked_fill(~mask, -1.0)
+    best = shares.argmax(-1)
+    top = shares.topk(min(2, shares.shape[-1]), dim=-1).values
+    sure = (top[..., 0] >= confidence) & (top[..., 0] - top[..., -1].clamp(min=0) >= margin)
+    agree = (best == best[0]).all(0) & sure.all(0) & (mask.sum(-1) > 1)
+    return agree, best[0]
+
+
+class ConsensusAndDifference(TeacherObjective):
+    r"""
+    Labels, the teachers' consensus as further labels, and their distributions.
+
+    $$L_{hard} = -\log \sum_{i \in P} q_i, \quad
+    L_{soft} = w \sum_k \tau^2 \, \mathrm{KL}(p_k \| q)$$
+
+    $P$ are the positives, or for a query without any the candidate that all teachers put first. The soft term is a sum
+    over teachers, as in the official code. The paper has it where they disagree; its released code, which never trains
+    on these, where labels or consensus are: `soft_on` says which. Calibration, `confidence`, `margin` and `negatives`
+    are ours.
+
+    :param teacher:
+        Names of the teachers; of one alone all is consensus.
+    :param soft_weight:
+        $w$; .3 in the code.
+    :param temperature:
+        $\tau$ of the soft term; 2.4 in the code.
+    :param soft_on:
+        `difference`: queries without labels of which the teachers disagree (paper). `labelled_and_consensus`: all
+        others (code). `all`: every query.
+    :param confidence:
+        As in `consensus`: a list without any relevant candidate should make no label.
+    :param margin:
+        As in `consensus`.
+    :param negatives:
+        Of a pseudo-label's list, candidates whose mean share among the teachers is above this are no negatives: they
+        take no part. 1 takes all.
+    :param calibrate:
+        Divide each teacher's scores by a temperature that is fitted to the labels of the stage's lists.
+    :raises ValueError:
+        If a share is none.
+
+    ```yaml
+    - type: retort.trainers.methods.mtd.ConsensusAndDifference
+      weight: 1.0
+      init_parameters: {teacher: [dense, ranker]}
+    ```
+    """
+
+    needs_lists = True
+
+    def __init__(
+        self,
+        *,
+        teacher: str | list[str],
+        soft_weight: float = 0.3,
+        temperature: float = 2.4,
+        soft_on: SoftOn = "all",
+        confidence: float = 0.3,
+        margin: float = 0.1,
+        negatives: float = 0.1,
+        calibrate: bool = True,
+        teacher_scale: float = 1.0,
+    ) -> None:
+        super().__init__(teacher=teacher, teacher_scale=teacher_scale)
+        self.soft_on: SoftOn = one_of("soft_on", soft_on, ("difference", "labelled_and_consensus", "all"))
+        for name, value in {"confidence": confidence, "margin": margin, "negatives": negatives}.items():
+            if not 0 <= value <= 1:
+                msg = f"ConsensusAndDifference: {name} is a share, 0 to 1; it is {value}."
+                raise ValueError(msg)
+        self.soft_weight, self.temperature = soft_weight, temperature
+        self.confidence, self.margin, self.negatives, self.calibrate = confidence, margin, negatives, calibrate
+
+    def open(self, context: Context, lists: CandidateLists | None) -> dict[str, Tensor]:
+        """
+        Fit the teachers' temperatures.
+
+        :returns:
+            `temperatures`, `[K]`.
+        :raises RecipeError:
+            If the stage has no mined lists, or a teacher is in the loop.
+        """
+        if lists is None or any(context.teachers[name].runs == "in_loop" for name in self.each_teacher):
+            msg = "ConsensusAndDifference: its teachers must score mined lists before training."
+            raise RecipeError(msg)
+        cuts = lists.offsets[1:-1]
+        positive = np.split(lists.labels == 1, cuts)
+        found = []
+        for name in self.each_teacher if self.calibrate else []:
+            if name in lists.scores:
+                scores = lists.scores[name]
+            else:
+                scores = context.scores(name, lists.owners, lists.rows) * np.float32(self.teacher_scale or 1.0)
+            found.append(fitted_temperature(list(zip(np.split(scores, cuts), positive, strict=True))))
+        return {"temperatures": torch.tensor(found or [1.0] * len(self.each_teacher))}
+
+    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:
+        """Lists of which the teacher scored two or more count; what a query does not take part in costs it nothing."""
+        counts = self.scored(batch, teacher).sum(-1) > 1
+        return {"mtd_labels": counts, "mtd_teachers": counts}
+
+    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
+        """One value a query and teacher; how many have labels, or consensus, is logged."""
+        student, positive = output.list_scores(batch), (batch.labels == 1) & batch.mask
+        raw = [self.list_teacher(output, batch, StepContext("", 0, 1, teacher=name)) for name in self.each_teacher]
+        scores = torch.stack(raw) / ctx.state["temperatures"].to(student.dtype)[:, None, None]
+        agree, best = consensus(scores, batch.mask, confidence=self.confidence, margin=self.margin)
+        labelled = positive.any(-1)
+        agree = agree & ~labelled
+        chosen = torch.zeros_like(positive).scatter(1, best[:, None], agree[:, None])
+        unsure = self._mean_share(scores, batch.mask) > self.negatives
+        mask = batch.mask & ~(agree[:, None] & unsure & ~chosen)
+        target = positive | chosen
+        logs = losses.log_distribution(student, mask).masked_fill(~target, torch.finfo(student.dtype).min)
+        hard = -logs.logsumexp(-1).masked_fill(~target.any(-1), 0.0)
+        own = scores[self.each_teacher.index(ctx.teacher or self.each_teacher[0])]
+        soft = losses.listwise_kl(
+            student, own, batch.mask, student_temperature=self.temperature, teacher_temperature=self.temperature
+        )
+        known = target.any(-1)
+        shown = {"difference": ~known, "labelled_and_consensus": known, "all": torch.ones_like(known)}[self.soft_on]
+        counts = self.valid(batch, ctx.teacher)["mtd_labels"]
+        ctx.logged_terms["labelled"] = (labelled.to(hard.dtype), counts)
+        ctx.logged_terms["consensus"] = (agree.to(hard.dtype), counts)
+        # Teachers' values are averaged; the soft term is their sum.
+        return {"mtd_labels": hard, "mtd_teachers": self.soft_weight * len(self.each_teacher) * soft * shown}
+
+    @staticmethod
+    def _mean_share(scores: Tensor, mask: Tensor) -> Tensor:
+        """`[B, N]`: the mean of the teachers' softmaxes."""
+        scored = mask & ~scores.isnan()
+        known = zip(scores.masked_fill(~scored, 0.0), scored, strict=True)
+        return (torch.stack([losses.log_distribution(own, m).exp() for own, m in known]) * scored).mean(0)
+
+    def shares(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Tensor:  # noqa: ARG002
+        """`[K, B]`: all alike, whatever the stage's weighting."""
+        k = len(self.each_teacher)
+        return output.list_scores(batch).new_full((k, len(batch.queries)), 1 / k)
