@@ -47,7 +47,8 @@ def test_small_and_full_differ_in_sizes_alone(name):
     def shape(tree):
         sizes = {"steps", "lr", "batch_size", "negatives", "depth", "max_tokens", "layers", "trunk", "model", "most"}
         sizes |= {"evaluate_every", "checkpoint_every", "dev_queries", "dev_depth", "dev_documents", "accumulation"}
-        sizes |= {"refresh", "turn", "views", "cache_gradients", "similarity_fn_name"}  # the last goes with the model
+        sizes |= {"refresh", "turn", "views", "cache_gradients", "dim"}
+        sizes |= {"similarity_fn_name", "prompts"}  # these go with the model
         if isinstance(tree, dict):
             return {k: shape(v) for k, v in tree.items() if k not in sizes}
         return [shape(v) for v in tree] if isinstance(tree, list) else tree
@@ -431,6 +432,7 @@ FROZEN = {
     "retort.trainers.methods.dual_cross_encoder.QuestionViews",
     "retort.trainers.methods.lead.LayerKL",
     "retort.trainers.methods.lead.MutualKL",
+    "retort.trainers.methods.leaf.VectorRegression",
     "retort.trainers.methods.led.RankConsistency",
     "retort.trainers.methods.mtd.ConsensusAndDifference",
     "retort.trainers.methods.nkd.NKD",

@@ -201,14 +201,15 @@ def alignment(student: Tensor, teacher: Tensor, *, distance: str = "cosine") -> 
     r"""
     Distance between student and teacher vectors of the same texts.
 
-    `cosine`: $1 - \cos(u, v)$; `l2`: $\lVert u - v \rVert_2$; `mse`: $\frac1d \lVert u - v \rVert_2^2$.
+    `cosine`: $1 - \cos(u, v)$; `l2`: $\lVert u - v \rVert_2$; `squared`: $\lVert u - v \rVert_2^2$, of unit vectors
+    $2 - 2 \cos(u, v)$; `mse`: $\frac1d \lVert u - v \rVert_2^2$.
 
     :param student:
         `[n, d]` student vectors, projected to the teacher's dimension if need be.
     :param teacher:
         `[n, d]` teacher vectors; no gradient reaches them.
     :param distance:
-        One of the three.
+        One of the four.
     :returns:
         `[n]`.
     :raises ValueError:
@@ -223,7 +224,9 @@ def alignment(student: Tensor, teacher: Tensor, *, distance: str = "cosine") -> 
         return 1 - F.cosine_similarity(student, teacher, dim=-1)
     if distance == "l2":
         return torch.linalg.vector_norm(student - teacher, dim=-1)
+    if distance == "squared":
+        return (student - teacher).pow(2).sum(-1)
     if distance == "mse":
         return (student - teacher).pow(2).mean(-1)
-    msg = f"alignment: distance must be cosine, l2 or mse; it is {distance!r}."
+    msg = f"alignment: distance must be cosine, l2, squared or mse; it is {distance!r}."
     raise ValueError(msg)

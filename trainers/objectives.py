@@ -387,7 +387,7 @@ class Alignment(Objective):
     :param teacher:
         Name of a teacher that gives vectors.
     :param distance:
-        `cosine`, `l2` or `mse`.
+        `cosine`, `l2`, `squared` or `mse`.
     :param projection:
         Learn a linear map from the student's to the teacher's dimension. It is left out of the exported student.
     """
@@ -397,11 +397,15 @@ class Alignment(Objective):
     scores_only = False
 
     def __init__(
-        self, *, teacher: str, distance: Literal["cosine", "l2", "mse"] = "cosine", projection: bool = False
+        self,
+        *,
+        teacher: str,
+        distance: Literal["cosine", "l2", "squared", "mse"] = "cosine",
+        projection: bool = False,
     ) -> None:
         super().__init__()
         self.teacher = teacher
-        self.distance = one_of("distance", distance, ("cosine", "l2", "mse"))
+        self.distance = one_of("distance", distance, ("cosine", "l2", "squared", "mse"))
         self.projection: nn.Module = nn.Linear(1, 1) if projection else nn.Identity()
 
     def bind(self, info: ModelInfo) -> None:
@@ -417,7 +421,8 @@ class Alignment(Objective):
         elif theirs != info.student_dim:
             msg = (
                 f"Alignment: the student has {info.student_dim} dimensions, teacher {self.teacher!r} has {theirs}. "
-                "Set projection: true, or use InBatchKL, which compares scores."
+                f"Give the student a head that it keeps (its maker's dim: {theirs}), set projection: true for one that "
+                "is left out of it, or use InBatchKL, which compares scores."
             )
             raise ValueError(msg)
 

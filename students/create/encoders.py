@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 @student_maker
 def pretrained(
-    model: str, *, max_tokens: dict[str, int] | None = None, frozen: Sequence[str] = (), **options: Any
+    model: str,
+    *,
+    max_tokens: dict[str, int] | None = None,
+    frozen: Sequence[str] = (),
+    dim: int | None = None,
+    seed: int = 0,
+    **options: Any,
 ) -> SentenceTransformer:
     """
     Start from a whole pretrained model: any sentence-transformers model or Hugging Face encoder.
@@ -38,17 +44,23 @@ def pretrained(
         Lengths `{query, document}` at which texts are cut.
     :param frozen:
         Parts that do not learn, by their names among the model's modules, such as `0.model.encoder`.
+    :param dim:
+        Give it a new head, a linear map to vectors of so many dimensions, such as a teacher's; it stays in the student.
+    :param seed:
+        Seed of the head.
     :param options:
         Passed to `SentenceTransformer`, such as `revision`, `prompts`, `similarity_fn_name`, `trust_remote_code`, and
         to transformers, as `model_kwargs`, `tokenizer_kwargs`, `config_kwargs`. A dtype that these name is kept; else
         it is float32.
     :raises ValueError:
-        If there is no part of such a name.
+        If there is no part of such a name, or `dim` is not above 0.
     """
     from sentence_transformers import SentenceTransformer
 
     started = open_model(SentenceTransformer, resolve_model(model), device="cpu", **options)
     set_max_tokens(started, **(max_tokens or {}))
+    if dim is not None:
+        _put_head(started, dim, seed)
     parts = dict(started.named_modules())
     for name in [frozen] if isinstance(frozen, str) else frozen:
         if name not in parts:
@@ -66,6 +78,7 @@ def from_config(
     *,
     pooling: str = "mean",
     max_tokens: dict[str, int] | None = None,
+    dim: int | None = None,
     seed: int = 0,
     trust_remote_code: bool = False,
     model_kwargs: Kwargs = None,
@@ -84,6 +97,8 @@ def from_config(
         A pooling mode of sentence-transformers; vectors are then normalised.
     :param max_tokens:
         Lengths `{query, document}` at which texts are cut.
+    :param dim:
+        As of `pretrained`.
     :param seed:
         Seed of the weights.
     :param trust_remote_code:
@@ -131,4 +146,21 @@ def from_config(
     pool = Pooling(first.get_embedding_dimension(), pooling_mode=pooling)
     started = assemble(SentenceTransformer, [first, pool, Normalize()], **options)
     set_max_tokens(started, **(max_tokens or {}))
+    if dim is not None:
+        _put_head(started, dim, seed)
     return started
+
+
+def _put_head(model: SentenceTransformer, dim: int, seed: int) -> None:
+    """Put a linear map behind a model, in place; what normalises vectors stays last."""
+    import torch
+    from sentence_transformers.base.modules import Dense, Normalize
+
+    if dim < 1:
+        msg = f"dim={dim}: a vector has at least one dimension."
+        raise ValueError(msg)
+    width = model.get_embedding_dimension()
+    place = len(model) - isinstance(model[-1], Normalize)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.insert(place, Dense(width, dim, activation_function=None))

@@ -1,0 +1,168 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""LEAF: reference values, the head and where it goes, the least loss of a narrow one, and a killed run."""
+
+import copy
+import logging
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from tiny import assert_comes_back, everything, lists, log_of, spec, stage, terms_of
+from torch.nn import functional as F
+
+from retort.students import Student, create
+from retort.trainers.encoder_output import DenseOutput
+from retort.trainers.evaluation.exports import export_student
+from retort.trainers.methods.leaf import VectorRegression, rank_floor
+from retort.trainers.recipe import Recipe
+from retort.trainers.roles import StepContext
+from retort.trainers.run import run_recipe
+from retort.trainers.runtime.errors import RecipeError
+
+LEAF = "retort.trainers.methods.leaf.VectorRegression"
+# Two queries and two documents: pooled states, the head, and what the teacher gives.
+STATES = torch.tensor([[1.0, 0.5], [-0.5, 1.0], [0.8, 0.2], [0.1, 1.2]], dtype=torch.float64)
+WEIGHT = torch.tensor([[0.9, 0.1, 0.2, -0.1], [0.0, 0.8, 0.4, 0.3]], dtype=torch.float64)
+HEAD = STATES @ WEIGHT + torch.tensor([0.05, -0.05, 0.0, 0.1], dtype=torch.float64)
+RAW = torch.tensor(
+    [[2.0, 0.8, 0.6, 0.0], [-1.0, 1.6, 0.5, 0.6], [1.8, 0.3, 0.5, 0.2], [0.2, 1.9, 0.9, 0.4]], dtype=torch.float64
+)
+OURS, THEIRS = F.normalize(HEAD, dim=-1), F.normalize(RAW, dim=-1)
+
+
+def loss(student: torch.Tensor, teacher: torch.Tensor) -> tuple[torch.Tensor, dict]:
+    """Give the loss of each text, and what is logged: the first two are queries."""
+    batch = lists(torch.zeros(2, 1))
+    batch.teacher_vectors = {"t": (teacher[:2], teacher[2:])}
+    ctx = StepContext("s", 0, 1)
+    terms = terms_of(VectorRegression(teacher="t"), DenseOutput(student[:2], student[2:], 1.0, "cosine"), batch, ctx)
+    assert all(counts.all() for _, counts in terms.values())
+    return torch.cat([values for values, _ in terms.values()]), ctx.logged_terms
+
+
+class TestReferenceValues:
+    def test_unit_vectors(self):
+        found, logged = loss(OURS, THEIRS)
+        assert found.tolist() == pytest.approx([0.029341, 0.042855, 0.006156, 0.050314], abs=1e-6)
+        assert float(found.mean()) == pytest.approx(0.032167, abs=1e-6)
+        cosines = torch.cat([logged["cosine_query"][0], logged["cosine_document"][0]])
+        assert cosines.tolist() == pytest.approx([0.985329, 0.978573, 0.996922, 0.974843], abs=1e-6)
+        torch.testing.assert_close(found, 2 - 2 * cosines)
+
+    def test_lengths_that_differ(self):
+        assert float(loss(HEAD, RAW)[0].mean()) == pytest.approx(1.200375, abs=1e-6)
+        assert float(loss(HEAD, THEIRS)[0].mean()) == pytest.approx(0.051709, abs=1e-6)
+
+    def test_the_gradient_is_tangential(self):
+        head = HEAD.clone().requires_grad_()
+        loss(F.normalize(head, dim=-1), THEIRS)[0][0].backward()
+        assert head.grad[0].tolist() == pytest.approx([-0.122449, 0.058163, 0.139285, 0.229591], abs=1e-6)
+        assert float(HEAD[0] @ head.grad[0]) == pytest.approx(0, abs=1e-12)
+
+    def test_scores_of_either_index(self):
+        """Over the teacher's documents queries err by their own distance alone."""
+        whole, asymmetric = THEIRS[:2] @ THEIRS[2:].T, OURS[:2] @ THEIRS[2:].T
+        symmetric = OURS[:2] @ OURS[2:].T
+        assert asymmetric.flatten().tolist() == pytest.approx([0.961148, 0.600680, -0.146174, 0.814680], abs=1e-6)
+        assert float((asymmetric - whole).abs().max()) == pytest.approx(0.098339, abs=1e-6)
+        assert float((symmetric - whole).abs().max()) == pytest.approx(0.161610, abs=1e-6)
+        assert float((asymmetric - whole).abs().max()) <= float(loss(OURS, THEIRS)[0][:2].sqrt().max())
+
+    def test_cut_vectors_come_as_near(self):
+        """A prefix errs no more than the whole, before it is normalised."""
+        cut = loss(OURS[:, :2], THEIRS[:, :2])[0]
+        assert cut.tolist() == pytest.approx([0.004777, 0.009939, 0.005424, 0.007681], abs=1e-6)
+        pairs = [F.normalize(vectors[:, :2], dim=-1) for vectors in (OURS, THEIRS)]
+        assert float(loss(*pairs)[0].mean()) == pytest.approx(0.003351, abs=1e-6)
+
+
+class TestTheFloor:
+    def test_no_head_comes_nearer(self):
+        """The best that gradient descent finds for any two-dimensional states."""
+        rng = np.random.default_rng(0)
+        targets = rng.normal(size=(40, 6))
+        unit = torch.tensor(targets / np.linalg.norm(targets, axis=1, keepdims=True))
+        torch.manual_seed(0)
+        states = torch.randn(40, 2, dtype=torch.float64, requires_grad=True)
+        head = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.Adam([states, head], lr=0.05)
+        for _ in range(600):
+            optimizer.zero_grad()
+            value = (F.normalize(states @ head, dim=-1) - unit).pow(2).sum(-1).mean()
+            value.backward()
+            optimizer.step()
+        floor = rank_floor(targets, 2)
+        assert floor - 0.05 <= value.item() <= floor + 0.05
+
+    def test_wide_enough(self):
+        targets = np.random.default_rng(0).normal(size=(40, 6))
+        assert rank_floor(targets, 6) == 0
+        assert rank_floor(targets, 5) > 0
+        assert rank_floor(targets[:, :3] @ np.ones((3, 6)), 1) == pytest.approx(0, abs=1e-6)
+
+
+class TestTheHead:
+    @pytest.fixture
+    def tree(self, recipe_tree, tiny_student):
+        """A student of another width than its teacher's, with a head."""
+        tree = copy.deepcopy(recipe_tree)
+        parameters = tree["student"]["init_parameters"]
+        parameters["dim"] = Student.load(tiny_student).dim
+        parameters["config"] = parameters["config"] | {"hidden_size": 8}
+        tree["teachers"] = {"teacher": spec("BiEncoderTeacher", model=tiny_student, device="cpu")}
+        tree["candidates"] = {}
+        tree["stages"] = [stage("align", 8, spec(LEAF), batches="texts", teacher="teacher")]
+        return tree
+
+    def test_it_stays_in_the_student(self, tree, beir, tmp_path, caplog):
+        """Saved, loaded by sentence-transformers alone, exported; and it is linear."""
+        with caplog.at_level(logging.INFO, "retort"):
+            run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
+        assert "a head of 8 dimensions cannot bring documents' loss below" in caplog.text
+        folder = tmp_path / "run" / "student"
+        plain = SentenceTransformer(str(folder), device="cpu")
+        assert [type(module).__name__ for module in plain] == ["Transformer", "Pooling", "Dense", "Normalize"]
+        assert isinstance(plain[2].activation_function, torch.nn.Identity)
+        texts = ["a ship near the harbour", "bread"]
+        own = Student.load(str(folder))
+        assert own.dim == tree["student"]["init_parameters"]["dim"] == 16
+        np.testing.assert_allclose(own.encode_document(texts), plain.encode_document(texts), atol=1e-6)
+        export_student(folder)
+        exported = Student.load(str(folder), backend="onnx")
+        np.testing.assert_allclose(exported.encode_document(texts), plain.encode_document(texts), atol=1e-5)
+        log = log_of(tmp_path / "run")
+        assert log[-1]["logged_terms"]["cosine_document"] > log[0]["logged_terms"]["cosine_document"]
+
+    def test_a_killed_run(self, tree, beir, tmp_path, monkeypatch):
+        run_recipe(Recipe.from_dict(tree), beir, tmp_path / "whole" / "run")
+        assert_comes_back(tree, beir, tmp_path, monkeypatch, everything(tmp_path / "whole" / "run"), (5,))
+
+    def test_without_one(self, tree, beir, tmp_path):
+        del tree["student"]["init_parameters"]["dim"]
+        with pytest.raises(RecipeError, match=r"8 dimensions, .* has 16\. Give the student a head .*dim: 16"):
+            run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
+
+    def test_its_seed_and_its_size(self, trunk):
+        heads = [create.from_layers(trunk, [0], dim=5, seed=seed)[2].linear.weight for seed in (0, 0, 1)]
+        assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+        with pytest.raises(ValueError, match="dim=0: a vector has at least one dimension"):
+            create.pretrained(trunk, dim=0)
+
+    def test_queries_alone_keep_the_teachers_space(self, trunk, tiny_student, beir, tmp_path):
+        """An index of the teacher's is searched with a query tower of another width, through its head."""
+        document = spec("pretrained", model=tiny_student) | {"frozen": True}
+        query = spec("from_layers", trunk=trunk, layers=[0], dim=16)
+        tree = {
+            "format": 1,
+            "student": spec("two_towers", query=query, document=document),
+            "teachers": {"teacher": spec("BiEncoderTeacher", model=tiny_student, device="cpu")},
+            "training": {"batch_size": 8, "evaluate_every": 0},
+            "stages": [stage("align", 2, spec(LEAF), batches="queries", teacher="teacher")],
+        }
+        run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
+        ours, theirs = Student.load(str(tmp_path / "run" / "student")), Student.load(tiny_student)
+        assert ours.manifest.space == theirs.manifest.space
+        np.testing.assert_allclose(ours.encode_document(["a rose"]), theirs.encode_document(["a rose"]), atol=1e-6)
