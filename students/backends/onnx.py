@@ -300,9 +300,12 @@ def _write(modules: list[Any], output: str, folder: Path, precision: ExportPreci
     plain = folder / ("plain.onnx" if precision == "int8" else GRAPH)
     _trace(modules, output, plain)
     if precision == "int8":
+        import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        quantize_dynamic(plain, folder / GRAPH, per_channel=True, weight_type=QuantType.QInt8)
+        graph = onnx.load(plain)
+        del graph.graph.value_info[:]  # a head's shapes stand there as they were before its matrix was turned
+        quantize_dynamic(graph, folder / GRAPH, per_channel=True, weight_type=QuantType.QInt8)
         plain.unlink()
 
 

@@ -5,10 +5,10 @@
 LEAF: teacher-aligned embedding regression (Vujanic & Rueckstiess 2025, arXiv 2509.12539).
 
 The student reproduces its teacher's vectors, so that the teacher's index may be searched with the student's queries.
-It needs no labels, no negatives, no large batches: each query or document (`batches: texts`) is an example of its own. A
-linear head takes the student's width to the teacher's (`dim` of its maker); unlike `Alignment`'s projection it stays
-in the student. What else the teacher's vectors are good for, cut dimensions and few bits, the student inherits as far
-as it comes near.
+It needs no labels, no negatives, no large batches: each query or document (`batches: texts`) is an example of its own.
+A linear head takes the student's width to the teacher's (`dim` of its maker); unlike the projection of `Alignment` it
+stays in the student. What else the teacher's vectors are good for, cut dimensions and few bits, the student inherits as
+far as it comes near.
 """
 
 from __future__ import annotations
