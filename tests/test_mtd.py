@@ -10,6 +10,7 @@ import torch
 from tiny import T1, T3, S, assert_comes_back, everything, log_of, spec
 
 from retort.trainers import losses
+from retort.trainers.data.beir import read_beir
 from retort.trainers.distiller import Distiller
 from retort.trainers.encoder_output import PairOutput
 from retort.trainers.methods.mtd import ConsensusAndDifference, consensus
@@ -120,6 +121,25 @@ def test_a_killed_run(list_tree, beir, tmp_path, monkeypatch):
     run_recipe(Recipe.from_dict(list_tree), beir, out)
     assert log_of(out)[0]["logged_terms"].keys() == {"labelled", "consensus"}
     assert_comes_back(list_tree, beir, tmp_path, monkeypatch, everything(out), (4,))
+
+
+def test_queries_without_labels_are_trained_on(list_tree, beir, tmp_path):
+    """All that no split judges; those of dev stay apart."""
+    path = beir / "qrels" / "train.tsv"
+    head, *lines = path.read_text().splitlines(keepends=True)
+    path.write_text(head + "".join(lines[::2]))
+    list_tree["stages"][0] |= {"objectives": [spec(MTD, teacher=["teacher", "ranker"], confidence=0.0, margin=0.0)]}
+    list_tree["stages"][0]["steps"] = 12
+    labelled = {}
+    for kept in (False, True):
+        run_recipe(Recipe.from_dict(list_tree | {"data": {"unlabelled": kept}}), beir, tmp_path / f"{kept}" / "run")
+        labelled[kept] = [line["logged_terms"]["labelled"] for line in log_of(tmp_path / f"{kept}" / "run")]
+    assert set(labelled[False]) == {1.0}
+    assert 0 < sum(labelled[True]) / 12 < 1
+    train, dev = read_beir(beir, "train", unlabelled=True), read_beir(beir, "dev")
+    assert len(train.queries) == len(lines)
+    assert not set(train.queries.ids) & set(dev.queries.ids)
+    assert len(read_beir(beir, "train").queries) == len(lines[::2])
 
 
 def test_a_teacher_in_the_loop_is_refused(list_tree, beir, tmp_path, trunk):

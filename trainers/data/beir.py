@@ -16,7 +16,9 @@ EmptyTexts = Literal["error", "skip"]
 _GRADE = re.compile(r"\s*([+-]?\d{1,9})(?:\.0*)?\s*", re.ASCII)  # also as other tools write it: `1.0`, `+1`, `1 `
 
 
-def read_beir(folder: str | Path, split: str | None = "train", *, empty: EmptyTexts = "error") -> RetrievalData:
+def read_beir(
+    folder: str | Path, split: str | None = "train", *, empty: EmptyTexts = "error", unlabelled: bool = False
+) -> RetrievalData:
     """
     Read a BEIR folder, with the queries of one split.
 
@@ -29,6 +31,9 @@ def read_beir(folder: str | Path, split: str | None = "train", *, empty: EmptyTe
         `train`, `dev` or `test`: only the queries that this split judges are kept. None reads the corpus alone.
     :param empty:
         What to do with a document or query without text: `error`, or `skip` it with its judgements.
+    :param unlabelled:
+        Keep the queries that no split judges, too. Those of a split whose judgements are not in the folder are among
+        them: take such queries out first, if they are to be measured with.
     :returns:
         The data set.
     :raises DataError:
@@ -51,7 +56,13 @@ def read_beir(folder: str | Path, split: str | None = "train", *, empty: EmptyTe
     _refuse_unknown(path, "queries", [q for q in qrels if q not in queries.rows])
     unknown = list(dict.fromkeys(d for judged in qrels.values() for d in judged if d not in corpus.rows))
     _refuse_unknown(path, "documents", unknown)
-    kept_queries = queries.select([row for row, q in enumerate(queries.ids) if q in qrels])
+    elsewhere: set[str] = set()
+    if unlabelled:
+        others = (other for other in sorted(path.parent.glob("*.tsv")) if other != path)
+        elsewhere = {q for other in others for q in _read_qrels(other, queries)} - qrels.keys()
+    kept_queries = queries.select(
+        [row for row, q in enumerate(queries.ids) if q in qrels or (unlabelled and q not in elsewhere)]
+    )
     return RetrievalData(folder.name, corpus, kept_queries, qrels)
 
 

@@ -18,7 +18,9 @@ ACCEPTED = (
 )
 
 
-def read_data(path: str | Path, split: str = "train", *, empty: EmptyTexts = "error") -> RetrievalData:
+def read_data(
+    path: str | Path, split: str = "train", *, empty: EmptyTexts = "error", unlabelled: bool = False
+) -> RetrievalData:
     """
     Read one split of a data set, in whatever layout it is.
 
@@ -29,6 +31,8 @@ def read_data(path: str | Path, split: str = "train", *, empty: EmptyTexts = "er
         The split.
     :param empty:
         What to do with an empty query or document: `error`, or `skip` it.
+    :param unlabelled:
+        As of `read_beir`; a file of examples holds what it holds.
     :returns:
         The data set. The corpus of a file of examples is what that file names (see `share_corpus`).
     :raises DataError:
@@ -36,7 +40,7 @@ def read_data(path: str | Path, split: str = "train", *, empty: EmptyTexts = "er
     """
     path = Path(path)
     if is_beir(path):
-        return read_beir(path, split, empty=empty)
+        return read_beir(path, split, empty=empty, unlabelled=unlabelled)
     files = _files(path)
     if split not in files:
         msg = f"{path} has no split {split!r}; there are: {', '.join(files)}. {ACCEPTED}"

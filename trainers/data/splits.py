@@ -29,7 +29,7 @@ def read_train_and_dev(folder: Path, section: DataSection) -> tuple[RetrievalDat
     Without a dev split some training queries with a positive are held out, and said so: as many as a tenth of all
     queries, but 500 and half of those with a positive at most.
     """
-    train = read_data(folder, section.train, empty=section.empty)
+    train = read_data(folder, section.train, empty=section.empty, unlabelled=section.unlabelled)
     if has_split(folder, section.dev):
         train, dev = share_corpus(train, read_data(folder, section.dev, empty=section.empty))
     else:

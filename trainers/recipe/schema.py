@@ -119,6 +119,8 @@ class DataSection(_Section):
         What to do with empty texts: `error` or `skip`.
     :param max_queries:
         Train on the first so many queries only.
+    :param unlabelled:
+        Train on the queries of a BEIR folder that no split judges, too, where a method learns from them.
     :param hash:
         Hash of the training data, as a run writes it into its resolved recipe; other data is then refused.
     """
@@ -127,6 +129,7 @@ class DataSection(_Section):
     dev: Split = "dev"
     empty: Literal["error", "skip"] = "error"
     max_queries: Count | None = None
+    unlabelled: bool = False
     hash: str | None = None
 
 
