@@ -95,6 +95,8 @@ class BuiltRecipe:
     def teachers_of(self, stage: Stage) -> list[str]:
         """List the teachers that a stage needs: for its objectives, candidates, queries and batches."""
         names = {name for o in self.distiller.objectives_of(stage.name) for name in o.teachers}
+        if stage.candidates is not None and stage.candidates.filter is not None:
+            names.add(stage.candidates.filter.teacher)
         roles: list[Any] = [self.miners[source] for source in (stage.candidates.sources if stage.candidates else [])]
         roles += [own[stage.name] for own in (self.selectors, self.queries, self.batches) if stage.name in own]
         return sorted(names.union(*(role.teachers for role in roles)))
@@ -173,6 +175,8 @@ def _built(
         if stage.candidates is None and batches[stage.name].needs_lists:
             msg = f"stages.{i}.candidates: needed by {stage.batches.type}."
             raise RecipeError(msg)
+        if stage.candidates is not None and stage.candidates.filter is not None:
+            _check_filter(f"stages.{i}.candidates.filter", stage.candidates.filter.teacher, context.teachers)
         if stage.candidates is not None and stage.candidates.text is not None:
             where, negatives = f"stages.{i}.candidates.text", stage.candidates.negatives
             texts[stage.name] = _text_transform(recipe, stage.candidates.text, where, student, negatives)
@@ -237,6 +241,13 @@ def _check_order(trained_in_run: dict[str, BuiltRecipe]) -> None:
         names = " and ".join(f"teachers.{name}" for name in sorted(set(error.args[1])))
         msg = f"{names} need each other: neither can be trained first."
         raise RecipeError(msg) from error
+
+
+def _check_filter(where: str, teacher: str, teachers: dict[str, Teacher]) -> None:
+    _check_names(where, (teacher,), teachers)
+    if teachers[teacher].gives == "ranks":
+        msg = f"{where}: teacher {teacher!r} gives an order without scores; margins need scores."
+        raise RecipeError(msg)
 
 
 def _check_names(where: str, names: tuple[str, ...], teachers: dict[str, Teacher]) -> None:

@@ -185,6 +185,11 @@ def _work(built: BuiltRecipe, name: str, data: RetrievalData) -> Work:
             depth = sum(within.miners[source].depth or len(data.corpus) for source in lists.sources)
             positives = judged if lists.positives == "all" else min(draws, judged)
             queries = min(len(data.queries), drawn)
+            if lists.filter is not None and lists.filter.teacher == name:  # it scores all that is mined
+                found.pairs += len(data.queries) * (depth + positives) * mined
+                found.lists += len(data.queries) * mined
+                if name not in {n for o in within.distiller.objectives_of(stage.name) for n in o.teachers}:
+                    continue
             found.pairs += queries * (min(depth * mined, draws * lists.negatives) + positives)
             found.lists += queries * mined
     return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from retort.students.files import reading, replace_file
 from retort.trainers.build import BuiltRecipe, refuse_ranks
+from retort.trainers.candidates.filters import filter_negatives
 from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.candidates.mining import build_lists
 from retort.trainers.context import TrainingContext
@@ -119,7 +120,10 @@ def _make_lists(built: BuiltRecipe, stage: Stage, inputs: StageInputs, scorers: 
     context, section, source = inputs.context, stage.candidates, built.batches[stage.name]
     assert section is not None  # noqa: S101 - for the type checker
     miners = {name: built.miners[name] for name in section.sources}
-    lists = build_lists(context, miners, skip=section.skip)
+    skip, end = section.range or (section.skip, None)
+    lists = build_lists(context, miners, skip=skip, end=end)
+    if section.filter is not None:
+        lists = filter_negatives(context, lists, **asdict(section.filter))
     lists = lists.only(np.diff(lists.offsets) > 0)  # as `CandidateLists.load`: what is scored is trained on
     if stage.name in built.selectors:
         enough = len(inputs.window) * inputs.batch_size

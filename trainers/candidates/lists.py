@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,19 @@ class CandidateLists:
             found_by=self.found_by[entries],
             sources=self.sources,
             scores={name: values[entries] for name, values in self.scores.items()},
+        )
+
+    def entries(self, keep: np.ndarray) -> CandidateLists:
+        """Return all lists with some of their entries: `keep` `[m]` bool."""
+        ends = np.concatenate([[0], np.cumsum(keep)])
+        return replace(
+            self,
+            offsets=ends[self.offsets],
+            rows=self.rows[keep],
+            labels=self.labels[keep],
+            source=self.source[keep],
+            found_by=self.found_by[keep],
+            scores={name: values[keep] for name, values in self.scores.items()},
         )
 
     def save(self, path: Path, data: RetrievalData) -> None:

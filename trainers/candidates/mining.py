@@ -74,7 +74,7 @@ def _joined(blocks: list[np.ndarray], width: int, fill: float) -> np.ndarray:
     return np.concatenate([np.pad(b, ((0, 0), (0, width - b.shape[1])), constant_values=fill) for b in blocks])
 
 
-def build_lists(context: Context, miners: dict[str, Miner], *, skip: int = 0) -> CandidateLists:
+def build_lists(context: Context, miners: dict[str, Miner], *, skip: int = 0, end: int | None = None) -> CandidateLists:
     """
     Join the judgements and what the miners found into one list a query, each document once.
 
@@ -86,10 +86,12 @@ def build_lists(context: Context, miners: dict[str, Miner], *, skip: int = 0) ->
         The sources by name.
     :param skip:
         How many documents at the top of each source to leave out: the more likely ones to be positives unknown.
+    :param end:
+        Leave out those from this rank on, from 0; None: none.
     """
     # Copies of a text count as one document: a positive's copy is no negative.
     first, never = context.data.corpus.first_rows, context.data.never_negative
-    found = [mine(miner, context)[0][:, skip:] for miner in miners.values()]
+    found = [mine(miner, context)[0][:, skip:end] for miner in miners.values()]
     mined = [np.where(rows < 0, -1, first[rows]) for rows in found]
     refuted = context.data.judged(lambda grade: grade <= 0)
     rows: list[int] = []

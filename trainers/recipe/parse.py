@@ -203,6 +203,13 @@ class Recipe(RecipeSections):
             raise PlacedRecipeError((*place, "candidates"), message)
         for j, name in enumerate(stage.candidates.sources if stage.candidates else []):
             _known(name, self.candidates, (*place, "candidates", "sources", j))
+        if stage.candidates is not None and stage.candidates.range is not None:
+            first, end = stage.candidates.range
+            if first >= end or stage.candidates.skip:
+                message = (
+                    f"the first rank must lie before the end, and skip must not stand beside it; it is {[first, end]}."
+                )
+                raise PlacedRecipeError((*place, "candidates", "range"), message)
         if not stage.takes_lists and (stage.selector or (stage.refresh and not stage.queries)):
             key = "selector" if stage.selector else "refresh"
             raise PlacedRecipeError((*place, key), "selector and refresh are for batches of lists.")

@@ -229,6 +229,30 @@ class StageTraining(TypedDict, total=False):
 
 
 @dataclass(kw_only=True)
+class FilterSection(_Section):
+    """
+    Which mined documents are no negatives, by a teacher's scores (see `candidates.filters.filter_negatives`).
+
+    :param teacher:
+        Name of the teacher.
+    :param absolute_margin:
+        How far below the positive's score a negative must lie.
+    :param relative_margin:
+        The same as a share of the positive's score: .05 keeps what has 95% of it at most.
+    :param max_score:
+        Highest score of a negative.
+    :param min_score:
+        Lowest score of a negative.
+    """
+
+    teacher: Text
+    absolute_margin: float | None = None
+    relative_margin: float | None = None
+    max_score: float | None = None
+    min_score: float | None = None
+
+
+@dataclass(kw_only=True)
 class CandidatesSection(_Section):
     """
     The candidate lists of a stage.
@@ -244,6 +268,11 @@ class CandidatesSection(_Section):
         found it; `balanced`, a source first, then one of its documents.
     :param skip:
         Leave out so many documents at the top of each source: they are the most likely unlabelled positives.
+    :param range:
+        `[first, end]`: take the documents at these ranks of each source alone, from 0, the end excluded; it is `skip`
+        with an end.
+    :param filter:
+        Leave out documents that a teacher scores too high, or too low.
     :param positives:
         `random` (one), `first` or `all` of a query's positives.
     :param text:
@@ -255,6 +284,8 @@ class CandidatesSection(_Section):
     order: Literal["random", "top"] = "random"
     sampling: Literal["union", "multiset", "balanced"] = "union"
     skip: Amount = 0
+    range: tuple[Amount, Amount] | None = None
+    filter: FilterSection | None = None
     positives: Literal["random", "first", "all"] = "random"
     text: Component | None = None
 
