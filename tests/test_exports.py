@@ -96,6 +96,19 @@ class TestGraphs:
         ]
         assert orders[0] == orders[1]
 
+    @pytest.mark.long
+    def test_a_ranker_in_int8(self, tiny_ranker, tmp_path):
+        """Its head turns its matrix, and shapes that the graph notes from before would not fit."""
+        folder = tmp_path / "ranker"
+        shutil.copytree(tiny_ranker, folder)
+        export_student(folder, precision="int8")
+        pairs = [("what is bread", text) for text in TEXTS]
+        found = [
+            Ranker.load(str(folder), backend=b, precision=p).score(pairs)
+            for b, p in (("torch", None), ("onnx", "int8"))
+        ]
+        np.testing.assert_allclose(*found, atol=0.05)
+
     def test_a_sparse_student(self, trunk, tmp_path):
         folder = tmp_path / "sparse"
         save_student(sparse(trunk, seed=1), folder)

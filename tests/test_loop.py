@@ -431,7 +431,9 @@ class TestBadInput:
 
     def test_dimensions_that_differ_need_a_projection(self, recipe_tree, beir, tmp_path):
         overrides = ["stages.0.objectives.0.init_parameters.projection=false"]
-        with pytest.raises(RecipeError, match="8 dimensions, teacher 'teacher' has 16. Set projection: true"):
+        with pytest.raises(
+            RecipeError, match="8 dimensions, teacher 'teacher' has 16. Give the student a head .* set projection: true"
+        ):
             run_recipe(Recipe.from_dict(recipe_tree, overrides=overrides), beir, tmp_path / "x" / "run")
 
 

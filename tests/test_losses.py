@@ -274,7 +274,7 @@ class TestAlignment:
         assert float(value) == pytest.approx(expected)
 
     def test_wrong_distance(self):
-        with pytest.raises(ValueError, match="cosine, l2 or mse"):
+        with pytest.raises(ValueError, match="cosine, l2, squared or mse"):
             alignment(torch.zeros(1, 2), torch.zeros(1, 2), distance="angle")
 
     def test_dimensions_differ(self):

@@ -159,7 +159,7 @@ def _put_head(model: SentenceTransformer, dim: int, seed: int) -> None:
     if dim < 1:
         msg = f"dim={dim}: a vector has at least one dimension."
         raise ValueError(msg)
-    width = model.get_embedding_dimension()
+    width = int(model.get_embedding_dimension() or 0)
     place = len(model) - isinstance(model[-1], Normalize)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -102,7 +102,8 @@ class DarkExamples(TextTransform):
             msg = "DarkExamples: reinforced and noisy are at least 0, words and lists at least 1."
             raise ValueError(msg)
         self.reinforced, self.noisy = reinforced, noisy
-        self.reinforce, self.noise = tuple(reinforce), tuple(noise)
+        self.reinforce: tuple[float, float] = (reinforce[0], reinforce[1])  # a recipe gives lists
+        self.noise: tuple[float, float] = (noise[0], noise[1])
         self.mode = one_of("mode", mode, ("drop", "mask"))
         self.words, self.lists = words, lists
         self._token: str | None = None
