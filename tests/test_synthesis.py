@@ -83,6 +83,15 @@ class TestSources:
         finally:
             tracemalloc.stop()
 
+    def test_half_characters_of_an_llm_are_replaced(self, tmp_path, monkeypatch):
+        """No file takes them, after the answers are paid."""
+        monkeypatch.setattr(ChatModel, "_answer", lambda *_: "what \ud83d is\na \ud83d\ude00?")
+        messages = [ChatMessage.from_assistant("another").to_dict()]
+        spec = {"type": MOCK, "init_parameters": {"responses": messages}}
+        source = GeneratedQuestions(generator=spec, cache=str(tmp_path / "answers.jsonl"))
+        for _ in range(2):  # asked, and read back
+            assert source.of(documents_to_data("x", documents("flour"))) == [["what \ufffd is", "a \U0001f600?"]]
+
     def test_questions_of_an_llm_are_asked_once(self, tmp_path, monkeypatch):
         messages = [ChatMessage.from_assistant('1. What is it?\n- How so?\n\n"Why?"\n4. Too many?').to_dict()]
         spec = {"type": MOCK, "init_parameters": {"responses": messages}}

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from retort.trainers.data.texts import whole_characters
 from retort.trainers.runtime.errors import DataError
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _read_pdf(data: bytes) -> tuple[str, dict[str, Any]]:
     except Exception as error:  # of damaged files it raises whatever came up
         raise LeftOutError(_reason(error)) from error
     text = "\f".join(map(_with_short_lines_apart, pages))
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), {}
+    return whole_characters(text), {}
 
 
 @cache

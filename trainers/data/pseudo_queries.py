@@ -11,7 +11,7 @@ from math import log
 from typing import Any
 
 from retort.students.segmentation import needs_dictionary, sentence_spans, token_spans, words_of
-from retort.trainers.data.texts import RetrievalData
+from retort.trainers.data.texts import RetrievalData, whole_characters
 from retort.trainers.roles import Context, QuerySource
 from retort.trainers.runtime.rng import rng_for
 
@@ -263,7 +263,7 @@ class GeneratedQuestions(QuerySource):
         asked = [{"document": text, "most": str(self.most)} for text in data.corpus.texts]
         found: list[list[str]] = [[] for _ in asked]  # of documents that are refused none
         for row, answer in self._model.answers(asked):
-            text = answer if isinstance(answer, str) else ""
+            text = whole_characters(answer) if isinstance(answer, str) else ""
             lines = [re.sub(r"^\s*(?:[-*•]|\d+[.)])\s*", "", line).strip(" \"'") for line in text.splitlines()]
             found[row] = [line for line in lines if _WORD.search(line)][: self.most]
         return found

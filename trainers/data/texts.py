@@ -25,6 +25,11 @@ def document_text(title: str, text: str) -> str:
     return f"{title} {text}".strip()
 
 
+def whole_characters(text: str) -> str:
+    """Join halves of surrogate pairs, and replace those without the other: a half is no character, and no file's."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 class TextStore:
     """
     Texts by id, in a fixed order; everything else refers to them by row.
