@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from scipy.stats import ttest_rel
 from tiny import write_jsonl
 
 import retort
@@ -18,7 +19,7 @@ from retort.students import Ranker, Student
 from retort.trainers.data.beir import read_beir
 from retort.trainers.evaluation.metrics import MEASURES, mean, per_query
 from retort.trainers.evaluation.rank import evaluate_ranker, rerank
-from retort.trainers.evaluation.significance import paired_test, values
+from retort.trainers.evaluation.significance import paired_seeds, paired_test, values
 from retort.trainers.runtime.errors import RecipeError
 
 SMALL = {
@@ -311,3 +312,26 @@ class TestEvaluation:
         with pytest.raises(ValueError, match="two equally long lists"):
             paired_test(base, base[1:])
         assert values({"b": {"m": 2.0}, "a": {"m": 1.0}}, "m").tolist() == [1.0, 2.0]
+
+    def test_significance_over_seeds(self):
+        """One seed that is much better: questions say yes, seeds do not know; three alike: both do."""
+        rng = np.random.default_rng(2)
+        base = rng.random((3, 400))
+        lucky = base + np.array([[0.3], [0.0], [0.0]]) + rng.normal(0, 0.1, (3, 400))
+        found = paired_seeds(base, lucky)
+        assert found.p_questions < 0.001
+        assert found.p_seeds == pytest.approx(ttest_rel(lucky.mean(1), base.mean(1)).pvalue)
+        assert found.p_seeds > 0.3
+        assert not found.significant
+        assert found.low <= 0.01 < found.high
+        steady = paired_seeds(base, base + 0.1 + rng.normal(0, 0.1, (3, 400)))
+        assert steady.significant
+        assert steady.difference == pytest.approx(0.1, abs=0.01)
+        assert 0 < steady.low < steady.difference < steady.high
+        # Seeds alike, standard error .1 / sqrt(3 * 400) of questions and a little of seeds.
+        assert steady.sees < 2.8 * 0.02
+        one = paired_seeds(base[:1], base[:1] + 0.1)
+        assert (one.p_seeds, one.significant, one.seeds) == (None, False, 1)
+        assert paired_seeds(base, base).p_seeds == 1.0
+        with pytest.raises(ValueError, match="two equal tables"):
+            paired_seeds(base, base[:2])

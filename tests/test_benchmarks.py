@@ -14,6 +14,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
+
+from retort.trainers.recipe import Recipe
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -176,7 +179,8 @@ for path in sys.argv[1:]:
 
 
 def test_every_script_has_help_that_loads_nothing_heavy():
-    scripts = [str(path) for path in sorted(FOLDER.glob("*.py")) if path.stem not in {"runner", "peers", "arms"}]
+    parts = {"runner", "peers", "arms", "spoilt", "report"}
+    scripts = [str(path) for path in sorted(FOLDER.glob("*.py")) if path.stem not in parts]
     assert scripts
     environment = {"PYTHONPATH": str(FOLDER), "PYTHONDONTWRITEBYTECODE": "1"}
     found = subprocess.run([sys.executable, "-c", HELP, *scripts], env=environment, capture_output=True, text=True)
@@ -341,3 +345,94 @@ def test_joint_divergence(monkeypatch, tmp_path, beir, tiny_student, other_stude
     found = json.loads(result.read_text())["results"]["one"]
     assert 0 < found["mixture"] <= sum(found[name] for name in ("bm25", "dual", "other")) / 3
     assert f"{found['mixture']:.3f}" in capsys.readouterr().out
+
+
+class TestProtocol:
+    @pytest.fixture
+    def protocol(self, monkeypatch):
+        monkeypatch.syspath_prepend(FOLDER)
+        return import_module("protocol")
+
+    @pytest.fixture
+    def given(self):
+        return yaml.safe_load((FOLDER / "protocol.yaml").read_text())
+
+    def test_arms_are_recipes_that_differ_from_their_baselines(self, protocol, given):
+        for name in ("start", *given["arms"]):
+            tree = protocol.recipe_of(given, name, 0)
+            Recipe.from_dict(tree, allow=["spoilt"], origin=name)
+            for other in given["arms"].get(name, {}).get("against", []):
+                assert protocol.recipe_of(given, other, 0) != tree, (name, other)
+
+    def test_arms_have_the_steps_lists_and_lengths_of_their_baselines(self, protocol, given):
+        """But for MTD's first, which has fewer queries, and the data and views that make up an arm."""
+
+        def budget(arm):
+            tree = protocol.recipe_of(given, arm, 0)
+            sizes = tree["training"].get("batch_size"), sum(stage["steps"] for stage in tree["stages"])
+            lists = {stage["candidates"]["negatives"] for stage in tree["stages"] if "candidates" in stage}
+            return tree["student"]["init_parameters"]["max_tokens"], sizes, lists if len(lists) == 1 else None
+
+        apart = {"leaf"}  # of vectors alone: no lists
+        for name, arm in given["arms"].items():
+            for other in arm.get("against", []):
+                assert budget(name)[:2] == budget(other)[:2], (name, other)
+                assert name in apart or budget(name) == budget(other), (name, other)
+
+    def test_what_an_arm_is_compared_with_runs_before_it(self, protocol, given):
+        arguments = SimpleNamespace(methods=["led"], sets=None, seeds=None)
+        plan = protocol.planned(given, arguments)
+        for place, (data, arm, seed) in enumerate(plan):
+            assert all(plan.index((data, o, seed)) < place for o in given["arms"][arm].get("against", []))
+        assert {data for data, *_ in plan} == {"fairytaleqa", "wiki"}
+        assert ("fairytaleqa", "labels", 2) in plan  # through `kd`
+
+    def test_parts_of_a_data_set(self, protocol):
+        lines = ["q1\td1\t1\n", "q1\td2\t1\n", "q2\td1\t1\n", "q3\td3\t1\n"]
+        assert protocol.judged(lines, {}) == lines
+        assert protocol.judged(lines, {"labelled": 1}) == lines[:2]
+        assert protocol.judged(lines, {"questions": 2}) == [lines[0], lines[2]]
+
+    def test_a_run_at_a_toy_size(self, protocol, given, monkeypatch, tmp_path, beir, tiny_student):
+        """Start, baseline and arm; what is there is not run again; the report is of the files alone."""
+        monkeypatch.setenv("RETORT_DATA", str(beir.parent))
+        tiny = {"type": "retort.students.create.pretrained", "init_parameters": {"model": tiny_student}}
+        given = {
+            "sets": {"toy": {"of": beir.name}},
+            "start": given["start"] | {"student": tiny},
+            "recipe": given["recipe"],
+            "arms": {name: given["arms"][name] for name in ("own-negatives", "led-negatives")},
+        }
+        given["start"]["teachers"]["e5"]["init_parameters"] = {"model": tiny_student}
+        given["recipe"]["teachers"]["first"]["init_parameters"] = {"model": "start/student"}
+        given["recipe"]["student"]["init_parameters"].pop("max_tokens")
+        given["arms"]["led-negatives"]["sets"] = {"toy": 2}
+        path = tmp_path / "protocol.yaml"
+        path.write_text(yaml.safe_dump(given))
+        command = ["protocol.py", "--protocol", str(path), "--work", str(tmp_path / "work"), "--steps", "2"]
+        monkeypatch.setattr(sys, "argv", [*command, "--results", str(tmp_path / "results" / "protocol")])
+        ran = []
+        monkeypatch.setattr(protocol, "child", lambda *run: ran.append(run) or one(*run))
+        monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
+
+        def one(name, arm, seed):
+            monkeypatch.chdir(tmp_path)
+            arguments = protocol.command_line().parse_args()
+            arguments.work, arguments.results = arguments.work.resolve(), arguments.results.resolve()
+            protocol.run_one(arguments, given, name, arm, seed)
+            monkeypatch.chdir(tmp_path)
+
+        protocol.main()
+        arms = ("own-negatives", "led-negatives")
+        assert ran == [("toy", "start", 0), *(("toy", arm, seed) for seed in (0, 1) for arm in arms)]
+        found = json.loads((tmp_path / "results" / "protocol" / "toy" / "led-negatives.json").read_text())
+        assert list(found["seeds"]) == ["0", "1"]
+        assert len(found["seeds"]["0"]["questions"]) == found["queries"]
+        mean = sum(found["seeds"]["0"]["questions"]) / found["queries"]
+        assert mean == pytest.approx(found["seeds"]["0"]["metrics"]["ndcg@10"], abs=1e-4)
+        assert str(tmp_path) not in json.dumps(found["recipe"]["student"])
+        report = (tmp_path / "results" / "REPORT.md").read_text()
+        assert "| led-negatives | own-negatives | " in report
+        protocol.main()
+        assert len(ran) == 5
+        assert (tmp_path / "results" / "REPORT.md").read_text() == report

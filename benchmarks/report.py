@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+Make `results/REPORT.md` of what `protocol.py` wrote: each arm against its baselines, from each question's nDCG@10.
+
+Two p, for two claims: over questions (would other questions say the same of these very students?) and over seeds (would
+other students?). The interval is a bootstrap over both at once. "Yes" needs both p below .05; an arm of one seed gives
+a direction; of a difference that is not there it is said how small a one would have been found four times in five.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LEAST_P = 0.001  # smaller ones are not told apart
+Tree = dict[str, Any]
+
+
+def write_report(results: Path) -> None:
+    """Write the results' `REPORT.md`."""
+    from retort.students.files import replace_file
+
+    with replace_file(results / "REPORT.md") as aside:
+        aside.write_text(report(results), encoding="utf-8")
+
+
+def report(results: Path) -> str:
+    found: dict[str, dict[str, Tree]] = {}
+    for path in sorted((results / "protocol").glob("*/*.json")):
+        found.setdefault(path.parent.name, {})[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        "# Methods by one protocol",
+        "",
+        "Made by `benchmarks/protocol.py --report` from `protocol/*/*.json`; do not edit. What each arm is stands in",
+        "`benchmarks/protocol.yaml`. nDCG@10 of all dev questions over the full corpus. p over questions: paired",
+        "randomisation of seed means; p over seeds: paired t; 95% interval: bootstrap over seeds and questions. A",
+        "difference counts where both p are below .05; of one seed it is a direction; else the last column says what",
+        "would have been found four times in five.",
+    ]
+    for name, arms in found.items():
+        lines += ["", f"## {name}", "", *section(arms)]
+    return "\n".join(lines) + "\n"
+
+
+def section(arms: dict[str, Tree]) -> list[str]:
+    """Tables of a data set: all arms, then what is compared."""
+    first = next(iter(arms.values()))
+    known = {f"{name} (teacher)": score for arm in arms.values() for name, score in best_of(arm)["teachers"].items()}
+    known = {"bm25": first["bm25"]["ndcg@10"], **known}
+    scored = ", ".join(f"{name} {score:.4f}" for name, score in known.items())
+    lines = [
+        f"{first['queries']} questions, {first['documents']} documents. {scored}",
+        "",
+        "| arm | what | nDCG@10 (spread), seeds | overlap@10 with BM25 | s |",
+        "|---|---|---|---|---|",
+    ]
+    for name, arm in arms.items():
+        scores = [row["metrics"]["ndcg@10"] for row in arm["seeds"].values()]
+        overlap, seconds = (
+            np.mean([row[key] for row in arm["seeds"].values()]) for key in ("overlap with bm25", "wall_s")
+        )
+        what = arm.get("what", "where all others start" if name == "start" else "")
+        score = f"{np.mean(scores):.4f} ({np.ptp(scores):.4f}), {len(scores)}"
+        lines.append(f"| {name} | {what} | {score} | {overlap:.3f} | {seconds:.0f} |")
+    pairs = [(name, other) for name, arm in arms.items() for other in arm.get("against", []) if other in arms]
+    if pairs:
+        lines += ["", "| arm | against | difference (95%) | p, questions | p, seeds | counts | would be seen |"]
+        lines += ["|---|---|---|---|---|---|---|", *(change(name, other, arms) for name, other in pairs)]
+    spaces = {name: best_of(arm)["asymmetric"] for name, arm in arms.items() if "asymmetric" in best_of(arm)}
+    if spaces:
+        kinds = [(kind, form) for kind, forms in next(iter(spaces.values())).items() for form in forms]
+        lines += [
+            "",
+            "Share of the teacher's nDCG@10, mean of seeds, whole, in 8 bits and cut; in brackets nDCG@10:",
+            "",
+        ]
+        lines += [f"| arm | {' | '.join(f'{kind}, {form}' for kind, form in kinds if kind != 'teacher')} |"]
+        lines += [f"|---|{'---|' * sum(kind != 'teacher' for kind, _ in kinds)}"]
+        lines += [shares(name, arms[name], kinds) for name in spaces]
+        teacher = next(iter(spaces.values()))["teacher"]
+        lines += [
+            "",
+            "The teacher itself: " + ", ".join(f"{form} {score:.4f}" for form, score in teacher.items()) + ".",
+        ]
+    return lines
+
+
+def best_of(arm: Tree) -> Tree:
+    """The first seed's row."""
+    return dict(next(iter(arm["seeds"].values())))
+
+
+def change(name: str, other: str, arms: dict[str, Tree]) -> str:
+    """One line: an arm against another, by the seeds that both have."""
+    from retort.trainers.evaluation.significance import paired_seeds
+
+    seeds = [seed for seed in arms[name]["seeds"] if seed in arms[other]["seeds"]]
+    first, second = (np.array([arms[a]["seeds"][s]["questions"] for s in seeds]) for a in (other, name))
+    found = paired_seeds(first, second)
+    counts = "direction" if found.p_seeds is None else "yes" if found.significant else "no"
+    cells = [
+        name,
+        other,
+        f"{found.difference:+.4f} ({found.low:+.4f} to {found.high:+.4f})",
+        shown(found.p_questions),
+        shown(found.p_seeds),
+        f"{counts} ({found.seeds})",
+        "" if counts == "yes" else f"{found.sees:.4f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def shown(p: float | None) -> str:
+    return "-" if p is None else "< .001" if p < LEAST_P else f"{p:.3f}"
+
+
+def shares(name: str, arm: Tree, kinds: list[tuple[str, str]]) -> str:
+    """One line: what a student has of its teacher's nDCG@10 at the same size."""
+    rows = [row["asymmetric"] for row in arm["seeds"].values()]
+    cells = []
+    for kind, form in kinds:
+        if kind != "teacher":
+            score = np.mean([row[kind][form] for row in rows])
+            cells.append(f"{score / rows[0]['teacher'][form]:.1%} ({score:.4f})")
+    return f"| {name} | {' | '.join(cells)} |"

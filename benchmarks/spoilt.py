@@ -1,0 +1,59 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Teachers that are wrong on purpose, for arms of `protocol.yaml`: is a method harmed by them?"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from retort.students.towers import Side
+from retort.trainers.roles import Ask
+from retort.trainers.runtime.rng import rng_for
+from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
+
+
+class MaliciousTeacher(BiEncoderTeacher):
+    """A bi-encoder whose queries are turned around: what it puts first is what fits least."""
+
+    @property
+    def key(self) -> str:  # type: ignore[override] # the other is cached
+        """That of the model, marked."""
+        return f"{super().key}-negated"
+
+    def encode(self, texts: list[str], side: Side) -> np.ndarray:
+        """Turn queries around."""
+        vectors = super().encode(texts, side)
+        return -vectors if side == "query" else vectors
+
+
+def is_spoilt(query: str, share: float) -> bool:
+    """Say whether the teacher is to be wrong on this query."""
+    return bool(rng_for("spoilt", query).random() < share)
+
+
+class SpoiltTeacher(BiEncoderTeacher):
+    """A bi-encoder that gives scores of lists, and on a share of the queries gives them to the wrong documents."""
+
+    gives = "scores"
+
+    def __init__(self, *, share: float, scale: float = 1.0, **parameters: Any) -> None:
+        super().__init__(**parameters)
+        self.share, self.scale = share, scale
+        self._kept: dict[str, np.ndarray] = {}
+
+    @property
+    def key(self) -> str:  # type: ignore[override] # the other is cached
+        """That of the model, marked."""
+        return f"{super().key}-spoilt-{self.share}-{self.scale}"
+
+    def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
+        """Score lists; see `Teacher.score`."""
+        texts = list(dict.fromkeys(text for ask in asks for text in ask.documents if text not in self._kept))
+        self._kept |= dict(zip(texts, self.encode(texts, "document"), strict=True)) if texts else {}
+        queries = self.encode([ask.query for ask in asks], "query")
+        for ask, query in zip(asks, queries, strict=True):
+            scores = np.stack([self._kept[text] for text in ask.documents]) @ query * self.scale
+            rng = rng_for("spoilt order", ask.query)
+            yield (rng.permutation(scores) if is_spoilt(ask.query, self.share) else scores).astype(np.float32)
