@@ -196,8 +196,14 @@ def load_model(
                 f"No model {path!r}: it is no folder, and this machine is offline: the Hugging Face Hub cannot be "
                 "reached, and it was not downloaded before. Give a folder or 'package:NAME/SUBFOLDER', or connect."
             )
+    import torch
+
     try:
-        loaded = open_model(kind, path, device=device, **options)
+        # Weights that a folder lacks, such as a pooler that nobody uses, are drawn: alike each time, as fingerprints
+        # must be.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            loaded = open_model(kind, path, device=device, **options)
     except RemoteCodeError:
         raise
     except OSError as error:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from tiny import MINILM, assert_comes_back, everything, pool, spec, tiny_config
+from transformers import AutoModel, AutoTokenizer
 
 from retort.students import (
     ExportError,
@@ -67,6 +68,17 @@ class TestHashes:
         student = Student.load(str(tmp_path / "half"))
         assert student.model.dtype == torch.float32
         assert pretrained(str(tmp_path / "half")).dtype == torch.float32
+
+    def test_weights_that_a_folder_lacks_are_alike_each_time(self, trunk, tmp_path):
+        """Such as the pooler of an encoder that was saved without: caches go by the fingerprint."""
+        AutoModel.from_pretrained(trunk, add_pooling_layer=False).save_pretrained(tmp_path)
+        AutoTokenizer.from_pretrained(trunk).save_pretrained(tmp_path)
+        torch.manual_seed(5)
+        first = Student.load(str(tmp_path))
+        state = torch.get_rng_state()
+        second = Student.load(str(tmp_path))
+        assert (first.fingerprint, first.space) == (second.fingerprint, second.space)
+        assert torch.equal(torch.get_rng_state(), state)
 
     def test_weights_change_both(self, tiny_model):
         assert space_of(tiny_model(1)) != space_of(tiny_model(2))
