@@ -4,12 +4,15 @@
 """`retort evaluate`."""
 
 import argparse
+from pathlib import Path
 
-from retort.cli.table import evaluation_table
+from retort.cli.table import evaluation_table, format_table
 from retort.students import Ranker
 from retort.students.files import write_json
 from retort.trainers.data.read import read_judged
-from retort.trainers.evaluation.rank import DEPTH, evaluate_bm25, evaluate_model, evaluate_reranked
+from retort.trainers.data.texts import RetrievalData
+from retort.trainers.evaluation.elsewhere import METRIC, measure_elsewhere, read_elsewhere, write_zero_shot
+from retort.trainers.evaluation.rank import DEPTH, Evaluation, evaluate_bm25, evaluate_model, evaluate_reranked
 from retort.trainers.evaluation.significance import paired_test, values
 from retort.trainers.runtime.errors import DataError
 
@@ -19,7 +22,11 @@ def run(given: argparse.Namespace) -> None:
     if given.rerank and given.depth > DEPTH:
         msg = f"--depth {given.depth}: rankings have {DEPTH} documents; give {DEPTH} at most."
         raise DataError(msg)
+    if given.rerank and given.zero_shot:
+        msg = "--zero-shot measures models alone: leave out --rerank."
+        raise DataError(msg)
     data = read_judged(given.data, given.split, empty=given.empty, max_queries=given.max_queries)
+    others = read_elsewhere(given.data, given.zero_shot, empty=given.empty)
     form = {
         "precision": given.precision,
         "backend": given.backend,
@@ -28,8 +35,12 @@ def run(given: argparse.Namespace) -> None:
     }
     ranker = Ranker.load(given.rerank, **form) if given.rerank else None
     figures: dict[str, dict[str, float]] = {}
+
+    def evaluate(name: str, data: RetrievalData) -> Evaluation:
+        return evaluate_bm25(data) if name == "bm25" else evaluate_model(name, data, dim=given.dim, **form)
+
     for name in given.models:
-        first = evaluate_bm25(data) if name == "bm25" else evaluate_model(name, data, dim=given.dim, **form)
+        first = evaluate(name, data)
         figures[name] = first.metrics
         if ranker is not None:
             second = evaluate_reranked(ranker, data, first, given.depth)
@@ -42,5 +53,21 @@ def run(given: argparse.Namespace) -> None:
             )
     print(f"{data.name} {given.split}: {len(data.queries)} queries, {len(data.corpus)} documents")
     print(evaluation_table(figures))
+    written = {"data": data.name, "hash": data.hash, "split": given.split, "models": figures}
+    if others:
+        scores = {name: found[METRIC] for name, found in figures.items()}
+        found = measure_elsewhere((given.split, data), others, scores, evaluate)
+        print(f"\nElsewhere, in brackets the share of {given.models[0]}:")
+        print(format_table(found.header, found.rows()))
+        for run in {run for name in given.models if (run := run_of(name))}:
+            write_zero_shot(run, found)
+            print(f"{run}: `retort report {run}` shows this table, too.")
+        written["zero_shot"] = vars(found)
     if given.json:
-        write_json(given.json, {"data": data.name, "hash": data.hash, "split": given.split, "models": figures})
+        write_json(given.json, written)
+
+
+def run_of(model: str) -> Path | None:
+    """Return the run folder that a student lies in."""
+    folder = Path(model).resolve().parent
+    return folder if Path(model).name == "student" and (folder / "metrics.json").is_file() else None

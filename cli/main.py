@@ -69,10 +69,12 @@ EVALUATE_EPILOG = """\
 examples:
   retort evaluate bm25 sentence-transformers/all-MiniLM-L6-v2 runs/first/student --data my-data --split dev
   retort evaluate runs/first/student --rerank runs/ranker/student --depth 50 --data my-data --split dev
+  retort evaluate TEACHER runs/first/student bm25 --data my-data --split dev --zero-shot other-data third-data
 
 Every model ranks the whole corpus, exactly. ms is the median time of one query from text to its top 100, encoding
 alone in brackets; MB are its weights in the precision evaluated. With --rerank the lines of a ranker give the time of
-ranking alone, pairs a second, and the change's p by a paired randomisation test.
+ranking alone, pairs a second, and the change's p by a paired randomisation test. With --zero-shot a second table has
+each model's nDCG@10 on data that none was trained on, and its share of the first model's; the run's report shows it.
 """
 
 COMPARE_EPILOG = """\
@@ -241,6 +243,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("models", nargs="+", metavar="MODEL", help="student or model folder, Hub id, or bm25")
     evaluate.add_argument("--data", required=True, type=Path, help="BEIR folder, or training data with labels")
     evaluate.add_argument("--split", required=True, help="split to evaluate on: dev, or test once at the very end")
+    evaluate.add_argument(
+        "--zero-shot", nargs="+", default=[], type=Path, metavar="FOLDER", help="other data, to see what was forgotten"
+    )
     evaluate.add_argument("--rerank", default=None, metavar="RANKER", help="rank each model's first documents anew")
     evaluate.add_argument("--depth", type=positive, default=50, help="how many documents --rerank ranks")
     evaluate.add_argument("--max-queries", type=positive, default=None, metavar="N", help="the first N queries only")
