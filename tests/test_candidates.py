@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,8 @@ from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.candidates.mining import build_lists, mine
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
-from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.data.made_texts import made_texts, whole_words
+from retort.trainers.data.texts import RetrievalData, TextStore, item_id
 from retort.trainers.roles import Miner
 from retort.trainers.runtime.errors import DataError
 from retort.trainers.search import BM25, search_vectors, top_rows
@@ -288,6 +291,40 @@ class TestLists:
         assert (len(batch.queries), len(batch.documents)) == (6, 8)
         assert batch.index.shape == (6, 0)
         assert not batch.has_positive.any()
+
+    def test_texts_of_random_words_are_mixed_in(self, context, tiny_model):
+        """A share of the documents; teachers are asked for them, and nothing else changes."""
+        tokenizer = tiny_model(1).tokenizer
+        student = SimpleNamespace(tokenizer=tokenizer)
+        source = opened(TextBatches(made=30, share=0.5), context, batch_size=14, teachers=["teacher"], student=student)
+        plain = opened(TextBatches(), context, batch_size=14, teachers=["teacher"], student=student)
+        batch = source.batch(1)
+        made = batch.documents[4:]
+        assert len(batch.documents) == 8
+        assert batch.queries == plain.batch(1).queries
+        assert set(batch.documents[:4]) <= set(context.data.corpus.texts)
+        words = set(whole_words(tokenizer))
+        assert all(word in words for text in made for word in text.split())
+        teacher = context.teachers["teacher"]
+        assert torch.equal(batch.teacher_vectors["teacher"][1][4:], torch.from_numpy(teacher.encode(made, "document")))
+        assert [item_id(text) for text in made] == batch.document_items[4:]
+        seen = {text for step in range(8) for text in source.batch(step).documents} - set(context.data.corpus.texts)
+        assert len(seen) == len(made_texts(tokenizer, 30))  # 8 steps of 4 see all 30
+
+    def test_made_texts_are_of_whole_words_and_the_same_each_time(self, tiny_model):
+        tokenizer = tiny_model(1).tokenizer
+        texts = made_texts(tokenizer, 50).texts
+        assert texts == made_texts(tokenizer, 50).texts
+        assert len(set(texts)) == len(texts)
+        lengths = {len(text.split()) for text in texts}
+        assert min(lengths) >= 2
+        assert max(lengths) <= 24
+        for word in whole_words(tokenizer):
+            assert len(tokenizer.tokenize(word)) == 1
+
+    def test_odd_shares_are_refused(self):
+        with pytest.raises(ValueError, match="share between 0 and 1; they are 10 and 1.0"):
+            TextBatches(made=10, share=1.0)
 
 
 class TestParts:

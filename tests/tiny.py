@@ -203,7 +203,17 @@ def terms_of(objective, output, batch: CandidateBatch, ctx: StepContext) -> dict
 
 
 def opened(
-    source: BatchSource, context, *, batch_size: int, lists=None, seed=0, text=None, teachers=(), scorers=(), **section
+    source: BatchSource,
+    context,
+    *,
+    batch_size: int,
+    lists=None,
+    seed=0,
+    text=None,
+    teachers=(),
+    scorers=(),
+    student=None,
+    **section,
 ):
     """Open a batch source by itself; `section` is of the recipe's candidates, `teachers` give vectors."""
     candidates = CandidatesSection(sources=[], **section)
@@ -219,6 +229,7 @@ def opened(
             lists=lists,
             candidates=candidates,
             text=text,
+            student=student,
         )
     )
     return source
