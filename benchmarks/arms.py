@@ -121,10 +121,13 @@ def ctkd(tree: Tree, given: argparse.Namespace, work: Path, *, fixed: float | No
 
 
 def lead(objectives: tuple[str, ...], tree: Tree, given: argparse.Namespace, work: Path) -> None:  # noqa: ARG001
-    """Three layers learn from the six in the loop: labels, its scores as well, its layers as well."""
+    """Three layers learn from the six in the loop, which stay: labels, their scores as well, their layers as well."""
     tree["teachers"]["teacher"] = recipe_tree("lead-small")["teachers"]["teacher"]
+    tree["teachers"]["teacher"]["init_parameters"] |= {"train": False, "lr": None}
     tree["teachers"]["teacher"]["init_parameters"]["student"]["init_parameters"]["max_tokens"] = lengths(given)
     layers = stage_of("lead-small", "layers")
+    for objective in layers["objectives"]:
+        objective["init_parameters"].pop("both", None)
     layers["candidates"] = {"sources": ["bm25", "dual"]}
     keep_objectives(layers, *objectives)
     if objectives == ("Contrastive",):

@@ -16,6 +16,10 @@ from tiny import assert_comes_back, everything, lists, pool, run_killed, spec, s
 
 from retort.students import Student
 from retort.trainers.build import build_recipe
+from retort.trainers.candidates.dense import DenseMiner
+from retort.trainers.candidates.lists import CandidateLists
+from retort.trainers.candidates.mining import build_lists
+from retort.trainers.context import TrainingContext
 from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.distiller import Distiller, step_loss
 from retort.trainers.encoder_output import PairOutput
@@ -27,6 +31,7 @@ from retort.trainers.roles import ModelInfo, StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.stages import open_stage
+from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 
 INF = np.inf
 
@@ -217,12 +222,35 @@ class TestSelection:
         assert not confuses([-1.0, -5.0, np.nan])
         assert not confuses([-1.0, np.nan, np.nan])
 
-    def test_windows_are_as_deep_as_the_window(self, confuses):
-        """The teacher's favourite comes right after the window."""
+    @pytest.mark.parametrize("rule", ["windows", "above"])
+    def test_the_positive_must_be_above_all_that_was_found(self, confuses, rule):
+        """The teacher's favourite is the last document that it orders, or the first beyond."""
+        last = {"windows": 200, "above": 100}[rule]
+        window = {} if rule == "windows" else {"window": 1}
+        for place, kept in ((last, False), (last + 1, True)):
+            scores = [1.0, 2.0, *[0.0] * 300]
+            scores[place - 1] = 9.0
+            assert confuses(scores, rule=rule, **window) is kept
         scores = [1.0, 2.0, 0.0, 9.0]
-        assert confuses(scores, window=3)
-        assert not confuses(scores, window=4)
-        assert not confuses(scores, window=3, depth=4)
+        assert confuses(scores, rule=rule, window=3 if rule == "windows" else 1, depth=3)
+
+    def test_the_teacher_is_asked_about_the_window_alone(self, prod_tree, beir, tmp_path, monkeypatch):
+        """Of queries whose positive the student ranks first, or below the window, its answer cannot matter."""
+        recipe = Recipe.from_dict(prod_tree)
+        train, _ = read_train_and_dev(beir, recipe.data)
+        context = build_recipe(recipe, train, tmp_path / "cache").context
+        ranks = np.array(([1, 2, 3, 4, INF] * len(train.queries))[: len(train.queries)])
+        monkeypatch.setattr("retort.trainers.methods.prod.first_ranks", lambda relevant: ranks[: len(relevant)])
+        asked = []
+        monkeypatch.setattr(context, "scores", lambda _, q, d: (asked.extend(q.tolist()), np.zeros(len(d)))[1])
+        for rule, expected in (("windows", {2, 3}), ("above", {2, 3, 4})):
+            asked.clear()
+            ConfusingQueries(teacher="teacher", rule=rule, window=3, depth=9).keep(context, 99)
+            assert {float(r) for r in ranks[sorted(set(asked))]} == expected
+
+    def test_a_window_that_the_student_does_not_fill(self):
+        with pytest.raises(ValueError, match="depth must be at least the window, 15; it is 9"):
+            ConfusingQueries(teacher="t", depth=9)
 
     def test_the_queries_that_the_student_confuses(self, prod_tree, beir, tmp_path):
         """Against the rule by hand, over the student's own ranking and the teacher's similarities."""
@@ -335,6 +363,51 @@ def test_a_dual_encoder_trained_on_the_way_mines_and_teaches(prod_tree, beir, tm
     trained, before = (load_file(Path(f) / "model.safetensors") for f in (out / "teachers/dual/student", tiny_student))
     assert any(not torch.equal(trained[name], before[name]) for name in before)
     shutil.rmtree(out)
+
+
+class TestSecondWarmUp:
+    """A dual encoder goes on from what it finds itself, then the student from what that one finds."""
+
+    @pytest.fixture
+    def tree(self, prod_tree, tiny_student):
+        first = stage("first", 3, spec("Contrastive"), lr=1e-2, candidates=pool("bm25", negatives=1))
+        own = stage("own-errors", 3, spec("Contrastive"), lr=1e-2, candidates=pool("dual", negatives=2))
+        start = spec("pretrained", model=tiny_student)
+        prod_tree["teachers"]["dual"] = spec("TrainedInRunBiEncoder", student=start, stages=[first, own])
+        prod_tree["candidates"]["dual"] = spec("DenseMiner", model="dual", depth=6)
+        prod_tree["stages"] = [stage("on", 3, spec("Contrastive"), candidates=pool("dual", negatives=2))]
+        return prod_tree
+
+    def test_each_mines_with_the_dual_encoder_of_its_time(self, tree, beir, tmp_path):
+        out = tmp_path / "whole" / "run"
+        run_recipe(Recipe.from_dict(tree), beir, out)
+        data = read_train_and_dev(beir, Recipe.from_dict(tree).data)[0]
+        stages = tree["teachers"]["dual"]["init_parameters"]["stages"]
+        whole = out / "teachers" / "dual"
+        stages.pop()  # what the dual encoder is before it goes on
+        run_recipe(Recipe.from_dict(tree), beir, tmp_path / "first" / "run")
+        folders = {whole / "candidates" / "own-errors.parquet": tmp_path / "first" / "run" / "teachers" / "dual"}
+        folders[out / "candidates" / "on.parquet"] = whole
+        found = []
+        for path, model in folders.items():
+            mined = CandidateLists.load(path, data)
+            context = TrainingContext(data, {"dual": BiEncoderTeacher(model=str(model / "student"))}, tmp_path / "x")
+            expected = build_lists(context, {"dual": DenseMiner(model="dual", depth=6)})
+            assert mined.rows.tolist() == expected.rows.tolist()
+            found.append(expected.rows.tolist())
+        assert found[0] != found[1]
+
+    def test_killed_in_both_of_its_stages(self, tree, beir, tmp_path, monkeypatch):
+        out = tmp_path / "whole" / "run"
+        run_recipe(Recipe.from_dict(tree), beir, out)
+        assert_comes_back(tree, beir, tmp_path, monkeypatch, everything(out), (4, 7))
+
+    def test_a_ranker_has_nothing_to_mine_with(self, tree, beir, tmp_path):
+        """Nor can it judge queries before it has learned."""
+        rank = tree["teachers"]["ranker"]["init_parameters"]["stages"][0]
+        rank["selector"] = spec("ConfusingQueries", teacher="ranker")
+        with pytest.raises(RecipeError, match=r"teachers.ranker need each other"):
+            run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
 
 
 def test_a_ranker_that_does_not_look_at_queries(prod_tree, beir, tmp_path, monkeypatch, caplog):

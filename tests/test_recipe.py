@@ -469,9 +469,9 @@ def test_types_are_frozen():
 
 
 def test_an_override_leaves_what_shares_an_anchor():
-    recipe = Recipe.from_yaml("prod", overrides=["stages.2.objectives.0.weight=0.7"])
-    assert recipe.stages[2].objectives[0].weight == 0.7
-    assert recipe.stages[3].objectives[0].weight == 0.1
+    recipe = Recipe.from_yaml("prod", overrides=["stages.3.objectives.0.weight=0.7"])
+    assert recipe.stages[3].objectives[0].weight == 0.7
+    assert recipe.stages[4].objectives[0].weight == 0.1
 
 
 class TestTrust:

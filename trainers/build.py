@@ -69,6 +69,8 @@ class BuiltRecipe:
         Fingerprint of the model that it starts from.
     :param trained_in_run:
         Of teachers that are trained within the run: their built recipes, until they are.
+    :param in_training:
+        The bi-encoder among these that this recipe trains: it is asked as it is, and need not be trained before.
     """
 
     recipe: Recipe
@@ -81,6 +83,7 @@ class BuiltRecipe:
     distiller: Distiller
     trunk: str
     trained_in_run: dict[str, BuiltRecipe] = field(default_factory=dict)
+    in_training: str = ""
 
     def views(self) -> dict[str, list[str]] | None:
         """Texts that stand for each document in search, by its id, where the student sees more than the document."""
@@ -99,7 +102,7 @@ class BuiltRecipe:
             names.add(stage.candidates.filter.teacher)
         roles: list[Any] = [self.miners[source] for source in (stage.candidates.sources if stage.candidates else [])]
         roles += [own[stage.name] for own in (self.selectors, self.queries, self.batches) if stage.name in own]
-        return sorted(names.union(*(role.teachers for role in roles)))
+        return sorted(names.union(*(role.teachers for role in roles)) - {self.in_training})
 
 
 def build_recipe(recipe: Recipe, data: RetrievalData, cache: Path, *, ask: bool = True) -> BuiltRecipe:
@@ -153,7 +156,8 @@ def _build(recipe: Recipe, data: RetrievalData, cache: Path, *, ask: bool) -> Bu
             within = teacher.recipe(recipe, name)
             model = within.create(within.student, "student", f"teachers.{name}.student", seed=within.training.seed)
             _checked(f"teachers.{name}", teacher.look_at, model)
-            trained_in_run[name] = _built(within, model, context, miners, trained_in_run, ask=ask)
+            own = name if teacher.gives == "vectors" else ""
+            trained_in_run[name] = _built(within, model, context, miners, trained_in_run, ask=ask, in_training=own)
     _check_order(trained_in_run)
     return _built(recipe, student, context, miners, trained_in_run, ask=ask)
 
@@ -166,6 +170,7 @@ def _built(
     trained_in_run: dict[str, BuiltRecipe],
     *,
     ask: bool,
+    in_training: str = "",
 ) -> BuiltRecipe:
     selectors, batches = _by_stage(recipe, "selector"), _by_stage(recipe, "batches")
     texts = {}
@@ -193,6 +198,7 @@ def _built(
         distiller=_build_distiller(recipe, student, context, batches, ask=ask),
         trunk=fingerprint_of(student),
         trained_in_run=trained_in_run,
+        in_training=in_training,
     )
 
 

@@ -170,5 +170,6 @@ def train_teacher(built: BuiltRecipe, name: str, *, home: Path, dev: RetrievalDa
     if not processes.broadcast((folder / "metrics.json").is_file()):
         if processes.is_main:
             write_recipe(within.recipe, folder)
+        teacher.train_as(within.distiller.student)
         train_built(within, folder, dev, accelerator, home=home)
     teacher.load(folder / "student")

@@ -24,6 +24,7 @@ from retort.trainers.roles import Compared, Masks, Objective, StepContext, Value
 from retort.trainers.runtime.rng import rng_for
 
 LEAST_BLOCK = 256  # queries that the teacher is asked at a time
+DEPTHS = {"windows": 200, "above": 100}  # what each rule's teacher orders, of what the student finds
 
 
 class AnchorKL(Objective):
@@ -74,6 +75,10 @@ class ConfusingQueries(roles.Selector):
     relevant document. `windows` (MS MARCO in the official code): the student's is 2 to `window`, the teacher's 1.
     `above` (Natural Questions there): the teacher's is smaller than the student's and at most `window`.
 
+    With `windows` the teacher is asked about queries alone whose rank lies in the window, but about all `depth`
+    documents of each: it must put a relevant one above everything that the student found. Fewer documents cost less,
+    and let queries through for which the teacher likes a document further down better.
+
     :param teacher:
         The teacher that orders.
     :param rule:
@@ -81,10 +86,18 @@ class ConfusingQueries(roles.Selector):
     :param window:
         See above.
     :param depth:
-        How many documents the student finds; None takes `window` for `windows`, which asks for no more, and 100 for
-        `above`.
+        How many documents the student finds and the teacher orders, at least `window`; None takes the official code's
+        200 for `windows`, and 100 for `above`.
     :param model:
         Who searches: `student`, or a teacher with vectors.
+    :raises ValueError:
+        If there is no such rule, or window and depth do not fit it.
+
+    ```yaml
+    selector:
+      type: retort.trainers.methods.prod.ConfusingQueries
+      init_parameters: {rule: windows, window: 15, depth: 200}
+    ```
     """
 
     def __init__(
@@ -103,7 +116,11 @@ class ConfusingQueries(roles.Selector):
         if window < least:
             msg = f"window must be at least {least} for rule {rule}; it is {window}."
             raise ValueError(msg)
-        self._miner = DenseMiner(model=model, depth=depth or (window if rule == "windows" else 100))
+        depth = DEPTHS[rule] if depth is None else depth
+        if rule == "windows" and depth < window:
+            msg = f"depth must be at least the window, {window}; it is {depth}."
+            raise ValueError(msg)
+        self._miner = DenseMiner(model=model, depth=depth)
         self.teachers = (teacher, *self._miner.teachers)
 
     def keep(self, context: roles.Context, enough: int) -> np.ndarray:
@@ -121,8 +138,9 @@ class ConfusingQueries(roles.Selector):
         found = np.where(mined < 0, -1, context.data.corpus.first_rows[mined])
         relevant = relevant_in(found, context.data.positives())
         student = first_ranks(relevant)
-        # The teacher is asked only where its answer can matter.
-        open_rows = np.flatnonzero((student > 1) & np.isfinite(student))
+        # The teacher is asked only where its best answer would do.
+        best = confusing(student, np.ones_like(student), rule=self.rule, window=self.window)
+        open_rows = np.flatnonzero(best & np.isfinite(student))
         # Another order each round. ProcessGroup, not weights, which another number of processes would round otherwise.
         order = rng_for("confusing", student.tobytes()).permutation(open_rows)
         size = max(LEAST_BLOCK, enough // 4)

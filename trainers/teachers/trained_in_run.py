@@ -5,7 +5,8 @@
 Teachers that are trained within a run, when a stage first asks them.
 
 They learn on the candidates of that time: a miner of the recipe that searches with `student` gives them the errors of
-the student as it is then. So teachers follow the pool, as in PROD (Lin et al. 2023).
+the student as it is then. So teachers follow the pool, as in PROD (Lin et al. 2023). A miner that searches with a
+bi-encoder in training gives it its own errors.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from retort.students.hashing import fingerprint_of
 from retort.students.loading import Precision, check_precision
 from retort.students.scoring import is_ranker
+from retort.students.sparse import encode_vectors
 from retort.students.student import Student
 from retort.students.towers import Side
 from retort.trainers.recipe import Recipe, trusts_code
@@ -34,7 +37,8 @@ class TrainedInRun(Teacher):
     :param student:
         The model to start from, as a recipe's `student`.
     :param stages:
-        How it is trained, as a recipe's `stages`; teachers and candidates are those of the recipe around.
+        How it is trained, as a recipe's `stages`; teachers and candidates are those of the recipe around. A miner that
+        searches with this very teacher searches with the model as it is when the stage starts.
     :param training:
         As a recipe's `training`; what is left out is as in the recipe around.
     :param precision:
@@ -58,6 +62,11 @@ class TrainedInRun(Teacher):
         self._training = training or {}
         self.precision: Precision = precision
         self._teacher: Any = None
+        self._in_training: Any = None
+
+    def train_as(self, model: Any) -> None:
+        """Take up the model that is about to be trained."""
+        self._in_training = model
 
     @property
     def is_trained(self) -> bool:
@@ -142,9 +151,32 @@ class TrainedInRunRanker(TrainedInRun):
 
 
 class TrainedInRunBiEncoder(TrainedInRun):
-    """A bi-encoder that is trained within the run; parameters as in `TrainedInRun`."""
+    """
+    A bi-encoder that is trained within the run; parameters as in `TrainedInRun`.
+
+    ```yaml
+    dual:
+      type: retort.trainers.teachers.trained_in_run.TrainedInRunBiEncoder
+      init_parameters:
+        student: {type: retort.students.create.pretrained, init_parameters: {model: my-encoder}}
+        stages:
+          - name: warm-up
+            candidates: {sources: [bm25], negatives: 1}
+            steps: 1000
+            objectives: [{type: retort.trainers.objectives.Contrastive}]
+          - name: go-on
+            candidates: {sources: [dual], negatives: 1}     # a DenseMiner of `model: dual`: its own errors
+            steps: 250
+            objectives: [{type: retort.trainers.objectives.Contrastive}]
+    ```
+    """
 
     gives = "vectors"
+
+    @property
+    def key(self) -> str:
+        """Identify its weights, those that it has now while it is trained."""
+        return self._trained.key if self._in_training is None else fingerprint_of(self._in_training)
 
     def look_at(self, model: Any) -> None:
         """Note dimension and similarity; refuse a ranker."""
@@ -156,7 +188,7 @@ class TrainedInRunBiEncoder(TrainedInRun):
 
     def load(self, folder: Path) -> None:
         """Take up the trained bi-encoder."""
-        self._teacher = BiEncoderTeacher(model=str(folder), **self._options)
+        self._teacher, self._in_training = BiEncoderTeacher(model=str(folder), **self._options), None
 
     @property
     def local_student(self) -> Student:
@@ -165,4 +197,6 @@ class TrainedInRunBiEncoder(TrainedInRun):
 
     def encode(self, texts: list[str], side: Side) -> np.ndarray:
         """Give the vectors `[n, dim]` float32 of `n` texts."""
+        if self._in_training is not None:
+            return encode_vectors(self._in_training, texts, side)
         return self._trained.encode(texts, side)
