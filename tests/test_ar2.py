@@ -8,10 +8,11 @@ import math
 
 import pytest
 import torch
-from tiny import assert_comes_back, everything, lists, pool, spec, stage, terms_of
+from tiny import assert_comes_back, everything, lists, log_of, pool, spec, stage, terms_of
 
+from retort.students import Student
 from retort.trainers.distiller import step_loss
-from retort.trainers.encoder_output import PairOutput
+from retort.trainers.encoder_output import DenseOutput, PairOutput
 from retort.trainers.losses import listwise_kl
 from retort.trainers.methods.ar2 import Adversarial, adversarial
 from retort.trainers.objectives import TeacherContrastive
@@ -64,6 +65,15 @@ class TestReferenceValues:
         ctx = StepContext("s", 0, 1, teachers={"t": PairOutput(D)})
         (own,) = TeacherContrastive(teacher="t")(None, lists(D), ctx).values()
         assert float(own.mean()) == pytest.approx(1.055712, abs=1e-5)
+
+    @pytest.mark.parametrize(("form", "value"), [("code", 5.655668 / 2), ("paper", -0.517166)])
+    def test_of_unscaled_dot_products(self, form, value):
+        """04-A and 04-B again, of vectors: the student of the recipe has no scale."""
+        batch = lists(D)
+        batch.index = torch.arange(4).expand(2, 4)
+        output = DenseOutput(torch.eye(2), G.T, 1.0, "dot")
+        (found,) = Adversarial(teacher="t", form=form)(output, batch, StepContext("s", 0, 1)).values()
+        assert float(found.mean()) == pytest.approx(value, abs=1e-5)
 
     def test_c_entropy(self):
         """04-C: of the retriever over the whole list, which is logged."""
@@ -149,6 +159,33 @@ def test_a_game_killed_in_both_turns(tree, beir, tmp_path, monkeypatch):
     assert first != second
     assert any(name.startswith("teachers/ranker/student.") for name in expected)
     assert_comes_back(tree, beir, tmp_path, monkeypatch, expected, (1, 2, 4))
+
+
+def test_a_student_of_dot_products(tree, trunk, beir, tmp_path, monkeypatch):
+    """As in the paper its scores are not scaled, those of cosines are."""
+    seen, forward = [], Adversarial.forward
+    monkeypatch.setattr(Adversarial, "forward", lambda o, out, *rest: (seen.append(out), forward(o, out, *rest))[1])
+    run_recipe(Recipe.from_dict(tree), beir, tmp_path / "cosine" / "run")
+    assert {(out.similarity, out.scale) for out in seen} == {("cosine", 20.0)}
+    seen.clear()
+    assert Recipe.from_yaml("ar2").student.init_parameters["similarity_fn_name"] == "dot"
+    tree["student"] = spec("pretrained", model=trunk, similarity_fn_name="dot")
+    run_recipe(Recipe.from_dict(tree), beir, tmp_path / "dot" / "run")
+    assert {(out.similarity, out.scale) for out in seen} == {("dot", 1.0)}
+    torch.testing.assert_close(seen[0].in_batch_scores(), seen[0].queries @ seen[0].documents.T)
+    assert not torch.allclose(seen[0].queries.norm(dim=-1), torch.ones(4))
+    assert Student.load(str(tmp_path / "dot" / "run" / "student")).manifest.similarity == "dot"
+
+
+def test_the_ranker_begins(tree, beir, tmp_path):
+    """Its steps come before each stretch of the student's, in the shipped recipes too."""
+    run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
+    steps = [set(line["terms"]) for line in log_of(tmp_path / "run")]
+    assert ["teacher_contrastive" in terms for terms in steps] == [True, False, False] * 2
+    for name in ("ar2", "ar2-small"):
+        game = Recipe.from_yaml(name).stages[-1]
+        turn = game.objectives[0].init_parameters["turn"]
+        assert game.refresh == turn["cycle"] == 4 * turn["steps"]
 
 
 def test_a_frozen_ranker(tree, beir, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from haystack import Document
 from haystack.core.serialization import component_from_dict, component_to_dict
-from tiny import everything, opened, pool, run_killed, spec
+from tiny import everything, lists, opened, pool, run_killed, spec
 
 from haystack_integrations.components.embedders.retort import (
     StudentDocumentEmbedder,
@@ -33,10 +33,12 @@ from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.pseudo_queries import KeySentences, TrainingQuestions
 from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.encoder_output import DenseOutput
 from retort.trainers.losses import contrastive
 from retort.trainers.methods.dual_cross_encoder import QuestionViews
+from retort.trainers.objectives import Contrastive
 from retort.trainers.recipe import Recipe
-from retort.trainers.roles import TextRequest
+from retort.trainers.roles import StepContext, TextRequest
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.search import search_vectors
@@ -89,6 +91,14 @@ class TestReferenceValues:
         positive = torch.tensor([[True, False, False, False], [False, False, True, False]])
         found = contrastive(scores, positive, torch.ones_like(positive)).mean()
         assert float(found) == pytest.approx(0.911458, abs=1e-6)
+
+    def test_b_of_unscaled_dot_products(self):
+        """10-B again, of vectors: the student of the recipe has no scale."""
+        assert Recipe.from_yaml("dual_cross_encoder").student.init_parameters["similarity_fn_name"] == "dot"
+        columns = torch.tensor([[1.2, 0.1], [0.7, 0.2], [0.0, 1.0], [0.3, 0.8]])
+        output = DenseOutput(torch.eye(2), columns, 1.0, "dot")
+        (found,) = Contrastive()(output, lists(torch.zeros(2, 2)), StepContext("s", 0, 1)).values()
+        assert float(found.mean()) == pytest.approx(0.911458, abs=1e-6)
 
 
 def test_a_view_more_never_lowers_a_score():

@@ -77,6 +77,35 @@ class TestReferenceValues:
         assert own.grad[0].tolist() == pytest.approx([-1.258185, 0.913400, 0.344785], abs=1e-6)
         assert theirs.grad[0].tolist() == pytest.approx([0.393354, -0.292395, -0.100959], abs=1e-6)
 
+    @pytest.mark.parametrize("frozen", [False, True])
+    def test_b_by_the_recipe(self, frozen):
+        """02-B again, of the objectives that the recipe has; and what it says of a frozen teacher."""
+        changes = ["teachers.teacher.init_parameters.train=false", "stages.1.objectives.1.weight=0"]
+        changes += ["stages.1.objectives.2.init_parameters.both=false"]
+        recipe = Recipe.from_yaml("lead", overrides=changes if frozen else [])
+        assert recipe.teachers["teacher"].init_parameters["train"] is not frozen
+        theirs = torch.tensor([[3.0, 1.0, 0.5]], requires_grad=not frozen)
+        own = torch.tensor([[1.2, 0.9, 0.1]], requires_grad=True)
+
+        def seen(last: torch.Tensor, layers: list[list[float]]) -> DenseOutput:
+            each = {i: seen(torch.tensor([scores]), []) for i, scores in enumerate(layers)}
+            return DenseOutput(last, torch.eye(3), 1.0, "dot", layers=each)
+
+        ctx = StepContext("layers", 0, 1, teachers={"teacher": seen(theirs, TEACHER_LAYERS)})
+        terms = {}
+        for described in recipe.stages[1].objectives:
+            objective = recipe.create(described, "objective", "x", teacher="teacher")
+            objective.bind(ModelInfo(3, {}, {}, student_layers=3, teacher_layers={"teacher": 3}))
+            found = terms_of(objective, seen(own, STUDENT_LAYERS), lists(torch.zeros(1, 3)), ctx)
+            terms |= {name: (*term, described.weight) for name, term in found.items()}
+        loss = step_loss(terms, dict.fromkeys(terms, 1.0))
+        expected = 0.729329 + 0.249218 + 0.069931 if frozen else 1.544666
+        assert float(loss.detach()) == pytest.approx(expected, abs=1e-6)
+        loss.backward()
+        if not frozen:
+            assert own.grad[0].tolist() == pytest.approx([-1.258185, 0.913400, 0.344785], abs=1e-6)
+            assert theirs.grad[0].tolist() == pytest.approx([0.393354, -0.292395, -0.100959], abs=1e-6)
+
     def test_detached_targets(self):
         theirs = torch.tensor([[3.0, 1.0, 0.5]], requires_grad=True)
         own = torch.tensor([[1.2, 0.9, 0.1]], requires_grad=True)

@@ -309,6 +309,7 @@ class TestExtends:
         views = "stages.0.candidates.text.init_parameters"
         sizes += [f"{views}.views=3", f"{views}.queries.init_parameters.most=3"]
         large = Recipe.from_yaml("dual_cross_encoder", overrides=sizes)
+        assert large.student.init_parameters.pop("similarity_fn_name") == "dot"  # what null takes out
         assert Recipe.from_yaml("dual_cross_encoder-small") == large
 
     @pytest.fixture

@@ -5,9 +5,13 @@
 AR2: adversarial retriever-ranker (Zhang et al. 2022, arXiv 2110.03611).
 
 Retriever and ranker learn in turns on what the retriever finds now: a stage's `refresh` renews the lists, a live
-teacher is the ranker, and `TeacherContrastive` with a `turn` trains it. The retriever learns from the term below and
-from `ListwiseKL`, which is the paper's regulariser: the cross-entropy $H(p_D, p_G)$ less the ranker's own entropy,
-which moves nothing. Without `TeacherContrastive` the ranker is frozen; with weight 0 the term below is gone.
+teacher is the ranker, and `TeacherContrastive` with a `turn` trains it, before each stretch of the retriever's. That
+one learns from the term below and from `ListwiseKL`, which is the paper's regulariser: the cross-entropy
+$H(p_D, p_G)$ less the ranker's own entropy, which moves nothing. Without `TeacherContrastive` the ranker is frozen;
+with weight 0 the term below is gone.
+
+The paper's retriever scores by plain dot products: give the student `similarity_fn_name: dot`, whose scores are not
+scaled, as the recipe `ar2` does. Cosines, as most pretrained models want them, are multiplied by 20 (`training.scale`).
 """
 
 from __future__ import annotations

@@ -7,6 +7,10 @@ Dual cross encoder: documents encoded together with questions (Li et al. 2022, a
 A document has one vector for each of $k$ questions that were generated for it, of `query' [SEP] document`; the query
 stays alone. Its score is the best of them, $s(q, d) = \\max_i q \\cdot d_i$. What stands here says which question a
 document is trained with; `StudentMultiViewDocumentEmbedder` makes the vectors of an index.
+
+The paper's scores are plain dot products: give the student `similarity_fn_name: dot`, whose scores are not scaled, as
+the recipe `dual_cross_encoder` does. Cosines, as most pretrained models want them, are multiplied by 20
+(`training.scale`).
 """
 
 from __future__ import annotations
