@@ -5,8 +5,9 @@
 How near retrievers, each and all together, are to rankers: R2ANKER's argument for joint negatives, measured.
 
 Per ranker the divergence from it of each retriever's distribution over the negatives that any of them found, and of
-their mixture (`retort.trainers.methods.r2anker.measure_joint_divergence`), on questions of dev. The retrievers are
-those of `leaderboard.py --group r2anker`.
+their mixture (`retort.trainers.methods.r2anker.measure_joint_divergence`), on questions of dev; as controls that of a
+uniform distribution, and of each retriever alone made as flat as the mixture. The retrievers are those of
+`leaderboard.py --group r2anker`.
 """
 
 from pathlib import Path
@@ -49,7 +50,8 @@ def main() -> None:
     found = {}
     for name in named:
         measured = measure_joint_divergence(context, miners, name)
-        found[name] = measured.sources | {"mixture": measured.mixture}
+        controls = {f"{source}, tempered": value for source, value in measured.tempered.items()}
+        found[name] = measured.sources | {"mixture": measured.mixture, "uniform": measured.uniform} | controls
     result = {
         "benchmark": arguments.benchmark,
         "arguments": {n: getattr(arguments, n) for n in ("data", "other", "rankers", "queries", "depth")},
@@ -57,7 +59,7 @@ def main() -> None:
         "results": found,
     }
     write_json(arguments.json or runner.ROOT / "benchmarks" / "results" / "joint_divergence.json", result)
-    header = ["ranker", *miners, "mixture"]
+    header = ["ranker", *miners, "mixture", "uniform", *(f"{name}, tempered" for name in miners)]
     print(format_table(header, [[name, *(f"{v:.3f}" for v in row.values())] for name, row in found.items()]))
 
 

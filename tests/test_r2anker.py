@@ -20,7 +20,7 @@ from retort.trainers.candidates.sampling import SAMPLINGS, draw
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.losses import contrastive, listwise_kl
-from retort.trainers.methods.r2anker import joint_divergence, measure_joint_divergence
+from retort.trainers.methods.r2anker import joint_divergence, measure_joint_divergence, tempered_to
 from retort.trainers.recipe import Recipe
 from retort.trainers.run import run_recipe
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
@@ -73,6 +73,39 @@ class TestJointDivergence:
             each, mixture = joint_divergence(p, np.stack(q))
             assert mixture <= each.mean() + 1e-12
 
+    @pytest.mark.parametrize("tau", [0.2, 1.0, 3.0])
+    def test_a_distribution_as_flat_as_another(self, tau):
+        """From its own at any temperature; one that says nothing has no other entropy."""
+        logits = np.array([2.0, 1.0, 0.5, -0.5])
+        start, expected = (torch.tensor(logits / t).softmax(-1).numpy() for t in (1.0, tau))
+        entropy = float(-(expected * np.log(expected)).sum())
+        assert tempered_to(start, entropy).tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+        assert tempered_to(np.full(4, 0.25), entropy).tolist() == [0.25] * 4
+
+    def test_controls_by_hand(self, pooled):
+        """09-C's third source is uniform; a source alone is made as flat as the mixture."""
+        ranker = np.log([0.3, 0.1, 0.1, 0.5])
+        scores = {"a": np.log([0.7, 0.1, 0.1, 0.1]), "b": np.log([0.1, 0.1, 0.1, 0.7])}
+        measured = pooled(ranker, {name: ([[0, 1, 2, 3]], [own]) for name, own in scores.items()})
+        p, a, b = (torch.tensor(x / x.std()).softmax(-1) for x in (ranker, *scores.values()))
+        mixture = (a + b) / 2
+        assert measured.uniform == pytest.approx(float((p * (p / 0.25).log()).sum()))
+        # Both sources are permutations of one another: they are equally flat at one temperature.
+        taus = np.linspace(1.0, 4.0, 30_001)
+        flat = [torch.tensor(scores["a"] / scores["a"].std() / tau).softmax(-1) for tau in taus]
+        gaps = [abs(float((q * q.log()).sum() - (mixture * mixture.log()).sum())) for q in flat]
+        q = flat[int(np.argmin(gaps))]
+        for name, own in (("a", q), ("b", q.flip(0))):
+            assert measured.tempered[name] == pytest.approx(float((p * (p / own).log()).sum()), abs=1e-4)
+
+    def test_a_mixture_that_is_near_for_being_flat_alone(self, pooled):
+        """The ranker flattens one source; what the other adds to it is nothing that its temperature would not."""
+        one, other = np.array([3.0, 2.0, 1.0, 0.0]), np.array([0.0, 3.0, 0.0, 3.0])
+        found = {"one": ([[0, 1, 2, 3]], [one]), "other": ([[0, 1, 2, 3]], [other])}
+        measured = pooled(one, found)
+        assert measured.tempered["one"] < measured.mixture < measured.sources["other"]
+        assert measured.mixture < measured.uniform
+
     def test_over_mined_lists(self, beir, tiny_student, tmp_path):
         """A source that is the ranker itself is at no distance; the mixture lies between."""
         teachers = {name: BiEncoderTeacher(model=tiny_student, device="cpu") for name in ("dense", "ranker")}
@@ -82,30 +115,38 @@ class TestJointDivergence:
         assert found.sources["dense"] == pytest.approx(0, abs=1e-6)
         assert 0 < found.mixture < found.sources["bm25"]
 
+    @pytest.fixture
+    def pooled(self, monkeypatch):
+        """Measure one query with four documents, from the ranker's scores and what each source found."""
+
+        def measure(ranker, mined):
+            pool = SimpleNamespace(
+                labels=np.full(4, -1),
+                found_by=np.full(4, 2),
+                owners=np.zeros(4, dtype=int),
+                rows=np.arange(4),
+                query_rows=[0],
+            )
+            corpus = SimpleNamespace(first_rows=np.arange(4))
+            context = SimpleNamespace(data=SimpleNamespace(corpus=corpus), scores=lambda *_: ranker)
+            monkeypatch.setattr("retort.trainers.methods.r2anker.build_lists", lambda *_: pool)
+            monkeypatch.setattr(
+                "retort.trainers.methods.r2anker.mine", lambda name, _: tuple(map(np.array, mined[name]))
+            )
+            return measure_joint_divergence(context, {name: name for name in mined}, "ranker")
+
+        return measure
+
     @pytest.mark.parametrize("factor", [1.0, 10.0])
-    def test_scores_that_are_missing_and_scales(self, monkeypatch, factor):
+    def test_scores_that_are_missing_and_scales(self, pooled, factor):
         """What a source did not find has the lowest score that it gave; each spread is divided out."""
         ranker = np.array([2.0, 1.0, 0.0, -1.0])
         mined = {"a": ([[0, 1, -1]], [[-1.0, -3.0, np.nan]]), "b": ([[3, 2, 1]], [[7.0, 5.0, 4.0]])}
         whole = [np.array([-1.0, -3.0, -3.0, -3.0]), np.array([4.0, 4.0, 5.0, 7.0])]
-        pool = SimpleNamespace(
-            labels=np.full(4, -1),
-            found_by=np.full(4, 2),
-            owners=np.zeros(4, dtype=int),
-            rows=np.arange(4),
-            query_rows=[0],
-        )
-        context = SimpleNamespace(
-            data=SimpleNamespace(corpus=SimpleNamespace(first_rows=np.arange(4))), scores=lambda *_: factor * ranker
-        )
-        monkeypatch.setattr("retort.trainers.methods.r2anker.build_lists", lambda *_: pool)
-        monkeypatch.setattr(
-            "retort.trainers.methods.r2anker.mine",
-            lambda name, _: (np.array(mined[name][0]), factor * np.array(mined[name][1])),
-        )
         p, a, b = (torch.tensor(x / x.std()).softmax(-1) for x in (ranker, *whole))
         expected = [float((p * (p / q).log()).sum()) for q in (a, b, (a + b) / 2)]
-        measured = measure_joint_divergence(context, {"a": "a", "b": "b"}, "ranker")
+        scaled = {name: (rows, [[factor * s for s in own] for own in scores]) for name, (rows, scores) in mined.items()}
+        measured = pooled(factor * ranker, scaled)
         assert [*measured.sources.values(), measured.mixture] == pytest.approx(expected)
 
     def test_it_is_over_negatives(self, beir, tiny_student, tmp_path):

@@ -29,10 +29,18 @@ class JointDivergence:
         Per source $KL(p_{ranker} || p_g)$, mean over queries.
     :param mixture:
         The same for the mean of the sources' distributions; by convexity at most the mean of theirs.
+    :param uniform:
+        A control: the same for a distribution that knows nothing. Where it is as near as the mixture, the mixture may
+        be near for being flat.
+    :param tempered:
+        A control per source: the same for it alone, at the temperature at which its entropy is the mixture's. Where one
+        is as near as the mixture, other sources add nothing.
     """
 
     sources: dict[str, float]
     mixture: float
+    uniform: float
+    tempered: dict[str, float]
 
 
 def joint_divergence(ranker: np.ndarray, sources: np.ndarray) -> tuple[np.ndarray, float]:
@@ -53,9 +61,31 @@ def joint_divergence(ranker: np.ndarray, sources: np.ndarray) -> tuple[np.ndarra
     return from_ranker(sources), float(from_ranker(sources.mean(0)))
 
 
+def tempered_to(distribution: np.ndarray, entropy: float) -> np.ndarray:
+    r"""
+    Flatten or sharpen a distribution, $p_j^{1/\tau} / \sum_i p_i^{1/\tau}$, until it has an entropy.
+
+    :param distribution:
+        `[n]` probabilities above 0.
+    :param entropy:
+        In nats, at most $\log n$.
+    :returns:
+        `[n]` probabilities; those that are all alike stay so, whatever the entropy.
+    """
+    logs = np.log(distribution)
+    low, high = -7.0, 7.0  # log(tau); the entropy rises with it
+    for _ in range(50):
+        middle = (low + high) / 2
+        found = _normalised(logs / np.exp(middle))
+        low, high = (middle, high) if _entropy(found) < entropy else (low, middle)
+    return found
+
+
 def measure_joint_divergence(context: Context, miners: dict[str, Miner], teacher: str) -> JointDivergence:
     """
     Measure how near each source, and all together, are to a ranker, over the negatives that any of them found.
+
+    Controls say whether it is the sources' being together, or their mixture's being flat.
 
     Each source's scores are divided by their spread over the query's documents, as the ranker's are (a choice of
     ours): BM25's and cosines have no common scale. What a source did not find has its lowest score.
@@ -79,7 +109,7 @@ def measure_joint_divergence(context: Context, miners: dict[str, Miner], teacher
         if np.isnan(values[ids >= 0]).any():
             msg = f"{name} gives no scores: how near it is to a ranker cannot be said."
             raise ValueError(msg)
-    sums, mixtures = np.zeros(len(miners)), []
+    measured: list[list[float]] = []
     for query in lists.query_rows:
         span = slice(*np.searchsorted(owners, [query, query + 1]))
         rows = documents[span]
@@ -90,14 +120,31 @@ def measure_joint_divergence(context: Context, miners: dict[str, Miner], teacher
             own = {int(first[d]): float(v) for d, v in zip(ids[query], values[query], strict=True) if d >= 0}
             lowest = min(own.values(), default=0.0)
             given.append(_softmax(np.array([own.get(int(row), lowest) for row in rows])))
-        each, mixed = joint_divergence(_softmax(scores[span].astype(np.float64)), np.stack(given))
-        sums += each
-        mixtures.append(mixed)
-    count = max(len(mixtures), 1)
-    return JointDivergence(dict(zip(miners, (sums / count).tolist(), strict=True)), float(np.sum(mixtures)) / count)
+        ranker, each = _softmax(scores[span].astype(np.float64)), np.stack(given)
+        alone, mixture = joint_divergence(ranker, each)
+        entropy = _entropy(each.mean(0))
+        controls = [np.full(len(rows), 1 / len(rows)), *(tempered_to(source, entropy) for source in given)]
+        measured.append([*alone, *joint_divergence(ranker, np.stack(controls))[0], mixture])
+    count = len(miners)
+    means = (np.mean(measured, axis=0) if measured else np.zeros(2 * count + 2)).tolist()
+    return JointDivergence(
+        sources=dict(zip(miners, means[:count], strict=True)),
+        mixture=means[-1],
+        uniform=means[count],
+        tempered=dict(zip(miners, means[count + 1 : -1], strict=True)),
+    )
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:
     spread = scores.std()
-    exponents = (scores - scores.max()) / (spread if spread > 0 else 1.0)
-    return np.exp(exponents) / np.exp(exponents).sum()
+    return _normalised(scores / (spread if spread > 0 else 1.0))
+
+
+def _normalised(logits: np.ndarray) -> np.ndarray:
+    exponents = np.exp(logits - logits.max())
+    return exponents / exponents.sum()
+
+
+def _entropy(distribution: np.ndarray) -> float:
+    there = distribution[distribution > 0]  # a sharp one may have underflowed
+    return float(-(there * np.log(there)).sum())
