@@ -12,7 +12,7 @@ from tiny import T1, T2, T3, S, assert_comes_back, everything, lists, log_of, sp
 from retort.trainers import losses
 from retort.trainers.distiller import Distiller
 from retort.trainers.encoder_output import DenseOutput, PairOutput
-from retort.trainers.methods.ca_mkd import Confidence, FeatureDistance, confidence, marginal_nll
+from retort.trainers.methods.ca_mkd import Confidence, FeatureDistance, confidence
 from retort.trainers.objectives import ListwiseKL
 from retort.trainers.recipe import Recipe
 from retort.trainers.roles import ModelInfo, StepContext
@@ -104,7 +104,7 @@ class TestConfidence:
     def test_reference_values(self):
         """The losses on the labels; several positives share the mass."""
         positive = torch.tensor([[True, False, False, False, False], [True, False, False, True, False]])
-        found = [marginal_nll(scores, positive, torch.ones_like(positive)).tolist() for scores in (T1, T2, T3)]
+        found = [losses.marginal_nll(scores, positive, torch.ones_like(positive)).tolist() for scores in (T1, T2, T3)]
         first, second = zip(*found, strict=True)
         assert first == pytest.approx([0.251166, 2.074438, 1.419416], abs=1e-6)
         assert second == pytest.approx([0.226435, 0.197589, 2.517619], abs=1e-6)
@@ -198,7 +198,7 @@ class TestFeatures:
         squares = torch.stack([losses.alignment(self.FEATURES, t, distance="mse") for t in features])
         single = torch.tensor([[True, False, False, False, False]] * 2)
         everything_ = torch.ones_like(single)
-        misfits = torch.stack([marginal_nll(t, single, everything_) for t in (T1, T2, T3)])
+        misfits = torch.stack([losses.marginal_nll(t, single, everything_) for t in (T1, T2, T3)])
         weights = confidence(misfits, torch.ones(3, 2).bool())
         assert float((weights * squares).sum() / (2 * 3)) == pytest.approx(0.051752, abs=1e-6)
 
@@ -243,7 +243,7 @@ class TestFeatures:
         for name in ("a", "b"):
             q, d = (objective.adapters[name](v) for v in (output.queries, output.documents))
             scores = 3 * (torch.cosine_similarity(q[:, None], d[None], dim=-1) if name == "a" else q @ d.T)
-            misfits.append(marginal_nll(scores.gather(1, batch.index), batch.labels == 1, batch.mask))
+            misfits.append(losses.marginal_nll(scores.gather(1, batch.index), batch.labels == 1, batch.mask))
         expected = torch.sigmoid(torch.stack([misfits[1] - misfits[0], misfits[0] - misfits[1]]))
         torch.testing.assert_close(found, expected)
         assert not found.requires_grad

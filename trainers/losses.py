@@ -38,6 +38,24 @@ def contrastive(scores: Tensor, positive: Tensor, mask: Tensor) -> Tensor:
     return each.masked_fill(~positive, 0.0).sum(-1) / positive.sum(-1).clamp(min=1)
 
 
+def marginal_nll(scores: Tensor, positive: Tensor, mask: Tensor) -> Tensor:
+    r"""
+    $-\log \sum_{i \in P} p_i$: several positives may share the mass. With one it is the cross-entropy.
+
+    :param scores:
+        `[B, N]`, scale and temperature already applied.
+    :param positive:
+        `[B, N]` bool, $P$.
+    :param mask:
+        `[B, N]` bool, what takes part.
+    :returns:
+        `[B]`; 0 where no positive takes part.
+    """
+    positive = positive & mask
+    logs = log_distribution(scores, mask).masked_fill(~positive, torch.finfo(scores.dtype).min)
+    return -logs.logsumexp(-1).masked_fill(~positive.any(-1), 0.0)
+
+
 def log_distribution(scores: Tensor, mask: Tensor) -> Tensor:
     """
     Logarithm of the softmax over each row's entries that take part.

@@ -26,22 +26,6 @@ from retort.trainers.roles import Masks, ModelInfo, StepContext, TeacherWeightin
 Unlabelled = Literal["entropy", "mean", "uniform"]
 
 
-def marginal_nll(scores: Tensor, positive: Tensor, mask: Tensor) -> Tensor:
-    r"""
-    $-\log \sum_{i \in P} p_i$: several positives may share the mass. With one it is the cross-entropy.
-
-    :param scores:
-        `[B, N]`.
-    :param positive:
-        `[B, N]` bool, $P$.
-    :param mask:
-        `[B, N]` bool, what takes part.
-    :returns:
-        `[B]`; infinite where no positive takes part.
-    """
-    return -losses.log_distribution(scores, mask).masked_fill(~(positive & mask), -torch.inf).logsumexp(-1)
-
-
 def confidence(misfits: Tensor, usable: Tensor) -> Tensor:
     r"""
     Weights of teachers by their losses on the labels.
@@ -67,8 +51,8 @@ class Confidence(TeacherWeighting):
     r"""
     Weighs teachers by how well each predicts the labels of a query (see `confidence`).
 
-    $c_k$ is the `marginal_nll` of teacher $k$'s scores, at temperature 1 after calibration: raw logits and cosines must
-    not be compared. The paper takes one label; several, queries without one, and calibration are ours.
+    $c_k$ is the `losses.marginal_nll` of teacher $k$'s scores, at temperature 1 after calibration: raw logits and
+    cosines must not be compared. The paper takes one label; several, queries without one, and calibration are ours.
 
     :param calibration:
         `standardize`: each list's scores are divided by their standard deviation. `none`: as they are.
@@ -119,7 +103,9 @@ class Confidence(TeacherWeighting):
             self._calibrated(name, own.detach(), mask) for (name, own), mask in zip(scores.items(), scored, strict=True)
         ]
         positive = batch.labels == 1
-        misfits = torch.stack([marginal_nll(own, positive, mask) for own, mask in zip(each, scored, strict=True)])
+        misfits = torch.stack(
+            [losses.marginal_nll(own, positive, mask) for own, mask in zip(each, scored, strict=True)]
+        )
         usable = scored.sum(-1) > 1
         labelled = usable & (scored & positive).any(-1)
         weights = confidence(misfits, labelled)
@@ -160,9 +146,9 @@ class FeatureDistance(TeacherObjective):
     + \sum_j \overline{(r_k(d_j) - d_j^{T_k})^2}\Big)$$
 
     where $r_k$ is a learned linear map, the bar a mean over dimensions, and $v$ are `confidence` weights of the
-    `marginal_nll` of $r_k$'s similarities, as teacher $k$ compares vectors. (Zhang et al. 2022, eqs. 5 to 7. The paper
-    adapts feature maps by convolutions, and runs the teacher's classifier on them.) The adapters are left out of the
-    exported student. The official code divides by $K$ besides; a weight of $50 / K$ is its 50.
+    `losses.marginal_nll` of $r_k$'s similarities, as teacher $k$ compares vectors. (Zhang et al. 2022, eqs. 5 to 7. The
+    paper adapts feature maps by convolutions, and runs the teacher's classifier on them.) The adapters are left out of
+    the exported student. The official code divides by $K$ besides; a weight of $50 / K$ is its 50.
 
     :param teacher:
         Names of teachers that give vectors.
@@ -199,7 +185,7 @@ class FeatureDistance(TeacherObjective):
         mask, positive = batch.mask, batch.labels == 1
         usable = (batch.has_positive & (mask.sum(-1) > 1)).expand(len(self.each_teacher), -1)
         misfits = torch.stack(
-            [marginal_nll(self._adapted_scores(n, output, batch), positive, mask) for n in self.each_teacher]
+            [losses.marginal_nll(self._adapted_scores(n, output, batch), positive, mask) for n in self.each_teacher]
         )
         weights = torch.where(usable, confidence(misfits.masked_fill(~usable, 0.0), usable), 1 / len(usable))
         return weights.detach() if self.detach_weights else weights

@@ -157,8 +157,7 @@ class ConsensusAndDifference(TeacherObjective):
         unsure = self._mean_share(scores, batch.mask) > self.negatives
         mask = batch.mask & ~(agree[:, None] & unsure & ~chosen)
         target = positive | chosen
-        logs = losses.log_distribution(student, mask).masked_fill(~target, torch.finfo(student.dtype).min)
-        hard = -logs.logsumexp(-1).masked_fill(~target.any(-1), 0.0)
+        hard = losses.marginal_nll(student, target, mask)
         own = scores[self.each_teacher.index(ctx.teacher or self.each_teacher[0])]
         soft = losses.listwise_kl(
             student, own, batch.mask, student_temperature=self.temperature, teacher_temperature=self.temperature
