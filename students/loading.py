@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 from retort.students.files import read_json, reading, resolve_model
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.model import BaseModel
 
     Model = TypeVar("Model", bound=BaseModel)
@@ -37,10 +36,16 @@ HUB_TIMEOUT = 5  # seconds
 STOCK = re.compile(r"sentence_transformers(\.\w+)*\.[A-Z]\w*")  # classes: modules have, at the same places, functions
 # All that a folder may name besides; the second is where earlier versions had the first.
 OWN_MODULES = frozenset(
-    {"retort.students.modules.counted.CountedEmbedding", "retort.students.counted.CountedEmbedding"}
+    {
+        "retort.students.modules.counted.CountedEmbedding",
+        "retort.students.counted.CountedEmbedding",
+        "retort.students.modules.heads.Heads",
+        "retort.students.modules.heads.ScoreHeads",
+    }
 )
 MODULES, CONFIG = "modules.json", "config_sentence_transformers.json"
-SAVED = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")  # in CONFIG
+PROMPTS = ("prompts", "default_prompt_name")  # in CONFIG
+SAVED = (*PROMPTS, "similarity_fn_name", "truncate_dim")  # likewise, of encoders
 
 Precision = Literal["float32", "bfloat16", "auto", "int8"]
 QUANTIZATIONS = ("int8", "uint8", "binary", "ubinary")  # what `precision` is of other embedders
@@ -287,12 +292,12 @@ def open_model(
     :raises RemoteCodeError:
         If the folder brings code along that is not trusted.
     """
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import CrossEncoder, SentenceTransformer
 
     options |= _checked(path, options, trust_remote_code=trust_remote_code)
     options |= transformers_kwargs(**{name: options.pop(name, None) for name in KWARGS})
-    if kind is SentenceTransformer and not trust_remote_code and names_own_modules(path):
-        return _put_together(Path(path), **options)  # type: ignore[return-value]
+    if kind in (SentenceTransformer, CrossEncoder) and not trust_remote_code and names_own_modules(path):
+        return _put_together(kind, Path(path), **options)
     return kind(path, trust_remote_code=trust_remote_code, **options)
 
 
@@ -479,7 +484,7 @@ def read_config(file: Path) -> Any:
         raise FileNotFoundError(msg) from error
 
 
-def _put_together(folder: Path, **options: Any) -> SentenceTransformer:
+def _put_together(kind: type[Model], folder: Path, **options: Any) -> Model:
     """Load the modules one by one, each by its own `load`, and the rest of the model from its configuration."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Router
@@ -492,14 +497,14 @@ def _put_together(folder: Path, **options: Any) -> SentenceTransformer:
         if Path(module["path"]).is_absolute() or ".." in Path(module["path"]).parts:  # as sentence-transformers does
             msg = f"{MODULES}: the path {module['path']!r} leads out of the folder."
             raise ValueError(msg)
-        kind: Any = own.get(module["type"]) or import_from_string(module["type"])
-        more = {"module_classes": own} if kind is Router else {}
-        modules.append(kind.load(str(folder), subfolder=module["path"], **loading, **more))
+        module_class: Any = own.get(module["type"]) or import_from_string(module["type"])
+        more = {"module_classes": own} if module_class is Router else {}
+        modules.append(module_class.load(str(folder), subfolder=module["path"], **loading, **more))
     config = read_config(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-    saved = {name: config.get(name) for name in SAVED}
+    saved = {name: config.get(name) for name in (SAVED if issubclass(kind, SentenceTransformer) else PROMPTS)}
     wanted = {name: value for name, value in options.items() if value is not None}
     prompts = (saved["prompts"] or {}) | (options.get("prompts") or {})
-    return SentenceTransformer(modules=modules, **saved | wanted | {"prompts": prompts})
+    return kind(modules=modules, **saved | wanted | {"prompts": prompts})
 
 
 def set_precision(model: BaseModel, precision: Precision, device: str) -> None:

@@ -79,7 +79,8 @@ class Ranker(LoadedModel["CrossEncoder"]):
         # Any encoder loads as a cross-encoder, with a head of random weights; a trained one's class is named, such as
         # `BertForSequenceClassification`.
         config: Any = loaded.config
-        trained = any("For" in name for name in config.architectures or [])
+        # One of several modules has its head apart.
+        trained = len(loaded) > 1 or any("For" in name for name in config.architectures or [])
         cls._refuse_other_kind(manifest.kind if trained else "", model)
         if loaded.num_labels != 1:
             msg = f"{model} gives {loaded.num_labels} scores a pair; a ranker gives one."
@@ -111,7 +112,19 @@ class Ranker(LoadedModel["CrossEncoder"]):
         :returns:
             `[n]` float32 raw logits, in the order of `pairs`.
         """
+        return self._score(pairs, by_head=False, budget=tokens_per_chunk, progress=progress)
+
+    def score_heads(self, pairs: Sequence[Pair], *, tokens_per_chunk: int | None = None) -> np.ndarray:
+        """
+        Score pairs by each head of a ranker that was made with several; parameters as in `score`.
+
+        :returns:
+            `[n, k]` float32 raw logits; `[n, 1]` of any other ranker.
+        """
+        return self._score(pairs, by_head=True, budget=tokens_per_chunk)
+
+    def _score(self, pairs: Sequence[Pair], **options: Any) -> np.ndarray:
         if self._scorer is not None:
-            return self._scorer.score(pairs, budget=tokens_per_chunk, progress=progress)
+            return self._scorer.score(pairs, **options)
         with self._lock:
-            return score_numpy(self.model, pairs, budget=tokens_per_chunk, progress=progress)
+            return score_numpy(self.model, pairs, **options)

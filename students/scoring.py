@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retort.students.encoding import TOKENISED, collect, default_budget, in_order, on_device, plan_chunks, recomputed
+from retort.students.encoding import (
+    TOKENISED,
+    collect,
+    default_budget,
+    in_order,
+    layer_entry,
+    on_device,
+    plan_chunks,
+    recomputed,
+)
 from retort.students.layers import captured, evaluating, head_scores, layers_of
 
 if TYPE_CHECKING:
@@ -24,6 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 Pair = tuple[str, str]
+SCORES = "scores"  # among what `score_chunks` gives
 
 
 def is_ranker(model: Any) -> TypeIs[CrossEncoder]:
@@ -57,7 +67,8 @@ def score_chunks(
     budget: int | None = None,
     recompute: bool = False,
     layers: Sequence[int] = (),
-) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    views: Sequence[str] = (),
+) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
     """
     Score pairs chunk by chunk, on the model's device, with gradients unless they are off.
 
@@ -71,39 +82,77 @@ def score_chunks(
         Keep no activations for the backward pass (see `retort.students.encoding.recomputed`).
     :param layers:
         Layers, from 0, whose states the model's head scores as well.
+    :param views:
+        `NAME` for what a module of the model leaves as `NAME_scores` in its features.
     :returns:
-        Pairs of rows `[c]` and their logits `[c]`; the rows partition `range(n)`. With `layers` they are `[c, l + 1]`,
-        the model's own last.
+        Pairs of rows `[c]`, which partition `range(n)`, and what was computed for them, by name: `SCORES`, the logits
+        `[c]`; `layer_entry(number)` `[c]`; each view `[c, ...]`.
+    :raises ValueError:
+        If no module of the model gives a view.
     """
     for chunk in plan_chunks(pair_token_counts(model, pairs), budget or default_budget(model)):
 
-        def run(part: tuple[Pair, ...] = tuple(pairs[i] for i in chunk)) -> torch.Tensor:
+        def run(part: tuple[Pair, ...] = tuple(pairs[i] for i in chunk)) -> dict[str, torch.Tensor]:
             features = on_device(model, model.preprocess(list(part), prompt=pair_prompt(model) or None))
-            if layers:
-                return _forward_layers(model, features, layers)
-            return model(features)["scores"].reshape(-1)
+            return _forward_parts(model, features, layers, views)
 
         yield chunk, recomputed(run) if recompute else run()
 
 
-def _forward_layers(model: CrossEncoder, features: dict[str, Any], layers: Sequence[int]) -> torch.Tensor:
+def _forward_parts(
+    model: CrossEncoder, features: dict[str, Any], layers: Sequence[int], views: Sequence[str]
+) -> dict[str, torch.Tensor]:
     import torch
 
     inner = model[0].model
-    with captured(layers_of(inner), layers) as states:
-        own = model(features)["scores"].reshape(-1)
-    return torch.stack([*(head_scores(inner, states[n]) for n in layers), own], dim=-1)
+    with captured(layers_of(inner) if layers else torch.nn.ModuleList(), layers) as states:
+        found = model(features)
+    parts = {layer_entry(number): head_scores(inner, states[number]) for number in layers}
+    for view in views:
+        if (entry := f"{view}_scores") not in found:
+            msg = f"no module of the ranker gives {entry}."
+            raise ValueError(msg)
+        parts[view] = found[entry]
+    return parts | {SCORES: found["scores"].reshape(-1)}
+
+
+def score_parts(model: CrossEncoder, pairs: Sequence[Pair], **options: Any) -> dict[str, torch.Tensor]:
+    """Score pairs in their own order: by name `[n, ...]`; options and names as in `score_chunks`."""
+    rows, parts = zip(*score_chunks(model, pairs, **options), strict=True)
+    return {name: in_order(zip(rows, (part[name] for part in parts), strict=True)) for name in parts[0]}
 
 
 def score_pairs(model: CrossEncoder, pairs: Sequence[Pair], **options: Any) -> torch.Tensor:
-    """Score pairs into one tensor `[n]`, or `[n, l + 1]`, in their own order; options as in `score_chunks`."""
-    return in_order(score_chunks(model, pairs, **options))
+    """Score pairs into one tensor `[n]`, in their own order; options as in `score_chunks`."""
+    return score_parts(model, pairs, **options)[SCORES]
+
+
+def number_of_heads(model: CrossEncoder) -> int:
+    """Count the heads of a ranker: 1 unless it was made with several."""
+    from retort.students.modules.heads import ScoreHeads
+
+    return model[-1].heads if isinstance(model[-1], ScoreHeads) else 1
+
+
+def mean_share(scores: np.ndarray) -> np.ndarray:
+    r"""
+    Mean shares of a list's documents: $\frac1k \sum_j \mathrm{softmax}(s_j)$, as CERBERUS's published models rank.
+
+    :param scores:
+        `[n, k]` scores of a query's documents by `k` heads.
+    :returns:
+        `[n]`, which sum to 1.
+    """
+    shares = np.exp(scores - scores.max(0, initial=-np.inf))
+    means: np.ndarray = (shares / shares.sum(0)).mean(1)
+    return means
 
 
 def score_numpy(
     model: CrossEncoder,
     pairs: Sequence[Pair],
     *,
+    by_head: bool = False,
     budget: int | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> np.ndarray:
@@ -114,15 +163,21 @@ def score_numpy(
         The cross-encoder.
     :param pairs:
         `n` pairs of query and document, in any order.
+    :param by_head:
+        Give the scores of each head.
     :param budget:
         Padded tokens a chunk; by default what suits the device.
     :param progress:
         Called with the number of pairs after each chunk.
     :returns:
-        `[n]` float32 logits, in the order of `pairs`.
+        `[n]` float32 logits, in the order of `pairs`; `[n, k]` by head.
     """
     import torch
 
+    heads = number_of_heads(model)
+    name, views = ("head", ["head"]) if by_head and heads > 1 else (SCORES, [])
     with evaluating(model), torch.inference_mode():
-        chunks = score_chunks(model, pairs, budget=budget) if pairs else ()
-        return collect(((rows, scores.float().cpu().numpy()) for rows, scores in chunks), (len(pairs),), progress)
+        parts = score_chunks(model, pairs, budget=budget, views=views) if pairs else ()
+        chunks = ((rows, part[name].float().cpu().numpy()) for rows, part in parts)
+        scores = collect(chunks, (len(pairs), heads) if views else (len(pairs),), progress)
+    return scores[:, None] if by_head and not views else scores

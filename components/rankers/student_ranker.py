@@ -15,6 +15,7 @@ from haystack.utils import ComponentDevice, Secret
 from haystack_integrations.components.embedders.retort.model_component import ModelComponent, device_of, tokens_of
 from retort.students import Ranker, document_string
 from retort.students.checks import positive
+from retort.students.scoring import mean_share
 
 
 @component
@@ -44,6 +45,7 @@ class StudentRanker(ModelComponent[Ranker]):
         top_k: int = 10,
         score_threshold: float | None = None,
         scale_score: bool = True,
+        heads: Literal["mean", "softmax"] = "mean",
         query_prefix: str = "",
         query_suffix: str = "",
         document_prefix: str = "",
@@ -75,6 +77,10 @@ class StudentRanker(ModelComponent[Ranker]):
             Leave out documents below it, on the scale that `scale_score` chooses.
         :param scale_score:
             Scores between 0 and 1 (a sigmoid) instead of raw logits. The order is the same.
+        :param heads:
+            What a ranker with several heads goes by: the `mean` of their scores; or the mean of their shares of the
+            list (`softmax`), in which no head with larger scores outweighs the others. Shares lie between 0 and 1; with
+            `scale_score: false` their logarithms are the scores.
         :param query_prefix:
             Put before the query.
         :param query_suffix:
@@ -116,8 +122,12 @@ class StudentRanker(ModelComponent[Ranker]):
         :param config_kwargs:
             Passed to that of the configuration. With any of the three the torch model runs.
         :raises ValueError:
-            If `top_k` or `batch_size` is not above 0.
+            If `top_k` or `batch_size` is not above 0, or `heads` neither of the two.
         """
+        if heads not in ("mean", "softmax"):
+            msg = f"heads={heads!r}: must be mean or softmax."
+            raise ValueError(msg)
+        self.heads = heads
         self.model = str(model)
         self.top_k = positive("top_k", top_k)
         self.score_threshold = score_threshold
@@ -187,14 +197,19 @@ class StudentRanker(ModelComponent[Ranker]):
         query = self.query_prefix + query + self.query_suffix
         self._say_titles(unique, fields)
         texts = [document_string(d.content, d.meta, fields, separator) for d in unique]
-        scores = ranker.score(
+        scores = ranker.score_heads(
             [(query, self.document_prefix + text + self.document_suffix) for text in texts],
             tokens_per_chunk=tokens_of(self.batch_size, ranker.manifest.max_tokens["pair"]),
         ).astype(np.float64)
-        order = np.argsort(-scores, kind="stable")
-        if scale_score:
-            scores = 1 / (1 + np.exp(-scores))
-        ranked = [replace(unique[i], score=float(scores[i])) for i in order]
+        if self.heads == "softmax":
+            shares = mean_share(scores)
+            order = np.argsort(-shares, kind="stable")
+            found = shares if scale_score else np.log(shares)
+        else:
+            logits = scores.mean(1)
+            order = np.argsort(-logits, kind="stable")
+            found = 1 / (1 + np.exp(-logits)) if scale_score else logits
+        ranked = [replace(unique[i], score=float(found[i])) for i in order]
         if threshold is not None:
             ranked = [d for d in ranked if d.score is not None and d.score >= threshold]
         return {"documents": ranked[:top_k]}

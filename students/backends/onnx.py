@@ -29,7 +29,7 @@ from retort.students.files import replace_folder
 from retort.students.layers import attend_step_by_step
 from retort.students.loading import NO_QUANTIZATION
 from retort.students.manifest import MANIFEST_FILE, Manifest
-from retort.students.scoring import Pair, is_ranker
+from retort.students.scoring import Pair, is_ranker, number_of_heads
 from retort.students.towers import SIDES, Side, route
 
 if TYPE_CHECKING:
@@ -163,11 +163,18 @@ class GraphScorer:
         self.megabytes = graph.megabytes
 
     def score(
-        self, pairs: Sequence[Pair], *, budget: int | None = None, progress: Callable[[int], Any] | None = None
+        self,
+        pairs: Sequence[Pair],
+        *,
+        by_head: bool = False,
+        budget: int | None = None,
+        progress: Callable[[int], Any] | None = None,
     ) -> np.ndarray:
-        """Score pairs: `[n]` float32 raw logits, in the order of `pairs`."""
+        """Score pairs: `[n]` float32 raw logits, in the order of `pairs`; `[n, k]` by head."""
         chunks = self.graph.chunks([tuple(p) for p in pairs], budget) if pairs else ()
-        return collect(((rows, scores.reshape(-1)) for rows, scores in chunks), (len(pairs),), progress)
+        heads = self.graph.session.get_outputs()[0].shape[-1]
+        scores = collect(chunks, (len(pairs), heads), progress)
+        return scores if by_head else scores.mean(1)
 
 
 def open_export(
@@ -272,7 +279,7 @@ def export_model(model: Any, student: Path, precision: ExportPrecision) -> Path:
     folder = student / FOLDER / precision
     with replace_folder(folder) as aside, _quiet():
         if is_ranker(model):
-            _write(list(model.children()), "scores", aside, precision)
+            _write(list(model.children()), "head_scores" if number_of_heads(model) > 1 else "scores", aside, precision)
         else:
             towers = [route(model, side) for side in SIDES]
             same = all(a is b for a, b in zip(*towers, strict=False)) and len(towers[0]) == len(towers[1])
@@ -326,10 +333,10 @@ def _trace(modules: list[Any], output: str, path: Path) -> None:
                 features = _pool_words(part, features) if isinstance(part, SpladePooling) else part(features)
             return features[output]
 
-    pairs = [(t, t) for t in _SAMPLE]
-    features = modules[0].preprocess(pairs if output == "scores" else _SAMPLE)
+    of_pairs = output != "sentence_embedding"
+    features = modules[0].preprocess([(t, t) for t in _SAMPLE] if of_pairs else _SAMPLE)
     names = [n for n in ("input_ids", "attention_mask", "token_type_ids") if n in features]
-    if output != "scores" and "token_type_ids" in names:  # all 0 for a text alone
+    if not of_pairs and "token_type_ids" in names:  # all 0 for a text alone
         names.remove("token_type_ids")
     tensors = tuple(features[n] for n in names)
     batch, tokens = torch.export.Dim("batch", min=1), torch.export.Dim("tokens", min=1)

@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: Apache-2.0
 """
-Ways to start a student: a pretrained model, some of its layers, random weights, tables, layers on them, towers, LoRA.
+Ways to start a student: a pretrained model, some of its layers, random weights, several heads, tables, towers, LoRA.
 
 Recipes name each as `retort.students.create.NAME`, wherever in this package it is defined.
 """
@@ -12,6 +12,7 @@ from retort.students.create.encoders import from_config, pretrained
 from retort.students.create.heads import late_interaction, ranker, sparse
 from retort.students.create.layers import from_layers, layers_on_static
 from retort.students.create.lexical import lexical_layers, static_with_lexical
+from retort.students.create.several_heads import ranker_with_heads, with_heads
 from retort.students.create.tables import static
 from retort.students.create.towers import two_towers
 
@@ -24,8 +25,10 @@ __all__ = [
     "lora",
     "pretrained",
     "ranker",
+    "ranker_with_heads",
     "sparse",
     "static",
     "static_with_lexical",
     "two_towers",
+    "with_heads",
 ]

@@ -114,12 +114,9 @@ def from_config(
     :raises ValueError:
         If the configuration names no `model_type`.
     """
-    import tempfile
-
     import torch
-    from safetensors.torch import save_model
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.base.modules import Normalize
     from sentence_transformers.sentence_transformer.modules import Pooling
     from transformers import AutoConfig, AutoModel
 
@@ -134,12 +131,7 @@ def from_config(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = AutoModel.from_config(AutoConfig.for_model(**fields))
-    with tempfile.TemporaryDirectory() as folder:  # the Transformer module only loads from a folder or the Hub
-        # Not `encoder.save_pretrained`: in a run of several processes it writes on the first alone.
-        encoder.config.to_json_file(f"{folder}/config.json", use_diff=False)
-        save_model(encoder, f"{folder}/model.safetensors", metadata={"format": "pt"})
-        words.save_pretrained(folder)
-        first = Transformer(folder, **kwargs)
+    first = encoder_module(encoder, words, **kwargs)
     positions = encoder.config.max_position_embeddings
     if not first.max_seq_length or first.max_seq_length > positions:
         first.max_seq_length = positions
@@ -149,6 +141,21 @@ def from_config(
     if dim is not None:
         _put_head(started, dim, seed)
     return started
+
+
+def encoder_module(encoder: Any, tokenizer: Any, **kwargs: Any) -> Any:
+    """Wrap an encoder of transformers for sentence-transformers; `kwargs` as `transformers_kwargs` gives them."""
+    import tempfile
+
+    from safetensors.torch import save_model
+    from sentence_transformers.base.modules import Transformer
+
+    with tempfile.TemporaryDirectory() as folder:  # it only loads from a folder or the Hub
+        # Not `encoder.save_pretrained`: in a run of several processes it writes on the first alone.
+        encoder.config.to_json_file(f"{folder}/config.json", use_diff=False)
+        save_model(encoder, f"{folder}/model.safetensors", metadata={"format": "pt"})
+        tokenizer.save_pretrained(folder)
+        return Transformer(folder, **kwargs)
 
 
 def _put_head(model: SentenceTransformer, dim: int, seed: int) -> None:

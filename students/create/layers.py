@@ -13,6 +13,8 @@ from retort.students.loading import Kwargs, assemble
 from retort.students.makers import student_maker
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sentence_transformers import SentenceTransformer
 
 
@@ -129,18 +131,24 @@ def layers_on_static(
 
 def cut_layers(model: Any, layers: list[int], trunk: str) -> None:
     """Keep some layers of a transformers model, in place; `trunk` is its name, for messages."""
-    from torch import nn
-
-    encoder = model.base_model  # without a ranker's head
     try:
-        stack_name, count_name = layer_stack(model)
+        stack = layers_of(model)
     except ValueError as error:
         msg = f"Cutting layers: {error} Use `pretrained`."
         raise ValueError(msg) from error
-    stack = layers_of(model)
     if not layers or sorted(set(layers)) != layers or not 0 <= layers[0] <= layers[-1] < len(stack):
         msg = f"layers={layers}: {trunk} has {len(stack)} layers; give ascending indexes from 0 to {len(stack) - 1}."
         raise ValueError(msg)
-    parent, _, leaf = stack_name.rpartition(".")
-    setattr(encoder.get_submodule(parent), leaf, nn.ModuleList(stack[i] for i in layers))
-    setattr(encoder.config, count_name, len(layers))
+    keep_layers(model, layers)
+
+
+def keep_layers(model: Any, layers: Iterable[int]) -> None:
+    """Keep some layers of a transformers model, or none, in place; errors as in `layer_stack`."""
+    from torch import nn
+
+    encoder = model.base_model  # without a ranker's head
+    stack_name, count_name = layer_stack(model)
+    stack, parent, leaf = layers_of(model), *stack_name.rpartition(".")[::2]
+    kept = nn.ModuleList(stack[i] for i in layers)
+    setattr(encoder.get_submodule(parent), leaf, kept)
+    setattr(encoder.config, count_name, len(kept))
