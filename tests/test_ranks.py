@@ -46,6 +46,7 @@ EXACT = [
     "master",
     "capstone",
     "cerberus",
+    "cerberus_ranker",
     "simcse",
     "led",
     "nkd",
@@ -186,10 +187,14 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
     distil = {name: value for name, value in whole["stages"][1].items() if name != "temperature"}
     lists = {"sources": ["bm25"], "negatives": 2, "text": spec("skeletons.capstone.Expanded")}
     capstone["stages"] = [distil | {"queries": spec("skeletons.capstone.Phrases"), "refresh": 4, "candidates": lists}]
-    cerberus["student"] = spec("two_ranks.double_heads", heads=2, dim=4, **whole["student"]["init_parameters"])
-    heads = [spec("skeletons.cerberus.HeadKL", head=i, teacher=name) for i, name in enumerate(whole["teachers"])]
-    cerberus["stages"] = [distil | {"objectives": heads}]
+    cerberus["student"] = spec("two_ranks.double_heads", trunk=trunk, layers=[0, 2], heads=2, dim=4)
+    heads = spec("retort.trainers.methods.cerberus.HeadKL", teacher=list(whole["teachers"]))
+    cerberus["stages"] = [distil | {"objectives": [heads]}]
     cerberus["training"] |= {"dims": [3], "cache_gradients": True, "batch_size": 1}  # a rank has no query
+    head_ranker = spec("two_ranks.double_heads", maker="ranker_with_heads", trunk=tiny_ranker, heads=2)
+    cerberus_ranker = copy.deepcopy(cerberus) | {"student": head_ranker, "candidates": ranker["candidates"]}
+    cerberus_ranker["stages"][0]["candidates"] = pool("bm25", negatives=1)
+    cerberus_ranker["training"].pop("dims")
 
     # Lists that a batch source brings along.
     simcse = copy.deepcopy(whole) | {"candidates": {}, "teachers": {}}
@@ -223,6 +228,7 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
         "master": master,
         "capstone": capstone,
         "cerberus": cerberus,
+        "cerberus_ranker": cerberus_ranker,
         "simcse": simcse,
         "led": led,
         "nkd": nkd,

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from safetensors.torch import save_file
-from skeletons.cerberus import with_heads
 
 from retort.students import create
 from retort.trainers.engine.loop import Loop
@@ -43,9 +42,9 @@ def double_towers(**parameters: Any) -> Any:
     return create.two_towers(**parameters).double()
 
 
-def double_heads(**parameters: Any) -> Any:
+def double_heads(*, maker: str = "with_heads", **parameters: Any) -> Any:
     """Start a student with heads in float64."""
-    return with_heads(**parameters).double()
+    return getattr(create, maker)(**parameters).double()
 
 
 def run_all(jobs: dict[str, dict], data: Path, out: Path) -> None:

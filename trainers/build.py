@@ -17,7 +17,8 @@ from retort.students.encoding import encode_parts
 from retort.students.hashing import fingerprint_of
 from retort.students.late_interaction import is_late_interaction
 from retort.students.layers import evaluating, layers_of, set_dropout
-from retort.students.scoring import is_ranker
+from retort.students.modules.heads import HeadsOfOneBody
+from retort.students.scoring import is_ranker, score_parts
 from retort.students.sparse import is_sparse
 from retort.students.towers import SIDES, route
 from retort.trainers.context import TrainingContext
@@ -292,7 +293,7 @@ def _build_distiller(
             if objective.needs_lists and not has_lists:
                 msg = f"{where}: {spec.type} needs candidate lists; {stage.batches.type} gives batches of mere texts."
                 raise RecipeError(msg)
-            if (objective.needs_vectors or objective.views) and ranker:
+            if objective.needs_vectors and ranker:
                 msg = f"{where}: {spec.type} compares vectors, and the student is a ranker, which has none."
                 raise RecipeError(msg)
             if objective.views:
@@ -395,8 +396,11 @@ def refuse_ranks(stage: Stage, name: str, kind: str | None, objectives: list[Any
 
 
 def _look_at_views(student: Any, views: tuple[str, ...]) -> None:
-    """Encode one text: what a student's modules give shows only then."""
+    """Encode one text, or score a pair: what a student's modules give shows only then."""
     with evaluating(student), torch.no_grad():
+        if is_ranker(student):
+            score_parts(student, [("text", "text")], views=views)
+            return
         for side in SIDES:
             encode_parts(student, ["text"], side, views=views)
 
@@ -417,8 +421,11 @@ def _depth(model: Any) -> int:
     Count the layers, of two towers the fewer.
 
     :raises ValueError:
-        If the architecture is not known, or two towers have states of different widths.
+        If the architecture is not known, two towers have states of different widths, or there are several heads.
     """
+    if any(isinstance(module, HeadsOfOneBody) for module in model.modules()):
+        msg = "it has several heads, each with last layers of its own; there is no one stack to compare layer by layer."
+        raise ValueError(msg)
     encoders = [route(model, side)[0] for side in SIDES]
     if len({encoder.config.get_text_config().hidden_size for encoder in encoders}) > 1:
         msg = "its two towers have states of different widths, which cannot be compared layer by layer."

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from retort.students.encoding import VECTORS, encode_parts, encode_texts, layer_entry
 from retort.students.late_interaction import encode_tokens, is_late_interaction, longest
-from retort.students.scoring import is_ranker, score_pairs
+from retort.students.scoring import SCORES, is_ranker, score_parts
 from retort.students.towers import Side, route
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.runtime.distributed import ProcessGroup
@@ -62,6 +62,11 @@ class DenseOutput:
         """Keep the first entries of all vectors; layers and views are left out."""
         return DenseOutput(self.queries[:, :dim], self.documents[:, :dim], self.scale, self.similarity)
 
+    def of_head(self, number: int) -> DenseOutput:
+        """See the batch as one head of the student does, from 0; the view `head` must have been asked for."""
+        queries, documents = (heads[:, number] for heads in self.views["head"])
+        return DenseOutput(queries, documents, self.scale, self.similarity)
+
     def standard(self, batch: CandidateBatch) -> DenseOutput:
         """Leave out derived candidates; views are left whole."""
         if not batch.derived_documents:
@@ -89,19 +94,28 @@ class PairOutput:
         Factor on the logits.
     :param layers:
         The same of layers that were asked for, by their number from 0.
+    :param views:
+        What else was asked for: under `NAME` what a module of the ranker left as `NAME_scores`, `[B, N, ...]`.
     """
 
     scores: Tensor
     scale: float = 1.0
     cosine_scale: float = COSINE_SCALE
     layers: dict[int, PairOutput] = field(default_factory=dict)
+    views: dict[str, Tensor] = field(default_factory=dict)
+
+    def of_head(self, number: int) -> PairOutput:
+        """See the batch as one head of the ranker does, from 0; the view `head` must have been asked for."""
+        return PairOutput(self.views["head"][..., number], self.scale)
 
     def standard(self, batch: CandidateBatch) -> PairOutput:
         """Leave out derived candidates."""
         if not batch.derived_candidates:
             return self
+        kept = slice(-batch.derived_candidates)
         layers = {number: layer.standard(batch) for number, layer in self.layers.items()}
-        return replace(self, scores=self.scores[:, : -batch.derived_candidates], layers=layers)
+        views = {name: view[:, kept] for name, view in self.views.items()}
+        return replace(self, scores=self.scores[:, kept], layers=layers, views=views)
 
     def list_scores(self, batch: CandidateBatch) -> Tensor:  # noqa: ARG002
         """`[B, N]` scores of every query against its own list."""
@@ -222,15 +236,14 @@ class BatchEncoder:
         :param layers:
             Layers, from 0, to look at as well.
         :param views:
-            What else of a bi-encoder's output is wanted (see `DenseOutput.views`).
+            What else is wanted (see `DenseOutput.views` and `PairOutput.views`).
         :returns:
             The whole batch, the same in every process.
         """
         if is_ranker(model):
-            own = self._score(model, batch, layers)
-            *found, last = (PairOutput(scores, scale) for scores in own.unbind(-1))
-            last.layers = dict(zip(layers, found, strict=True))
-            return last
+            own = self._score(model, batch, layers, views)
+            seen = {number: PairOutput(own[layer_entry(number)], scale) for number in layers}
+            return PairOutput(own[SCORES], scale, layers=seen, views={name: own[name] for name in views})
         sides: list[tuple[list[str], Side]] = [(batch.queries, "query"), (batch.documents, "document")]
         if is_late_interaction(model):
             asked, given = (
@@ -269,21 +282,7 @@ class BatchEncoder:
         options |= {"layers": layers, "views": views}
         if "tokens" in views:
             options["length"] = longest(model, texts, side) if texts else 0
-        dealt = self.processes.deal(texts)
-        own = [texts[row] for row in dealt[self.processes.rank]]
-        if own:
-            parts = encode_parts(model, own, side, **options)
-        else:
-            # One text tells the shapes of what is gathered. Without gradients: zeros for a tower that no text went
-            # through would let weight decay loose on it.
-            with torch.no_grad():
-                shapes = encode_parts(model, texts[:1] or [""], side, **options)
-            parts = {name: part[:0].requires_grad_(part.is_floating_point()) for name, part in shapes.items()}
-        like = next(model.parameters())
-        return {
-            name: self.processes.gather(part.to(like.dtype) if part.is_floating_point() else part, dealt)
-            for name, part in parts.items()
-        }
+        return self._shared_parts(model, texts or [""], texts, lambda own: encode_parts(model, own, side, **options))
 
     def _tokens(self, model: Any, texts: list[str], side: Side, layers: Sequence[int]) -> Tensor:
         length = longest(model, texts, side)
@@ -301,19 +300,42 @@ class BatchEncoder:
 
         return self._shared(model, texts, texts, work, (length, sum(_widths(model, layers)) + 1))
 
-    def _score(self, model: Any, batch: CandidateBatch, layers: Sequence[int]) -> Tensor:
-        """`[B, N, l + 1]`."""
+    def _score(
+        self, model: Any, batch: CandidateBatch, layers: Sequence[int], views: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """By name `[B, N, ...]`."""
         places = batch.mask.nonzero()
         rows, columns = places[:, 0], places[:, 1]
         documents = batch.index[rows, columns].tolist()
         pairs = [(batch.queries[q], batch.documents[d]) for q, d in zip(rows.tolist(), documents, strict=True)]
 
-        def work(own: list[tuple[str, str]]) -> Tensor:
-            found = score_pairs(model, own, budget=self.tokens_per_chunk, recompute=self.cache_gradients, layers=layers)
-            return found.reshape(len(own), -1)
+        options: dict[str, Any] = {"budget": self.tokens_per_chunk, "recompute": self.cache_gradients}
+        options |= {"layers": layers, "views": views}
+        texts = [q + d for q, d in pairs]
+        found = self._shared_parts(model, pairs or [("", "")], texts, lambda own: score_parts(model, own, **options))
+        return {
+            name: part.new_zeros(*batch.mask.shape, *part.shape[1:]).index_put((rows, columns), part)
+            for name, part in found.items()
+        }
 
-        scores = self._shared(model, pairs, [q + d for q, d in pairs], work, (len(layers) + 1,))
-        return scores.new_zeros(*batch.mask.shape, scores.shape[-1]).index_put((rows, columns), scores)
+    def _shared_parts(
+        self, model: Any, items: list[Any], texts: list[str], work: Callable[[list[Any]], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Do this rank's share of some items, one a text, and gather that of all, by name; of no text there is one."""
+        dealt = self.processes.deal(texts)
+        if own := [items[row] for row in dealt[self.processes.rank]]:
+            parts = work(own)
+        else:
+            # One item tells the shapes of what is gathered. Without gradients: zeros for a tower that no text went
+            # through would let weight decay loose on it.
+            with torch.no_grad():
+                shapes = work(items[:1])
+            parts = {name: part[:0].requires_grad_(part.is_floating_point()) for name, part in shapes.items()}
+        like = next(model.parameters())
+        return {
+            name: self.processes.gather(part.to(like.dtype) if part.is_floating_point() else part, dealt)
+            for name, part in parts.items()
+        }
 
     def _shared(
         self,
