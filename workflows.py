@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: Apache-2.0
 """
-What the commands of the same names do, in Python: `train`, `distill`, `index_documents`.
+What the commands of the same names do, in Python: `train`, `distill`, `index_documents`, `stamp`.
 
 Above trainers, pipelines and components, which do not know each other. `retort.train` and `retort.distill` are these.
 """
@@ -22,8 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from retort.pipelines import indexing
 from retort.pipelines.load import pipeline_yaml
-from retort.students import Manifest, Ranker, Student
+from retort.pipelines.stamping import stamp_index
+from retort.students import Manifest, Ranker, Student, read_space
 from retort.students.files import replace_file
+from retort.students.hashing import remote_space
+from retort.students.loading import read_remote_documents
 from retort.students.sparse import load_student
 from retort.trainers.changes import QUICK, changed_recipe, recipe_for
 from retort.trainers.data.beir import read_beir
@@ -51,6 +54,7 @@ from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError, TeacherError
 from retort.trainers.runtime.progress import progress_bar
 from retort.trainers.teachers.calls import limited_calls
+from retort.trainers.teachers.embedder import Embedders
 from retort.trainers.teachers.vector_cache import cache_root
 
 if TYPE_CHECKING:
@@ -310,6 +314,91 @@ def index_documents(
         trust_remote_code=trust_remote_code,
         on_error=on_error,
     )
+
+
+def stamp(
+    store: str | Path | Any,
+    student: str | Path,
+    *,
+    embedder: str | Path | dict[str, Any] | Any = None,
+    meta_fields: Sequence[str] | None = None,
+    separator: str = " ",
+    allow: Sequence[str] = (),
+    trust_remote_code: bool = False,
+) -> int:
+    """
+    Compare an index that was made elsewhere with what a student expects, and stamp it, as `retort stamp` does.
+
+    :param store:
+        Folder of the index, URL of a collection on a Qdrant server, or a document store.
+    :param student:
+        The student that is to search it.
+    :param embedder:
+        What embedded the documents, where the student encodes queries only: `{type, init_parameters}` of a document
+        embedder, with the `revision` of an API's model beside them; a teacher's `{text_embedder, document_embedder,
+        revision}`, or a YAML file of one of these.
+    :param meta_fields:
+        Meta fields that were embedded before the content, where the student encodes documents itself; None:
+        `["title"]`, as in training. Haystack's embedders embed none unless they are told to.
+    :param separator:
+        What stood between them.
+    :param allow:
+        Further modules that the embedder may come from; servers that it may ask.
+    :param trust_remote_code:
+        Run code that the student brings along.
+    :returns:
+        How many documents were stamped.
+    :raises DocumentStoreError:
+        If the embeddings differ, another student built the index, or it has none.
+    :raises RecipeError:
+        If the embedder is not the one that the student was trained for, or is missing.
+    """
+    from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder
+
+    name = str(Path(student).resolve()) if Path(student).is_dir() else str(student)
+    store = str(store) if isinstance(store, str | Path) else store
+    remote = read_remote_documents(name)
+    if remote is not None:
+        components = _document_embedder(embedder, student, remote, allow)
+        type_ = str(remote["provider"]).rpartition(".")[2]
+        return stamp_index(store, name, remote_space(**remote), components.embed_documents, embedder=type_)
+    if embedder is not None:
+        msg = f"{student} encodes documents itself, by which they are compared: leave the embedder out."
+        raise RecipeError(msg)
+    own = StudentDocumentEmbedder(
+        model=name,
+        meta_fields_to_embed=None if meta_fields is None else list(meta_fields),
+        embedding_separator=separator,
+        progress_bar=False,
+        trust_remote_code=trust_remote_code,
+    )
+    space = read_space(name, trust_remote_code=trust_remote_code)
+    return stamp_index(store, name, space, lambda found: own.run(documents=found)["documents"], embedder=str(student))
+
+
+def _document_embedder(embedder: Any, student: str | Path, remote: dict[str, Any], allow: Sequence[str]) -> Embedders:
+    """Create what is to embed a student's documents; refuse another than it was trained for."""
+    wanted = ", ".join(f"{name} {value!r}" for name, value in remote.items() if value not in ("", None, []))
+    if embedder is None:
+        msg = f"{student} encodes queries only. Give the embedder of its documents (--embedder FILE.yaml): {wanted}."
+        raise RecipeError(msg)
+    tree = _described(_from_yaml(embedder))
+    if isinstance(tree, dict) and "document_embedder" in (tree.get("init_parameters") or {}):  # an EmbedderTeacher
+        tree = tree["init_parameters"]
+    revision = None
+    if isinstance(tree, dict):
+        revision, tree = tree.get("revision"), {n: value for n, value in tree.items() if n != "revision"}
+        tree = tree.get("document_embedder", tree)
+    spec = component(tree, "embedder")
+    described = {"type": spec.type, "init_parameters": spec.init_parameters}
+    found = Embedders({"document": described}, revision=revision, allowed_modules=list(allow) or None)
+    own = found.embeds_documents_as(remote["dimensions"])
+    if remote_space(**own) != remote_space(**remote):
+        odd = [n for n in sorted(own.keys() | remote.keys()) if own.get(n) != remote.get(n)]
+        told = "; ".join(f"{n} is {own.get(n)!r} in place of {remote.get(n)!r}" for n in odd)
+        msg = f"The embedder is not the one that {student} was trained for: {told}."
+        raise RecipeError(msg)
+    return found
 
 
 def _index(student: str, read: Callable[[], Reading], store: str | Path, **options: Any) -> tuple[int, int]:

@@ -148,6 +148,21 @@ RETORT_API_KEY of the environment as its key.
 """
 
 
+STAMP_EPILOG = """\
+examples:
+  retort stamp my-index --student runs/asymmetric/student
+  retort stamp my-index --student runs/asymmetric/student --meta-fields                  only the content was embedded
+  retort stamp http://localhost:6333/handbook --student runs/api/student --embedder embedder.yaml
+
+For an index that Haystack's own embedder and DocumentWriter wrote, and a student that was trained to search it: one
+whose document side is the embedder's model, or one that encodes queries only and leaves documents to an API. Up to 20
+documents are embedded anew and compared; if they agree, every document is stamped with the student's space, by which
+StudentRetriever knows the index. Embeddings stay as they are. Without the stamp it refuses the index.
+
+FILE has {type, init_parameters} of the document embedder, with the revision of an API's model beside them; or a
+teacher's {text_embedder, document_embedder, revision}.
+"""
+
 SERVE_EPILOG = """\
 examples:
   retort serve --store runs/quickstart/index
@@ -303,6 +318,23 @@ def build_parser() -> argparse.ArgumentParser:
     )
     index.add_argument("--on-error", choices=["skip", "fail"], default="skip", help=ON_ERROR)
     index.add_argument("--trust-remote-code", action="store_true", help=TRUST)
+
+    stamp = add("stamp", "Mark an index made elsewhere as one that a student may search.", STAMP_EPILOG)
+    stamp.add_argument("store", metavar="STORE", help="folder of the index, or URL of a collection")
+    stamp.add_argument("--student", required=True, metavar="DIR", help="student that is to search it")
+    stamp.add_argument(
+        "--embedder", type=Path, default=None, metavar="FILE", help="YAML of what embedded it, if not the student"
+    )
+    stamp.add_argument(
+        "--meta-fields",
+        nargs="*",
+        default=None,
+        metavar="NAME",
+        help="meta fields that were embedded before the content; default: title; without a name: none",
+    )
+    stamp.add_argument("--separator", default=" ", help="what stood between them")
+    stamp.add_argument("--allow", action="append", default=[], metavar="NAME", help=ALLOW)
+    stamp.add_argument("--trust-remote-code", action="store_true", help=TRUST)
 
     serve = add("serve", "Serve an index: a page, chat for OpenAI clients, pipelines over HTTP.", SERVE_EPILOG)
     serve.add_argument("--store", required=True, metavar="STORE", help="folder of the index, or URL of a collection")

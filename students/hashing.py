@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from retort.students.adapters import merge_adapters
@@ -34,8 +34,59 @@ _NOT_SEMANTIC = {
 
 def space_of(model: SentenceTransformer) -> str:
     """Hash the document side's weights, tokenizer, pooling, prompt and length: what decides an index's vectors."""
+    from retort.students.modules.remote import RemoteDocuments
+
+    first = route(model, "document")[0]
+    if isinstance(first, RemoteDocuments):
+        if first.source is None:
+            msg = "remote_documents: what embeds the documents is known once a recipe with this teacher was trained."
+            raise ValueError(msg)
+        return remote_space(**first.source)
     model = merge_adapters(model)
     return _digest(route(model, "document"), {"sides": {"document": _side(model, "document")}})
+
+
+def remote_space(
+    *,
+    provider: str,
+    model: str,
+    revision: str | None,
+    dimensions: int,
+    prompt: str = "",
+    separator: str = "",
+    meta_fields: Sequence[str] = (),
+    **more: Any,
+) -> str:
+    """
+    Hash what decides the vectors of documents that a component outside embeds, as an API does.
+
+    :param provider:
+        Type of the component.
+    :param model:
+        Its name for the model.
+    :param revision:
+        The model's version, as the user names it; None of local ones.
+    :param dimensions:
+        Length of the vectors.
+    :param prompt:
+        Put before each document.
+    :param separator:
+        Stands between meta fields and content; without meta fields it decides nothing.
+    :param meta_fields:
+        Meta fields that are embedded, in their order.
+    :param more:
+        What else decides the vectors, such as a suffix or a kind of input.
+    """
+    described = {
+        "provider": provider,
+        "model": model,
+        "revision": revision,
+        "dimensions": dimensions,
+        "prompt": prompt,
+        "separator": separator if meta_fields else "",
+        "meta_fields": list(meta_fields),
+    }
+    return hash_text(canonical_json(described | more))
 
 
 def fingerprint_of(model: SentenceTransformer | CrossEncoder, *, backend: str = "torch") -> str:

@@ -35,12 +35,14 @@ class RemoteCodeError(ValueError):
 HUB_TIMEOUT = 5  # seconds
 STOCK = re.compile(r"sentence_transformers(\.\w+)*\.[A-Z]\w*")  # classes: modules have, at the same places, functions
 # All that a folder may name besides; the second is where earlier versions had the first.
+REMOTE_DOCUMENTS = "retort.students.modules.remote.RemoteDocuments"
 OWN_MODULES = frozenset(
     {
         "retort.students.modules.counted.CountedEmbedding",
         "retort.students.counted.CountedEmbedding",
         "retort.students.modules.heads.Heads",
         "retort.students.modules.heads.ScoreHeads",
+        REMOTE_DOCUMENTS,
     }
 )
 MODULES, CONFIG = "modules.json", "config_sentence_transformers.json"
@@ -482,6 +484,25 @@ def read_config(file: Path) -> Any:
     except (ValueError, RecursionError) as error:
         msg = f"No model that can be loaded in the folder '{file.parent}': {file.name} is not valid JSON ({error})."
         raise FileNotFoundError(msg) from error
+
+
+def read_remote_documents(model: str) -> dict[str, Any] | None:
+    """
+    Read what embeds the documents of a student that encodes queries only.
+
+    :param model:
+        A model's name (see `resolve_model`).
+    :returns:
+        Parameters of `retort.students.hashing.remote_space`; None if the model encodes documents.
+    """
+    folder = Path(resolve_model(model))
+    routed = folder / "router_config.json"
+    if not routed.is_file():
+        return None
+    types = read_config(routed)["types"]
+    name = next((name for name, kind in types.items() if kind == REMOTE_DOCUMENTS), None)
+    source: dict[str, Any] | None = read_config(folder / name / "remote.json")["source"] if name else None
+    return source
 
 
 def _put_together(kind: type[Model], folder: Path, **options: Any) -> Model:

@@ -13,6 +13,10 @@ from typing import Any, get_origin, get_type_hints
 from retort.students.files import write_json
 
 MANIFEST_FILE = "retort.json"
+QUERIES_ONLY = (
+    "This student encodes queries only: another component embeds its documents. Write them to the index with that "
+    "component, then: retort stamp STORE --student DIR --embedder FILE.yaml."
+)
 
 
 class ManifestError(ValueError):

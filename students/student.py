@@ -34,7 +34,7 @@ from retort.students.loading import (
     refuse_remote_code,
     set_precision,
 )
-from retort.students.manifest import MANIFEST_FILE, Manifest, ManifestError
+from retort.students.manifest import MANIFEST_FILE, QUERIES_ONLY, Manifest, ManifestError
 from retort.students.prompts import warn_of_missing
 from retort.students.redaction import redacted
 from retort.students.scoring import is_ranker, pair_prompt
@@ -441,6 +441,8 @@ class Student(LoadedModel["SentenceTransformer"]):
         :returns:
             `[n, dim]` float32, in the order of `texts`, as the model gives them (most normalise).
         """
+        if side not in self._encoders:
+            raise ManifestError(QUERIES_ONLY)
         if prompt is None and not self.manifest.prompts[side]:
             warn_of_missing(self.name, side)
         vectors: np.ndarray = self._encoders[side].encode(

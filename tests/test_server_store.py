@@ -82,8 +82,10 @@ class StandIn(ThreadingHTTPServer):
                 return engine.get_collection(name)
             case "PUT points":
                 return engine.upsert(name, [models.PointStruct(**p) for p in body["points"]])
+            case "POST points/payload":
+                return engine.set_payload(name, body["payload"], body["points"], key=body.get("key"))
             case "POST points":
-                return engine.retrieve(name, body["ids"])
+                return engine.retrieve(name, body["ids"], with_vectors=body.get("with_vector", False))
             case "POST points/delete":
                 return engine.delete(name, models.PointIdsList(points=body["points"]))
             case "POST points/count":

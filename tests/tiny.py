@@ -280,8 +280,8 @@ def everything(out: Path) -> dict[str, torch.Tensor]:
     last = load_file(list_checkpoints(out / "checkpoints")[-1] / "state.safetensors")
     found = {f"run.{name}": tensor for name, tensor in last.items()}
     for folder in (out / "student", *sorted(out.glob("teachers/*/student"))):
-        weights = load_file(folder / "model.safetensors")
-        found |= {f"{folder.relative_to(out)}.{name}": tensor for name, tensor in weights.items()}
+        for file in sorted(folder.rglob("model.safetensors")):  # a tower has its own
+            found |= {f"{file.parent.relative_to(out)}.{name}": tensor for name, tensor in load_file(file).items()}
     return found
 
 

@@ -18,6 +18,7 @@ from retort.students.hashing import fingerprint_of
 from retort.students.late_interaction import is_late_interaction
 from retort.students.layers import evaluating, layers_of, set_dropout
 from retort.students.modules.heads import HeadsOfOneBody
+from retort.students.modules.remote import RemoteDocuments
 from retort.students.scoring import is_ranker, score_parts
 from retort.students.sparse import is_sparse
 from retort.students.towers import SIDES, route
@@ -143,6 +144,8 @@ def _build(recipe: Recipe, data: RetrievalData, cache: Path, *, ask: bool) -> Bu
             msg = f"teachers.{name}: {recipe.teachers[name].type} must say what it gives: {', '.join(get_args(Gives))}."
             raise RecipeError(msg)
     context = TrainingContext(data, teachers, cache, student)
+    if not is_ranker(student) and isinstance(remote := route(student, "document")[0], RemoteDocuments):
+        _bind_documents(remote, student, context, ask=ask)
     miners = {
         name: recipe.create(spec, "miner", f"candidates.{name}", allowed_modules=allowed)
         for name, spec in recipe.candidates.items()
@@ -201,6 +204,24 @@ def _built(
         trained_in_run=trained_in_run,
         in_training=in_training,
     )
+
+
+def _bind_documents(remote: RemoteDocuments, student: Any, context: TrainingContext, *, ask: bool) -> None:
+    """Take the student's documents from the teacher that `remote_documents` names."""
+    where, name = "student.init_parameters.document", str(remote.teacher)
+    _check_names(where, (name,), context.teachers)
+    teacher = context.teachers[name]
+    source = teacher.embeds_documents_as(remote.dim)
+    if source is None:
+        msg = f"{where}: teacher {name!r} is no EmbedderTeacher. Take its model as the tower: `pretrained`, frozen."
+        raise RecipeError(msg)
+    if student.similarity_fn_name != teacher.similarity:
+        msg = f"{where}: teacher {name!r} compares by {teacher.similarity}: set similarity: {teacher.similarity}."
+        raise RecipeError(msg)
+    if (dim := context.dim(name, ask=ask) or remote.dim) != remote.dim:
+        msg = f"{where}: teacher {name!r} gives vectors of {dim} dimensions: set dim: {dim}, for the query tower too."
+        raise RecipeError(msg)
+    remote.source, remote.encode = source, context.document_encoder(name)
 
 
 def _by_stage(

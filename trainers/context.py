@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,21 @@ class TrainingContext:
         """Return a teacher's cache as it is; it is not asked."""
         teacher = self.teacher(name)
         return VectorCache(self.cache, teacher.vectors_key(side), side, former_key=teacher.former_key)
+
+    def document_encoder(self, name: str) -> Callable[[list[str]], np.ndarray]:
+        """Return a function that gives a teacher's vectors of documents; those of the corpus are asked for together."""
+        teacher = self.teacher(name)
+        caches: list[VectorCache] = []
+
+        def encode(texts: list[str]) -> np.ndarray:
+            if not caches:
+                caches.append(self.teacher_cache(name, "document", self.data.corpus))
+            store = TextStore(map(str, range(len(texts))), texts)
+            ask = partial(teacher.encode_parts, side="document")
+            caches[0].fill(store, ask, lambda _: None, patience=PATIENCE)
+            return caches[0].gather(store.item_ids)
+
+        return encode
 
     def dim(self, name: str, *, ask: bool = True) -> int | None:
         """

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 
 from retort.students.loading import has_bfloat16
+from retort.students.modules.remote import RemoteDocuments
 from retort.students.scoring import is_ranker, score_numpy
 from retort.students.sparse import encode_vectors
-from retort.students.towers import max_tokens
+from retort.students.towers import Side, max_tokens, route
 from retort.trainers.build import BuiltRecipe, build_recipe
-from retort.trainers.data.texts import RetrievalData
+from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.engine.loop import uses_bf16
 from retort.trainers.recipe import Recipe, Stage
 from retort.trainers.roles import Ask, Teacher, Work
@@ -113,16 +114,17 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
 def _add_teacher(plan: Plan, built: BuiltRecipe, name: str, sample: list[str], data: RetrievalData) -> None:
     teacher = built.context.teachers[name]
     asks = [Ask("q", data.queries.texts[0], [str(i) for i in range(len(sample))], sample)]
-    texts, work = len(data.corpus) + len(data.queries), _work(built, name, data)
-    pairs = work.pairs
+    queries, work = _asked_queries(built, name, data), _work(built, name, data)
+    texts, pairs = len(data.corpus) + len(queries), work.pairs
     if teacher.gives == "vectors":
         plan.calls[name] = f"vectors of {texts:,} texts"
         if teacher.runs == "cached" and teacher.costs == "calls":
-            queries = len(built.context.vector_cache(name, "query").missing(data.queries))
-            documents = len(built.context.vector_cache(name, "document").missing(data.corpus))
-            work = Work(queries=queries, documents=documents)
-            different = sum(len(set(store.first_rows.tolist())) for store in (data.queries, data.corpus))
-            if kept := different - queries - documents:
+            work = Work(
+                queries=len(built.context.vector_cache(name, "query").missing(queries)),
+                documents=len(built.context.vector_cache(name, "document").missing(data.corpus)),
+            )
+            different = sum(len(set(store.first_rows.tolist())) for store in (queries, data.corpus))
+            if kept := different - work.queries - work.documents:
                 plan.calls[name] += f", of which {kept:,} are there"
         plan.disk += texts * _dim(built) * FLOAT
     else:
@@ -145,6 +147,14 @@ def _add_teacher(plan: Plan, built: BuiltRecipe, name: str, sample: list[str], d
                 plan.seconds[f"teacher {name}"] = _encoding_seconds(teacher, untrained, sample, data)
             else:
                 plan.seconds[f"teacher {name}"] = _seconds_a_pair(teacher, untrained, asks, data) * pairs
+
+
+def _asked_queries(built: BuiltRecipe, name: str, data: RetrievalData) -> TextStore:
+    """List what a teacher of vectors is asked for as queries: the data's, and what stages put beside them."""
+    stages = [stage.name for stage in built.recipe.stages if name in built.teachers_of(stage)]
+    own = [text for stage in stages for text in built.batches[stage].query_texts(data)]
+    texts = list(dict.fromkeys([*data.queries.texts, *own]))
+    return TextStore(map(str, range(len(texts))), texts)
 
 
 def _encoding_seconds(teacher: Teacher, untrained: BuiltRecipe | None, sample: list[str], data: RetrievalData) -> float:
@@ -211,7 +221,8 @@ def _seconds_a_text(built: BuiltRecipe, sample: list[str]) -> float:
     model = built.distiller.student
     if is_ranker(model):
         return _timed(lambda: score_numpy(model, [("a question of some words", text) for text in sample])) / len(sample)
-    return _timed(lambda: encode_vectors(model, sample, "document")) / len(sample)
+    side: Side = "query" if isinstance(route(model, "document")[0], RemoteDocuments) else "document"
+    return _timed(lambda: encode_vectors(model, sample, side)) / len(sample)
 
 
 def _timed(run: Callable[[], Any]) -> float:

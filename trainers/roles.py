@@ -466,6 +466,17 @@ class Teacher:
         """
         yield EncodedPart(list(range(len(texts))), self.encode(texts, side))
 
+    def embeds_documents_as(self, dim: int) -> dict[str, Any] | None:  # noqa: ARG002
+        """
+        Describe what embeds documents, where an index of its vectors may be made without retort.
+
+        :param dim:
+            Dimension of the vectors.
+        :returns:
+            Parameters of `retort.students.hashing.remote_space`; None if it is no component of Haystack's.
+        """
+        return None
+
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
         """
         Score lists one after the other; what was given before an error is kept.
@@ -719,6 +730,10 @@ class BatchSource:
     queries_with_positive: int = 0
     #: Hash of what a resumed stage must find again; '' if it depends on the data alone.
     lists_hash: str = ""
+
+    def query_texts(self, data: RetrievalData) -> list[str]:
+        """List the texts of which it takes teachers' vectors as those of queries."""
+        return data.queries.texts
 
     def open(self, inputs: StageInputs) -> None:
         """Take up what the stage draws from; called when it opens or is refreshed."""

@@ -95,7 +95,7 @@ class ServerIndex:
     def address(self) -> str:
         """Where the collection is; for a server its URL, as `retort index --store` takes it."""
         given = self.store._prepare_client_params()
-        if self._is_local:
+        if self.is_local:
             return f"{given['path'] or given['location']}/{self.store.index}"
         url = given["url"] or given["location"] or given["host"] or "localhost"
         if "://" not in url:
@@ -108,7 +108,7 @@ class ServerIndex:
     @property
     def how_to_index(self) -> str:
         """What builds the collection, as the end of a sentence."""
-        if self._is_local:  # the command line knows servers and folders of Qdrant Edge only
+        if self.is_local:  # the command line knows servers and folders of Qdrant Edge only
             return "by writing documents that StudentDocumentEmbedder embedded"
         return f"with `retort index STUDENT --documents DIR --store {self.address}`"
 
@@ -155,7 +155,7 @@ class ServerIndex:
         A second, asynchronous client of a local mode would find another collection, or its folder locked. There the
         synchronous one searches, in a thread.
         """
-        if self._is_local:
+        if self.is_local:
             return await asyncio.to_thread(self.search, query_embedding, **options)
         with self._clear_errors():
             vectors = self._vectors or (await asyncio.to_thread(self._open))[1]
@@ -214,14 +214,62 @@ class ServerIndex:
                 if offset is None:
                     return ids
 
+    def points(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """
+        Go through all documents: the server's name of each, and its meta.
+
+        :raises DocumentStoreError:
+            If the collection is missing, or the server fails.
+        """
+        with self._clear_errors():
+            client, _ = self._open()
+            offset = None
+            while True:
+                records, offset = client.scroll(self.store.index, limit=_PAGE, offset=offset, with_payload=["meta"])
+                yield from ((record.id, (record.payload or {}).get("meta", {})) for record in records)
+                if offset is None:
+                    return
+
+    def documents(self, points: list[Any]) -> list[Document]:
+        """
+        Return documents with their embeddings.
+
+        :param points:
+            What the server calls them, as `points` says.
+        :raises DocumentStoreError:
+            If the server fails.
+        """
+        with self._clear_errors():
+            client, vectors = self._open()
+            found = client.retrieve(self.store.index, points, with_payload=True, with_vectors=True)
+            return [convert_qdrant_point_to_haystack_document(point, vectors.named) for point in found]
+
+    def set_meta(self, points: list[Any], meta: dict[str, Any]) -> None:
+        """
+        Set meta fields of documents; their other fields and their embeddings stay.
+
+        :param points:
+            What the server calls them, as `points` says.
+        :param meta:
+            The fields.
+        :raises DocumentStoreError:
+            If the server fails.
+        """
+        with self._clear_errors():
+            client, _ = self._open()
+            for start in range(0, len(points), _PAGE):
+                page = points[start : start + _PAGE]
+                client.set_payload(self.store.index, meta, points=page, key="meta", wait=True)
+
     @property
-    def _is_local(self) -> bool:
+    def is_local(self) -> bool:
+        """Whether it is a local mode of Qdrant's client."""
         given = self.store._prepare_client_params()
         return given["location"] == ":memory:" or given["path"] is not None
 
     def _open(self) -> tuple[QdrantClient, _Vectors]:
         with self._lock:
-            client = self.store._client if self._is_local else self._client
+            client = self.store._client if self.is_local else self._client
             if client is not None and self._vectors is not None:
                 return client, self._vectors
             opened = client or QdrantClient(**self.store._prepare_client_params())
@@ -231,7 +279,7 @@ class ServerIndex:
                 if client is None:
                     opened.close()
                 raise
-            if self._is_local:
+            if self.is_local:
                 self.store._client = opened
             else:
                 self._client = opened

@@ -468,6 +468,12 @@ class StudentRetriever:
         place = self._index.path
         return place, f"Re-index with `retort index STUDENT --documents DIR --store {place}`"
 
+    def _stamping(self) -> str:
+        """Say what stamps the index."""
+        if isinstance(self._index, ServerIndex) and self._index.is_local:  # the command line does not know it
+            return "`retort.stamp(document_store, student)` in Python"
+        return f"`retort stamp {self._place()[0]} --student {self.student or 'DIR'}`"
+
     def _check(
         self,
         found: list[dict[str, Any]],
@@ -494,6 +500,7 @@ class StudentRetriever:
             if stamp is None:
                 msg = (
                     f"The documents of the index at {place} carry no stamp: nobody can tell which model embedded them. "
+                    f"If it is one that this student was trained for, compare and stamp it: {self._stamping()}. "
                     f"{mend}, or set allow_unstamped=True if you know that it was this one."
                 )
             else:

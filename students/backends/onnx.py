@@ -192,7 +192,7 @@ def open_export(
     :param threads:
         Threads of one call; None takes all cores.
     :returns:
-        An encoder a side; of a ranker its scorer.
+        An encoder a side, of queries alone where something else embeds documents; of a ranker its scorer.
     :raises ExportError:
         If there is none, it is not of this student, or onnxruntime is not installed.
     """
@@ -219,7 +219,8 @@ def open_export(
         return GraphScorer(Graph(folder, manifest.prompts["pair"], manifest.max_tokens["pair"], threads))
     session: InferenceSession | None = None
     found: dict[Side, GraphEncoder | StaticEncoder] = {}
-    for side in SIDES:
+    remote = (folder / "query").is_dir() and not (folder / "document").is_dir()
+    for side in ("query",) if remote else SIDES:
         own, prompt, limit = folder / side, manifest.prompts[side], manifest.max_tokens[side]
         own = own if own.is_dir() else folder
         if (own / WEIGHTS).is_file():
@@ -273,6 +274,8 @@ def export_model(model: Any, student: Path, precision: ExportPrecision) -> Path:
     :raises ExportError:
         If the model cannot be exported, or the extra `onnx` is not installed.
     """
+    from retort.students.modules.remote import RemoteDocuments
+
     _import("onnx")
     _import("onnxscript")
     attend_step_by_step(model)
@@ -284,6 +287,8 @@ def export_model(model: Any, student: Path, precision: ExportPrecision) -> Path:
             towers = [route(model, side) for side in SIDES]
             same = all(a is b for a, b in zip(*towers, strict=False)) and len(towers[0]) == len(towers[1])
             for side, modules in zip(SIDES, towers, strict=True):
+                if isinstance(modules[0], RemoteDocuments):  # nothing to run
+                    continue
                 if (static := static_encoder(model, side)) is not None:
                     static.save(aside / side)
                 elif not same or side == "document":

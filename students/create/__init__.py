@@ -12,6 +12,7 @@ from retort.students.create.encoders import from_config, pretrained
 from retort.students.create.heads import late_interaction, ranker, sparse
 from retort.students.create.layers import from_layers, layers_on_static
 from retort.students.create.lexical import lexical_layers, static_with_lexical
+from retort.students.create.remote import remote_documents
 from retort.students.create.several_heads import ranker_with_heads, with_heads
 from retort.students.create.tables import static
 from retort.students.create.towers import two_towers
@@ -26,6 +27,7 @@ __all__ = [
     "pretrained",
     "ranker",
     "ranker_with_heads",
+    "remote_documents",
     "sparse",
     "static",
     "static_with_lexical",

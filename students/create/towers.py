@@ -30,7 +30,7 @@ def two_towers(
         `frozen: true` it does not learn.
     :param document:
         The same for the document tower. A new query tower may be trained for an existing index: the frozen tower that
-        embedded it keeps its space.
+        embedded it keeps its space. `remote_documents` leaves documents to an API.
     :param corpus:
         For towers that count words, such as `static_with_lexical`: their corpus, unless they name one themselves.
     :param options:
@@ -63,6 +63,7 @@ def _tower(side: str, spec: dict[str, Any], corpus: Sequence[str] | None) -> Sen
     from sentence_transformers.base.modules import Router
 
     from retort.students.modules.counted import CountedEmbedding
+    from retort.students.modules.remote import RemoteDocuments
 
     maker = _maker(side, spec.get("type"))
     if not isinstance(spec.get("frozen", False), bool):
@@ -75,6 +76,9 @@ def _tower(side: str, spec: dict[str, Any], corpus: Sequence[str] | None) -> Sen
         raise ValueError(msg)
     if isinstance(tower[0], CountedEmbedding):
         msg = f"two_towers: {side}: a table that counts words is no tower; `lexical_layers` writes one as layers."
+        raise ValueError(msg)
+    if side == "query" and isinstance(tower[0], RemoteDocuments):
+        msg = f"two_towers: {side}: {spec['type']} is for documents only: there is nothing to train."
         raise ValueError(msg)
     return tower.requires_grad_(False) if spec.get("frozen", False) else tower  # parts of it may stay all the same
 

@@ -12,7 +12,7 @@ from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.batches.sampling import picked
 from retort.trainers.candidates.lists import texts_of
 from retort.trainers.data.pseudo_queries import sentences_of
-from retort.trainers.data.texts import TextStore
+from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.roles import BatchSource, StageInputs
 
 
@@ -24,17 +24,19 @@ class QueryBatches(BatchSource):
     about its words.
     """
 
+    def query_texts(self, data: RetrievalData) -> list[str]:
+        """List the queries, and then the sentences."""
+        return [*data.queries.texts, *dict.fromkeys(s for text in data.corpus.texts for s in sentences_of(text))]
+
     def open(self, inputs: StageInputs) -> None:
         """Take up the queries and the sentences, and what teachers give of them."""
-        queries, corpus = inputs.context.data.queries, inputs.context.data.corpus
-        sentences = list(dict.fromkeys(s for text in corpus.texts for s in sentences_of(text)))
-        ids = map(str, range(len(queries) + len(sentences)))
-        self._texts = TextStore(ids, [*queries.texts, *sentences])
+        queries, texts = inputs.context.data.queries, self.query_texts(inputs.context.data)
+        self._texts = TextStore(map(str, range(len(texts))), texts)
         self._caches = {
             name: inputs.context.teacher_cache(name, "query", self._texts) for name in inputs.vector_teachers
         }
         self._seed = inputs.seed
-        self._sentences = inputs.batch_size // 2 if sentences else 0
+        self._sentences = inputs.batch_size // 2 if len(texts) > len(queries) else 0
         self._queries = inputs.batch_size - self._sentences
         self.size = len(queries)
 

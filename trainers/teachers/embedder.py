@@ -49,6 +49,27 @@ class Embedders:
         """Return the key of one side's vectors: the other side's embedder does not decide them."""
         return hash_text(f"embedder {self._components.key_of('text' if side == 'query' else side)}")
 
+    def embeds_documents_as(self, dim: int) -> dict[str, Any]:
+        """Describe what embeds documents, for the space of their index; see `Teacher.embeds_documents_as`."""
+        return self._components.embeds_as("document", dim)
+
+    def embed_documents(self, documents: list[Any]) -> list[Any]:
+        """
+        Embed documents as they are, with their meta fields.
+
+        :raises TeacherError:
+            If the embedder fails.
+        """
+        found = []
+        for start in range(0, len(documents), BATCH):
+            try:
+                answer = self._components.warm["document"].run(documents=documents[start : start + BATCH])
+            except Exception as error:
+                msg = f"{self._type('document')} failed on {len(documents)} documents: {error}"
+                raise TeacherError(msg) from error
+            found += answer["documents"]
+        return found
+
     def encode(self, texts: list[str], side: Side) -> np.ndarray:
         """
         Give the vectors `[n, dim]` float32 of `n` texts.

@@ -34,6 +34,8 @@ INCIDENTAL = {
     "timeout", "max_retries", "retries", "batch_size", "concurrency_limit", "progress_bar", "raise_on_failure",
     "streaming_callback",
 }  # fmt: skip
+# Of local components: where and by what they run.
+PLACES = {"device", "backend", "local_files_only", "trust_remote_code"}
 # The same among an LLM's `generation_kwargs`.
 INCIDENTAL_GENERATION = {
     "user", "metadata", "store", "service_tier", "stream", "stream_options", "extra_headers", "timeout",
@@ -181,6 +183,23 @@ class HaystackComponents:
             return hash_text(canonical_json([self._decisive(spec, self._overruled), self._revision]))
         parts = [spec, package_versions(spec["type"]), local_content(spec["init_parameters"])]
         return hash_text(canonical_json(parts))
+
+    def embeds_as(self, name: str, dim: int) -> dict[str, Any]:
+        """Describe what decides a document embedder's vectors: parameters of `remote_space`."""
+        spec = self.specs[name]
+        given = self._decisive(spec, self._overruled)["parameters"]
+        parameters = {n: v for n, v in given.items() if n not in _REMOTE}
+        model = str(parameters.pop("model", ""))
+        return {
+            "provider": spec["type"],
+            "model": f"sha256 {hash_path(model)}" if is_local("model", model) else model,
+            "revision": parameters.pop("revision", None) or self._revision,
+            "dimensions": dim,
+            "prompt": parameters.pop("prefix", ""),
+            "separator": parameters.pop("embedding_separator", ""),
+            "meta_fields": parameters.pop("meta_fields_to_embed", []),
+            **{n: v for n, v in parameters.items() if n not in {"dimensions", "truncate_dim"} and n not in PLACES},
+        }
 
     def each(
         self, call: Callable[[Item], Answer | Refusal], items: Iterable[Item], **options: Any

