@@ -48,7 +48,7 @@ def model_card(manifest: Manifest, *, ours: bool = False) -> str:
         "## Use with sentence-transformers",
         "",
         "```python",
-        *_PYTHON.get(kind, _embedder_python("SentenceTransformer", ours=ours)),
+        *_python(manifest, ours=ours),
         "```",
         "",
         "## Limits",
@@ -97,22 +97,38 @@ _PYTHON = {
         'scores = model.predict([("a query", "a document")])',
     ],
     "sparse": _embedder_python("SparseEncoder"),
-    "multi_view": [
+}
+
+
+def _python(manifest: Manifest, *, ours: bool) -> list[str]:
+    if manifest.kind != "multi_view":
+        return _PYTHON.get(manifest.kind, _embedder_python("SentenceTransformer", ours=ours))
+    rule, parts = manifest.view_rule, ["a question", "a document that answers it"]
+    first, second = parts if rule.question == "before" else reversed(parts)
+    scores = {
+        "max": "model.similarity(queries, views)  # a document has the best score of its views",
+        "mean": "model.similarity(queries, views.mean(0, keepdims=True))  # a document has one vector",
+    }
+    return [
         "from sentence_transformers import SentenceTransformer",
         "",
         'model = SentenceTransformer("path/to/this/folder")',
-        'view = f"a question {model.tokenizer.sep_token} a document that answers it"',
+        f'view = f"{first} {{model.tokenizer.sep_token}} {second}"  # one for each of its questions',
         'queries, views = model.encode_query(["..."]), model.encode_document([view])',
-        "scores = model.similarity(queries, views)  # a document has the best score of its views",
-    ],
-}
+        f"scores = {scores[rule.combine]}",
+    ]
 
 
 def _what(manifest: Manifest) -> str:
     lengths = ", ".join(f"{side} {n}" for side, n in manifest.max_tokens.items() if n)
     if manifest.kind == "ranker":
         return f"A cross-encoder: it scores a query and a document together. Tokens at most: {lengths or 'not set'}."
-    views = " A document has a vector for each question that it answers." if manifest.kind == "multi_view" else ""
+    views = ""
+    if manifest.kind == "multi_view":
+        views = {
+            "max": " A document has a vector for each question that it answers.",
+            "mean": " A document's vector is the mean of those that it has with each question that it answers.",
+        }[manifest.view_rule.combine]
     return (
         f"A bi-encoder of {manifest.dim} dimensions{', most of them 0' if manifest.kind == 'sparse' else ''}; "
         f"vectors are compared by {manifest.similarity}.{views} "

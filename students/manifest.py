@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 from retort.students.files import write_json
+from retort.students.views import ViewRule
 
 MANIFEST_FILE = "retort.json"
 QUERIES_ONLY = (
@@ -29,7 +30,8 @@ class Manifest:
     The manifest of a student folder, format 1. Unknown fields are ignored on reading.
 
     `max_tokens` and `prompts` are keyed `query` and `document`; `space` and `fingerprint` are sha256 digests (see
-    `retort.students.hashing`); `exports` lists other artefacts of the folder with their measured quality and speed.
+    `retort.students.hashing`); `exports` lists other artefacts of the folder with their measured quality and speed;
+    `views` says how a student of kind `multi_view` sees documents with questions.
     """
 
     kind: str
@@ -45,8 +47,14 @@ class Manifest:
     data: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     parents: list[str] = field(default_factory=list)
+    views: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     format: int = 1
+
+    @property
+    def view_rule(self) -> ViewRule:
+        """How the student sees a document and its questions; old manifests do not say, and have the defaults."""
+        return ViewRule.of(self.views)
 
     def write(self, folder: Path) -> None:
         """Write the manifest into a student folder, whole or not at all."""
@@ -76,7 +84,9 @@ class Manifest:
                 if not isinstance(known.get(name), plain) and name in known:
                     msg = f"{name}: {known[name]!r}"
                     raise TypeError(msg)
-            return cls(**known)
+            found = cls(**known)
+            _ = found.view_rule  # refused here, where the file can be named
+            return found
         except ManifestError:
             raise
         except (ValueError, RecursionError, KeyError, TypeError) as error:  # not JSON, not UTF-8, not ours

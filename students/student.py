@@ -39,7 +39,7 @@ from retort.students.prompts import warn_of_missing
 from retort.students.redaction import redacted
 from retort.students.scoring import is_ranker, pair_prompt
 from retort.students.towers import SIDES, Side, max_tokens, prompt_for, set_max_tokens
-from retort.students.views import view_texts
+from retort.students.views import ViewRule, room_of
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -54,7 +54,8 @@ def build_manifest(model: SentenceTransformer | CrossEncoder, **provenance: Any)
     :param model:
         The model, in the dtype in which it is stored.
     :param provenance:
-        Further fields: `recipe`, `teachers`, `data`, `metrics`, `parents`; and `kind`, if the model does not tell.
+        Further fields: `recipe`, `teachers`, `data`, `metrics`, `parents`, `views`; and `kind`, if the model does not
+        tell.
         Secrets among them are redacted.
     """
     import sentence_transformers
@@ -113,7 +114,7 @@ def save_student(model: SentenceTransformer | CrossEncoder, path: str | Path, **
     :param path:
         The folder; one that is there is replaced once the new one is complete.
     :param provenance:
-        Further manifest fields: `recipe`, `teachers`, `data`, `metrics`, `parents`.
+        Further manifest fields: `recipe`, `teachers`, `data`, `metrics`, `parents`, `views`.
     :returns:
         The manifest that was written.
     """
@@ -214,7 +215,7 @@ class LoadedModel(Generic[Model]):
         cls._check(loaded, manifest, model)
         if cut is not None:
             cut(loaded)
-            manifest = build_manifest(loaded)
+            manifest = build_manifest(loaded, kind=manifest.kind, views=manifest.views)
         if not names_dtype(*kwargs.values()):
             set_precision(loaded, chosen, device)
         return loaded, manifest, None, ""
@@ -406,15 +407,32 @@ class Student(LoadedModel["SentenceTransformer"]):
         """Encode documents: `[n, dim]` float32. Options as in `encode`."""
         return self.encode(texts, "document", **options)
 
-    def views(self, queries: Sequence[str], document: str, query_tokens: int) -> list[str]:
-        """List a document's views (see `students.views.view_texts`); safe beside threads that encode."""
+    def views(
+        self, questions: Sequence[str], document: str, rule: ViewRule | None = None, *, prompt: str | None = None
+    ) -> list[str]:
+        """
+        List a document's views; safe beside threads that encode.
+
+        :param questions:
+            Its questions, best first.
+        :param document:
+            Its text.
+        :param rule:
+            How they are joined; None: as in training.
+        :param prompt:
+            What stands before each document; None is the model's own.
+        """
+        rule = self.manifest.view_rule if rule is None else rule
+        limit = self.manifest.max_tokens["document"]
+        before = self.manifest.prompts["document"] if prompt is None else prompt
         encoder = self._encoders["document"]
         if isinstance(encoder, TorchEncoder):
             with encoder.lock:
-                return view_texts(self.model.tokenizer, queries, document, query_tokens)
+                tokenizer = self.model.tokenizer
+                return rule.texts(tokenizer, questions, document, room_of(tokenizer, limit, before))
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.name, trust_remote_code=self._trust_remote_code)
-        return view_texts(self._tokenizer, queries, document, query_tokens)
+        return rule.texts(self._tokenizer, questions, document, room_of(self._tokenizer, limit, before))
 
     def encode(
         self,
@@ -506,7 +524,7 @@ def verified(loaded: SentenceTransformer | CrossEncoder, model: str, *, changed:
     if any(found is not (manifest.kind == kind) for kind, found in kinds.items()):
         return manifest  # the caller says what is wrong with its kind
     if changed:
-        return build_manifest(loaded, kind=manifest.kind)
+        return build_manifest(loaded, kind=manifest.kind, views=manifest.views)
     found = build_manifest(loaded)
     if (found.space, found.fingerprint) != (manifest.space, manifest.fingerprint):
         msg = (

@@ -1,42 +1,143 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""Documents seen through questions that they answer: one text, and so one vector, a question."""
+"""Documents seen through questions that they answer: one text a question, each a view of the document."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
 
 QUERY_TOKENS = 16  # a long question would leave no room for the document
+_SHORTEST = 1e-12  # of vectors that are divided by their length
+
+Combine = Literal["max", "mean"]
+Place = Literal["before", "after"]
 
 
-def view_text(tokenizer: Any, query: str, document: str, most: int = QUERY_TOKENS) -> str:
+@dataclass(frozen=True, kw_only=True)
+class ViewRule:
     """
-    Put a question before a document: `query [SEP] document`, with the tokenizer's own separator.
+    How a student sees a document and its questions. Its manifest keeps the rule as `views`: it is served as measured.
+
+    :param most:
+        Views of a document, at most; 0: the document alone.
+    :param query_tokens:
+        Cut questions after so many tokens.
+    :param question:
+        The question stands `before` the document or `after` it.
+    :param combine:
+        `max`: a document has a vector for each view, and the best of their scores. `mean`: it has one vector, their
+        mean.
+    :raises ValueError:
+        If a value is out of its range.
+
+    ```python
+    rule = ViewRule(most=3, combine="mean")
+    ```
+    """
+
+    most: int = 10
+    query_tokens: int = QUERY_TOKENS
+    question: Place = "before"
+    combine: Combine = "max"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.most < 0 or self.query_tokens < 1:
+            msg = f"views must be at least 0 and query_tokens above 0; they are {self.most} and {self.query_tokens}."
+            raise ValueError(msg)
+        for name, value, known in (
+            ("question", self.question, get_args(Place)),
+            ("combine", self.combine, get_args(Combine)),
+        ):
+            if value not in known:
+                msg = f"{name} must be one of {', '.join(known)}; it is {value!r}."
+                raise ValueError(msg)
+
+    @classmethod
+    def of(cls, views: Mapping[str, Any]) -> ViewRule:
+        """Read a manifest's `views`; unknown fields are ignored, and those of old manifests have their defaults."""
+        return cls(**{f.name: views[f.name] for f in fields(cls) if f.name in views})
+
+    def texts(self, tokenizer: Any, questions: Sequence[str], document: str, room: int | None = None) -> list[str]:
+        """List a document's views, one for each of its first questions; without any the document as it is."""
+        asked = [q for q in dict.fromkeys(questions) if q.strip()]
+        return [self.text(tokenizer, q, document, room) for q in asked[: self.most]] or [document]
+
+    def text(self, tokenizer: Any, question: str, document: str, room: int | None = None) -> str:
+        """
+        Join a question and a document by the tokenizer's own separator.
+
+        :param tokenizer:
+            Of transformers.
+        :param question:
+            The question; cut after its first `query_tokens` tokens.
+        :param document:
+            The document; alone if the question is empty.
+        :param room:
+            Tokens that the model reads (see `room_of`): a document before the question is cut so that this fits. None
+            cuts nothing.
+        :raises ValueError:
+            If the tokenizer has no separator.
+        """
+        if not question.strip():
+            return document
+        if tokenizer.sep_token is None:
+            msg = "The model's tokenizer has no separator token to put between a question and a document."
+            raise ValueError(msg)
+        question, tokens = _cut(tokenizer, question, self.query_tokens)
+        if self.question == "before":
+            return f"{question} {tokenizer.sep_token} {document}"
+        if room is not None:
+            document, _ = _cut(tokenizer, document, max(1, room - tokens - 1))
+        return f"{document} {tokenizer.sep_token} {question}"
+
+
+def _cut(tokenizer: Any, text: str, most: int) -> tuple[str, int]:
+    """Cut a text after its first tokens; say how many it has then."""
+    ids = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    count = len(ids["input_ids"])
+    return (text, count) if count <= most else (text[: ids["offset_mapping"][most - 1][1]], most)
+
+
+def room_of(tokenizer: Any, max_tokens: int | None, prompt: str = "") -> int | None:
+    """
+    Count the tokens of a document that a model reads, special ones and the prompt's not among them.
 
     :param tokenizer:
         Of transformers.
-    :param query:
-        The question; cut after its first `most` tokens.
-    :param document:
-        The document; alone if the question is empty.
-    :param most:
-        Tokens of the question.
-    :raises ValueError:
-        If the tokenizer has no separator.
+    :param max_tokens:
+        Where the model cuts documents; None: it does not.
+    :param prompt:
+        What stands before each document.
+    :returns:
+        None where there is no limit.
     """
-    if not query.strip():
-        return document
-    if tokenizer.sep_token is None:
-        msg = "The model's tokenizer has no separator token to put between a question and a document."
-        raise ValueError(msg)
-    ids = tokenizer(query, add_special_tokens=False, return_offsets_mapping=True)
-    if len(ids["input_ids"]) > most:
-        query = query[: ids["offset_mapping"][most - 1][1]]
-    return f"{query} {tokenizer.sep_token} {document}"
+    if max_tokens is None:
+        return None
+    before = len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) if prompt else 0
+    return max_tokens - int(tokenizer.num_special_tokens_to_add()) - before
 
 
-def view_texts(tokenizer: Any, queries: Sequence[str], document: str, most: int = QUERY_TOKENS) -> list[str]:
-    """List a document's views, one a question; without questions the document as it is."""
-    return [view_text(tokenizer, query, document, most) for query in queries if query.strip()] or [document]
+def mean_of_views(vectors: np.ndarray, starts: np.ndarray, similarity: str) -> np.ndarray:
+    """
+    Average the vectors of each document's views.
+
+    :param vectors:
+        `[m, d]`, the views of a document next to each other.
+    :param starts:
+        `[n]` ascending, where those of each document begin; each has one at least.
+    :param similarity:
+        `cosine`: means are divided by their lengths, which would else depend on how much the views differ.
+    :returns:
+        `[n, d]` float32.
+    """
+    counts = np.diff(np.append(starts, len(vectors)))
+    means = np.add.reduceat(vectors, starts, axis=0) / counts[:, None]
+    if similarity == "cosine":
+        means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), _SHORTEST)
+    return means.astype(np.float32)

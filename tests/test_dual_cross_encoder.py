@@ -25,7 +25,7 @@ from haystack_integrations.components.retrievers.retort import StudentRetriever
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.students import Student
-from retort.students.views import view_text, view_texts
+from retort.students.views import ViewRule
 from retort.trainers.batches.lists import ListBatches
 from retort.trainers.candidates.bm25 import BM25Miner
 from retort.trainers.candidates.mining import build_lists
@@ -117,18 +117,18 @@ def test_a_view_more_never_lowers_a_score():
 class TestTexts:
     def test_the_tokenizers_own_separator_and_a_short_question(self, tiny_model):
         words = tiny_model(1).tokenizer
-        assert view_text(words, "the ship", "a sea") == "the ship [SEP] a sea"
-        assert view_text(words, "ship " * 30, "a sea", 3) == "ship ship ship [SEP] a sea"
-        assert view_text(words, " ", "a sea") == "a sea"
-        assert view_texts(words, ["", "ship"], "a sea") == ["ship [SEP] a sea"]
-        assert view_texts(words, [], "a sea") == ["a sea"]
-        assert words(view_text(words, "ship", "sea"))["input_ids"].count(words.sep_token_id) == 2
+        assert ViewRule().text(words, "the ship", "a sea") == "the ship [SEP] a sea"
+        assert ViewRule(query_tokens=3).text(words, "ship " * 30, "a sea") == "ship ship ship [SEP] a sea"
+        assert ViewRule().text(words, " ", "a sea") == "a sea"
+        assert ViewRule().texts(words, ["", "ship"], "a sea") == ["ship [SEP] a sea"]
+        assert ViewRule().texts(words, [], "a sea") == ["a sea"]
+        assert words(ViewRule().text(words, "ship", "sea"))["input_ids"].count(words.sep_token_id) == 2
 
     def test_a_tokenizer_without_one(self, tiny_model):
         words = tiny_model(1).tokenizer
         words.sep_token = None
         with pytest.raises(ValueError, match="no separator"):
-            view_text(words, "ship", "sea")
+            ViewRule().text(words, "ship", "sea")
 
 
 class TestSources:
@@ -318,5 +318,6 @@ class TestComponent:
         assert component_to_dict(again, "c") == data
         with pytest.raises(ValueError, match=r"meta\['asked'\] of document x must be a list"):
             embedder.run(documents=[Document(id="x", content="a", meta={"asked": "what?"})])
-        with pytest.raises(ValueError, match="views and query_tokens must be above 0"):
-            StudentMultiViewDocumentEmbedder(views=0)
+        for name in ("views", "query_tokens"):
+            with pytest.raises(ValueError, match=f"{name} must be above 0; it is 0"):
+                StudentMultiViewDocumentEmbedder(**{name: 0})

@@ -67,7 +67,7 @@ class TestGraphs:
 
     def test_views_need_no_torch_model(self, exported):
         graph, plain = (Student.load(str(exported), backend=b, precision="float32") for b in ("onnx", "torch"))
-        assert graph.views(["what is bread"], "flour", 2) == plain.views(["what is bread"], "flour", 2)
+        assert graph.views(["what is bread"], "flour") == plain.views(["what is bread"], "flour")
         with pytest.raises(ExportError, match="backend='torch'"):
             _ = graph.model
 

@@ -21,8 +21,10 @@ from retort.students.modules.heads import HeadsOfOneBody
 from retort.students.modules.remote import RemoteDocuments
 from retort.students.scoring import is_ranker, score_parts
 from retort.students.sparse import is_sparse
-from retort.students.towers import SIDES, route
+from retort.students.towers import SIDES, max_tokens, prompt_for, route
+from retort.students.views import room_of
 from retort.trainers.context import TrainingContext
+from retort.trainers.data.pseudo_queries import Joined
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.distiller import Distiller
 from retort.trainers.encoder_output import COSINE_SCALE
@@ -41,6 +43,7 @@ from retort.trainers.roles import (
     TextTransform,
 )
 from retort.trainers.runtime.errors import RecipeError
+from retort.trainers.views import DocumentViews
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -87,11 +90,18 @@ class BuiltRecipe:
     trained_in_run: dict[str, BuiltRecipe] = field(default_factory=dict)
     in_training: str = ""
 
-    def views(self) -> dict[str, list[str]] | None:
-        """Texts that stand for each document in search, by its id, where the student sees more than the document."""
-        data = self.context.data
-        views = list(self.texts.values())[-1].document_views(data) if self.texts else None
-        return None if views is None else dict(zip(data.corpus.ids, views, strict=True))
+    def views(self) -> DocumentViews | None:
+        """Texts that stand for each document in search, where the student sees more than the document."""
+        data, transform = self.context.data, next(reversed(self.texts.values()), None)
+        views = None if transform is None else transform.document_views(data)
+        if transform is None or views is None:
+            return None
+        if is_sparse(self.distiller.student):
+            msg = (
+                "candidates.text: a sparse student cannot be served with questions beside documents; take a dense one."
+            )
+            raise RecipeError(msg)
+        return DocumentViews(dict(zip(data.corpus.ids, views, strict=True)), transform.view_rule)
 
     def all_teachers(self) -> list[str]:
         """List the teachers that any stage needs, those of teachers trained within the run not counted."""
@@ -188,7 +198,7 @@ def _built(
             _check_filter(f"stages.{i}.candidates.filter", stage.candidates.filter.teacher, context.teachers)
         if stage.candidates is not None and stage.candidates.text is not None:
             where, negatives = f"stages.{i}.candidates.text", stage.candidates.negatives
-            texts[stage.name] = _text_transform(recipe, stage.candidates.text, where, student, negatives)
+            texts[stage.name] = _text_transform(recipe, stage.candidates.text, where, student, negatives, context)
         if stage.queries is not None:
             _check_sources(f"stages.{i}.queries", stage, miners, context)
     return BuiltRecipe(
@@ -235,17 +245,28 @@ def _by_stage(
     }
 
 
-def _text_transform(recipe: Recipe, spec: Component, where: str, student: Any, negatives: int) -> TextTransform:
+def _text_transform(
+    recipe: Recipe, spec: Component, where: str, student: Any, negatives: int, context: TrainingContext
+) -> TextTransform:
     if is_ranker(student):
         msg = f"{where}: a ranker reads queries with documents already."
         raise RecipeError(msg)
     transform: TextTransform = recipe.create(spec, "text", where)
-    source: QuerySource | None = None
-    if transform.source_spec is not None:
-        within = f"{where}.init_parameters.queries"
-        source = recipe.create(component(transform.source_spec, within), "queries", within)
-    _checked(where, transform.bind, source, student.tokenizer, negatives)
+    source = _query_source(recipe, transform.source_spec, f"{where}.init_parameters.queries")
+    if source is not None:
+        source.open(context, 0)
+    tokenizer = student.tokenizer
+    room = room_of(tokenizer, max_tokens(student, "document"), prompt_for(student, "document"))
+    _checked(where, transform.bind, source, tokenizer, negatives, room)
     return transform
+
+
+def _query_source(recipe: Recipe, spec: Any, where: str) -> QuerySource | None:
+    """Create a source of queries, or several as one."""
+    if isinstance(spec, list):
+        sources = (_query_source(recipe, own, f"{where}.{i}") for i, own in enumerate(spec))
+        return Joined([source for source in sources if source is not None])
+    return None if spec is None else recipe.create(component(spec, where), "queries", where)
 
 
 def _check_sources(where: str, stage: Stage, miners: dict[str, Miner], context: TrainingContext) -> None:

@@ -24,6 +24,7 @@ from retort.trainers.runtime.progress import progress_bar
 from retort.trainers.search import BM25
 from retort.trainers.teachers.score_store import ScoreStore, kept_kind
 from retort.trainers.teachers.vector_cache import VectorCache
+from retort.trainers.views import DocumentViews, document_vectors
 
 PATIENCE = 600.0  # seconds for another rank that asks for the first text
 
@@ -56,34 +57,42 @@ class TrainingContext:
         self.teachers = teachers
         self.cache = cache
         self._student = student
+        self.views: DocumentViews | None = None  # what stands for documents in search, where the student sees more
         self.kinds: dict[str, str] = {}  # of teachers that were asked for scores: `scores` or `ranks`
         self._vectors: dict[tuple[str, str, Side], Any] = {}
 
     def over(self, data: RetrievalData) -> TrainingContext:
         """Return the same models over other data."""
         other = TrainingContext(data, self.teachers, self.cache, self._student)
+        other.views = self.views
         if data.corpus is self.data.corpus and "bm25" in vars(self):
             vars(other)["bm25"] = self.bm25
         return other
 
     def model_key(self, name: str) -> str:
-        """Identify a model's weights: a teacher's key, or the fingerprint of the student as it is now."""
-        return fingerprint_of(self._current()) if name == "student" else self.teacher(name).key
+        """Identify a model's weights, and the student's views: a teacher's key, or the student's as it is now."""
+        if name != "student":
+            return self.teacher(name).key
+        own, views = fingerprint_of(self._current()), self._averaged()
+        return own if views is None else hash_text(f"{own} {views.key}")
 
     def similarity(self, name: str) -> str:
         """Return how a model's vectors are compared."""
         return self._current().similarity_fn_name if name == "student" else self.teacher(name).similarity
 
     def vectors(self, name: str, side: Side) -> Any:
-        """Return a model's vectors of all queries or all documents of the data, `[n, d]`; a `csr_array` if sparse."""
+        """
+        Return a model's vectors of all queries or all documents of the data, `[n, d]`; a `csr_array` if sparse.
+
+        A document that the student sees with questions has the mean of its views, where search has it as well.
+        """
         texts = self.data.queries if side == "query" else self.data.corpus
         key = (name, self.model_key(name), side)
         if key not in self._vectors:
             # What an earlier state of the model gave is of no use any more.
             self._vectors = {k: v for k, v in self._vectors.items() if k[0] != name or k[1] == key[1]}
             if name == "student":
-                with progress_bar(f"encoding {side} texts with the student", len(texts)) as update:
-                    self._vectors[key] = encode_vectors(self._current(), texts.texts, side, progress=update)
+                self._vectors[key] = self._of_student(texts, side)
             else:
                 self._vectors[key] = self.teacher_cache(name, side, texts).gather(texts.item_ids)
         return self._vectors[key]
@@ -219,6 +228,19 @@ class TrainingContext:
     def bm25(self) -> BM25:
         """The lexical index of the corpus, built once."""
         return BM25(self.data.corpus.texts)
+
+    def _of_student(self, texts: TextStore, side: Side) -> Any:
+        student = self._current()
+
+        def encode(own: list[str]) -> Any:
+            with progress_bar(f"encoding {side} texts with the student", len(own)) as update:
+                return encode_vectors(student, own, side, progress=update)
+
+        views = self._averaged() if side == "document" else None
+        return document_vectors(texts, encode, student.similarity_fn_name, views)[0]
+
+    def _averaged(self) -> DocumentViews | None:
+        return self.views if self.views is not None and self.views.rule.combine == "mean" else None
 
     def _current(self) -> SentenceTransformer:
         if self._student is None:

@@ -32,6 +32,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from retort.students.towers import Side
+from retort.students.views import ViewRule
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.data.texts import RetrievalData, TextStore
@@ -566,7 +567,14 @@ class QuerySource:
     teachers: tuple[str, ...] = ()
 
     def open(self, context: Context, number: int) -> None:
-        """Get ready, where it is a stage's `queries`; `number` counts the stage's refreshes, from 0."""
+        """
+        Get ready, where a recipe names it.
+
+        :param context:
+            Data and models.
+        :param number:
+            How often the stage was refreshed, where it is its `queries`; 0 where a text transform needs it.
+        """
 
     def of(self, data: RetrievalData) -> list[list[str]]:
         """List the queries of each document of a corpus, `n` lists, best first; some may be empty."""
@@ -636,10 +644,12 @@ class TextTransform:
     rewrites = True
     #: It adds candidates, which objectives with `takes_derived` see.
     derives = False
-    #: `{type, init_parameters}` of a `QuerySource` that it needs; None if it needs none.
-    source_spec: dict[str, Any] | None = None
+    #: `{type, init_parameters}` of a `QuerySource` that it needs, or of several, one after the other; None: of none.
+    source_spec: dict[str, Any] | list[dict[str, Any]] | None = None
+    #: How `document_views` sees documents, for the student's manifest.
+    view_rule: ViewRule = ViewRule()
 
-    def bind(self, source: QuerySource | None, tokenizer: Any, negatives: int) -> None:
+    def bind(self, source: QuerySource | None, tokenizer: Any, negatives: int, room: int | None = None) -> None:
         """
         Take up what it needs, before the first stage.
 
@@ -649,6 +659,8 @@ class TextTransform:
             The student's.
         :param negatives:
             Negatives of a list.
+        :param room:
+            Tokens that the student reads of a document; None: all.
         """
 
     def texts(self, request: TextRequest) -> list[str]:

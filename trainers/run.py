@@ -112,7 +112,10 @@ def train_built(
     recipe, context, student = built.recipe, built.context, built.distiller.student
     processes = ProcessGroup(accelerator)
     train = partial(train_teacher, built, home=home or out, dev=dev, accelerator=accelerator)
-    views = built.views()
+    with processes.main_first():  # it may ask for questions, and keep them in the cache
+        views = built.views()
+    if home is None:
+        context.views = views
     loop = Loop(
         built.distiller,
         recipe,
@@ -143,7 +146,7 @@ def train_built(
         save_student(
             student,
             out / "student",
-            kind=None if views is None else "multi_view",
+            **({} if views is None else {"kind": "multi_view", "views": asdict(views.rule)}),
             recipe=recipe.name,
             teachers=[{"name": n, "key": t.key, **asdict(recipe.teachers[n])} for n, t in teachers.items()],
             data={"name": context.data.name, "hash": recipe.data.hash},

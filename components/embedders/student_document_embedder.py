@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from haystack import Document, component
 from haystack.utils import ComponentDevice, Secret
 from tqdm import tqdm
@@ -22,6 +23,7 @@ from haystack_integrations.components.embedders.retort.model_component import (
 )
 from retort.students import SPACE_STAMP, STUDENT_STAMP, VIEW_OF, Student, document_string
 from retort.students.checks import positive
+from retort.students.views import mean_of_views
 
 logger = logging.getLogger(__name__)
 
@@ -165,11 +167,7 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
             raise TypeError(msg)
         student = self._handle.student
         self._say_titles(documents, self.meta_fields_to_embed)
-        documents, texts = self._to_embed(documents)
-        if student.manifest.kind == "multi_view" and not any(VIEW_OF in d.meta for d in documents) and not self._warned:
-            self._warned = True
-            message = "%s was trained to see documents with questions: take the StudentMultiViewDocumentEmbedder."
-            logger.warning(message, self.model)
+        documents, texts, starts = self._to_embed(documents)
         quiet = not self.progress_bar or not sys.stderr.isatty()
         with tqdm(total=len(texts), desc="embedding documents", disable=quiet, leave=False) as bar:
             vectors = student.encode_document(
@@ -178,6 +176,8 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
                 tokens_per_chunk=tokens_of(self.batch_size, student.manifest.max_tokens["document"]),
                 progress=bar.update,
             )
+        if starts is not None:
+            vectors = mean_of_views(vectors, starts, student.manifest.similarity)
         space = student.space_with(self.prefix, self.suffix)
         stamps = dict(zip(self._stamps, (space, self.model), strict=True))
         stamped = [replace(d, meta={**d.meta, **stamps}) for d in documents]
@@ -195,9 +195,15 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
         """
         return await asyncio.to_thread(self.run, documents=documents)
 
-    def _to_embed(self, documents: list[Document]) -> tuple[list[Document], list[str]]:
+    def _to_embed(self, documents: list[Document]) -> tuple[list[Document], list[str], np.ndarray | None]:
+        """Give documents and their texts; and where the texts of each begin, if it has the mean of their vectors."""
+        kind = self._handle.student.manifest.kind
+        if kind == "multi_view" and not any(VIEW_OF in d.meta for d in documents) and not self._warned:
+            self._warned = True
+            message = "%s was trained to see documents with questions: take the StudentMultiViewDocumentEmbedder."
+            logger.warning(message, self.model)
         fields, separator = self.meta_fields_to_embed, self.embedding_separator
-        return documents, [document_string(d.content, d.meta, fields, separator) for d in documents]
+        return documents, [document_string(d.content, d.meta, fields, separator) for d in documents], None
 
     def _with_vectors(self, documents: list[Document], vectors: Any) -> list[Document]:
         vectors = finished(vectors, self.truncate_dim, normalize=self.normalize_embeddings)

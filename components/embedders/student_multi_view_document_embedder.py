@@ -1,29 +1,38 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""Embeds documents once for each question that they answer."""
+"""Embeds documents together with questions that they answer."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from haystack import Document, component
 from haystack.utils import ComponentDevice, Secret
 
 from haystack_integrations.components.embedders.retort.student_document_embedder import StudentDocumentEmbedder
 from retort.students import VIEW_OF, document_string
-from retort.students.views import QUERY_TOKENS
+from retort.students.checks import positive
+from retort.students.views import Combine, ViewRule
 
 
 @component
 class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
     """
-    Embeds documents with a student of several views: a document becomes one for each of its questions.
+    Embeds documents with a student of several views: a document is encoded once with each of its first questions.
 
-    The first view keeps the document's id, further ones have `ID#1`, `ID#2`, ...; all name the document in
-    `meta["_retort_view_of"]`, by which `StudentRetriever` gives each document once, with the best score of its views.
-    A document without questions has one view, the document alone. Written again with fewer questions, a document
-    leaves views behind: delete it by `meta._retort_view_of` first.
+    A document with fewer questions than `views` has as many views as questions; one without any has one, the document
+    alone.
+
+    With `combine="mean"` a document keeps its id and has one vector, the mean of its views: divided by its length
+    where the model compares by cosine. The index is no larger than one of documents without questions.
+
+    With `combine="max"` a document becomes one for each view. The first keeps the document's id, further ones have
+    `ID#1`, `ID#2`, ...; all name the document in `meta["_retort_view_of"]`, by which `StudentRetriever` gives each
+    document once, with the best score of its views. Written again with fewer questions, or with `combine="mean"`, a
+    document leaves views behind: delete it by `meta._retort_view_of` first.
 
     ### Usage example
 
@@ -42,8 +51,9 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
         *,
         model: str | Path = "runs/views/student",
         questions_field: str = "questions",
-        views: int = 10,
-        query_tokens: int = QUERY_TOKENS,
+        views: int | None = None,
+        query_tokens: int | None = None,
+        combine: Combine | None = None,
         device: ComponentDevice | str | None = None,
         precision: Literal["float32", "bfloat16", "auto", "int8"] | None = None,
         backend: Literal["auto", "torch", "onnx"] = "auto",
@@ -72,9 +82,13 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
         :param questions_field:
             Field of the metadata that lists a document's questions.
         :param views:
-            Views of a document, at most: the first questions are taken.
+            Views of a document, at most: the first questions are taken. None: as many as the student was measured
+            with; 10 where its manifest does not say.
         :param query_tokens:
-            Cut questions after so many tokens, as in training.
+            Cut questions after so many tokens. None: as in training; 16 where the manifest does not say.
+        :param combine:
+            `max`: a vector a view, of which the best counts. `mean`: one vector a document. None: as the student was
+            measured; `max` where its manifest does not say.
         :param device:
             Where to run, such as `cpu`; None takes the best there is, on whichever machine the pipeline is loaded.
         :param precision:
@@ -118,11 +132,9 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
         :param config_kwargs:
             Passed to that of the configuration. With any of the three the torch model runs.
         :raises ValueError:
-            If `views`, `query_tokens`, `truncate_dim` or `batch_size` is not above 0.
+            If `views`, `query_tokens`, `truncate_dim` or `batch_size` is not above 0, or `combine` is another word.
         """
-        if views < 1 or query_tokens < 1:
-            msg = f"views and query_tokens must be above 0; they are {views} and {query_tokens}."
-            raise ValueError(msg)
+        ViewRule(combine=combine or "max")  # refused here, not at the first run
         StudentDocumentEmbedder.__init__(  # not `super()`: `component` makes the class anew
             self,
             model=model,
@@ -147,8 +159,9 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
             config_kwargs=config_kwargs,
         )
         self.questions_field = questions_field
-        self.views = views
-        self.query_tokens = query_tokens
+        self.views = None if views is None else positive("views", views)
+        self.query_tokens = None if query_tokens is None else positive("query_tokens", query_tokens)
+        self.combine = combine
 
     @component.output_types(documents=list[Document])
     def run(self, documents: list[Document]) -> dict[str, Any]:
@@ -158,7 +171,8 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
         :param documents:
             The documents; they are not changed. Dictionaries, as `Document.to_dict` makes them, are taken too.
         :returns:
-            `documents`: a copy for each view, with an embedding and the stamps in `meta`.
+            `documents`: a copy of each, or with `combine="max"` of each view, with an embedding and the stamps in
+            `meta`.
         :raises TypeError:
             If `documents` is not a list of documents.
         :raises ValueError:
@@ -166,18 +180,17 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
         """
         return StudentDocumentEmbedder.run(self, documents=documents)
 
-    def _to_embed(self, documents: list[Document]) -> tuple[list[Document], list[str]]:
-        student = self._handle.student
+    def _to_embed(self, documents: list[Document]) -> tuple[list[Document], list[str], np.ndarray | None]:
+        changes: dict[str, Any] = {"most": self.views, "query_tokens": self.query_tokens, "combine": self.combine}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        rule = replace(self._handle.student.manifest.view_rule, **changes)
+        found = list(zip(documents, self._views(documents, rule), strict=True))
+        texts = [text for _, own in found for text in own]
+        if rule.combine == "mean":
+            return documents, texts, np.cumsum([0, *(len(own) for _, own in found)])[:-1]
         ids = {document.id for document in documents}
-        seen, texts = [], []
-        for document in documents:
-            questions = document.meta.get(self.questions_field) or []
-            if not isinstance(questions, list) or not all(isinstance(q, str) for q in questions):
-                msg = f"meta[{self.questions_field!r}] of document {document.id} must be a list of questions."
-                raise ValueError(msg)
-            text = document_string(document.content, document.meta, self.meta_fields_to_embed, self.embedding_separator)
-            own = student.views(questions[: self.views], text, self.query_tokens)
-            texts += own
+        seen = []
+        for document, own in found:
             further = [f"{document.id}#{n}" for n in range(1, len(own))]
             if taken := ids.intersection(further):
                 msg = (
@@ -187,4 +200,14 @@ class StudentMultiViewDocumentEmbedder(StudentDocumentEmbedder):
                 raise ValueError(msg)
             meta = {**document.meta, VIEW_OF: document.id}
             seen += [replace(document, id=name, meta=meta) for name in (document.id, *further)]
-        return seen, texts
+        return seen, texts, None
+
+    def _views(self, documents: list[Document], rule: ViewRule) -> Iterator[list[str]]:
+        """List the views of each document."""
+        for document in documents:
+            questions = document.meta.get(self.questions_field) or []
+            if not isinstance(questions, list) or not all(isinstance(q, str) for q in questions):
+                msg = f"meta[{self.questions_field!r}] of document {document.id} must be a list of questions."
+                raise ValueError(msg)
+            text = document_string(document.content, document.meta, self.meta_fields_to_embed, self.embedding_separator)
+            yield self._handle.student.views(questions, text, rule, prompt=self.prefix or None)

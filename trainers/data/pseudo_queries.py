@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from math import log
 from typing import Any
 
@@ -44,6 +45,30 @@ class TrainingQuestions(QuerySource):
                 if len(found[row]) < self.most and text not in found[row]:
                     found[row].append(text)
         return [found[first] for first in data.corpus.first_rows]
+
+
+class Joined(QuerySource):
+    """
+    What several sources give of a document, one after the other, each query once.
+
+    :param sources:
+        The sources, best first.
+    """
+
+    def __init__(self, sources: Sequence[QuerySource]) -> None:
+        self.sources = sources
+
+    def open(self, context: Context, number: int) -> None:
+        """Get all of them ready."""
+        for source in self.sources:
+            source.open(context, number)
+
+    def of(self, data: RetrievalData) -> list[list[str]]:
+        """List the queries of each document."""
+        return [
+            list(dict.fromkeys(query for own in lists for query in own))
+            for lists in zip(*(source.of(data) for source in self.sources), strict=True)
+        ]
 
 
 class KeySentences(QuerySource):
@@ -214,8 +239,8 @@ class GeneratedQuestions(QuerySource):
     :param most:
         Questions a document, at most.
     :param cache:
-        A file that answers are kept in, one a line: a run that was interrupted goes on. None: where it is a stage's
-        `queries`, one in the cache folder; else none is kept.
+        A file that answers are kept in, one a line: a run that was interrupted goes on. None: in a recipe one in the
+        cache folder; else none is kept.
     :param options:
         As of `ChatGeneratorTeacher`: `revision`, `retries`, `concurrency`, `max_calls`, `allowed_modules`.
     :raises RecipeError:

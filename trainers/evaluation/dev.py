@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,6 @@ from retort.trainers.evaluation.rank import (
     evaluate_ranker,
     evaluate_rows,
     evaluate_vectors,
-    flattened,
     query_sensitivity,
     rankings,
     rerank,
@@ -33,6 +32,7 @@ from retort.trainers.evaluation.rank import (
 from retort.trainers.recipe import TrainingSection
 from retort.trainers.runtime.rng import rng_for
 from retort.trainers.search import BM25, search_vectors
+from retort.trainers.views import DocumentViews, document_vectors
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -66,7 +66,7 @@ def dev_sampler(
     dev: RetrievalData,
     model: SentenceTransformer | CrossEncoder,
     training: TrainingSection,
-    views: Mapping[str, list[str]] | None = None,
+    views: DocumentViews | None = None,
 ) -> Callable[[], float]:
     """Return a function that gives the model's nDCG@10 on the dev sample; `views` as in `evaluate_model`."""
     if is_ranker(model):
@@ -78,14 +78,14 @@ def dev_sampler(
 
         return reranked
     sample = dev_sample(dev, training)
-    texts, starts = sample.corpus.texts, None
-    if views is not None:
-        texts, starts = flattened(views, sample.corpus.ids)
+    similarity = model.similarity_fn_name
 
     def score() -> float:
-        documents = encode_vectors(model, texts, "document")
+        documents, starts = document_vectors(
+            sample.corpus, lambda texts: encode_vectors(model, texts, "document"), similarity, views
+        )
         queries = encode_vectors(model, sample.queries.texts, "query")
-        rows, _ = search_vectors(queries, documents, 10 + 1, similarity=model.similarity_fn_name, starts=starts)
+        rows, _ = search_vectors(queries, documents, 10 + 1, similarity=similarity, starts=starts)
         return mean(per_query(rankings(sample, rows), sample.qrels))["ndcg@10"]
 
     return score
@@ -105,7 +105,7 @@ def final_metrics(
     asked: list[str],
     training: TrainingSection,
     progress: dict[str, Any],
-    views: Mapping[str, list[str]] | None = None,
+    views: DocumentViews | None = None,
 ) -> tuple[dict[str, Any], dict[str, Evaluation]]:
     """
     Measure the student, BM25 and the teachers that it asked.

@@ -22,6 +22,7 @@ from retort.trainers.data.texts import RetrievalData
 from retort.trainers.evaluation.metrics import mean, per_query
 from retort.trainers.runtime.progress import progress_bar
 from retort.trainers.search import BM25, search_vectors
+from retort.trainers.views import DocumentViews, document_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def evaluate_model(
     backend: Backend = "auto",
     threads: int | None = None,
     dim: int | None = None,
-    views: Mapping[str, list[str]] | None = None,
+    views: DocumentViews | None = None,
     trust_remote_code: bool = False,
 ) -> Evaluation:
     """
@@ -96,33 +97,28 @@ def evaluate_model(
     :param dim:
         Keep the first so many entries of all vectors.
     :param views:
-        Per document id the texts that stand for it, each with a vector of its own; None takes the documents.
+        The texts that stand for documents; None takes the documents.
     :param trust_remote_code:
         Run code that the model brings along.
     """
     options: dict[str, Any] = {"precision": precision, "device": device, "backend": backend, "threads": threads}
     options["trust_remote_code"] = trust_remote_code
     student = model if isinstance(model, Student) else load_student(model, **options)
-    started = time.perf_counter()
-    texts, starts = data.corpus.texts, None
     if views is None and student.manifest.kind == "multi_view":
         logger.warning("%s was trained to see documents with questions; here it sees them without.", student.name)
-    if views is not None:
-        texts, starts = flattened(views, data.corpus.ids)
-    with progress_bar("encoding documents", len(texts)) as update:
-        documents = student.encode_document(texts, progress=update)[:, :dim]
+
+    def encode(texts: list[str]) -> Any:
+        with progress_bar("encoding documents", len(texts)) as update:
+            return student.encode_document(texts, progress=update)
+
+    started, similarity = time.perf_counter(), student.manifest.similarity
+    documents, starts = document_vectors(data.corpus, encode, similarity, views)
+    documents = documents[:, :dim]
     rate = len(data.corpus) / (time.perf_counter() - started)
-    similarity = student.manifest.similarity
     queries = student.encode_query(data.queries.texts)[:, :dim]
     found = search_vectors(queries, documents, DEPTH + 1, similarity=similarity, starts=starts)  # as for BM25
     costs = {**query_costs(student, documents, data.queries.texts), "documents_per_s": rate}
     return _scored(student.name, data, *found, costs=costs)
-
-
-def flattened(views: Mapping[str, list[str]], ids: list[str]) -> tuple[list[str], np.ndarray]:
-    """Join documents' views into one list; and say where each document's begin, `[n]`."""
-    texts = [text for i in ids for text in views[i]]
-    return texts, np.cumsum([0, *(len(views[i]) for i in ids[:-1])])
 
 
 def evaluate_vectors(

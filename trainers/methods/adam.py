@@ -108,7 +108,7 @@ class DarkExamples(TextTransform):
         self.words, self.lists = words, lists
         self._token: str | None = None
 
-    def bind(self, source: Any, tokenizer: Any, negatives: int) -> None:  # noqa: ARG002
+    def bind(self, source: Any, tokenizer: Any, negatives: int, room: int | None = None) -> None:  # noqa: ARG002
         """
         Take up the mask token, and halve the negatives.
 

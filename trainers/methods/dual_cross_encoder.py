@@ -18,15 +18,15 @@ from __future__ import annotations
 import logging
 from typing import Any, Literal
 
-from retort.students.views import QUERY_TOKENS, view_text, view_texts
-from retort.trainers.data.texts import RetrievalData
+from retort.students.views import QUERY_TOKENS, ViewRule
 from retort.trainers.objectives import one_of
-from retort.trainers.roles import QuerySource, TextRequest, TextTransform
+from retort.trainers.roles import QuerySource, TextRequest
+from retort.trainers.views import QuestionTexts
 
 logger = logging.getLogger(__name__)
 
 
-class QuestionViews(TextTransform):
+class QuestionViews(QuestionTexts):
     """
     Puts questions before documents, in training and in evaluation.
 
@@ -34,7 +34,8 @@ class QuestionViews(TextTransform):
     the question would give the positive away, and nothing would be learned.
 
     :param queries:
-        Where questions come from, as `{type, init_parameters}` of a source of `data.pseudo_queries`.
+        Where questions come from: `{type, init_parameters}` of a source of `data.pseudo_queries`, or of several, one
+        after the other.
     :param train_with:
         `gold`: the list's own query, as in the paper. `pseudo`: one of the positive's other questions, drawn anew each
         time, so that training sees what an index will hold (the mismatch that CAPSTONE is about); gold where it has
@@ -52,7 +53,7 @@ class QuestionViews(TextTransform):
     def __init__(
         self,
         *,
-        queries: dict[str, Any],
+        queries: dict[str, Any] | list[dict[str, Any]],
         train_with: Literal["gold", "pseudo"] = "gold",
         plain: float = 0.1,
         views: int = 3,
@@ -63,26 +64,13 @@ class QuestionViews(TextTransform):
                 f"QuestionViews: 0 <= plain <= 1, views >= 0, query_tokens >= 1; not {plain}, {views}, {query_tokens}."
             )
             raise ValueError(msg)
-        self.source_spec = queries
+        super().__init__(queries, ViewRule(most=views, query_tokens=query_tokens))
         self.train_with = one_of("train_with", train_with, ("gold", "pseudo"))
-        self.plain, self.views, self.query_tokens = plain, views, query_tokens
-        self._source: QuerySource | None = None
-        self._tokenizer: Any = None
-        self._of: tuple[str, list[list[str]]] = ("", [])
+        self.plain = plain
 
-    def bind(self, source: QuerySource | None, tokenizer: Any, negatives: int) -> None:
-        """
-        Take up the source and the student's tokenizer.
-
-        :param source:
-            What `queries` describes.
-        :param tokenizer:
-            Gives the separator.
-        :param negatives:
-            Hard negatives of a list.
-        """
-        self._source, self._tokenizer = source, tokenizer
-        view_text(tokenizer, "x", "x")  # a separator is needed
+    def bind(self, source: QuerySource | None, tokenizer: Any, negatives: int, room: int | None = None) -> None:
+        """Warn where lists have no hard negatives."""
+        super().bind(source, tokenizer, negatives, room)
         if negatives == 0:
             logger.warning("Without hard negatives of the same question, the question alone tells the positive.")
 
@@ -93,18 +81,6 @@ class QuestionViews(TextTransform):
         if request.rng.random() < self.plain:
             question = ""
         elif self.train_with == "pseudo" and request.positive.any():
-            own = [other for other in self._questions(data)[int(request.rows[request.positive][0])] if other != query]
+            own = [other for other in self.questions(data)[int(request.rows[request.positive][0])] if other != query]
             question = own[int(request.rng.integers(len(own)))] if own else query
-        return [view_text(self._tokenizer, question, text, self.query_tokens) for text in request.documents]
-
-    def document_views(self, data: RetrievalData) -> list[list[str]]:
-        """List the texts that stand for each document of a corpus in search."""
-        return [
-            view_texts(self._tokenizer, questions[: self.views], text, self.query_tokens)
-            for questions, text in zip(self._questions(data), data.corpus.texts, strict=True)
-        ]
-
-    def _questions(self, data: RetrievalData) -> list[list[str]]:
-        if self._of[0] != data.hash and self._source is not None:
-            self._of = (data.hash, self._source.of(data))
-        return self._of[1]
+        return [self.joined(question, text) for text in request.documents]

@@ -41,10 +41,10 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 RESERVED_NAMES = {"student", "hybrid", "untrained"}  # names in metrics.json
 _MOST_EXTENDED = 32
 _ABOVE_0 = re.compile(
-    r"(.*_)?(temperature|scale|tokens)|alpha|concurrency|depth|dim|initial|least|lr|most|pairs|r|redraw|saturation|sif|"
-    "span|views|window|words"
+    r"(.*_)?(temperature|scale|tokens)|alpha|concurrency|depth|dim|initial|least|lr|most|pairs|parts|r|redraw|saturation|sif|"
+    "span|window|words"
 )
-_AT_LEAST_0 = re.compile("(.*_)?weight|price|retries")
+_AT_LEAST_0 = re.compile("(.*_)?weight|price|retries|views")
 _NOT_EMPTY = {"model", "trunk", "teacher", "tokenizer"}  # parameters that name something
 
 
