@@ -9,12 +9,10 @@ A skeleton is named by a recipe and its module allowed; nothing under trainers/ 
 
 import copy
 import json
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from skeletons import capstone, master, simcse
+from skeletons import master, phrases, simcse
 from test_house import ROOT, code_lines
 from tiny import assert_comes_back, everything, pool, spec, stage, tiny_config
 
@@ -28,7 +26,7 @@ from retort.trainers.distiller import step_loss
 from retort.trainers.encoder_output import BatchEncoder
 from retort.trainers.engine.log import total
 from retort.trainers.recipe import Recipe
-from retort.trainers.roles import ModelInfo, StageInputs, StepContext, TextRequest
+from retort.trainers.roles import ModelInfo, StageInputs, StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.stages import open_stage
@@ -208,82 +206,36 @@ class TestSimCSE:
 
 
 @pytest.fixture
-def capstone_tree(recipe_tree) -> dict:
+def queries_tree(recipe_tree) -> dict:
+    text = spec("retort.trainers.methods.capstone.Expansion", queries=spec("TrainingQuestions", most=100))
     one = stage(
         "expanded",
         8,
         spec("Contrastive", scope="list"),
         spec("ListwiseKL", teacher="teacher"),
-        queries=spec("skeletons.capstone.Phrases"),
-        candidates=pool("bm25", negatives=2, text=spec("skeletons.capstone.Expanded")),
+        queries=spec("skeletons.phrases.Phrases"),
+        candidates=pool("bm25", negatives=2, text=text),
         refresh=4,
     )
     return plain(recipe_tree, one, candidates={"bm25": recipe_tree["candidates"]["bm25"]})
 
 
-class TestCapstone:
+class TestQueries:
     """Queries of a stage's own, made anew at each refresh; texts that follow the stage's progress."""
 
-    @pytest.mark.parametrize(
-        ("steps", "parts", "expected"),
-        [
-            (20000, 3, {0: 3, 6665: 3, 6666: 2, 13331: 2, 13332: 1, 19999: 1}),
-            (25000, 4, {0: 4, 6249: 4, 6250: 3, 12500: 2, 18750: 1, 24999: 1}),
-            (2, 3, {0: 3, 1: 2}),
-        ],
-    )
-    def test_parts_count_down(self, steps, parts, expected):
-        assert {step: capstone.part(step, steps, parts) for step in expected} == expected
+    def test_parts_change_nothing(self, queries_tree, beir, tmp_path):
+        assert_alike(gradients(queries_tree, beir, tmp_path, 1), gradients(queries_tree, beir, tmp_path, 2))
 
-    def test_ranks(self):
-        assert [capstone.ranks(10, part, 3) for part in (3, 2, 1)] == [(7, 10), (4, 6), (1, 3)]
-        assert [capstone.ranks(2, part, 4) for part in (4, 3, 2, 1)] == [(2, 2), (2, 2), (1, 1), (1, 1)]
-
-    @pytest.mark.parametrize(
-        ("other", "value"),
-        [
-            ("what is the boiling point of water at altitude", 0.875),
-            ("boiling point water celsius", 0.545455),
-            ("why does water boil at 100 degrees", 0.142857),
-            ("who discovered oxygen", 0.0),
-        ],
-    )
-    def test_similarity(self, other, value):
-        assert capstone.rouge_l("what is the boiling point of water", other) == pytest.approx(value, abs=1e-6)
-
-    def test_from_the_least_to_the_most_similar(self, beir):
-        """The list's own query never stands with a document, and all documents of a list are in one phase."""
-        data = read_data(beir, "train")
-        data.qrels = {
-            name: dict.fromkeys(("d00", "d10"), 1) for name in data.queries.ids
-        }  # 30 queries of two documents
-        transform = capstone.Expanded(parts=3)
-        transform.bind(None, SimpleNamespace(sep_token="[SEP]"), 1)
-        own = data.queries.texts[0]
-        rows = np.array([data.corpus.rows["d00"], data.corpus.rows["d10"]])
-        others = sorted(data.queries.texts[1:], key=lambda other: -capstone.rouge_l(own, other))
-        for step, (first, last) in {0: (19, 29), 5: (9, 19), 8: (0, 9)}.items():
-            drawn = set()
-            for seed in range(40):
-                rng = np.random.default_rng(seed)
-                request = TextRequest(data, 0, rows, np.array([True, False]), step, 9, 0, rng)
-                drawn |= {text.rpartition(" [SEP] ")[2] for text in transform.texts(request)}
-            assert drawn <= set(others[first:last]) and len(drawn) > 5
-        assert request.progress == 1.0
-
-    def test_parts_change_nothing(self, capstone_tree, beir, tmp_path):
-        assert_alike(gradients(capstone_tree, beir, tmp_path, 1), gradients(capstone_tree, beir, tmp_path, 2))
-
-    def test_a_killed_run(self, capstone_tree, beir, tmp_path, monkeypatch):
+    def test_a_killed_run(self, queries_tree, beir, tmp_path, monkeypatch):
         """A resumed run reads its queries back: they are made once for each refresh, whatever is killed."""
-        numbers, real = [], capstone.Phrases.open
+        numbers, real = [], phrases.Phrases.open
 
         def noted(self, context, number):
             numbers.append(number)
             real(self, context, number)
 
-        monkeypatch.setattr(capstone.Phrases, "open", noted)
-        lines = comes_back(capstone_tree, beir, tmp_path, monkeypatch)
+        monkeypatch.setattr(phrases.Phrases, "open", noted)
+        lines = comes_back(queries_tree, beir, tmp_path, monkeypatch)
         assert numbers == [0, 1] * 3
         assert all(line["terms"]["contrastive"] > 0 for line in lines)
         kept = [
@@ -294,28 +246,28 @@ class TestCapstone:
         texts = read_data(beir, "train").corpus
         assert all(entry["text"] in texts.texts[texts.rows[entry["document_id"]]] for entry in kept[0])
 
-    def test_a_query_may_hold_any_character(self, capstone_tree, beir, tmp_path, monkeypatch):
+    def test_a_query_may_hold_any_character(self, queries_tree, beir, tmp_path, monkeypatch):
         """Among them those that Unicode counts as line breaks."""
         odd = "what\u2028is\x85it\u2029"
-        monkeypatch.setattr(capstone.Phrases, "of", lambda self, data: [[f"{odd} {i}"] for i in data.corpus.ids])
-        built = build_recipe(Recipe.from_dict(capstone_tree, allow=ALLOW), read_data(beir, "train"), tmp_path)
+        monkeypatch.setattr(phrases.Phrases, "of", lambda self, data: [[f"{odd} {i}"] for i in data.corpus.ids])
+        built = build_recipe(Recipe.from_dict(queries_tree, allow=ALLOW), read_data(beir, "train"), tmp_path)
         source = open_stage(built, built.recipe.stages[0], tmp_path / "out").source
         assert all(query.startswith(odd) for query in source.batch(0).queries)
 
-    def test_candidates_that_only_the_datas_queries_have(self, capstone_tree, beir, tmp_path):
+    def test_candidates_that_only_the_datas_queries_have(self, queries_tree, beir, tmp_path):
         """Known before the first step, not when the stage opens."""
         data = read_data(beir, "train")
         data.given = {name: {"d00": 1.0} for name in data.queries.ids}
         given = {"type": "retort.trainers.candidates.given.GivenMiner"}
-        capstone_tree["candidates"] = {"given": given}
-        capstone_tree["stages"][0]["candidates"]["sources"] = ["given"]
+        queries_tree["candidates"] = {"given": given}
+        queries_tree["stages"][0]["candidates"]["sources"] = ["given"]
         with pytest.raises(RecipeError, match=r"stages.0.queries: .* no documents for its queries"):
-            build_recipe(Recipe.from_dict(capstone_tree, allow=ALLOW), data, tmp_path)
+            build_recipe(Recipe.from_dict(queries_tree, allow=ALLOW), data, tmp_path)
 
-    def test_a_source_without_any_query(self, capstone_tree, beir, tmp_path, monkeypatch):
-        monkeypatch.setattr(capstone.Phrases, "of", lambda self, data: [[] for _ in data.corpus.ids])
+    def test_a_source_without_any_query(self, queries_tree, beir, tmp_path, monkeypatch):
+        monkeypatch.setattr(phrases.Phrases, "of", lambda self, data: [[] for _ in data.corpus.ids])
         with pytest.raises(RecipeError, match=r"stages.0.queries: Phrases made no query"):
-            run_recipe(Recipe.from_dict(capstone_tree, allow=ALLOW), beir, tmp_path / "run")
+            run_recipe(Recipe.from_dict(queries_tree, allow=ALLOW), beir, tmp_path / "run")
 
 
 @pytest.fixture
