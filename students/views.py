@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -64,44 +64,52 @@ class ViewRule:
         return cls(**{f.name: views[f.name] for f in fields(cls) if f.name in views})
 
     def texts(self, tokenizer: Any, questions: Sequence[str], document: str, room: int | None = None) -> list[str]:
-        """List a document's views, one for each of its first questions; without any the document as it is."""
-        asked = [q for q in dict.fromkeys(questions) if q.strip()]
-        return [self.text(tokenizer, q, document, room) for q in asked[: self.most]] or [document]
-
-    def text(self, tokenizer: Any, question: str, document: str, room: int | None = None) -> str:
         """
-        Join a question and a document by the tokenizer's own separator.
+        List a document's views, one for each of its first questions; without any the document as it is.
 
         :param tokenizer:
-            Of transformers.
-        :param question:
-            The question; cut after its first `query_tokens` tokens.
+            Of transformers; its separator stands between a question and a document.
+        :param questions:
+            The questions, best first; each is cut after its first `query_tokens` tokens.
         :param document:
-            The document; alone if the question is empty.
+            The document.
         :param room:
             Tokens that the model reads (see `room_of`): a document before the question is cut so that this fits. None
             cuts nothing.
         :raises ValueError:
             If the tokenizer has no separator.
         """
-        if not question.strip():
-            return document
+        asked = [q for q in dict.fromkeys(questions) if q.strip()][: self.most]
+        if not asked:
+            return [document]
         if tokenizer.sep_token is None:
             msg = "The model's tokenizer has no separator token to put between a question and a document."
             raise ValueError(msg)
-        question, tokens = _cut(tokenizer, question, self.query_tokens)
-        if self.question == "before":
-            return f"{question} {tokenizer.sep_token} {document}"
-        if room is not None:
-            document, _ = _cut(tokenizer, document, max(1, room - tokens - 1))
-        return f"{document} {tokenizer.sep_token} {question}"
+        separator, found = f" {tokenizer.sep_token} ", []
+        ends = [] if self.question == "before" or room is None else _ends(tokenizer, document)
+        for question in asked:
+            own = _ends(tokenizer, question)
+            before, after = _cut(question, own, self.query_tokens), document
+            if self.question == "after":
+                left = len(ends) if room is None else max(1, room - min(len(own), self.query_tokens) - 1)
+                before, after = _cut(document, ends, left), before
+            found.append(before + separator + after)
+        return found
+
+    def text(self, tokenizer: Any, question: str, document: str, room: int | None = None) -> str:
+        """Give the view of one question; the document as it is where that is empty."""
+        return replace(self, most=1).texts(tokenizer, [question], document, room)[0]
 
 
-def _cut(tokenizer: Any, text: str, most: int) -> tuple[str, int]:
-    """Cut a text after its first tokens; say how many it has then."""
-    ids = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    count = len(ids["input_ids"])
-    return (text, count) if count <= most else (text[: ids["offset_mapping"][most - 1][1]], most)
+def _ends(tokenizer: Any, text: str) -> list[int]:
+    """List where the tokens of a text end."""
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    return [end for _, end in offsets]
+
+
+def _cut(text: str, ends: list[int], most: int) -> str:
+    """Cut a text after its first tokens, which end there."""
+    return text if len(ends) <= most else text[: ends[most - 1]]
 
 
 def room_of(tokenizer: Any, max_tokens: int | None, prompt: str = "") -> int | None:
