@@ -340,8 +340,11 @@ def questions(beir):
 
 def test_a_killed_run_and_its_student(tree, beir, questions, tmp_path, monkeypatch):
     """What is served is what was measured: a vector a document, and the same ranking."""
-    out = tmp_path / "whole" / "run"
-    metrics = run_recipe(Recipe.from_dict(tree), beir, out)
+    out, mined_by, mine = tmp_path / "whole" / "run", [], DenseMiner.mine
+    with monkeypatch.context() as patch:
+        patch.setattr(DenseMiner, "mine", lambda *given: mined_by.append(given[1].views.rule.combine) or mine(*given))
+        metrics = run_recipe(Recipe.from_dict(tree), beir, out)
+    assert mined_by == ["mean"]
     assert_comes_back(tree, beir, tmp_path, monkeypatch, everything(out), (3, 7))
     folder, dev = str(out / "student"), read_beir(beir, "dev")
     manifest = json.loads((out / "student" / "retort.json").read_text())
