@@ -92,7 +92,7 @@ def train_sentence_transformers(
     # Their own schedule makes its first step with a learning rate of 0.
     optimizer = torch.optim.AdamW(parameter_groups(model, stage.lr, training.weight_decay), lr=stage.lr, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: schedule_factor(training.warmup, step, stage.steps)
+        optimizer, lambda step: schedule_factor(stage.schedule, training.warmup, step, stage.steps)
     )
     trainer = SentenceTransformerTrainer(
         model=model,

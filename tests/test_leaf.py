@@ -5,22 +5,27 @@
 
 import copy
 import logging
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from tiny import assert_comes_back, everything, lists, log_of, spec, stage, terms_of
+from tiny import assert_comes_back, everything, lists, log_of, spec, stage, terms_of, tiny_config
 from torch.nn import functional as F
 
 from retort.students import Student, create, save_student
+from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.encoder_output import DenseOutput
+from retort.trainers.engine.optimizers import schedule_factor
 from retort.trainers.evaluation.exports import export_student
 from retort.trainers.methods.leaf import VectorRegression, rank_floor
 from retort.trainers.recipe import Recipe
+from retort.trainers.recipe.schema import DataSection
 from retort.trainers.roles import StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
+from retort.trainers.search import search_vectors
 
 LEAF = "retort.trainers.methods.leaf.VectorRegression"
 # Two queries and two documents: pooled states, the head, and what the teacher gives.
@@ -78,6 +83,45 @@ class TestReferenceValues:
         pairs = [F.normalize(vectors[:, :2], dim=-1) for vectors in (OURS, THEIRS)]
         assert float(loss(*pairs)[0].mean()) == pytest.approx(0.003351, abs=1e-6)
 
+    def test_an_index_of_bytes_or_bits(self):
+        """21-E: documents of the teacher in 255 steps, and by their signs alone; queries are the student's."""
+
+        def scores(documents: torch.Tensor) -> list[list[float]]:
+            rows, found = search_vectors(OURS[:2].numpy(), documents.numpy(), 2, similarity="dot")
+            return np.take_along_axis(found, rows.argsort(1), 1).tolist()
+
+        low, high = float(THEIRS.min()), float(THEIRS.max())
+        assert (low, high) == (pytest.approx(-0.489702, abs=1e-6), pytest.approx(0.946059, abs=1e-6))
+        step = (high - low) / 255
+        rounded = ((THEIRS[2:] - low) / step).round() * step + low
+        whole, bytes_, bits = map(np.array, map(scores, (THEIRS[2:], rounded, THEIRS[2:].sign() / 2)))
+        assert float(np.abs(bytes_ - whole).max()) == pytest.approx(0.001726, abs=1e-6)
+        np.testing.assert_allclose(bits, [[0.859273] * 2, [0.540778] * 2], atol=1e-6)
+
+    def test_a_head_by_least_squares(self, tokenizer_path):
+        """21-F: in the head that students get, which is linear and has a bias."""
+        states = torch.cat([STATES, torch.ones(4, 1)], dim=1).double()
+        solved = torch.linalg.solve(states.T @ states + 1e-6 * torch.eye(3), states.T @ THEIRS)
+        head = create.from_config(tiny_config(1, 2), tokenizer_path, dim=4)[2].double()
+        with torch.no_grad():
+            head.linear.weight.copy_(solved[:2].T)
+            head.linear.bias.copy_(solved[2])
+        vectors = head({"sentence_embedding": STATES})["sentence_embedding"].detach()
+        found = float(loss(F.normalize(vectors, dim=-1), THEIRS)[0].mean())
+        assert found == pytest.approx(0.002766, abs=1e-6)
+        # The bias is a direction more than the states have.
+        assert rank_floor(THEIRS.numpy(), 3) < found < rank_floor(THEIRS.numpy(), 2)
+
+    def test_a_cycles_learning_rate(self):
+        """21-G: of the recipe, were its cycles of 1,000 steps; each begins anew."""
+        recipe = Recipe.from_yaml("leaf")
+        assert len(recipe.stages) == 3
+        for cycle in recipe.stages:
+            training = recipe.training_of(cycle)
+            schedule = partial(schedule_factor, cycle.schedule, training.warmup, steps=1000, floor=training.lr_floor)
+            rates = [cycle.lr * schedule(step=step) for step in (0, 499, 500, 999)]
+            assert rates == pytest.approx([1e-4, 5.5045e-5, 5.4955e-5, 1e-5], abs=1e-9)
+
 
 class TestTheFloor:
     def test_no_head_comes_nearer(self):
@@ -117,11 +161,14 @@ class TestTheHead:
         tree["stages"] = [stage("align", 8, spec(LEAF), batches="texts", teacher="teacher")]
         return tree
 
-    def test_it_stays_in_the_student(self, tree, beir, tmp_path, caplog):
-        """Saved, loaded by sentence-transformers alone; and it is linear."""
+    def test_it_stays_in_the_student(self, tree, tiny_student, beir, tmp_path, caplog):
+        """Saved, loaded by sentence-transformers alone; and it is linear. The learning rate ends at its floor."""
+        tree["training"]["lr_floor"] = 0.25
         with caplog.at_level(logging.INFO, "retort"):
             run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
-        assert "a head of 8 dimensions cannot bring documents' loss below" in caplog.text
+        targets = Student.load(tiny_student).encode_document(read_train_and_dev(beir, DataSection())[0].corpus.texts)
+        expected = f"lie in 9 dimensions: documents' loss will hardly fall below {rank_floor(targets, 9):.4f}"
+        assert expected in caplog.text  # 8 of the states, and the head's bias
         folder = tmp_path / "run" / "student"
         plain = SentenceTransformer(str(folder), device="cpu")
         assert [type(module).__name__ for module in plain] == ["Transformer", "Pooling", "Dense", "Normalize"]
@@ -132,6 +179,7 @@ class TestTheHead:
         np.testing.assert_allclose(own.encode_document(texts), plain.encode_document(texts), atol=1e-6)
         log = log_of(tmp_path / "run")
         assert log[-1]["logged_terms"]["cosine_document"] > log[0]["logged_terms"]["cosine_document"]
+        assert log[-1]["lr"] == pytest.approx(0.25 * tree["stages"][0]["lr"])
 
     @pytest.mark.long
     def test_it_is_exported(self, tree, tmp_path):

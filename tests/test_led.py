@@ -7,11 +7,14 @@ import copy
 
 import pytest
 import torch
+from sentence_transformers.sparse_encoder.modules import SpladePooling
 from tiny import assert_comes_back, everything, lists, pool, spec, stage, terms_of
 
-from retort.trainers.encoder_output import PairOutput
+from retort.students import create
+from retort.trainers.encoder_output import DenseOutput, PairOutput
 from retort.trainers.losses import contrastive, listwise_kl
 from retort.trainers.methods.led import RankConsistency
+from retort.trainers.objectives import Flops
 from retort.trainers.recipe import Recipe
 from retort.trainers.roles import StepContext
 from retort.trainers.run import run_recipe
@@ -62,6 +65,19 @@ class TestReferenceValues:
         assert (float(order), pairs) == (pytest.approx(0.215, abs=1e-6), 2)
         assert float(labels + order) == pytest.approx(1.209934, abs=1e-6)
         assert float(labels + 1.5 * kl + 1.2 * order) == pytest.approx(2.452541, abs=1e-6)
+
+    def test_a_sparse_vector_and_its_regulariser(self, trunk):
+        """08-C: what the lexical teacher, a student like any other, makes of two tokens' logits over three words."""
+        (pool,) = [module for module in create.sparse(trunk) if isinstance(module, SpladePooling)]
+        logits = torch.tensor([[[0.5, -1.0, 3.0], [2.0, 0.0, 1.0]]])
+        seen = pool({"token_embeddings": logits, "attention_mask": torch.ones(1, 2, dtype=torch.int64)})
+        vector = seen["sentence_embedding"]
+        assert vector[0].tolist() == pytest.approx([1.098612, 0, 1.386294], abs=1e-6)
+        documents = torch.cat([vector, torch.tensor([[0.0, 0.5, 0.1]])])
+        objective = Flops(query_weight=6e-4, document_weight=8e-4, rise=0)  # as in its authors' code
+        terms = objective(DenseOutput(vector, documents, 1.0, "dot"), lists(X), HERE)
+        assert float(terms["flops_document"]) / 8e-4 == pytest.approx(0.916505, abs=1e-6)
+        assert float(terms["flops_query"]) / 6e-4 == pytest.approx(1.098612**2 + 1.386294**2, abs=1e-5)
 
 
 def test_pairs_against_the_labels_can_be_left_out():

@@ -574,6 +574,11 @@ def test_learning_rate_is_a_function_of_the_step():
     rates = {s: [schedule_factor(s, 0.2, step, 10) for step in range(10)] for s in ("linear", "cosine", "constant")}
     assert rates["linear"] == pytest.approx([0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
     assert rates["constant"] == [0.5, *[1.0] * 9]
+    ends = {s: [schedule_factor(s, 0.2, step, 10, 0.2) for step in range(10)] for s in rates}
+    assert ends["linear"] == pytest.approx([0.5, *(1 - 0.1 * x for x in range(9))])  # the last step has the floor
+    assert ends["cosine"][5] == pytest.approx(0.6)
+    assert ends["cosine"][9] == pytest.approx(0.2)
+    assert ends["constant"] == [0.5, *[1.0] * 9]
     assert rates["cosine"][:3] == [0.5, 1.0, 1.0]
     assert rates["cosine"][6] == pytest.approx(0.5)
     assert rates["cosine"][9] == pytest.approx((1 - math.cos(math.pi / 8)) / 2)

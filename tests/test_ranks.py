@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny import pool, spec
+from tiny import pool, spec, stage
 from two_ranks import run_all
 
 from retort.trainers.engine.checkpoints import list_checkpoints
@@ -51,6 +51,7 @@ EXACT = [
     "led",
     "nkd",
     "mtd",
+    "leaf",
 ]
 FITTED = ["prod", "r2anker"]
 
@@ -85,8 +86,14 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
     ranker["stages"][0]["candidates"]["sources"] = ["bm25"]
     ranker["stages"][0]["objectives"] = [spec("Contrastive", scope="list"), *from_scores[:2]]
 
-    # Anchors, a selection, a refresh, and a teacher that is trained within the run.
+    # Anchors, a selection, a refresh, and teachers that are trained within the run, one of them on its own errors.
     prod = copy.deepcopy(prod_tree)
+    own = stage("own-errors", 2, spec("Contrastive"), candidates=pool("dual", negatives=2))
+    prod["teachers"]["dual"] = spec(
+        "TrainedInRunBiEncoder", student=spec("pretrained", model=tiny_student), stages=[own]
+    )
+    prod["candidates"]["dual"] = spec("DenseMiner", model="dual", depth=6)
+    prod["stages"][0]["candidates"]["sources"] = ["dual"]
     prod["student"] = whole["student"]
     prod["stages"][2]["selector"]["init_parameters"]["teacher"] = "teacher"
 
@@ -197,6 +204,14 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
     cerberus_ranker["stages"][0]["candidates"] = pool("bm25", negatives=1)
     cerberus_ranker["training"].pop("dims")
 
+    # A head that stays, which takes a narrower student to its teacher's width; queries and documents in one batch.
+    leaf = copy.deepcopy(whole) | {"candidates": {}}
+    leaf["student"]["init_parameters"]["dim"] = 16
+    leaf["stages"] = [
+        whole["stages"][0] | {"objectives": [spec("retort.trainers.methods.leaf.VectorRegression")], "steps": 5}
+    ]
+    leaf["training"] |= {"accumulation": 2, "cache_gradients": True, "tokens_per_chunk": 24, "lr_floor": 0.1}
+
     # Lists that a batch source brings along.
     simcse = copy.deepcopy(whole) | {"candidates": {}, "teachers": {}}
     simcse["stages"] = [
@@ -234,6 +249,7 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
         "led": led,
         "nkd": nkd,
         "mtd": mtd,
+        "leaf": leaf,
         # Float32 with dropout: the ranks must agree, and a killed run must come back to it.
         "dropout": long(recipe_tree),
     }

@@ -45,12 +45,13 @@ def parameter_groups(
     return [group for parts in ((rest, lr, weight_decay), *apart) for group in two(*parts)]
 
 
-def schedule_factor(schedule: str, warmup: float, step: int, steps: int) -> float:
+def schedule_factor(schedule: str, warmup: float, step: int, steps: int, floor: float = 0.0) -> float:
     r"""
     Return the share of the highest learning rate at a step: a function of the step alone.
 
     It rises linearly to 1 over the warm-up; then with $x$ from 0 to 1 over the other steps `linear` is $1 - x$,
-    `cosine` $(1 + \cos \pi x) / 2$, `constant` 1.
+    `cosine` $(1 + \cos \pi x) / 2$, `constant` 1. With a floor $f$ it is $f + (1 - f)$ times that, and the last step
+    has $x = 1$; without one the step after it would have, so that no step is made for nothing.
 
     :param schedule:
         `linear`, `cosine` or `constant`.
@@ -60,12 +61,15 @@ def schedule_factor(schedule: str, warmup: float, step: int, steps: int) -> floa
         The step, from 0.
     :param steps:
         How many there are.
+    :param floor:
+        $f$, below 1.
     """
     rising = max(1, round(warmup * steps))
     if step < rising:
         return (step + 1) / rising
-    left = (steps - step) / max(1, steps - rising)
-    return {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}[schedule]
+    left = (steps - step - (floor > 0)) / max(1, steps - rising)
+    share = {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}[schedule]
+    return floor + (1 - floor) * share
 
 
 class AlternatingOptimizers:
@@ -107,7 +111,8 @@ class AlternatingOptimizers:
             self.learning = self._distiller.enter(self._stage.name, turn)
             self._distiller.train()
         done, steps = self._whose[:step].count(turn), self._whose.count(turn)
-        share = schedule_factor(self._stage.schedule, self._training.warmup, done, steps)
+        training = self._training
+        share = schedule_factor(self._stage.schedule, training.warmup, done, steps, training.lr_floor)
         own = [part.at(step, self._stage.steps) for part in self._groups[turn] for _ in range(2)]  # two groups each
         for group, slower in zip(self.optimizer.param_groups, [1.0, 1.0, *own], strict=True):
             group["lr"] = group["highest"] * share * slower

@@ -32,19 +32,19 @@ SAMPLE = 4096  # texts
 
 def rank_floor(targets: np.ndarray, width: int) -> float:
     r"""
-    The least `VectorRegression` that a linear head from `width` dimensions can reach on unit vectors.
+    About the least `VectorRegression` that vectors in a subspace of `width` dimensions can reach on unit vectors.
 
     $$\frac{1}{n} \sum_i 2 - 2 \| P y_i \|$$
 
-    where $P$ projects on the `width` directions in which the targets are largest: what a head gives lies in so many
-    dimensions, whatever the trunk.
+    where $P$ projects on the `width` directions in which the targets' squares are largest. What a linear head gives
+    lies in as many dimensions as its input has, whatever the trunk; one with a bias adds a direction.
 
     :param targets:
         `[n, d]` vectors of the teacher; they are normalised.
     :param width:
-        Dimensions of the head's input.
+        Dimensions of the subspace.
     :returns:
-        0 or above; 0 for a head that is wide enough.
+        0 or above; 0 for a subspace that is wide enough.
     """
     unit = targets / np.linalg.norm(targets, axis=1, keepdims=True).clip(min=1e-12)
     if width >= min(unit.shape):
@@ -72,11 +72,11 @@ class VectorRegression(Alignment):
 
     def __init__(self, *, teacher: str) -> None:
         super().__init__(teacher=teacher, distance="squared")
-        self._widths: list[int] = []
+        self._width = 0
 
     def bind(self, info: ModelInfo) -> None:
         """
-        Note the head's width.
+        Note in how many dimensions the head's vectors lie.
 
         :raises ValueError:
             If the student's vectors are not as long as the teacher's.
@@ -85,15 +85,15 @@ class VectorRegression(Alignment):
 
         super().bind(info)
         heads = [m for side in SIDES for m in route(info.student, side) if isinstance(m, Dense)]
-        self._widths = [head.in_features for head in heads]
+        self._width = min((head.in_features + (head.linear.bias is not None) for head in heads), default=0)
 
     def open(self, context: Context, lists: CandidateLists | None) -> dict[str, Tensor]:  # noqa: ARG002
         """Say how near a head of this width can come, if it is narrower than the teacher's vectors."""
-        if self._widths:
+        if self._width:
             targets = np.asarray(context.vectors(str(self.teacher), "document")[:SAMPLE], dtype=np.float32)
-            if (floor := rank_floor(targets, min(self._widths))) > 0:
-                message = "LEAF: a head of %d dimensions cannot bring documents' loss below %.4f."
-                logger.info(message, min(self._widths), floor)
+            if (floor := rank_floor(targets, self._width)) > 0:
+                message = "LEAF: the head's vectors lie in %d dimensions: documents' loss will hardly fall below %.4f."
+                logger.info(message, self._width, floor)
         return {}
 
     def forward(self, output: Any, batch: Any, ctx: StepContext) -> Values:

@@ -162,7 +162,10 @@ class TrainingSection(_Section):
     :param weight_decay:
         AdamW's, on matrices only.
     :param warmup:
-        Share of a stage's steps in which the learning rate rises; it then falls linearly to 0.
+        Share of a stage's steps in which the learning rate rises; it then goes on as the stage's `schedule` says.
+    :param lr_floor:
+        Where a schedule that falls ends, as a share of the highest learning rate: the last step has it. With 0 the step
+        after the last would.
     :param clip:
         Bound of the gradient's norm over all that learns; 0 turns it off.
     :param tokens_per_chunk:
@@ -199,6 +202,7 @@ class TrainingSection(_Section):
     scale: Positive | None = None
     weight_decay: NotNegative = 0.01
     warmup: Share = 0.1
+    lr_floor: Share = 0.0
     clip: NotNegative = 1.0
     tokens_per_chunk: Count | None = None
     evaluate_every: Amount = 0
@@ -221,6 +225,7 @@ class StageTraining(TypedDict, total=False):
     accumulation: Count
     cache_gradients: Flag
     warmup: Share
+    lr_floor: Share
     weight_decay: NotNegative
     clip: NotNegative
     evaluate_every: Amount
@@ -312,7 +317,8 @@ class Stage(_Section):
     :param lr:
         Highest learning rate.
     :param schedule:
-        How the learning rate goes on after its warm-up: `linear` or `cosine` to 0, or `constant`.
+        How the learning rate goes on after its warm-up: `linear` or `cosine` to 0 (or `training.lr_floor`), or
+        `constant`.
     :param steps:
         Optimiser steps.
     :param temperature:
@@ -327,7 +333,7 @@ class Stage(_Section):
         `start`: keep a frozen copy of the student as it was when the stage opened, for objectives that compare with it.
     :param training:
         What differs from the recipe's `training` in this stage: `batch_size`, `accumulation`, `cache_gradients`,
-        `warmup`, `weight_decay`, `clip`, `evaluate_every`, `patience`, `keep`.
+        `warmup`, `lr_floor`, `weight_decay`, `clip`, `evaluate_every`, `patience`, `keep`.
     """
 
     name: Name
