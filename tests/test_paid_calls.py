@@ -950,6 +950,12 @@ class TestRuns:
                 return error(401, "the server is gone")
             return None
 
+        priced = self.at(tree, NOBODY)
+        priced.teachers["t"].init_parameters["price"] = 2.0
+        plan = plan_run(priced, train := read_beir(beir, "train"), tmp_path / "cache")
+        tokens = sum(map(len, [*train.queries.texts, *train.corpus.texts])) / 4
+        assert plan.calls["t"].endswith(f"; {tokens:,.0f} tokens")
+        assert plan.cost["t"] == pytest.approx(tokens * 2e-6)
         plans = [plan_run(self.at(tree, NOBODY), read_beir(beir, "train"), tmp_path / "cache")]
         with serving(answer) as server:
             for name, more in (("a", {}), ("b", {"batch_size": 5, "timeout": 9.0}), ("c", {"max_retries": 1})):

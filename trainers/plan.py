@@ -20,12 +20,13 @@ from retort.students.loading import has_bfloat16
 from retort.students.modules.remote import RemoteDocuments
 from retort.students.scoring import is_ranker, score_numpy
 from retort.students.sparse import encode_vectors
-from retort.students.towers import Side, max_tokens, route
+from retort.students.towers import SIDES, Side, max_tokens, route
 from retort.trainers.build import BuiltRecipe, build_recipe
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.engine.loop import uses_bf16
 from retort.trainers.recipe import Recipe, Stage
 from retort.trainers.roles import Ask, Teacher, Work
+from retort.trainers.teachers.calls import CHARACTERS_A_TOKEN
 
 SAMPLE = 32
 BACKWARD = 3  # a training step against its forward pass
@@ -78,7 +79,7 @@ class Plan:
         told.append(f"time, together: about {self.together()}{left_out}")
         told += [f"time, teacher {name}: not known; it is not asked for a sample" for name in self.unknown]
         told.append(f"memory: about {self.memory / 1e9:.1f} GB; disk: about {self.disk / 1e6:.0f} MB")
-        told += [f"money, teacher {name}: about {cost:.2f} at its price" for name, cost in self.cost.items()]
+        told += [f"money, teacher {name}: about {cost:.4f} at its price" for name, cost in self.cost.items()]
         return told
 
 
@@ -119,13 +120,16 @@ def _add_teacher(plan: Plan, built: BuiltRecipe, name: str, sample: list[str], d
     if teacher.gives == "vectors":
         plan.calls[name] = f"vectors of {texts:,} texts"
         if teacher.runs == "cached" and teacher.costs == "calls":
-            work = Work(
-                queries=len(built.context.vector_cache(name, "query").missing(queries)),
-                documents=len(built.context.vector_cache(name, "document").missing(data.corpus)),
-            )
+            caches = {side: built.context.vector_cache(name, side) for side in SIDES}
+            missing = [caches["query"].missing(queries), caches["document"].missing(data.corpus)]
+            work = Work(queries=len(missing[0]), documents=len(missing[1]))
             different = sum(len(set(store.first_rows.tolist())) for store in (queries, data.corpus))
             if kept := different - work.queries - work.documents:
                 plan.calls[name] += f", of which {kept:,} are there"
+            if teacher.price is not None:
+                tokens = sum(len(text) for side in missing for text in side.values()) / CHARACTERS_A_TOKEN
+                plan.calls[name] += f"; {tokens:,.0f} tokens"
+                plan.cost[name] = tokens * teacher.price / 1e6
         plan.disk += texts * _dim(built) * FLOAT
     else:
         plan.calls[name] = f"scores of up to {pairs:,} pairs"

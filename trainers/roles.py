@@ -429,6 +429,8 @@ class Teacher:
     asks_for_dim = False
     #: What its dimension must be, where that is known without asking it.
     named_dim: int | None = None
+    #: Per million tokens that it is asked about, in any currency; None if it is not paid so, or nobody said.
+    price: float | None = None
     #: The key by which caches of earlier versions go; '' if it is the same.
     former_key: str = ""
 

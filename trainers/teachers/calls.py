@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 LONGEST_WAIT = 60.0  # seconds between two tries, where the server does not say
 LONGEST_PAUSE = 600.0  # seconds that a server may ask to wait
 SECONDS_A_CALL = 0.5  # assumed in plans; of a model that writes, a second
+CHARACTERS_A_TOKEN = 4  # of English, about
 SECONDS_AN_ANSWER = 1.0
 REFUSED = {400, 413, 414, 415, 422}  # HTTP statuses that may be about what a request holds
 FAILED = 500  # repeated; but a text may be what a server fails on

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from retort.students.hashing import canonical_json, hash_text
 from retort.trainers.roles import Ask, Teacher, Work
 from retort.trainers.runtime.errors import CacheError, RecipeError, TeacherError
-from retort.trainers.teachers.calls import SECONDS_AN_ANSWER, Refusal
+from retort.trainers.teachers.calls import CHARACTERS_A_TOKEN, SECONDS_AN_ANSWER, Refusal
 from retort.trainers.teachers.haystack import HaystackComponents
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,6 @@ Question: {query}
 Passage: {document}
 
 Number:"""
-CHARACTERS_A_TOKEN = 4  # of English, about
 PROBE = "Answer with the number 1."
 TRIED = 20  # answers without a number before the teacher is given up
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)?")

@@ -179,6 +179,8 @@ class EmbedderTeacher(Embedders, Teacher):
         Calls at a time. A text embedder takes queries one by one, a remote document embedder its `batch_size`.
     :param max_calls:
         Calls in a run, at most; then it stops, and what came is kept. None: any number.
+    :param price:
+        Per million tokens of the texts, in any currency: a plan says what it comes to.
     :param allowed_modules:
         Further modules that the components may come from (filled from `--allow`).
     :raises RecipeError:
@@ -198,6 +200,7 @@ class EmbedderTeacher(Embedders, Teacher):
         retries: int | None = None,
         concurrency: int = 1,
         max_calls: int | None = None,
+        price: float | None = None,
         allowed_modules: list[str] | None = None,
     ) -> None:
         super().__init__(
@@ -209,6 +212,7 @@ class EmbedderTeacher(Embedders, Teacher):
             allowed_modules=allowed_modules,
         )
         self.similarity = similarity
+        self.price = price
 
     @cached_property
     def key(self) -> str:

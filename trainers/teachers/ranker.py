@@ -18,7 +18,7 @@ import numpy as np
 from retort.students.hashing import hash_text
 from retort.trainers.roles import Ask, Gives, Teacher, Work
 from retort.trainers.runtime.errors import RecipeError, TeacherError
-from retort.trainers.teachers.calls import SECONDS_A_CALL, Refusal, in_order
+from retort.trainers.teachers.calls import CHARACTERS_A_TOKEN, SECONDS_A_CALL, Refusal, in_order
 from retort.trainers.teachers.haystack import HaystackComponents
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class RankerTeacher(Teacher):
         Calls at a time.
     :param max_calls:
         Calls in a run, at most; then it stops, and what came is kept. None: any number.
+    :param price:
+        Per million tokens of the texts, in any currency: a plan says what it comes to.
     :param allowed_modules:
         Further modules that the component may come from (filled from `--allow`).
     :raises RecipeError:
@@ -69,9 +71,11 @@ class RankerTeacher(Teacher):
         retries: int | None = None,
         concurrency: int = 1,
         max_calls: int | None = None,
+        price: float | None = None,
         allowed_modules: list[str] | None = None,
     ) -> None:
         self.listwise = listwise
+        self.price = price
         self._components = HaystackComponents(
             {"ranker": ranker},
             revision=revision,
@@ -106,6 +110,14 @@ class RankerTeacher(Teacher):
     def former_key(self) -> str:  # type: ignore[override]
         """The key as it was when every parameter counted."""
         return hash_text(f"ranker {self.listwise} {self._components.former_key}")
+
+    def estimate(self, asks: list[Ask]) -> dict[str, float]:
+        """Estimate `calls`, and of remote rankers `tokens` of the texts, without a prompt, and with a price `cost`."""
+        if not self._components.remote:
+            return {}
+        tokens = sum(len(text) for ask in asks for text in (ask.query, *ask.documents)) / CHARACTERS_A_TOKEN
+        found = {"calls": float(len(asks)), "tokens": tokens}
+        return found if self.price is None else found | {"cost": tokens * self.price / 1e6}
 
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
         """Score lists, one call each; see `Teacher.score`."""
