@@ -331,6 +331,22 @@ def test_hybrid_qa_against_its_parts(monkeypatch, tmp_path, beir, trunk, tiny_st
     assert len({figures["ndcg@10"] for figures in found.values()}) > 3
 
 
+def test_what_heads_cost(monkeypatch, tmp_path, beir, trunk):
+    """Their layers alone are added to a student's size; the body is there once."""
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setenv("RETORT_DATA", str(beir.parent))
+    result = tmp_path / "heads.json"
+    given = ["--data", beir.name, "--trunk", trunk, "--layers", "0", "3", "--heads", "1", "2", "--rounds", "1"]
+    monkeypatch.setattr(sys, "argv", ["heads.py", *given, "--queries", "2", "--documents", "3", "--json", str(result)])
+    import_module("heads").main()
+    found = json.loads(result.read_text())["summary"]
+    assert list(found) == ["plain", "1 head", "2 heads", "2 students"]
+    sizes = {name: figures["megabytes"]["median"] for name, figures in found.items()}
+    assert sizes["2 students"] == pytest.approx(2 * sizes["plain"])
+    assert sizes["1 head"] < sizes["2 heads"] < sizes["2 students"]
+    assert all(figures["query_ms"]["median"] > 0 < figures["documents_per_s"]["median"] for figures in found.values())
+
+
 def test_joint_divergence(monkeypatch, tmp_path, beir, tiny_student, other_student, tiny_ranker, capsys):
     """By convexity the mixture is at most as far from a ranker as its parts are on average."""
     monkeypatch.syspath_prepend(FOLDER)
