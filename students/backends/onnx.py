@@ -220,7 +220,7 @@ def open_export(
     session: InferenceSession | None = None
     found: dict[Side, GraphEncoder | StaticEncoder] = {}
     remote = (folder / "query").is_dir() and not (folder / "document").is_dir()
-    for side in ("query",) if remote else SIDES:
+    for side in SIDES[:1] if remote else SIDES:
         own, prompt, limit = folder / side, manifest.prompts[side], manifest.max_tokens[side]
         own = own if own.is_dir() else folder
         if (own / WEIGHTS).is_file():
