@@ -57,8 +57,8 @@ class Manifest:
         return ViewRule.of(self.views)
 
     def write(self, folder: Path) -> None:
-        """Write the manifest into a student folder, whole or not at all."""
-        write_json(folder / MANIFEST_FILE, asdict(self))
+        """Write the manifest into a student folder, whole or not at all; `views` where there are any."""
+        write_json(folder / MANIFEST_FILE, {n: v for n, v in asdict(self).items() if v or n != "views"})
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:
