@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
+PROTOCOL = Path(__file__).with_name("protocol.yaml")
+START = "first"  # what arms call the start, which mines for them
 LEAST_P = 0.001  # smaller ones are not told apart
 Tree = dict[str, Any]
 
@@ -29,7 +32,9 @@ def write_report(results: Path) -> None:
 
 def report(results: Path) -> str:
     found: dict[str, dict[str, Tree]] = {}
-    for path in sorted((results / "protocol").glob("*/*.json")):
+    order = ["start", *yaml.safe_load(PROTOCOL.read_text(encoding="utf-8"))["arms"]]
+    paths = (results / "protocol").glob("*/*.json")
+    for path in sorted(paths, key=lambda path: (path.parent.name, order.index(path.stem))):
         found.setdefault(path.parent.name, {})[path.stem] = json.loads(path.read_text(encoding="utf-8"))
     lines = [
         "# Methods by one protocol",
@@ -48,8 +53,13 @@ def report(results: Path) -> str:
 def section(arms: dict[str, Tree]) -> list[str]:
     """Tables of a data set: all arms, then what is compared."""
     first = next(iter(arms.values()))
-    known = {f"{name} (teacher)": score for arm in arms.values() for name, score in best_of(arm)["teachers"].items()}
-    known = {"bm25": first["bm25"]["ndcg@10"], **known}
+    known = {"BM25": first["bm25"]["ndcg@10"]}
+    known |= {
+        f"teacher {name}": score
+        for arm in arms.values()
+        for name, score in first_row(arm)["teachers"].items()
+        if name != START
+    }
     scored = ", ".join(f"{name} {score:.4f}" for name, score in known.items())
     lines = [
         f"{first['queries']} questions, {first['documents']} documents. {scored}",
@@ -69,7 +79,7 @@ def section(arms: dict[str, Tree]) -> list[str]:
     if pairs:
         lines += ["", "| arm | against | difference (95%) | p, questions | p, seeds | counts | would be seen |"]
         lines += ["|---|---|---|---|---|---|---|", *(change(name, other, arms) for name, other in pairs)]
-    spaces = {name: best_of(arm)["asymmetric"] for name, arm in arms.items() if "asymmetric" in best_of(arm)}
+    spaces = {name: first_row(arm)["asymmetric"] for name, arm in arms.items() if "asymmetric" in first_row(arm)}
     if spaces:
         kinds = [(kind, form) for kind, forms in next(iter(spaces.values())).items() for form in forms]
         lines += [
@@ -88,7 +98,7 @@ def section(arms: dict[str, Tree]) -> list[str]:
     return lines
 
 
-def best_of(arm: Tree) -> Tree:
+def first_row(arm: Tree) -> Tree:
     """The first seed's row."""
     return dict(next(iter(arm["seeds"].values())))
 

@@ -455,3 +455,8 @@ class TestProtocol:
         protocol.main()
         assert len(ran) == 5
         assert (tmp_path / "results" / "REPORT.md").read_text() == report
+
+    @pytest.mark.long
+    def test_the_report_is_what_the_results_say(self, protocol):
+        results = FOLDER / "results"
+        assert (results / "REPORT.md").read_text() == import_module("report").report(results)
