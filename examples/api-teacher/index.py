@@ -5,6 +5,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from haystack import Pipeline
 
@@ -18,7 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     pipeline = Pipeline.loads(given.pipeline.read_text(encoding="utf-8"))
     sources = sorted(path for path in given.documents.iterdir() if path.suffix in {".md", ".txt"})
     written: int = pipeline.run({"text": {"sources": sources}})["writer"]["documents_written"]
-    pipeline.get_component("writer").document_store.close()
+    writer: Any = pipeline.get_component("writer")
+    writer.document_store.close()
     print(f"{written} passages written")
     return written
 
