@@ -75,6 +75,15 @@ def section(arms: dict[str, Tree]) -> list[str]:
         what = arm.get("what", "where all others start" if name == "start" else "")
         score = f"{np.mean(scores):.4f} ({np.ptp(scores):.4f}), {len(scores)}"
         lines.append(f"| {name} | {what} | {score} | {overlap:.3f} | {seconds:.0f} |")
+    told = {
+        name: np.mean([row["logged"]["auc"] for row in arm["seeds"].values()])
+        for name, arm in arms.items()
+        if "auc" in first_row(arm)["logged"]
+    }
+    lines += [
+        f"\n{name}: its weights tell the spoilt lists from the others with an AUC of {auc:.3f}."
+        for name, auc in told.items()
+    ]
     pairs = [(name, other) for name, arm in arms.items() for other in arm.get("against", []) if other in arms]
     if pairs:
         lines += ["", "| arm | against | difference (95%) | p, questions | p, seeds | counts | would be seen |"]

@@ -1,15 +1,17 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""Teachers that are wrong on purpose, for arms of `protocol.yaml`: is a method harmed by them?"""
+"""Teachers that are wrong on purpose, for arms of `protocol.yaml`: is a method harmed by them, and does it notice?"""
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 
 from retort.students.towers import Side
-from retort.trainers.roles import Ask
+from retort.trainers.methods.ca_mkd import Confidence
+from retort.trainers.roles import Ask, StepContext
 from retort.trainers.runtime.rng import rng_for
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 
@@ -57,3 +59,34 @@ class SpoiltTeacher(BiEncoderTeacher):
             scores = np.stack([self._kept[text] for text in ask.documents]) @ query * self.scale
             rng = rng_for("spoilt order", ask.query)
             yield (rng.permutation(scores) if is_spoilt(ask.query, self.share) else scores).astype(np.float32)
+
+
+def told_apart(weights: torch.Tensor, spoilt: torch.Tensor) -> torch.Tensor:
+    """
+    Area under the ROC curve: how often a spoilt query's weight is below another's, ties by half.
+
+    :param weights:
+        `[B]`.
+    :param spoilt:
+        `[B]` bool.
+    :returns:
+        A scalar; NaN where all are of one kind.
+    """
+    gaps = weights[~spoilt][:, None] - weights[spoilt]
+    return ((gaps > 0).double() + (gaps == 0).double() / 2).mean()
+
+
+class WatchedConfidence(Confidence):
+    """CA-MKD's weights, and how well that of the teacher `spoilt` tells its spoilt queries from the others (`auc`)."""
+
+    def __init__(self, *, share: float, **parameters: Any) -> None:
+        super().__init__(**parameters)
+        self.share = share
+
+    def forward(self, scores: dict[str, torch.Tensor], batch: Any, ctx: StepContext) -> torch.Tensor:
+        """`[K, B]`; see `Confidence`."""
+        weights = super().forward(scores, batch, ctx)
+        spoilt = torch.tensor([is_spoilt(query, self.share) for query in batch.queries], device=weights.device)
+        found = told_apart(weights[list(scores).index("spoilt")], spoilt).reshape(1)
+        ctx.logged_terms["auc"] = found.nan_to_num(), ~found.isnan()
+        return weights

@@ -12,11 +12,13 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from retort.trainers.recipe import Recipe
+from retort.trainers.roles import Ask
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -190,8 +192,6 @@ def test_every_script_has_help_that_loads_nothing_heavy():
 
 
 def test_recall_counts_ties_and_not_copies(monkeypatch):
-    import numpy as np
-
     monkeypatch.syspath_prepend(FOLDER)
     stores = import_module("stores")
     ids = [f"d{i:02}" for i in range(20)]
@@ -455,6 +455,30 @@ class TestProtocol:
         protocol.main()
         assert len(ran) == 5
         assert (tmp_path / "results" / "REPORT.md").read_text() == report
+
+    def test_spoilt_teachers(self, protocol, tiny_student):
+        """They are wrong on the queries that they say, and on no others; a malicious one turns all around."""
+        spoilt = import_module("spoilt")
+        texts = [f"document {i} of the sea and the ship" for i in range(6)] + ["bread", "oven", "storm", "wave"]
+        asks = [Ask(str(i), f"question {i} about ships", [*map(str, range(10))], texts) for i in range(20)]
+        sound = spoilt.SpoiltTeacher(model=tiny_student, share=0.0)
+        wrong = spoilt.SpoiltTeacher(model=tiny_student, share=0.4)
+        assert sound.key != wrong.key
+        queries, documents = sound.encode([a.query for a in asks], "query"), sound.encode(texts, "document")
+        flags = [spoilt.is_spoilt(ask.query, 0.4) for ask in asks]
+        assert 0 < sum(flags) < 20
+        for flag, query, right, found in zip(flags, queries, sound.score(asks), wrong.score(asks), strict=True):
+            np.testing.assert_allclose(right, documents @ query, atol=1e-6)
+            assert (sorted(found) == sorted(right), (found == right).all()) == (True, not flag)
+        malicious = spoilt.MaliciousTeacher(model=tiny_student)
+        np.testing.assert_array_equal(malicious.encode(["storm"], "query"), -sound.encode(["storm"], "query"))
+        np.testing.assert_array_equal(malicious.encode(texts, "document"), documents)
+
+    def test_weights_that_tell_spoilt_lists(self, protocol):
+        told_apart = import_module("spoilt").told_apart
+        weights, flags = torch.tensor([0.1, 0.4, 0.2, 0.2]), torch.tensor([True, False, False, True])
+        assert float(told_apart(weights, flags)) == pytest.approx((1 + 1 + 1 + 0.5) / 4)
+        assert told_apart(weights, torch.ones(4, dtype=torch.bool)).isnan()
 
     @pytest.mark.long
     def test_the_report_is_what_the_results_say(self, protocol):

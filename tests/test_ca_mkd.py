@@ -48,6 +48,16 @@ class TestSeveralTeachers:
         assert float(terms["listwise_kl"][0].mean()) == pytest.approx(0.453377, abs=1e-6)
         assert set(terms) == {"listwise_kl"}
 
+    def test_what_a_weighting_logs(self, toy, tiny_model, monkeypatch):
+        class Talking(Confidence):
+            def forward(self, scores, batch, ctx):
+                weights = super().forward(scores, batch, ctx)
+                ctx.logged_terms["most"] = weights.amax(0), torch.ones(len(batch.queries), dtype=torch.bool)
+                return weights
+
+        terms = self.terms(toy, tiny_model, monkeypatch, weightings={"s": Talking(calibration="none")})
+        assert terms["most"][0].tolist() == pytest.approx([0.451962, 0.459034], abs=1e-6)
+
     def test_the_weight_of_one_that_says_nothing_goes_to_the_others(self, toy, tiny_model, monkeypatch):
         toy.teacher_scores["t2"] = toy.teacher_scores["t2"].clone()
         toy.teacher_scores["t2"][0] = torch.nan

@@ -320,7 +320,7 @@ class Distiller(nn.Module):
         if stage not in self.weightings:
             first = next(iter(scores.values()))
             return first.new_full((len(scores), len(first)), 1 / len(scores))
-        weights: Tensor = self.weightings[stage](scores, batch, ctx)
+        weights: Tensor = self.weightings[stage](scores, batch, replace(ctx, logged_terms=logged))
         for name, share in zip(scores, weights, strict=True):
             logged[f"teacher_weight.{name}"] = (share.detach(), torch.ones_like(share, dtype=torch.bool))
         return weights

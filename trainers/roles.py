@@ -358,7 +358,7 @@ class TeacherWeighting(nn.Module):
         :param batch:
             The batch.
         :param ctx:
-            Where training stands.
+            Where training stands; its `logged_terms` are logged.
         :returns:
             `[K, B]`, in the order of `scores`. Where a teacher has no valid value, its weight goes to the others.
         """
