@@ -5,8 +5,8 @@
 Make `results/REPORT.md` of what `protocol.py` wrote: each arm against its baselines, from each question's nDCG@10.
 
 Two p, for two claims: over questions (would other questions say the same of these very students?) and over seeds (would
-other students?). The interval is a bootstrap over both at once. "Yes" needs both p below .05; an arm of one seed gives
-a direction; of a difference that is not there it is said how small a one would have been found four times in five.
+other students?). The interval is a bootstrap over both at once. "Yes" needs both p below .05; fewer than three seeds
+give a direction; of a difference that is not there it is said how small a one would have been found four times in five.
 """
 
 import json
@@ -42,8 +42,8 @@ def report(results: Path) -> str:
         "Made by `benchmarks/protocol.py --report` from `protocol/*/*.json`; do not edit. What each arm is stands in",
         "`benchmarks/protocol.yaml`. nDCG@10 of all dev questions over the full corpus. p over questions: paired",
         "randomisation of seed means; p over seeds: paired t; 95% interval: bootstrap over seeds and questions. A",
-        "difference counts where both p are below .05; of one seed it is a direction; else the last column says what",
-        "would have been found four times in five.",
+        "difference counts where both p are below .05; of fewer than three seeds it is a direction. The last column",
+        "says what would have been found four times in five.",
     ]
     for name, arms in found.items():
         lines += ["", f"## {name}", "", *section(arms)]

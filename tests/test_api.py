@@ -332,6 +332,7 @@ class TestEvaluation:
         assert steady.sees < 2.8 * 0.02
         one = paired_seeds(base[:1], base[:1] + 0.1)
         assert (one.p_seeds, one.significant, one.seeds) == (None, False, 1)
+        assert paired_seeds(base[:2], base[:2] + 0.1).p_seeds is None
         assert paired_seeds(base, base).p_seeds == 1.0
         with pytest.raises(ValueError, match="two equal tables"):
             paired_seeds(base, base[:2])

@@ -10,6 +10,7 @@ import numpy as np
 
 DRAWS = 10_000
 CHUNK = 500
+LEAST_SEEDS = 3  # of two, a t-test says little
 SEEN = 1.96 + 0.84  # standard errors: what is found at the 5% level four times in five
 
 
@@ -81,7 +82,8 @@ class PairedSeeds:
         Of the paired randomisation test on each question's mean over seeds: would other questions say the same of these
         very students?
     :param p_seeds:
-        Of a paired t-test on the means of the seeds: would other students of these two say the same? None of one seed.
+        Of a paired t-test on the means of the seeds: would other students of these two say the same? None of fewer
+        than three.
     :param sees:
         Smallest difference that would have been found four times in five, at the 5% level: 2.8 standard errors.
     :param seeds:
@@ -98,7 +100,7 @@ class PairedSeeds:
 
     @property
     def significant(self) -> bool:
-        """Whether both tests say so; of one seed nothing is."""
+        """Whether both tests say so; of fewer than three seeds nothing is."""
         return self.p_seeds is not None and max(self.p_questions, self.p_seeds) < 0.05  # noqa: PLR2004
 
 
@@ -140,7 +142,7 @@ def paired_seeds(first: np.ndarray, second: np.ndarray, *, draws: int = DRAWS, s
         low=float(low),
         high=float(high),
         p_questions=paired_test(first.mean(0), second.mean(0), draws=draws, seed=seed).p,
-        p_seeds=(float(ttest_1samp(each, 0.0).pvalue) if each.any() else 1.0) if seeds > 1 else None,
+        p_seeds=(float(ttest_1samp(each, 0.0).pvalue) if each.any() else 1.0) if seeds >= LEAST_SEEDS else None,
         sees=SEEN * float(np.std(means)),
         seeds=seeds,
     )
