@@ -14,7 +14,6 @@ All dev questions are ranked over the full corpus.
 
 import argparse
 import copy
-import gzip
 import json
 import os
 import resource
@@ -120,34 +119,16 @@ def prepare(protocol: Tree, name: str, work: Path) -> None:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = judged(lines[1:], given) if path.stem == "train" else lines[1:]
         (aside / "qrels" / path.name).write_text("".join([lines[0], *kept]), encoding="utf-8")
-    if most := given.get("documents"):
-        wanted = {line.split("\t")[1] for path in (aside / "qrels").glob("*.tsv") for line in path.open()}
-        shorten(aside / "corpus.jsonl.gz", wanted, most)
     aside.rename(data)
 
 
 def judged(lines: list[str], given: Tree) -> list[str]:
     """Keep the judgements of the first queries, or of documents that several queries ask for."""
     queries = [line.split("\t")[0] for line in lines]
-    first = list(dict.fromkeys(queries))[: given.get("labelled")]
+    first = set(list(dict.fromkeys(queries))[: given.get("labelled")])
     asked = Counter(line.split("\t")[1] for line in lines)
     least = given.get("questions", 1)
-    kept = set(first)
-    return [line for line, q in zip(lines, queries, strict=True) if q in kept and asked[line.split("\t")[1]] >= least]
-
-
-def shorten(corpus: Path, wanted: set[str], most: int) -> None:
-    """Keep the judged documents and the first others of a corpus: for trials."""
-    with gzip.open(corpus, "rt", encoding="utf-8") as file:
-        lines = file.readlines()
-    found = [json.loads(line)["_id"] in wanted for line in lines]
-    spare = max(0, most - sum(found))
-    corpus.unlink()
-    with gzip.open(corpus, "wt", encoding="utf-8") as file:
-        for line, own in zip(lines, found, strict=True):
-            spare -= not own
-            if own or spare >= 0:
-                file.write(line)
+    return [line for line, q in zip(lines, queries, strict=True) if q in first and asked[line.split("\t")[1]] >= least]
 
 
 def recipe_of(protocol: Tree, arm: str, seed: int, steps: int | None = None) -> Tree:
@@ -189,6 +170,10 @@ def run_one(arguments: argparse.Namespace, protocol: Tree, name: str, arm: str, 
     path = result_path(arguments, name, arm)
     os.chdir(arguments.work / name)  # paths of recipes are relative to it
     tree = recipe_of(protocol, arm, seed, arguments.steps)
+    result = read(path)
+    if result.get("recipe", tree)["stages"] != tree["stages"]:
+        print(f"{path} is of another recipe: delete it first.", file=sys.stderr)
+        raise SystemExit(2)
     recipe = Recipe.from_dict(tree, allow=["spoilt"], origin=f"protocol.yaml: arms.{arm}")
     out = Path("start") if arm == "start" else Path(arm) / str(seed)
     metrics = run_recipe(recipe, Path("data"), out, resume=out.exists())["dev"]
@@ -207,10 +192,6 @@ def run_one(arguments: argparse.Namespace, protocol: Tree, name: str, arm: str, 
     }
     if protocol["arms"].get(arm, {}).get("asymmetric"):
         row["asymmetric"] = asymmetric(out / "student", tree, dev)
-    result = read(path)
-    if result.get("recipe", tree)["stages"] != tree["stages"]:
-        print(f"{path} is of another recipe: delete it first.", file=sys.stderr)
-        raise SystemExit(2)
     own = {k: v for k, v in protocol["arms"].get(arm, {}).items() if k in OWN_KEYS}
     seeds = result.get("seeds", {}) | {str(seed): row}
     head = {"benchmark": "protocol", "set": name, "arm": arm, **own, "machine": runner.describe_machine()}
@@ -247,25 +228,16 @@ def asymmetric(student: Path, tree: Tree, dev: Any) -> Tree:
     Of the student and of the teacher alone at the same sizes, too: what is lost is to be no more than the teacher's.
     """
     from retort.students import Student
+    from retort.students.towers import SIDES
+    from retort.trainers.context import TrainingContext
     from retort.trainers.evaluation.rank import evaluate_vectors
+    from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
+    from retort.trainers.teachers.vector_cache import cache_root
 
-    given = next(iter(tree["teachers"].values()))["init_parameters"]
-    lengths = {name: given.get(name) for name in ("max_query_tokens", "max_document_tokens")}
-    models = {
-        "student": Student.load(str(student), precision="auto"),
-        "teacher": Student.load(given["model"], precision="auto", **lengths),
-    }
-    cache = Path(f"teacher-{models['teacher'].fingerprint[:12]}.npz")
-    vectors: dict[str, Any] = {}
-    for name, model in models.items():
-        if name == "teacher" and cache.is_file():
-            kept = np.load(cache)
-            vectors |= {(name, "query"): kept["query"], (name, "document"): kept["document"]}
-            continue
-        for side, texts in (("query", dev.queries.texts), ("document", dev.corpus.texts)):
-            vectors[name, side] = model.encode(texts, side)
-    if not cache.is_file():
-        np.savez(cache, query=vectors["teacher", "query"], document=vectors["teacher", "document"])
+    teacher = BiEncoderTeacher(**next(iter(tree["teachers"].values()))["init_parameters"])  # its vectors are cached
+    own = Student.load(str(student))
+    context = TrainingContext(dev, {"teacher": teacher}, cache_root(student.parent), own.model)
+    vectors = {(name, side): context.vectors(name, side) for name in ("student", "teacher") for side in SIDES}
     found: Tree = {}
     for kind, asks, answers in (
         ("symmetric", "student", "student"),
@@ -282,7 +254,7 @@ def asymmetric(student: Path, tree: Tree, dev: Any) -> Tree:
 
 
 def rounded(vectors: Any) -> Any:
-    """Round to 8 bits as the store does: one scale for all entries, their 99th percentile."""
+    """Round to 8 bits: one scale for all entries, so that their 99th percentile is 127."""
     scale = np.quantile(np.abs(vectors), 0.99) / 127
     return np.clip(np.round(vectors / scale), -127, 127).astype(np.float32)
 

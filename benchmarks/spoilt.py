@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 
 from retort.students.towers import Side
 from retort.trainers.methods.ca_mkd import Confidence
@@ -61,21 +62,6 @@ class SpoiltTeacher(BiEncoderTeacher):
             yield (rng.permutation(scores) if is_spoilt(ask.query, self.share) else scores).astype(np.float32)
 
 
-def told_apart(weights: torch.Tensor, spoilt: torch.Tensor) -> torch.Tensor:
-    """
-    Area under the ROC curve: how often a spoilt query's weight is below another's, ties by half.
-
-    :param weights:
-        `[B]`.
-    :param spoilt:
-        `[B]` bool.
-    :returns:
-        A scalar; NaN where all are of one kind.
-    """
-    gaps = weights[~spoilt][:, None] - weights[spoilt]
-    return ((gaps > 0).double() + (gaps == 0).double() / 2).mean()
-
-
 class WatchedConfidence(Confidence):
     """CA-MKD's weights, and how well that of the teacher `spoilt` tells its spoilt queries from the others (`auc`)."""
 
@@ -86,7 +72,8 @@ class WatchedConfidence(Confidence):
     def forward(self, scores: dict[str, torch.Tensor], batch: Any, ctx: StepContext) -> torch.Tensor:
         """`[K, B]`; see `Confidence`."""
         weights = super().forward(scores, batch, ctx)
-        spoilt = torch.tensor([is_spoilt(query, self.share) for query in batch.queries], device=weights.device)
-        found = told_apart(weights[list(scores).index("spoilt")], spoilt).reshape(1)
-        ctx.logged_terms["auc"] = found.nan_to_num(), ~found.isnan()
+        sound = [not is_spoilt(query, self.share) for query in batch.queries]
+        if 0 < sum(sound) < len(sound):
+            found = roc_auc_score(sound, weights[list(scores).index("spoilt")].tolist())
+            ctx.logged_terms["auc"] = weights.new_tensor([found]), torch.tensor([True], device=weights.device)
         return weights

@@ -11,9 +11,9 @@ from retort.students import Ranker
 from retort.students.files import write_json
 from retort.trainers.data.read import read_judged
 from retort.trainers.data.texts import RetrievalData
-from retort.trainers.evaluation.elsewhere import METRIC, measure_elsewhere, read_elsewhere, write_zero_shot
 from retort.trainers.evaluation.rank import DEPTH, Evaluation, evaluate_bm25, evaluate_model, evaluate_reranked
 from retort.trainers.evaluation.significance import paired_test, values
+from retort.trainers.evaluation.zero_shot import METRIC, measure_zero_shot, read_zero_shot_sets, write_zero_shot
 from retort.trainers.runtime.errors import DataError
 
 
@@ -26,7 +26,7 @@ def run(given: argparse.Namespace) -> None:
         msg = "--zero-shot measures models alone: leave out --rerank."
         raise DataError(msg)
     data = read_judged(given.data, given.split, empty=given.empty, max_queries=given.max_queries)
-    others = read_elsewhere(given.data, given.zero_shot, empty=given.empty)
+    others = read_zero_shot_sets(given.data, given.zero_shot, empty=given.empty)
     form = {
         "precision": given.precision,
         "backend": given.backend,
@@ -56,7 +56,7 @@ def run(given: argparse.Namespace) -> None:
     written = {"data": data.name, "hash": data.hash, "split": given.split, "models": figures}
     if others:
         scores = {name: found[METRIC] for name, found in figures.items()}
-        found = measure_elsewhere((given.split, data), others, scores, evaluate)
+        found = measure_zero_shot((given.split, data), others, scores, evaluate)
         print(f"\nElsewhere, in brackets the share of {given.models[0]}:")
         print(format_table(found.header, found.rows()))
         for run in {run for name in given.models if (run := run_of(name))}:

@@ -17,8 +17,10 @@ import pytest
 import torch
 import yaml
 
+from retort.trainers.data.beir import read_beir
+from retort.trainers.evaluation.rank import evaluate_model
 from retort.trainers.recipe import Recipe
-from retort.trainers.roles import Ask
+from retort.trainers.roles import Ask, StepContext
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -474,11 +476,40 @@ class TestProtocol:
         np.testing.assert_array_equal(malicious.encode(["storm"], "query"), -sound.encode(["storm"], "query"))
         np.testing.assert_array_equal(malicious.encode(texts, "document"), documents)
 
-    def test_weights_that_tell_spoilt_lists(self, protocol):
-        told_apart = import_module("spoilt").told_apart
-        weights, flags = torch.tensor([0.1, 0.4, 0.2, 0.2]), torch.tensor([True, False, False, True])
-        assert float(told_apart(weights, flags)) == pytest.approx((1 + 1 + 1 + 0.5) / 4)
-        assert told_apart(weights, torch.ones(4, dtype=torch.bool)).isnan()
+    def test_weights_that_tell_spoilt_lists(self, protocol, monkeypatch):
+        spoilt = import_module("spoilt")
+        weights = torch.tensor([[0.1, 0.4, 0.2, 0.2], [0.9, 0.6, 0.8, 0.8]])
+        monkeypatch.setattr(spoilt.Confidence, "forward", lambda *_: weights)
+        monkeypatch.setattr(spoilt, "is_spoilt", lambda query, _: query in "ad")
+        ctx, batch = StepContext("s", 0, 1), SimpleNamespace(queries=[*"abcd"])
+        assert spoilt.WatchedConfidence(share=0.4)({"spoilt": None, "other": None}, batch, ctx) is weights
+        assert ctx.logged_terms["auc"][0].tolist() == pytest.approx([(1 + 1 + 1 + 0.5) / 4])
+        alike = StepContext("s", 0, 1)
+        spoilt.WatchedConfidence(share=0.4)({"spoilt": None, "other": None}, SimpleNamespace(queries=[*"aadd"]), alike)
+        assert alike.logged_terms == {}
+
+    def test_a_student_that_is_its_teacher(self, protocol, beir, tiny_student, monkeypatch, tmp_path):
+        """Each way of searching finds the same, whole, rounded or cut, and the teacher is asked through the cache."""
+        monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
+        tree = {"teachers": {"e5": {"init_parameters": {"model": tiny_student}}}}
+        dev = read_beir(beir, "dev")
+        found = protocol.asymmetric(Path(tiny_student), tree, dev)
+        assert set(found["teacher"]) == {"whole", "int8", "first 192", "first 96"}
+        assert found["symmetric"] == found["asymmetric"] == found["teacher"]
+        assert found["teacher"]["whole"] == evaluate_model(tiny_student, dev).metrics["ndcg@10"]
+
+    def test_results_of_another_recipe_are_refused_before_anything_is_trained(
+        self, protocol, given, tmp_path, capsys, monkeypatch
+    ):
+        arguments = SimpleNamespace(work=tmp_path, results=tmp_path / "results", steps=None)
+        path = tmp_path / "results" / "wiki" / "labels.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"recipe": {"stages": []}}))
+        (tmp_path / "wiki").mkdir()
+        monkeypatch.chdir(tmp_path)  # the run changes folders; this changes back
+        with pytest.raises(SystemExit):
+            protocol.run_one(arguments, given, "wiki", "labels", 0)
+        assert "is of another recipe: delete it first" in capsys.readouterr().err
 
     @pytest.mark.long
     def test_the_report_is_what_the_results_say(self, protocol):

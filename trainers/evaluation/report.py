@@ -17,7 +17,6 @@ from retort.students.redaction import redacted
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.engine.log import read_log
 from retort.trainers.evaluation import plots
-from retort.trainers.evaluation.elsewhere import read_zero_shot
 from retort.trainers.evaluation.metrics import MEASURES
 from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model
 from retort.trainers.evaluation.runs import (
@@ -28,6 +27,7 @@ from retort.trainers.evaluation.runs import (
     read_per_query,
     read_rankings,
 )
+from retort.trainers.evaluation.zero_shot import read_zero_shot
 from retort.trainers.recipe import dump_yaml, read_yaml
 from retort.trainers.runtime.errors import DataError
 
@@ -106,7 +106,7 @@ def _collected(run: Path, data: RetrievalData | None, others: list[str], *, trus
         "losses": _losses(log),
         "cost": _cost(systems),
         "comparisons": comparisons,
-        "elsewhere": read_zero_shot(run),
+        "zero_shot": read_zero_shot(run),
         "agreement": _agreement(run, split, list(metrics["dev"]["teachers"])),
         "texts": dict(zip(data.queries.ids, data.queries.texts, strict=True)) if data else {},
         "shown": SHOWN_QUERIES,

@@ -63,7 +63,7 @@ class ZeroShot:
         return ["nDCG@10", *self.sets, "outside"]
 
 
-def read_elsewhere(own: Path, folders: Sequence[Path], *, empty: EmptyTexts = "error") -> dict[str, Split]:
+def read_zero_shot_sets(own: Path, folders: Sequence[Path], *, empty: EmptyTexts = "error") -> dict[str, Split]:
     """
     Read the data sets, of each the split that is there: test, dev or train.
 
@@ -91,7 +91,7 @@ def read_elsewhere(own: Path, folders: Sequence[Path], *, empty: EmptyTexts = "e
     return found
 
 
-def measure_elsewhere(
+def measure_zero_shot(
     own: Split,
     others: dict[str, Split],
     scores: dict[str, float],
@@ -103,7 +103,7 @@ def measure_elsewhere(
     :param own:
         Split and data that the student was trained for.
     :param others:
-        The others, as `read_elsewhere` gives them.
+        The others, as `read_zero_shot_sets` gives them.
     :param scores:
         nDCG@10 of each model on its own data.
     :param evaluate:

@@ -11,8 +11,8 @@ from test_cli import fail, say
 from test_report import Page
 
 from retort.trainers.data.beir import read_beir
-from retort.trainers.evaluation.elsewhere import ZeroShot
 from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model
+from retort.trainers.evaluation.zero_shot import ZeroShot
 from retort.trainers.recipe import Recipe
 from retort.trainers.run import run_recipe
 
