@@ -67,9 +67,9 @@ def main() -> None:
         return
     for name, arm, seed in () if arguments.report else planned(protocol, arguments):
         folder = arguments.work / name
+        prepare(protocol, name, arguments.work)
         if not (folder / "start" / "metrics.json").is_file():
-            prepare(protocol, name, arguments.work)
-            child(name, "start", 0)
+            child((protocol["sets"][name] or {}).get("of", name), "start", 0)
         if str(seed) not in read(result_path(arguments, name, arm)).get("seeds", {}):
             child(name, arm, seed)
             report.write_report(arguments.results.parent)
@@ -104,8 +104,10 @@ def child(name: str, arm: str, seed: int) -> None:
 
 
 def prepare(protocol: Tree, name: str, work: Path) -> None:
-    """Make a data set's folder of work, with its data: a folder of RETORT_DATA, or a part of one."""
+    """Make a data set's folder of work, with its data: a folder of RETORT_DATA, or a part of one with the whole's start."""
     given = protocol["sets"][name] or {}
+    if "of" in given:
+        prepare(protocol, given["of"], work)
     source = runner.data_folder(given.get("of", name)) / given.get("of", name)
     data = work / name / "data"
     if data.is_dir():
@@ -119,6 +121,8 @@ def prepare(protocol: Tree, name: str, work: Path) -> None:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = judged(lines[1:], given) if path.stem == "train" else lines[1:]
         (aside / "qrels" / path.name).write_text("".join([lines[0], *kept]), encoding="utf-8")
+    if "of" in given:
+        data.with_name("start").symlink_to(Path("..") / given["of"] / "start")
     aside.rename(data)
 
 

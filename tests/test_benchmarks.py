@@ -386,7 +386,7 @@ class TestProtocol:
                 assert protocol.recipe_of(given, other, 0) != tree, (name, other)
 
     def test_arms_have_the_steps_lists_and_lengths_of_their_baselines(self, protocol, given):
-        """But for MTD's first, which has fewer queries, and the data and views that make up an arm."""
+        """But for the data and views that make up an arm."""
 
         def budget(arm):
             tree = protocol.recipe_of(given, arm, 0)
@@ -415,11 +415,11 @@ class TestProtocol:
         assert protocol.judged(lines, {"questions": 2}) == [lines[0], lines[2]]
 
     def test_a_run_at_a_toy_size(self, protocol, given, monkeypatch, tmp_path, beir, tiny_student):
-        """Start, baseline and arm; what is there is not run again; the report is of the files alone."""
+        """Start (of the whole set), baseline and arm; what is there isn't run again; the report is of the files alone."""
         monkeypatch.setenv("RETORT_DATA", str(beir.parent))
         tiny = {"type": "retort.students.create.pretrained", "init_parameters": {"model": tiny_student}}
         given = {
-            "sets": {"toy": {"of": beir.name}},
+            "sets": {"toy": {"of": beir.name}, beir.name: {}},
             "start": given["start"] | {"student": tiny},
             "recipe": given["recipe"],
             "arms": {name: given["arms"][name] for name in ("own-negatives", "led-negatives")},
@@ -445,7 +445,7 @@ class TestProtocol:
 
         protocol.main()
         arms = ("own-negatives", "led-negatives")
-        assert ran == [("toy", "start", 0), *(("toy", arm, seed) for seed in (0, 1) for arm in arms)]
+        assert ran == [(beir.name, "start", 0), *(("toy", arm, seed) for seed in (0, 1) for arm in arms)]
         found = json.loads((tmp_path / "results" / "protocol" / "toy" / "led-negatives.json").read_text())
         assert list(found["seeds"]) == ["0", "1"]
         assert len(found["seeds"]["0"]["questions"]) == found["queries"]
