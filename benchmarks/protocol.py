@@ -104,7 +104,7 @@ def child(name: str, arm: str, seed: int) -> None:
 
 
 def prepare(protocol: Tree, name: str, work: Path) -> None:
-    """Make a data set's folder of work, with its data: a folder of RETORT_DATA, or a part of one with the whole's start."""
+    """Make a data set's folder of work, with its data: a folder of RETORT_DATA, or a part of one and its start."""
     given = protocol["sets"][name] or {}
     if "of" in given:
         prepare(protocol, given["of"], work)
