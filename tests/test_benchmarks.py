@@ -381,7 +381,14 @@ class TestProtocol:
     def test_arms_are_recipes_that_differ_from_their_baselines(self, protocol, given):
         for name in ("start", *given["arms"]):
             tree = protocol.recipe_of(given, name, 0)
-            Recipe.from_dict(tree, allow=["spoilt"], origin=name)
+            recipe = Recipe.from_dict(tree, allow=["spoilt"], origin=name)
+            for stage in recipe.stages:
+                for spec in stage.objectives:
+                    recipe.create(spec, "objective", name, teacher=stage.teacher)
+                if stage.weighting:
+                    recipe.create(stage.weighting, "weighting", name)
+                if stage.candidates and stage.candidates.text:
+                    recipe.create(stage.candidates.text, "text", name)
             for other in given["arms"].get(name, {}).get("against", []):
                 assert protocol.recipe_of(given, other, 0) != tree, (name, other)
 

@@ -98,6 +98,14 @@ def test_a_query_without_labels_takes_the_teachers_best():
     assert {n: v.tolist() for n, v in nkd(S, unlabelled).items()} == {n: v.tolist() for n, v in nkd(S, BOTH).items()}
 
 
+def test_scores_of_two_teachers_are_summed():
+    batch = batch_of(FIRST)
+    batch.teacher_scores["u"] = T1.flip(0, 1)
+    both = terms_of(NKD(teacher="t", extra_teachers={"u": 0.3}), PairOutput(S), batch, HERE)
+    expected = nkd(S, FIRST, T1 + 0.3 * T1.flip(0, 1))
+    assert {name: values.tolist() for name, (values, _) in both.items()} == {n: v.tolist() for n, v in expected.items()}
+
+
 def test_what_counts():
     """A positive that the teacher did not score is no reason to take another for it."""
     teacher = T1.clone()

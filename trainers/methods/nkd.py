@@ -95,6 +95,8 @@ class NKD(TeacherObjective):
         $\lambda$, of the distributed term alone; 1 in the paper. A stage's `temperature` takes its place.
     :param teacher_scale:
         As in `TeacherObjective`.
+    :param extra_teachers:
+        As in `TeacherObjective`.
 
     ```yaml
     - {type: retort.trainers.methods.nkd.NKD, init_parameters: {teacher: ranker, gamma: 1.5}, weight: 1.0}
@@ -111,8 +113,9 @@ class NKD(TeacherObjective):
         gamma: float = 1.5,
         temperature: float = 1.0,
         teacher_scale: float | None = None,
+        extra_teachers: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(teacher=teacher, teacher_scale=teacher_scale)
+        super().__init__(teacher=teacher, teacher_scale=teacher_scale, extra_teachers=extra_teachers)
         self.gamma, self.temperature = gamma, temperature
 
     def compared(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Compared:
