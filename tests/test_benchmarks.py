@@ -407,6 +407,26 @@ class TestProtocol:
                 assert budget(name)[:2] == budget(other)[:2], (name, other)
                 assert name in apart or budget(name) == budget(other), (name, other)
 
+    def test_the_full_budget(self, protocol, given):
+        """More steps and queries, another strongest teacher, the same start; weights from a folder where one is named."""
+        small, full = (protocol.recipe_of(given, "kd", 0, full=f, trunk=f and Path("/weights")) for f in (False, True))
+        assert full["stages"][0]["steps"] == given["full"]["times"] * small["stages"][0]["steps"]
+        assert (full["training"]["batch_size"], full["data"]) == (64, {})
+        assert full["teachers"]["e5"]["init_parameters"]["model"] == "/weights"
+        assert list(full["teachers"]) == list(small["teachers"])
+        start = protocol.recipe_of(given, "start", 0, full=True)
+        assert start["stages"] == protocol.recipe_of(given, "start", 0)["stages"]
+        Recipe.from_dict(full)
+
+    def test_what_the_gpus_folder_holds(self, monkeypatch):
+        """All that the core needs and no image brings, and nothing that this environment lacks."""
+        monkeypatch.syspath_prepend(FOLDER)
+        folder = import_module("gpu_folder")
+        needed = folder.needed("retort-haystack")
+        assert {"haystack-ai", "openai", "torch", "ir-measures"} <= needed
+        assert folder.UNUSED - {"protobuf", "grpcio", "portalocker"} <= needed
+        assert not {"pytest", "onnx", "no-such-package"} & needed
+
     def test_what_an_arm_is_compared_with_runs_before_it(self, protocol, given):
         arguments = SimpleNamespace(methods=["led"], sets=None, seeds=None)
         plan = protocol.planned(given, arguments)
