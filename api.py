@@ -46,4 +46,11 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         msg = f"module 'retort' has no attribute {name!r}"
         raise AttributeError(msg)
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        from retort.students.extras import missing
+
+        if (mend := missing(error, f"retort.{name}")) is None:
+            raise
+        raise ModuleNotFoundError(mend, name=error.name) from error

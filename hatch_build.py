@@ -10,7 +10,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 def mounts(root: Path) -> dict[str, str]:
     """Source path -> import path. A component folder counts once it is a package (has an `__init__.py`)."""
-    targets = {"api.py": "retort/__init__.py", "workflows.py": "retort/workflows.py", "py.typed": "retort/py.typed"}
+    targets = {"api.py": "retort/__init__.py", "py.typed": "retort/py.typed"}
+    targets |= {name: f"retort/{name}" for name in ("indexes.py", "workflows.py")}
     targets |= {name: f"retort/{name}" for name in ("students", "trainers", "pipelines", "serving", "cli", "examples")}
     for init in sorted((root / "components").glob("*/__init__.py")):
         name = init.parent.name

@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: Apache-2.0
 """
-What the commands of the same names do, in Python: `train`, `distill`, `index_documents`, `stamp`.
+What the commands of the same names do, in Python: `train`, `distill`, `stamp`.
 
 Above trainers, pipelines and components, which do not know each other. `retort.train` and `retort.distill` are these.
 """
@@ -13,14 +13,13 @@ import logging
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retort.pipelines import indexing
+from retort.indexes import index_documents, index_reading
 from retort.pipelines.load import pipeline_yaml
 from retort.pipelines.stamping import stamp_index
 from retort.students import Manifest, Ranker, Student, read_space
@@ -52,7 +51,6 @@ from retort.trainers.recipe import Recipe, TrainingSection, component, read_yaml
 from retort.trainers.roles import QuerySource
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError, TeacherError
-from retort.trainers.runtime.progress import progress_bar
 from retort.trainers.teachers.calls import limited_calls
 from retort.trainers.teachers.embedder import Embedders
 from retort.trainers.teachers.vector_cache import cache_root
@@ -202,7 +200,7 @@ def distill(
         if inputs.folder is None:
             index_documents(str(outcome.student), out / "data", out / "index", trust_remote_code=trust)
         else:  # as `retort index` does: passages belong to their files, so that it can go on with this index
-            _index(
+            index_reading(
                 str(outcome.student),
                 lambda: inputs.reading,
                 out / "index",
@@ -267,53 +265,6 @@ def plan_distill(
                 f"quicker: --recipe {QUICK} trains a table of token vectors, about {quick.together()} together"
             )
         return lines
-
-
-def index_documents(
-    student: str,
-    source: str | Path,
-    store: str | Path,
-    *,
-    sparse: str | None = None,
-    prune: bool = False,
-    quantization: str | None = None,
-    trust_remote_code: bool = False,
-    on_error: OnError = "skip",
-) -> tuple[int, int]:
-    """
-    Read and index documents, with a progress bar; see `retort.pipelines.indexing.index_documents`.
-
-    :param student:
-        The student.
-    :param source:
-        What to read (see `read_source`).
-    :param store:
-        Folder of the index, or URL of a collection on a Qdrant server.
-    :param sparse:
-        A sparse student, whose embeddings documents get as well.
-    :param prune:
-        Delete every document of the index that `source` does not give.
-    :param quantization:
-        `int8` or `binary`: how a folder's index also keeps embeddings; None leaves an index as it is.
-    :param trust_remote_code:
-        Run code that the students bring along.
-    :param on_error:
-        What to do with what cannot be read or has no text: `skip` it and name it, or `fail`.
-    :returns:
-        Documents in the index, and how many were deleted.
-    """
-
-    return _index(
-        student,
-        lambda: read_source(source, on_error=on_error, may_be_blank=True),
-        store,
-        folder=source_root(source),
-        sparse=sparse,
-        prune=prune,
-        quantization=quantization,
-        trust_remote_code=trust_remote_code,
-        on_error=on_error,
-    )
 
 
 def stamp(
@@ -399,14 +350,6 @@ def _document_embedder(embedder: Any, student: str | Path, remote: dict[str, Any
         msg = f"The embedder is not the one that {student} was trained for: {told}."
         raise RecipeError(msg)
     return found
-
-
-def _index(student: str, read: Callable[[], Reading], store: str | Path, **options: Any) -> tuple[int, int]:
-    def source() -> indexing.Source:
-        reading = read()
-        return indexing.Source(reading.documents, reading.blank, reading.unread)
-
-    return indexing.index_documents(student, source, store, progress=progress_bar, **options)
 
 
 def generated_questions(
@@ -502,16 +445,14 @@ def _described(spec: Any) -> Any:
 
 
 def _export(out: Path, say: Say, *, trust_remote_code: bool) -> None:
-    """Write the student as graphs and choose the fastest form, if the extra is installed and it was not done before."""
+    """Export the student and choose the fastest form, if it was not done before."""
     manifest = Manifest.read(out / "student")
-    if manifest is None or manifest.kind == "static":  # a table runs without torch as it is
-        return
-    if any(export.get("chosen") for export in manifest.exports):
-        return
-    if not all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")):
-        say('not exported: pip install "retort-haystack[onnx]" makes the student faster on CPUs')
+    if manifest is None or any(export.get("chosen") for export in manifest.exports):
         return
     say("exporting ...")
+    if manifest.kind == "static":  # it has one form
+        export_student(out / "student", trust_remote_code=trust_remote_code)
+        return
     sample = dev_sample(read_beir(out / "data", SPLIT), EXPORT_SAMPLE)
     entries = export_student(out / "student", sample, trust_remote_code=trust_remote_code)
     chosen = next(entry for entry in entries if entry["chosen"])

@@ -9,8 +9,8 @@ import shlex
 import sys
 import time
 
+from retort.indexes import index_documents
 from retort.students.redaction import redacted
-from retort.workflows import index_documents
 
 
 def run(given: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from retort import __version__
+from retort.students.extras import missing
 from retort.students.redaction import redacted
 
 EPILOG = """\
@@ -99,9 +100,9 @@ examples:
   retort export runs/first/student --data my-data
   retort export runs/first/student --data my-data --precision int8 --tolerance 0.02 --threads 1
 
-Writes the student as ONNX graphs, in float32 and int8, into its folder (pip install 'retort-haystack[onnx]'). With
---data all its forms are measured, and the fastest that loses no more than --tolerance is what components run from now
-on, where nothing else is set. The table is in retort.json. Index and space stay as they are.
+Writes the student as ONNX graphs, in float32 and int8, into its folder: these run without torch. With --data all its
+forms are measured, and the fastest that loses no more than --tolerance is what components run from now on, where
+nothing else is set. The table is in retort.json. Index and space stay as they are.
 """
 
 DISTILL_EPILOG = """\
@@ -417,9 +418,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.show_help()
         return
     _quiet()
-    command: Any = import_module(f"retort.cli.{given.command}")
     try:
+        command: Any = import_module(f"retort.cli.{given.command}")
         command.run(given)
+    except ModuleNotFoundError as error:
+        if (mend := missing(error, f"retort {given.command}")) is None:
+            raise
+        print(f"retort: error: {mend}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print(
             "\nretort: interrupted. Finished work is kept; run it again (train: with --resume).",
@@ -444,9 +450,6 @@ def _quiet() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("retort.trainers.runtime.progress").setLevel(logging.INFO)
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
 
 
 class _Redacting(logging.Formatter):

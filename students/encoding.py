@@ -12,7 +12,7 @@ is encoded once, and results come back in the order of the texts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -324,15 +324,42 @@ def collect(chunks: Chunks, shape: tuple[int, ...], progress: Callable[[int], An
     return joined
 
 
-def collect_sparse(chunks: Chunks, dim: int, progress: Callable[[int], Any] | None) -> csr_array:
-    """Keep what is not 0 of chunks: rows `[c]` and their vectors `[c, dim]`; gives `[n, dim]` in order of rows."""
-    from scipy.sparse import csr_array, vstack
+class SparseRows(NamedTuple):
+    """
+    `n` sparse vectors, laid out as scipy's `csr_array`; a serving machine need not have scipy.
 
-    order, parts = [np.empty(0, dtype=np.int64)], [csr_array((0, dim), dtype=np.float32)]
+    :param indptr:
+        `[n + 1]` int64: the entries of vector `i` stand from `indptr[i]` to `indptr[i + 1]`.
+    :param indices:
+        Their dimensions, ascending in each vector.
+    :param data:
+        Their values, float32.
+    :param dim:
+        Dimensions of a vector.
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    data: np.ndarray
+    dim: int
+
+    def csr(self) -> csr_array:
+        """Return them as scipy's `[n, dim]`."""
+        from scipy.sparse import csr_array
+
+        return csr_array((self.data, self.indices, self.indptr), shape=(len(self.indptr) - 1, self.dim))
+
+
+def collect_sparse(chunks: Chunks, dim: int, progress: Callable[[int], Any] | None) -> SparseRows:
+    """Keep what is not 0 of chunks: rows `[c]` and their vectors `[c, dim]`; gives `n` vectors in order of rows."""
+    entries: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for rows, vectors in chunks:
-        order.append(rows)
-        parts.append(csr_array(vectors))
+        for row, vector in zip(rows.tolist(), vectors, strict=True):
+            indices = np.flatnonzero(vector)
+            entries[row] = indices, vector[indices]
         if progress is not None:
             progress(len(rows))
-    back = np.argsort(np.concatenate(order), kind="stable")
-    return csr_array(vstack(parts, format="csr"))[back]
+    counts = [len(entries[row][0]) for row in range(len(entries))]
+    none = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
+    indices, data = (np.concatenate([none[k], *(entries[row][k] for row in range(len(entries)))]) for k in (0, 1))
+    return SparseRows(np.cumsum([0, *counts]), indices, data.astype(np.float32, copy=False), dim)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retort.students.encoding import collect_sparse, encode_chunks, encode_numpy, settle_dimension
+from retort.students.encoding import SparseRows, collect_sparse, encode_chunks, encode_numpy, settle_dimension
 from retort.students.files import resolve_model
 from retort.students.layers import evaluating
 from retort.students.loading import CONFIG, read_config
@@ -31,7 +31,17 @@ def is_sparse(model: Any) -> TypeIs[SparseEncoder]:
     return isinstance(model, SparseEncoder)
 
 
-def encode_sparse(
+def encode_sparse(model: Any, texts: Sequence[str], side: Side, **options: Any) -> csr_array:
+    """
+    Encode texts for use, without gradients, whatever mode the model is in; options as in `encode_numpy`.
+
+    :returns:
+        `[n, dim]` float32, in the order of `texts`.
+    """
+    return encode_rows(model, texts, side, **options).csr()
+
+
+def encode_rows(
     model: Any,
     texts: Sequence[str],
     side: Side,
@@ -39,13 +49,8 @@ def encode_sparse(
     budget: int | None = None,
     progress: Callable[[int], Any] | None = None,
     prompt: str | None = None,
-) -> csr_array:
-    """
-    Encode texts for use, without gradients, whatever mode the model is in; parameters as in `encode_numpy`.
-
-    :returns:
-        `[n, dim]` float32, in the order of `texts`.
-    """
+) -> SparseRows:
+    """Encode texts as `encode_sparse` does."""
     import torch
 
     settle_dimension(model)
@@ -57,12 +62,12 @@ def encode_sparse(
     return found
 
 
-def largest(vectors: csr_array, most: int | None) -> list[tuple[list[int], list[float]]]:
+def largest(vectors: csr_array | SparseRows, most: int | None) -> list[tuple[list[int], list[float]]]:
     """
     List each vector's entries.
 
     :param vectors:
-        `[n, dim]`.
+        `n` vectors.
     :param most:
         Keep so many of the largest; None keeps all.
     :returns:
@@ -97,7 +102,16 @@ class SparseStudent(Student):
     @staticmethod
     def encoding() -> Callable[..., Any]:
         """The function that encodes with a torch model."""
-        return encode_sparse
+        return encode_rows
+
+    def encode(self, texts: Sequence[str], side: Side, **options: Any) -> Any:
+        """Encode texts: a `csr_array` `[n, dim]`; parameters as in `Student.encode`."""
+        return self.encode_rows(texts, side, **options).csr()
+
+    def encode_rows(self, texts: Sequence[str], side: Side, **options: Any) -> SparseRows:
+        """Encode texts without scipy; parameters as in `Student.encode`."""
+        rows: Any = super().encode(texts, side, **options)
+        return SparseRows(*rows)
 
 
 def load_student(model: str, **options: Any) -> Student:
@@ -107,13 +121,13 @@ def load_student(model: str, **options: Any) -> Student:
 
 def _says_sparse(model: str, options: dict[str, Any]) -> bool:
     """Read the kind before loading: sentence-transformers makes a dense model of a sparse one without a word."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     path = Path(resolve_model(model))
     if path.is_dir():
         config = path / CONFIG
     else:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
         given: dict[str, Any] = {name: options.get(name) for name in ("revision", "token")}
         only_here = bool(options.get("local_files_only"))
         try:

@@ -27,7 +27,6 @@ from retort.students.loading import (
     Kwargs,
     Precision,
     load_model,
-    load_tokenizer,
     names_dtype,
     names_own_modules,
     pick_device,
@@ -39,7 +38,7 @@ from retort.students.prompts import warn_of_missing
 from retort.students.redaction import redacted
 from retort.students.scoring import is_ranker, pair_prompt
 from retort.students.towers import SIDES, Side, max_tokens, prompt_for, set_max_tokens
-from retort.students.views import ViewRule, room_of
+from retort.students.views import PlainTokenizer, ViewRule, room_of
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -252,14 +251,11 @@ class Student(LoadedModel["SentenceTransformer"]):
         name: str,
         encoders: Mapping[Side, Encoder] | None = None,
         export: str = "",
-        *,
-        trust_remote_code: bool = False,
     ) -> None:
         super().__init__(model, manifest, name)
         self._export = export
-        self._trust_remote_code = trust_remote_code
         self._encoders: dict[Side, Encoder] = dict(encoders or {})
-        self._tokenizer: Any = None  # of transformers, where the encoders have another
+        self._tokenizer: PlainTokenizer | None = None  # for views, where an export runs
         if model is not None:
             lock = threading.Lock()
             for side in SIDES:
@@ -365,7 +361,7 @@ class Student(LoadedModel["SentenceTransformer"]):
             tokenizer_kwargs=tokenizer_kwargs,
             config_kwargs=config_kwargs,
         )
-        return cls(loaded, manifest, str(model), encoders, form, trust_remote_code=trust_remote_code)
+        return cls(loaded, manifest, str(model), encoders, form)
 
     @classmethod
     def _refuse_other_kind(cls, kind: str, model: str) -> None:
@@ -431,7 +427,7 @@ class Student(LoadedModel["SentenceTransformer"]):
                 tokenizer = self.model.tokenizer
                 return rule.texts(tokenizer, questions, document, room_of(tokenizer, limit, before))
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.name, trust_remote_code=self._trust_remote_code)
+            self._tokenizer = PlainTokenizer(Path(resolve_model(self.name)))
         return rule.texts(self._tokenizer, questions, document, room_of(self._tokenizer, limit, before))
 
     def encode(
@@ -498,7 +494,7 @@ class Encoder(Protocol):
         progress: Callable[[int], Any] | None = None,
         prompt: str | None = None,
     ) -> Any:
-        """Encode texts: `[n, dim]` float32, an array or a `csr_array`; parameters as in `Student.encode`."""
+        """Encode texts: `[n, dim]` float32, an array or `SparseRows`; parameters as in `Student.encode`."""
 
 
 def verified(loaded: SentenceTransformer | CrossEncoder, model: str, *, changed: bool = False) -> Manifest:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -68,7 +70,7 @@ class ViewRule:
         List a document's views, one for each of its first questions; without any the document as it is.
 
         :param tokenizer:
-            Of transformers; its separator stands between a question and a document.
+            Of transformers, or a `PlainTokenizer`; its separator stands between a question and a document.
         :param questions:
             The questions, best first; each is cut after its first `query_tokens` tokens.
         :param document:
@@ -99,6 +101,33 @@ class ViewRule:
     def text(self, tokenizer: Any, question: str, document: str, room: int | None = None) -> str:
         """Give the view of one question; the document as it is where that is empty."""
         return replace(self, most=1).texts(tokenizer, [question], document, room)[0]
+
+
+class PlainTokenizer:
+    """
+    What views need of a student's tokenizer, read without transformers.
+
+    :param folder:
+        The student's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        separator = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("sep_token")
+        self.sep_token: str | None = separator["content"] if isinstance(separator, dict) else separator
+
+    def __call__(self, text: str, **_: Any) -> dict[str, Any]:
+        """Tokenise a text without special tokens."""
+        encoded = self._tokenizer.encode(text, add_special_tokens=False)
+        return {"input_ids": encoded.ids, "offset_mapping": encoded.offsets}
+
+    def num_special_tokens_to_add(self) -> int:
+        """Count the special tokens of a text."""
+        return int(self._tokenizer.num_special_tokens_to_add(is_pair=False))
 
 
 def _ends(tokenizer: Any, text: str) -> list[int]:

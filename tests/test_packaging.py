@@ -42,7 +42,7 @@ def test_the_wheel_holds_everything(wheel):
         assert files
         missing = [p for p in files if f"{target}/{p.relative_to(ROOT / source).as_posix()}" not in names]
         assert missing == []
-    assert {"retort/__init__.py", "retort/workflows.py", "retort/py.typed"} <= names
+    assert {"retort/__init__.py", "retort/indexes.py", "retort/workflows.py", "retort/py.typed"} <= names
     strangers = [n for n in names if not n.startswith(("retort/", "haystack_integrations/", "retort_haystack-"))]
     assert strangers == []
     shared = [n for n in names if n.startswith("haystack_integrations/") and "/retort/" not in n]

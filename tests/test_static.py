@@ -4,6 +4,7 @@
 """Static students, and small query towers for documents that stay as they are."""
 
 import json
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -72,10 +73,9 @@ def learns_and_comes_back(started: SentenceTransformer, folder, **options) -> No
     np.testing.assert_allclose(again.encode_document(kept), started.encode(kept), atol=1e-6)
     plain = SentenceTransformer(str(folder), device="cpu", **options)
     np.testing.assert_allclose(plain.encode(kept), started.encode(kept), atol=1e-6)
-    if again.manifest.kind != "static":
-        export_student(folder, None, precision="float32")
-        graph = Student.load(str(folder), backend="onnx")
-        np.testing.assert_allclose(graph.encode_document(kept), started.encode(kept), atol=1e-5)
+    export_student(folder, None, precision="float32")
+    graph = Student.load(str(folder), backend="onnx")
+    np.testing.assert_allclose(graph.encode_document(kept), started.encode(kept), atol=1e-5)
 
 
 class TestStatic:
@@ -130,11 +130,22 @@ class TestStatic:
         before = static(tiny_student, dim=8)[0].embedding.weight
         assert not torch.equal(load_file(tmp_path / "whole/student/model.safetensors")["embedding.weight"], before)
 
-    def test_it_needs_no_export(self, table):
-        from pathlib import Path
-
-        with pytest.raises(ValueError, match="static student"):
-            export_student(Path(table))
+    def test_its_export_is_one_table(self, table, tmp_path):
+        """Prompts differ by side; the table does not."""
+        folder = tmp_path / "student"
+        copytree(table, folder)
+        export_student(folder)
+        assert [path.name for path in sorted((folder / "onnx" / "float32").iterdir())] == [
+            "static.safetensors",
+            "tokenizer.json",
+        ]
+        graph = Student.load(folder, backend="onnx")
+        assert graph._encoders["query"].table is graph._encoders["document"].table
+        np.testing.assert_array_equal(
+            graph.encode_query(TEXTS), Student.load(folder, backend="torch").encode_query(TEXTS)
+        )
+        with pytest.raises(ValueError, match="float32 alone"):
+            export_student(folder, precision="int8")
 
 
 class TestTowers:

@@ -170,7 +170,7 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
         documents, texts, starts = self._to_embed(documents)
         quiet = not self.progress_bar or not sys.stderr.isatty()
         with tqdm(total=len(texts), desc="embedding documents", disable=quiet, leave=False) as bar:
-            vectors = student.encode_document(
+            vectors = self._encode(
                 [text + self.suffix for text in texts],
                 prompt=self.prefix or None,
                 tokens_per_chunk=tokens_of(self.batch_size, student.manifest.max_tokens["document"]),
@@ -194,6 +194,9 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
             As `run`.
         """
         return await asyncio.to_thread(self.run, documents=documents)
+
+    def _encode(self, texts: list[str], **options: Any) -> Any:
+        return self._handle.student.encode_document(texts, **options)
 
     def _to_embed(self, documents: list[Document]) -> tuple[list[Document], list[str], np.ndarray | None]:
         """Give documents and their texts; and where the texts of each begin, if it has the mean of their vectors."""

@@ -143,6 +143,10 @@ class StudentSparseDocumentEmbedder(StudentDocumentEmbedder):
         """
         return StudentDocumentEmbedder.run(self, documents=documents)
 
+    def _encode(self, texts: list[str], **options: Any) -> Any:
+        student: Any = self._handle.student
+        return student.encode_rows(texts, "document", **options)
+
     def _with_vectors(self, documents: list[Document], vectors: Any) -> list[Document]:
         entries = largest(vectors, self.max_active_dims)
         return [

@@ -138,7 +138,7 @@ class StudentSparseTextEmbedder(StudentTextEmbedder):
             msg = "StudentSparseTextEmbedder expects a string. For documents, use the StudentSparseDocumentEmbedder."
             raise TypeError(msg)
         student = self._handle.student
-        vectors = student.encode_query([text + self.suffix], prompt=self.prefix or None)
+        vectors = student.encode_rows([text + self.suffix], "query", prompt=self.prefix or None)
         ((indices, values),) = largest(vectors, self.max_active_dims)
         return {
             "sparse_embedding": SparseEmbedding(indices=indices, values=values),

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from retort.students.backends.onnx import FOLDER, INSTALL, ExportError, ExportPrecision
+from retort.students.backends.onnx import FOLDER, ExportError, ExportPrecision
 from retort.students.checks import positive
+from retort.students.extras import TRAIN
 from retort.students.loading import Kwargs, Precision, PrecisionError, check_precision, has_bfloat16, names_dtype
 from retort.students.manifest import Manifest
 
@@ -75,13 +76,13 @@ def choose(
     """
     passed_on = [name for name, values in (kwargs or {}).items() if values]
     best = chosen_export(manifest)
+    files = [e["precision"] for e in (manifest.exports if manifest is not None else []) if e["file"]]
     if backend == "auto":
         if precision == "int8":
             backend = "onnx"
+        elif files and precision != "bfloat16" and not has_torch():
+            backend, precision = "onnx", None if precision == "auto" else precision
         elif precision is not None or best is None or device != "cpu" or changed or passed_on:
-            backend = "torch"
-        elif best["file"] and find_spec("onnxruntime") is None:
-            logger.warning("The student's %s export needs onnxruntime (%s); float32 runs.", best["precision"], INSTALL)
             backend = "torch"
         elif best["precision"] == "bfloat16" and not has_bfloat16(device):
             logger.warning("The student's best form is bfloat16, which this CPU would emulate; float32 runs.")
@@ -89,6 +90,9 @@ def choose(
         else:
             return ("onnx" if best["file"] else "torch"), best["precision"]
     if backend == "torch":
+        if not has_torch():
+            msg = f"Without torch only exports run: `retort export` makes them where torch is, or {TRAIN} here."
+            raise ExportError(msg)
         if precision == "int8":
             msg = "precision='int8' is an ONNX export: use backend='onnx' or 'auto'."
             raise PrecisionError(msg)
@@ -107,8 +111,17 @@ def choose(
         msg = f"The model {what}, so it has no ONNX export: save it with `save_student` and run `retort export`."
         raise ExportError(msg)
     if precision is None:
-        precision = best["precision"] if best is not None and best["file"] else "float32"
+        only = files[0] if len(files) == 1 else "float32"
+        precision = best["precision"] if best is not None and best["file"] else only
     return "onnx", precision
+
+
+def has_torch() -> bool:
+    """Tell whether torch is installed; a serving machine need not have it."""
+    try:
+        return find_spec("torch") is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def chosen_export(manifest: Manifest | None) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ import numpy as np
 
 from retort.students.backends.static import WEIGHTS, StaticEncoder, static_encoder
 from retort.students.encoding import CPU_TOKENS, TOKENISED, collect, collect_sparse, plan_chunks
+from retort.students.extras import TRAIN
 from retort.students.files import replace_folder
 from retort.students.layers import attend_step_by_step
 from retort.students.loading import NO_QUANTIZATION
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 ExportPrecision = Literal["float32", "int8"]
 FOLDER, GRAPH, TOKENIZER = "onnx", "model.onnx", "tokenizer.json"
-INSTALL = "pip install 'retort-haystack[onnx]'"
 _SAMPLE = ["a text", "another text that is longer than the first", "and one more"]
 _TOLERANCE = 1e-3  # float32 in another order of operations
 
@@ -148,7 +148,7 @@ class GraphEncoder:
         progress: Callable[[int], Any] | None = None,
         prompt: str | None = None,
     ) -> Any:
-        """Encode texts: `[n, d]` float32, an array or a `csr_array`, in the order of `texts`."""
+        """Encode texts: `[n, d]` float32, an array or `SparseRows`, in the order of `texts`."""
         chunks = self.graph.chunks(texts, budget, prompt) if texts else ()
         if self.sparse:
             return collect_sparse(chunks, self.dim, progress)
@@ -218,13 +218,15 @@ def open_export(
     if manifest.kind == "ranker":
         return GraphScorer(Graph(folder, manifest.prompts["pair"], manifest.max_tokens["pair"], threads))
     session: InferenceSession | None = None
+    static: StaticEncoder | None = None
     found: dict[Side, GraphEncoder | StaticEncoder] = {}
     remote = (folder / "query").is_dir() and not (folder / "document").is_dir()
     for side in SIDES[:1] if remote else SIDES:
         own, prompt, limit = folder / side, manifest.prompts[side], manifest.max_tokens[side]
         own = own if own.is_dir() else folder
         if (own / WEIGHTS).is_file():
-            found[side] = StaticEncoder.load(own, prompt)
+            static = static if own == folder and static else StaticEncoder.load(own)
+            found[side] = static.with_prompt(prompt)
             continue
         graph = Graph(own, prompt, limit, threads, session)
         session = graph.session if own == folder else None  # one copy of the weights for both sides
@@ -289,9 +291,11 @@ def export_model(model: Any, student: Path, precision: ExportPrecision) -> Path:
             for side, modules in zip(SIDES, towers, strict=True):
                 if isinstance(modules[0], RemoteDocuments):  # nothing to run
                     continue
+                if same and side == "query":
+                    continue
                 if (static := static_encoder(model, side)) is not None:
-                    static.save(aside / side)
-                elif not same or side == "document":
+                    static.save(aside if same else aside / side)
+                else:
                     _write(modules, "sentence_embedding", aside if same else aside / side, precision)
         if (manifest := Manifest.read(student)) is not None:
             kept = [e for e in manifest.exports if e["file"] != f"{FOLDER}/{precision}"]
@@ -401,7 +405,7 @@ def _import(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        msg = f"ONNX needs {name}: `{INSTALL}`."
+        msg = f"ONNX needs {name}: `{TRAIN}`."
         raise ExportError(msg) from error
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,23 +113,31 @@ class StaticEncoder:
             vectors[:, -self.words :] *= share[kind, None]
         return vectors
 
+    def with_prompt(self, prompt: str) -> StaticEncoder:
+        """Return an encoder of the same table with another prompt."""
+        other = copy(self)
+        other.prompt = prompt
+        return other
+
     def save(self, folder: Path) -> None:
         """Write table and tokenizer; prompt and lengths are the manifest's."""
         from safetensors.numpy import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({"table": self.table, "normalize": np.array(self.normalize)}, folder / WEIGHTS)
+        words = {"words": np.array(self.words), "saturation": np.array(self.saturation)} if self.words else {}
+        save_file({"table": self.table, "normalize": np.array(self.normalize), **words}, folder / WEIGHTS)
         self.tokenizer.save(str(folder / TOKENIZER))
 
     @classmethod
-    def load(cls, folder: Path, prompt: str) -> StaticEncoder:
+    def load(cls, folder: Path, prompt: str = "") -> StaticEncoder:
         """Read what `save` wrote."""
         from safetensors.numpy import load_file
         from tokenizers import Tokenizer
 
         kept = load_file(folder / WEIGHTS)
         words = Tokenizer.from_file(str(folder / TOKENIZER))
-        return cls(kept["table"], words, prompt, normalize=bool(kept["normalize"]))
+        own = (int(kept["words"]), float(kept["saturation"])) if "words" in kept else (0, 0.0)
+        return cls(kept["table"], words, prompt, *own, normalize=bool(kept["normalize"]))
 
 
 def static_encoder(model: SentenceTransformer, side: Side) -> StaticEncoder | None:

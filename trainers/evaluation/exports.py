@@ -73,7 +73,7 @@ def export_student(
     :raises PrecisionError:
         If exports have no such precision.
     :raises ExportError:
-        If the model cannot be exported, or is static: then there is nothing to gain; or the tolerance is no share.
+        If the model cannot be exported, or not in this precision; or the tolerance is no share.
     """
     if not 0 <= tolerance < 1:
         msg = f"tolerance={tolerance}: a share from 0 to below 1."
@@ -83,9 +83,11 @@ def export_student(
     if manifest is None:
         msg = f"{folder}: exports are made of a student's folder, with retort.json. `save_student` writes one."
         raise ManifestError(msg)
-    if manifest.kind == "static":
-        msg = f"{folder}: a static student is a table of vectors already; it runs without torch as it is."
-        raise ExportError(msg)
+    if manifest.kind == "static":  # a table of vectors
+        if precision == "int8":
+            msg = f"{folder}: a static student is exported in float32 alone."
+            raise ExportError(msg)
+        wanted = ("float32",)
     made = []
     model = _load(folder, "torch", "float32", trust_remote_code=trust_remote_code).model
     remove_leftovers(folder)

@@ -1,0 +1,68 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""What `retort index` does, in Python; it runs where nothing is installed that training needs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from retort.pipelines import indexing
+from retort.trainers.data.documents import OnError, Reading, read_source, source_root
+from retort.trainers.runtime.progress import progress_bar
+
+
+def index_documents(
+    student: str,
+    source: str | Path,
+    store: str | Path,
+    *,
+    sparse: str | None = None,
+    prune: bool = False,
+    quantization: str | None = None,
+    trust_remote_code: bool = False,
+    on_error: OnError = "skip",
+) -> tuple[int, int]:
+    """
+    Read and index documents, with a progress bar; see `retort.pipelines.indexing.index_documents`.
+
+    :param student:
+        The student.
+    :param source:
+        What to read (see `read_source`).
+    :param store:
+        Folder of the index, or URL of a collection on a Qdrant server.
+    :param sparse:
+        A sparse student, whose embeddings documents get as well.
+    :param prune:
+        Delete every document of the index that `source` does not give.
+    :param quantization:
+        `int8` or `binary`: how a folder's index also keeps embeddings; None leaves an index as it is.
+    :param trust_remote_code:
+        Run code that the students bring along.
+    :param on_error:
+        What to do with what cannot be read or has no text: `skip` it and name it, or `fail`.
+    :returns:
+        Documents in the index, and how many were deleted.
+    """
+    return index_reading(
+        student,
+        lambda: read_source(source, on_error=on_error, may_be_blank=True),
+        store,
+        folder=source_root(source),
+        sparse=sparse,
+        prune=prune,
+        quantization=quantization,
+        trust_remote_code=trust_remote_code,
+        on_error=on_error,
+    )
+
+
+def index_reading(student: str, read: Callable[[], Reading], store: str | Path, **options: Any) -> tuple[int, int]:
+    """Index what `read` gives, with a progress bar; options of `retort.pipelines.indexing.index_documents`."""
+
+    def source() -> indexing.Source:
+        reading = read()
+        return indexing.Source(reading.documents, reading.blank, reading.unread)
+
+    return indexing.index_documents(student, source, store, progress=progress_bar, **options)

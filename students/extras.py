@@ -1,0 +1,18 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""What the core install leaves out: it serves exported students; the extra `train` brings what training needs."""
+
+TRAIN = "pip install 'retort-haystack[train]'"
+TRAINING = frozenset(
+    {
+        "Stemmer", "accelerate", "bm25s", "datasets", "evaluate", "filelock", "ir_measures", "onnx", "onnxscript",
+        "pandas", "pyarrow", "scipy", "sentence_transformers", "sklearn", "tenacity", "torch", "transformers",
+    }
+)  # fmt: skip
+
+
+def missing(error: ModuleNotFoundError, what: str) -> str | None:
+    """Say in one line how to install what is missing; None if it is not of the extra `train`."""
+    name = (error.name or "").partition(".")[0]
+    return f"{what} needs {name}: {TRAIN}" if name in TRAINING else None

@@ -1,0 +1,85 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""Index, search and answer in a process that cannot import what training needs: `without_training.py FOLDER`."""
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+BLOCKED = {
+    "accelerate", "bm25s", "datasets", "evaluate", "ir_measures", "onnx", "onnxscript", "pandas", "pyarrow", "scipy",
+    "sentence_transformers", "sklearn", "Stemmer", "torch", "transformers",
+}  # fmt: skip
+
+
+class Blocker:
+    """Finds that what is blocked is not installed."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] in BLOCKED:
+            msg = f"No module named {name!r}"
+            raise ModuleNotFoundError(msg, name=name)
+
+
+def error(run: Callable[[], object]) -> str:
+    """Run what fails, and give its message; of a command what it printed."""
+    with redirect_stderr(StringIO()) as printed:
+        try:
+            run()
+        except (ValueError, ImportError) as error:
+            return str(error)
+        except SystemExit:
+            return printed.getvalue()
+    return ""
+
+
+def main(folder: Path) -> None:
+    """Write what was got to `got.json`."""
+    sys.meta_path.insert(0, Blocker)
+    from haystack import Document
+
+    import retort
+    from haystack_integrations.components.embedders.retort import StudentMultiViewDocumentEmbedder
+    from retort.cli import main as command
+    from retort.pipelines.load import load_pipeline
+    from retort.students import Ranker, Student
+    from retort.students.sparse import SparseStudent, largest
+
+    def output(*words: str) -> str:
+        with redirect_stdout(StringIO()) as out:
+            status = command([*words])
+        assert not status, (words, status)
+        return out.getvalue()
+
+    texts = json.loads((folder / "texts.json").read_text())
+    got: dict[str, object] = {}
+    for kind in ("dense", "static"):
+        student = Student.load(folder / kind)
+        got[kind] = [student.encode(texts, side).tolist() for side in ("query", "document")]
+    sparse = SparseStudent.load(folder / "sparse")
+    got["sparse"] = [largest(sparse.encode_rows(texts, side), None) for side in ("query", "document")]
+    got["ranker"] = Ranker.load(folder / "ranker").score([(texts[0], text) for text in texts]).tolist()
+    views = StudentMultiViewDocumentEmbedder(model=folder / "dense")
+    got["views"] = views.run(documents=[Document(content=text) for text in texts])["documents"][0].embedding
+    index, dense, sparse_folder = (str(folder / name) for name in ("index", "dense", "sparse"))
+    output("index", dense, "--documents", str(folder / "documents"), "--sparse", sparse_folder, "--store", index)
+    got["answers"] = json.loads(output("ask", "what is bread", "--store", index, "--json"))
+    pipeline = load_pipeline(
+        "hybrid_qa", student=dense, sparse=sparse_folder, ranker=str(folder / "ranker"), index=index
+    )
+    question = {name: {"text": "what is bread"} for name in ("embedder", "sparse_embedder")}
+    found = pipeline.run(question | {name: {"query": "what is bread"} for name in ("ranker", "answerer")})
+    got["hybrid"] = [answer.data for answer in found["answerer"]["answers"]]
+    got["errors"] = [error(lambda: Student.load(folder / "plain")), error(lambda: retort.distill)]
+    got["errors"].append(error(lambda: command(["train", "--recipe", "kd", "--data", "x", "--out", str(folder / "y")])))
+    got["imported"] = sorted(BLOCKED & {name.split(".")[0] for name in sys.modules})
+    (folder / "got.json").write_text(json.dumps(got))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
