@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from retort.students.encoding import default_budget, in_order, on_device, plan_chunks, recomputed, token_counts
+from retort.students.encoding import (
+    Texts,
+    default_budget,
+    in_order,
+    model_inputs,
+    on_device,
+    plan_chunks,
+    recomputed,
+    token_counts,
+)
 from retort.students.layers import captured, layers_of
 from retort.students.towers import Side, prompt_for
 
@@ -73,7 +82,7 @@ def encode_tokens(
     return in_order(zip(plan, (recomputed(partial(run, p)) if recompute else run(p) for p in parts), strict=True))
 
 
-def longest(model: BaseModel, texts: Sequence[str], side: Side) -> int:
+def longest(model: BaseModel, texts: Texts, side: Side) -> int:
     """Count the tokens of the longest text, after truncation; special tokens and a query's expansion included."""
-    text = texts[int(token_counts(model, texts, side).argmax())]
-    return int(model.preprocess([text], prompt=prompt_for(model, side) or None, task=side)["input_ids"].shape[1])
+    row = int(token_counts(model, texts, side).argmax())
+    return int(model_inputs(model, texts[row : row + 1], side)["input_ids"].shape[1])

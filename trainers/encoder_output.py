@@ -244,7 +244,7 @@ class BatchEncoder:
             own = self._score(model, batch, layers, views)
             seen = {number: PairOutput(own[layer_entry(number)], scale) for number in layers}
             return PairOutput(own[SCORES], scale, layers=seen, views={name: own[name] for name in views})
-        sides: list[tuple[list[str], Side]] = [(batch.queries, "query"), (batch.documents, "document")]
+        sides: list[tuple[list[Any], Side]] = [(batch.queries, "query"), (batch.documents, "document")]
         if is_late_interaction(model):
             asked, given = (
                 self._tokens(model, texts, side, layers).split([*_widths(model, layers), 1], dim=-1)
@@ -267,7 +267,7 @@ class BatchEncoder:
         return whole
 
     def _encode(
-        self, model: Any, texts: list[str], side: Side, layers: Sequence[int], views: Sequence[str]
+        self, model: Any, texts: list[Any], side: Side, layers: Sequence[int], views: Sequence[str]
     ) -> dict[str, Tensor]:
         options: dict[str, Any] = {"budget": self.tokens_per_chunk, "recompute": self.cache_gradients}
         if not layers and not views:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retort.students.encoding import TokenIds
+
 
 @dataclass(kw_only=True)
 class CandidateBatch:
@@ -20,7 +22,7 @@ class CandidateBatch:
     :param queries:
         `B` query texts.
     :param documents:
-        `U` unique document texts.
+        `U` unique document texts; or token ids, special tokens among them, that the student is to read as they are.
     :param index:
         `[B, N]` int64, rows of `documents`; 0 where `mask` is False. `N` is 0 in a batch of mere texts.
     :param labels:
@@ -53,7 +55,7 @@ class CandidateBatch:
     """
 
     queries: list[str]
-    documents: list[str]
+    documents: list[str] | list[TokenIds]
     index: Tensor
     labels: Tensor
     mask: Tensor
@@ -70,7 +72,7 @@ class CandidateBatch:
     document_extras: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def without_lists(cls, queries: list[str], documents: list[str], **more: Any) -> CandidateBatch:
+    def without_lists(cls, queries: list[str], documents: list[str] | list[TokenIds], **more: Any) -> CandidateBatch:
         """
         Return a batch of mere texts.
 
