@@ -30,6 +30,7 @@ def pretrained(
     model: str,
     *,
     max_tokens: dict[str, int] | None = None,
+    pooling: str | None = None,
     frozen: Sequence[str] = (),
     dim: int | None = None,
     seed: int = 0,
@@ -42,6 +43,9 @@ def pretrained(
         A folder, a Hub id, or `package:NAME/SUBFOLDER`.
     :param max_tokens:
         Lengths `{query, document}` at which texts are cut.
+    :param pooling:
+        A pooling mode of sentence-transformers, such as `cls`, in place of the model's own. An encoder of Hugging Face
+        has none, and pools by `mean`.
     :param frozen:
         Parts that do not learn, by their names among the model's modules, such as `0.model.encoder`.
     :param dim:
@@ -53,12 +57,14 @@ def pretrained(
         to transformers, as `model_kwargs`, `tokenizer_kwargs`, `config_kwargs`. A dtype that these name is kept; else
         it is float32.
     :raises ValueError:
-        If there is no part of such a name, or `dim` is not above 0.
+        If there is no part of such a name, `dim` is not above 0, or the model does not pool tokens.
     """
     from sentence_transformers import SentenceTransformer
 
     started = open_model(SentenceTransformer, resolve_model(model), device="cpu", **options)
     set_max_tokens(started, **(max_tokens or {}))
+    if pooling is not None:
+        _set_pooling(started, model, pooling)
     if dim is not None:
         _put_head(started, dim, seed)
     parts = dict(started.named_modules())
@@ -156,6 +162,18 @@ def encoder_module(encoder: Any, tokenizer: Any, **kwargs: Any) -> Any:
         save_model(encoder, f"{folder}/model.safetensors", metadata={"format": "pt"})
         tokenizer.save_pretrained(folder)
         return Transformer(folder, **kwargs)
+
+
+def _set_pooling(model: SentenceTransformer, name: str, mode: str) -> None:
+    """Let a model pool in another way, in place."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    place = next((place for place, module in enumerate(model) if isinstance(module, Pooling)), None)
+    if place is None:
+        msg = f"pooling: {name} pools no tokens."
+        raise ValueError(msg)
+    former: Any = model[place]
+    model[place] = Pooling(former.embedding_dimension, pooling_mode=mode, include_prompt=former.include_prompt)
 
 
 def _put_head(model: SentenceTransformer, dim: int, seed: int) -> None:
