@@ -50,7 +50,8 @@ from retort.trainers.plan import plan_run
 from retort.trainers.recipe import Recipe, TrainingSection, component, read_yaml, trusts_code
 from retort.trainers.roles import QuerySource
 from retort.trainers.run import run_recipe
-from retort.trainers.runtime.errors import RecipeError, TeacherError
+from retort.trainers.run_folder import write_corpus
+from retort.trainers.runtime.errors import DataError, RecipeError, TeacherError
 from retort.trainers.teachers.calls import limited_calls
 from retort.trainers.teachers.embedder import Embedders
 from retort.trainers.teachers.vector_cache import cache_root
@@ -68,9 +69,10 @@ GENERATOR_PARAMETERS = {"generator", "prompt", "most", "price", "revision", "ret
 
 
 def train(
-    data: str | Path,
+    data: str | Path | None,
     out: str | Path,
     *,
+    documents: str | Path | Sequence[Document] | None = None,
     recipe: str | Path | Recipe = "kd",
     teacher: str | dict[str, Any] | Any = None,
     student: str | dict[str, Any] | None = None,
@@ -83,9 +85,11 @@ def train(
     Train a student by a recipe, as `retort train` does, and load it.
 
     :param data:
-        A BEIR folder, or training data as `retort.trainers.data.read` reads it.
+        A BEIR folder, or training data as `retort.trainers.data.read` reads it; None: `documents` are trained on.
     :param out:
         Run folder to write.
+    :param documents:
+        Documents alone, for recipes that need no queries, such as `cotmae`; see `write_corpus`.
     :param recipe:
         Name of a recipe that comes with retort (`kd` for a teacher of vectors, `kd_scores` for one of scores, `ranker`,
         `ranker_kd`), a YAML file, or a `Recipe`.
@@ -108,13 +112,20 @@ def train(
         The student; `student.manifest.metrics` says how good it is.
     :raises RecipeError:
         If the recipe, or what is to be changed in it, does not fit.
+    :raises DataError:
+        If there are both data and documents, or neither.
     :raises TeacherError:
         If a teacher fails, or all calls are made.
     """
+    if (data is None) == (documents is None):
+        msg = "train: give data, or documents."
+        raise DataError(msg)
     spec = _from_yaml(teacher)
     changed = changed_recipe(recipe, teacher=spec, student=student, settings=settings, allow=allow)
     with limited_calls(max_calls):
-        run_recipe(changed, Path(data), Path(out), resume=resume)
+        if documents is not None:
+            data = write_corpus(documents, Path(out))
+        run_recipe(changed, Path(str(data)), Path(out), resume=resume)
     folder = Path(out) / "student"
     manifest = Manifest.read(folder)
     load = Ranker.load if manifest is not None and manifest.kind == "ranker" else load_student

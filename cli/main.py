@@ -42,10 +42,13 @@ examples:
   retort train --recipe kd --data my-data --out runs/long --set stages.1.steps=4000 --set training.precision=auto
   retort train --recipe my-recipe.yaml --data my-data --out runs/own
   retort train --recipe ranker --data my-data --out runs/ranker
+  retort train --recipe cotmae-small --documents handbook/ --out runs/trunk         pre-training; no queries are needed
   accelerate launch -m retort.cli train --recipe kd --data my-data --out runs/many      on all GPUs
 
 DATA is a BEIR folder; or a folder with train.jsonl (and dev.jsonl), or one file, as FlagEmbedding (query, pos, neg,
 scores) or sentence-transformers (pairs, triplets, lists with scores) have them: .jsonl, .csv, .tsv or .parquet.
+Recipes that train on documents alone (cotmae, master) take a corpus.jsonl without queries, or --documents: files (.txt
+.md .html .pdf .docx), which are read once and kept in data/ of the run folder. Nothing is measured then.
 
 The run folder gets recipe.yaml (everything resolved), log.jsonl, checkpoints/, candidates/, student/, metrics.json,
 per_query/ and rankings/. student/ is a plain sentence-transformers folder.
@@ -213,7 +216,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = add("train", "Train a student by a recipe.", TRAIN_EPILOG)
     train.add_argument("--recipe", required=True, help="name of a recipe that comes with retort, or a YAML file")
-    train.add_argument("--data", required=True, type=Path, help="BEIR folder, or training data (see below)")
+    learnt = train.add_mutually_exclusive_group(required=True)
+    learnt.add_argument("--data", type=Path, help="BEIR folder, or training data (see below)")
+    learnt.add_argument("--documents", type=Path, help="documents alone, for recipes that need no queries")
     train.add_argument("--out", required=True, type=Path, help="run folder to write")
     train.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change one value of the recipe")
     train.add_argument("--allow", action="append", default=[], metavar="NAME", help=ALLOW)

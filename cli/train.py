@@ -10,6 +10,7 @@ from accelerate import PartialState
 from retort.cli.table import COLUMNS, format_table
 from retort.trainers.changes import changed_recipe
 from retort.trainers.run import run_recipe
+from retort.trainers.run_folder import write_corpus
 from retort.trainers.teachers.calls import limited_calls
 
 
@@ -17,12 +18,16 @@ def run(given: argparse.Namespace) -> None:
     """Train a student by a recipe, as `retort.train` does before it loads it, and print how good it became."""
     recipe = changed_recipe(given.recipe, settings=given.set, allow=given.allow)
     with limited_calls(given.max_calls):
-        metrics = run_recipe(recipe, given.data, given.out, resume=given.resume)
+        data = given.data or write_corpus(given.documents, given.out)
+        metrics = run_recipe(recipe, data, given.out, resume=given.resume)
     processes = PartialState()
     processes.destroy_process_group()
     if not processes.is_main_process:
         return
     dev = metrics["dev"]
+    if not dev:
+        print(f"student: {given.out / 'student'}  (not measured: there are no dev queries)")
+        return
     models = {"student": dev["student"], **dev["teachers"], **dev.get("candidates", {})}
     student = models["student"]
     print(f"student: {given.out / 'student'}  ({student['queries']:.0f} queries, {student['documents']:.0f} documents)")

@@ -103,6 +103,26 @@ class BuiltRecipe:
             raise RecipeError(msg)
         return DocumentViews(dict(zip(data.corpus.ids, views, strict=True)), transform.view_rule)
 
+    def refuse_missing_queries(self, folder: Path) -> None:
+        """
+        Refuse a corpus alone where a stage draws from queries.
+
+        :param folder:
+            The data, for the message.
+        :raises RecipeError:
+            If a stage does, and makes none of its own.
+        """
+        if len(self.context.data.queries):
+            return
+        for i, stage in enumerate(self.recipe.stages):
+            if not self.batches[stage.name].documents_alone and stage.name not in self.queries:
+                msg = (
+                    f"stages.{i}: {stage.batches.type} draws from queries, and {folder} is a corpus alone. Add "
+                    f"queries.jsonl and qrels/train.tsv, or make queries: `retort distill`, or stages.{i}.queries."
+                )
+                with self.recipe.located():
+                    raise RecipeError(msg)
+
     def all_teachers(self) -> list[str]:
         """List the teachers that any stage needs, those of teachers trained within the run not counted."""
         return sorted({name for stage in self.recipe.stages for name in self.teachers_of(stage)})

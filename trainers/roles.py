@@ -736,6 +736,8 @@ class BatchSource:
     needs_lists = False
     #: Its batches have lists (`index`) without `candidates`, so that objectives which need lists take them.
     brings_lists = False
+    #: It draws from documents: a corpus without queries will do.
+    documents_alone = False
     #: Names of the recipe's teachers that it asks.
     teachers: tuple[str, ...] = ()
     #: Queries (or texts) that it draws from; a stage without any is passed over.

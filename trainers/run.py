@@ -74,6 +74,7 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
         accelerator = make_accelerator(recipe.training, out)
     torch.manual_seed(recipe.training.seed)  # weights that objectives create
     built = build_recipe(recipe, train, cache_root(out))
+    built.refuse_missing_queries(data_folder)
     models = models_of(built)
     refuse_other_models(models, out, former_models_of(built))
     processes = ProcessGroup(accelerator)
@@ -150,7 +151,7 @@ def train_built(
             recipe=recipe.name,
             teachers=[{"name": n, "key": t.key, **asdict(recipe.teachers[n])} for n, t in teachers.items()],
             data={"name": context.data.name, "hash": recipe.data.hash},
-            metrics=metrics["dev"]["student"],
+            metrics=metrics["dev"].get("student", {}),
             parents=[built.trunk],
         )
         for name in built.distiller.learning_teachers():

@@ -6,22 +6,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from retort.students.files import read_json, replace_file
+from retort.students.files import read_json, replace_file, replace_folder
 from retort.students.hashing import hash_text
 from retort.students.redaction import redacted
 from retort.trainers.build import BuiltRecipe
+from retort.trainers.data.beir import is_beir
+from retort.trainers.data.documents import OnError, read_source
+from retort.trainers.data.synthesis import write_documents
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.recipe import Recipe, dump_yaml
 from retort.trainers.roles import Teacher
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.teachers.haystack import without_incidental
+
+if TYPE_CHECKING:
+    from haystack import Document
 
 
 def resolve(recipe: Recipe, train: RetrievalData, dev: RetrievalData) -> Recipe:
@@ -120,13 +126,42 @@ def refuse_other_models(models: dict[str, str], out: Path, former: dict[str, str
         raise RecipeError(msg)
 
 
+def write_corpus(documents: str | Path | Sequence[Document], out: Path, *, on_error: OnError = "skip") -> Path:
+    """
+    Write documents into a run folder, as a corpus alone. What is there already stays: a run goes on with it.
+
+    :param documents:
+        A folder, a file or a BEIR folder, as `read_source` reads them; or Haystack documents.
+    :param out:
+        The run folder.
+    :param on_error:
+        As of `read_source`.
+    :returns:
+        The data folder within, for `run_recipe`. Passages of one file are `FILE#0`, `FILE#1`, and share no words.
+    :raises DataError:
+        If no text can be read.
+    """
+    folder = out / "data"
+    with _lock(out, timeout=-1):  # several processes of one run come here at once
+        if not is_beir(folder):
+            if isinstance(documents, str | Path):
+                documents = read_source(documents, overlap=0, on_error=on_error, leave_out=out).documents
+            with replace_folder(folder) as aside:
+                write_documents(aside, documents)
+    return folder
+
+
+def _lock(out: Path, timeout: float) -> FileLock:
+    locks = out.resolve().parent / ".retort-cache" / "locks"  # never $RETORT_CACHE: others may have another
+    locks.mkdir(parents=True, exist_ok=True)
+    return FileLock(locks / hash_text(str(out.resolve()))[:16], timeout=timeout)
+
+
 @contextmanager
 def only_writer(out: Path) -> Iterator[None]:
     """Keep other processes off a run folder."""
-    locks = out.resolve().parent / ".retort-cache" / "locks"  # never $RETORT_CACHE: others may have another
-    locks.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(locks / hash_text(str(out.resolve()))[:16], timeout=0):
+        with _lock(out, timeout=0):
             yield
     except Timeout as error:
         msg = f"{out} is being written by another process. Wait for it, or give another --out."

@@ -100,6 +100,13 @@ def is_beir(folder: str | Path) -> bool:
     return any((Path(folder) / f"corpus.jsonl{end}").is_file() for end in ("", ".gz"))
 
 
+def is_corpus_alone(folder: str | Path) -> bool:
+    """Tell whether a folder has a BEIR corpus, and neither queries nor judgements."""
+    folder = Path(folder)
+    queries = any((folder / f"queries.jsonl{end}").exists() for end in ("", ".gz"))
+    return is_beir(folder) and not queries and not (folder / "qrels").exists()
+
+
 class _ReadTexts(TextStore):
     """A text store that remembers the ids of the empty texts it left out."""
 

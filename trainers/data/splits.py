@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from retort.trainers.data.beir import is_corpus_alone, read_corpus
 from retort.trainers.data.read import has_split, read_data
-from retort.trainers.data.texts import RetrievalData, share_corpus
+from retort.trainers.data.texts import RetrievalData, TextStore, share_corpus
 from retort.trainers.recipe import DataSection
 from retort.trainers.runtime.errors import DataError
 from retort.trainers.runtime.rng import rng_for
@@ -27,8 +28,13 @@ def read_train_and_dev(folder: Path, section: DataSection) -> tuple[RetrievalDat
     Read what a run trains on and what it is chosen by.
 
     Without a dev split some training queries with a positive are held out, and said so: as many as a tenth of all
-    queries, but 500 and half of those with a positive at most.
+    queries, but 500 and half of those with a positive at most. A corpus alone, without queries and judgements, is both:
+    what trains on documents needs no more.
     """
+    if is_corpus_alone(folder):
+        corpus = read_corpus(folder, empty=section.empty)
+        alone = RetrievalData(folder.name, corpus, TextStore([], []))
+        return alone, alone
     train = read_data(folder, section.train, empty=section.empty, unlabelled=section.unlabelled)
     if has_split(folder, section.dev):
         train, dev = share_corpus(train, read_data(folder, section.dev, empty=section.empty))

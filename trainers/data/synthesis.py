@@ -208,12 +208,17 @@ def write_training_data(
             raise DataError(msg)
     with replace_folder(out) as aside:
         (aside / "qrels").mkdir()
-        _write_lines(aside / "corpus.jsonl", (json.dumps(_record(d), ensure_ascii=False) for d in documents))
+        write_documents(aside, documents)
         _write_lines(aside / "queries.jsonl", (json.dumps(q, ensure_ascii=False) for q in queries))
         for split, lines in judged.items():
             _write_lines(aside / "qrels" / f"{split}.tsv", ["query-id\tcorpus-id\tscore", *lines])
         (aside / "card.md").write_text(_card(documents, made, counts, len(asked), _unit(documents)), encoding="utf-8")
     return {"documents": len(documents), **counts}
+
+
+def write_documents(folder: Path, documents: Sequence[Document]) -> None:
+    """Write the corpus of a BEIR folder."""
+    _write_lines(folder / "corpus.jsonl", (json.dumps(_record(d), ensure_ascii=False) for d in documents))
 
 
 def hold_out(documents: list[Document], share: float, asked: Sequence[tuple[str, Sequence[str]]] = ()) -> np.ndarray:

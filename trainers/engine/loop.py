@@ -131,7 +131,7 @@ class Loop:
     :param open_stage:
         Called when a stage starts, and whenever it is refreshed, with how often it was before.
     :param evaluate:
-        Gives the dev sample's nDCG@10 of the student as it is.
+        Gives the dev sample's nDCG@10 of the student as it is; None: there are no dev queries.
     :param accelerator:
         Device and processes.
     :param tracked:
@@ -145,7 +145,7 @@ class Loop:
         run: Path,
         *,
         open_stage: Callable[[Stage, int], OpenedStage],
-        evaluate: Callable[[], float],
+        evaluate: Callable[[], float] | None,
         accelerator: Accelerator,
         tracked: bool = True,
     ) -> None:

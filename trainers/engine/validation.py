@@ -25,7 +25,8 @@ class Validation:
     :param distiller:
         Holds the student.
     :param evaluate:
-        Gives the dev sample's nDCG@10 of the student as it is.
+        Gives the dev sample's nDCG@10 of the student as it is; None: there are no dev queries, and the last state is
+        kept.
     :param path:
         Where the best state is kept.
     :param log:
@@ -35,13 +36,20 @@ class Validation:
     """
 
     def __init__(
-        self, distiller: Distiller, evaluate: Callable[[], float], path: Path, log: RunLog, processes: ProcessGroup
+        self,
+        distiller: Distiller,
+        evaluate: Callable[[], float] | None,
+        path: Path,
+        log: RunLog,
+        processes: ProcessGroup,
     ) -> None:
         self._distiller, self._evaluate, self._path = distiller, evaluate, path
         self._log, self._processes = log, processes
 
-    def score(self) -> float:
-        """Evaluate the student, the same result in every process."""
+    def score(self) -> float | None:
+        """Evaluate the student, the same result in every process; None without dev queries."""
+        if self._evaluate is None:
+            return None
         self._distiller.eval()
         score: float = self._processes.broadcast(self._evaluate() if self._processes.is_main else None)
         self._distiller.train()
@@ -59,12 +67,14 @@ class Validation:
             The stage's.
         """
         score = self.score()
-        self._log.write(where, event="evaluation", dev_sample_ndcg=score, best_before=progress.best)
-        progress.since_best = 0 if score > progress.stage_best else progress.since_best + 1
-        progress.stage_best = max(score, progress.stage_best)
-        progress.best = max(score, progress.best)
-        if training.keep == "last" or score > progress.kept:
-            progress.kept, progress.best_step = score, progress.global_step
+        if score is not None:
+            self._log.write(where, event="evaluation", dev_sample_ndcg=score, best_before=progress.best)
+            progress.since_best = 0 if score > progress.stage_best else progress.since_best + 1
+            progress.stage_best = max(score, progress.stage_best)
+            progress.best = max(score, progress.best)
+        if score is None or training.keep == "last" or score > progress.kept:
+            progress.kept = progress.kept if score is None else score
+            progress.best_step = progress.global_step
             if self._processes.is_main:
                 with replace_file(self._path) as aside:
                     save_tensors(self._distiller.student.state_dict(), aside)

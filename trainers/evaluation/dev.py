@@ -67,8 +67,14 @@ def dev_sampler(
     model: SentenceTransformer | CrossEncoder,
     training: TrainingSection,
     views: DocumentViews | None = None,
-) -> Callable[[], float]:
-    """Return a function that gives the model's nDCG@10 on the dev sample; `views` as in `evaluate_model`."""
+) -> Callable[[], float] | None:
+    """
+    Return a function that gives the model's nDCG@10 on the dev sample; None if there are no dev queries.
+
+    `views` is as in `evaluate_model`.
+    """
+    if not len(dev.queries):
+        return None
     if is_ranker(model):
         sample, candidates = ranker_sample(dev, training)
 
@@ -115,8 +121,10 @@ def final_metrics(
     is also measured whether it looks at the query (`query_sensitivity`).
 
     :returns:
-        The metrics, and the evaluations by name: `student`, `bm25` and teachers.
+        The metrics, and the evaluations by name: `student`, `bm25` and teachers. Without dev queries both are empty.
     """
+    if not len(dev.queries):
+        return {"dev": {}, "training": progress}, {}
     manifest = build_manifest(student)
     if is_ranker(student):
         sample, candidates = ranker_sample(dev, training)

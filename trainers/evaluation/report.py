@@ -79,6 +79,9 @@ def write_report(
 def _collected(run: Path, data: RetrievalData | None, others: list[str], *, trust_remote_code: bool) -> dict[str, Any]:
     """Gather all that the page shows."""
     metrics = read_json(run / "metrics.json", MEASURE_AGAIN)
+    if not metrics["dev"]:
+        msg = f"{run} was not measured: its data had no dev queries. Use `retort evaluate` with data that have some."
+        raise DataError(msg)
     manifest = Manifest.read(run / "student")
     if manifest is None:
         msg = f"{run / 'student'} has no manifest."
