@@ -52,6 +52,7 @@ EXACT = [
     "nkd",
     "mtd",
     "leaf",
+    "cotmae",
 ]
 FITTED = ["prod", "r2anker"]
 
@@ -212,6 +213,14 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
     ]
     leaf["training"] |= {"accumulation": 2, "cache_gradients": True, "tokens_per_chunk": 24, "lr_floor": 0.1}
 
+    # Masked spans, as token ids, and a decoder over the vectors; the head and the student's embeddings are tied.
+    cotmae = copy.deepcopy(whole) | {"candidates": {}, "teachers": {}}
+    cotmae["student"]["init_parameters"]["pooling"] = "cls"
+    mae = spec("retort.trainers.methods.cotmae.ContextReconstruction", shuffle_every=2)
+    spans = spec("retort.trainers.batches.spans.SpanBatches", length=16, group=r"(d\d)\d")
+    cotmae["stages"] = [stage("pre-train", 4, mae, batches=spans)]
+    cotmae["training"] |= {"accumulation": 2, "cache_gradients": True, "tokens_per_chunk": 24}
+
     # Lists that a batch source brings along.
     simcse = copy.deepcopy(whole) | {"candidates": {}, "teachers": {}}
     simcse["stages"] = [
@@ -250,6 +259,7 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
         "nkd": nkd,
         "mtd": mtd,
         "leaf": leaf,
+        "cotmae": cotmae,
         # Float32 with dropout: the ranks must agree, and a killed run must come back to it.
         "dropout": long(recipe_tree),
     }
