@@ -12,21 +12,20 @@ import json
 
 import pytest
 import torch
-from skeletons import master, phrases, simcse
+from skeletons import phrases, simcse
 from test_house import ROOT, code_lines
 from tiny import assert_comes_back, everything, pool, spec, stage, tiny_config
 
 from retort.students import Student, create
 from retort.students.encoding import encode_parts
-from retort.students.layers import layers_of
+from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.build import build_recipe
-from retort.trainers.context import TrainingContext
 from retort.trainers.data.read import read_data
 from retort.trainers.distiller import step_loss
 from retort.trainers.encoder_output import BatchEncoder
 from retort.trainers.engine.log import total
 from retort.trainers.recipe import Recipe
-from retort.trainers.roles import ModelInfo, StageInputs, StepContext
+from retort.trainers.roles import StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.stages import open_stage
@@ -81,63 +80,22 @@ def assert_alike(first: dict, second: dict) -> None:
 
 @pytest.fixture
 def master_tree(recipe_tree) -> dict:
-    one = stage("spans", 8, spec("skeletons.master.Decoder"), batches=spec("skeletons.master.Spans"))
-    return plain(recipe_tree, one, teachers={}, candidates={})
+    methods = "retort.trainers.methods.master"
+    batches = spec(f"{methods}.PassageBatches", length=16)
+    one = stage("passages", 8, spec(f"{methods}.MultiTaskReconstruction", layers=1), batches=batches)
+    tree = plain(recipe_tree, one, teachers={}, candidates={})
+    return tree | {"training": tree["training"] | {"batch_size": 12}}
 
 
 class TestMaster:
-    """Batches of a method's own; token states; parameters of an objective."""
+    """Batches of token ids; token states; parameters of an objective."""
 
-    @pytest.fixture
-    def source(self, beir, tmp_path, tiny_model):
-        context = TrainingContext(read_data(beir, "train"), {}, tmp_path)
-        source = master.Spans()
-        source.open(StageInputs(context, batch_size=6, steps=8, window=range(8), seed="0 0", student=tiny_model()))
-        return source
-
-    def test_a_batch_depends_on_its_step_alone(self, source):
-        batch = source.batch(3)
-        assert batch.documents == source.batch(3).documents != source.batch(4).documents
-        assert batch.queries == [] and batch.size == batch.lists_without_positive == 0
-        whole = [source._texts[row] for row in batch.document_extras["row"].tolist()]
-        assert [f"{a} {b}" for a, b in zip(*map(batch.document_extras.get, ("first", "target")), strict=True)] == whole
-        assert all("[MASK]" in text for text in batch.documents)
-
-    def test_parts_have_their_own_extras(self, source):
-        whole = source.batch(0)
-        parts = whole.split(2)
-        assert [len(part.documents) for part in parts] == [3, 3]
-        for name in ("first", "target"):
-            assert [text for part in parts for text in part.document_extras[name]] == whole.document_extras[name]
-        assert torch.cat([part.document_extras["row"] for part in parts]).equal(whole.document_extras["row"])
-
-    def test_the_decoder_sees_the_encoder_through_its_vector_alone(self, source, tiny_model):
-        """Reference 06-D: the gradient reaches the state that is the vector, and exactly no other."""
-        model, batch, states = tiny_model(pooling="cls"), source.batch(0), []
-        objective = master.Decoder()
-        objective.bind(ModelInfo(16, {}, {}, student=model))
-
-        def note(_module, _arguments, out):
-            states.append(out[0] if isinstance(out, tuple) else out)
-            if states[-1].requires_grad:
-                states[-1].retain_grad()
-
-        layers_of(model[0].model)[-1].register_forward_hook(note)
-        output = BatchEncoder(StepContext("s", 0, 1).processes).encode(model, batch, 20.0, views=objective.views)
-        assert output.queries.shape == (0, 16) and output.views["tokens"][0].states.shape[0] == 0
-        values = objective(output, batch, StepContext("s", 0, 8, model=model))
-        values["decoder"].sum().backward(retain_graph=True)
-        (states,) = (s for s in states if len(s) == len(batch.documents))
-        assert bool((states.grad[:, 0].abs().sum(-1) > 0).all())
-        assert float(states.grad[:, 1:].abs().max()) == 0
-        values["mlm"].sum().backward()
-        assert float(states.grad[:, 1:].abs().max()) > 0
-
-    def test_a_tower_without_texts_has_no_gradient(self, source, tokenizer_path):
+    def test_a_tower_without_texts_has_no_gradient(self, tokenizer_path):
         """Zeros would let weight decay loose on it."""
         tower = spec("from_config", config=tiny_config(1), tokenizer=tokenizer_path)
         model = create.two_towers(query=tower, document=tower)
-        output = BatchEncoder(StepContext("s", 0, 1).processes).encode(model, source.batch(0), 20.0, views=("tokens",))
+        batch = CandidateBatch.without_lists([], [(2, 9, 3), (2, 8, 9, 3)])
+        output = BatchEncoder(StepContext("s", 0, 1).processes).encode(model, batch, 20.0, views=("tokens",))
         (output.documents.sum() + output.queries.sum()).backward()
         learned = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
         assert learned and not any("sub_modules.query" in name for name in learned)
@@ -150,28 +108,23 @@ class TestMaster:
         parts = encode_parts(tiny_model(), texts, "document", views=("tokens",), length=7, budget=8)
         assert parts["token_mask"].sum(1).tolist() == [3, 7]
 
-    def test_a_document_without_a_target(self, source, tiny_model):
-        source._texts = ["ship", *source._texts[1:4]]
-        source.size = 4
-        batch, model = source.batch(0), tiny_model()
-        objective = master.Decoder()
-        objective.bind(ModelInfo(16, {}, {}, student=model))
-        masks = objective.valid(batch)
-        assert masks["decoder"].tolist() == [False, True, True, True] and bool(masks["mlm"].all())
-        output = BatchEncoder(StepContext("s", 0, 1).processes).encode(model, batch, 20.0, views=objective.views)
-        values = objective(output, batch, StepContext("s", 0, 8, model=model))
-        assert values["decoder"][0].item() == 0 and bool((values["decoder"][1:] > 0).all())
+    def test_token_ids_are_read_as_they_are(self, tiny_model):
+        """As the texts that they are of; in parts of a batch, too."""
+        model = tiny_model(prompts={"document": "the "})
+        texts = ["a ship in the sea", "a song", "ship"]
+        ids = [tuple(row) for row in model.tokenizer([f"the {text}" for text in texts])["input_ids"]]
+        batch, encoder = CandidateBatch.without_lists([], ids), BatchEncoder(StepContext("s", 0, 1).processes, 8)
+        vectors = encoder.encode(model, CandidateBatch.without_lists([], texts), 1.0).documents
+        torch.testing.assert_close(encoder.encode(model, batch, 1.0).documents, vectors)
+        second = batch.split(2)[1]
+        assert second.documents == ids[2:]
+        torch.testing.assert_close(encoder.encode(model, second, 1.0).documents, vectors[2:])
 
     def test_parts_and_cached_gradients_change_nothing(self, master_tree, beir, tmp_path):
         whole = gradients(master_tree, beir, tmp_path, 1)
-        assert any("layer.linear1" in name for name in whole)
+        assert any("decoders.keywords.layers.0.linear1" in name for name in whole)
         assert_alike(whole, gradients(master_tree, beir, tmp_path, 2))
         assert_alike(whole, gradients(master_tree, beir, tmp_path, 2, cache_gradients=True, tokens_per_chunk=24))
-
-    def test_a_killed_run(self, master_tree, beir, tmp_path, monkeypatch):
-        lines = comes_back(master_tree, beir, tmp_path, monkeypatch)
-        assert len(lines) == 8 and set(lines[0]["terms"]) == {"loss", "decoder", "mlm"}
-        assert lines[-1]["queries_without_positive"] == 0
 
 
 @pytest.fixture

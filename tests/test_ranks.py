@@ -187,10 +187,9 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
     skeletons["ckd"]["stages"][0]["objectives"] = [kl, filtration]
     # Batches of documents alone; queries of a stage's own, made anew; a head a teacher, seen as a view.
     master, capstone, cerberus = (copy.deepcopy(whole) for _ in range(3))
-    master["stages"] = [
-        whole["stages"][0]
-        | {"objectives": [spec("skeletons.master.Decoder")], "batches": spec("skeletons.master.Spans")}
-    ]
+    tasks = spec("retort.trainers.methods.master.MultiTaskReconstruction", layers=1, shuffle_every=2)
+    forms = spec("retort.trainers.methods.master.PassageBatches", length=16)
+    master["stages"] = [stage("pre-train", 4, tasks, batches=forms)]
     master["training"] |= {"accumulation": 2, "cache_gradients": True, "tokens_per_chunk": 24}
     distil = {name: value for name, value in whole["stages"][1].items() if name != "temperature"}
     expansion = spec("retort.trainers.methods.capstone.Expansion", queries=[spec("TrainingQuestions")], views=2)

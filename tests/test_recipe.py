@@ -445,6 +445,8 @@ FROZEN = {
     "retort.trainers.methods.lead.MutualKL",
     "retort.trainers.methods.leaf.VectorRegression",
     "retort.trainers.methods.led.RankConsistency",
+    "retort.trainers.methods.master.MultiTaskReconstruction",
+    "retort.trainers.methods.master.PassageBatches",
     "retort.trainers.methods.mtd.ConsensusAndDifference",
     "retort.trainers.methods.nkd.NKD",
     "retort.trainers.methods.prod.AnchorKL",

@@ -209,6 +209,9 @@ def _built(
     selectors, batches = _by_stage(recipe, "selector"), _by_stage(recipe, "batches")
     texts = {}
     for i, stage in enumerate(recipe.stages):
+        specs, where = batches[stage.name].source_specs, f"stages.{i}.batches.init_parameters"
+        sources = {name: _query_source(recipe, spec, f"{where}.{name}") for name, spec in specs.items()}
+        batches[stage.name].bind({name: source for name, source in sources.items() if source is not None})
         if stage.name in selectors:
             _check_names(f"stages.{i}.selector", selectors[stage.name].teachers, context.teachers)
         if stage.candidates is None and batches[stage.name].needs_lists:

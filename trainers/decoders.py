@@ -22,10 +22,9 @@ from torch.nn import functional as F
 from retort.students.sparse import is_sparse
 from retort.students.towers import route
 from retort.trainers.batches.base import CandidateBatch
-from retort.trainers.batches.masking import IGNORED, MaskedText
+from retort.trainers.batches.masking import IGNORED, MASKED, PASSES, MaskedText
 from retort.trainers.roles import Masks, ModelInfo, Objective, StepContext, Values
 
-MASKED, PASSES = "masked", "passes"  # document extras: what the encoder reads, and the term that each text is of
 Targets = list[MaskedText | None]
 
 
@@ -194,7 +193,7 @@ class Reconstruction(Objective):
     through it alone. The head is shared by all.
 
     Batches have, of each document, `masked`, a `MaskedText`, and `passes`, the name of its term; and under the name of
-    each task the `MaskedText` to rebuild from it, or None.
+    each task the `MaskedText` to rebuild from it, or None. A term that no document has is left out.
 
     :param layers:
         Layers of a decoder.
@@ -242,12 +241,13 @@ class Reconstruction(Objective):
         self.decoders = nn.ModuleDict({task: WeakDecoder(encoder, self.count) for task in tasks})
 
     def _targets(self, batch: CandidateBatch) -> dict[str, Targets]:
-        """Per term the texts whose hidden tokens are predicted, one of each document, or None."""
+        """Per term that has any, the texts whose hidden tokens are predicted: one of each document, or None."""
         extras = batch.document_extras
         own = list(zip(extras[MASKED], extras[PASSES], strict=True))
-        return {name: [text if of == name else None for text, of in own] for name in self.passes} | {
-            task: extras[task] for task in self.decoders
-        }
+        targets: dict[str, Targets] = {
+            name: [text if of == name else None for text, of in own] for name in self.passes
+        } | {task: extras[task] for task in self.decoders}
+        return {name: texts for name, texts in targets.items() if any(text is not None for text in texts)}
 
     def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:  # noqa: ARG002
         """Every hidden token counts."""
@@ -270,9 +270,6 @@ class Reconstruction(Objective):
         for name, targets in self._targets(batch).items():
             rows = [row for row, text in enumerate(targets) if text is not None]
             texts = [text for text in targets if text is not None]
-            if not texts:
-                values[name] = words.new_zeros(0)
-                continue
             labels = _padded([text.labels for text in texts], IGNORED, device)
             if name in self.passes:
                 states = tokens.states[rows][:, : labels.shape[1]]

@@ -746,6 +746,11 @@ class BatchSource:
     queries_with_positive: int = 0
     #: Hash of what a resumed stage must find again; '' if it depends on the data alone.
     lists_hash: str = ""
+    #: By its own parameters' names, `{type, init_parameters}` of query sources that it needs.
+    source_specs: Mapping[str, Any] = MappingProxyType({})
+
+    def bind(self, sources: dict[str, QuerySource]) -> None:
+        """Take up what `source_specs` describes, before the first stage."""
 
     def query_texts(self, data: RetrievalData) -> list[str]:
         """List the texts of which it takes teachers' vectors as those of queries."""

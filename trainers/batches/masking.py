@@ -15,6 +15,7 @@ import numpy as np
 
 from retort.students.segmentation import token_spans
 
+MASKED, PASSES = "masked", "passes"  # document extras: what the encoder reads, and the term that each text is of
 IGNORED = -100  # label of tokens that are not hidden, as torch's cross entropy has it
 MOST_HIDDEN = 512
 REPLACED, RANDOM = 0.8, 0.1  # shares of hidden tokens that become the mask token, and any token (Devlin et al. 2019)
@@ -56,7 +57,7 @@ class MaskedText:
     labels: np.ndarray
 
 
-def tokenize(tokenizer: Any, text: str, length: int) -> TokenizedText:
+def tokenize(tokenizer: Any, text: str, length: int | None) -> TokenizedText:
     """
     Tokenise a text, and say which tokens are pieces of one word.
 
@@ -68,13 +69,13 @@ def tokenize(tokenizer: Any, text: str, length: int) -> TokenizedText:
     :param text:
         The text; what is behind `length` tokens is cut off.
     :param length:
-        Tokens at most, special ones included.
+        Tokens at most, special ones included; None: any number.
     """
     fast = tokenizer.is_fast
-    read = tokenizer(
-        text, truncation=True, max_length=length, return_special_tokens_mask=True, return_offsets_mapping=fast
-    )
-    special = np.array(read["special_tokens_mask"], dtype=bool)
+    options = {"truncation": length is not None, "max_length": length, "verbose": False}
+    read = tokenizer(text, **options, return_offsets_mapping=fast)
+    ids = np.array(read["input_ids"], dtype=np.int64)
+    special = np.isin(ids, tokenizer.all_special_ids)
     special[:1] = True
     words = np.arange(len(special))
     if fast:
@@ -83,7 +84,23 @@ def tokenize(tokenizer: Any, text: str, length: int) -> TokenizedText:
         places = [bisect_right(starts, max(0, end - 1)) for _, end in read["offset_mapping"]]
         pieces = list(zip(read.word_ids(), places, strict=True))
         words = np.cumsum([0, *(one != other for one, other in pairwise(pieces))])
-    return TokenizedText(np.array(read["input_ids"], dtype=np.int64), np.where(special, -1, words))
+    return TokenizedText(ids, np.where(special, -1, words))
+
+
+def count_tokens(tokenizer: Any, texts: list[str]) -> list[int]:
+    """Count the tokens of each text, without special ones."""
+    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]] if texts else []
+
+
+def crop(tokenizer: Any, text: str, room: int, rng: np.random.Generator) -> str:
+    """Take a stretch of whole words, from a random place, of `room` tokens at most; without special ones."""
+    words = token_spans(text)
+    before = np.cumsum([0, *count_tokens(tokenizer, [text[start:end] for start, end in words])])
+    if before[-1] <= room:
+        return text
+    first = int(rng.integers(np.searchsorted(before, before[-1] - room, side="right")))
+    end = max(first + 1, int(np.searchsorted(before, before[first] + room, side="right")) - 1)
+    return text[words[first][0] : words[end - 1][1]]
 
 
 def budget(size: int, share: float) -> int:
@@ -103,13 +120,13 @@ def hide_words(text: TokenizedText, share: float, rng: np.random.Generator) -> n
     :returns:
         `[t]` bool.
     """
-    hidden, left = np.zeros(len(text.ids), dtype=bool), budget(text.size, share)
-    for word in rng.permutation(np.unique(text.words[text.words >= 0])):
-        own = text.words == word
-        if (count := int(own.sum())) <= left:
-            hidden |= own
-            left -= count
-    return hidden
+    sizes = np.bincount(text.words[text.words >= 0])
+    chosen, left = [], budget(text.size, share)
+    for word in rng.permutation(np.flatnonzero(sizes)).tolist():
+        if sizes[word] <= left:
+            chosen.append(word)
+            left -= sizes[word]
+    return np.isin(text.words, chosen)
 
 
 def hide_keywords(text: TokenizedText, share: float, weights: Sequence[float], rng: np.random.Generator) -> np.ndarray:
@@ -117,18 +134,24 @@ def hide_keywords(text: TokenizedText, share: float, weights: Sequence[float], r
     Choose whole words with a probability in proportion to their weights, until the budget is met or exceeded.
 
     :param weights:
-        Of each word of the text that may be hidden, in their order.
+        Of each word of the text that may be hidden, in the order of `words_of`.
     :returns:
         `[t]` bool.
     """
-    words = np.unique(text.words[text.words >= 0])
-    if not len(words):
+    sizes = np.bincount(text.words[text.words >= 0])
+    if not len(words := np.flatnonzero(sizes)):
         return np.zeros(len(text.ids), dtype=bool)
-    shares = np.asarray(weights) / np.sum(weights)
-    chosen = rng.choice(words, len(words), replace=False, p=shares)
-    hidden = np.cumsum([int((text.words == word).sum()) for word in chosen])
-    enough = int(np.searchsorted(hidden, budget(text.size, share))) + 1
+    chosen = rng.choice(words, len(words), replace=False, p=np.asarray(weights) / np.sum(weights))
+    enough = int(np.searchsorted(np.cumsum(sizes[chosen]), budget(text.size, share))) + 1
     return np.isin(text.words, chosen[:enough])
+
+
+def words_of(text: TokenizedText) -> list[tuple[int, ...]]:
+    """List the words of a text that may be hidden, each as its token ids."""
+    kept = text.words >= 0
+    words, ids = text.words[kept], text.ids[kept]
+    borders = np.flatnonzero(np.diff(words)) + 1
+    return [tuple(own.tolist()) for own in np.split(ids, borders)] if len(words) else []
 
 
 def mask_tokens(text: TokenizedText, hidden: np.ndarray, tokenizer: Any, rng: np.random.Generator) -> MaskedText:

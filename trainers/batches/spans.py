@@ -16,7 +16,15 @@ import numpy as np
 from retort.students.segmentation import sentence_spans, token_spans
 from retort.students.towers import max_tokens
 from retort.trainers.batches.base import CandidateBatch
-from retort.trainers.batches.masking import check_mask_token, hide_words, mask_tokens, tokenize
+from retort.trainers.batches.masking import (
+    MASKED,
+    PASSES,
+    check_mask_token,
+    count_tokens,
+    hide_words,
+    mask_tokens,
+    tokenize,
+)
 from retort.trainers.batches.sampling import picked
 from retort.trainers.data.texts import TextStore
 from retort.trainers.roles import BatchSource, StageInputs
@@ -105,21 +113,17 @@ def cut_document(text: str, tokenizer: Any, room: int, targets: Iterator[int]) -
     """
     whole = sentence_spans(text)
     sentences, counts = [], []
-    for (start, end), count in zip(whole, _count(tokenizer, [text[i:j] for i, j in whole]), strict=True):
+    for (start, end), count in zip(whole, count_tokens(tokenizer, [text[i:j] for i, j in whole]), strict=True):
         pieces, sizes = [(start, end)], [count]
         if count > room:
             words = [(start + left, start + right) for left, right in token_spans(text[start:end])]
-            own = _count(tokenizer, [text[left:right] for left, right in words])
+            own = count_tokens(tokenizer, [text[left:right] for left, right in words])
             ranges = pack(own, repeat(room))
             pieces = [(words[first][0], words[last - 1][1]) for first, last in ranges]
             sizes = [sum(own[first:last]) for first, last in ranges]
         sentences += pieces
         counts += sizes
     return Document(text, sentences, counts, pack(counts, targets))
-
-
-def _count(tokenizer: Any, texts: list[str]) -> list[int]:
-    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]] if texts else []
 
 
 def context_of(document: Document, span: int, kind: Context, room: int, rng: np.random.Generator) -> Range:
@@ -273,8 +277,8 @@ class SpanBatches(BatchSource):
             [],
             [tuple(text.ids.tolist()) for text in seen],
             document_extras={
-                "masked": seen,
-                "passes": ["mlm"] * len(seen),
+                MASKED: seen,
+                PASSES: ["mlm"] * len(seen),
                 "context": rebuilt if self.context == "self" else swapped(rebuilt),
             },
         )
