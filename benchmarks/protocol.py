@@ -248,11 +248,15 @@ def lexical(dev: Any) -> Tree:
 
 
 def logged(path: Path) -> Tree:
-    """Average what the last steps logged beside the loss."""
-    steps = [line["terms"] for line in map(json.loads, path.open(encoding="utf-8")) if line.get("event") == "step"]
-    last = steps[-max(1, round(SHARE_LOGGED * len(steps))) :]
-    found = {name: [terms[name] for terms in last if name in terms] for terms in last for name in terms}
-    return {name: float(np.mean(values)) for name, values in found.items()}
+    """Average what the last steps of each stage logged, the loss and what is beside it; later stages go before."""
+    lines = [line for line in map(json.loads, path.open(encoding="utf-8")) if line.get("event") == "step"]
+    found: Tree = {}
+    for stage in dict.fromkeys(line["stage"] for line in lines):
+        steps = [line["terms"] | line.get("logged_terms", {}) for line in lines if line["stage"] == stage]
+        last = steps[-max(1, round(SHARE_LOGGED * len(steps))) :]
+        names = {name for terms in last for name in terms}
+        found |= {name: float(np.mean([terms[name] for terms in last if name in terms])) for name in names}
+    return found
 
 
 def asymmetric(student: Path, tree: Tree, dev: Any) -> Tree:

@@ -393,11 +393,12 @@ class TestProtocol:
                 assert protocol.recipe_of(given, other, 0) != tree, (name, other)
 
     def test_arms_have_the_steps_lists_and_lengths_of_their_baselines(self, protocol, given):
-        """But for the data and views that make up an arm."""
+        """But for the data and views that make up an arm, and for what comes before the labels."""
 
         def budget(arm):
             tree = protocol.recipe_of(given, arm, 0)
-            sizes = tree["training"].get("batch_size"), sum(stage["steps"] for stage in tree["stages"])
+            after = [stage["steps"] for stage in tree["stages"] if stage["name"] != "pre-train"]
+            sizes = tree["training"].get("batch_size"), sum(after)
             lists = {stage["candidates"]["negatives"] for stage in tree["stages"] if "candidates" in stage}
             return tree["student"]["init_parameters"]["max_tokens"], sizes, lists if len(lists) == 1 else None
 
@@ -434,6 +435,15 @@ class TestProtocol:
             assert all(plan.index((data, o, seed)) < place for o in given["arms"][arm].get("against", []))
         assert {data for data, *_ in plan} == {"fairytaleqa", "wiki"}
         assert ("fairytaleqa", "labels", 2) in plan  # through `kd`
+
+    def test_what_is_logged_of_each_stage(self, protocol, tmp_path):
+        """The last quarter of a stage's lines: what `pre-train` logged is there beside the later stage's."""
+        lines = [{"event": "start", "stage": "a"}]
+        lines += [{"event": "step", "stage": "a", "terms": {"loss": n, "mlm": n}} for n in range(8)]
+        lines[-1]["logged_terms"] = {"context_shuffled": 5.0}
+        lines += [{"event": "step", "stage": "b", "terms": {"loss": 10.0}}]
+        (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert protocol.logged(tmp_path / "log.jsonl") == {"loss": 10.0, "mlm": 6.5, "context_shuffled": 5.0}
 
     def test_parts_of_a_data_set(self, protocol):
         lines = ["q1\td1\t1\n", "q1\td2\t1\n", "q2\td1\t1\n", "q3\td3\t1\n"]
