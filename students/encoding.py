@@ -12,11 +12,13 @@ is encoded once, and results come back in the order of the texts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from retort.students.layers import captured, evaluating, layers_of
+from retort.students.pieces import PIECES, piece_encoder
 from retort.students.towers import SIDES, Side, max_tokens, prompt_for, route
 
 if TYPE_CHECKING:
@@ -126,15 +128,27 @@ def settle_dimension(model: BaseModel) -> None:
 
 
 def _forward_parts(
-    model: SentenceTransformer, texts: Texts, side: Side, layers: Sequence[int], views: Sequence[str], length: int
+    model: SentenceTransformer,
+    texts: Texts,
+    side: Side,
+    layers: Sequence[int],
+    views: Sequence[str],
+    length: int,
+    spans: np.ndarray | None,
 ) -> dict[str, torch.Tensor]:
     """Run one chunk; give its vectors, states of layers pooled as the model pools its last, and further views."""
     import torch
     from sentence_transformers.sentence_transformer.modules import Pooling
 
     modules = route(model, side)
-    with captured(layers_of(modules[0].model) if layers else torch.nn.ModuleList(), layers) as states:
+    parts: dict[str, torch.Tensor] = {}
+    with (
+        captured(layers_of(modules[0].model) if layers else torch.nn.ModuleList(), layers) as states,
+        nullcontext() if spans is None else piece_encoder(model, texts, spans, side) as of_pieces,
+    ):
         features = forward(model, texts, side)
+        if of_pieces is not None:
+            parts[PIECES] = of_pieces(features)
 
     def pool(of_layer: torch.Tensor) -> torch.Tensor:
         pooling = next(place for place, module in enumerate(modules) if isinstance(module, Pooling))
@@ -147,7 +161,7 @@ def _forward_parts(
         missing = (0, length - tokens.shape[1])
         return torch.nn.functional.pad(tokens, (0, 0, *missing) if tokens.ndim > 2 else missing)  # noqa: PLR2004
 
-    parts = {layer_entry(number): pool(states[number]) for number in layers}
+    parts |= {layer_entry(number): pool(states[number]) for number in layers}
     for view in views:
         entry = "token_embeddings" if view == "tokens" else f"{view}_embeddings"
         if entry not in features:
@@ -261,6 +275,7 @@ def encode_parts(
     layers: Sequence[int] = (),
     views: Sequence[str] = (),
     length: int = 0,
+    spans: np.ndarray | None = None,
     budget: int | None = None,
     recompute: bool = False,
 ) -> dict[str, torch.Tensor]:
@@ -273,9 +288,13 @@ def encode_parts(
         `tokens`, or `NAME` for what a module of the model leaves as `NAME_embeddings` in its features.
     :param length:
         For `tokens`: to how many they are padded.
+    :param spans:
+        `[n, m, 2]` characters where pieces of the texts start and end, `NO_PIECE` where there is none (see
+        `retort.students.pieces`).
     :returns:
         By name, in the order of the texts: `VECTORS` `[n, d]`; `layer_entry(number)` `[n, h]`; `tokens`
-        `[n, length, h]`, `token_mask` and `token_ids` `[n, length]`; each other view `[n, ...]`.
+        `[n, length, h]`, `token_mask` and `token_ids` `[n, length]`; each other view `[n, ...]`; with `spans` `PIECES`
+        `[n, m, d]`.
     :raises ValueError:
         If no module of the model gives a view, or it cannot be joined over chunks: `token`, of as many rows as a chunk
         is long, and lists.
@@ -284,8 +303,8 @@ def encode_parts(
     rows, parts = [], []
     for chunk, part in _planned(model, texts, side, budget):
 
-        def run(part: Any = part) -> dict[str, torch.Tensor]:
-            return _forward_parts(model, part, side, layers, views, length)
+        def run(part: Any = part, own: np.ndarray | None = None if spans is None else spans[chunk]) -> Any:
+            return _forward_parts(model, part, side, layers, views, length, own)
 
         rows.append(chunk)
         parts.append(recomputed(run) if recompute else run())

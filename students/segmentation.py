@@ -101,7 +101,9 @@ def token_spans(text: str) -> list[tuple[int, int]]:
     return [(at, min(at + _LONGEST_WORD, end)) for start, end in spans for at in range(start, end, _LONGEST_WORD)]
 
 
-def passage_spans(text: str, words: int, overlap: int) -> Iterator[tuple[int, int]]:
+def passage_spans(
+    text: str, words: int, overlap: int, tokens: list[tuple[int, int]] | None = None
+) -> Iterator[tuple[int, int]]:
     """
     Cut a text into passages that end with a sentence, where one ends in their second half.
 
@@ -111,10 +113,12 @@ def passage_spans(text: str, words: int, overlap: int) -> Iterator[tuple[int, in
         Words of a passage, at most (see `token_spans`).
     :param overlap:
         Words that two passages share, at most if whole sentences fit, else so many.
+    :param tokens:
+        What counts as a word instead: character offsets `(start, end)` in order.
     :returns:
         Character offsets `(start, end)` in order.
     """
-    tokens = token_spans(text)
+    tokens = token_spans(text) if tokens is None else tokens
     starts = [start for start, _ in tokens]
     # Sentences begin at these tokens; some of sentencex's lie within one, as after a bracket.
     borders = sorted({bisect_left(starts, start) for start, _ in sentence_spans(text)} | {len(tokens)})

@@ -19,6 +19,7 @@ from retort.students.late_interaction import is_late_interaction
 from retort.students.layers import evaluating, layers_of, set_dropout
 from retort.students.modules.heads import HeadsOfOneBody
 from retort.students.modules.remote import RemoteDocuments
+from retort.students.pieces import check_pieces
 from retort.students.scoring import is_ranker, score_parts
 from retort.students.sparse import is_sparse
 from retort.students.towers import SIDES, max_tokens, prompt_for, route
@@ -275,6 +276,8 @@ def _text_transform(
         msg = f"{where}: a ranker reads queries with documents already."
         raise RecipeError(msg)
     transform: TextTransform = recipe.create(spec, "text", where)
+    if transform.derives_pieces:
+        _checked(where, check_pieces, student)
     source = _query_source(recipe, transform.source_spec, f"{where}.init_parameters.queries")
     if source is not None:
         source.open(context, 0)

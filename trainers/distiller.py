@@ -211,7 +211,9 @@ class Distiller(nn.Module):
                 layers.setdefault(STUDENT, set()).add(own)
         views = tuple(sorted({view for objective, _ in pairs for view in objective.views}))
 
-        def encoded(model: Any, scale: float, name: str, views: tuple[str, ...] = ()) -> EncoderOutput:
+        def encoded(
+            model: Any, scale: float, name: str, views: tuple[str, ...] = (), batch: CandidateBatch = batch
+        ) -> EncoderOutput:
             with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())):
                 return self.encoder.encode(model, batch, scale, sorted(layers.get(name, ())), views)
 
@@ -220,8 +222,10 @@ class Distiller(nn.Module):
         anchor = None
         if "anchor" in self.roles and not rests:
             anchor = encoded(self.roles["anchor"], self.scale, "anchor", views)
+        alone = replace(batch, pieces=batch.pieces[:0])  # teachers read pieces of documents as any text
         teachers = {
-            name: encoded(self.live[name].model, self.live[name].scale, name) for name in self._live_in(ctx.stage, turn)
+            name: encoded(self.live[name].model, self.live[name].scale, name, batch=alone)
+            for name in self._live_in(ctx.stage, turn)
         }
         ctx = replace(ctx, anchor=anchor, teachers=teachers, model=self.student)
         # Autocast is for the encoder: scores and losses would lose digits that a softmax needs.

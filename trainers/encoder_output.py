@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from retort.students.encoding import VECTORS, encode_parts, encode_texts, layer_entry
 from retort.students.late_interaction import encode_tokens, is_late_interaction, longest
+from retort.students.pieces import NO_PIECE, PIECES
 from retort.students.scoring import SCORES, is_ranker, score_parts
 from retort.students.towers import Side, route
 from retort.trainers.batches.base import CandidateBatch
@@ -72,7 +74,8 @@ class DenseOutput:
         if not batch.derived_documents:
             return self
         layers = {number: layer.standard(batch) for number, layer in self.layers.items()}
-        return replace(self, documents=self.documents[: -batch.derived_documents], layers=layers)
+        kept = slice(len(batch.documents) - batch.derived_documents)  # layers have no pieces, which come later
+        return replace(self, documents=self.documents[kept], layers=layers)
 
     def in_batch_scores(self) -> Tensor:
         """`[B, U]` scores of every query against every document of the batch."""
@@ -192,6 +195,52 @@ class Tokens:
 EncoderOutput = DenseOutput | PairOutput | MultiVectorOutput
 
 
+@dataclass
+class PiecePlan:
+    """
+    Which of a batch's documents are encoded, and which are pieces of these.
+
+    :param texts:
+        `[n]` rows of the documents that are encoded; the standard ones come first.
+    :param spans:
+        `[n, m, 2]` int64, where pieces of each start and end; `NO_PIECE` where there are fewer.
+    :param pieces:
+        `[p]` rows of the documents that are pieces.
+    :param owners:
+        `[p]` rows of `spans`.
+    :param places:
+        `[p]` columns of `spans`.
+    """
+
+    texts: Tensor
+    spans: np.ndarray
+    pieces: Tensor
+    owners: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, batch: CandidateBatch) -> PiecePlan:
+        """Sort a batch's documents; equal pieces, of two lists, are computed once."""
+        device, first = batch.pieces.device, len(batch.documents) - batch.derived_documents
+        rows = batch.pieces.tolist()
+        pieces = [at for at, (owner, _, _) in enumerate(rows) if owner >= 0]
+        texts = [*range(first), *(first + at for at, (owner, _, _) in enumerate(rows) if owner < 0)]
+        known: list[dict[tuple[int, int], int]] = [{} for _ in texts]
+        places = [known[rows[at][0]].setdefault((rows[at][1], rows[at][2]), len(known[rows[at][0]])) for at in pieces]
+        spans = np.full((len(texts), max(map(len, known)), 2), NO_PIECE, dtype=np.int64)
+        for own, of in zip(known, spans, strict=True):
+            of[: len(own)] = list(own) or NO_PIECE
+        tensors = ([first + at for at in pieces], [rows[at][0] for at in pieces], places)
+        moved = (torch.tensor(values, dtype=torch.int64, device=device) for values in tensors)
+        return cls(torch.tensor(texts, dtype=torch.int64, device=device), spans, *moved)
+
+    def joined(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Put the vectors of pieces among those of texts; of pieces there is nothing else."""
+        order = torch.cat([self.texts, self.pieces]).argsort()
+        of_pieces = parts[PIECES][self.owners, self.places]
+        return parts | {VECTORS: torch.cat([parts[VECTORS], of_pieces])[order]}
+
+
 def similarities(queries: Tensor, documents: Tensor, similarity: str) -> Tensor:
     """`[B, U]` similarities of `[B, d]` and `[U, d]`, `cosine` or `dot`."""
     if similarity == "cosine":
@@ -238,7 +287,8 @@ class BatchEncoder:
         :param views:
             What else is wanted (see `DenseOutput.views` and `PairOutput.views`).
         :returns:
-            The whole batch, the same in every process.
+            The whole batch, the same in every process. A bi-encoder's vectors of pieces come out of their documents'
+            encodings; of these there are no layers and views.
         """
         if is_ranker(model):
             own = self._score(model, batch, layers, views)
@@ -256,7 +306,9 @@ class BatchEncoder:
             )
             last_part.layers = dict(zip(layers, parts, strict=True))
             return last_part
-        asked, given = (self._encode(model, texts, side, layers, views) for texts, side in sides)
+        pieces = PiecePlan.of(batch) if len(batch.pieces) else None
+        asked = self._encode(model, batch.queries, "query", layers, views)
+        given = self._encode(model, batch.documents, "document", layers, views, pieces)
 
         def output(name: str) -> DenseOutput:
             return DenseOutput(asked[name], given[name], scale, model.similarity_fn_name)
@@ -267,10 +319,16 @@ class BatchEncoder:
         return whole
 
     def _encode(
-        self, model: Any, texts: list[Any], side: Side, layers: Sequence[int], views: Sequence[str]
+        self,
+        model: Any,
+        texts: list[Any],
+        side: Side,
+        layers: Sequence[int],
+        views: Sequence[str],
+        pieces: PiecePlan | None = None,
     ) -> dict[str, Tensor]:
         options: dict[str, Any] = {"budget": self.tokens_per_chunk, "recompute": self.cache_gradients}
-        if not layers and not views:
+        if not layers and not views and pieces is None:
             found = self._shared(
                 model,
                 texts,
@@ -282,7 +340,20 @@ class BatchEncoder:
         options |= {"layers": layers, "views": views}
         if "tokens" in views:
             options["length"] = longest(model, texts, side) if texts else 0
-        return self._shared_parts(model, texts or [""], texts, lambda own: encode_parts(model, own, side, **options))
+        if pieces is None:
+
+            def alone(own: list[str]) -> dict[str, Tensor]:
+                return encode_parts(model, own, side, **options)
+
+            return self._shared_parts(model, texts or [""], texts, alone)
+        texts = [texts[row] for row in pieces.texts.tolist()]
+
+        def with_pieces(own: list[tuple[str, np.ndarray]]) -> dict[str, Tensor]:
+            spans = np.stack([of for _, of in own])
+            return encode_parts(model, [text for text, _ in own], side, spans=spans, **options)
+
+        items = list(zip(texts, pieces.spans, strict=True))
+        return pieces.joined(self._shared_parts(model, items, texts, with_pieces))
 
     def _tokens(self, model: Any, texts: list[str], side: Side, layers: Sequence[int]) -> Tensor:
         length = longest(model, texts, side)

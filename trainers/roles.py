@@ -204,6 +204,8 @@ class Objective(nn.Module):
     takes_ranks = False
     #: It wants candidates that a text transform derived; others never see them.
     takes_derived = False
+    #: It wants its teacher's scores of documents; False: of derived candidates alone.
+    scores_documents = True
     #: It compares two distributions over candidates (see `compared`).
     divergence = False
     #: It looks at scores alone, so that cut vectors do for it (`training.dims`).
@@ -629,10 +631,21 @@ class TextRequest:
 
 @dataclass(frozen=True)
 class Derived:
-    """A candidate that is made of a list's texts: it has no label, and `kind`, from 1, tells it from others."""
+    """
+    A candidate that is made of a list's texts: it has no label.
+
+    :param text:
+        What teachers read, alone.
+    :param kind:
+        Tells it from others, from 1.
+    :param piece:
+        Of a piece of a document: the document's place in the list, and the characters where the piece starts and ends.
+        The student takes its vector out of that document's own encoding (see `retort.students.pieces`).
+    """
 
     text: str
     kind: int = 1
+    piece: tuple[int, int, int] | None = None
 
 
 class TextTransform:
@@ -646,6 +659,8 @@ class TextTransform:
     rewrites = True
     #: It adds candidates, which objectives with `takes_derived` see.
     derives = False
+    #: These are pieces of documents, of which the student must have vectors.
+    derives_pieces = False
     #: `{type, init_parameters}` of a `QuerySource` that it needs, or of several, one after the other; None: of none.
     source_spec: dict[str, Any] | list[dict[str, Any]] | None = None
     #: How `document_views` sees documents, for the student's manifest.
@@ -670,8 +685,26 @@ class TextTransform:
         return request.documents
 
     def derived(self, request: TextRequest) -> list[Derived]:  # noqa: ARG002
-        """Give further candidates of a list; by default none."""
+        """Give further candidates of a list, for teachers to score; by default none."""
         return []
+
+    def kept(
+        self,
+        request: TextRequest,  # noqa: ARG002
+        derived: list[Derived],
+        scores: Mapping[str, list[float]],  # noqa: ARG002
+    ) -> list[Derived]:
+        """
+        Choose which of a list's derived candidates to train on, once they are scored; by default all.
+
+        :param request:
+            The same as for `derived`.
+        :param derived:
+            `n` candidates.
+        :param scores:
+            Per teacher its `n` scores, NaN where it has none; those of teachers in the loop are not known yet.
+        """
+        return derived
 
     def document_views(self, data: RetrievalData) -> list[list[str]] | None:  # noqa: ARG002
         """Give the texts that stand for each document in search, several of one; None: documents as they are."""

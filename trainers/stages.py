@@ -95,7 +95,8 @@ def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
     if stage.candidates is not None and source.needs_lists:
         path = out / "candidates" / _file(stage, number, "parquet")
         if not path.is_file():
-            _make_lists(built, stage, inputs, scorers).save(path, context.data)
+            documents = {name for o in objectives if o.scores_documents for name in o.teachers}
+            _make_lists(built, stage, inputs, [n for n in scorers if n in documents]).save(path, context.data)
         # Read back even when new: a resumed run sees the same.
         inputs.lists = CandidateLists.load(path, context.data)
     seen = {name for o in objectives if o.takes_derived for name in o.teachers}

@@ -48,6 +48,9 @@ class CandidateBatch:
         `[B, D]` int8: the kinds of the derived candidates, which are the last `D` of each list.
     :param derived_documents:
         How many of the documents are derived; they are the last ones.
+    :param pieces:
+        `[derived_documents, 3]` int64, of derived documents that are pieces of a document: its row, and the characters
+        where the piece starts and ends; -1 for a text of its own. Empty where none is a piece.
     :param query_extras:
         What a batch source adds to each query, by name: lists or tensors of length `B`.
     :param document_extras:
@@ -68,6 +71,7 @@ class CandidateBatch:
     list_rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     derived: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int8))
     derived_documents: int = 0
+    pieces: Tensor = field(default_factory=lambda: torch.zeros(0, 3, dtype=torch.int64))
     query_extras: dict[str, Any] = field(default_factory=dict)
     document_extras: dict[str, Any] = field(default_factory=dict)
 
@@ -99,6 +103,17 @@ class CandidateBatch:
     def derived_candidates(self) -> int:
         """`D`: how many of each list's candidates are derived."""
         return self.derived.shape[1]
+
+    def piece_places(self) -> Tensor:
+        """`[B, D]` int64: the place in its list of the document that a derived candidate is a piece of; -1: of none."""
+        d, standard = self.derived_candidates, len(self.documents) - self.derived_documents
+        if not len(self.pieces):
+            return torch.full_like(self.derived, -1, dtype=torch.int64)
+        lists = slice(self.index.shape[1] - d)
+        owners = self.pieces[(self.index[:, -d:] - standard).clamp(min=0), 0]
+        same = (self.index[:, None, lists] == owners[:, :, None]) & self.mask[:, None, lists]
+        there = self.mask[:, -d:] & same.any(-1)
+        return same.int().argmax(-1).masked_fill(~there, -1)
 
     @property
     def size(self) -> int:
@@ -160,6 +175,9 @@ class CandidateBatch:
             list_rows=_chosen(self.list_rows, queries) if len(self.list_rows) else self.list_rows,
             derived=_chosen(self.derived, queries) if self.derived_candidates else self.derived,
             derived_documents=sum(d >= standard for d in chosen),
+            pieces=_moved(self.pieces[documents[documents >= standard] - standard], documents)
+            if len(self.pieces)
+            else self.pieces,
             query_extras={name: _chosen(values, queries) for name, values in self.query_extras.items()},
             document_extras={name: _chosen(values, chosen) for name, values in self.document_extras.items()},
         )
@@ -181,6 +199,7 @@ class CandidateBatch:
             teacher_vectors={name: (q, d[texts]) for name, (q, d) in self.teacher_vectors.items()},
             derived=self.derived[:, :0],
             derived_documents=0,
+            pieces=self.pieces[:0],
             document_extras={name: values[texts] for name, values in self.document_extras.items()},
         )
 
@@ -196,6 +215,12 @@ class CandidateBatch:
             for name in ("query_extras", "document_extras")
         }
         return replace(self, **moved, **extras, teacher_scores=scores, teacher_vectors=vectors)
+
+
+def _moved(pieces: Tensor, documents: Tensor) -> Tensor:
+    """Number the documents that pieces are of anew: these are kept."""
+    rows = torch.searchsorted(documents, pieces[:, 0].contiguous())
+    return torch.cat([torch.where(pieces[:, 0] < 0, -1, rows)[:, None], pieces[:, 1:]], dim=1)
 
 
 def _chosen(values: Any, rows: list[int]) -> Any:

@@ -117,7 +117,23 @@ class ListBatches(BatchSource):
         requests = self._requests(step, "derived")
         never = [self._never_items(request.query) for request in requests]
         derived = [self._text.derived(request) for request in requests]
-        return [[one for one in own if item_id(one.text) not in n] for own, n in zip(derived, never, strict=True)]
+        return [  # a piece is no negative, whatever it says
+            [one for one in own if one.piece is not None or item_id(one.text) not in items]
+            for own, items in zip(derived, never, strict=True)
+        ]
+
+    def _kept(self, step: int) -> list[list[Derived]]:
+        """Choose a step's derived candidates by what teachers gave for them."""
+        derived = self._derived(step)
+        if self._text is None or not self._text.derives:
+            return derived
+        names = [*self._inputs.score_teachers, *self._inputs.derived_vector_teachers]
+        kept = []
+        for request, own in zip(self._requests(step, "derived"), derived, strict=True):
+            texts = [one.text for one in own]
+            of = self._scores.of if self._scores is not None and own else None
+            kept.append(self._text.kept(request, own, {n: of(n, request.query, texts) for n in names} if of else {}))
+        return kept
 
     def _never_items(self, query: int) -> set[bytes]:
         """Item ids of the texts that are never negatives of a query: of its positives, and its own."""
@@ -138,7 +154,7 @@ class ListBatches(BatchSource):
         rows = np.concatenate([lists.rows[c] for c in chosen])
         rewrites = self._text is not None and self._text.rewrites
         unique = rows if rewrites else np.unique(rows)  # a document has a text for each list
-        derived, derived_scores = self._derived(step), self._scores
+        derived, derived_scores = self._kept(step), self._scores
         standard, extra = max(len(c) for c in chosen), max(map(len, derived), default=0)
         starts = np.cumsum([0, *(len(c) for c in chosen)])
         derived_starts = len(unique) + np.cumsum([0, *map(len, derived)])
@@ -146,10 +162,12 @@ class ListBatches(BatchSource):
         index = np.zeros(shape, dtype=np.int64)
         labels, sources = np.full(shape, -1, dtype=np.int8), np.full(shape, -1, dtype=np.int8)
         mask, kinds = np.zeros(shape, dtype=bool), np.zeros((len(numbers), extra), dtype=np.int8)
-        scores = {name: np.full(shape, np.nan, dtype=np.float32) for name in lists.scores}
+        names = dict.fromkeys([*lists.scores, *self._inputs.score_teachers])
+        scores = {name: np.full(shape, np.nan, dtype=np.float32) for name in names}
         known = np.zeros((len(numbers), int(derived_starts[-1])), dtype=bool)
         added = [one.text for own in derived for one in own]
         added_items = [item_id(text) for text in added]
+        pieces = np.full((len(added), 3), -1, dtype=np.int64)
         for i, entries in enumerate(chosen):
             n, own = len(entries), derived[i]
             index[i, :n] = starts[i] + np.arange(n) if rewrites else np.searchsorted(unique, lists.rows[entries])
@@ -163,6 +181,10 @@ class ListBatches(BatchSource):
             last = slice(standard, standard + len(own))
             index[i, last], mask[i, last] = derived_starts[i] + np.arange(len(own)), True
             kinds[i, : len(own)] = [one.kind for one in own]
+            for at, one in enumerate(own, derived_starts[i] - len(unique)):
+                if one.piece is not None:
+                    pieces[at] = index[i, one.piece[0]], *one.piece[1:]
+                    known[:, len(unique) + at] |= known[:, pieces[at, 0]]
             if derived_scores is not None:
                 for name, values in scores.items():
                     values[i, last] = derived_scores.of(name, int(query_rows[i]), [one.text for one in own])
@@ -177,6 +199,7 @@ class ListBatches(BatchSource):
         tensors: dict[str, Any] = {
             "index": index, "labels": labels, "mask": mask, "known_positive": known, "sources": sources,
             "list_rows": numbers.astype(np.int64), "derived": kinds,
+            "pieces": pieces if (pieces >= 0).any() else pieces[:0],
         }  # fmt: skip
         tensors = {name: torch.from_numpy(values) for name, values in tensors.items()}
         return CandidateBatch(

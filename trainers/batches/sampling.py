@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from retort.trainers.data.texts import TextStore
+from retort.trainers.encoder_output import similarities
 from retort.trainers.roles import Context
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.runtime.rng import rng_for
@@ -86,6 +87,8 @@ class DerivedScores:
         over = context.over(replace(context.data, corpus=store, qrels={}, given={}))
         self._store = store
         self._caches = {name: over.teacher_cache(name, "document", store) for name in vector_teachers}
+        self._queries = {name: over.vectors(name, "query") for name in vector_teachers}
+        self._similarities = {name: context.similarity(name) for name in vector_teachers}
         queries = np.array([query for query, _ in wanted], dtype=np.int64)
         rows = np.array([self._rows[text] for _, text in wanted], dtype=np.int64)
         self._scores: dict[str, dict[tuple[int, str], float]] = {}
@@ -101,7 +104,10 @@ class DerivedScores:
             self._scores[name] = dict(zip(wanted, values, strict=True))
 
     def of(self, teacher: str, query: int, texts: list[str]) -> list[float]:
-        """Give a teacher's scores of a query's derived candidates, NaN where it has none."""
+        """Give a teacher's scores, or similarities, of a query's derived candidates, NaN where it has none."""
+        if teacher in self._caches:
+            asked = torch.from_numpy(self._queries[teacher][[query]])
+            return similarities(asked, self.vectors(teacher, texts), self._similarities[teacher])[0].tolist()
         own = self._scores.get(teacher, {})
         return [own.get((query, text), math.nan) for text in texts]
 
