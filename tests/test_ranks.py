@@ -53,6 +53,7 @@ EXACT = [
     "mtd",
     "leaf",
     "cotmae",
+    "fgd",
 ]
 FITTED = ["prod", "r2anker"]
 
@@ -204,6 +205,15 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
     cerberus_ranker["stages"][0]["candidates"] = pool("bm25", negatives=1)
     cerberus_ranker["training"].pop("dims")
 
+    # Pieces of documents inside these documents' encodings, of which a process may have none.
+    fgd = copy.deepcopy(skeletons["adam"])
+    fgd["stages"][0]["candidates"]["text"] = spec("retort.trainers.methods.fgd.Pieces", passage_tokens=4, sentences=3)
+    fgd["stages"][0]["objectives"] = [
+        spec("Contrastive"),
+        spec("retort.trainers.methods.fgd.PieceKL", teacher="ranker", scope="both"),
+    ]
+    fgd["training"] |= {"cache_gradients": True, "tokens_per_chunk": 24, "batch_size": 2}
+
     # A head that stays, which takes a narrower student to its teacher's width; queries and documents in one batch.
     leaf = copy.deepcopy(whole) | {"candidates": {}}
     leaf["student"]["init_parameters"]["dim"] = 16
@@ -259,6 +269,7 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
         "mtd": mtd,
         "leaf": leaf,
         "cotmae": cotmae,
+        "fgd": fgd,
         # Float32 with dropout: the ranks must agree, and a killed run must come back to it.
         "dropout": long(recipe_tree),
     }

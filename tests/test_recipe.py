@@ -433,6 +433,8 @@ FROZEN = {
     "retort.trainers.data.pseudo_queries.TrainingQuestions",
     "retort.trainers.methods.adam.DarkExamples",
     "retort.trainers.methods.adam.DarkKL",
+    "retort.trainers.methods.fgd.PieceKL",
+    "retort.trainers.methods.fgd.Pieces",
     "retort.trainers.methods.ar2.Adversarial",
     "retort.trainers.methods.ca_mkd.Confidence",
     "retort.trainers.methods.capstone.Expansion",
