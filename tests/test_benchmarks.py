@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tiny import write_jsonl
 
 from retort.trainers.data.beir import read_beir
 from retort.trainers.evaluation.rank import evaluate_model
@@ -450,6 +451,51 @@ class TestProtocol:
         assert protocol.judged(lines, {}) == lines
         assert protocol.judged(lines, {"labelled": 1}) == lines[:2]
         assert protocol.judged(lines, {"questions": 2}) == [lines[0], lines[2]]
+
+    def test_joined_sections(self, protocol, monkeypatch, tmp_path):
+        """Sections of a story in their order; where evidence stands, in several sections its first."""
+        source = tmp_path / "data" / "tales"
+        (source / "qrels").mkdir(parents=True)
+        texts = {"a#10": "ten", "a#9": "nine", "a#8": "eight", "a#7": "seven", "b#1": "one"}
+        write_jsonl(source / "corpus.jsonl", [{"_id": i, "title": i[0], "text": t} for i, t in texts.items()])
+        write_jsonl(source / "queries.jsonl", [{"_id": f"q{i}", "text": f"what {i}"} for i in range(4)])
+        judged = {"train": [("q0", "a#8"), ("q0", "a#7")]}
+        judged["dev"] = [("q1", "a#9"), ("q2", "b#1"), ("q3", "a#9"), ("q3", "a#7")]
+        for split, pairs in judged.items():
+            lines = ["query-id\tcorpus-id\tscore\n", *(f"{q}\t{d}\t1\n" for q, d in pairs)]
+            (source / "qrels" / f"{split}.tsv").write_text("".join(lines))
+        monkeypatch.setenv("RETORT_DATA", str(source.parent))
+        protocol.prepare({"sets": {"tales": {}, "long": {"of": "tales", "joined": 3}}}, "long", tmp_path / "work")
+        folder = tmp_path / "work" / "long"
+        dev, train = read_beir(folder / "data", "dev"), read_beir(folder / "data", "train")
+        assert dict(zip(dev.corpus.ids, dev.corpus.texts, strict=True)) == {
+            "a#7-9": "a seven eight nine",
+            "a#10-10": "a ten",
+            "b#1-1": "b one",
+        }
+        assert train.qrels == {"q0": {"a#7-9": 1}}
+        assert dev.qrels == {"q1": {"a#7-9": 1}, "q2": {"b#1-1": 1}, "q3": {"a#7-9": 1}}
+        places = json.loads((folder / protocol.PLACES).read_text())
+        assert places == pytest.approx({"q1": 14.5 / 17, "q2": 0.5, "q3": 3 / 17})
+
+    def test_the_second_half_of_documents(self, protocol):
+        """Its questions alone are compared once more."""
+        report = import_module("report")
+        scores = {"base": [0.1, 0.2, 0.3, 0.4] * 5, "arm": [0.1, 0.2, 0.7, 0.6] * 5}
+        arms = {
+            name: {"places": [0.2, 0.5, 0.6, 0.9] * 5, "seeds": {str(s): {"questions": own} for s in range(3)}}
+            for name, own in scores.items()
+        }
+        text = "\n".join(report.halves(arms, [("arm", "base")]))
+        assert "the 10 questions" in text
+        assert "| base | 0.1500 | 0.3500 |" in text and "| arm | 0.1500 | 0.6500 |" in text
+        assert "| arm | base | +0.3000 " in text
+
+    def test_what_was_logged(self, protocol, tmp_path):
+        """Terms of the loss and what is logged beside them, over the last quarter of the steps."""
+        lines = [{"event": "step", "terms": {"loss": s}, "logged_terms": {"auc": s / 2}} for s in range(8)]
+        write_jsonl(tmp_path / "log.jsonl", [{"event": "evaluation"}, *lines])
+        assert protocol.logged(tmp_path / "log.jsonl") == {"loss": 6.5, "auc": 3.25}
 
     def test_a_run_at_a_toy_size(self, protocol, given, monkeypatch, tmp_path, beir, tiny_student):
         """Start (of the whole set), baseline and arm; what is there isn't run again; the report is of the files alone."""
