@@ -54,6 +54,7 @@ EXACT = [
     "leaf",
     "cotmae",
     "fgd",
+    "cudfkd",
 ]
 FITTED = ["prod", "r2anker"]
 
@@ -229,6 +230,19 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
     spans = spec("retort.trainers.batches.spans.SpanBatches", length=16, group=r"(d\d)\d")
     cotmae["stages"] = [stage("pre-train", 4, mae, batches=spans)]
     cotmae["training"] |= {"accumulation": 2, "cache_gradients": True, "tokens_per_chunk": 24}
+    # Queries that are proposed anew, and chosen; weights by a pace that stays.
+    cudfkd = copy.deepcopy(whole)
+    cudfkd["candidates"]["random"] = spec("retort.trainers.candidates.drawn.RandomMiner", depth=2)
+    cudfkd["stages"] = [
+        distil
+        | {
+            "objectives": [spec("retort.trainers.methods.cudfkd.SelfPacedKL", teacher="ranker")],
+            "queries": spec("retort.trainers.data.proposals.Proposals", pool=16),
+            "selector": spec("retort.trainers.methods.cudfkd.UsefulQueries", teacher="ranker", clusters=4),
+            "candidates": pool("own", "random", negatives=5),
+            "refresh": 4,
+        }
+    ]
 
     # Lists that a batch source brings along.
     simcse = copy.deepcopy(whole) | {"candidates": {}, "teachers": {}}
@@ -270,6 +284,7 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
         "leaf": leaf,
         "cotmae": cotmae,
         "fgd": fgd,
+        "cudfkd": cudfkd,
         # Float32 with dropout: the ranks must agree, and a killed run must come back to it.
         "dropout": long(recipe_tree),
     }

@@ -48,6 +48,7 @@ def test_small_and_full_differ_in_sizes_alone(name):
         sizes = {"steps", "lr", "batch_size", "negatives", "depth", "max_tokens", "layers", "trunk", "model", "most"}
         sizes |= {"evaluate_every", "checkpoint_every", "dev_queries", "dev_depth", "dev_documents", "accumulation"}
         sizes |= {"refresh", "turn", "views", "cache_gradients", "dim", "length"}
+        sizes |= {"refresh", "turn", "views", "cache_gradients", "dim", "pool"}
         sizes |= {"similarity_fn_name", "prompts"}  # these go with the model
         if isinstance(tree, dict):
             return {k: shape(v) for k, v in tree.items() if k not in sizes}
@@ -427,9 +428,11 @@ FROZEN = {
     "retort.trainers.batches.texts.TextBatches",
     "retort.trainers.candidates.bm25.BM25Miner",
     "retort.trainers.candidates.dense.DenseMiner",
+    "retort.trainers.candidates.drawn.RandomMiner",
     "retort.trainers.candidates.sparse.SparseMiner",
     "retort.trainers.data.pseudo_queries.KeyPhrases",
     "retort.trainers.data.pseudo_queries.KeySentences",
+    "retort.trainers.data.proposals.Proposals",
     "retort.trainers.data.pseudo_queries.TrainingQuestions",
     "retort.trainers.methods.adam.DarkExamples",
     "retort.trainers.methods.adam.DarkKL",
@@ -442,6 +445,8 @@ FROZEN = {
     "retort.trainers.methods.ckd.KnowledgeFiltration",
     "retort.trainers.methods.cotmae.ContextReconstruction",
     "retort.trainers.methods.ctkd.CurriculumTemperature",
+    "retort.trainers.methods.cudfkd.SelfPacedKL",
+    "retort.trainers.methods.cudfkd.UsefulQueries",
     "retort.trainers.methods.dual_cross_encoder.QuestionViews",
     "retort.trainers.methods.lead.LayerKL",
     "retort.trainers.methods.lead.MutualKL",

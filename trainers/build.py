@@ -175,6 +175,7 @@ def _build(recipe: Recipe, data: RetrievalData, cache: Path, *, ask: bool) -> Bu
             msg = f"teachers.{name}: {recipe.teachers[name].type} must say what it gives: {', '.join(get_args(Gives))}."
             raise RecipeError(msg)
     context = TrainingContext(data, teachers, cache, student)
+    context.student_scale = _scale(recipe, student)
     if not is_ranker(student) and isinstance(remote := route(student, "document")[0], RemoteDocuments):
         _bind_documents(remote, student, context, ask=ask)
     miners = {
@@ -405,7 +406,6 @@ def _build_distiller(
     if not ranker and student.similarity_fn_name not in {"cosine", "dot"}:
         msg = f"student: its similarity is {student.similarity_fn_name!r}; set similarity_fn_name to cosine or dot."
         raise RecipeError(msg)
-    scale = COSINE_SCALE if not ranker and student.similarity_fn_name == "cosine" else 1.0
     for i, stage in enumerate(recipe.stages):
         if stage.weighting and not any(len(o.each_teacher) > 1 for o, _ in objectives[stage.name]):
             msg = f"stages.{i}.weighting: no objective of the stage names several teachers; give `teacher` a list."
@@ -418,7 +418,7 @@ def _build_distiller(
             student,
             objectives,
             info,
-            scale=recipe.training.scale or scale,
+            scale=_scale(recipe, student),
             temperatures=_by_stage(recipe, "temperature"),
             weightings=_by_stage(recipe, "weighting"),
             live=live,
@@ -429,6 +429,12 @@ def _build_distiller(
     except ValueError as error:
         msg = f"objectives: {error}"
         raise RecipeError(msg) from error
+
+
+def _scale(recipe: Recipe, student: SentenceTransformer | CrossEncoder) -> float:
+    """Return the factor on a student's scores."""
+    cosines = not is_ranker(student) and student.similarity_fn_name == "cosine"
+    return recipe.training.scale or (COSINE_SCALE if cosines else 1.0)
 
 
 def _check_objective(where: str, kind: str, objective: Objective, student: Any, name: str, teacher: Teacher) -> None:

@@ -18,6 +18,7 @@ from retort.students.scoring import is_ranker, score_numpy
 from retort.students.sparse import encode_vectors
 from retort.students.towers import SIDES, Side
 from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.encoder_output import COSINE_SCALE
 from retort.trainers.roles import Teacher
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.runtime.progress import progress_bar
@@ -58,13 +59,15 @@ class TrainingContext:
         self.cache = cache
         self._student = student
         self.views: DocumentViews | None = None  # what stands for documents in search, where the student sees more
+        self.progress = 0.0  # of the stage, as it opens or is refreshed
+        self.student_scale = 1.0  # factor on its scores
         self.kinds: dict[str, str] = {}  # of teachers that were asked for scores: `scores` or `ranks`
         self._vectors: dict[tuple[str, str, Side], Any] = {}
 
     def over(self, data: RetrievalData) -> TrainingContext:
         """Return the same models over other data."""
         other = TrainingContext(data, self.teachers, self.cache, self._student)
-        other.views = self.views
+        other.views, other.progress, other.student_scale = self.views, self.progress, self.student_scale
         if data.corpus is self.data.corpus and "bm25" in vars(self):
             vars(other)["bm25"] = self.bm25
         return other
@@ -79,6 +82,19 @@ class TrainingContext:
     def similarity(self, name: str) -> str:
         """Return how a model's vectors are compared."""
         return self._current().similarity_fn_name if name == "student" else self.teacher(name).similarity
+
+    def scale(self, name: str) -> float:
+        """
+        Return the factor on a model's `scores` before a softmax, where an objective sets none.
+
+        It is the student's own; for teachers' cosines the student's for cosines, and 1 for what others give.
+        """
+        if name == "student":
+            return self.student_scale
+        if self.teachers[name].gives != "vectors" or self.similarity(name) != "cosine":
+            return 1.0
+        cosines = self._student is not None and not is_ranker(self._student) and self.similarity("student") == "cosine"
+        return self.student_scale if cosines else COSINE_SCALE
 
     def vectors(self, name: str, side: Side) -> Any:
         """

@@ -8,9 +8,13 @@ Each gives one value a query (or text), not a mean: the loop divides by the coun
 accumulation steps. Entries outside a mask take no part, in value or gradient.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Pacing = Literal["log", "linear", "hard"]
 
 
 def contrastive(scores: Tensor, positive: Tensor, mask: Tensor) -> Tensor:
@@ -248,3 +252,53 @@ def alignment(student: Tensor, teacher: Tensor, *, distance: str = "cosine") -> 
         return (student - teacher).pow(2).mean(-1)
     msg = f"alignment: distance must be cosine, l2, squared or mse; it is {distance!r}."
     raise ValueError(msg)
+
+
+def self_paced_weights(loss: Tensor, pace: float | Tensor, how: Pacing) -> Tensor:
+    r"""
+    Self-paced weights of losses $l$ at a pace $\lambda$; the minimisers of $v l + g(v)$.
+
+    `hard`: $v = [l < \lambda]$, $g = -\lambda v$. `linear`: $v = \max(0, 1 - l / \lambda)$,
+    $g = \lambda (v^2 / 2 - v)$. `log`: $v = (1 + e^{-\lambda}) / (1 + e^{l - \lambda})$,
+    $g = \mu \log \mu + v \log v - \lambda v$ with $\mu = 1 + e^{-\lambda} - v$. (CuDFKD, Li et al. 2023; `curr_v` in
+    its code.)
+
+    :param loss:
+        `[B]`, at least 0.
+    :param pace:
+        $\lambda$, in the unit of the losses.
+    :param how:
+        One of the three.
+    :returns:
+        `[B]`, 0 to 1: 1 at no loss, less with more, more with a higher pace.
+    """
+    pace = torch.as_tensor(pace, dtype=loss.dtype, device=loss.device)
+    if how == "hard":
+        return (loss < pace).to(loss.dtype)
+    if how == "linear":
+        return (1 - loss / pace.clamp(min=torch.finfo(loss.dtype).tiny)).clamp(min=0)
+    return (1 + (-pace).exp()) * (pace - loss).sigmoid()
+
+
+def self_paced_latent(loss: Tensor, pace: float | Tensor, how: Pacing) -> Tensor:
+    r"""
+    What self-paced weights make of the loss: $F_\lambda(l) = \int_0^l v_\lambda(u) \, du$.
+
+    $v l + g(v)$ majorises it up to a constant, so that weighing and a step down on $\sum v l$ lower $\sum F$.
+
+    :param loss:
+        `[B]`, at least 0.
+    :param pace:
+        $\lambda$.
+    :param how:
+        As in `self_paced_weights`.
+    :returns:
+        `[B]`.
+    """
+    pace = torch.as_tensor(pace, dtype=loss.dtype, device=loss.device)
+    if how == "hard":
+        return loss.minimum(pace)
+    if how == "linear":
+        reached = loss.minimum(pace)
+        return reached - reached**2 / (2 * pace.clamp(min=torch.finfo(loss.dtype).tiny))
+    return (1 + (-pace).exp()) * (loss - F.softplus(loss - pace) + F.softplus(-pace))

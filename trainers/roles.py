@@ -41,6 +41,7 @@ from retort.trainers.runtime.distributed import ProcessGroup
 from retort.trainers.runtime.rng import rng_for
 
 Values = dict[str, Tensor]  # per term its values `[n]`
+State = dict[str, Tensor]  # what an objective fixed for a stage, by name
 Masks = dict[str, Tensor]  # per term which of its values count, `[n]` bool
 LoggedTerms = dict[str, tuple[Tensor, Tensor]]  # per name its values and which of them count
 Compared = tuple[Tensor, Tensor, Tensor]
@@ -61,6 +62,8 @@ class Context(Protocol):
     cache: Path
     #: Of teachers that were asked for scores: `scores`, or `ranks` where they gave an order alone.
     kinds: dict[str, str]
+    #: How far the stage has come as it opens or is refreshed, from 0 to below 1.
+    progress: float
 
     @property
     def bm25(self) -> Any:
@@ -71,6 +74,9 @@ class Context(Protocol):
 
     def similarity(self, name: str) -> str:
         """Return how a model's vectors are compared: `cosine` or `dot`."""
+
+    def scale(self, name: str) -> float:
+        """Return the factor on a model's `scores` before a softmax, where an objective sets none."""
 
     def vectors(self, name: str, side: Side) -> Any:
         """Return a model's vectors of all queries or all documents, `[n, d]`; a `csr_array` if sparse."""
@@ -239,7 +245,7 @@ class Objective(nn.Module):
     def bind(self, info: ModelInfo) -> None:
         """Create what depends on the models; called once, before the optimiser sees the parameters."""
 
-    def open(self, context: Context, lists: CandidateLists | None) -> dict[str, Tensor]:  # noqa: ARG002
+    def open(self, context: Context, lists: CandidateLists | None) -> State:  # noqa: ARG002
         """
         Fix what is to hold for the whole stage, such as a split or a quantile; called when it opens or is refreshed.
 
@@ -251,6 +257,15 @@ class Objective(nn.Module):
             Tensors, which go into checkpoints and come back as `StepContext.state`.
         """
         return {}
+
+    def renew(self, state: State, context: Context, lists: CandidateLists | None) -> State:  # noqa: ARG002
+        """
+        Say what is to hold after a refresh; by default what `open` fixes anew.
+
+        :param state:
+            What held before.
+        """
+        return self.open(context, lists)
 
     def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:
         """
@@ -550,6 +565,9 @@ class Selector:
     #: Names of the recipe's teachers that it asks.
     teachers: tuple[str, ...] = ()
 
+    def open(self, lists: CandidateLists) -> None:
+        """Take up the stage's candidate lists, without teachers' scores; called before `keep`."""
+
     def keep(self, context: Context, enough: int) -> np.ndarray:
         """
         Choose queries.
@@ -804,6 +822,6 @@ class BatchSource:
 
 __all__ = [
     "Ask", "BatchSource", "Context", "Derived", "EncodedPart", "Masks", "Miner", "ModelInfo", "Objective",
-    "QuerySource", "Selector", "StageInputs", "StepContext", "Teacher", "TeacherWeighting", "Temperature",
+    "QuerySource", "Selector", "StageInputs", "State", "StepContext", "Teacher", "TeacherWeighting", "Temperature",
     "TextRequest", "TextTransform", "Turn", "Values", "Work",
 ]  # fmt: skip

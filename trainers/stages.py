@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from retort.students.files import reading, replace_file
 from retort.trainers.build import BuiltRecipe, refuse_ranks
@@ -20,7 +19,7 @@ from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.candidates.mining import build_lists
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.texts import RetrievalData, TextStore
-from retort.trainers.engine.loop import OpenedStage
+from retort.trainers.engine.loop import OpenedStage, States
 from retort.trainers.recipe import Stage
 from retort.trainers.roles import QuerySource, StageInputs
 from retort.trainers.runtime.distributed import ProcessGroup
@@ -76,11 +75,11 @@ def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
     teachers = built.context.teachers
     names = sorted(name for name in asked if teachers[name].runs != "in_loop")
     scorers = [name for name in names if teachers[name].gives != "vectors"]
-    context = built.context
+    context, first = built.context, number * (stage.refresh or 0)
+    context.progress = first / stage.steps
     if stage.name in built.queries:
         path = out / "queries" / _file(stage, number, "jsonl")
         context = _with_queries(context, built.queries[stage.name], path, number, f"stages.{place}.queries")
-    first = number * (stage.refresh or 0)
     inputs = StageInputs(
         context=context,
         batch_size=recipe.training_of(stage).batch_size,
@@ -105,8 +104,14 @@ def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
     inputs.derived_vector_teachers = [name for name in inputs.vector_teachers if name in seen]
     source.open(inputs)
 
-    def fix_state() -> dict[str, dict[str, Tensor]]:
-        states = {f"{stage.name}.{i}": o.open(context, inputs.lists) for i, o in enumerate(objectives)}
+    def fix_state(former: States) -> States:
+        states = {}
+        for i, objective in enumerate(objectives):
+            name = f"{stage.name}.{i}"
+            if name in former:
+                states[name] = objective.renew(former[name], context, inputs.lists)
+            else:
+                states[name] = objective.open(context, inputs.lists)
         return {name: state for name, state in states.items() if state}
 
     return OpenedStage(source, fix_state)
@@ -127,8 +132,9 @@ def _make_lists(built: BuiltRecipe, stage: Stage, inputs: StageInputs, scorers: 
         lists = filter_negatives(context, lists, **asdict(section.filter))
     lists = lists.only(np.diff(lists.offsets) > 0)  # as `CandidateLists.load`: what is scored is trained on
     if stage.name in built.selectors:
-        enough = len(inputs.window) * inputs.batch_size
-        lists = lists.only(built.selectors[stage.name].keep(context, enough))
+        selector = built.selectors[stage.name]
+        selector.open(lists)
+        lists = lists.only(selector.keep(context, len(inputs.window) * inputs.batch_size))
     if scorers and len(lists):
         inputs.lists = lists
         source.open(inputs)

@@ -101,6 +101,15 @@ class CandidateLists:
             scores={name: values[keep] for name, values in self.scores.items()},
         )
 
+    def padded(self, values: Any) -> np.ndarray:
+        """`[q, n]` of `[m]` values of the entries, or of one for all: lists below each other, zeros behind each."""
+        lengths = np.diff(self.offsets)
+        there = np.arange(lengths.max(initial=0)) < lengths[:, None]
+        values = np.broadcast_to(values, len(self.rows))
+        found = np.zeros(there.shape, dtype=values.dtype)
+        found[there] = values
+        return found
+
     def save(self, path: Path, data: RetrievalData) -> None:
         """Write the lists as parquet, one line a candidate, with ids instead of rows."""
         columns = {

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from retort.students.layers import attend_step_by_step, collect_rows, join_rows
 from retort.students.loading import has_bfloat16
@@ -36,13 +35,16 @@ from retort.trainers.engine.optimizers import AlternatingOptimizers
 from retort.trainers.engine.progress import RunProgress
 from retort.trainers.engine.validation import Validation
 from retort.trainers.recipe import Recipe, Stage, TrainingSection
-from retort.trainers.roles import BatchSource, StepContext
+from retort.trainers.roles import BatchSource, State, StepContext
 from retort.trainers.runtime.distributed import ProcessGroup
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+States = dict[str, State]  # what objectives fixed for a stage, by their place
 
 
 @dataclass
@@ -53,11 +55,11 @@ class OpenedStage:
     :param source:
         Its batches.
     :param fix_state:
-        Asks its objectives what is to hold for the whole stage: tensors by name, per place of an objective.
+        Asks its objectives what is to hold from now on, with what held before a refresh.
     """
 
     source: BatchSource
-    fix_state: Callable[[], dict[str, dict[str, Tensor]]]
+    fix_state: Callable[[States], States]
 
 
 def make_accelerator(training: TrainingSection, out: Path) -> Accelerator:
@@ -203,7 +205,7 @@ class Loop:
         progress, training = self.progress, self.recipe.training_of(stage)
         self.distiller.encoder.cache_gradients = training.cache_gradients
         every, opened = stage.refresh or stage.steps, progress.step
-        source = self._opened(stage, checkpoint if opened % every else None)
+        source = self._opened(stage, checkpoint)
         optimizers = AlternatingOptimizers(self.distiller, stage, training)
         if checkpoint is not None:
             if progress.step > 0:
@@ -243,21 +245,23 @@ class Loop:
         self._save(None)  # the next stage begins with an optimiser of its own
 
     def _opened(self, stage: Stage, checkpoint: Path | None) -> BatchSource:
-        """Open a stage, or refresh it; with a checkpoint go on with one that was opened before."""
-        progress = self.progress
+        """Open a stage, or refresh it; with a checkpoint go on from there."""
+        progress, every = self.progress, stage.refresh or stage.steps
+        former = self.distiller.stage_state if checkpoint is None else load_stage_state(checkpoint)
         cuda = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
         with torch.random.fork_rng(cuda):  # a teacher may be trained now, or may have been before a kill
             opened = self.open_stage(stage, progress.step // stage.refresh if stage.refresh else 0)
             source = opened.source
-            if checkpoint is not None:
+            if progress.step % every:
                 if source.lists_hash != progress.lists:
                     msg = (
                         f"stage {stage.name}: its candidate lists are not those that it began with; give another --out."
                     )
                     raise RecipeError(msg)
-                state = load_stage_state(checkpoint)
+                state = former
             else:
-                state = self.processes.broadcast(opened.fix_state() if source.size and self.processes.is_main else {})
+                fixes = source.size and self.processes.is_main
+                state = self.processes.broadcast(opened.fix_state(former) if fixes else {})
         self.distiller.take_state(state)
         progress.lists = source.lists_hash
         if source.size:

@@ -1,0 +1,410 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""CuDFKD: reference values, what its parts promise, and a run that is killed at a refresh and between two."""
+
+import copy
+import math
+from dataclasses import replace
+from itertools import combinations, pairwise
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tiny import T1, S, assert_comes_back, everything, lists, log_of, pool, spec, stage
+
+from retort.trainers import losses
+from retort.trainers.build import build_recipe
+from retort.trainers.candidates.mining import build_lists
+from retort.trainers.context import TrainingContext
+from retort.trainers.data.beir import read_beir
+from retort.trainers.data.proposals import DIFFICULTIES, Proposals, admitted
+from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.encoder_output import PairOutput
+from retort.trainers.losses import self_paced_latent, self_paced_weights
+from retort.trainers.methods.cudfkd import SelfPacedKL, UsefulQueries, adversarial_weight, best_of, worth_of
+from retort.trainers.recipe import Recipe
+from retort.trainers.roles import StepContext
+from retort.trainers.run import run_recipe
+from retort.trainers.runtime.errors import RecipeError
+from retort.trainers.stages import open_stage
+
+HOWS = ["hard", "linear", "log"]
+L = torch.tensor([0.0, 0.5, 1.5, 2.0, 2.5, 6.0], dtype=torch.float64)
+OF_LOG = [1.000000, 0.928221, 0.706700, 0.567668, 0.428635, 0.020420]
+FULL = torch.ones(2, 5, dtype=torch.bool)
+CUDFKD = "retort.trainers.methods.cudfkd."
+PROPOSALS = "retort.trainers.data.proposals.Proposals"
+
+
+def regulariser(v, pace, how):
+    """$g(v)$, of which the weights minimise $v l + g(v)$."""
+    if how == "hard":
+        return -pace * v
+    if how == "linear":
+        return pace * (v**2 / 2 - v)
+    mu = 1 + math.exp(-pace) - v
+    return torch.xlogy(mu, mu) + torch.xlogy(v, v) - pace * v
+
+
+class TestWeights:
+    @pytest.mark.parametrize(
+        ("how", "expected"), [("hard", [1, 1, 1, 0, 0, 0]), ("linear", [1, 0.75, 0.25, 0, 0, 0]), ("log", OF_LOG)]
+    )
+    def test_reference_values(self, how, expected):
+        assert self_paced_weights(L, 2.0, how).tolist() == pytest.approx(expected, abs=1e-6)
+
+    def test_reference_values_of_the_latent_objective(self):
+        found = self_paced_latent(L, 2.0, "log")
+        assert found.tolist() == pytest.approx([0, 0.483102, 1.308872, 1.627822, 1.876540, 2.394170], abs=1e-6)
+        majoriser = found[4] + self_paced_weights(L, 2.0, "log")[4] * (1.0 - 2.5)
+        assert float(majoriser) == pytest.approx(1.233587, abs=1e-6)
+        one = self_paced_latent(torch.ones(1, dtype=torch.float64), 2.0, "log")
+        assert float(one) == pytest.approx(0.923784, abs=1e-6)
+
+    @pytest.mark.parametrize("how", HOWS)
+    def test_easy_lists_count_more_and_in_the_end_all_do(self, how):
+        losses_ = torch.linspace(0, 5, 101, dtype=torch.float64)
+        by_pace = torch.stack([self_paced_weights(losses_, pace, how) for pace in (0.1, 0.5, 1.0, 2.0, 4.0)])
+        assert bool((by_pace[:, 0] == 1).all())
+        assert bool((by_pace.diff(dim=1) <= 0).all())  # less with more loss
+        assert bool((by_pace.diff(dim=0) >= 0).all())  # more with a higher pace
+        assert bool(((by_pace >= 0) & (by_pace <= 1)).all())
+        torch.testing.assert_close(self_paced_weights(losses_, 1e9, how), torch.ones_like(losses_))
+
+    @pytest.mark.parametrize("how", HOWS)
+    def test_the_weight_is_the_slope_of_the_latent_objective(self, how):
+        at = torch.tensor([0.3, 1.1, 1.9, 2.4, 5.0], dtype=torch.float64)
+        slope = (self_paced_latent(at + 1e-6, 2.0, how) - self_paced_latent(at - 1e-6, 2.0, how)) / 2e-6
+        torch.testing.assert_close(slope, self_paced_weights(at, 2.0, how), atol=1e-6, rtol=0)
+
+    @pytest.mark.parametrize("how", HOWS)
+    def test_weights_minimise_the_regularised_loss(self, how):
+        """What they leave is the latent objective, up to a constant."""
+        grid = torch.linspace(0, 1, 100_001, dtype=torch.float64)
+        reached = [(grid * loss + regulariser(grid, 2.0, how)).min() for loss in L]
+        weights = self_paced_weights(L, 2.0, how)
+        torch.testing.assert_close(
+            weights * L + regulariser(weights, 2.0, how), torch.stack(reached), atol=1e-8, rtol=0
+        )
+        constant = torch.stack(reached) - self_paced_latent(L, 2.0, how)
+        torch.testing.assert_close(constant, constant[:1].expand(len(L)), atol=1e-8, rtol=0)
+
+    @pytest.mark.parametrize("how", HOWS)
+    def test_weighing_and_a_step_down_lower_the_latent_objective(self, how):
+        """Two parabolas for one weight: alternating goes on to lower the sum."""
+        at, target, found = torch.tensor(2.0, dtype=torch.float64), torch.tensor([0.0, 3.0], dtype=torch.float64), []
+        for _ in range(20):
+            loss = (at - target) ** 2
+            found.append(float(self_paced_latent(loss, 2.0, how).sum()))
+            at = at - 0.1 * (self_paced_weights(loss, 2.0, how) * 2 * (at - target)).sum()
+        assert all(after <= before + 1e-12 for before, after in pairwise(found))
+        assert found[-1] < found[0]
+
+    def test_no_pace_at_all(self):
+        """A student that is its teacher has no loss; nothing turns NaN."""
+        for how in HOWS[1:]:
+            assert self_paced_weights(torch.zeros(1), 0.0, how).tolist() == [1.0]
+        assert self_paced_weights(torch.tensor([1e4]), 1.0, "log").isfinite().all()
+
+
+def kl(start=0.5, steps=100, step=0, rate=0.0, **options):
+    objective = SelfPacedKL(teacher="t", start=start, rate=rate, **options)
+    ctx = StepContext("s", step, steps)
+    return objective, lists(T1), ctx
+
+
+class TestSelfPacedKL:
+    def test_reference_values(self):
+        objective, batch, ctx = kl()
+        values = objective(PairOutput(S), batch, ctx)["self_paced_kl"]
+        plain = losses.listwise_kl(S, T1, FULL)
+        assert plain.tolist() == pytest.approx([0.124625, 0.559954], abs=1e-6)
+        assert ctx.logged_terms["weight"][0].tolist() == pytest.approx([0.952282, 0.779193], abs=1e-6)
+        assert values.mean().item() == pytest.approx(0.277495, abs=1e-6)
+
+    def test_one_weight_a_batch(self):
+        objective, batch, ctx = kl(granularity="batch")
+        values = objective(PairOutput(S), batch, ctx)["self_paced_kl"]
+        assert values.mean().item() == pytest.approx(0.296586, abs=1e-6)
+        assert len(set(ctx.logged_terms["weight"][0].tolist())) == 1
+
+    def test_a_list_that_does_not_count_has_no_part_in_the_batchs_weight(self):
+        objective, batch, ctx = kl(granularity="batch")
+        batch.teacher_scores["t"] = T1.clone()
+        batch.teacher_scores["t"][1, 1:] = torch.nan
+        assert objective.valid(batch)["self_paced_kl"].tolist() == [True, False]
+        objective(PairOutput(S), batch, ctx)
+        assert ctx.logged_terms["weight"][0][0].item() == pytest.approx(0.952282, abs=1e-6)
+
+    def test_no_gradient_goes_through_the_weights(self):
+        scores = S.clone().requires_grad_()
+        objective, batch, ctx = kl()
+        objective(PairOutput(scores), batch, ctx)["self_paced_kl"].sum().backward()
+        again = S.clone().requires_grad_()
+        weights = torch.tensor([0.952282, 0.779193], dtype=torch.float64)
+        (weights * losses.listwise_kl(again, T1, FULL)).sum().backward()
+        torch.testing.assert_close(scores.grad, again.grad, atol=1e-6, rtol=0)
+
+    def test_none_is_plain_divergence(self):
+        objective, batch, ctx = kl(how="none")
+        assert objective(PairOutput(S), batch, ctx)["self_paced_kl"].equal(losses.listwise_kl(S, T1, FULL))
+        assert ctx.logged_terms == {}
+
+    def test_pace_of_the_paper(self):
+        for step, expected in ((0, 2.0), (50_000, 7.0), (100_000, 12.0)):
+            objective, _, ctx = kl(start=2.0, rate=1e-4, step=step, steps=100_000)
+            assert objective.pace(ctx) == pytest.approx(expected)
+
+    def test_pace_by_the_losses(self):
+        """The 99th percentile is reached at 75% of the steps."""
+        objective, _, ctx = kl(start=None, rate=None)
+        state = {"pace": torch.tensor([0.5, 2.0])}
+        assert [objective.pace(replace(ctx, state=state, step=step)) for step in (0, 75, 100)] == [0.5, 2.0, 2.5]
+
+
+class TestAdversarialWeight:
+    def test_schedule_of_the_official_code(self):
+        """250 epochs, from a quarter to three quarters: 124 increments, at epochs 63 to 186."""
+        values = [adversarial_weight(e, start=0.0, growth=0.5, begin=62, end=186) for e in range(250)]
+        increments = [e for e in range(1, 250) if values[e] > values[e - 1]]
+        assert (len(increments), increments[0], increments[-1]) == (124, 63, 186)
+        assert increments == [e for e in range(250) if int(250 * 0.25) < e < int(250 * 0.75)]
+        assert values[-1] == 62.0
+        assert values[0] == 0.0
+
+    def test_in_shares_of_a_stage(self):
+        found = [adversarial_weight(at, start=1.0, growth=4.0, begin=0.25, end=0.75) for at in (0, 0.25, 0.5, 0.75, 1)]
+        assert found == [1.0, 1.0, 2.0, 3.0, 3.0]
+
+
+class TestWorth:
+    def test_by_hand(self):
+        """In the first list both have the same favourite, in the second they have not."""
+        sure, apart = worth_of(T1, S, FULL)
+        assert sure.tolist() == pytest.approx(T1.log_softmax(-1).amax(-1).tolist())
+        p, q = (scores.div(3).log_softmax(-1)[0] for scores in (T1, S))
+        assert apart.tolist() == pytest.approx([9 * float((p.exp() * (p - q)).sum()), 0.0])
+
+    def test_what_is_missing_takes_no_part(self):
+        teacher, mask = T1.clone(), FULL.clone()
+        teacher[0, 1], mask[0, 2] = torch.nan, False
+        rest = [0, 3, 4]
+        sure, apart = worth_of(teacher, S, mask)
+        expected = worth_of(T1[:1, rest], S[:1, rest], FULL[:1, :3])
+        assert [float(sure[0]), float(apart[0])] == pytest.approx([float(expected[0]), float(expected[1])])
+
+    def test_the_best_set(self):
+        """Of all sets of four the one with the highest sum of utilities plus the clusters' entropy."""
+        rng = np.random.default_rng(0)
+        utility, cluster = rng.normal(size=9), np.array([0, 0, 0, 0, 0, 1, 1, 2, 2])
+
+        def total(chosen, balance):
+            shares = np.bincount(cluster[list(chosen)]) / 4
+            shares = shares[shares > 0]
+            return utility[list(chosen)].mean() - balance * (shares * np.log(shares)).sum()
+
+        for balance in (0.0, 0.3, 1.0, 20.0):
+            best = max(combinations(range(9), 4), key=lambda chosen: total(chosen, balance))
+            assert np.flatnonzero(best_of(utility, cluster, 4, balance)).tolist() == list(best)
+
+    def test_a_negative_balance_collapses(self):
+        """The official code's sign is inside: entropy is to be high."""
+        cluster = np.repeat([0, 1], 5)
+        assert best_of(np.zeros(10), cluster, 4, 20.0).reshape(2, 5).sum(1).tolist() == [2, 2]
+        assert best_of(np.zeros(10), cluster, 4, 0.0).reshape(2, 5).sum(1).tolist() == [4, 0]
+
+
+class TestProposals:
+    def test_which_are_admitted(self):
+        assert admitted(DIFFICULTIES, "easy_first", 0.0) == ["first sentence", "generated"]
+        assert admitted(DIFFICULTIES, "easy_first", 0.4) == ["first sentence", "generated", "sentence", "key phrase"]
+        assert admitted(DIFFICULTIES, "easy_first", 0.95) == [*DIFFICULTIES] == admitted(DIFFICULTIES, "all", 0)
+        assert admitted(DIFFICULTIES, "hard_first", 0.0) == ["two documents"] == admitted(DIFFICULTIES, "hardest", 1)
+        hard = ["third of a sentence", "fifth of a sentence", "two documents"]
+        assert admitted(DIFFICULTIES, "hard_first", 0.3) == hard
+        assert admitted(DIFFICULTIES, "easiest", 1.0) == ["first sentence", "generated"]
+
+    @pytest.fixture
+    def data(self):
+        texts = [
+            "The ship sails the sea today. A storm breaks the old anchor chain. The captain drinks all the tea.",
+            "Bread needs flour and some salt. The oven must be very hot. Butter makes a good cake.",
+            "Violin and drum.",
+            "The ship sails the sea today. A storm breaks the old anchor chain. The captain drinks all the tea.",
+        ]
+        return RetrievalData("d", TextStore("abcd", texts), TextStore([], []))
+
+    def proposed(self, data, tmp_path, number=0, progress=0.0, **options):
+        source, context = Proposals(**options), TrainingContext(data, {}, tmp_path)
+        context.progress = progress
+        source.open(context, number)
+        return source.of(data)
+
+    def test_easy_ones(self, data, tmp_path):
+        found = self.proposed(data, tmp_path, pool=3)
+        assert found == [
+            ["The ship sails the sea today."],
+            ["Bread needs flour and some salt."],
+            ["Violin and drum."],
+            [],
+        ]
+
+    def test_as_many_as_the_pool_has(self, data, tmp_path):
+        found = self.proposed(data, tmp_path, pool=2)
+        assert sorted(map(len, found)) == [0, 0, 1, 1]
+        more = self.proposed(data, tmp_path, pool=99, progress=0.9, most=5)
+        assert 6 <= sum(map(len, more)) <= 15
+        assert more[3] == []  # a copy
+
+    def test_a_refresh_goes_on_through_the_corpus(self, data, tmp_path):
+        asked = [self.proposed(data, tmp_path, number, pool=1) for number in range(4)]
+        first = [next(row for row, own in enumerate(found) if own) for found in asked]
+        assert sorted(first[:3]) == [0, 1, 2]
+        assert first[3] == first[0]
+
+    def test_draws_depend_on_seed_and_refresh_alone(self, data, tmp_path):
+        options = {"pool": 9, "order": "all", "most": 3}
+        found = self.proposed(data, tmp_path, 2, **options)
+        assert found == self.proposed(data, tmp_path, 2, **options)
+        assert found != self.proposed(data, tmp_path, 3, **options)
+        assert found != self.proposed(data, tmp_path, 2, seed=1, **options)
+
+    def test_each_way(self, data, tmp_path):
+        """Words are left out of a sentence, and two documents are joined."""
+        words = {w for text in data.corpus.texts[:3] for w in text.split()}
+        for way, share in (("half of a sentence", 0.5), ("fifth of a sentence", 0.2)):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("retort.trainers.data.proposals.DIFFICULTIES", {way: 0.0})
+                found = self.proposed(data, tmp_path, pool=3)
+            own = found[0][0].split()
+            assert set(own) <= words
+            sentence = next(s for s in data.corpus.texts[0].split(".") if {w.strip(".") for w in own} <= {*s.split()})
+            assert len(own) == max(2, round(share * len(sentence.split())))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("retort.trainers.data.proposals.DIFFICULTIES", {"two documents": 0.0})
+            found = self.proposed(data, tmp_path, pool=3)
+        assert any(
+            {*found[0][0].split()} - {*data.corpus.texts[0].split()} or {*own[0].split()} - {*text.split()}
+            for own, text in zip(found[:3], data.corpus.texts, strict=False)
+        )
+
+    def test_mistakes(self):
+        with pytest.raises(ValueError, match="order must be one of easy_first, .*; it is 'odd'"):
+            Proposals(order="odd")
+        with pytest.raises(ValueError, match="pool and most must be above 0"):
+            Proposals(pool=0)
+        with pytest.raises(ValueError, match=r"share must lie in \(0, 1\]"):
+            UsefulQueries(teacher="t", share=0)
+
+
+@pytest.fixture
+def cudfkd_tree(recipe_tree) -> dict:
+    tree = copy.deepcopy(recipe_tree)
+    tree["candidates"] |= {"random": spec("retort.trainers.candidates.drawn.RandomMiner", depth=2)}
+    tree["candidates"]["own"]["init_parameters"]["depth"] = 3
+    tree["training"] |= {"dropout": 0.0, "keep": "last"}
+    tree["stages"] = [
+        stage(
+            "curriculum",
+            8,
+            spec(CUDFKD + "SelfPacedKL"),
+            teacher="teacher",
+            queries=spec(PROPOSALS, pool=16),
+            selector=spec(CUDFKD + "UsefulQueries", clusters=4),
+            candidates=pool("own", "random", negatives=5),
+            refresh=4,
+        )
+    ]
+    return tree
+
+
+def queries_of(out, number=""):
+    path = out / "candidates" / f"curriculum{number}.parquet"
+    return set(pq.read_table(path)["query_id"].to_pylist())
+
+
+class TestRuns:
+    def test_a_killed_run(self, cudfkd_tree, beir, tmp_path, monkeypatch):
+        """At the refresh, and between two; the pace is that of the first opening all along."""
+        out = tmp_path / "whole" / "run"
+        run_recipe(Recipe.from_dict(cudfkd_tree), beir, out)
+        assert len(queries_of(out)) == len(queries_of(out, ".1")) == 8
+        assert (out / "queries" / "curriculum.jsonl").read_text() != (
+            out / "queries" / "curriculum.1.jsonl"
+        ).read_text()
+        logged = [line["logged_terms"] for line in log_of(out)]
+        assert logged[0].keys() == {"weight", "pace", "latent"}
+        assert logged[0]["pace"] > 0
+        rises = np.diff([terms["pace"] for terms in logged])
+        assert rises == pytest.approx([rises[0]] * 7, rel=1e-4)
+        assert rises[0] > 0
+        assert_comes_back(cudfkd_tree, beir, tmp_path, monkeypatch, everything(out), (4, 6))
+
+    def test_a_ranker_teaches(self, cudfkd_tree, beir, tmp_path, tiny_ranker):
+        """Clusters are then of the student's vectors."""
+        cudfkd_tree["teachers"] = {"teacher": spec("CrossEncoderTeacher", model=tiny_ranker, device="cpu")}
+        run_recipe(Recipe.from_dict(cudfkd_tree), beir, tmp_path / "run")
+        assert len(log_of(tmp_path / "run")) == 8
+
+    def test_random_proposals_cost_as_many_calls(self, cudfkd_tree, beir, tmp_path, tiny_ranker, monkeypatch):
+        """What a selection is scored for is trained on, so that a list is scored once."""
+        cudfkd_tree["teachers"] = {"teacher": spec("CrossEncoderTeacher", model=tiny_ranker, device="cpu")}
+        cudfkd_tree["stages"][0] |= {"steps": 4, "refresh": 4, "training": {"batch_size": 16}}
+        asked = {}
+        for selection in ("utility", "random"):
+            monkeypatch.setenv("RETORT_CACHE", str(tmp_path / f"cache-{selection}"))
+            cudfkd_tree["stages"][0]["selector"]["init_parameters"] = {"selection": selection}
+            built = build_recipe(Recipe.from_dict(cudfkd_tree), read_beir(beir, "train"), tmp_path / selection)
+            pairs, real = [], built.context.teachers["teacher"].score
+
+            def score(asks, real=real, pairs=pairs):
+                pairs.extend((ask.query, document) for ask in asks for document in ask.documents)
+                return real(asks)
+
+            built.context.teachers["teacher"].score = score
+            opened = open_stage(built, built.recipe.stages[0], tmp_path / f"{selection}-out")
+            opened.fix_state({})
+            asked[selection] = sorted(pairs), opened.source.size
+        assert asked["utility"][0] == asked["random"][0]
+        assert len(set(asked["random"][0])) == len(asked["random"][0]) > 16 * 3
+        assert (asked["utility"][1], asked["random"][1]) == (8, 16)
+
+    def test_the_adversarial_term_comes_with_progress(self, cudfkd_tree, beir, tmp_path):
+        """Late in the stage the lists are kept over which the student differs."""
+        cudfkd_tree["stages"][0]["selector"]["init_parameters"] = {
+            "certainty": 0.0,
+            "balance": 0.0,
+            "typical": 0.0,
+            "adversarial": {"growth": 1.0, "begin": 0.0, "end": 1.0},
+        }
+        built = build_recipe(Recipe.from_dict(cudfkd_tree), read_beir(beir, "train"), tmp_path)
+        context, selector = built.context, built.selectors["curriculum"]
+        own = build_lists(context, {name: built.miners[name] for name in ("own", "random")})
+        kept = {}
+        for progress in (0.0, 0.5):
+            context.progress = progress
+            selector.open(own)
+            kept[progress] = np.flatnonzero(selector.keep(context, 99))
+        teacher, student = (
+            torch.from_numpy(own.padded(20 * context.scores(name, own.owners, own.rows)))
+            for name in ("teacher", "student")
+        )
+        apart = worth_of(teacher, student, torch.from_numpy(own.padded(True)))[1].numpy()
+        assert kept[0.0].tolist() == list(range(15))  # nothing tells them apart
+        assert sorted(apart[kept[0.5]]) == sorted(apart)[15:]
+        assert kept[0.5].tolist() != kept[0.0].tolist()
+
+    def test_sparse_vectors_have_no_clusters(self, cudfkd_tree, beir, tmp_path, tiny_ranker, trunk):
+        cudfkd_tree["teachers"] = {"teacher": spec("CrossEncoderTeacher", model=tiny_ranker, device="cpu")}
+        cudfkd_tree["student"] = spec("sparse", trunk=trunk, layers=[0, 1], max_tokens={"query": 16, "document": 32})
+        with pytest.raises(RecipeError, match="the vectors of 'student' are sparse"):
+            run_recipe(Recipe.from_dict(cudfkd_tree), beir, tmp_path / "run")
+
+    def test_a_teacher_in_the_loop_has_no_pace(self, cudfkd_tree, beir, tmp_path, trunk):
+        del cudfkd_tree["stages"][0]["selector"]
+        cudfkd_tree["teachers"]["live"] = spec("LiveTeacher", student=spec("from_layers", trunk=trunk, layers=[0]))
+        cudfkd_tree["stages"][0]["objectives"] = [spec(CUDFKD + "SelfPacedKL", teacher="live")]
+        with pytest.raises(RecipeError, match="must score mined lists before training; or set start and rate"):
+            run_recipe(Recipe.from_dict(cudfkd_tree), beir, tmp_path / "run")
