@@ -4,7 +4,9 @@
 """CuDFKD: reference values, what its parts promise, and a run that is killed at a refresh and between two."""
 
 import copy
+import json
 import math
+import shutil
 from dataclasses import replace
 from itertools import combinations, pairwise
 
@@ -14,6 +16,8 @@ import pytest
 import torch
 from tiny import T1, S, assert_comes_back, everything, lists, log_of, pool, spec, stage
 
+from retort.cli.main import main
+from retort.students import Student
 from retort.trainers import losses
 from retort.trainers.build import build_recipe
 from retort.trainers.candidates.mining import build_lists
@@ -24,7 +28,7 @@ from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.encoder_output import PairOutput
 from retort.trainers.losses import self_paced_latent, self_paced_weights
 from retort.trainers.methods.cudfkd import SelfPacedKL, UsefulQueries, adversarial_weight, best_of, worth_of
-from retort.trainers.recipe import Recipe
+from retort.trainers.recipe import Recipe, dump_yaml
 from retort.trainers.roles import StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
@@ -395,6 +399,26 @@ class TestRuns:
         assert kept[0.0].tolist() == list(range(15))  # nothing tells them apart
         assert sorted(apart[kept[0.5]]) == sorted(apart)[15:]
         assert kept[0.5].tolist() != kept[0.0].tolist()
+
+    def test_a_corpus_alone(self, cudfkd_tree, beir, tmp_path, capsys):
+        """Without queries or judgements; nothing is measured, and that is said once."""
+        alone, path = tmp_path / "alone", tmp_path / "recipe.yaml"
+        alone.mkdir()
+        (beir / "corpus.jsonl").rename(alone / "corpus.jsonl")
+        path.write_text(dump_yaml(cudfkd_tree))
+        main(["train", "--recipe", str(path), "--data", str(alone), "--out", str(tmp_path / "run")])
+        assert capsys.readouterr().out.count("not measured") == 1
+        events = [json.loads(line)["event"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+        assert events.count("step") == 8
+        assert "evaluation" not in events
+        assert Student.load(str(tmp_path / "run" / "student")).manifest.metrics == {}
+
+    def test_a_corpus_alone_is_not_enough_for_others(self, recipe_tree, beir, tmp_path):
+        shutil.rmtree(beir / "qrels")
+        (beir / "queries.jsonl").unlink()
+        with pytest.raises(RecipeError, match=r"stages.0: .*TextBatches draws from queries, and .* is a corpus alone"):
+            run_recipe(Recipe.from_dict(recipe_tree), beir, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
 
     def test_sparse_vectors_have_no_clusters(self, cudfkd_tree, beir, tmp_path, tiny_ranker, trunk):
         cudfkd_tree["teachers"] = {"teacher": spec("CrossEncoderTeacher", model=tiny_ranker, device="cpu")}
