@@ -23,6 +23,7 @@ from retort.trainers.build import build_recipe
 from retort.trainers.candidates.mining import build_lists
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
+from retort.trainers.data.made_corpus import GeneratedTexts, ScoredNGrams
 from retort.trainers.data.proposals import DIFFICULTIES, Proposals, admitted
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.encoder_output import PairOutput
@@ -33,12 +34,15 @@ from retort.trainers.roles import StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.stages import open_stage
+from retort.trainers.teachers.chat_generator import ChatModel
 
 HOWS = ["hard", "linear", "log"]
 L = torch.tensor([0.0, 0.5, 1.5, 2.0, 2.5, 6.0], dtype=torch.float64)
 OF_LOG = [1.000000, 0.928221, 0.706700, 0.567668, 0.428635, 0.020420]
 FULL = torch.ones(2, 5, dtype=torch.bool)
 CUDFKD = "retort.trainers.methods.cudfkd."
+MADE = "retort.trainers.data.made_corpus."
+MOCK = "haystack.components.generators.chat.mock.MockChatGenerator"
 PROPOSALS = "retort.trainers.data.proposals.Proposals"
 
 
@@ -432,3 +436,82 @@ class TestRuns:
         cudfkd_tree["stages"][0]["objectives"] = [spec(CUDFKD + "SelfPacedKL", teacher="live")]
         with pytest.raises(RecipeError, match="must score mined lists before training; or set start and rate"):
             run_recipe(Recipe.from_dict(cudfkd_tree), beir, tmp_path / "run")
+
+
+class TestNoCorpus:
+    @pytest.fixture
+    def context(self, recipe_tree, tmp_path):
+        recipe = Recipe.from_dict(recipe_tree)
+        teacher = recipe.create(recipe.teachers["teacher"], "teacher", "teachers.teacher")
+        return TrainingContext(RetrievalData("x", TextStore([], []), TextStore([], [])), {"teacher": teacher}, tmp_path)
+
+    def test_related_n_grams_are_put_together(self, context, tokenizer_path):
+        """Each text's parts are those of its choices that the teacher scores highest, the best first."""
+        options = {"teacher": "teacher", "tokenizer": tokenizer_path, "texts": 30, "words": 2}
+        texts = ScoredNGrams(**options, parts=4, choices=29).texts(context)
+        grams = [text.split(", ")[0] for text in texts]
+        teacher = context.teachers["teacher"]
+        queries, documents = (teacher.encode(grams, side) for side in ("query", "document"))
+        queries, documents = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (queries, documents))
+        scores = queries @ documents.T
+        np.fill_diagonal(scores, -2)
+        for row, text in enumerate(texts):
+            own = [scores[row][grams.index(part)] for part in text.split(", ")[1:]]
+            assert own == pytest.approx(sorted(scores[row], reverse=True)[:3], abs=1e-5)
+        assert all(len(gram.split()) == 2 for gram in grams)
+
+    def test_random_n_grams(self, context, tokenizer_path):
+        """With as many choices as places nothing is left to the teacher; draws are the same each time."""
+        source = ScoredNGrams(teacher="teacher", tokenizer=tokenizer_path, texts=9, parts=4, choices=3)
+        texts = source.texts(context)
+        assert texts == source.texts(context)
+        assert all(len({*text.split(", ")}) == 4 for text in texts)
+
+    def test_a_generator_is_asked_once_for_each_passage(self, context, monkeypatch):
+        asked = []
+
+        def answer(self, prompt):
+            asked.append(prompt)
+            return f" passage {len(asked)} \ud83d"
+
+        monkeypatch.setattr(ChatModel, "_answer", answer)
+        generator = {"type": MOCK, "init_parameters": {}}
+        for _ in range(2):
+            source = GeneratedTexts(generator=generator, topics=["tides", "salt"], each=2)
+            assert source.texts(context) == [f"passage {i} \ufffd" for i in (1, 2, 3, 4)]
+        assert len(asked) == len(set(asked)) == 4
+        assert sum("about tides," in prompt for prompt in asked) == 2
+
+    def test_a_run_without_any_data(self, cudfkd_tree, tokenizer_path, tmp_path, monkeypatch):
+        """The folder is made once; a killed run goes on with it."""
+        parameters = {"teacher": "teacher", "tokenizer": tokenizer_path, "texts": 24, "parts": 3, "choices": 8}
+        cudfkd_tree["data"] = {"corpus": spec(MADE + "ScoredNGrams", **parameters)}
+        data, out = tmp_path / "made", tmp_path / "whole" / "run"
+        run_recipe(Recipe.from_dict(cudfkd_tree), data, out)
+        assert [path.name for path in data.iterdir()] == ["corpus.jsonl"]
+        corpus = (data / "corpus.jsonl").read_text()
+        assert len(corpus.splitlines()) == 24
+        assert_comes_back(cudfkd_tree, data, tmp_path, monkeypatch, everything(out), (6,))
+        assert (data / "corpus.jsonl").read_text() == corpus
+
+    def test_data_that_is_there_is_taken(self, cudfkd_tree, beir, tokenizer_path, tmp_path):
+        cudfkd_tree["data"] = {"corpus": spec(MADE + "ScoredNGrams", teacher="teacher", tokenizer=tokenizer_path)}
+        before = (beir / "corpus.jsonl").read_text()
+        run_recipe(Recipe.from_dict(cudfkd_tree), beir, tmp_path / "run")
+        assert (beir / "corpus.jsonl").read_text() == before
+
+    def test_mistakes(self, cudfkd_tree, tokenizer_path, tmp_path):
+        own = {"tokenizer": tokenizer_path, "texts": 9, "parts": 2, "choices": 3}
+        cudfkd_tree["teachers"]["bm25"] = spec("BM25Teacher")
+        for teacher, message in (("none", "there is no teacher 'none'"), ("bm25", "'bm25' cannot be asked before")):
+            cudfkd_tree["data"] = {"corpus": spec(MADE + "ScoredNGrams", teacher=teacher, **own)}
+            with pytest.raises(RecipeError, match=f"data.corpus: .*{message}"):
+                run_recipe(Recipe.from_dict(cudfkd_tree), tmp_path / "made", tmp_path / "run")
+        assert not (tmp_path / "made").exists()
+        with pytest.raises(ValueError, match="choices at least parts - 1"):
+            ScoredNGrams(teacher="t", tokenizer="x", parts=9, choices=3)
+        with pytest.raises(ValueError, match="topics must name one at least"):
+            GeneratedTexts(generator={"type": MOCK}, topics=[])
+        cudfkd_tree["data"] = {"corpus": spec(PROPOSALS)}
+        with pytest.raises(RecipeError, match="is no corpus source"):
+            run_recipe(Recipe.from_dict(cudfkd_tree), tmp_path / "made", tmp_path / "run")

@@ -432,6 +432,7 @@ FROZEN = {
     "retort.trainers.candidates.sparse.SparseMiner",
     "retort.trainers.data.pseudo_queries.KeyPhrases",
     "retort.trainers.data.pseudo_queries.KeySentences",
+    "retort.trainers.data.made_corpus.ScoredNGrams",
     "retort.trainers.data.proposals.Proposals",
     "retort.trainers.data.pseudo_queries.TrainingQuestions",
     "retort.trainers.methods.adam.DarkExamples",

@@ -16,6 +16,7 @@ that methods combine in one recipe:
 | `Miner` | which documents become candidates | `candidates` |
 | `Selector` | which queries a stage trains on | `stages[].selector` |
 | `QuerySource` | where queries come from | `stages[].queries` |
+| `CorpusSource` | where texts come from, if there are none | `data.corpus` |
 | `TextTransform` | the texts of a list, and candidates made of them | `stages[].candidates.text` |
 | `BatchSource` | what a step trains on | `stages[].batches` |
 """
@@ -603,6 +604,22 @@ class QuerySource:
         raise NotImplementedError
 
 
+class CorpusSource:
+    """Makes the texts of a corpus, where there is none."""
+
+    #: Names of the recipe's teachers that it asks.
+    teachers: tuple[str, ...] = ()
+
+    def texts(self, context: Context) -> list[str]:
+        """
+        List the texts.
+
+        :param context:
+            Its teachers and the cache, without any data.
+        """
+        raise NotImplementedError
+
+
 @dataclass
 class TextRequest:
     """
@@ -821,7 +838,7 @@ class BatchSource:
 
 
 __all__ = [
-    "Ask", "BatchSource", "Context", "Derived", "EncodedPart", "Masks", "Miner", "ModelInfo", "Objective",
-    "QuerySource", "Selector", "StageInputs", "State", "StepContext", "Teacher", "TeacherWeighting", "Temperature",
-    "TextRequest", "TextTransform", "Turn", "Values", "Work",
+    "Ask", "BatchSource", "Context", "CorpusSource", "Derived", "EncodedPart", "Masks", "Miner", "ModelInfo",
+    "Objective", "QuerySource", "Selector", "StageInputs", "State", "StepContext", "Teacher", "TeacherWeighting",
+    "Temperature", "TextRequest", "TextTransform", "Turn", "Values", "Work",
 ]  # fmt: skip

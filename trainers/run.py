@@ -18,6 +18,7 @@ from retort.students.files import read_json, remove_leftovers, write_json
 from retort.students.scoring import is_ranker
 from retort.students.student import save_student
 from retort.trainers.build import BuiltRecipe, build_recipe
+from retort.trainers.corpus import make_corpus
 from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.engine.checkpoints import list_checkpoints
@@ -53,7 +54,8 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
     :param recipe:
         The recipe.
     :param data_folder:
-        A BEIR folder, or training data as `retort.trainers.data.read` reads it.
+        A BEIR folder, or training data as `retort.trainers.data.read` reads it; or none yet, if the recipe has
+        `data.corpus`.
     :param out:
         Run folder.
     :param resume:
@@ -63,6 +65,7 @@ def run_recipe(recipe: Recipe, data_folder: Path, out: Path, *, resume: bool = F
     :raises RecipeError:
         If `out` holds a run and `resume` is off, or holds a run of another recipe or other data.
     """
+    make_corpus(recipe, data_folder, cache_root(out))
     train, dev = read_train_and_dev(data_folder, recipe.data)
     recipe = resolve(recipe, train, dev)
     refuse_other_run(recipe, out, resume=resume)

@@ -79,6 +79,8 @@ class Proposals(QuerySource):
     :param generator:
         `{type, init_parameters}` of a chat generator of Haystack, which makes up questions, too; its answers are kept
         in the cache folder.
+    :param revision:
+        The generator's, as of `GeneratedQuestions`.
     :param seed:
         Seed of all draws.
     :raises ValueError:
@@ -97,6 +99,7 @@ class Proposals(QuerySource):
         words: int = 16,
         most: int = 4,
         generator: dict[str, Any] | None = None,
+        revision: str | None = None,
         seed: int = 0,
     ) -> None:
         if min(pool, most) < 1 or words < FEWEST_WORDS:
@@ -106,7 +109,9 @@ class Proposals(QuerySource):
             msg = f"order must be one of {', '.join(ORDERS)}; it is {order!r}."
             raise ValueError(msg)
         self.pool, self.order, self.words, self.most, self.seed = pool, order, words, most, seed
-        self._generator = None if generator is None else GeneratedQuestions(generator=generator, most=most)
+        self._generator = None
+        if generator is not None:
+            self._generator = GeneratedQuestions(generator=generator, most=most, revision=revision)
         self._number, self._progress = 0, 0.0
 
     def open(self, context: Context, number: int) -> None:

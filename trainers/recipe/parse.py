@@ -161,6 +161,8 @@ class Recipe(RecipeSections):
 
     def _components(self) -> Iterator[tuple[Place, Component, Role]]:
         yield ("student",), self.student, "student"
+        if self.data.corpus:
+            yield ("data", "corpus"), self.data.corpus, "corpus"
         for name, spec in self.teachers.items():
             yield ("teachers", name), spec, "teacher"
         for name, spec in self.candidates.items():

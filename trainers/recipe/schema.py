@@ -121,6 +121,9 @@ class DataSection(_Section):
         Train on the first so many queries only.
     :param unlabelled:
         Train on the queries of a BEIR folder that no split judges, too, where a method learns from them.
+    :param corpus:
+        Where texts come from if there is no data folder: a `CorpusSource`, which makes one of a corpus alone. null:
+        from nowhere.
     :param hash:
         Hash of the training data, as a run writes it into its resolved recipe; other data is then refused.
     """
@@ -130,6 +133,7 @@ class DataSection(_Section):
     empty: Literal["error", "skip"] = "error"
     max_queries: Count | None = None
     unlabelled: bool = False
+    corpus: Component | None = None
     hash: str | None = None
 
 

@@ -41,7 +41,17 @@ _ADDRESS = re.compile(r"(.*_)?(url|host|hosts|endpoint|location|proxy)")  # para
 _STORE = ("count_documents", "filter_documents", "write_documents")
 
 Role = Literal[
-    "student", "teacher", "miner", "selector", "objective", "temperature", "weighting", "text", "queries", "batches"
+    "student",
+    "teacher",
+    "miner",
+    "selector",
+    "objective",
+    "temperature",
+    "weighting",
+    "text",
+    "queries",
+    "corpus",
+    "batches",
 ]
 
 
@@ -50,6 +60,7 @@ _CALLED: dict[str, str] = {
     "weighting": "teacher weighting",
     "text": "text transform",
     "queries": "query source",
+    "corpus": "corpus source",
     "batches": "batch source",
 }
 
@@ -271,6 +282,7 @@ def _fits(kind: Any, role: Role, allow: Sequence[str]) -> bool:
         "temperature": roles.Temperature,
         "text": roles.TextTransform,
         "queries": roles.QuerySource,
+        "corpus": roles.CorpusSource,
         "weighting": roles.TeacherWeighting,
         "batches": roles.BatchSource,
     }
