@@ -12,7 +12,7 @@ import json
 
 import pytest
 import torch
-from skeletons import phrases, simcse
+from skeletons import simcse
 from test_house import ROOT, code_lines
 from tiny import assert_comes_back, everything, pool, spec, stage, tiny_config
 
@@ -20,6 +20,8 @@ from retort.students import Student, create
 from retort.students.encoding import encode_parts
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.build import build_recipe
+from retort.trainers.context import TrainingContext
+from retort.trainers.data.proposals import Proposals
 from retort.trainers.data.read import read_data
 from retort.trainers.distiller import step_loss
 from retort.trainers.encoder_output import BatchEncoder
@@ -166,7 +168,7 @@ def queries_tree(recipe_tree) -> dict:
         8,
         spec("Contrastive", scope="list"),
         spec("ListwiseKL", teacher="teacher"),
-        queries=spec("skeletons.phrases.Phrases"),
+        queries=spec("retort.trainers.data.proposals.Proposals"),
         candidates=pool("bm25", negatives=2, text=text),
         refresh=4,
     )
@@ -181,13 +183,13 @@ class TestQueries:
 
     def test_a_killed_run(self, queries_tree, beir, tmp_path, monkeypatch):
         """A resumed run reads its queries back: they are made once for each refresh, whatever is killed."""
-        numbers, real = [], phrases.Phrases.open
+        numbers, real = [], Proposals.open
 
         def noted(self, context, number):
             numbers.append(number)
             real(self, context, number)
 
-        monkeypatch.setattr(phrases.Phrases, "open", noted)
+        monkeypatch.setattr(Proposals, "open", noted)
         lines = comes_back(queries_tree, beir, tmp_path, monkeypatch)
         assert numbers == [0, 1] * 3
         assert all(line["terms"]["contrastive"] > 0 for line in lines)
@@ -197,12 +199,14 @@ class TestQueries:
         ]
         assert len(kept) == 2 and kept[0] != kept[1]
         texts = read_data(beir, "train").corpus
-        assert all(entry["text"] in texts.texts[texts.rows[entry["document_id"]]] for entry in kept[0])
+        assert all(
+            entry["text"] in texts.texts[texts.rows[entry["document_id"]]] for entry in kept[1]
+        )  # of the first opening
 
     def test_a_query_may_hold_any_character(self, queries_tree, beir, tmp_path, monkeypatch):
         """Among them those that Unicode counts as line breaks."""
         odd = "what\u2028is\x85it\u2029"
-        monkeypatch.setattr(phrases.Phrases, "of", lambda self, data: [[f"{odd} {i}"] for i in data.corpus.ids])
+        monkeypatch.setattr(Proposals, "of", lambda self, data: [[f"{odd} {i}"] for i in data.corpus.ids])
         built = build_recipe(Recipe.from_dict(queries_tree, allow=ALLOW), read_data(beir, "train"), tmp_path)
         source = open_stage(built, built.recipe.stages[0], tmp_path / "out").source
         assert all(query.startswith(odd) for query in source.batch(0).queries)
@@ -218,8 +222,8 @@ class TestQueries:
             build_recipe(Recipe.from_dict(queries_tree, allow=ALLOW), data, tmp_path)
 
     def test_a_source_without_any_query(self, queries_tree, beir, tmp_path, monkeypatch):
-        monkeypatch.setattr(phrases.Phrases, "of", lambda self, data: [[] for _ in data.corpus.ids])
-        with pytest.raises(RecipeError, match=r"stages.0.queries: Phrases made no query"):
+        monkeypatch.setattr(Proposals, "of", lambda self, data: [[] for _ in data.corpus.ids])
+        with pytest.raises(RecipeError, match=r"stages.0.queries: Proposals made no query"):
             run_recipe(Recipe.from_dict(queries_tree, allow=ALLOW), beir, tmp_path / "run")
 
 

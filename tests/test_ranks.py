@@ -196,7 +196,9 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
     distil = {name: value for name, value in whole["stages"][1].items() if name != "temperature"}
     expansion = spec("retort.trainers.methods.capstone.Expansion", queries=[spec("TrainingQuestions")], views=2)
     lists = {"sources": ["own"], "negatives": 2, "text": expansion}
-    capstone["stages"] = [distil | {"queries": spec("skeletons.phrases.Phrases"), "refresh": 4, "candidates": lists}]
+    capstone["stages"] = [
+        distil | {"queries": spec("retort.trainers.data.proposals.Proposals"), "refresh": 4, "candidates": lists}
+    ]
     cerberus["student"] = spec("two_ranks.double_heads", trunk=trunk, layers=[0, 2], heads=2, dim=4)
     heads = spec("retort.trainers.methods.cerberus.HeadKL", teacher=list(whole["teachers"]))
     cerberus["stages"] = [distil | {"objectives": [heads]}]
