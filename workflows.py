@@ -430,7 +430,7 @@ def _read_inputs(
         real = read_asked(queries, passages)
     else:
         real = [(query, list(ids)) for query, ids in (queries or {}).items()]
-    sources = default_sources(passages)
+    sources = default_sources()
     if generator is not None:
         sources = {"generator": generated_questions(generator, out, allow), **sources}
     return _Inputs(changed, passes, reading, folder, real, sources)

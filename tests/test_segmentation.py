@@ -175,7 +175,7 @@ class TestQueries:
         data = documents_to_data(language, documents)
         for source in (FirstSentences(), KeyPhrases(), KeySentences(), Spans()):
             assert sum(map(bool, source.of(data))) >= 3
-        made = make_queries(documents, default_sources(documents))
+        made = make_queries(documents, default_sources())
         assert len(made.kept["first-sentences"]) >= 3
         assert len(made.kept["key-phrases"]) >= 3
 

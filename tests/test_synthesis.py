@@ -21,8 +21,9 @@ from retort.trainers.data.pseudo_queries import (
     KeyPhrases,
     KeySentences,
     Spans,
+    Titles,
 )
-from retort.trainers.data.synthesis import Titles, hold_out, make_queries, write_training_data
+from retort.trainers.data.synthesis import hold_out, make_queries, write_training_data
 from retort.trainers.roles import QuerySource
 from retort.trainers.runtime.errors import DataError, RecipeError, TeacherError
 from retort.trainers.teachers.chat_generator import ChatModel
@@ -176,7 +177,7 @@ class TestMaking:
     def test_titles_do_not_run_into_sentences(self):
         many = documents("The ship is in the harbour. It waits there for the tide.", title="On ships")
         many += [Document(id="x", content="The bread is in the oven. It is hot and smells well.")]
-        made = make_queries(many, {"titles": Titles(many), "first": FirstSentences()})
+        made = make_queries(many, {"titles": Titles(), "first": FirstSentences()})
         assert made.kept["titles"] == [("On ships", [0])]
         assert made.kept["first"] == [("The ship is in the harbour.", [0]), ("The bread is in the oven.", [1])]
 

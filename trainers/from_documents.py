@@ -29,9 +29,10 @@ from retort.trainers.data.pseudo_queries import (
     Headings,
     KeyPhrases,
     Spans,
+    Titles,
 )
 from retort.trainers.data.splits import read_train_and_dev
-from retort.trainers.data.synthesis import Search, Titles, hold_out, make_queries, write_training_data
+from retort.trainers.data.synthesis import Search, hold_out, make_queries, write_training_data
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.evaluation.fusion import Rankings, fuse_cross_fitted, relative
 from retort.trainers.evaluation.metrics import mean, per_query
@@ -93,10 +94,10 @@ class Outcome:
     report: Path
 
 
-def default_sources(documents: list[Document]) -> dict[str, QuerySource]:
+def default_sources() -> dict[str, QuerySource]:
     """List what queries are made of where nothing else is said: no model is asked."""
     return {
-        "titles": Titles(documents),
+        "titles": Titles(),
         "headings": Headings(),
         "first-sentences": FirstSentences(),
         "key-phrases": KeyPhrases(),
@@ -176,7 +177,7 @@ def write_data(
         raise DataError(msg)
     plain = documents_to_data("documents", documents)
     _warn_of_scripts(plain)
-    given = default_sources(documents) if sources is None else sources
+    given = default_sources() if sources is None else sources
     identity, former = (
         hash_text(canonical_json([plain.corpus.hash, names, [[q, list(ids)] for q, ids in asked], dev_share]))
         for names in (

@@ -134,7 +134,7 @@ class DistillationTrainer:
         asked = [
             (text, [d for d, grade in (qrels or {})[i].items() if grade > 0]) for i, text in (queries or {}).items()
         ]
-        sources = default_sources(documents)
+        sources = default_sources()
         if self.generator is not None:
             cache = Path(self.out) / "answers.jsonl"
             cache.parent.mkdir(parents=True, exist_ok=True)

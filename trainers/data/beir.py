@@ -13,6 +13,7 @@ from retort.trainers.data.texts import RetrievalData, TextStore, document_text
 from retort.trainers.runtime.errors import DataError
 
 EmptyTexts = Literal["error", "skip"]
+HELD_OUT = "held-out.jsonl"  # beside BEIR's own files: `_id` of documents of which no stage may make queries
 _GRADE = re.compile(r"\s*([+-]?\d{1,9})(?:\.0*)?\s*", re.ASCII)  # also as other tools write it: `1.0`, `+1`, `1 `
 
 
@@ -63,7 +64,9 @@ def read_beir(
     kept_queries = queries.select(
         [row for row, q in enumerate(queries.ids) if q in qrels or (unlabelled and q not in elsewhere)]
     )
-    return RetrievalData(folder.name, corpus, kept_queries, qrels)
+    held = folder / HELD_OUT
+    held_out = frozenset(record["_id"] for _, record in _records(held)) if held.is_file() else frozenset()
+    return RetrievalData(folder.name, corpus, kept_queries, qrels, held_out=held_out)
 
 
 def read_corpus(folder: str | Path, *, empty: EmptyTexts = "error") -> "_ReadTexts":
@@ -131,6 +134,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _read_texts(path: Path, fields: tuple[str, ...], empty: EmptyTexts) -> _ReadTexts:
     texts: dict[str, str] = {}
+    titles: list[str] = []
     lines: dict[str, int] = {}
     skipped = set()
     for number, record in _records(path):
@@ -149,12 +153,13 @@ def _read_texts(path: Path, fields: tuple[str, ...], empty: EmptyTexts) -> _Read
             raise DataError(msg)
         if text:
             texts[i] = text
+            titles.append(values[0].strip() if len(fields) > 1 else "")
         elif empty == "skip":
             skipped.add(i)
         else:
             msg = f"{path}, line {number}: {i!r} has no text. Remove it, or set data.empty=skip to leave it out."
             raise DataError(msg)
-    store = _ReadTexts(texts.keys(), texts.values())
+    store = _ReadTexts(texts.keys(), texts.values(), titles)
     store.skipped = frozenset(skipped)
     return store
 

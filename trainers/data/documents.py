@@ -140,8 +140,9 @@ def source_root(source: str | Path) -> Path | None:
 
 def documents_to_data(name: str, documents: list[Document]) -> RetrievalData:
     """Turn documents into a data set without queries; the text is title and content."""
-    texts = [document_text(str(d.meta.get("title") or ""), d.content or "") for d in documents]
-    return RetrievalData(name, TextStore([d.id for d in documents], texts), TextStore([], []))
+    titles = [str(d.meta.get("title") or "").strip() for d in documents]
+    texts = [document_text(title, d.content or "") for title, d in zip(titles, documents, strict=True)]
+    return RetrievalData(name, TextStore([d.id for d in documents], texts, titles), TextStore([], []))
 
 
 def _from_record(record: dict[str, Any]) -> Document:

@@ -47,6 +47,14 @@ class TrainingQuestions(QuerySource):
         return [found[first] for first in data.corpus.first_rows]
 
 
+class Titles(QuerySource):
+    """Documents' titles, which texts have at their beginning and do not mark."""
+
+    def of(self, data: RetrievalData) -> list[list[str]]:
+        """List the title of each document."""
+        return [[title] if title else [] for title in data.corpus.titles]
+
+
 class Joined(QuerySource):
     """
     What several sources give of a document, one after the other, each query once.

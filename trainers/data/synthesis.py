@@ -17,6 +17,7 @@ import numpy as np
 
 from retort.students.files import replace_folder
 from retort.students.segmentation import words_of
+from retort.trainers.data.beir import HELD_OUT
 from retort.trainers.data.documents import documents_to_data
 from retort.trainers.data.pseudo_queries import GeneratedQuestions
 from retort.trainers.data.texts import RetrievalData, TextStore
@@ -33,25 +34,6 @@ FEWEST_WORDS, MOST_WORDS = 2, 40
 MOST_OWNERS = 3  # a heading such as "Introduction" stands over too many documents to be a question
 SAMPLES = 5
 FEWEST_FILES = 20  # below, the split is by passage: one handbook has to do for both sides
-
-
-class Titles(QuerySource):
-    """
-    Documents' titles, which texts have at their beginning and do not mark.
-
-    :param documents:
-        The documents that `of` is asked about, in their order.
-    """
-
-    def __init__(self, documents: list[Document]) -> None:
-        self._titles = [str(d.meta.get("title") or "") for d in documents]
-
-    def of(self, data: RetrievalData) -> list[list[str]]:
-        """List the title of each document."""
-        if len(self._titles) != len(data.corpus):
-            msg = f"There are {len(self._titles)} titles for {len(data.corpus)} documents."
-            raise DataError(msg)
-        return [[title] if title else [] for title in self._titles]
 
 
 @dataclass
@@ -101,7 +83,8 @@ def make_queries(
     """
     data = documents_to_data("documents", documents)
     # A title would run into the first sentence; an LLM wants to see it.
-    contents = RetrievalData(data.name, TextStore(data.corpus.ids, [d.content or "" for d in documents]), data.queries)
+    alone = TextStore(data.corpus.ids, [d.content or "" for d in documents], data.corpus.titles)
+    contents = RetrievalData(data.name, alone, data.queries)
     owners: dict[str, list[int]] = defaultdict(list)
     first: dict[str, tuple[str, str]] = {}  # the normal form of a query to its source and its text
     result = Made()
@@ -212,6 +195,8 @@ def write_training_data(
         _write_lines(aside / "queries.jsonl", (json.dumps(q, ensure_ascii=False) for q in queries))
         for split, lines in judged.items():
             _write_lines(aside / "qrels" / f"{split}.tsv", ["query-id\tcorpus-id\tscore", *lines])
+        if held_out := [i for i, kept_back in zip(ids, held, strict=True) if kept_back]:
+            _write_lines(aside / HELD_OUT, (json.dumps({"_id": i}, ensure_ascii=False) for i in held_out))
         (aside / "card.md").write_text(_card(documents, made, counts, len(asked), _unit(documents)), encoding="utf-8")
     return {"documents": len(documents), **counts}
 

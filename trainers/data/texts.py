@@ -38,11 +38,14 @@ class TextStore:
         `n` unique ids.
     :param texts:
         Their texts.
+    :param titles:
+        The title that each text begins with, '' where it has none; None: no text has one.
     """
 
-    def __init__(self, ids: Iterable[str], texts: Iterable[str]) -> None:
+    def __init__(self, ids: Iterable[str], texts: Iterable[str], titles: Iterable[str] | None = None) -> None:
         self.ids = list(ids)
         self.texts = list(texts)
+        self.titles = [""] * len(self.ids) if titles is None else list(titles)
         self.rows = {i: row for row, i in enumerate(self.ids)}
         if len(self.rows) != len(self.ids):
             twice = Counter(self.ids).most_common(1)[0][0]
@@ -75,7 +78,12 @@ class TextStore:
     def select(self, rows: Iterable[int]) -> "TextStore":
         """Return a store of these rows only."""
         rows = list(rows)
-        return TextStore([self.ids[r] for r in rows], [self.texts[r] for r in rows])
+        return TextStore(*([values[r] for r in rows] for values in (self.ids, self.texts, self.titles)))
+
+    def without_titles(self) -> "TextStore":
+        """Return the texts without their titles, which `titles` still holds."""
+        texts = [text.removeprefix(title).lstrip() for text, title in zip(self.texts, self.titles, strict=True)]
+        return TextStore(self.ids, texts, self.titles)
 
 
 @dataclass
@@ -85,6 +93,7 @@ class RetrievalData:
 
     `qrels` maps a query id to its judged document ids and grades; a grade above 0 is a positive. `given` maps a query
     id to the documents that came with it and the scores that a teacher gave them elsewhere, NaN where it gave none.
+    `held_out` holds the ids of documents of which no stage may make queries: dev's own were made of them.
     """
 
     name: str
@@ -92,6 +101,7 @@ class RetrievalData:
     queries: TextStore
     qrels: dict[str, dict[str, int]] = field(default_factory=dict)
     given: dict[str, dict[str, float]] = field(default_factory=dict)
+    held_out: frozenset[str] = frozenset()
 
     @cached_property
     def hash(self) -> str:
@@ -108,7 +118,7 @@ class RetrievalData:
         queries = self.queries.select(rows)
         qrels = {q: self.qrels[q] for q in queries.ids if q in self.qrels}
         given = {q: self.given[q] for q in queries.ids if q in self.given}
-        return RetrievalData(self.name, self.corpus, queries, qrels, given)
+        return RetrievalData(self.name, self.corpus, queries, qrels, given, self.held_out)
 
     @cached_property
     def shared_qrels(self) -> dict[str, dict[str, int]]:
@@ -170,5 +180,5 @@ def share_corpus(first: RetrievalData, second: RetrievalData) -> tuple[Retrieval
     new = [row for row, i in enumerate(second.corpus.ids) if i not in corpus.rows]
     if new:
         more = second.corpus.select(new)
-        corpus = TextStore([*corpus.ids, *more.ids], [*corpus.texts, *more.texts])
+        corpus = TextStore([*corpus.ids, *more.ids], [*corpus.texts, *more.texts], [*corpus.titles, *more.titles])
     return replace(first, corpus=corpus), replace(second, corpus=corpus)
