@@ -4,6 +4,7 @@
 """Tiny models and data, made on the spot: nothing is fetched, nothing is slow."""
 
 import copy
+import json
 import os
 from pathlib import Path
 
@@ -120,6 +121,17 @@ def beir(tmp_path) -> Path:
     for split, lines in judged.items():
         (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
     return folder
+
+
+@pytest.fixture
+def pages(beir):
+    """Documents of two sentences, with titles of two words."""
+    records = [json.loads(line) for line in (beir / "corpus.jsonl").read_text().splitlines()]
+    for i, record in enumerate(records):
+        record["title"] = f"{record['title']} {record['text'].split()[1]}"
+        record["text"] += f" a {'ship rose bread proof'.split()[i % 4]} is near the harbour with the captain."
+    write_jsonl(beir / "corpus.jsonl", records)
+    return beir
 
 
 @pytest.fixture

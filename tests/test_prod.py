@@ -313,7 +313,7 @@ class TestBadInput:
             (["stages.1.anchor=null"], r"stages.1.objectives.2: .*AnchorKL compares .*set stages.1.anchor: start"),
             (["stages.1.anchor=end"], "stages.1.anchor: must be start"),
             (["stages.2.refresh=0"], "stages.2.refresh: must be at least 1"),
-            (["stages.2.batches=texts"], "selector and refresh are for batches of lists"),
+            (["stages.2.batches=texts"], "stages.2.selector: it is for batches of lists or pairs"),
             (["stages.2.selector.type=retort.trainers.losses.contrastive"], "is no selector"),
             (["stages.2.selector.init_parameters.teacher=rankr"], "stages.2.selector: there is no teacher 'rankr'"),
             (["stages.2.selector.init_parameters.rule=window"], "rule: must be windows or above"),

@@ -215,7 +215,9 @@ def _built(
         sources = {name: _query_source(recipe, spec, f"{where}.{name}") for name, spec in specs.items()}
         batches[stage.name].bind({name: source for name, source in sources.items() if source is not None})
         if stage.name in selectors:
-            _check_names(f"stages.{i}.selector", selectors[stage.name].teachers, context.teachers)
+            where, selector = f"stages.{i}.selector", selectors[stage.name]
+            _check_names(where, selector.teachers, context.teachers)
+            _checked(where, selector.check, context)
         if stage.candidates is None and batches[stage.name].needs_lists:
             msg = f"stages.{i}.candidates: needed by {stage.batches.type}."
             raise RecipeError(msg)

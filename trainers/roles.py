@@ -566,6 +566,9 @@ class Selector:
     #: Names of the recipe's teachers that it asks.
     teachers: tuple[str, ...] = ()
 
+    def check(self, context: Context) -> None:
+        """Refuse models that it cannot ask, before a run begins."""
+
     def open(self, lists: CandidateLists) -> None:
         """Take up the stage's candidate lists, without teachers' scores; called before `keep`."""
 

@@ -21,7 +21,7 @@ from retort.trainers.context import TrainingContext
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.engine.loop import OpenedStage, States
 from retort.trainers.recipe import Stage
-from retort.trainers.roles import QuerySource, StageInputs
+from retort.trainers.roles import QuerySource, Selector, StageInputs
 from retort.trainers.runtime.distributed import ProcessGroup
 from retort.trainers.runtime.errors import RecipeError
 
@@ -63,7 +63,7 @@ def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
     :param stage:
         One of its stages.
     :param out:
-        Folder whose `queries/` and `candidates/` hold what is made, that of each refresh.
+        Folder whose `queries/`, `selected/` and `candidates/` hold what is made, that of each refresh.
     :param number:
         How often the stage was refreshed before.
     :raises RecipeError:
@@ -80,17 +80,23 @@ def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
     if stage.name in built.queries:
         path = out / "queries" / _file(stage, number, "jsonl")
         context = _with_queries(context, built.queries[stage.name], path, number, f"stages.{place}.queries")
+    window = range(first, min(first + (stage.refresh or stage.steps), stage.steps))
+    source = built.batches[stage.name]
+    figures: dict[str, int] = {}
+    if stage.name in built.selectors and not source.needs_lists:  # of lists it chooses once they are mined
+        path = out / "selected" / _file(stage, number, "json")
+        enough = len(window) * recipe.training_of(stage).batch_size
+        context, figures = _selected(context, built.selectors[stage.name], path, enough)
     inputs = StageInputs(
         context=context,
         batch_size=recipe.training_of(stage).batch_size,
         steps=stage.steps,
-        window=range(first, min(first + (stage.refresh or stage.steps), stage.steps)),
+        window=window,
         seed=f"{recipe.training.seed} {place}",
         candidates=stage.candidates,
         text=built.texts.get(stage.name),
         student=built.distiller.student,
     )
-    source = built.batches[stage.name]
     if stage.candidates is not None and source.needs_lists:
         path = out / "candidates" / _file(stage, number, "parquet")
         if not path.is_file():
@@ -98,6 +104,8 @@ def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
             _make_lists(built, stage, inputs, [n for n in scorers if n in documents]).save(path, context.data)
         # Read back even when new: a resumed run sees the same.
         inputs.lists = CandidateLists.load(path, context.data)
+        if stage.name in built.selectors:
+            figures = {"queries": len(context.data.queries), "kept": len(inputs.lists)}
     seen = {name for o in objectives if o.takes_derived for name in o.teachers}
     inputs.score_teachers = [name for name in scorers if name in seen]
     inputs.vector_teachers = [name for name in names if name not in scorers]
@@ -114,7 +122,7 @@ def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
                 states[name] = objective.open(context, inputs.lists)
         return {name: state for name, state in states.items() if state}
 
-    return OpenedStage(source, fix_state)
+    return OpenedStage(source, fix_state, figures)
 
 
 def _file(stage: Stage, number: int, suffix: str) -> str:
@@ -147,19 +155,40 @@ def _make_lists(built: BuiltRecipe, stage: Stage, inputs: StageInputs, scorers: 
     return lists
 
 
+def _selected(
+    context: TrainingContext, selector: Selector, path: Path, enough: int
+) -> tuple[TrainingContext, dict[str, int]]:
+    """Leave the queries that a selector keeps; once chosen, they stay."""
+    queries = context.data.queries
+    if not path.is_file():
+        kept = [queries.ids[row] for row in np.flatnonzero(selector.keep(context, enough))]
+        with replace_file(path) as aside:
+            aside.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
+    with reading(path, "Delete it: the queries are selected again."):
+        rows = [queries.rows[i] for i in json.loads(path.read_text(encoding="utf-8"))]
+    return context.over(context.data.subset(rows)), {"queries": len(queries), "kept": len(rows)}
+
+
 def _with_queries(
     context: TrainingContext, source: QuerySource, path: Path, number: int, place: str
 ) -> TrainingContext:
     """
     Put a stage's own queries in the place of the data's.
 
-    Each has the document that it was made of as positive, and what the data judge relevant for the same question.
+    Each has the document that it was made of as positive, and what the data judge relevant for the same question. None
+    is made of what is held out for dev.
     """
     corpus = context.data.corpus
+    held_out = {corpus.first_rows[corpus.rows[i]] for i in context.data.held_out if i in corpus.rows}
     if not path.is_file():
         source.open(context, number)
-        made = zip(corpus.ids, source.of(context.data), strict=True)
-        lines = [json.dumps({"document_id": i, "text": t}, ensure_ascii=False) for i, own in made for t in own]
+        made = zip(corpus.ids, corpus.first_rows, source.of(context.data), strict=True)
+        lines = [
+            json.dumps({"document_id": i, "text": text}, ensure_ascii=False)
+            for i, first, own in made
+            if first not in held_out
+            for text in own
+        ]
         if not lines:
             msg = f"{place}: {type(source).__name__} made no query of any document."
             raise RecipeError(msg)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,10 +56,13 @@ class OpenedStage:
         Its batches.
     :param fix_state:
         Asks its objectives what is to hold from now on, with what held before a refresh.
+    :param figures:
+        What is logged about it, by name: how many queries there are, and how many a selector kept.
     """
 
     source: BatchSource
     fix_state: Callable[[States], States]
+    figures: dict[str, int] = field(default_factory=dict)
 
 
 def make_accelerator(training: TrainingSection, out: Path) -> Accelerator:
@@ -262,6 +265,8 @@ class Loop:
             else:
                 fixes = source.size and self.processes.is_main
                 state = self.processes.broadcast(opened.fix_state(former) if fixes else {})
+                if opened.figures:
+                    self.log.write(self._where, event="opened", **opened.figures)
         self.distiller.take_state(state)
         progress.lists = source.lists_hash
         if source.size:

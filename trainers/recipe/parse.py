@@ -212,9 +212,10 @@ class Recipe(RecipeSections):
                     f"the first rank must lie before the end, and skip must not stand beside it; it is {[first, end]}."
                 )
                 raise PlacedRecipeError((*place, "candidates", "range"), message)
-        if not stage.takes_lists and (stage.selector or (stage.refresh and not stage.queries)):
-            key = "selector" if stage.selector else "refresh"
-            raise PlacedRecipeError((*place, key), "selector and refresh are for batches of lists.")
+        if stage.selector and not stage.takes_queries:
+            raise PlacedRecipeError((*place, "selector"), "it is for batches of lists or pairs.")
+        if stage.refresh and not (stage.takes_lists or stage.queries or stage.selector):
+            raise PlacedRecipeError((*place, "refresh"), "there are no lists, queries or selector to refresh.")
 
 
 def find_recipe(name_or_path: str | Path, folder: Path | None = None) -> Path:

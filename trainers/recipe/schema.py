@@ -17,6 +17,7 @@ BATCHES = {
     "lists": "retort.trainers.batches.lists.ListBatches",
     "texts": "retort.trainers.batches.texts.TextBatches",
     "queries": "retort.trainers.batches.queries.QueryBatches",
+    "pairs": "retort.trainers.batches.pairs.PairBatches",
 }
 
 
@@ -309,7 +310,8 @@ class Stage(_Section):
     :param batches:
         What a step trains on: `{type, init_parameters}` of a `BatchSource`, or a short name. `lists`: queries with
         candidates; `texts`: any queries and documents, for objectives that need no lists; `queries`: any queries, and
-        sentences of the corpus in their place, where documents have nothing to learn.
+        sentences of the corpus in their place, where documents have nothing to learn; `pairs`: queries, each with the
+        rest of a document that it stands in, for contrastive pre-training.
     :param queries:
         Where the stage's queries come from, made when it opens or is refreshed: a `QuerySource`; null: the data's.
     :param teacher:
@@ -330,7 +332,8 @@ class Stage(_Section):
     :param weighting:
         How much each of several teachers of an objective counts: a `TeacherWeighting`.
     :param selector:
-        Chooses the queries to train on when the stage opens; a stage that none is left for is passed over.
+        Chooses the queries to train on when the stage opens; a stage that none is left for is passed over. How many
+        it kept is logged.
     :param refresh:
         Steps after which candidates are mined, queries selected and lists scored anew, and the anchor is taken anew.
     :param anchor:
@@ -347,7 +350,7 @@ class Stage(_Section):
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     batches: Annotated[
         Component,
-        BeforeValidator(_written_out, json_schema_input_type=Literal["lists", "texts", "queries"] | Component),
+        BeforeValidator(_written_out, json_schema_input_type=Literal["lists", "texts", "queries", "pairs"] | Component),
     ] = field(default_factory=lambda: Component(type=BATCHES["lists"]))
     queries: Component | None = None
     teacher: Text | None = None
@@ -362,7 +365,13 @@ class Stage(_Section):
     @property
     def takes_lists(self) -> bool:
         """Whether candidate lists are made for it."""
-        return self.candidates is not None and self.batches.type not in {BATCHES["texts"], BATCHES["queries"]}
+        others = {kind for name, kind in BATCHES.items() if name != "lists"}
+        return self.candidates is not None and self.batches.type not in others
+
+    @property
+    def takes_queries(self) -> bool:
+        """Whether it learns from queries with their positives, among which a selector may choose."""
+        return self.takes_lists or self.batches.type == BATCHES["pairs"]
 
 
 @dataclass(kw_only=True)
