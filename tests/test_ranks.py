@@ -55,6 +55,7 @@ EXACT = [
     "cotmae",
     "fgd",
     "cudfkd",
+    "e5",
 ]
 FITTED = ["prod", "r2anker"]
 
@@ -245,6 +246,15 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
             "refresh": 4,
         }
     ]
+    # Pairs, of which a selector keeps some.
+    e5 = copy.deepcopy(whole) | {"candidates": {}}
+    e5["stages"] = [
+        whole["stages"][0]
+            "batches": "pairs",
+            "selector": spec("retort.trainers.methods.e5.ConsistencyFilter", model="teacher", top=8),
+            "objectives": [spec("retort.trainers.methods.e5.PairContrastive", parity="code")],
+    del e5["stages"][0]["teacher"]
+    e5["training"] |= {"accumulation": 2, "cache_gradients": True, "tokens_per_chunk": 24}
 
     # Lists that a batch source brings along.
     simcse = copy.deepcopy(whole) | {"candidates": {}, "teachers": {}}
@@ -287,6 +297,7 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
         "cotmae": cotmae,
         "fgd": fgd,
         "cudfkd": cudfkd,
+        "e5": e5,
         # Float32 with dropout: the ranks must agree, and a killed run must come back to it.
         "dropout": long(recipe_tree),
     }

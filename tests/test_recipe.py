@@ -49,6 +49,7 @@ def test_small_and_full_differ_in_sizes_alone(name):
         sizes |= {"evaluate_every", "checkpoint_every", "dev_queries", "dev_depth", "dev_documents", "accumulation"}
         sizes |= {"refresh", "turn", "views", "cache_gradients", "dim", "length"}
         sizes |= {"refresh", "turn", "views", "cache_gradients", "dim", "pool"}
+        sizes |= {"refresh", "turn", "views", "cache_gradients", "dim", "pool", "scale"}
         sizes |= {"similarity_fn_name", "prompts"}  # these go with the model
         if isinstance(tree, dict):
             return {k: shape(v) for k, v in tree.items() if k not in sizes}
@@ -451,6 +452,8 @@ FROZEN = {
     "retort.trainers.methods.cudfkd.SelfPacedKL",
     "retort.trainers.methods.cudfkd.UsefulQueries",
     "retort.trainers.methods.dual_cross_encoder.QuestionViews",
+    "retort.trainers.methods.e5.ConsistencyFilter",
+    "retort.trainers.methods.e5.PairContrastive",
     "retort.trainers.methods.lead.LayerKL",
     "retort.trainers.methods.lead.MutualKL",
     "retort.trainers.methods.leaf.VectorRegression",

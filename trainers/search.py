@@ -131,7 +131,7 @@ def search_vectors(
     if similarity not in {"cosine", "dot"}:
         msg = f"similarity must be cosine or dot to search; it is {similarity!r}."
         raise ValueError(msg)
-    score = _scorer(queries, documents, similarity, starts)
+    score = scorer(queries, documents, similarity, starts)
     top_k = min(top_k, documents.shape[0] if starts is None else len(starts))
     rows = np.empty((queries.shape[0], top_k), dtype=np.int64)
     scores = np.empty((queries.shape[0], top_k), dtype=np.float32)
@@ -149,14 +149,14 @@ def search_vectors(
     return (rows, scores) if isinstance(documents, np.ndarray) else _only_hits(rows, scores)
 
 
-def _scorer(
-    queries: Any, documents: Any, similarity: str, starts: np.ndarray | None
+def scorer(
+    queries: Any, documents: Any, similarity: str, starts: np.ndarray | None = None
 ) -> Callable[[slice], torch.Tensor]:
-    """Return what scores some queries against all documents, `[block, n]`."""
+    """Return what scores some queries, a slice of them, against all documents, `[block, n]`; see `search_vectors`."""
     import torch
 
     if starts is not None:
-        each = _scorer(queries, documents, similarity, None)
+        each = scorer(queries, documents, similarity)
         return lambda part: torch.from_numpy(np.maximum.reduceat(each(part).numpy(), starts, axis=1))
     if isinstance(documents, np.ndarray):
         corpus, asked = (torch.from_numpy(np.ascontiguousarray(v)) for v in (documents, queries))
