@@ -27,7 +27,7 @@ from retort.students.files import replace_file
 from retort.students.hashing import remote_space
 from retort.students.loading import read_remote_documents
 from retort.students.sparse import load_student
-from retort.trainers.changes import QUICK, changed_recipe, recipe_for
+from retort.trainers.changes import QUICK, changed_recipe, recipe_for, with_weak_pairs
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import OnError, Reading, documents_to_data, read_source, source_root
 from retort.trainers.data.pseudo_queries import GeneratedQuestions
@@ -141,6 +141,7 @@ def distill(
     queries: str | Path | Mapping[str, Sequence[str]] | None = None,
     generator: str | Path | dict[str, Any] | Any = None,
     dev_share: float = 0.1,
+    weak_pairs: bool = False,
     deadline: float | None = None,
     max_calls: int | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
@@ -171,6 +172,9 @@ def distill(
         such a description, with further parameters of `GeneratedQuestions`; or a YAML file of one of these.
     :param dev_share:
         Share of the documents whose queries are kept for dev; without effect where real ones are given.
+    :param weak_pairs:
+        Train before the recipe's last stage on what documents bring along: titles, headings, abstracts and the like,
+        each against the rest of its document (see `retort.trainers.changes.with_weak_pairs`).
     :param deadline:
         Minutes after which it stops, keeping what is done; in the main thread of a POSIX system only.
     :param max_calls:
@@ -194,7 +198,9 @@ def distill(
     """
     out = Path(out)
     with stopping_after(deadline), limited_calls(max_calls):
-        inputs = _read_inputs(documents, out, recipe, teacher, queries, generator, settings, allow, on_error)
+        inputs = _read_inputs(
+            documents, out, recipe, teacher, queries, generator, weak_pairs, settings, allow, on_error
+        )
         outcome = distill_documents(
             inputs.reading.documents,
             out,
@@ -231,6 +237,7 @@ def plan_distill(
     queries: str | Path | Mapping[str, Sequence[str]] | None = None,
     generator: str | Path | dict[str, Any] | Any = None,
     dev_share: float = 0.1,
+    weak_pairs: bool = False,
     settings: Mapping[str, Any] | Sequence[str] = (),
     allow: Sequence[str] = (),
     on_error: OnError = "skip",
@@ -245,7 +252,7 @@ def plan_distill(
         Lines to print.
     """
     out = Path(out)
-    inputs = _read_inputs(documents, out, recipe, teacher, queries, generator, settings, allow, on_error)
+    inputs = _read_inputs(documents, out, recipe, teacher, queries, generator, weak_pairs, settings, allow, on_error)
     passages = inputs.reading.documents
     sources = dict(inputs.sources)
     files = len({d.meta.get("file_path", d.id) for d in passages})
@@ -409,12 +416,14 @@ def _read_inputs(
     teacher: Any,
     queries: str | Path | Mapping[str, Sequence[str]] | None,
     generator: Any,
+    weak_pairs: bool,
     settings: Mapping[str, Any] | Sequence[str],
     allow: Sequence[str],
     on_error: OnError,
 ) -> _Inputs:
     """Read what `distill` is called with, and refuse early what could not be finished."""
     changed = recipe_for(recipe, _from_yaml(teacher), settings=settings, allow=allow)
+    changed = with_weak_pairs(changed) if weak_pairs else changed
     places = [place.partition("=")[0] for place in settings]
     passes = None if isinstance(recipe, Recipe) else passes_for(None if recipe is None else str(recipe), places)
     refuse_other_student(changed, out, passes)

@@ -27,6 +27,7 @@ def run(given: argparse.Namespace) -> None:
         "queries": given.queries,
         "generator": given.generator,
         "dev_share": given.dev_share,
+        "weak_pairs": given.weak_pairs,
         "settings": given.set,
         "allow": given.allow,
         "on_error": given.on_error,

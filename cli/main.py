@@ -252,6 +252,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     distill.add_argument("--dev-share", type=float, default=0.1, help="share of the documents that is kept for dev")
     distill.add_argument(
+        "--weak-pairs", action="store_true", help="train on titles, headings and the like, too, before the last stage"
+    )
+    distill.add_argument(
         "--deadline", type=float, default=None, metavar="MINUTES", help="stop then, keeping what is done"
     )
     distill.add_argument("--max-calls", type=not_negative, default=None, metavar="N", help=MAX_CALLS)

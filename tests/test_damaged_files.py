@@ -183,7 +183,7 @@ def test_training_data_of_distill_are_made_again(damage, tree, tmp_path, caplog)
 
     counts = make()
     files = [tmp_path / "data.json", *(p for p in (tmp_path / "data").rglob("*") if p.suffix in {".jsonl", ".tsv"})]
-    assert len(files) == 5
+    assert len(files) == 6
     whole = {path: path.read_bytes() for path in files}
     for path in files:
         damage(path)

@@ -27,7 +27,8 @@ from retort import workflows
 from retort.cli import main
 from retort.students import Manifest, Student, read_space, save_student
 from retort.students.create import static
-from retort.trainers.changes import changed_recipe, recipe_for, teacher_spec
+from retort.trainers import changes
+from retort.trainers.changes import changed_recipe, recipe_for, teacher_spec, with_weak_pairs
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import read_documents
 from retort.trainers.data.queries import read_asked
@@ -167,6 +168,24 @@ class TestCommand:
         for name in ("ndcg@10", "recall@100", "queries"):
             assert whole["student"][name] == killed["student"][name]
         assert read_space(str(tmp_path / "whole" / "student")) == read_space(str(tmp_path / "killed" / "student"))
+
+    def test_weak_pairs(self, handbook, tmp_path, recipe, capsys, monkeypatch):
+        """A stage before the last one; nothing is made of what dev asks for, and the same command goes on."""
+        monkeypatch.setattr(changes, "PAIR_STEPS", 3)
+        monkeypatch.setattr(workflows, "find_spec", lambda _: None)  # no export
+        out = tmp_path / "run"
+        command = ["--documents", handbook, "--out", out, "--recipe", recipe, "--weak-pairs"]
+        distill(*command, "--plan")
+        assert "align 5, weak-pairs 3, distil 7 steps" in capsys.readouterr().out
+        distill(*command)
+        distill(*command)
+        assert "the student is trained already" in capsys.readouterr().out
+        asked = read_beir(out / "data", "dev")
+        dev = {i for judged in asked.qrels.values() for i in judged}
+        made = [json.loads(line) for line in (out / "queries" / "weak-pairs.jsonl").read_text().splitlines()]
+        assert dev <= asked.held_out and not asked.held_out & {entry["document_id"] for entry in made}
+        assert len({entry["document_id"] for entry in made}) > 40
+        assert "another recipe" in fails(capsys, *command[:-1])
 
     def test_few_documents_are_not_seen_a_hundred_times(self, handbook, tmp_path, capsys):
         """Unless the user says so."""
@@ -427,6 +446,16 @@ class TestTeacher:
         assert recipe_for(None, "my-model").teachers["teacher"].init_parameters["model"] == "my-model"
         assert recipe_for(None, {"type": RANKER}).name == "kd_scores"
         assert recipe_for("kd", None, settings=["stages.0.steps=3"]).stages[0].steps == 3
+
+    def test_weak_pairs_come_before_the_last_stage(self, recipe_tree):
+        """A local teacher guides them: one that is paid would be asked for all passages."""
+        stages = with_weak_pairs(Recipe.from_yaml("kd_lexical")).stages
+        assert [stage.name for stage in stages] == ["align", "weak-pairs", "words"]
+        assert stages[1].selector.init_parameters["model"] == "teacher"
+        assert [o.type.rpartition(".")[2] for o in stages[1].objectives] == ["Contrastive", "InBatchKL"]
+        assert with_weak_pairs(Recipe.from_yaml("static")).stages[1].training["batch_size"] == 256
+        (pairs, _) = with_weak_pairs(Recipe.from_yaml("kd_scores")).stages
+        assert (pairs.selector, len(pairs.objectives)) == (None, 1)
 
     def test_untrained_model_is_the_trunk_unless_it_teaches(self, tiny_student):
         recipe = Recipe.from_yaml("kd")

@@ -18,6 +18,8 @@ from retort.trainers.runtime.errors import RecipeError
 TEACHER = "teacher"  # what recipes of several teachers call the one that another may take the place of
 TEACHERS = "retort.trainers.teachers"
 VECTORS, SCORES = "kd_lexical", "kd_scores"  # recipes for teachers of either kind, where documents are all there is
+LOCAL = "vectors", "cached", "time"
+PAIRS, PAIR_STEPS, POOL = 128, 240, 2000  # of `with_weak_pairs`: pairs a step at least, steps, passages of the filter
 QUICK = "static_lexical"  # in place of the first, where there is no time
 
 
@@ -92,6 +94,42 @@ def recipe_for(
         scores = getattr(kind, "gives", None) in {"scores", "ranks"}
         recipe = SCORES if scores else VECTORS
     return changed_recipe(recipe, teacher=spec, allow=allow, **changes)
+
+
+def with_weak_pairs(recipe: Recipe) -> Recipe:
+    """
+    Return a recipe with a stage over the corpus' own pairs before its last one: the best student yet is fine-tuned.
+
+    The first local teacher that gives vectors leaves out pairs that are none, and keeps the student near it.
+
+    :param recipe:
+        The recipe; a stage of it must not be called `weak-pairs`.
+    """
+    *first, last = recipe.to_dict()["stages"]
+    kinds = {
+        name: load_role(spec.type, "teacher", f"teachers.{name}.type", recipe.allow)
+        for name, spec in recipe.teachers.items()
+    }
+    local = (name for name, kind in kinds.items() if (kind.gives, kind.runs, kind.costs) == LOCAL)
+    guide = next(local, None)
+    stage: dict[str, Any] = {
+        "name": "weak-pairs",
+        "batches": "pairs",
+        "queries": {"type": "retort.trainers.data.weak_pairs.WeakPairs"},
+        "lr": last["lr"],
+        "steps": PAIR_STEPS,
+        "objectives": [{"type": "retort.trainers.objectives.Contrastive"}],
+        "training": {"batch_size": max(PAIRS, recipe.training.batch_size)},
+    }
+    if guide is not None:
+        stage["selector"] = {
+            "type": "retort.trainers.methods.e5.ConsistencyFilter",
+            "init_parameters": {"model": guide, "pool": POOL},
+        }
+        stage["objectives"].append(
+            {"type": "retort.trainers.objectives.InBatchKL", "init_parameters": {"teacher": guide}}
+        )
+    return recipe.changed({"stages": [*first, stage, last]})
 
 
 def teacher_spec(
