@@ -20,7 +20,6 @@ from retort.students import Student, create
 from retort.students.encoding import encode_parts
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.build import build_recipe
-from retort.trainers.context import TrainingContext
 from retort.trainers.data.proposals import Proposals
 from retort.trainers.data.read import read_data
 from retort.trainers.distiller import step_loss

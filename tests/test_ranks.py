@@ -250,9 +250,12 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
     e5 = copy.deepcopy(whole) | {"candidates": {}}
     e5["stages"] = [
         whole["stages"][0]
+        | {
             "batches": "pairs",
             "selector": spec("retort.trainers.methods.e5.ConsistencyFilter", model="teacher", top=8),
             "objectives": [spec("retort.trainers.methods.e5.PairContrastive", parity="code")],
+        }
+    ]
     del e5["stages"][0]["teacher"]
     e5["training"] |= {"accumulation": 2, "cache_gradients": True, "tokens_per_chunk": 24}
 
