@@ -24,10 +24,10 @@ LIMIT = 64 * 2**20
 PRESENT = {
     "accelerate", "annotated-doc", "anyio", "attrs", "certifi", "charset-normalizer", "click", "cloudpickle",
     "filelock", "fsspec", "h11", "hf-xet", "httpcore", "huggingface-hub", "idna", "jinja2", "joblib",
-    "markdown-it-py", "markupsafe", "mdurl", "mpmath", "narwhals", "networkx", "numpy", "packaging", "pandas",
-    "psutil", "pyarrow", "pygments", "python-dateutil", "pyyaml", "regex", "requests", "rich", "safetensors",
-    "scikit-learn", "scipy", "setuptools", "shellingham", "sympy", "threadpoolctl", "tokenizers", "torch", "tqdm",
-    "transformers", "typer", "typing-extensions", "urllib3", "xxhash",
+    "markdown-it-py", "markupsafe", "mdurl", "mpmath", "narwhals", "networkx", "numpy", "onnx", "onnxruntime",
+    "onnxscript", "packaging", "pandas", "psutil", "pyarrow", "pygments", "python-dateutil", "pyyaml", "regex",
+    "requests", "rich", "safetensors", "scikit-learn", "scipy", "setuptools", "shellingham", "sympy", "threadpoolctl",
+    "tokenizers", "torch", "tqdm", "transformers", "typer", "typing-extensions", "urllib3", "xxhash",
 }  # fmt: skip
 # Qdrant's, which training never calls, and words of scripts without spaces, which the data set has none of.
 UNUSED = {"grpcio", "icu4py", "portalocker", "protobuf", "qdrant-client", "qdrant-edge-py", "qdrant-haystack"}
@@ -69,12 +69,12 @@ def wheels(out: Path, python: str) -> None:
     subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", str(out), str(runner.ROOT)], check=True)  # noqa: S603
     command = [*pip, "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version", python]
     command += ["--implementation", "cp", "-d", str(out), *(part for tag in TAGS for part in ("--platform", tag))]
-    names = needed("retort-haystack") - PRESENT - UNUSED - {"retort-haystack"}
+    names = needed("retort-haystack", "train") - PRESENT - UNUSED - {"retort-haystack"}
     subprocess.run([*command, *sorted(f"{n}=={distribution(n).version}" for n in names)], check=True)  # noqa: S603
 
 
-def needed(name: str, known: frozenset[str] = frozenset()) -> set[str]:
-    """List a distribution and all that it requires, by their normalised names."""
+def needed(name: str, extra: str = "", known: frozenset[str] = frozenset()) -> set[str]:
+    """List a distribution and all that it requires, with one of its extras, by their normalised names."""
     from packaging.requirements import Requirement
 
     found = {*known, re.sub(r"[-_.]+", "-", name).lower()}
@@ -84,8 +84,8 @@ def needed(name: str, known: frozenset[str] = frozenset()) -> set[str]:
         return set(known)
     for requirement in requirements:
         other = re.sub(r"[-_.]+", "-", requirement.name).lower()
-        if other not in found and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
-            found |= needed(other, frozenset(found))
+        if other not in found and (requirement.marker is None or requirement.marker.evaluate({"extra": extra})):
+            found |= needed(other, known=frozenset(found))
     return found
 
 

@@ -19,7 +19,7 @@ from haystack.dataclasses import SparseEmbedding
 from tiny import write_jsonl
 
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
-from retort import workflows
+from retort import indexes
 from retort.cli import main
 from retort.pipelines import indexing
 from retort.pipelines.shards import Shards
@@ -217,7 +217,7 @@ class TestIndexAndAsk:
         (docs / "a.txt").write_text("the ship in the sea. " * 100)
         command = ("index", tiny_student, "--documents", str(docs), "--store", store)
         with monkeypatch.context() as before:
-            before.setattr(workflows, "source_root", lambda source: None)
+            before.setattr(indexes, "source_root", lambda source: None)
             assert say(capsys, *command).startswith("4 documents")
         assert say(capsys, *command).startswith("4 documents")
         with monkeypatch.context() as again:
@@ -391,7 +391,7 @@ def test_quickstart_and_a_second_run(monkeypatch, tmp_path, capsys):
         raise AssertionError
 
     monkeypatch.setattr(corpus, "write_beir", refuse)
-    monkeypatch.setattr(workflows, "read_source", refuse)
+    monkeypatch.setattr(indexes, "read_source", refuse)
     monkeypatch.setattr(quickstart, "evaluate_bm25", refuse)
     second = say(capsys, "quickstart", "--out", str(out))
     assert "student: finished before" in second

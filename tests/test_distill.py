@@ -172,7 +172,7 @@ class TestCommand:
     def test_weak_pairs(self, handbook, tmp_path, recipe, capsys, monkeypatch):
         """A stage before the last one; nothing is made of what dev asks for, and the same command goes on."""
         monkeypatch.setattr(changes, "PAIR_STEPS", 3)
-        monkeypatch.setattr(workflows, "find_spec", lambda _: None)  # no export
+        monkeypatch.setattr(workflows, "_export", lambda *_, **__: None)
         out = tmp_path / "run"
         command = ["--documents", handbook, "--out", out, "--recipe", recipe, "--weak-pairs"]
         distill(*command, "--plan")

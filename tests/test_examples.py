@@ -18,7 +18,7 @@ from tiny import MINILM, write_jsonl
 
 from retort.cli import main
 from retort.examples.pydocs import corpus
-from retort.workflows import index_documents
+from retort.indexes import index_documents
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PARTS = ("json", "random", "shutil", "bool")

@@ -13,9 +13,9 @@ from haystack.document_stores.errors import DocumentStoreError
 from tiny import write_jsonl
 
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+from retort.indexes import index_documents
 from retort.pipelines.load import load_pipeline
 from retort.students import FILE_STAMP, ROOT_STAMP, Student
-from retort.workflows import index_documents
 
 stand_in, place = test_server_store.stand_in, test_server_store.place  # fixtures
 LONG = "the ship in the sea. " * 100  # four passages

