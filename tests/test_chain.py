@@ -36,9 +36,7 @@ def recipe(trunk, tiny_student) -> Recipe:
         "stages.4.selector.init_parameters": {"rule": "above", "depth": 30},
         **{f"stages.{i}.steps": steps for i, steps in enumerate(STEPS.values())},
     }
-    return Recipe.from_yaml(
-        "chain-small", overrides=[f"{place}={json.dumps(value)}" for place, value in changes.items()]
-    )
+    return Recipe.from_yaml("chain", overrides=[f"{place}={json.dumps(value)}" for place, value in changes.items()])
 
 
 def test_a_kill_in_each_stage(recipe, pages, tmp_path, monkeypatch):
