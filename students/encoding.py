@@ -60,7 +60,7 @@ def token_counts(model: BaseModel, texts: Texts, side: Side, prompt: str | None 
     limit = max_tokens(model, side)
     counts = np.empty(len(texts), dtype=np.int64)
     for start in range(0, len(texts), TOKENISED):
-        part = [prompt + text for text in texts[start : start + TOKENISED]]
+        part = [f"{prompt}{text}" for text in texts[start : start + TOKENISED]]
         ids = tokenizer(part, truncation=limit is not None, max_length=limit, verbose=False)["input_ids"]
         counts[start : start + len(part)] = [len(row) for row in ids]
     return counts

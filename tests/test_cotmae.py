@@ -10,6 +10,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from haystack import Document
 from tiny import (
     TOPICS,
     assert_comes_back,
@@ -19,10 +20,12 @@ from tiny import (
     spec,
     stage,
     tiny_config,
+    write_jsonl,
     write_tokenizer,
 )
 from torch import nn
 
+import retort
 from retort.cli.main import main
 from retort.students import Student
 from retort.students.create import from_layers, pretrained
@@ -33,6 +36,7 @@ from retort.trainers.context import TrainingContext
 from retort.trainers.data.read import read_data
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.encoder_output import BatchEncoder
+from retort.trainers.evaluation.report import write_report
 from retort.trainers.methods.cotmae import ContextReconstruction
 from retort.trainers.recipe import Recipe
 from retort.trainers.roles import ModelInfo, StepContext
@@ -255,7 +259,7 @@ class TestMasks:
     def test_a_text_without_a_word(self, tiny_model):
         read = masking.tokenize(tiny_model().tokenizer, "", 8)
         assert not masking.hide_words(read, 0.3, rng_for(0)).any()
-        assert not masking.hide_keywords(read, 0.3, [], rng_for(0)).any()
+        assert not masking.hide_keywords(read, 0.3, np.array([]), rng_for(0)).any()
 
     def test_a_tokenizer_without_a_mask_token(self):
         with pytest.raises(ValueError, match="SpanBatches: the student's tokenizer has no mask token"):
@@ -406,6 +410,8 @@ class TestRuns:
         vector = Student.load(str(folder)).encode_document([text])[0]
         torch.testing.assert_close(torch.nn.functional.normalize(states, dim=0), torch.from_numpy(vector))
         assert not any("decoder" in name or "head" in name for name, _ in encoder.named_parameters())
+        with pytest.raises(DataError, match="was not measured: its data had no dev queries"):
+            write_report(tmp_path / "a" / "run", tmp_path / "report.html")
         trunk = from_layers(str(folder), [0])
         first = next(trunk[0].model.encoder.layer.parameters())
         assert torch.equal(first, next(encoder.encoder.layer.parameters()))
@@ -448,6 +454,32 @@ class TestRuns:
         assert read_corpus_ids(out / "data") == kept
         with pytest.raises(SystemExit):
             main([*command, "--documents", "a", "--data", "b"])
+
+    def test_documents_of_haystack(self, tree, tmp_path):
+        texts = [
+            " ".join(f"the {word} is in the {topic}." for word in words.split()) for topic, words in TOPICS.items()
+        ]
+        documents = [Document(content=text) for text in texts]
+        tree["stages"][0]["steps"] = 1
+        student = retort.train(None, tmp_path / "run", documents=documents, recipe=Recipe.from_dict(tree))
+        assert student.manifest.recipe and student.manifest.metrics == {}
+        for wrong in ({"data": None}, {"data": "data", "documents": documents}):
+            with pytest.raises(DataError, match="give data, or documents"):
+                retort.train(out=tmp_path / "other", recipe="cotmae-small", **wrong)
+
+    def test_the_vector_is_used(self, tree, tokenizer_path, tmp_path):
+        """A span of one word over and over, nearly all of it hidden: the log shows what another's vector would cost."""
+        (tmp_path / "words").mkdir()
+        words = TOPICS["sea"].split()[:6]
+        texts = [{"_id": word, "text": " ".join([f"{word} {word} {word} {word}."] * 4)} for word in words]
+        write_jsonl(tmp_path / "words" / "corpus.jsonl", texts)
+        tree["student"]["init_parameters"] |= {"config": tiny_config(1)}
+        batches = spec(SPANS, length=8, short=0.0, decoder_share=0.99)
+        tree["stages"] = [stage("pre-train", 100, spec(LOSS, layers=1), lr=2e-2, batches=batches)]
+        tree["training"] |= {"batch_size": 12, "checkpoint_every": 100, "log_every": 10}
+        run_recipe(Recipe.from_dict(tree), tmp_path / "words", tmp_path / "run")
+        logged = log_of(tmp_path / "run")[-1]["logged_terms"]
+        assert logged["context_shuffled"] > 1.05 * logged["context_matched"]
 
     def test_what_needs_queries_is_told_so(self, recipe_tree, beir, tmp_path):
         for path in ("queries.jsonl", "qrels/train.tsv", "qrels/dev.tsv"):

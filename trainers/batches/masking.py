@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -129,7 +128,7 @@ def hide_words(text: TokenizedText, share: float, rng: np.random.Generator) -> n
     return np.isin(text.words, chosen)
 
 
-def hide_keywords(text: TokenizedText, share: float, weights: Sequence[float], rng: np.random.Generator) -> np.ndarray:
+def hide_keywords(text: TokenizedText, share: float, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     Choose whole words with a probability in proportion to their weights, until the budget is met or exceeded.
 
@@ -141,7 +140,7 @@ def hide_keywords(text: TokenizedText, share: float, weights: Sequence[float], r
     sizes = np.bincount(text.words[text.words >= 0])
     if not len(words := np.flatnonzero(sizes)):
         return np.zeros(len(text.ids), dtype=bool)
-    chosen = rng.choice(words, len(words), replace=False, p=np.asarray(weights) / np.sum(weights))
+    chosen = rng.choice(words, len(words), replace=False, p=weights / weights.sum())
     enough = int(np.searchsorted(np.cumsum(sizes[chosen]), budget(text.size, share))) + 1
     return np.isin(text.words, chosen[:enough])
 
