@@ -31,8 +31,8 @@ from retort.trainers.roles import BatchSource, StageInputs
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.runtime.rng import rng_for
 
-Context = Literal["mixed", "nearby", "overlap", "random", "self"]
-MIXED: tuple[Context, ...] = ("nearby", "overlap", "random")
+SpanContext = Literal["mixed", "nearby", "overlap", "random", "self"]
+MIXED: tuple[SpanContext, ...] = ("nearby", "overlap", "random")
 NEAR = 100  # spans between which `random` chooses, to both sides
 Range = tuple[int, int]
 
@@ -126,7 +126,7 @@ def cut_document(text: str, tokenizer: Any, room: int, targets: Iterator[int]) -
     return Document(text, sentences, counts, pack(counts, targets))
 
 
-def context_of(document: Document, span: int, kind: Context, room: int, rng: np.random.Generator) -> Range:
+def context_of(document: Document, span: int, kind: SpanContext, room: int, rng: np.random.Generator) -> Range:
     """
     Choose the sentences that are to be restored from a span.
 
@@ -202,15 +202,15 @@ class SpanBatches(BatchSource):
     def __init__(
         self,
         *,
-        context: Context = "mixed",
+        context: SpanContext = "mixed",
         length: int = 128,
         short: float = 0.15,
         encoder_share: float = 0.3,
         decoder_share: float = 0.45,
         group: str | None = r"(.+)#\d+",
     ) -> None:
-        if context not in get_args(Context):
-            msg = f"SpanBatches: context must be one of {', '.join(get_args(Context))}; it is {context!r}."
+        if context not in get_args(SpanContext):
+            msg = f"SpanBatches: context must be one of {', '.join(get_args(SpanContext))}; it is {context!r}."
             raise ValueError(msg)
         if not (0 <= short <= 1 and 0 < encoder_share < 1 and 0 < decoder_share < 1 and length > 4):  # noqa: PLR2004
             msg = "SpanBatches: shares lie between 0 and 1, and length is above 4."
