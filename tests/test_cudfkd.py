@@ -9,6 +9,7 @@ import math
 import shutil
 from dataclasses import replace
 from itertools import combinations, pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,8 +21,10 @@ from retort.cli.main import main
 from retort.students import Student
 from retort.trainers import losses
 from retort.trainers.build import build_recipe
+from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.candidates.mining import build_lists
 from retort.trainers.context import TrainingContext
+from retort.trainers.corpus import make_corpus
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.made_corpus import GeneratedTexts, ScoredNGrams
 from retort.trainers.data.proposals import DIFFICULTIES, Proposals, admitted
@@ -307,6 +310,49 @@ class TestProposals:
             UsefulQueries(teacher="t", share=0)
 
 
+class TestUsefulQueries:
+    """Four queries over four documents, one a corner of a square around the origin."""
+
+    CORNERS = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+
+    def kept(self, queries, scores, **options):
+        scores = np.asarray(scores, dtype=np.float32)
+        context = SimpleNamespace(
+            data=RetrievalData("d", TextStore("abcd", "abcd"), TextStore("wxyz", "wxyz")),
+            teachers={"t": SimpleNamespace(gives="vectors")},
+            progress=0.0,
+            vectors=lambda _, side: self.CORNERS if side == "document" else np.asarray(queries, dtype=float),
+            similarity=lambda _: "dot",
+            scale=lambda _: 1.0,
+            scores=lambda _, rows, documents: scores[rows, documents],
+        )
+        unknown = np.full(16, -1, dtype=np.int8)
+        none = np.zeros(16, dtype=np.int64)
+        own = CandidateLists(np.arange(4), np.arange(0, 17, 4), np.arange(16) % 4, unknown, unknown, none, ["labels"])
+        selector = UsefulQueries(teacher="t", share=0.5, clusters=4, **{"balance": 0.0, "typical": 0.0} | options)
+        selector.open(own)
+        return np.flatnonzero(selector.keep(context, 99)).tolist()
+
+    def test_of_which_the_teacher_is_sure(self):
+        scores = np.eye(4) * [[1.0], [5.0], [2.0], [4.0]]
+        assert self.kept(self.CORNERS, scores) == [1, 3]
+
+    def test_that_are_like_the_corpus(self):
+        """Its mean is 0 and its variance 1 in both dimensions."""
+        queries = [[5, 0], [0.5, 0], [0, 0.4], [0, -9]]
+        assert self.kept(queries, np.eye(4), typical=1.0) == [1, 2]
+
+    def test_from_all_over_the_corpus(self):
+        """Clusters are those of the teacher's favourites, whatever the queries were made of."""
+        scores = np.zeros((4, 4))
+        scores[[0, 1, 2, 3], [2, 2, 2, 0]] = [5, 4, 3, 2]
+        assert self.kept(self.CORNERS, scores) == [0, 1]
+        assert self.kept(self.CORNERS, scores, balance=20.0) == [0, 3]
+
+    def test_random_keeps_all(self):
+        assert self.kept(self.CORNERS, np.eye(4), selection="random") == [0, 1, 2, 3]
+
+
 @pytest.fixture
 def cudfkd_tree(recipe_tree) -> dict:
     tree = copy.deepcopy(recipe_tree)
@@ -349,6 +395,41 @@ class TestRuns:
         assert rises == pytest.approx([rises[0]] * 7, rel=1e-4)
         assert rises[0] > 0
         assert_comes_back(cudfkd_tree, beir, tmp_path, monkeypatch, everything(out), (4, 6))
+
+    def test_all_parts_know_how_far_the_stage_has_come(self, cudfkd_tree, beir, tmp_path, monkeypatch):
+        seen, real = [], (Proposals.open, UsefulQueries.keep)
+
+        def opened(self, context, number):
+            seen.append(("queries", context.progress))
+            real[0](self, context, number)
+
+        def keep(self, context, enough):
+            seen.append(("selector", context.progress))
+            return real[1](self, context, enough)
+
+        monkeypatch.setattr(Proposals, "open", opened)
+        monkeypatch.setattr(UsefulQueries, "keep", keep)
+        built = build_recipe(Recipe.from_dict(cudfkd_tree), read_beir(beir, "train"), tmp_path)
+        for number in (0, 1):
+            open_stage(built, built.recipe.stages[0], tmp_path / "out", number=number)
+        assert seen == [("queries", 0.0), ("selector", 0.0), ("queries", 0.5), ("selector", 0.5)]
+
+    def test_the_pace_is_of_the_losses_that_are_trained(self, cudfkd_tree, beir, tmp_path):
+        """With the student's scale, on the very lists."""
+        cudfkd_tree["training"] |= {"scale": 50.0, "batch_size": 8}
+        plain = spec(CUDFKD + "SelfPacedKL", how="none")
+        cudfkd_tree["stages"][0]["objectives"] += [plain]
+        built = build_recipe(Recipe.from_dict(cudfkd_tree), read_beir(beir, "train"), tmp_path)
+        opened = open_stage(built, built.recipe.stages[0], tmp_path / "out")
+        state = opened.fix_state({})
+        assert state.keys() == {"curriculum.0"}
+        built.distiller.take_state(state)
+        with torch.no_grad():
+            terms = built.distiller.eval()(opened.source.batch(0), StepContext("curriculum", 0, 8))
+        values = terms["self_paced_kl#1"][0]
+        assert len(values) == 8
+        expected = torch.quantile(values, torch.tensor([0.5, 0.99]))
+        torch.testing.assert_close(state["curriculum.0"]["pace"], expected, atol=1e-4, rtol=1e-4)
 
     def test_a_ranker_teaches(self, cudfkd_tree, beir, tmp_path, tiny_ranker):
         """Clusters are then of the student's vectors."""
@@ -497,8 +578,9 @@ class TestNoCorpus:
     def test_data_that_is_there_is_taken(self, cudfkd_tree, beir, tokenizer_path, tmp_path):
         cudfkd_tree["data"] = {"corpus": spec(MADE + "ScoredNGrams", teacher="teacher", tokenizer=tokenizer_path)}
         before = (beir / "corpus.jsonl").read_text()
-        run_recipe(Recipe.from_dict(cudfkd_tree), beir, tmp_path / "run")
+        make_corpus(Recipe.from_dict(cudfkd_tree), beir, tmp_path / "cache")
         assert (beir / "corpus.jsonl").read_text() == before
+        assert not (tmp_path / "cache").exists()
 
     def test_mistakes(self, cudfkd_tree, tokenizer_path, tmp_path):
         own = {"tokenizer": tokenizer_path, "texts": 9, "parts": 2, "choices": 3}
