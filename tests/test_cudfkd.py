@@ -498,6 +498,14 @@ class TestRuns:
         assert "evaluation" not in events
         assert Student.load(str(tmp_path / "run" / "student")).manifest.metrics == {}
 
+    def test_a_corpus_with_a_dev_split_alone(self, cudfkd_tree, beir, tmp_path):
+        """What is trained is the same; it is measured."""
+        (beir / "qrels" / "train.tsv").unlink()
+        metrics = run_recipe(Recipe.from_dict(cudfkd_tree), beir, tmp_path / "run")
+        assert metrics["dev"]["student"]["queries"] == 10
+        assert metrics["dev"]["student"]["documents"] == 40
+        assert len(log_of(tmp_path / "run")) == 8
+
     def test_a_corpus_alone_is_not_enough_for_others(self, recipe_tree, beir, tmp_path):
         shutil.rmtree(beir / "qrels")
         (beir / "queries.jsonl").unlink()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retort.trainers.data.beir import is_corpus_alone, read_corpus
+from retort.trainers.data.beir import is_beir, is_corpus_alone, read_corpus
 from retort.trainers.data.read import has_split, read_data
 from retort.trainers.data.texts import RetrievalData, TextStore, share_corpus
 from retort.trainers.recipe import DataSection
@@ -29,12 +29,16 @@ def read_train_and_dev(folder: Path, section: DataSection) -> tuple[RetrievalDat
 
     Without a dev split some training queries with a positive are held out, and said so: as many as a tenth of all
     queries, but 500 and half of those with a positive at most. A corpus alone, without queries and judgements, is both:
-    what trains on documents needs no more.
+    what trains on documents needs no more. A BEIR folder may have a dev split alone beside it.
     """
     if is_corpus_alone(folder):
         corpus = read_corpus(folder, empty=section.empty)
         alone = RetrievalData(folder.name, corpus, TextStore([], []))
         return alone, alone
+    if is_beir(folder) and not any(has_split(folder, name) for name in (section.train, "train")):
+        if has_split(folder, section.dev):  # documents to train on, queries to measure with
+            dev = read_data(folder, section.dev, empty=section.empty)
+            return replace(dev, queries=TextStore([], []), qrels={}), dev
     train = read_data(folder, section.train, empty=section.empty, unlabelled=section.unlabelled)
     if has_split(folder, section.dev):
         train, dev = share_corpus(train, read_data(folder, section.dev, empty=section.empty))
