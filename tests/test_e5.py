@@ -20,6 +20,7 @@ from tiny import (
     terms_of,
     tiny_config,
     write_jsonl,
+    write_tokenizer,
 )
 from torch.nn import functional as F
 
@@ -96,7 +97,10 @@ class TestReferenceValues:
     def test_ranks(self):
         own = np.array([0.80, 0.60])
         others = np.array([[0.5, 0.79, 0.81, 0.2], [0.61, 0.62, 0.2, 0.1]])
-        assert ranks(own, others, np.ones_like(others, dtype=bool)).tolist() == [2, 3]
+        everyone = np.ones_like(others, dtype=bool)
+        assert ranks(own, others, everyone).tolist() == [2, 3]
+        own[0] = others[1, 0] = np.nan  # texts that the model gave no vector of
+        assert ranks(own, others, everyone).tolist() == [5, 2]
 
     def fine_tuned(self, tau: float, cosines: torch.Tensor = COSINES) -> tuple[torch.Tensor, torch.Tensor]:
         output, batch = PairOutput(cosines, 1 / tau), lists(LOGITS)
@@ -219,10 +223,12 @@ class TestEncoding:
         padded = encode_texts(model, [short, long], "query", budget=10_000)
         torch.testing.assert_close(padded[:1], alone, rtol=0, atol=1e-6)
 
-    def test_prefixes_are_part_of_a_text(self, tokenizer_path):
-        model = create.from_config(tiny_config(2), tokenizer_path, prompts=PROMPTS)
+    def test_prefixes_are_part_of_a_text(self, tmp_path):
+        tokenizer = write_tokenizer(tmp_path / "words", [*dict.fromkeys(WORDS), "query", "passage", ":"])
+        model = create.from_config(tiny_config(2), tokenizer, prompts=PROMPTS)
         asked, given = (encode_texts(model, ["the ship"], side) for side in ("query", "document"))
-        plain = create.from_config(tiny_config(2), tokenizer_path)
+        assert float((asked - given).detach().abs().max()) > 1e-3
+        plain = create.from_config(tiny_config(2), tokenizer)
         torch.testing.assert_close(encode_texts(plain, ["query: the ship"], "document"), asked)
         torch.testing.assert_close(encode_texts(plain, ["passage: the ship"], "document"), given)
 

@@ -88,12 +88,13 @@ class TestWithout:
         ("query", "text", "rest"),
         [
             ("Harbour rules", "Harbour rules Ships wait.", "Ships wait."),
-            ("Harbour rules", "On harbour rules.\n\n# Harbour Rules #\n\nWait.", "On harbour rules.\n\nWait."),
+            ("Harbour rules", "On harbour rules.\n\n# Harbour Rules #\n\nWait.", "On harbour rules.\n\n\n\nWait."),
             ("the rope", "Tie the\nrope. Then tie the rope again.", "Tie . Then tie the rope again."),
             ("art", "The party has art.", "The party has ."),
             ("C++ (new)", "C++ (new) Classes.", "Classes."),
             ("What is it?", "What is it? A ship.", "A ship."),
             ("bread", "The ship.", "The ship."),
+            ("caf\u00e9", "The cafe\u0301 waits.", "The  waits."),
             ("船在哪里？", "船在哪里？船在港口里。", "船在港口里。"),
         ],
     )

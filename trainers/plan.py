@@ -217,7 +217,8 @@ def _training_seconds(built: BuiltRecipe, sample: list[str]) -> float:
 
 
 def _texts_a_step(built: BuiltRecipe, stage: Stage) -> float:
-    each = 1.0 if stage.candidates is None else 1.3 + stage.candidates.negatives  # a query is a third of a document
+    negatives = stage.candidates.negatives if stage.candidates is not None else 0
+    each = 1.3 + negatives if stage.takes_queries else 1.0  # a query is a third of a document
     return each * built.recipe.training_of(stage).batch_size
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
+from unicodedata import normalize
 
 import numpy as np
 
@@ -171,7 +172,7 @@ def pairs_of(data: RetrievalData) -> Pairs:
                 of_document[document].add(pairs[-1][1])
     own = []
     for text, documents in zip(data.queries.texts, data.never_negative, strict=True):
-        same = {rows[text]} if text in rows else set()
+        same = {row} if (row := rows.get(normalize("NFC", text))) is not None else set()
         own.append(np.array(sorted(same.union(*(of_document.get(d, ()) for d in documents.tolist()))), dtype=np.int64))
     queries, chosen = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     return Pairs(queries, chosen, TextStore(map(str, range(len(rows))), rows), own)
@@ -187,8 +188,9 @@ def without(query: str, text: str) -> str:
     :param text:
         The text.
     """
+    query, text = normalize("NFC", query), normalize("NFC", text)
     words = r"\s+".join(map(re.escape, query.split()))
-    line = re.compile(rf"^[#\s]*{words}[#\s]*$", re.IGNORECASE | re.MULTILINE)
+    line = re.compile(rf"^[# \t]*{words}[# \t]*$", re.IGNORECASE | re.MULTILINE)
     rest, count = line.subn("", text)
     if not count:
         spaced = not needs_dictionary(query)  # words of other scripts stand without spaces

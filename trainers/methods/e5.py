@@ -29,7 +29,7 @@ from retort.trainers.roles import Context, Selector, StepContext, Values
 from retort.trainers.runtime.rng import rng_for
 from retort.trainers.search import scorer
 
-BLOCK = 256  # queries that are ranked at a time
+BLOCK = 64  # queries that are ranked at a time
 ROUNDING = 1e-6  # scores of equal vectors differ by less
 
 
@@ -80,17 +80,19 @@ class ConsistencyFilter(Selector):
         order = rng_for("consistency", self.seed, pairs.passages.hash).permutation(len(pairs.passages))
         pool, similarity = np.sort(order[: self.pool]), context.similarity(self.model)
         queries, passages = (seen.vectors(self.model, side) for side in SIDES)
+        queries = queries[pairs.queries]
+        score_pool = scorer(queries, passages[pool], similarity)
         for start in range(0, len(pairs.rows), BLOCK):
-            rows, asked = pairs.rows[start : start + BLOCK], pairs.queries[start : start + BLOCK]
-            own, others = (scorer(queries[asked], passages[r], similarity)(slice(None)).numpy() for r in (rows, pool))
-            found = ranks(own.diagonal(), others, ~pairs.never_negative(asked, pool))
-            kept[asked[found > self.top]] = False
+            block = slice(start, start + BLOCK)
+            own = scorer(queries[block], passages[pairs.rows[block]], similarity)(slice(None)).numpy().diagonal()
+            others = ~pairs.never_negative(pairs.queries[block], pool)
+            kept[pairs.queries[block][ranks(own, score_pool(block).numpy(), others) > self.top]] = False
         return kept
 
 
 def ranks(own: np.ndarray, pool: np.ndarray, mask: np.ndarray) -> np.ndarray:
     r"""
-    Rank each query's own passage among others; ties count against it.
+    Rank each query's own passage among others; ties count against it. Without a vector (NaN) it comes last.
 
     $$r = 1 + |\{x : s(q, x) \ge s(q, p)\}|$$
 
@@ -103,7 +105,7 @@ def ranks(own: np.ndarray, pool: np.ndarray, mask: np.ndarray) -> np.ndarray:
     :returns:
         `[n]`, from 1.
     """
-    return 1 + (mask & (pool >= own[:, None] - ROUNDING)).sum(-1)
+    return 1 + (mask & ~np.isnan(pool) & ~(pool < own[:, None] - ROUNDING)).sum(-1)
 
 
 class PairContrastive(Contrastive):
