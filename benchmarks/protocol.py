@@ -148,12 +148,17 @@ def prepare(protocol: Tree, name: str, work: Path) -> None:
 
 
 def judged(lines: list[str], given: Tree) -> list[str]:
-    """Keep the judgements of the first queries, or of documents that several queries ask for."""
+    """Keep the judgements of the first queries, or of documents that several queries ask for; or spoil a share."""
     queries = [line.split("\t")[0] for line in lines]
     first = set(list(dict.fromkeys(queries))[: given.get("labelled")])
     asked = Counter(line.split("\t")[1] for line in lines)
     least = given.get("questions", 1)
-    return [line for line, q in zip(lines, queries, strict=True) if q in first and asked[line.split("\t")[1]] >= least]
+    kept = [line for line, q in zip(lines, queries, strict=True) if q in first and asked[line.split("\t")[1]] >= least]
+    if "shuffled" not in given:
+        return kept
+    from spoilt import shuffled
+
+    return shuffled(kept, given["shuffled"])
 
 
 def join_sections(source: Path, path: Path, most: int) -> dict[str, tuple[str, float]]:

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""Teachers that are wrong on purpose, for arms of `protocol.yaml`: is a method harmed by them, and does it notice?"""
+"""What is wrong on purpose, for arms of `protocol.yaml`: is a method harmed by it, and does it notice?"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from retort.students.towers import Side
 from retort.trainers.methods.ca_mkd import Confidence
-from retort.trainers.roles import Ask, StepContext
+from retort.trainers.roles import Ask, Context, Selector, StepContext
 from retort.trainers.runtime.rng import rng_for
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 
@@ -34,6 +34,28 @@ class MaliciousTeacher(BiEncoderTeacher):
 def is_spoilt(query: str, share: float) -> bool:
     """Say whether the teacher is to be wrong on this query."""
     return bool(rng_for("spoilt", query).random() < share)
+
+
+def shuffled(lines: list[str], share: float) -> list[str]:
+    """Give a share of the judgements, those that `is_spoilt` chooses by query, each the document of another one."""
+    wrong = [place for place, line in enumerate(lines) if is_spoilt(line.split("\t")[0], share)]
+    documents = [lines[place].split("\t")[1] for place in wrong]
+    changed = list(lines)
+    for place, document in zip(wrong, documents[1:] + documents[:1], strict=True):
+        query, _, grade = lines[place].split("\t")
+        changed[place] = f"{query}\t{document}\t{grade}"
+    return changed
+
+
+class SoundQueries(Selector):
+    """Keeps the queries whose judgements `shuffled` left as they were: what a perfect filter would keep."""
+
+    def __init__(self, *, share: float) -> None:
+        self.share = share
+
+    def keep(self, context: Context, enough: int) -> np.ndarray:  # noqa: ARG002
+        """`[q]` bool."""
+        return np.array([not is_spoilt(i, self.share) for i in context.data.queries.ids], dtype=bool)
 
 
 class SpoiltTeacher(BiEncoderTeacher):

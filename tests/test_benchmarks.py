@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The benchmarks' runner, with arms that pretend: no test here looks at a clock."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -18,7 +19,9 @@ import torch
 import yaml
 from tiny import write_jsonl
 
+from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
+from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.evaluation.rank import evaluate_model
 from retort.trainers.recipe import Recipe
 from retort.trainers.roles import Ask, StepContext
@@ -498,6 +501,39 @@ class TestProtocol:
         ]
         write_jsonl(tmp_path / "log.jsonl", [{"event": "evaluation"}, *lines])
         assert protocol.logged(tmp_path / "log.jsonl") == {"loss": 6.5, "auc": 3.25}
+
+    def test_a_share_of_the_pairs_is_wrong(self, protocol, tmp_path):
+        """Each judgement that is has another's document, and the perfect filter knows which."""
+        spoilt = import_module("spoilt")
+        lines = [f"q{i}\td{i}\t1\n" for i in range(400)]
+        found = protocol.judged(lines, {"shuffled": 0.3})
+        wrong = [a != b for a, b in zip(lines, found, strict=True)]
+        assert 0.25 < sum(wrong) / 400 < 0.35
+        assert sorted(line.split("\t")[1] for line in found) == sorted(line.split("\t")[1] for line in lines)
+        queries = TextStore([f"q{i}" for i in range(400)], map(str, range(400)))
+        context = TrainingContext(RetrievalData("made", TextStore([], []), queries), {}, tmp_path)
+        assert spoilt.SoundQueries(share=0.3).keep(context, 1).tolist() == [not own for own in wrong]
+
+    def test_weak_pairs(self, protocol, tmp_path, monkeypatch):
+        """The sample has the sections of its headings alone; arms differ by their selectors."""
+        weak = import_module("weak_pairs")
+        (tmp_path / weak.SET / "qrels").mkdir(parents=True)
+        for name in ("corpus", "queries"):
+            with gzip.open(tmp_path / weak.SET / f"{name}.jsonl.gz", "wt") as file:
+                file.writelines(json.dumps({"_id": f"{name[0]}{i}", "text": f"{name} {i}"}) + "\n" for i in range(60))
+        for split, rows in {"train": range(40), "dev": range(40, 50)}.items():
+            lines = ["query-id\tcorpus-id\tscore\n", *(f"q{i}\tc{i}\t1\n" for i in rows)]
+            (tmp_path / weak.SET / "qrels" / f"{split}.tsv").write_text("".join(lines))
+        monkeypatch.setenv("RETORT_DATA", str(tmp_path))
+        weak.write_sample(tmp_path / "sample", 30)
+        train, dev = (read_beir(tmp_path / "sample", split) for split in ("train", "dev"))
+        assert (len(train.queries), len(dev.queries), len(train.corpus)) == (30, 10, 40)
+        assert 3 < sum(train.qrels[f"q{i}"] != {f"c{i}": 1} for i in range(30)) < 20
+        assert all(dev.qrels[f"q{i}"] == {f"c{i}": 1} for i in range(40, 50))
+        selectors = {"all": {}, "good": {"type": "spoilt.SoundQueries", "init_parameters": {"share": 0.3}}}
+        trees = [Recipe.from_dict(weak.recipe(0, 5, s, "x"), allow=["spoilt"]).to_dict() for s in selectors.values()]
+        trees[1]["stages"][0]["selector"] = None
+        assert trees[0] == trees[1]
 
     def test_a_run_at_a_toy_size(self, protocol, given, monkeypatch, tmp_path, beir, tiny_student):
         """Start (of the whole set), baseline and arm; what is there isn't run again; the report is of the files alone."""
