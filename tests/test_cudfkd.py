@@ -513,6 +513,13 @@ class TestRuns:
             run_recipe(Recipe.from_dict(recipe_tree), beir, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
+    def test_batches_without_lists(self, cudfkd_tree, beir, tmp_path):
+        lists_of_its_own = "skeletons.simcse.OwnPositives"
+        cudfkd_tree["stages"][0] |= {"batches": spec(lists_of_its_own)}
+        recipe = Recipe.from_dict(cudfkd_tree, allow=["skeletons"])
+        with pytest.raises(RecipeError, match=r"stages.0.selector: it goes by candidate lists, and .* takes none"):
+            build_recipe(recipe, read_beir(beir, "train"), tmp_path)
+
     def test_sparse_vectors_have_no_clusters(self, cudfkd_tree, beir, tmp_path, tiny_ranker, trunk):
         cudfkd_tree["teachers"] = {"teacher": spec("CrossEncoderTeacher", model=tiny_ranker, device="cpu")}
         cudfkd_tree["student"] = spec("sparse", trunk=trunk, layers=[0, 1], max_tokens={"query": 16, "document": 32})

@@ -218,6 +218,9 @@ def _built(
             where, selector = f"stages.{i}.selector", selectors[stage.name]
             _check_names(where, selector.teachers, context.teachers)
             _checked(where, selector.check, context)
+            if selector.needs_lists and not batches[stage.name].needs_lists:
+                msg = f"{where}: it goes by candidate lists, and {stage.batches.type} takes none."
+                raise RecipeError(msg)
         if stage.candidates is None and batches[stage.name].needs_lists:
             msg = f"stages.{i}.candidates: needed by {stage.batches.type}."
             raise RecipeError(msg)

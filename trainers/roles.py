@@ -563,6 +563,8 @@ class Miner:
 class Selector:
     """Chooses the queries that a stage trains on, when it opens or is refreshed."""
 
+    #: It goes by the stage's candidate lists; other batches will not do.
+    needs_lists = False
     #: Names of the recipe's teachers that it asks.
     teachers: tuple[str, ...] = ()
 

@@ -141,6 +141,8 @@ class UsefulQueries(Selector):
     ```
     """
 
+    needs_lists = True
+
     def __init__(
         self,
         *,
