@@ -301,6 +301,25 @@ class TestProposals:
             for own, text in zip(found[:3], data.corpus.texts, strict=False)
         )
 
+    def test_a_generator_is_asked_about_what_was_drawn_for_it(self, data, tmp_path, monkeypatch):
+        asked = []
+
+        def answer(self, prompt):
+            asked.append(prompt)
+            return "Who asks?"
+
+        monkeypatch.setattr(ChatModel, "_answer", answer)
+        options = {"pool": 3, "generator": {"type": MOCK, "init_parameters": {}}}
+        found = [self.proposed(data, tmp_path, number, **options) for number in range(4)]
+        generated = sum(own == ["Who asks?"] for lists_ in found for own in lists_)
+        assert 0 < generated < 12
+        assert (
+            len(asked)
+            == len(set(asked))
+            == len({row for one in found for row in range(3) if one[row] == ["Who asks?"]})
+        )
+        assert (tmp_path / "answers.jsonl").is_file()
+
     def test_mistakes(self):
         with pytest.raises(ValueError, match="order must be one of easy_first, .*; it is 'odd'"):
             Proposals(order="odd")
