@@ -525,7 +525,7 @@ class TestProtocol:
         assert spoilt.SoundQueries(share=0.3).keep(context, 1).tolist() == [not own for own in wrong]
 
     def test_weak_pairs(self, protocol, tmp_path, monkeypatch):
-        """The sample has the sections of its headings alone; arms differ by their selectors."""
+        """The sample has the sections of its headings alone."""
         weak = import_module("weak_pairs")
         (tmp_path / weak.SET / "qrels").mkdir(parents=True)
         for name in ("corpus", "queries"):
@@ -540,10 +540,7 @@ class TestProtocol:
         assert (len(train.queries), len(dev.queries), len(train.corpus)) == (30, 10, 40)
         assert 3 < sum(train.qrels[f"q{i}"] != {f"c{i}": 1} for i in range(30)) < 20
         assert all(dev.qrels[f"q{i}"] == {f"c{i}": 1} for i in range(40, 50))
-        selectors = {"all": {}, "good": {"type": "spoilt.SoundQueries", "init_parameters": {"share": 0.3}}}
-        trees = [Recipe.from_dict(weak.recipe(0, 5, s, "x"), allow=["spoilt"]).to_dict() for s in selectors.values()]
-        trees[1]["stages"][0]["selector"] = None
-        assert trees[0] == trees[1]
+        assert Recipe.from_dict(weak.recipe(0, 5)).stages[0].steps == 5
 
     def test_a_run_at_a_toy_size(self, protocol, given, monkeypatch, tmp_path, beir, tiny_student):
         """Start (of the whole set), baseline and arm; what is there isn't run again; the report is of the files alone."""

@@ -37,6 +37,8 @@ class ConsistencyFilter(Selector):
     """
     Keeps the queries whose own passages a model, trained on the noisy pairs, ranks high among random ones.
 
+    The model should have seen each pair once at most: what it sees again it learns by heart, wrong pairs too.
+
     Passages are those of `batches: pairs`, without the query's text. A query with several needs all of them ranked
     high. The pool is drawn once for all queries; a query's own documents, and equal texts, are left out of it.
 
