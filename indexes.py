@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from retort.pipelines import indexing
-from retort.trainers.data.documents import OnError, Reading, read_source, source_root
+from retort.students import Manifest
+from retort.students.files import resolve_model
+from retort.trainers.data.documents import PASSAGE, OnError, Reading, read_source, source_root
 from retort.trainers.runtime.progress import progress_bar
 
 
@@ -29,7 +31,7 @@ def index_documents(
     :param student:
         The student.
     :param source:
-        What to read (see `read_source`).
+        What to read (see `read_source`); files are cut as the student was made for.
     :param store:
         Folder of the index, or URL of a collection on a Qdrant server.
     :param sparse:
@@ -45,9 +47,11 @@ def index_documents(
     :returns:
         Documents in the index, and how many were deleted.
     """
+    manifest = Manifest.read(Path(resolve_model(student)))
+    words = manifest.passage_words if manifest is not None else 0
     return index_reading(
         student,
-        lambda: read_source(source, on_error=on_error, may_be_blank=True),
+        lambda: read_source(source, words=words or PASSAGE, on_error=on_error, may_be_blank=True),
         store,
         folder=source_root(source),
         sparse=sparse,

@@ -29,7 +29,15 @@ from retort.students.loading import read_remote_documents
 from retort.students.sparse import load_student
 from retort.trainers.changes import QUICK, changed_recipe, recipe_for, with_weak_pairs
 from retort.trainers.data.beir import read_beir
-from retort.trainers.data.documents import OnError, Reading, documents_to_data, read_source, source_root
+from retort.trainers.data.documents import (
+    PASSAGE,
+    OnError,
+    Reading,
+    Split,
+    documents_to_data,
+    read_source,
+    source_root,
+)
 from retort.trainers.data.pseudo_queries import GeneratedQuestions
 from retort.trainers.data.queries import read_asked
 from retort.trainers.data.splits import read_train_and_dev
@@ -140,6 +148,7 @@ def distill(
     teacher: str | dict[str, Any] | Any = None,
     queries: str | Path | Mapping[str, Sequence[str]] | None = None,
     generator: str | Path | dict[str, Any] | Any = None,
+    split: Split = "auto",
     dev_share: float = 0.1,
     weak_pairs: bool = False,
     deadline: float | None = None,
@@ -170,6 +179,10 @@ def distill(
     :param generator:
         Makes up questions, too: a chat generator of Haystack, or `{type, init_parameters}` of one; or `{generator}`,
         such a description, with further parameters of `GeneratedQuestions`; or a YAML file of one of these.
+    :param split:
+        What gets a vector: `passages` of files; `documents`, each file as far as the student reads, longer ones cut;
+        `auto`: documents, if the student reads more than a passage and nine of ten files fit. Haystack documents and
+        BEIR folders are taken as they are.
     :param dev_share:
         Share of the documents whose queries are kept for dev; without effect where real ones are given.
     :param weak_pairs:
@@ -199,8 +212,10 @@ def distill(
     out = Path(out)
     with stopping_after(deadline), limited_calls(max_calls):
         inputs = _read_inputs(
-            documents, out, recipe, teacher, queries, generator, weak_pairs, settings, allow, on_error
+            documents, out, recipe, teacher, queries, generator, split, weak_pairs, settings, allow, on_error
         )
+        if inputs.reading.cut is not None:
+            say(f"index: {inputs.reading.cut.reason}")
         outcome = distill_documents(
             inputs.reading.documents,
             out,
@@ -213,6 +228,7 @@ def distill(
         )
         trust = trusts_code(inputs.recipe.student.init_parameters)
         _export(out, say, trust_remote_code=trust)
+        _note_passages(out / "student", inputs.reading)
         say("indexing ...")
         if inputs.folder is None:
             index_documents(str(outcome.student), out / "data", out / "index", trust_remote_code=trust)
@@ -236,6 +252,7 @@ def plan_distill(
     teacher: str | dict[str, Any] | Any = None,
     queries: str | Path | Mapping[str, Sequence[str]] | None = None,
     generator: str | Path | dict[str, Any] | Any = None,
+    split: Split = "auto",
     dev_share: float = 0.1,
     weak_pairs: bool = False,
     settings: Mapping[str, Any] | Sequence[str] = (),
@@ -252,7 +269,9 @@ def plan_distill(
         Lines to print.
     """
     out = Path(out)
-    inputs = _read_inputs(documents, out, recipe, teacher, queries, generator, weak_pairs, settings, allow, on_error)
+    inputs = _read_inputs(
+        documents, out, recipe, teacher, queries, generator, split, weak_pairs, settings, allow, on_error
+    )
     passages = inputs.reading.documents
     sources = dict(inputs.sources)
     files = len({d.meta.get("file_path", d.id) for d in passages})
@@ -277,6 +296,8 @@ def plan_distill(
             plan.seconds["generator of queries"] = seconds
             plan.assumed.append("generator of queries")
         lines += plan.lines()
+        if inputs.reading.cut is not None:
+            lines.append(f"index: {inputs.reading.cut.reason}")
         if recipe is None and teacher is None and not settings:
             quick = plan_run(shortened(recipe_for(QUICK, None), counts, inputs.passes), training_data, cache_root(out))
             lines.append(
@@ -416,6 +437,7 @@ def _read_inputs(
     teacher: Any,
     queries: str | Path | Mapping[str, Sequence[str]] | None,
     generator: Any,
+    split: Split,
     weak_pairs: bool,
     settings: Mapping[str, Any] | Sequence[str],
     allow: Sequence[str],
@@ -431,7 +453,10 @@ def _read_inputs(
         msg = f"{out / 'index'} holds an index of another model. Give another --out, or delete it."
         raise RecipeError(msg)
     if isinstance(documents, str | Path):
-        reading, folder = read_source(documents, on_error=on_error, leave_out=out), source_root(documents)
+        tokens = changed.student.init_parameters.get("max_tokens")
+        tokens = tokens.get("document") if isinstance(tokens, dict) else tokens  # a table has one for both sides
+        reading = read_source(documents, split=split, tokens=tokens, on_error=on_error, leave_out=out)
+        folder = source_root(documents)
     else:
         reading, folder = Reading(list(documents)), None
     passages = reading.documents
@@ -477,6 +502,14 @@ def _export(out: Path, say: Say, *, trust_remote_code: bool) -> None:
     entries = export_student(out / "student", sample, trust_remote_code=trust_remote_code)
     chosen = next(entry for entry in entries if entry["chosen"])
     say(f"served as {'onnx' if chosen['file'] else 'torch'} {chosen['precision']}: {chosen['ms']:.2f} ms a query")
+
+
+def _note_passages(student: Path, reading: Reading) -> None:
+    """Let a student's manifest say how files are cut, so that `retort index` cuts them alike."""
+    manifest = Manifest.read(student)
+    if manifest is not None and reading.cut is not None and reading.cut.words != (manifest.passage_words or PASSAGE):
+        manifest.passage_words = reading.cut.words
+        manifest.write(student)
 
 
 def _write_pipelines(out: Path, *, trust_remote_code: bool) -> None:

@@ -26,6 +26,7 @@ def run(given: argparse.Namespace) -> None:
         "teacher": given.teacher,
         "queries": given.queries,
         "generator": given.generator,
+        "split": given.split,
         "dev_share": given.dev_share,
         "weak_pairs": given.weak_pairs,
         "settings": given.set,

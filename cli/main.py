@@ -250,6 +250,12 @@ def build_parser() -> argparse.ArgumentParser:
     distill.add_argument(
         "--generator", type=Path, default=None, metavar="YAML", help="chat generator that makes up questions, too"
     )
+    distill.add_argument(
+        "--split",
+        choices=["auto", "passages", "documents"],
+        default="auto",
+        help="what gets a vector: passages of files, or files as far as the student reads (default: by their length)",
+    )
     distill.add_argument("--dev-share", type=float, default=0.1, help="share of the documents that is kept for dev")
     distill.add_argument(
         "--weak-pairs", action="store_true", help="train on titles, headings and the like, too, before the last stage"

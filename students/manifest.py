@@ -20,6 +20,9 @@ QUERIES_ONLY = (
 )
 
 
+_MAY_LACK = {"views", "passage_words"}
+
+
 class ManifestError(ValueError):
     """A student folder and its manifest do not fit together."""
 
@@ -31,7 +34,8 @@ class Manifest:
 
     `max_tokens` and `prompts` are keyed `query` and `document`; `space` and `fingerprint` are sha256 digests (see
     `retort.students.hashing`); `exports` lists other artefacts of the folder with their measured quality and speed;
-    `views` says how a student of kind `multi_view` sees documents with questions.
+    `views` says how a student of kind `multi_view` sees documents with questions; `passage_words` how long are the
+    passages of files that it was made for, 0 where nothing is said.
     """
 
     kind: str
@@ -49,6 +53,7 @@ class Manifest:
     parents: list[str] = field(default_factory=list)
     views: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    passage_words: int = 0
     format: int = 1
 
     @property
@@ -57,8 +62,8 @@ class Manifest:
         return ViewRule.of(self.views)
 
     def write(self, folder: Path) -> None:
-        """Write the manifest into a student folder, whole or not at all; `views` where there are any."""
-        write_json(folder / MANIFEST_FILE, {n: v for n, v in asdict(self).items() if v or n != "views"})
+        """Write the manifest into a student folder, whole or not at all; some fields where they say something."""
+        write_json(folder / MANIFEST_FILE, {n: v for n, v in asdict(self).items() if v or n not in _MAY_LACK})
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:

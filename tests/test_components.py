@@ -337,6 +337,23 @@ class TestExtractiveAnswerer:
             expected = 0.75 * similarities[i] + 0.25 * similarities[2]
             assert found[sentence.removeprefix("sea ")] == pytest.approx(expected, abs=1e-5)
 
+    def test_long_documents_are_read_by_passages(self, tiny_student):
+        """The nearest ones, wherever they stand; each answer's context is the passage, its offsets are the document's."""
+        filler = "the bread in the oven is near the sugar and the salt of the kitchen. "
+        content = filler * 30 + "The bee is near the rose. " * 25 + filler * 30
+        long = Document(id="long", content=content, meta={"title": "kitchen"})
+        answerer = ExtractiveAnswerer(model=tiny_student, score_threshold=-1.0, top_k=50, max_documents=2)
+        answers = answerer.run(query="The bee is near the rose.", documents=[long, DOCUMENTS[0]])["answers"]
+        assert "The bee is near the rose." in {a.data for a in answers}
+        assert {len({a.context for a in answers}), len(answers)} == {2, 27}  # passages and short documents compete
+        for answer in answers:
+            offset, within = answer.document_offset, answer.context_offset
+            assert answer.document.content[offset.start : offset.end] == answer.data
+            assert answer.context[within.start : within.end] == answer.data
+            assert answer.document is not long or len(answer.context.split()) <= 150
+        whole = Document(content=filler * 20, meta={"title": "kitchen"})
+        assert answerer.run(query="x", documents=[whole])["answers"][0].context == whole.content
+
     def test_no_good_answer(self, tiny_student):
         found = ExtractiveAnswerer(model=tiny_student, score_threshold=1.01).run(query="the ship", documents=DOCUMENTS)
         assert found["answers"] == []

@@ -30,7 +30,7 @@ from retort.students.create import static
 from retort.trainers import changes
 from retort.trainers.changes import changed_recipe, recipe_for, teacher_spec, with_weak_pairs
 from retort.trainers.data.beir import read_beir
-from retort.trainers.data.documents import read_documents
+from retort.trainers.data.documents import choose_cut, read_documents
 from retort.trainers.data.queries import read_asked
 from retort.trainers.evaluation.fusion import fuse_cross_fitted
 from retort.trainers.evaluation.runs import read_rankings
@@ -220,6 +220,7 @@ class TestCommand:
         assert "teacher teacher: vectors of " in said
         assert "time, together: about" in said
         assert "memory: about" in said
+        assert "index: one vector a passage of 150 words" in said
         assert not list((tmp_path / "out").rglob("*.jsonl"))
         # `retort.plan_distill` says the same, of documents and components made in Python, too.
         documents = read_documents(handbook)
@@ -321,6 +322,46 @@ class TestCommand:
         ]
         distill(*command)
         distill(*command)  # would be refused, were card.md a document
+
+
+class TestSplit:
+    @pytest.mark.parametrize(
+        ("split", "tokens", "lengths", "words", "reason"),
+        [
+            ("auto", None, [400], 150, "one vector a passage of 150 words"),
+            ("auto", 160, [100] * 9, 150, "a passage of 150 words: 9 of 9 files fit into the 160 tokens"),
+            ("auto", 512, [300] * 9 + [900], 365, "a file, longer ones are cut: 9 of 10 files fit into the 512 tokens"),
+            ("auto", 512, [300] * 8 + [900], 150, "a passage of 150 words: 8 of 9 files fit"),
+            ("documents", 160, [900], 114, "0 of 1 files fit"),
+            ("passages", 512, [300], 150, "one vector a passage"),
+        ],
+    )
+    def test_what_is_chosen(self, split, tokens, lengths, words, reason):
+        found = choose_cut(split, tokens, lengths)
+        assert found.words == words and reason in found.reason
+
+    @pytest.mark.parametrize(("split", "message"), [("documents", "set max_tokens.document"), ("pages", "one of auto")])
+    def test_mistakes(self, split, message):
+        with pytest.raises(DataError, match=message):
+            choose_cut(split, None, [100])
+
+    def test_documents_are_trained_and_served(self, handbook, recipe_tree, tmp_path, capsys, monkeypatch):
+        """As long as the student reads; `retort index` cuts files as the student was made for."""
+        monkeypatch.setattr(workflows, "_export", lambda *_, **__: None)  # what takes the time
+        recipe_tree["student"]["init_parameters"]["max_tokens"] = {"query": 16, "document": 30}
+        for stage in recipe_tree["stages"]:
+            stage["steps"] = 1
+        (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe_tree))
+        out = tmp_path / "out"
+        options = ["--documents", handbook, "--out", out, "--recipe", tmp_path / "small.yaml", "--dev-share", "0.3"]
+        distill(*options, "--split", "documents")
+        said = capsys.readouterr().out
+        assert "one vector a file, longer ones are cut: 0 of 60 files fit into the 30 tokens" in said
+        count = int(re.search(r"(\d+) documents;", said)[1])
+        assert count > 100 and Manifest.read(out / "student").passage_words == 21
+        main(["index", str(out / "student"), "--documents", str(handbook), "--store", str(out / "index")])
+        assert f"{count} documents in" in capsys.readouterr().out
+        assert "other documents" in fails(capsys, *options)
 
 
 class TestBadInput:

@@ -4,6 +4,7 @@
 """Answers with the sentences of the retrieved documents that a student finds nearest to the question."""
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,9 @@ from haystack.utils import ComponentDevice, Secret
 from haystack_integrations.components.embedders.retort.model_component import ModelComponent, device_of
 from retort.students import Student
 from retort.students.checks import positive
-from retort.students.segmentation import sentence_spans
+from retort.students.segmentation import passage_spans, sentence_spans, token_spans
+
+PASSAGE = 150  # words: as files are cut into passages
 
 
 @component
@@ -24,8 +27,9 @@ class ExtractiveAnswerer(ModelComponent[Student]):
 
     The student embeds every sentence of the first `max_documents` documents, together with the document's title, and
     ranks them by $(1 - w) \cos(q, s) + w \cos(q, d)$: sentence against question, and document against question, since a
-    good sentence of a wrong document answers another question. Each answer names its document and the sentence's
-    offsets in it. Nothing is answered below `score_threshold`.
+    good sentence of a wrong document answers another question. Documents of more than 300 words are cut into passages
+    of 150, and the `max_documents` passages nearest to the question take the documents' place. Each answer names its
+    document, the sentence's offsets in it, and as its context the passage. Nothing is answered below `score_threshold`.
 
     ### Usage example
 
@@ -67,7 +71,7 @@ class ExtractiveAnswerer(ModelComponent[Student]):
         :param top_k:
             Answers to return, at most.
         :param max_documents:
-            How many of the given documents to read.
+            How many of the given documents to read, and how many passages of these.
         :param score_threshold:
             No answer below it: cosines of this student that low are chance.
         :param document_weight:
@@ -141,22 +145,22 @@ class ExtractiveAnswerer(ModelComponent[Student]):
         """
         top_k = self.top_k if top_k is None else positive("top_k", top_k)
         student = self._handle.student
-        read = documents[: self.max_documents]
-        spans = [(i, *span) for i, document in enumerate(read) for span in sentence_spans(document.content or "")]
-        if not spans:
+        read = [part for document in documents[: self.max_documents] for part in _passages(document)]
+        if not read:
             return {"answers": [], "best_score": 0.0}
-        titles = [str(document.meta.get("title") or "") for document in read]
-        contents = [document.content or "" for document in read]
-        sentences = [f"{titles[i]} {contents[i][start:end]}".strip() for i, start, end in spans]
-        wholes = [f"{title} {content}".strip() for title, content in zip(titles, contents, strict=True)]
         asked = _unit(student.encode_query([query]))[0]
-        texts = _unit(student.encode_document([*sentences, *wholes])) @ asked
+        near = _unit(student.encode_document([part.seen() for part in read])) @ asked
+        if len(read) > self.max_documents:
+            nearest = np.sort(np.argsort(-near, kind="stable")[: self.max_documents])
+            read, near = [read[i] for i in nearest], near[nearest]
+        spans = [(i, start, end) for i, part in enumerate(read) for start, end in part.sentences()]
+        texts = _unit(student.encode_document([read[i].seen(start, end) for i, start, end in spans])) @ asked
         owners = np.array([i for i, _, _ in spans])
         weight = self.document_weight
-        scores = (1 - weight) * texts[: len(spans)] + weight * texts[len(spans) :][owners]
+        scores = (1 - weight) * texts + weight * near[owners]
         best = np.argsort(-scores, kind="stable")[:top_k]
         answers = [
-            _answer(query, read[spans[b][0]], spans[b][1], spans[b][2], float(scores[b]))
+            read[spans[b][0]].answer(query, spans[b][1], spans[b][2], float(scores[b]))
             for b in best
             if scores[b] >= self.score_threshold
         ]
@@ -183,15 +187,43 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def _answer(query: str, document: Document, start: int, end: int, score: float) -> ExtractedAnswer:
-    span = ExtractedAnswer.Span(start, end)
+@dataclass
+class _Passage:
+    """A part of a document that is read, from `start` to `end`; of a short document all of it."""
+
+    document: Document
+    start: int
+    end: int
+
+    @property
+    def text(self) -> str:
+        return (self.document.content or "")[self.start : self.end]
+
+    def seen(self, start: int = 0, end: int | None = None) -> str:
+        """Return what the student reads of the passage, or of a sentence of it: the document's title comes first."""
+        return f"{self.document.meta.get('title') or ''} {self.text[start:end]}".strip()
+
+    def sentences(self) -> list[tuple[int, int]]:
+        """List where the passage's sentences start and end in it."""
+        return sentence_spans(self.text)
+
+    def answer(self, query: str, start: int, end: int, score: float) -> ExtractedAnswer:
+        """Cite a sentence."""
+        return ExtractedAnswer(
+            query=query,
+            score=score,
+            data=self.text[start:end],
+            document=self.document,
+            document_offset=ExtractedAnswer.Span(self.start + start, self.start + end),
+            context=self.text,
+            context_offset=ExtractedAnswer.Span(start, end),
+        )
+
+
+def _passages(document: Document) -> list[_Passage]:
+    """Cut a document of more words than two passages, and leave out what has no text."""
     content = document.content or ""
-    return ExtractedAnswer(
-        query=query,
-        score=score,
-        data=content[start:end],
-        document=document,
-        document_offset=span,
-        context=content,
-        context_offset=span,
-    )
+    spans = list(passage_spans(content, PASSAGE, 0))
+    if spans and len(token_spans(content)) <= 2 * PASSAGE:
+        spans = [(0, len(content))]  # as it is
+    return [_Passage(document, start, end) for start, end in spans]

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from retort.students.segmentation import passage_spans
+from retort.students.segmentation import passage_spans, token_spans
 from retort.trainers.data.beir import is_beir, read_records
 from retort.trainers.data.converting import SUFFIXES, LeftOutError, read_file
 from retort.trainers.data.texts import RetrievalData, TextStore, document_text
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OnError = Literal["skip", "fail"]
+Split = Literal["auto", "passages", "documents"]
+PASSAGE, OVERLAP = 150, 20  # words
+TOKENS_A_WORD = 1.4  # at most, of most texts: what a student reads is known in tokens
+MOST_FIT = 0.9  # of the files, to have one vector each
 # What ids, judgements and messages cannot hold: control characters, and bytes of a name that are not UTF-8.
 _UNUSABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -48,6 +52,51 @@ class Reading:
     documents: list[Document]
     blank: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
+    cut: Cut | None = None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """
+    How files were cut into documents of an index; a BEIR folder's documents are not.
+
+    :param words:
+        Words of each, at most.
+    :param reason:
+        Why, in a sentence.
+    """
+
+    words: int = PASSAGE
+    reason: str = ""
+
+
+def choose_cut(split: Split, tokens: int | None, lengths: list[int]) -> Cut:
+    """
+    Choose what gets a vector: a passage, or as much of a file as the student reads.
+
+    :param split:
+        `passages` and `documents` as they say. `auto`: documents, if the student reads more than a passage and nine of
+        ten files fit into that.
+    :param tokens:
+        How many the student reads of a document; None: that is not known.
+    :param lengths:
+        Words of each file.
+    :raises DataError:
+        If documents are wanted, and it is not known how long they may be.
+    """
+    if split not in get_args(Split):
+        msg = f"split: {split!r}; it is one of {', '.join(get_args(Split))}."
+        raise DataError(msg)
+    most = 0 if tokens is None else int(tokens / TOKENS_A_WORD)
+    if split == "documents" and not most:
+        msg = "split: documents; the recipe does not say how much of one the student reads: set max_tokens.document."
+        raise DataError(msg)
+    fit = sum(length <= most for length in lengths)
+    figures = f"{fit:,} of {len(lengths):,} files fit into the {tokens} tokens that the student reads"
+    if split == "documents" or (split == "auto" and most > PASSAGE and fit >= MOST_FIT * len(lengths)):
+        return Cut(most, f"one vector a file, longer ones are cut: {figures}")
+    why = f": {figures}" if split == "auto" and most else ""
+    return Cut(PASSAGE, f"one vector a passage of {PASSAGE} words{why}")
 
 
 def read_documents(source: str | Path, **options: Any) -> list[Document]:
@@ -58,8 +107,10 @@ def read_documents(source: str | Path, **options: Any) -> list[Document]:
 def read_source(
     source: str | Path,
     *,
-    words: int = 150,
-    overlap: int = 20,
+    words: int = PASSAGE,
+    overlap: int = OVERLAP,
+    split: Split = "passages",
+    tokens: int | None = None,
     on_error: OnError = "skip",
     leave_out: Path | None = None,
     may_be_blank: bool = False,
@@ -77,6 +128,10 @@ def read_source(
         second half. BEIR passages are not cut.
     :param overlap:
         Words that two passages share, at most if whole sentences fit, else so many.
+    :param split:
+        Other than `passages`: what is chosen in place of `words` (see `choose_cut`).
+    :param tokens:
+        How many the student reads of a document, where `split` depends on it.
     :param on_error:
         What to do with a file that cannot be read or has no text, and with an empty document of a BEIR folder: `skip`
         it and name it with the reason in one warning at the end, or `fail` then.
@@ -126,6 +181,10 @@ def read_source(
         msg = f"{source}: found {found}, but no file that can be read ({', '.join(SUFFIXES)})."
         raise DataError(msg)
     _tell(source, reasons, "files", on_error if documents or (result.blank and may_be_blank) else "fail")
+    if split != "passages":
+        lengths = [len(token_spans(document.content or "")) for document in documents]
+        result.cut = choose_cut(split, tokens, lengths)
+        words = result.cut.words
     result.documents = [passage for document in documents for passage in _passages(document, words, overlap)]
     return result
 
