@@ -18,13 +18,17 @@ from retort.students.layers import evaluating
 from retort.students.pieces import PIECES, check_pieces, reattend, span_means, token_masks
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
+from retort.trainers.build import build_recipe
+from retort.trainers.data.beir import read_beir
 from retort.trainers.encoder_output import BatchEncoder, DenseOutput
 from retort.trainers.methods.fgd import PASSAGE, SENTENCE, PieceKL, Pieces, best_passages, intra_kl, piece_cosine
+from retort.trainers.plan import _work
 from retort.trainers.recipe import Recipe
 from retort.trainers.roles import StepContext, TextRequest
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.distributed import ProcessGroup
 from retort.trainers.runtime.errors import RecipeError
+from retort.trainers.stages import open_stage
 from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
 
 PIECE_KL, PIECES_TEXT = "retort.trainers.methods.fgd.PieceKL", "retort.trainers.methods.fgd.Pieces"
@@ -456,6 +460,19 @@ class TestRuns:
         fgd_tree["stages"][0]["objectives"][1]["init_parameters"]["document"] = "whole"
         run_recipe(Recipe.from_dict(fgd_tree), beir, tmp_path / "third")
         assert [text for ask in asked for text in ask.documents if len(text.split()) > 7]
+
+    @pytest.mark.parametrize("document", ["maxp", "whole"])
+    def test_a_plan_counts_pieces(self, fgd_tree, beir, tmp_path, monkeypatch, document):
+        """At least those that are asked for; of whole documents where they are."""
+        fgd_tree["stages"][0]["objectives"][1]["init_parameters"]["document"] = document
+        fgd_tree["stages"][0]["steps"] = 20
+        data = read_beir(beir, "train")
+        built = build_recipe(Recipe.from_dict(fgd_tree), data, tmp_path / "cache")
+        asked, real = [], CrossEncoderTeacher.score
+        monkeypatch.setattr(CrossEncoderTeacher, "score", lambda s, asks: (asked.extend(asks), real(s, asks))[1])
+        open_stage(built, built.recipe.stages[0], tmp_path)
+        pairs = sum(len(ask.documents) for ask in asked)
+        assert pairs <= _work(built, "ranker", data).pairs <= 3 * pairs
 
     @pytest.mark.parametrize("teacher", ["teacher", "live"])
     def test_other_teachers(self, fgd_tree, beir, tmp_path, teacher):

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from retort.students.loading import has_bfloat16
@@ -25,7 +26,8 @@ from retort.trainers.build import BuiltRecipe, build_recipe
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.engine.loop import uses_bf16
 from retort.trainers.recipe import Recipe, Stage
-from retort.trainers.roles import Ask, Teacher, Work
+from retort.trainers.roles import Ask, Teacher, TextRequest, TextTransform, Work
+from retort.trainers.runtime.rng import rng_for
 from retort.trainers.teachers.calls import CHARACTERS_A_TOKEN
 
 SAMPLE = 32
@@ -204,9 +206,25 @@ def _work(built: BuiltRecipe, name: str, data: RetrievalData) -> Work:
                 found.lists += len(data.queries) * mined
                 if name not in {n for o in within.distiller.objectives_of(stage.name) for n in o.teachers}:
                     continue
-            found.pairs += queries * (min(depth * mined, draws * lists.negatives) + positives)
+            named = [o for o in within.distiller.objectives_of(stage.name) if name in o.teachers]
+            if not named or any(o.scores_documents for o in named):
+                found.pairs += queries * (min(depth * mined, draws * lists.negatives) + positives)
+            if stage.name in within.texts and any(o.takes_derived for o in named):
+                each = _derived_a_list(within.texts[stage.name], data, lists.negatives)
+                found.pairs += math.ceil(drawn / len(data.queries)) * queries * each
             found.lists += queries * mined
     return found
+
+
+def _derived_a_list(text: TextTransform, data: RetrievalData, negatives: int) -> int:
+    """Count the candidates that are derived of a list, on average over some of a positive and any documents."""
+    positives, counts = data.positives(), [0]
+    for query in [q for q, own in enumerate(positives) if len(own)][:SAMPLE]:
+        rng = rng_for("plan", query)
+        rows = np.concatenate([positives[query][:1], rng.integers(len(data.corpus), size=negatives)])
+        request = TextRequest(data, query, rows, np.arange(len(rows)) == 0, 0, 1, 0, rng)
+        counts.append(len(text.derived(request)))
+    return math.ceil(sum(counts) / max(1, len(counts) - 1))
 
 
 def _training_seconds(built: BuiltRecipe, sample: list[str]) -> float:
