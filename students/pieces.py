@@ -142,7 +142,9 @@ def token_masks(model: BaseModel, texts: list[str], spans: np.ndarray, side: Sid
 
 
 @contextmanager
-def piece_encoder(model: BaseModel, texts: list[str], spans: np.ndarray, side: Side) -> Iterator[Callable[..., Tensor]]:
+def piece_encoder(
+    model: BaseModel, texts: Sequence[Any], spans: np.ndarray, side: Side
+) -> Iterator[Callable[..., Tensor]]:
     """
     Watch a forward pass within, for the vectors of pieces.
 

@@ -330,7 +330,13 @@ class TestSplit:
         [
             ("auto", None, [400], 150, "one vector a passage of 150 words"),
             ("auto", 160, [100] * 9, 150, "a passage of 150 words: 9 of 9 files fit into the 160 tokens"),
-            ("auto", 512, [300] * 9 + [900], 365, "a file, longer ones are cut: 9 of 10 files fit into the 512 tokens"),
+            (
+                "auto",
+                512,
+                [300] * 9 + [900],
+                365,
+                "a file, several of a longer one: 9 of 10 files fit into the 512 tokens",
+            ),
             ("auto", 512, [300] * 8 + [900], 150, "a passage of 150 words: 8 of 9 files fit"),
             ("documents", 160, [900], 114, "0 of 1 files fit"),
             ("passages", 512, [300], 150, "one vector a passage"),
@@ -356,7 +362,7 @@ class TestSplit:
         options = ["--documents", handbook, "--out", out, "--recipe", tmp_path / "small.yaml", "--dev-share", "0.3"]
         distill(*options, "--split", "documents")
         said = capsys.readouterr().out
-        assert "one vector a file, longer ones are cut: 0 of 60 files fit into the 30 tokens" in said
+        assert "one vector a file, several of a longer one: 0 of 60 files fit into the 30 tokens" in said
         count = int(re.search(r"(\d+) documents;", said)[1])
         assert count > 100 and Manifest.read(out / "student").passage_words == 21
         main(["index", str(out / "student"), "--documents", str(handbook), "--store", str(out / "index")])

@@ -137,7 +137,7 @@ class StudentSparseTextEmbedder(StudentTextEmbedder):
         if not isinstance(text, str):
             msg = "StudentSparseTextEmbedder expects a string. For documents, use the StudentSparseDocumentEmbedder."
             raise TypeError(msg)
-        student = self._handle.student
+        student: Any = self._handle.student
         vectors = student.encode_rows([text + self.suffix], "query", prompt=self.prefix or None)
         ((indices, values),) = largest(vectors, self.max_active_dims)
         return {

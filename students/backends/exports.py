@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from retort.students.backends.onnx import FOLDER, ExportError, ExportPrecision
 from retort.students.checks import positive
@@ -76,7 +76,7 @@ def choose(
     """
     passed_on = [name for name, values in (kwargs or {}).items() if values]
     best = chosen_export(manifest)
-    files = [e["precision"] for e in (manifest.exports if manifest is not None else []) if e["file"]]
+    files: list[Precision] = [e["precision"] for e in (manifest.exports if manifest is not None else []) if e["file"]]
     if backend == "auto":
         if precision == "int8":
             backend = "onnx"
@@ -111,8 +111,8 @@ def choose(
         msg = f"The model {what}, so it has no ONNX export: save it with `save_student` and run `retort export`."
         raise ExportError(msg)
     if precision is None:
-        only = files[0] if len(files) == 1 else "float32"
-        precision = best["precision"] if best is not None and best["file"] else only
+        only: Precision = files[0] if len(files) == 1 else "float32"
+        precision = cast("Precision", best["precision"]) if best is not None and best["file"] else only
     return "onnx", precision
 
 

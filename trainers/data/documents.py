@@ -94,7 +94,7 @@ def choose_cut(split: Split, tokens: int | None, lengths: list[int]) -> Cut:
     fit = sum(length <= most for length in lengths)
     figures = f"{fit:,} of {len(lengths):,} files fit into the {tokens} tokens that the student reads"
     if split == "documents" or (split == "auto" and most > PASSAGE and fit >= MOST_FIT * len(lengths)):
-        return Cut(most, f"one vector a file, longer ones are cut: {figures}")
+        return Cut(most, f"one vector a file, several of a longer one: {figures}")
     why = f": {figures}" if split == "auto" and most else ""
     return Cut(PASSAGE, f"one vector a passage of {PASSAGE} words{why}")
 
