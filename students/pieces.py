@@ -172,7 +172,7 @@ def piece_encoder(
     hook = None if layer is None else layer.register_forward_pre_hook(note, with_kwargs=True)
 
     def vectors(features: dict[str, torch.Tensor]) -> Tensor:
-        masks = token_masks(model, texts, spans, side, features["attention_mask"])
+        masks = token_masks(model, list(texts), spans, side, features["attention_mask"])
         if not pooling.include_prompt:
             masks[:, :, : int(features.get("prompt_length", 0))] = False
         states = span_means(features["token_embeddings"], masks) if layer is None else reattend(layer, taken[0], masks)
