@@ -181,9 +181,13 @@ class _Drawing:
         words = makers[way]() if way in makers else self._sentences(row)[0]
         return " ".join(words)
 
+    @cached_property
+    def _contents(self) -> list[str]:
+        return self._data.corpus.without_titles().texts
+
     def _sentences(self, row: int) -> list[list[str]]:
         """A document's sentences as words; where it has none, the whole of it."""
-        text = self._data.corpus.texts[row]
+        text = self._contents[row] or self._data.corpus.texts[row]
         cut = self._source.words
         return [[s[a:b] for a, b in token_spans(s)[:cut]] for s in sentences_of(text) or [text]]
 
