@@ -464,6 +464,10 @@ def _quiet() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("retort.trainers.runtime.progress").setLevel(logging.INFO)
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
+    if "transformers" in sys.modules:  # else it reads the variables above as it is imported
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
 
 
 class _Redacting(logging.Formatter):
