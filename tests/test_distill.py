@@ -568,9 +568,11 @@ class TestComponent:
             trainer.run(documents=documents, queries=queries)
 
     def test_serialisation(self):
-        trainer = DistillationTrainer(out="x", teacher={"type": RANKER}, settings={"stages.0.steps": 3})
+        trainer = DistillationTrainer(
+            out="x", teacher={"type": RANKER}, settings={"stages.0.steps": 3}, weak_pairs=True
+        )
         again = component_from_dict(DistillationTrainer, component_to_dict(trainer, "trainer"), "trainer")
-        names = ("out", "recipe", "teacher", "settings", "dev_share")
+        names = ("out", "recipe", "teacher", "settings", "dev_share", "weak_pairs")
         assert [getattr(again, n) for n in names] == [getattr(trainer, n) for n in names]
         made = DistillationTrainer(teacher=StudentRanker(model="x"))
         assert made.teacher["type"] == RANKER

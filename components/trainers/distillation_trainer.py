@@ -12,7 +12,17 @@ from haystack.core.serialization import component_to_dict
 
 from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder
 
-_PARAMETERS = ("out", "recipe", "teacher", "generator", "generator_options", "settings", "dev_share", "allow")
+_PARAMETERS = (
+    "out",
+    "recipe",
+    "teacher",
+    "generator",
+    "generator_options",
+    "settings",
+    "dev_share",
+    "weak_pairs",
+    "allow",
+)
 
 
 @component
@@ -46,6 +56,7 @@ class DistillationTrainer:
         generator_options: dict[str, Any] | None = None,
         settings: dict[str, Any] | None = None,
         dev_share: float = 0.1,
+        weak_pairs: bool = False,
         allow: list[str] | None = None,
     ) -> None:
         """
@@ -67,6 +78,8 @@ class DistillationTrainer:
             Values of the recipe to change, by their place: `{"stages.0.steps": 100}`.
         :param dev_share:
             Share of the documents whose queries it is chosen by, and not trained on.
+        :param weak_pairs:
+            Train before the last stage on titles, headings and the like, each against the rest of its document.
         :param allow:
             What recipe, teacher and generator may not without: modules that types come from besides Haystack's, servers
             that are asked, `trust_remote_code`.
@@ -78,6 +91,7 @@ class DistillationTrainer:
         self.generator_options = generator_options
         self.settings = settings
         self.dev_share = dev_share
+        self.weak_pairs = weak_pairs
         self.allow = allow
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,7 +136,7 @@ class DistillationTrainer:
             If there are queries without judgements, or the other way round.
         """
         # Here, as only trainers need what trains.
-        from retort.trainers.changes import recipe_for
+        from retort.trainers.changes import recipe_for, with_weak_pairs
         from retort.trainers.data.pseudo_queries import GeneratedQuestions
         from retort.trainers.from_documents import default_sources, distill_documents, passes_for
         from retort.trainers.recipe import trusts_code
@@ -141,6 +155,7 @@ class DistillationTrainer:
             options = {"cache": str(cache), "allowed_modules": self.allow} | (self.generator_options or {})
             sources = {"generator": GeneratedQuestions(generator=self.generator, **options), **sources}
         recipe = recipe_for(self.recipe, self.teacher, settings=self.settings or {}, allow=self.allow or [])
+        recipe = with_weak_pairs(recipe) if self.weak_pairs else recipe
         found = distill_documents(
             documents,
             self.out,
