@@ -39,6 +39,17 @@ def state_of(scores=STANDARD, **options):
     return DarkKL(teacher="t", **options).open(context, own)
 
 
+def test_the_order_is_of_the_scores_that_are_trained_on():
+    """Of cosines, scaled: a flat list and a sharp one differ little before."""
+    cosines = np.array([[0.9, 0.8, 0.7], [0.9, 0.88, 0.1], [0.9, 0.5, 0.45]])
+    own = SimpleNamespace(scores={}, offsets=np.arange(0, 10, 3), owners=None, rows=None, labels=np.tile([1, 0, 0], 3))
+    context = SimpleNamespace(
+        teachers={"t": SimpleNamespace(runs="cached")}, scores=lambda *_: cosines.ravel(), scale=lambda _: 20.0
+    )
+    found = DarkKL(teacher="t").open(context, own)["order"]
+    assert found.tolist() == state_of(20.0 * cosines)["order"].tolist() != state_of(cosines)["order"].tolist()
+
+
 class TestReferenceValues:
     def test_softness(self):
         for scores, expected in (([6.0, -3, -4, -5], 0.001934), ([6.0, 4.5, 3, 2], 0.687215)):

@@ -4,7 +4,9 @@
 """MTD: reference values, who agrees, what each kind of query learns from, and a killed run."""
 
 import copy
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from tiny import T1, T3, S, assert_comes_back, everything, log_of, spec
@@ -147,3 +149,20 @@ def test_a_teacher_in_the_loop_is_refused(list_tree, beir, tmp_path, trunk):
     list_tree["stages"][0]["objectives"] = [spec(MTD, teacher=["live", "ranker"])]
     with pytest.raises(RecipeError, match="its teachers must score mined lists before training"):
         run_recipe(Recipe.from_dict(list_tree), beir, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("teacher_scale", "expected"), [(None, 20.0), (5.0, 5.0)])
+def test_temperatures_are_of_the_scores_that_are_trained_on(teacher_scale, expected):
+    """Cosines are scaled before they are compared: what is fitted to them must be of that scale, too."""
+    rng = np.random.default_rng(0)
+    positive = np.tile([True, False, False, False], 50)
+    cosines = (0.8 + 0.03 * positive + 0.05 * rng.standard_normal(200)).astype(np.float32)
+    own = SimpleNamespace(scores={}, offsets=np.arange(0, 201, 4), owners=None, rows=None, labels=positive.astype(int))
+    context = SimpleNamespace(
+        teachers={"t": SimpleNamespace(runs="cached")}, scores=lambda *_: cosines.copy(), scale=lambda _: 20.0
+    )
+    state = ConsensusAndDifference(teacher=["t"], teacher_scale=teacher_scale).open(context, own)
+    own.scores = {"t": cosines * np.float32(expected)}
+    fitted = ConsensusAndDifference(teacher=["t"]).open(context, own)["temperatures"]
+    torch.testing.assert_close(state["temperatures"], fitted)
+    assert fitted != 1.0

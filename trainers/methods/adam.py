@@ -229,7 +229,8 @@ class DarkKL(TeacherObjective):
         if name in lists.scores:
             scores = lists.scores[name]
         else:
-            scores = context.scores(name, lists.owners, lists.rows) * np.float32(self.teacher_scale or 1.0)
+            scale = context.scale(name) if self.teacher_scale is None else self.teacher_scale
+            scores = context.scores(name, lists.owners, lists.rows) * np.float32(scale)
         cuts = lists.offsets[1:-1]
         pairs = zip(np.split(scores, cuts), np.split(lists.labels == 1, cuts), strict=True)
         hard = np.array([difficulty(own, positive, self.temperature) for own, positive in pairs])

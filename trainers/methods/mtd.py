@@ -136,7 +136,8 @@ class ConsensusAndDifference(TeacherObjective):
             if name in lists.scores:
                 scores = lists.scores[name]
             else:
-                scores = context.scores(name, lists.owners, lists.rows) * np.float32(self.teacher_scale or 1.0)
+                scale = context.scale(name) if self.teacher_scale is None else self.teacher_scale
+                scores = context.scores(name, lists.owners, lists.rows) * np.float32(scale)
             found.append(fitted_temperature(list(zip(np.split(scores, cuts), positive, strict=True))))
         return {"temperatures": torch.tensor(found or [1.0] * len(self.each_teacher))}
 
