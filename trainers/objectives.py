@@ -6,13 +6,15 @@
 from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
+from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.encoder_output import DenseOutput, EncoderOutput, PairOutput, similarities
-from retort.trainers.roles import Compared, Masks, ModelInfo, Objective, StepContext, Turn, Values
+from retort.trainers.roles import Compared, Context, Masks, ModelInfo, Objective, StepContext, Turn, Values
 from retort.trainers.runtime.errors import RecipeError
 
 Scope = Literal["list", "in_batch"]
@@ -146,6 +148,30 @@ class TeacherObjective(Objective):
             own = batch.teacher_scores.get(name)
             scores = scores + weight * (self._compared_by(name, batch).gather(1, batch.index) if own is None else own)
         return scores
+
+    def mined_scores(self, context: Context, lists: CandidateLists | None, teacher: str) -> np.ndarray:
+        """
+        Return a teacher's scores of a stage's lists as training compares them, for `open`.
+
+        :param context:
+            As of `open`.
+        :param lists:
+            As of `open`; `m` candidates in all.
+        :param teacher:
+            One of the objective's teachers.
+        :returns:
+            `[m]` float32, NaN where it has none. Similarities are scaled as in `list_teacher`.
+        :raises RecipeError:
+            If the stage has no mined lists, or the teacher is in the loop.
+        """
+        if lists is None or context.teachers[teacher].runs == "in_loop":
+            name = type(self).__name__
+            msg = f"{name}: teacher {teacher!r} must score mined lists before training; it is in the loop."
+            raise RecipeError(msg)
+        if teacher in lists.scores:
+            return lists.scores[teacher]
+        scale = context.scale(teacher) if self.teacher_scale is None else self.teacher_scale
+        return context.scores(teacher, lists.owners, lists.rows) * np.float32(scale)
 
     def scored(self, batch: CandidateBatch, teacher: str | None) -> Tensor:
         """`[B, N]` bool: what the teacher and the extra ones score; teachers in the loop score all."""

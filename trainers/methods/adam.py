@@ -23,7 +23,6 @@ from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.objectives import TeacherObjective, one_of
 from retort.trainers.roles import Context, Derived, Masks, StepContext, TextRequest, TextTransform, Values
-from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.runtime.rng import rng_for
 
 REINFORCED, NOISY = 1, 2  # kinds of derived candidates
@@ -222,15 +221,8 @@ class DarkKL(TeacherObjective):
         :raises RecipeError:
             If the stage has no mined lists, or the teacher is in the loop.
         """
-        name = str(self.teacher)
-        if lists is None or context.teachers[name].runs == "in_loop":
-            msg = f"DarkKL: teacher {name!r} must score mined lists before training; it is in the loop."
-            raise RecipeError(msg)
-        if name in lists.scores:
-            scores = lists.scores[name]
-        else:
-            scale = context.scale(name) if self.teacher_scale is None else self.teacher_scale
-            scores = context.scores(name, lists.owners, lists.rows) * np.float32(scale)
+        scores = self.mined_scores(context, lists, str(self.teacher))
+        assert lists is not None  # noqa: S101 - for the type checker
         cuts = lists.offsets[1:-1]
         pairs = zip(np.split(scores, cuts), np.split(lists.labels == 1, cuts), strict=True)
         hard = np.array([difficulty(own, positive, self.temperature) for own, positive in pairs])

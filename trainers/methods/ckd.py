@@ -26,7 +26,6 @@ from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.objectives import TeacherObjective
 from retort.trainers.roles import Context, Masks, StepContext, Values
-from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.temperature import fitted_temperature
 
 
@@ -137,14 +136,8 @@ class KnowledgeFiltration(TeacherObjective):
         :raises RecipeError:
             If the stage has no mined lists, or the teacher is in the loop.
         """
-        name = str(self.teacher)
-        if lists is None or context.teachers[name].runs == "in_loop":
-            msg = f"KnowledgeFiltration: teacher {name!r} must score mined lists before training; it is in the loop."
-            raise RecipeError(msg)
-        if name in lists.scores:
-            teacher = lists.scores[name]
-        else:
-            teacher = context.scores(name, lists.owners, lists.rows) * np.float32(self.teacher_scale or 1.0)
+        teacher = self.mined_scores(context, lists, str(self.teacher))
+        assert lists is not None  # noqa: S101 - for the type checker
         used = ~np.isnan(teacher)
         student = np.full(len(used), np.nan, dtype=np.float32)
         student[used] = context.scores("student", lists.owners[used], lists.rows[used])

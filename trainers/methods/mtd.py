@@ -131,15 +131,11 @@ class ConsensusAndDifference(TeacherObjective):
             raise RecipeError(msg)
         cuts = lists.offsets[1:-1]
         positive = np.split(lists.labels == 1, cuts)
-        found = []
+        fitted = []
         for name in self.each_teacher if self.calibrate else []:
-            if name in lists.scores:
-                scores = lists.scores[name]
-            else:
-                scale = context.scale(name) if self.teacher_scale is None else self.teacher_scale
-                scores = context.scores(name, lists.owners, lists.rows) * np.float32(scale)
-            found.append(fitted_temperature(list(zip(np.split(scores, cuts), positive, strict=True))))
-        return {"temperatures": torch.tensor(found or [1.0] * len(self.each_teacher))}
+            scores = self.mined_scores(context, lists, name)
+            fitted.append(fitted_temperature(list(zip(np.split(scores, cuts), positive, strict=True))))
+        return {"temperatures": torch.tensor(fitted or [1.0] * len(self.each_teacher))}
 
     def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:
         """Lists of which the teacher scored two or more count; what a query does not take part in costs it nothing."""
