@@ -10,7 +10,8 @@ from typing import Any
 from retort.pipelines import indexing
 from retort.students import Manifest
 from retort.students.files import resolve_model
-from retort.trainers.data.documents import PASSAGE, OnError, Reading, read_source, source_root
+from retort.students.segmentation import PASSAGE_WORDS
+from retort.trainers.data.documents import OnError, Reading, read_source, source_root
 from retort.trainers.runtime.progress import progress_bar
 
 
@@ -51,7 +52,7 @@ def index_documents(
     words = manifest.passage_words if manifest is not None else 0
     return index_reading(
         student,
-        lambda: read_source(source, words=words or PASSAGE, on_error=on_error, may_be_blank=True),
+        lambda: read_source(source, words=words or PASSAGE_WORDS, on_error=on_error, may_be_blank=True),
         store,
         folder=source_root(source),
         sparse=sparse,

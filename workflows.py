@@ -26,11 +26,11 @@ from retort.students import Manifest, Ranker, Student, read_space
 from retort.students.files import replace_file
 from retort.students.hashing import remote_space
 from retort.students.loading import read_remote_documents
+from retort.students.segmentation import PASSAGE_WORDS
 from retort.students.sparse import load_student
 from retort.trainers.changes import QUICK, changed_recipe, recipe_for, with_weak_pairs
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import (
-    PASSAGE,
     OnError,
     Reading,
     Split,
@@ -180,9 +180,9 @@ def distill(
         Makes up questions, too: a chat generator of Haystack, or `{type, init_parameters}` of one; or `{generator}`,
         such a description, with further parameters of `GeneratedQuestions`; or a YAML file of one of these.
     :param split:
-        What gets a vector: `passages` of files; `documents`, each file as far as the student reads, longer ones cut;
-        `auto`: documents, if the student reads more than a passage and nine of ten files fit. Haystack documents and
-        BEIR folders are taken as they are.
+        What gets a vector. `passages`: each passage of a file. `documents`: each file; one that is longer than what the
+        student reads has several. `auto`: documents, if the student reads more than a passage and nine of ten files
+        fit. Haystack documents and BEIR folders are taken as they are.
     :param dev_share:
         Share of the documents whose queries are kept for dev; without effect where real ones are given.
     :param weak_pairs:
@@ -507,7 +507,11 @@ def _export(out: Path, say: Say, *, trust_remote_code: bool) -> None:
 def _note_passages(student: Path, reading: Reading) -> None:
     """Let a student's manifest say how files are cut, so that `retort index` cuts them alike."""
     manifest = Manifest.read(student)
-    if manifest is not None and reading.cut is not None and reading.cut.words != (manifest.passage_words or PASSAGE):
+    if (
+        manifest is not None
+        and reading.cut is not None
+        and reading.cut.words != (manifest.passage_words or PASSAGE_WORDS)
+    ):
         manifest.passage_words = reading.cut.words
         manifest.write(student)
 

@@ -216,9 +216,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = add("train", "Train a student by a recipe.", TRAIN_EPILOG)
     train.add_argument("--recipe", required=True, help="name of a recipe that comes with retort, or a YAML file")
-    learnt = train.add_mutually_exclusive_group(required=True)
-    learnt.add_argument("--data", type=Path, help="BEIR folder, or training data (see below)")
-    learnt.add_argument("--documents", type=Path, help="documents alone, for recipes that need no queries")
+    learned_from = train.add_mutually_exclusive_group(required=True)
+    learned_from.add_argument("--data", type=Path, help="BEIR folder, or training data (see below)")
+    learned_from.add_argument("--documents", type=Path, help="documents alone, for recipes that need no queries")
     train.add_argument("--out", required=True, type=Path, help="run folder to write")
     train.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change one value of the recipe")
     train.add_argument("--allow", action="append", default=[], metavar="NAME", help=ALLOW)
@@ -254,7 +254,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--split",
         choices=["auto", "passages", "documents"],
         default="auto",
-        help="what gets a vector: passages of files, or files as far as the student reads (default: by their length)",
+        help="what gets a vector: passages of files, or whole files, several for a long one (default: by their length)",
     )
     distill.add_argument("--dev-share", type=float, default=0.1, help="share of the documents that is kept for dev")
     distill.add_argument(
@@ -464,7 +464,7 @@ def _quiet() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("retort.trainers.runtime.progress").setLevel(logging.INFO)
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
-    if "transformers" in sys.modules:  # else it reads the variables above as it is imported
+    if sys.modules.get("transformers"):  # else it reads the variables above as it is imported
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()

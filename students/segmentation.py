@@ -26,6 +26,7 @@ _BEYOND_REGEX = re.compile(
     r"\U00020000-\U0003ffff]"
 )
 _WORD = re.compile(r"\w+")
+PASSAGE_WORDS = 150  # of a passage that a file is cut into, at most
 _LONGEST_WORD = 40  # characters; of what is longer, each so many count as a word
 
 

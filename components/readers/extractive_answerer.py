@@ -15,9 +15,7 @@ from haystack.utils import ComponentDevice, Secret
 from haystack_integrations.components.embedders.retort.model_component import ModelComponent, device_of
 from retort.students import Student
 from retort.students.checks import positive
-from retort.students.segmentation import passage_spans, sentence_spans, token_spans
-
-PASSAGE = 150  # words: as files are cut into passages
+from retort.students.segmentation import PASSAGE_WORDS, passage_spans, sentence_spans, token_spans
 
 
 @component
@@ -223,7 +221,7 @@ class _Passage:
 def _passages(document: Document) -> list[_Passage]:
     """Cut a document of more words than two passages, and leave out what has no text."""
     content = document.content or ""
-    spans = list(passage_spans(content, PASSAGE, 0))
-    if spans and len(token_spans(content)) <= 2 * PASSAGE:
-        spans = [(0, len(content))]  # as it is
-    return [_Passage(document, start, end) for start, end in spans]
+    words = token_spans(content)
+    if len(words) > 2 * PASSAGE_WORDS:
+        return [_Passage(document, *span) for span in passage_spans(content, PASSAGE_WORDS, 0, words)]
+    return [_Passage(document, 0, len(content))] if words else []

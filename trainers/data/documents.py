@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from retort.students.segmentation import passage_spans, token_spans
+from retort.students.segmentation import PASSAGE_WORDS, passage_spans, token_spans
 from retort.trainers.data.beir import is_beir, read_records
 from retort.trainers.data.converting import SUFFIXES, LeftOutError, read_file
 from retort.trainers.data.texts import RetrievalData, TextStore, document_text
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 OnError = Literal["skip", "fail"]
 Split = Literal["auto", "passages", "documents"]
-PASSAGE, OVERLAP = 150, 20  # words
+OVERLAP = 20  # words
 TOKENS_A_WORD = 1.4  # at most, of most texts: what a student reads is known in tokens
 MOST_FIT = 0.9  # of the files, to have one vector each
 # What ids, judgements and messages cannot hold: control characters, and bytes of a name that are not UTF-8.
@@ -66,7 +66,7 @@ class Cut:
         Why, in a sentence.
     """
 
-    words: int = PASSAGE
+    words: int = PASSAGE_WORDS
     reason: str = ""
 
 
@@ -93,10 +93,10 @@ def choose_cut(split: Split, tokens: int | None, lengths: list[int]) -> Cut:
         raise DataError(msg)
     fit = sum(length <= most for length in lengths)
     figures = f"{fit:,} of {len(lengths):,} files fit into the {tokens} tokens that the student reads"
-    if split == "documents" or (split == "auto" and most > PASSAGE and fit >= MOST_FIT * len(lengths)):
+    if split == "documents" or (split == "auto" and most > PASSAGE_WORDS and fit >= MOST_FIT * len(lengths)):
         return Cut(most, f"one vector a file, several of a longer one: {figures}")
     why = f": {figures}" if split == "auto" and most else ""
-    return Cut(PASSAGE, f"one vector a passage of {PASSAGE} words{why}")
+    return Cut(PASSAGE_WORDS, f"one vector a passage of {PASSAGE_WORDS} words{why}")
 
 
 def read_documents(source: str | Path, **options: Any) -> list[Document]:
@@ -107,7 +107,7 @@ def read_documents(source: str | Path, **options: Any) -> list[Document]:
 def read_source(
     source: str | Path,
     *,
-    words: int = PASSAGE,
+    words: int = PASSAGE_WORDS,
     overlap: int = OVERLAP,
     split: Split = "passages",
     tokens: int | None = None,
