@@ -77,16 +77,16 @@ def needed(name: str, extra: str = "", known: frozenset[str] = frozenset()) -> s
     """List a distribution and all that it requires, with one of its extras, by their normalised names."""
     from packaging.requirements import Requirement
 
-    found = {*known, re.sub(r"[-_.]+", "-", name).lower()}
+    names = {*known, re.sub(r"[-_.]+", "-", name).lower()}
     try:
         requirements = map(Requirement, distribution(name).requires or [])
     except PackageNotFoundError:  # of another platform
         return set(known)
     for requirement in requirements:
         other = re.sub(r"[-_.]+", "-", requirement.name).lower()
-        if other not in found and (requirement.marker is None or requirement.marker.evaluate({"extra": extra})):
-            found |= needed(other, known=frozenset(found))
-    return found
+        if other not in names and (requirement.marker is None or requirement.marker.evaluate({"extra": extra})):
+            names |= needed(other, known=frozenset(names))
+    return names
 
 
 if __name__ == "__main__":

@@ -400,7 +400,8 @@ def collect_sparse(chunks: Chunks, dim: int, progress: Callable[[int], Any] | No
             entries[row] = indices, vector[indices]
         if progress is not None:
             progress(len(rows))
-    counts = [len(entries[row][0]) for row in range(len(entries))]
-    none = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
-    indices, data = (np.concatenate([none[k], *(entries[row][k] for row in range(len(entries)))]) for k in (0, 1))
-    return SparseRows(np.cumsum([0, *counts]), indices, data.astype(np.float32, copy=False), dim)
+    ordered = [entries[row] for row in sorted(entries)]
+    indptr = np.cumsum([0, *(len(indices) for indices, _ in ordered)])
+    indices = np.concatenate([np.empty(0, dtype=np.int64), *(own for own, _ in ordered)])
+    data = np.concatenate([np.empty(0, dtype=np.float32), *(own for _, own in ordered)])
+    return SparseRows(indptr, indices, data.astype(np.float32, copy=False), dim)

@@ -97,8 +97,8 @@ def reattend(layer: Callable[..., Any], states: Tensor, masks: Tensor) -> Tensor
     own[:, :m, m + 1 :] = masks[:, :, 1:]  # the copy stands for the first token
     added = states.new_zeros(own.shape).masked_fill(~own, torch.finfo(states.dtype).min)
     out = layer(torch.cat([states[:, :1].expand(-1, m, -1), states], dim=1), attention_mask=added[:, None])
-    found: Tensor = (out[0] if isinstance(out, tuple) else out)[:, :m]
-    return found
+    first: Tensor = (out[0] if isinstance(out, tuple) else out)[:, :m]
+    return first
 
 
 def token_masks(model: BaseModel, texts: list[str], spans: np.ndarray, side: Side, attention: Tensor) -> Tensor:
@@ -165,8 +165,8 @@ def piece_encoder(
     first, pooling, *others = route(model, side)
     taken: list[Tensor] = []
 
-    def note(_module: Any, given: Any, named: dict[str, Any]) -> None:
-        taken.append(given[0] if given else named["hidden_states"])
+    def note(_module: Any, positional: Any, named: dict[str, Any]) -> None:
+        taken.append(positional[0] if positional else named["hidden_states"])
 
     layer: nn.Module | None = layers_of(first.model)[-1] if pooling.pooling_mode == "cls" else None
     hook = None if layer is None else layer.register_forward_pre_hook(note, with_kwargs=True)

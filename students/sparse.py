@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -110,8 +110,7 @@ class SparseStudent(Student):
 
     def encode_rows(self, texts: Sequence[str], side: Side, **options: Any) -> SparseRows:
         """Encode texts without scipy; parameters as in `Student.encode`."""
-        rows: Any = super().encode(texts, side, **options)
-        return SparseRows(*rows)
+        return cast("SparseRows", super().encode(texts, side, **options))
 
 
 def load_student(model: str, **options: Any) -> Student:

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+
+from retort.students.files import read_json, reading
 
 QUERY_TOKENS = 16  # a long question would leave no room for the document
 _SHORTEST = 1e-12  # of vectors that are divided by their length
@@ -114,10 +115,12 @@ class PlainTokenizer:
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer
 
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        words, mend = folder / "tokenizer.json", "Restore it, or save the student again."
+        with reading(words, mend):
+            self._tokenizer = Tokenizer.from_file(str(words))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        separator = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("sep_token")
+        separator = read_json(folder / "tokenizer_config.json", mend).get("sep_token")
         self.sep_token: str | None = separator["content"] if isinstance(separator, dict) else separator
 
     def __call__(self, text: str, **_: Any) -> dict[str, Any]:

@@ -54,8 +54,8 @@ def make_corpus(recipe: Recipe, folder: Path, cache: Path) -> None:
                 msg = f"data.corpus: teacher {name!r} cannot be asked before there is a corpus; name another one."
                 raise RecipeError(msg)
         nothing = RetrievalData(folder.name, TextStore([], []), TextStore([], []))
-        made = source.texts(TrainingContext(nothing, teachers, cache))
-        texts = [text for text in dict.fromkeys(made) if text]
+        drawn = source.texts(TrainingContext(nothing, teachers, cache))
+        texts = [text for text in dict.fromkeys(drawn) if text]
         if not texts:
             msg = f"data.corpus: {type(source).__name__} made no text."
             raise RecipeError(msg)

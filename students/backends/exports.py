@@ -118,10 +118,7 @@ def choose(
 
 def has_torch() -> bool:
     """Tell whether torch is installed; a serving machine need not have it."""
-    try:
-        return find_spec("torch") is not None
-    except (ImportError, ValueError):
-        return False
+    return find_spec("torch") is not None
 
 
 def chosen_export(manifest: Manifest | None) -> dict[str, Any] | None:

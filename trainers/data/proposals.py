@@ -152,19 +152,19 @@ class _Drawing:
                 rng = rng_for(source.seed, "proposal", self._number, round_, corpus.ids[row])
                 picked.append((row, ways[int(rng.integers(len(ways)))], rng))
         questions = self._questions({row for row, way, _ in picked if way == "generated"}, generator)
-        found: list[dict[str, None]] = [{} for _ in corpus.ids]
+        queries: list[dict[str, None]] = [{} for _ in corpus.ids]
         for row, way, rng in picked:
             text = self._made(row, way, rng, questions)
-            found[row].setdefault(text)
-        return [list(own) for own in found]
+            queries[row].setdefault(text)
+        return [list(own) for own in queries]
 
     def _questions(self, rows: set[int], generator: GeneratedQuestions | None) -> dict[int, list[str]]:
         """Ask for questions of the documents alone that were drawn for it."""
         if generator is None or not rows:
             return {}
         corpus = self._data.corpus.select(sorted(rows))
-        made = generator.of(RetrievalData(self._data.name, corpus, TextStore([], [])))
-        return dict(zip(sorted(rows), made, strict=True))
+        questions = generator.of(RetrievalData(self._data.name, corpus, TextStore([], [])))
+        return dict(zip(sorted(rows), questions, strict=True))
 
     def _made(self, row: int, way: str, rng: np.random.Generator, questions: dict[int, list[str]]) -> str:
         if way == "generated" and questions[row]:
