@@ -23,6 +23,8 @@ def index_documents(
     sparse: str | None = None,
     prune: bool = False,
     quantization: str | None = None,
+    storage: str | None = None,
+    sentences: bool = True,
     trust_remote_code: bool = False,
     on_error: OnError = "skip",
 ) -> tuple[int, int]:
@@ -40,7 +42,11 @@ def index_documents(
     :param prune:
         Delete every document of the index that `source` does not give.
     :param quantization:
-        `int8` or `binary`: how a folder's index also keeps embeddings; None leaves an index as it is.
+        How the index also keeps embeddings, see `QdrantEdgeDocumentStore`; None leaves an index as it is.
+    :param storage:
+        How a folder's index keeps embeddings themselves, see there; None leaves an index as it is.
+    :param sentences:
+        Keep vectors of sentences as well, for the answerer.
     :param trust_remote_code:
         Run code that the students bring along.
     :param on_error:
@@ -58,6 +64,8 @@ def index_documents(
         sparse=sparse,
         prune=prune,
         quantization=quantization,
+        storage=storage,
+        sentences=sentences,
         trust_remote_code=trust_remote_code,
         on_error=on_error,
     )

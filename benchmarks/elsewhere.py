@@ -99,7 +99,7 @@ def answer_times(arguments: argparse.Namespace) -> dict[str, float]:
         pipeline = load_pipeline(name, **bound)
         inputs = {
             "search": lambda text: {"searcher": {"query": text}},
-            "answer": lambda text: {"embedder": {"text": text}, "answerer": {"query": text}},
+            "answer": lambda text: {"retriever": {"query": text}, "answerer": {"query": text}},
         }[what]
         times[what] = cpu_ms(lambda text, p=pipeline, i=inputs: p.run(i(text)), questions)
         pipeline.close()

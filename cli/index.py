@@ -23,6 +23,8 @@ def run(given: argparse.Namespace) -> None:
         sparse=given.sparse,
         prune=given.prune,
         quantization=given.quantization,
+        storage=given.storage,
+        sentences=given.sentences,
         trust_remote_code=given.trust_remote_code,
         on_error=given.on_error,
     )

@@ -325,8 +325,19 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument("--sparse", metavar="STUDENT", help="sparse student as well, for hybrid retrieval")
     index.add_argument(
         "--quantization",
-        choices=["int8", "binary"],
-        help="keep embeddings in a byte or a bit a dimension as well: faster searches in a large folder",
+        choices=["int8", "binary", "turbo8", "turbo4", "turbo2"],
+        help="keep embeddings in a byte a dimension or less as well: faster searches in a large index",
+    )
+    index.add_argument(
+        "--storage",
+        choices=["float32", "float16", "turbo8"],
+        help="how a folder keeps embeddings themselves; default: float32",
+    )
+    index.add_argument(
+        "--no-sentences",
+        dest="sentences",
+        action="store_false",
+        help="keep no vectors of sentences: half the time and two thirds of the size, but each answer embeds its own",
     )
     index.add_argument(
         "--prune", action="store_true", help="delete every document of the index that --documents does not give"

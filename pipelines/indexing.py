@@ -72,6 +72,8 @@ def index_documents(
     sparse: str | None = None,
     prune: bool = False,
     quantization: str | None = None,
+    storage: str | None = None,
+    sentences: bool = True,
     trust_remote_code: bool = False,
     on_error: Literal["skip", "fail"] = "skip",
 ) -> tuple[int, int]:
@@ -100,7 +102,11 @@ def index_documents(
     :param prune:
         Delete every document of the index that is not among those read, nor of a file that could not be read.
     :param quantization:
-        `int8` or `binary`: how a folder's index also keeps embeddings; None leaves an index as it is.
+        How the index also keeps embeddings, see `QdrantEdgeDocumentStore`; None leaves an index as it is.
+    :param storage:
+        How a folder's index keeps embeddings themselves, see there; None leaves an index as it is.
+    :param sentences:
+        Keep vectors of sentences as well, for the answerer: it answers sooner, and indexing takes twice as long.
     :param trust_remote_code:
         Run code that the students bring along.
     :param on_error:
@@ -108,8 +114,8 @@ def index_documents(
     :returns:
         Documents in the index, and how many were deleted.
     :raises DocumentStoreError:
-        If there is nothing to index, another student built the index, it was built with another quantisation, or it
-        holds a file of the same name from another folder (but for `prune`).
+        If there is nothing to index, another student built the index, it was built with another quantisation or
+        storage, or it holds a file of the same name from another folder (but for `prune`).
     """
     state = _processes()
     first = state is None or state.is_main_process
@@ -117,7 +123,7 @@ def index_documents(
     trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     dim = _dimension(name, **trust) if is_url(store) else None  # a folder takes that of the first embedding
     places: dict[str, Any] = {"student": name, "index": store, "embedding_dim": dim, "quantization": quantization}
-    places |= trust
+    places |= {"storage": storage, "sentences": sentences} | trust
 
     def named(model: str) -> str:
         return model if is_url(store) else relative_to_index(model, store)
@@ -146,6 +152,8 @@ def index_documents(
 
     target = writer.document_store
     index = reader(target)
+    if quantization and isinstance(index, ServerIndex):
+        index.require_quantization(target.quantization_config)
     if first or is_url(store):  # all who write look first
         there = index.sample_meta()
         if there is None and not documents:
@@ -155,7 +163,7 @@ def index_documents(
             _refuse_other_space(there, stamps, store, name, sparse)
             if root is not None and not prune:
                 _refuse_other_root(target, store, files, root)
-    shards = Shards(Path(f"{store}.shards"), stamps)
+    shards = Shards(Path(f"{store}.shards"), stamps, sentences=sentences)
     blocks = [documents[start : start + BLOCK] for start in range(0, len(documents), BLOCK)]
     if state is None or is_url(store):  # a server is written to by all
         own = blocks if state is None else blocks[state.process_index :: state.num_processes]

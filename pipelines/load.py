@@ -26,8 +26,22 @@ def is_url(store: str) -> bool:
     return store.startswith(("http://", "https://"))
 
 
+SERVER_QUANTIZATIONS: dict[str, dict[str, Any]] = {  # as `QdrantEdgeDocumentStore` has them
+    "int8": {"scalar": {"type": "int8", "quantile": 0.99, "always_ram": True}},
+    "binary": {"binary": {"always_ram": True}},
+    "turbo8": {"turbo": {"bits": "bits8", "always_ram": True}},
+    "turbo4": {"turbo": {"bits": "bits4", "always_ram": True}},
+    "turbo2": {"turbo": {"bits": "bits2", "always_ram": True}},
+}
+
+
 def store_spec(
-    store: str, *, embedding_dim: int | None = None, sparse: bool = False, quantization: str | None = None
+    store: str,
+    *,
+    embedding_dim: int | None = None,
+    sparse: bool = False,
+    quantization: str | None = None,
+    storage: str | None = None,
 ) -> dict[str, Any]:
     """
     Describe a document store as pipelines in YAML do.
@@ -40,19 +54,22 @@ def store_spec(
     :param sparse:
         Whether there are sparse embeddings; only a server's collection must be told.
     :param quantization:
-        `int8` or `binary`: how a folder also keeps embeddings; None takes what is there.
+        How embeddings are also kept, see `QdrantEdgeDocumentStore`; None takes what is there. On a server it holds for
+        a collection that is created; the turbo ones need Qdrant 1.18 and were not run on one.
+    :param storage:
+        How a folder keeps embeddings themselves, see there.
     :returns:
         Its `type` and `init_parameters`.
     :raises DocumentStoreError:
-        If a URL names no collection or is none, or quantisation is asked of a server.
+        If a URL names no collection or is none, or a storage is asked of a server.
     """
     from haystack.document_stores.errors import DocumentStoreError
 
     if not is_url(store):
-        kept = {"quantization": quantization} if quantization else {}
-        return {"type": EDGE_STORE, "init_parameters": {"path": store, **kept}}
-    if quantization:
-        msg = f"{store}: a server quantises by its collection's own settings; quantization is for folders."
+        kept = {"quantization": quantization, "storage": storage}
+        return {"type": EDGE_STORE, "init_parameters": {"path": store} | {k: v for k, v in kept.items() if v}}
+    if storage:
+        msg = f"{store}: a server keeps embeddings by its collection's own settings; storage is for folders."
         raise DocumentStoreError(msg)
     url, _, collection = store.rstrip("/").rpartition("/")
     try:
@@ -73,6 +90,8 @@ def store_spec(
     }
     if embedding_dim is not None:
         parameters["embedding_dim"] = embedding_dim
+    if quantization:
+        parameters["quantization_config"] = SERVER_QUANTIZATIONS[quantization]
     if sparse:
         parameters["use_sparse_embeddings"] = True
     return {"type": SERVER_STORE, "init_parameters": parameters}
@@ -87,6 +106,8 @@ def pipeline_yaml(
     sparse: str = SPARSE,
     embedding_dim: int | None = None,
     quantization: str | None = None,
+    storage: str | None = None,
+    sentences: bool = True,
     trust_remote_code: bool = False,
 ) -> str:
     """
@@ -106,6 +127,10 @@ def pipeline_yaml(
         Dimension of the student's embeddings, for an index on a server.
     :param quantization:
         See `store_spec`; for pipelines that write.
+    :param storage:
+        Likewise.
+    :param sentences:
+        Whether an index keeps the vectors of sentences, for the answerer; for pipelines that write.
     :param trust_remote_code:
         Let components run code that their models bring along.
     :raises FileNotFoundError:
@@ -121,11 +146,14 @@ def pipeline_yaml(
 
     def filled(node: Any) -> Any:
         if node == shipped:
-            return store_spec(index, embedding_dim=embedding_dim, sparse=hybrid, quantization=quantization)
+            return store_spec(
+                index, embedding_dim=embedding_dim, sparse=hybrid, quantization=quantization, storage=storage
+            )
         if isinstance(node, dict):
             named = any(isinstance(value, str) and value in models for value in node.values())
             trust = {"trust_remote_code": True} if trust_remote_code and named else {}
-            return {key: filled(value) for key, value in node.items()} | trust
+            kept = {"sentences": sentences} if "sentences" in node else {}
+            return {key: filled(value) for key, value in node.items()} | kept | trust
         if isinstance(node, list):
             return [filled(value) for value in node]
         return models.get(node, node) if isinstance(node, str) else node

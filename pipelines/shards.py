@@ -14,6 +14,7 @@ from haystack import Document
 from haystack.dataclasses import SparseEmbedding
 from safetensors.numpy import load_file, save_file
 
+from retort.students import SENTENCES_STAMP
 from retort.students.files import read_or_remove, replace_file
 from retort.students.hashing import canonical_json, hash_text
 
@@ -26,11 +27,14 @@ class Shards:
         Where they are kept until they are written.
     :param stamps:
         Metadata that documents get with their embeddings; other students' blocks are other files.
+    :param sentences:
+        Whether documents get vectors of sentences as well; so are blocks without.
     """
 
-    def __init__(self, folder: Path, stamps: dict[str, str]) -> None:
+    def __init__(self, folder: Path, stamps: dict[str, str], *, sentences: bool) -> None:
         self.folder = folder
         self.stamps = stamps
+        self.sentences = sentences
 
     def put(self, block: list[Document], embed: Callable[[list[Document]], list[Document]]) -> None:
         """Embed a block and keep its vectors, unless they are there."""
@@ -44,6 +48,9 @@ class Shards:
             tensors["starts"] = np.cumsum([0, *(len(s.indices) for s in sparse)])
             tensors["indices"] = np.array([i for s in sparse for i in s.indices], dtype=np.int64)
             tensors["values"] = np.array([v for s in sparse for v in s.values], dtype=np.float32)
+        if self.sentences:  # packed as base64, which has no line breaks
+            lines = "\n".join(d.meta.get(SENTENCES_STAMP, "") for d in documents)
+            tensors["sentences"] = np.frombuffer(lines.encode(), np.uint8)
         with replace_file(path) as aside:
             save_file(tensors, aside)
 
@@ -54,6 +61,12 @@ class Shards:
             replace(d, embedding=vector, meta={**d.meta, **self.stamps})
             for d, vector in zip(block, kept["dense"].tolist(), strict=True)
         ]
+        if self.sentences:
+            lines = kept["sentences"].tobytes().decode().split("\n")
+            found = [
+                replace(d, meta={**d.meta, SENTENCES_STAMP: line}) if line else d
+                for d, line in zip(found, lines, strict=True)
+            ]
         if "starts" not in kept:
             return found
         starts = kept["starts"].tolist()
@@ -67,5 +80,5 @@ class Shards:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, block: list[Document]) -> Path:
-        seen = [self.stamps, [[d.id, d.content, d.meta] for d in block]]
+        seen = [self.stamps, self.sentences, [[d.id, d.content, d.meta] for d in block]]
         return self.folder / f"{hash_text(canonical_json(seen))[:32]}.safetensors"

@@ -43,11 +43,16 @@ class Engine:
         self.student, self.store, self.trust_remote_code = student, store, trust_remote_code
         text = pipeline_yaml(EXTRACTS, student=student, index=store, trust_remote_code=trust_remote_code)
         tree = yaml.safe_load(text)
-        for name in ("embedder", "answerer"):
-            tree["components"][name]["init_parameters"]["threads"] = threads
+        for part in (
+            tree["components"]["retriever"]["init_parameters"]["text_embedder"],
+            tree["components"]["answerer"],
+        ):
+            part["init_parameters"]["threads"] = threads
         self._pipeline = Pipeline.from_dict(tree)
-        self._parts: dict[str, Any] = {n: self._pipeline.get_component(n) for n in self._pipeline.graph.nodes}
-        target = self._parts["retriever"].document_store
+        searcher: Any = self._pipeline.get_component("retriever")
+        self._embedder, self._retriever = searcher.text_embedder, searcher.retriever
+        self._answerer: Any = self._pipeline.get_component("answerer")
+        target = self._retriever.document_store
         # A server's store would create what is missing as soon as it is opened.
         self._server = ServerIndex(target) if isinstance(target, QdrantDocumentStore) else None
 
@@ -61,7 +66,7 @@ class Engine:
             If the index is gone, empty, or of another model.
         """
         self._refuse_missing()
-        store = self._parts["retriever"].document_store
+        store = self._retriever.document_store
         count = self._server.count() if self._server else store.count_documents()
         if not count:
             msg = f"There is no document at {self.store}. {_build('STUDENT', self.store)}"
@@ -90,9 +95,9 @@ class Engine:
         """
         self._refuse_missing()
         started = time.perf_counter()
-        embedded = self._parts["embedder"].run(text=question)
+        embedded = self._embedder.run(text=question)
         searched = time.perf_counter()
-        documents = self._parts["retriever"].run(
+        documents = self._retriever.run(
             query_embedding=embedded["embedding"], space=embedded["space"], filters=filters, top_k=top_k
         )["documents"]
         ended = time.perf_counter()
@@ -111,7 +116,7 @@ class Engine:
         :returns:
             `answers` and `best_score`.
         """
-        found: dict[str, Any] = self._parts["answerer"].run(query=question, documents=documents, top_k=top_k)
+        found: dict[str, Any] = self._answerer.run(query=question, documents=documents, top_k=top_k)
         return found
 
     def answer(

@@ -20,6 +20,8 @@ STUDENT_STAMP = "_retort_student"
 # The same of its sparse embedding: a document may have both.
 SPARSE_SPACE_STAMP = "_retort_sparse_space"
 SPARSE_STUDENT_STAMP = "_retort_sparse_student"
+# Vectors of its passages and sentences, as `students/sentences.py` packs them.
+SENTENCES_STAMP = "_retort_sentences"
 # The id of the document that this one is a view of.
 VIEW_OF = "_retort_view_of"
 # The folder that a passage was read from, and the file in it. Documents of a BEIR folder have neither.
@@ -29,6 +31,7 @@ FILE_STAMP = "_retort_file"
 __all__ = [
     "FILE_STAMP",
     "ROOT_STAMP",
+    "SENTENCES_STAMP",
     "SPACE_STAMP",
     "SPARSE_SPACE_STAMP",
     "SPARSE_STUDENT_STAMP",

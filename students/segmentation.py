@@ -7,14 +7,21 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import pairwise
-from unicodedata import normalize
+from unicodedata import category, normalize
 
 # A sentence ends at a blank line and before a list item, whatever stands there.
-_BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*\u2022]|\d+[.)]|:param|:return|>>>)\s)")
+_ITEM = re.compile(r"\s*(?:[-*\u2022]|\d+[.)]|:param|:return|>>>)\s")
+_BLOCK = re.compile(rf"\n\s*\n|\n(?={_ITEM.pattern})")
 _BLANK_LINE = re.compile(r"\n\s*\n")
 _SCRIPTS = {"el": re.compile(r"[\u0370-\u03ff\u1f00-\u1fff]"), "ru": re.compile(r"[\u0400-\u052f]")}
 _LONGEST_BLOCK = 4000  # characters; sentencex takes quadratic time over some
 _FEWEST_WORDS = 3
+_HEADING_WORDS = 10  # of a heading or a footer, at most
+_NOTICE = re.compile(r"\s*(?:\u00a9|\(c\)|copyright\b)", re.IGNORECASE)
+_CLOSING = {"Pe", "Pf", "Pi"}  # brackets and quotation marks, by Unicode's categories
+_NO_END = (
+    ",:;/%&#@\\?\uff1f\u061f\u037e\uff0c\u3001\u060c\uff1a\uff1b"  # other punctuation; a heading may be a question
+)
 # Scripts whose words stand without spaces: Thai, Lao, Myanmar, Khmer, Tai, kana, Han.
 _UNSPACED = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u1aad\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -50,6 +57,26 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
             else:
                 spans.append((left, right))
     return spans
+
+
+def answer_spans(text: str) -> list[tuple[int, int]]:
+    """
+    Find the sentences of a text that can answer a question: all but headings, page numbers and footers.
+
+    :param text:
+        The text.
+    :returns:
+        As `sentence_spans`, without what stands alone between blank lines and is no item of a list, if it has at most
+        ten words and does not end as a sentence (a question does not), or begins as a heading in Markdown or a notice
+        of copyright. All of them if that leaves none.
+    """
+    blocks: list[list[tuple[int, int]]] = []
+    for start, end in sentence_spans(text):
+        if not blocks or _BLANK_LINE.search(text, blocks[-1][-1][1], start):
+            blocks.append([])
+        blocks[-1].append((start, end))
+    read = [block for block in blocks if not _is_heading(text[block[0][0] : block[-1][1]], alone=len(block) == 1)]
+    return [span for block in read or blocks for span in block]
 
 
 def words_of(text: str) -> list[str]:
@@ -155,9 +182,28 @@ def _sentence_pieces(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _is_short(piece: str) -> bool:
+    return _words_at_sight(piece) < _FEWEST_WORDS
+
+
+def _words_at_sight(piece: str) -> float:
     """Two characters of a script without spaces count as a word: what is cited needs no dictionary."""
     unspaced = len(_UNSPACED.findall(piece))
-    return len(_UNSPACED.sub("", piece).split()) + unspaced / 2 < _FEWEST_WORDS
+    return len(_UNSPACED.sub("", piece).split()) + unspaced / 2
+
+
+def _is_heading(block: str, *, alone: bool) -> bool:
+    if _NOTICE.match(block) or (alone and block.startswith("#")):
+        return True
+    if not alone or _ITEM.match(block) or _ends_sentence(block):
+        return False
+    return _words_at_sight(block) <= _HEADING_WORDS
+
+
+def _ends_sentence(piece: str) -> bool:
+    bare = piece.rstrip("\"'*_`")
+    while bare and category(bare[-1]) in _CLOSING:
+        bare = bare[:-1].rstrip("\"'*_`")
+    return bool(bare) and category(bare[-1]) == "Po" and bare[-1] not in _NO_END
 
 
 def _icu_words(text: str) -> Iterator[tuple[int, int]]:

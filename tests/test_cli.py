@@ -23,7 +23,7 @@ from retort import indexes
 from retort.cli import main
 from retort.pipelines import indexing
 from retort.pipelines.shards import Shards
-from retort.students import Student
+from retort.students import SENTENCES_STAMP, Student
 from retort.trainers.runtime.errors import DataError
 
 
@@ -78,7 +78,7 @@ class TestIndexAndAsk:
         monkeypatch.setattr(Student, "encode_document", encode)
         monkeypatch.setattr(indexing, "BLOCK", 16)
         store, most = str(tmp_path / "index"), 2
-        command = ("index", tiny_student, "--documents", str(beir), "--store", store)
+        command = ("index", tiny_student, "--documents", str(beir), "--store", store, "--no-sentences")
         with pytest.raises(SystemExit):
             main(list(command))
         most, first = None, [text for block in embedded for text in block]
@@ -135,39 +135,44 @@ class TestIndexAndAsk:
         say(capsys, "index", tiny_student, "--documents", str(beir), "--store", str(tmp_path / "index"))
         assert not left.exists()
 
-    def test_blocks_of_documents_keep_both_embeddings(self, tmp_path):
+    @pytest.mark.parametrize("sentences", [True, False])
+    def test_blocks_of_documents_keep_all_that_is_embedded(self, tmp_path, sentences):
         documents = [Document(id=str(i), content="x", meta={"n": i}) for i in range(3)]
 
         def embed(block):
-            return [
+            found = [
                 replace(d, embedding=[float(i), 1.0], sparse_embedding=SparseEmbedding(list(range(i)), [0.5] * i))
                 for i, d in enumerate(block)
             ]
+            kept = replace(found[1], meta={**found[1].meta, SENTENCES_STAMP: "AAAA"})  # the others have no text
+            return [found[0], kept if sentences else found[1], found[2]]
 
-        shards = Shards(tmp_path / "shards", {"stamp": "s"})
+        shards = Shards(tmp_path / "shards", {"stamp": "s"}, sentences=sentences)
         shards.put(documents, embed)
         shards.put(documents, None)  # not embedded again
         taken = shards.take(documents)
         wanted = [replace(d, meta={**d.meta, "stamp": "s"}) for d in embed(documents)]
         assert taken == wanted
-        with pytest.raises(FileNotFoundError):
-            Shards(tmp_path / "shards", {"stamp": "other"}).take(documents)
+        for stamp, kept in (("other", sentences), ("s", not sentences)):
+            with pytest.raises(FileNotFoundError):
+                Shards(tmp_path / "shards", {"stamp": stamp}, sentences=kept).take(documents)
 
     def test_another_student_cannot_add_to_an_index(self, indexed, other_student, tiny_student, beir, capsys):
         error = fail(capsys, "index", other_student, "--documents", str(beir), "--store", indexed)
         assert f"was built by {tiny_student}" in error
 
     def test_quantised(self, indexed, tiny_student, beir, tmp_path, capsys):
-        """An index keeps what it was built with; another wish, or one of a server, is an error."""
+        """An index keeps what it was built with; another wish is an error, and so is a server's storage."""
         store = str(tmp_path / "bytes")
         command = ("index", tiny_student, "--documents", str(beir))
-        for asked in (("--quantization", "int8"), ()):
+        for asked in (("--quantization", "int8", "--storage", "float16"), ()):
             assert say(capsys, *command, "--store", store, *asked).startswith("40 documents")
-        with closing(QdrantEdgeDocumentStore(path=store, quantization="int8")) as found:
+        with closing(QdrantEdgeDocumentStore(path=store, quantization="int8", storage="float16")) as found:
             assert found.count_documents() == 40
+        assert "storage='float16', not" in fail(capsys, *command, "--store", store, "--storage", "turbo8")
         assert "quantization=None" in fail(capsys, *command, "--store", indexed, "--quantization", "int8")
         url = "http://localhost:1/books"
-        assert "a server quantises" in fail(capsys, *command, "--store", url, "--quantization", "int8")
+        assert "a server keeps embeddings by" in fail(capsys, *command, "--store", url, "--storage", "turbo8")
 
     def test_passages_that_a_file_no_longer_gives_are_deleted(self, tiny_student, tmp_path, capsys):
         docs, store = tmp_path / "docs", str(tmp_path / "files")

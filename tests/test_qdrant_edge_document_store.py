@@ -141,6 +141,7 @@ class TestSerialisation:
             "similarity": "l2",
             "return_embedding": True,
             "quantization": None,
+            "storage": None,
             "recreate_index": False,
         }
         assert store.to_dict() == {"type": TYPE, "init_parameters": parameters}
@@ -180,7 +181,7 @@ class TestQuantization:
         made = np.random.default_rng(0).standard_normal((2600, 1024)).astype(np.float32)
         return made / np.linalg.norm(made, axis=1, keepdims=True)
 
-    @pytest.mark.parametrize("quantization", ["int8", "binary"])
+    @pytest.mark.parametrize("quantization", ["int8", "binary", "turbo4", "turbo2"])
     def test_rescoring_gives_the_true_scores(self, tmp_path, vectors, quantization):
         store = QdrantEdgeDocumentStore(path=str(tmp_path / "index"), quantization=quantization)
         store.write_documents([Document(id=str(i), embedding=v) for i, v in enumerate(vectors.tolist())])
@@ -212,9 +213,32 @@ class TestQuantization:
         with pytest.raises(DocumentStoreError, match="built with quantization='int8', not with 'binary'"):
             other.count_documents()
 
+    @pytest.mark.parametrize("quantization", [None, "int8", "turbo8", "turbo4", "turbo2"])
+    @pytest.mark.parametrize(("storage", "least"), [("float32", 1 - 1e-6), ("float16", 1 - 1e-6), ("turbo8", 0.9998)])
+    def test_storage(self, path, vectors, quantization, storage, least):
+        """What comes back is as near as the storage is fine, in any combination, and after the index is opened anew."""
+        store = QdrantEdgeDocumentStore(path=path, quantization=quantization, storage=storage)
+        assert QdrantEdgeDocumentStore.from_dict(store.to_dict()).storage == storage
+        store.write_documents([Document(id=str(i), embedding=v) for i, v in enumerate(vectors[:50].tolist())])
+        store.close()
+        again = QdrantEdgeDocumentStore(path=path, return_embedding=True)
+        assert again.describe() | {"path": ""} == {
+            **{"path": "", "embedding_dim": 1024, "similarity": "cosine", "quantization": quantization},
+            **{"storage": storage, "documents": 50, "indexed": 0},
+        }
+        hit = again.search(vectors[7].tolist(), top_k=1)[0]
+        assert hit.id == "7"
+        assert least < float(np.dot(hit.embedding, vectors[7]) / np.linalg.norm(hit.embedding)) <= 1 + 1e-6
+        again.close()
+        other = QdrantEdgeDocumentStore(path=path, storage="turbo8" if storage == "float32" else "float32")
+        with pytest.raises(DocumentStoreError, match=f"built with storage='{storage}', not with"):
+            other.count_documents()
+
     def test_unknown(self):
-        with pytest.raises(ValueError, match="nibble"):
+        with pytest.raises(ValueError, match="Unknown quantization 'nibble'"):
             QdrantEdgeDocumentStore(quantization="nibble")
+        with pytest.raises(ValueError, match="Unknown storage 'int4'"):
+            QdrantEdgeDocumentStore(storage="int4")
 
 
 class TestMissingIndex:
@@ -441,6 +465,7 @@ class TestWriting:
             "embedding_dim": 4,
             "similarity": "cosine",
             "quantization": None,
+            "storage": "float32",
             "documents": 4,
             "indexed": 0,
         }
@@ -613,7 +638,7 @@ class TestRecreateIndex:
         assert sorted(d.id for d in other.search([0.0] * 4)) == ["d00000", "d00007"]
         assert other.describe() | {"path": ""} == {
             **{"path": "", "embedding_dim": 4, "similarity": "l2", "quantization": None},
-            **{"documents": 2, "indexed": 0},
+            **{"storage": "float32", "documents": 2, "indexed": 0},
         }
         other.close()
         assert other.to_dict()["init_parameters"]["recreate_index"] is True

@@ -36,7 +36,7 @@ from haystack_integrations.components.retrievers.retort.qdrant_server import Ser
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.cli import main
-from retort.pipelines.load import load_pipeline, pipeline_yaml, store_spec
+from retort.pipelines.load import SERVER_QUANTIZATIONS, load_pipeline, pipeline_yaml, store_spec
 from retort.workflows import index_documents
 
 ROOT = Path(__file__).parent.parent
@@ -60,6 +60,7 @@ class StandIn(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.seen: list[tuple[str, str, dict]] = []
         self.keys: set[str | None] = set()
+        self.quantizations: dict[str, dict | None] = {}  # the engine in memory has none
 
     @property
     def url(self) -> str:
@@ -71,6 +72,7 @@ class StandIn(ThreadingHTTPServer):
             case "GET exists":
                 return {"exists": engine.collection_exists(name)}
             case "PUT ":
+                self.quantizations[name] = body.get("quantization_config")
                 return engine.create_collection(name, vectors_config=_vectors(body["vectors"]))
             case "DELETE ":
                 return engine.delete_collection(name)
@@ -79,7 +81,9 @@ class StandIn(ThreadingHTTPServer):
         scope = models.Filter(**body["filter"]) if body.get("filter") else None
         match f"{method} {rest}":
             case "GET ":
-                return engine.get_collection(name)
+                found = engine.get_collection(name).model_dump(mode="json")
+                found["config"]["quantization_config"] = self.quantizations[name]
+                return found
             case "PUT points":
                 return engine.upsert(name, [models.PointStruct(**p) for p in body["points"]])
             case "POST points/payload":
@@ -493,6 +497,28 @@ class TestWire:
         quantization = {"rescore": True, "oversampling": 2.5, "ignore": False}
         assert sent(rescore=True, oversampling=2.5) == [{"quantization": quantization}] * 2
         assert [p["quantization"]["ignore"] for p in sent(ignore_quantization=True)] == [True] * 2
+
+    def test_a_collection_is_created_with_its_quantization(self, stand_in, tiny_student, beir):
+        url = f"{stand_in.url}/{uuid4().hex}"
+        for _ in range(2):
+            index_documents(tiny_student, beir, url, quantization="turbo4")
+        created = [body for method, path, body in stand_in.seen if (method, path) == ("PUT", "")]
+        assert created[-1]["quantization_config"] == {"turbo": {"bits": "bits4", "always_ram": True}}
+        for other in ("turbo2", "int8"):
+            with pytest.raises(
+                DocumentStoreError, match=r"built with the quantization {'turbo': .*'bits4'.*, not with"
+            ):
+                index_documents(tiny_student, beir, url, quantization=other)
+        index_documents(tiny_student, beir, url)
+        plain = f"{stand_in.url}/{uuid4().hex}"
+        index_documents(tiny_student, beir, plain)
+        with pytest.raises(DocumentStoreError, match="built with the quantization None, not with {'binary'"):
+            index_documents(tiny_student, beir, plain, quantization="binary")
+
+    @pytest.mark.parametrize("name", SERVER_QUANTIZATIONS)
+    def test_quantizations_are_of_qdrants_api(self, name):
+        parsed = models.CreateCollection(quantization_config=SERVER_QUANTIZATIONS[name]).quantization_config
+        assert parsed.model_dump(mode="json", exclude_none=True) == SERVER_QUANTIZATIONS[name]
 
     def test_queries_ask_for_the_collection_once(self, stand_in, embedded, query):
         store = store_at(f"{stand_in.url}/{uuid4().hex}")

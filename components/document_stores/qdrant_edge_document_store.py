@@ -43,6 +43,7 @@ from .shared_shard import (
     OPEN_LOCK,
     QUANTIZATIONS,
     ROOM_TO_WRITE,
+    STORAGES,
     SharedShard,
     acquire,
     create_index,
@@ -54,7 +55,7 @@ from .shared_shard import (
 _PAGE = 1000
 _TIE_WINDOW = 1000
 # How many times as many as are asked for are found by quantised embeddings, to choose from by the true ones.
-_OVERSAMPLING = {"int8": 2.0, "binary": 4.0}
+_OVERSAMPLING = {"int8": 2.0, "binary": 4.0, "turbo8": 2.0, "turbo4": 3.0, "turbo2": 4.0}
 _META = PayloadSelector.Include(["meta"])
 
 
@@ -73,7 +74,7 @@ class QdrantEdgeDocumentStore:
     throughout a call: threads do not speed it up, and the process waits while the graph is built.
 
     With `similarity="cosine"` the engine normalises embeddings when they are written: **the embeddings it returns have
-    length 1**. All embeddings are kept in single precision.
+    length 1**. They are kept in single precision unless `storage` says otherwise.
 
     Meta is kept as JSON: dates become ISO 8601 text, keys text, tuples and arrays lists. Floats of more than 15 digits
     are rounded where the engine would change them, in filters as well. What JSON cannot hold is refused, and so are
@@ -99,7 +100,8 @@ class QdrantEdgeDocumentStore:
         embedding_dim: int | None = None,
         similarity: Literal["cosine", "dot_product", "l2"] = "cosine",
         return_embedding: bool = False,
-        quantization: Literal["int8", "binary"] | None = None,
+        quantization: Literal["int8", "binary", "turbo8", "turbo4", "turbo2"] | None = None,
+        storage: Literal["float32", "float16", "turbo8"] | None = None,
         recreate_index: bool = False,
     ) -> None:
         """
@@ -114,20 +116,26 @@ class QdrantEdgeDocumentStore:
         :param return_embedding:
             Whether documents are returned with their embeddings, dense and sparse.
         :param quantization:
-            Keep embeddings also in a byte (`int8`) or a bit (`binary`) a dimension: what the search graph is built and
-            searched by. What that finds is scored once more by the embeddings themselves. An existing index keeps what
-            it was built with; `None` takes it as it is.
+            Keep embeddings also in a byte (`int8`, `turbo8`), half of one (`turbo4`), a quarter (`turbo2`) or a bit
+            (`binary`) a dimension: what the search graph is built and searched by. What that finds is scored once more
+            by the embeddings themselves. `turbo` is Qdrant's TurboQuant. An existing index keeps what it was built
+            with; `None` takes it as it is.
+        :param storage:
+            How embeddings themselves are kept: in four bytes a dimension (`float32`), in two (`float16`), or in one
+            (`turbo8`: what is returned is as near as a cosine of .9999). `None` takes an index as it is, and builds a
+            new one with `float32`.
         :param recreate_index:
             Whether the first writing empties the index, whatever embeddings it was built for. Reading does not.
         :raises ValueError:
-            If `similarity` or `quantization` is unknown, or `embedding_dim` is not above 0.
+            If `similarity`, `quantization` or `storage` is unknown, or `embedding_dim` is not above 0.
         """
         if similarity not in DISTANCES:
             msg = f"Unknown similarity '{similarity}'. Valid values are: {sorted(DISTANCES)}"
             raise ValueError(msg)
-        if quantization is not None and quantization not in QUANTIZATIONS:
-            msg = f"Unknown quantization '{quantization}'. Valid values are: {sorted(QUANTIZATIONS)}"
-            raise ValueError(msg)
+        for name, value, known in (("quantization", quantization, QUANTIZATIONS), ("storage", storage, STORAGES)):
+            if value is not None and value not in known:
+                msg = f"Unknown {name} '{value}'. Valid values are: {sorted(known)}"
+                raise ValueError(msg)
         if embedding_dim is not None and embedding_dim <= 0:
             msg = f"embedding_dim must be above 0; it is {embedding_dim}."
             raise ValueError(msg)
@@ -136,6 +144,7 @@ class QdrantEdgeDocumentStore:
         self.similarity = similarity
         self.return_embedding = return_embedding
         self.quantization = quantization
+        self.storage = storage
         self.recreate_index = recreate_index
         self._is_recreated = False
         self._shard: SharedShard | None = None
@@ -154,6 +163,7 @@ class QdrantEdgeDocumentStore:
             similarity=self.similarity,
             return_embedding=self.return_embedding,
             quantization=self.quantization,
+            storage=self.storage,
             recreate_index=self.recreate_index,
         )
 
@@ -201,8 +211,8 @@ class QdrantEdgeDocumentStore:
         Describe the index.
 
         :returns:
-            Its real or future `path`, `embedding_dim` (`None`: not known yet), `similarity`, `quantization`, the number
-            of `documents` and of those `indexed`, whose embeddings are in the search graph.
+            Its real or future `path`, `embedding_dim` (`None`: not known yet), `similarity`, `quantization`,
+            `storage`, the number of `documents` and of those `indexed`, whose embeddings are in the search graph.
         """
         with self._use() as shard:
             return {
@@ -210,6 +220,7 @@ class QdrantEdgeDocumentStore:
                 "embedding_dim": shard.embedding_dim if shard and shard.embedding_dim else self.embedding_dim,
                 "similarity": self.similarity,
                 "quantization": shard.quantization if shard else self.quantization,
+                "storage": (shard.storage if shard else None) or self.storage,
                 "documents": shard.count() if shard else 0,
                 "indexed": shard.count_indexed() if shard else 0,
             }
@@ -234,7 +245,7 @@ class QdrantEdgeDocumentStore:
             if shard is None or not shard.is_current():
                 shard = self._shard = acquire(self, check=check)
             elif check:
-                shard.check(self.embedding_dim, self.similarity, self.quantization)
+                shard.check(self.embedding_dim, self.similarity, self.quantization, self.storage)
             if shard is not None:
                 shard.calls += 1
         if shard is None:
@@ -303,7 +314,7 @@ class QdrantEdgeDocumentStore:
             points = [to_point(document, self.similarity) for document in documents]
             require_room(shard.path, ROOM_TO_WRITE + sum(most_bytes(document) for document in documents))
             if dim is not None and shard.embedding_dim is None:
-                shard.create_vectors(dim, self.similarity)
+                shard.create_vectors(dim, self.similarity, self.storage or "float32")
             shard.upsert(points)
         return len(documents)
 
@@ -577,7 +588,8 @@ class QdrantEdgeDocumentStore:
         :param rescore:
             In a quantised index, whether what was found is scored by the embeddings themselves; it is by default.
         :param oversampling:
-            In a quantised index, how many times `top_k` are found to choose from; by default 2 (`int8`), 4 (`binary`).
+            In a quantised index, how many times `top_k` are found to choose from; by default 2 (`int8`, `turbo8`),
+            3 (`turbo4`) or 4 (`turbo2`, `binary`).
         :param ignore_quantization:
             Whether to search by the embeddings themselves.
         :returns:

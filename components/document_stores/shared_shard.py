@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakSet, WeakValueDictionary
 
 from haystack.document_stores.errors import DocumentStoreError
@@ -35,7 +35,10 @@ from qdrant_edge import (
     Point,
     ScalarQuantizationConfig,
     ScalarType,
+    TurboQuantBitSize,
+    TurboQuantQuantizationConfig,
     UpdateOperation,
+    VectorStorageDatatype,
 )
 
 from retort.students.files import replace_folder
@@ -43,10 +46,18 @@ from retort.students.files import replace_folder
 from .edge_documents import DENSE_VECTOR, SPARSE_VECTOR
 
 DISTANCES = {"cosine": "Cosine", "dot_product": "Dot", "l2": "Euclid"}
-# Kept in memory, beside the full ones: they exist to be fast.
-QUANTIZATIONS: dict[str, tuple[str, ScalarQuantizationConfig | BinaryQuantizationConfig]] = {
-    "int8": ("scalar", ScalarQuantizationConfig(ScalarType.Int8, quantile=0.99, always_ram=True)),
-    "binary": ("binary", BinaryQuantizationConfig(always_ram=True)),
+# Kept in memory, beside the embeddings themselves: they exist to be fast.
+QUANTIZATIONS: dict[str, ScalarQuantizationConfig | BinaryQuantizationConfig | TurboQuantQuantizationConfig] = {
+    "int8": ScalarQuantizationConfig(ScalarType.Int8, quantile=0.99, always_ram=True),
+    "binary": BinaryQuantizationConfig(always_ram=True),
+    "turbo8": TurboQuantQuantizationConfig(always_ram=True, bits=TurboQuantBitSize.Bits8),
+    "turbo4": TurboQuantQuantizationConfig(always_ram=True, bits=TurboQuantBitSize.Bits4),
+    "turbo2": TurboQuantQuantizationConfig(always_ram=True, bits=TurboQuantBitSize.Bits2),
+}
+STORAGES: dict[str, VectorStorageDatatype | None] = {
+    "float32": None,  # the engine's own
+    "float16": VectorStorageDatatype.Float16,
+    "turbo8": VectorStorageDatatype.Turbo8,
 }
 # Twice the engine's own edges: recall@10 of .99 instead of .98 over 20,000 real passages where nothing is set, for half
 # a second more to build. A search looks at `ef_construct` candidates where no `hnsw_ef` is given.
@@ -97,6 +108,10 @@ class ShardUser(Protocol):
     def quantization(self) -> str | None:
         """How embeddings are also kept, None for as the index has it."""
 
+    @property
+    def storage(self) -> str | None:
+        """How embeddings themselves are kept, None for as the index has it."""
+
 
 class SharedShard:
     """
@@ -131,8 +146,8 @@ class SharedShard:
                 dense = config["vectors"].get(DENSE_VECTOR, {})
         self.embedding_dim: int | None = dense.get("size")
         self._distance: str | None = dense.get("distance")
-        kept = config.get("quantization_config") or {}
-        self.quantization = next((name for name, (key, _) in QUANTIZATIONS.items() if key in kept), None)
+        self.storage: str | None = dense.get("datatype", "float32") if dense else None
+        self.quantization = _quantization(config.get("quantization_config") or {})
         self.unindexed = self.count(_having(DENSE_VECTOR)) - self.count_indexed()
         self._unflushed = 0
 
@@ -148,7 +163,7 @@ class SharedShard:
         except FileNotFoundError:
             return False
 
-    def check(self, embedding_dim: int | None, similarity: str, quantization: str | None) -> None:
+    def check(self, embedding_dim: int | None, similarity: str, quantization: str | None, storage: str | None) -> None:
         """
         Check that a store and the index agree.
 
@@ -158,19 +173,17 @@ class SharedShard:
             The store's similarity.
         :param quantization:
             The store's quantisation, `None` for any.
+        :param storage:
+            The store's storage, `None` for any.
         :raises DocumentStoreError:
             If they do not, or if the process was forked after the index was opened.
         """
         if self._process != os.getpid():
             raise DocumentStoreError(_in_use(self.path))
-        if quantization not in (None, self.quantization):
-            msg = (
-                f"The index at {self.path} was built with quantization={self.quantization!r}, not with "
-                f"{quantization!r}. Leave the parameter out to take it as it is, or index into another folder."
-            )
-            raise DocumentStoreError(msg)
+        self._check_kept("quantization", quantization, self.quantization)
         if self.embedding_dim is None:
             return
+        self._check_kept("storage", storage, self.storage)
         if embedding_dim not in (None, self.embedding_dim):
             msg = (
                 f"The index at {self.path} holds embeddings of {self.embedding_dim} dimensions, "
@@ -182,7 +195,15 @@ class SharedShard:
             msg = f"The index at {self.path} was built with similarity='{built}', not with '{similarity}'."
             raise DocumentStoreError(msg)
 
-    def create_vectors(self, embedding_dim: int, similarity: str) -> None:
+    def _check_kept(self, parameter: str, wanted: str | None, kept: str | None) -> None:
+        if wanted not in (None, kept):
+            msg = (
+                f"The index at {self.path} was built with {parameter}={kept!r}, not with {wanted!r}. Leave the "
+                "parameter out to take it as it is, or index into another folder."
+            )
+            raise DocumentStoreError(msg)
+
+    def create_vectors(self, embedding_dim: int, similarity: str, storage: str) -> None:
         """
         Make room for embeddings, once their dimension is known.
 
@@ -190,10 +211,16 @@ class SharedShard:
             The dimension.
         :param similarity:
             The similarity.
+        :param storage:
+            How they are kept.
         """
         distance = DISTANCES[similarity]
-        self.update(UpdateOperation.create_dense_vector(DENSE_VECTOR, embedding_dim, getattr(Distance, distance)))
-        self.embedding_dim, self._distance = embedding_dim, distance
+        self.update(
+            UpdateOperation.create_dense_vector(
+                DENSE_VECTOR, embedding_dim, getattr(Distance, distance), datatype=STORAGES[storage]
+            )
+        )
+        self.embedding_dim, self._distance, self.storage = embedding_dim, distance, storage
 
     def clear(self, *, recreate_index: bool) -> None:
         """
@@ -206,7 +233,7 @@ class SharedShard:
             self.update(UpdateOperation.delete_points_by_filter(Filter()))
             if recreate_index and self.embedding_dim is not None:
                 self.update(UpdateOperation.delete_vector_name(DENSE_VECTOR))
-                self.embedding_dim, self._distance = None, None
+                self.embedding_dim, self._distance, self.storage = None, None, None
 
     def upsert(self, points: list[Point]) -> None:
         """
@@ -312,6 +339,13 @@ class SharedShard:
             self.optimize_or_warn()
 
 
+def _quantization(config: dict[str, Any]) -> str | None:
+    """Name what the engine wrote of a quantisation: `{"turbo": {"bits": "bits4", ...}}` is `turbo4`."""
+    if "turbo" in config:
+        return f"turbo{config['turbo']['bits'].removeprefix('bits')}"
+    return next((name for key, name in (("scalar", "int8"), ("binary", "binary")) if key in config), None)
+
+
 def acquire(store: ShardUser, *, check: bool = True) -> SharedShard | None:
     """
     Open a store's index, or join those who have it open.
@@ -333,7 +367,7 @@ def acquire(store: ShardUser, *, check: bool = True) -> SharedShard | None:
         if shard is None or not shard.is_current():
             shard = _OPEN[path] = SharedShard(path)
         if check:
-            shard.check(store.embedding_dim, store.similarity, store.quantization)
+            shard.check(store.embedding_dim, store.similarity, store.quantization, store.storage)
         shard.stores.add(store)
         return shard
 
@@ -359,7 +393,7 @@ def _create_index(path: str, quantization: str | None) -> None:
     config = EdgeConfig(
         sparse_vectors={SPARSE_VECTOR: EdgeSparseVectorParams()},
         hnsw_config=HNSW,
-        quantization_config=QUANTIZATIONS[quantization][1] if quantization else None,
+        quantization_config=QUANTIZATIONS[quantization] if quantization else None,
     )
     try:
         with replace_folder(Path(path), new=True) as aside:

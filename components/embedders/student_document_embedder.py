@@ -21,8 +21,9 @@ from haystack_integrations.components.embedders.retort.model_component import (
     finished,
     tokens_of,
 )
-from retort.students import SPACE_STAMP, STUDENT_STAMP, VIEW_OF, Student, document_string
+from retort.students import SENTENCES_STAMP, SPACE_STAMP, STUDENT_STAMP, VIEW_OF, Student, document_string
 from retort.students.checks import positive
+from retort.students.sentences import pack, passages_of, texts_to_keep
 from retort.students.views import mean_of_views
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
         batch_size: int | None = None,
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = " ",
+        sentences: bool = False,
         progress_bar: bool = True,
         revision: str | None = None,
         token: Secret | None = None,
@@ -105,6 +107,9 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
             `[]` does as they do.
         :param embedding_separator:
             What stands between them; Haystack's is a line break.
+        :param sentences:
+            Embed passages and sentences as well, and keep their vectors in the metadata, by which `ExtractiveAnswerer`
+            answers without embedding them for each question. It doubles the work.
         :param progress_bar:
             Show a bar, in a terminal.
         :param revision:
@@ -136,6 +141,7 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
         self.batch_size = None if batch_size is None else positive("batch_size", batch_size)
         self.meta_fields_to_embed = meta_fields_to_embed
         self.embedding_separator = embedding_separator
+        self.sentences = sentences
         self.progress_bar = progress_bar
         self.revision = revision
         self.token = token
@@ -181,6 +187,8 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
         space = student.space_with(self.prefix, self.suffix)
         stamps = dict(zip(self._stamps, (space, self.model), strict=True))
         stamped = [replace(d, meta={**d.meta, **stamps}) for d in documents]
+        if self.sentences:
+            stamped = self._with_sentences(stamped)
         return {"documents": self._with_vectors(stamped, vectors)}
 
     @component.output_types(documents=list[Document])
@@ -207,6 +215,25 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
             logger.warning(message, self.model)
         fields, separator = self.meta_fields_to_embed, self.embedding_separator
         return documents, [document_string(d.content, d.meta, fields, separator) for d in documents], None
+
+    def _with_sentences(self, documents: list[Document]) -> list[Document]:
+        student = self._handle.student
+        cut = [passages_of(str(d.meta.get("title") or ""), d.content or "") for d in documents]
+        texts = [texts_to_keep(passages) for passages in cut]
+        quiet = not self.progress_bar or not sys.stderr.isatty()
+        with tqdm(total=sum(map(len, texts)), desc="embedding sentences", disable=quiet, leave=False) as bar:
+            vectors = student.encode_document(
+                [text for own in texts for text in own],
+                tokens_per_chunk=tokens_of(self.batch_size, student.manifest.max_tokens["document"]),
+                progress=bar.update,
+            )
+        ends = np.cumsum([len(own) for own in texts])
+        return [
+            replace(d, meta={**d.meta, SENTENCES_STAMP: pack(student.space, passages, vectors[end - len(own) : end])})
+            if own
+            else d
+            for d, passages, own, end in zip(documents, cut, texts, ends, strict=True)
+        ]
 
     def _with_vectors(self, documents: list[Document], vectors: Any) -> list[Document]:
         vectors = finished(vectors, self.truncate_dim, normalize=self.normalize_embeddings)

@@ -5,6 +5,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +14,9 @@ from haystack import Document, ExtractedAnswer, component
 from haystack.utils import ComponentDevice, Secret
 
 from haystack_integrations.components.embedders.retort.model_component import ModelComponent, device_of
-from retort.students import Student
+from retort.students import SENTENCES_STAMP, Student
 from retort.students.checks import positive
-from retort.students.segmentation import PASSAGE_WORDS, passage_spans, sentence_spans, token_spans
+from retort.students.sentences import Passage, passages_of, unit, unpack
 
 
 @component
@@ -28,6 +29,9 @@ class ExtractiveAnswerer(ModelComponent[Student]):
     good sentence of a wrong document answers another question. Documents of more than 300 words are cut into passages
     of 150, and the `max_documents` passages nearest to the question take the documents' place. Each answer names its
     document, the sentence's offsets in it, and as its context the passage. Nothing is answered below `score_threshold`.
+
+    Vectors that `StudentDocumentEmbedder` kept in the documents (`sentences`) are used if they are of this student and
+    of the text as it is; what has none is embedded.
 
     ### Usage example
 
@@ -143,23 +147,25 @@ class ExtractiveAnswerer(ModelComponent[Student]):
         """
         top_k = self.top_k if top_k is None else positive("top_k", top_k)
         student = self._handle.student
-        read = [part for document in documents[: self.max_documents] for part in _passages(document)]
+        read = [part for document in documents[: self.max_documents] for part in _read(document, student)]
         if not read:
             return {"answers": [], "best_score": 0.0}
-        asked = _unit(student.encode_query([query]))[0]
-        near = _unit(student.encode_document([part.seen() for part in read])) @ asked
+        asked = unit(student.encode_query([query]))[0]
+        _embed([part for part in read if part.vector is None], student)
+        near = np.stack([part.vector for part in read]) @ asked
         if len(read) > self.max_documents:
             nearest = np.sort(np.argsort(-near, kind="stable")[: self.max_documents])
             read, near = [read[i] for i in nearest], near[nearest]
-        spans = [(i, start, end) for i, part in enumerate(read) for start, end in part.sentences()]
-        texts = _unit(student.encode_document([read[i].seen(start, end) for i, start, end in spans])) @ asked
-        owners = np.array([i for i, _, _ in spans])
+        _embed_sentences([part for part in read if part.sentences is None], student)
         weight = self.document_weight
-        scores = (1 - weight) * texts + weight * near[owners]
+        scores = np.concatenate(
+            [(1 - weight) * part.sentences @ asked + weight * score for part, score in zip(read, near, strict=True)]
+        )
+        spans = [(part, *span) for part in read for span in part.spans]
         best = np.argsort(-scores, kind="stable")[:top_k]
         answers = [
-            read[spans[b][0]].answer(query, spans[b][1], spans[b][2], float(scores[b]))
-            for b in best
+            part.answer(query, start, end, float(scores[b]))
+            for b, (part, start, end) in ((b, spans[b]) for b in best)
             if scores[b] >= self.score_threshold
         ]
         return {"answers": answers, "best_score": float(scores[best[0]])}
@@ -181,47 +187,58 @@ class ExtractiveAnswerer(ModelComponent[Student]):
         return await asyncio.to_thread(self.run, query=query, documents=documents, top_k=top_k)
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
 @dataclass
-class _Passage:
-    """A part of a document that is read, from `start` to `end`; of a short document all of it."""
+class _Part:
+    """A passage that is read; without the vector `[d]` or those of its sentences `[n, d]` until they are known."""
 
     document: Document
-    start: int
-    end: int
+    passage: Passage
+    vector: np.ndarray | None = None
+    sentences: np.ndarray | None = None
 
-    @property
-    def text(self) -> str:
-        return (self.document.content or "")[self.start : self.end]
-
-    def seen(self, start: int = 0, end: int | None = None) -> str:
-        """Return what the student reads of the passage, or of a sentence of it: the document's title comes first."""
-        return f"{self.document.meta.get('title') or ''} {self.text[start:end]}".strip()
-
-    def sentences(self) -> list[tuple[int, int]]:
-        """List where the passage's sentences start and end in it."""
-        return sentence_spans(self.text)
+    @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """Where its sentences start and end in the passage."""
+        return self.passage.sentences()
 
     def answer(self, query: str, start: int, end: int, score: float) -> ExtractedAnswer:
         """Cite a sentence."""
+        passage = self.passage
         return ExtractedAnswer(
             query=query,
             score=score,
-            data=self.text[start:end],
+            data=passage.text[start:end],
             document=self.document,
-            document_offset=ExtractedAnswer.Span(self.start + start, self.start + end),
-            context=self.text,
+            document_offset=ExtractedAnswer.Span(passage.start + start, passage.start + end),
+            context=passage.text,
             context_offset=ExtractedAnswer.Span(start, end),
         )
 
 
-def _passages(document: Document) -> list[_Passage]:
-    """Cut a document of more words than two passages, and leave out what has no text."""
-    content = document.content or ""
-    words = token_spans(content)
-    if len(words) > 2 * PASSAGE_WORDS:
-        return [_Passage(document, *span) for span in passage_spans(content, PASSAGE_WORDS, 0, words)]
-    return [_Passage(document, 0, len(content))] if words else []
+def _read(document: Document, student: Student) -> list[_Part]:
+    """Cut a document into passages, with the vectors that the index keeps of them, if they are this student's."""
+    passages = passages_of(str(document.meta.get("title") or ""), document.content or "")
+    parts = [_Part(document, passage) for passage in passages]
+    kept = unpack(document.meta.get(SENTENCES_STAMP), student.space, student.dim, passages)
+    if kept is not None:
+        for part, vector in zip(parts, kept, strict=False):
+            part.vector = vector
+        if len(parts) == 1 and len(kept) == 1 + len(parts[0].spans):
+            parts[0].sentences = kept[1:]
+    return parts
+
+
+def _embed(parts: list[_Part], student: Student) -> None:
+    if parts:
+        vectors = unit(student.encode_document([part.passage.seen() for part in parts]))
+        for part, vector in zip(parts, vectors, strict=True):
+            part.vector = vector
+
+
+def _embed_sentences(parts: list[_Part], student: Student) -> None:
+    texts = [part.passage.seen(*span) for part in parts for span in part.spans]
+    if texts:
+        vectors = unit(student.encode_document(texts))
+        ends = np.cumsum([len(part.spans) for part in parts])[:-1]
+        for part, own in zip(parts, np.split(vectors, ends), strict=True):
+            part.sentences = own

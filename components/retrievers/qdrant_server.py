@@ -195,6 +195,29 @@ class ServerIndex:
         except MissingCollectionError:
             return 0
 
+    def require_quantization(self, config: dict[str, Any]) -> None:
+        """
+        Refuse a collection that was built with another quantisation; a missing one is created with what is asked for.
+
+        :param config:
+            As Qdrant's `quantization_config`.
+        :raises DocumentStoreError:
+            If the collection has another or none, or the server fails.
+        """
+        try:
+            with self._clear_errors():
+                found = self._open()[0].get_collection(self.store.index).config.quantization_config
+        except MissingCollectionError:
+            return
+        kept = {} if found is None else found.model_dump(mode="json", exclude_none=True)
+        (kind, wanted), *_ = config.items()
+        if kind not in kept or any(kept[kind].get(key) != wanted.get(key) for key in ("type", "bits")):
+            msg = (
+                f"The collection at {self.address} was built with the quantization {kept or None}, not with {config}. "
+                "Leave the parameter out to take it as it is, or index into another collection."
+            )
+            raise DocumentStoreError(msg)
+
     def document_ids(self) -> set[str]:
         """
         Read the ids of all documents, and nothing else of them.
