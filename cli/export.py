@@ -9,6 +9,7 @@ from typing import Any
 
 from retort.cli.table import format_table
 from retort.students.backends.onnx import ExportError
+from retort.students.card import verdict
 from retort.trainers.data.read import read_judged
 from retort.trainers.evaluation.exports import export_student
 
@@ -34,18 +35,32 @@ def run(given: argparse.Namespace) -> None:
     print(_table(entries))
     chosen = next(e for e in entries if e["chosen"])
     print(f"served by default on CPUs: {_name(chosen)}")
-    lossy = [e for e in entries if e["precision"] == given.precision and e["file"] and not e["good"]]
-    if lossy:
-        msg = (
-            f"{_name(lossy[0])} loses more than {given.tolerance:.1%} of nDCG@10, so it is not served unless it is "
-            "asked for by name (precision: int8). If that loss is fine, give a higher --tolerance."
-        )
-        raise ExportError(msg)
+    refused = [e for e in entries if e["file"] and not e["good"]]
+    if given.precision != "auto":
+        refused = [e for e in refused if e["precision"] == given.precision]
+        if refused:
+            raise ExportError(_why_not(refused[0], given.tolerance))
+    for entry in refused:
+        print(f"note: {_why_not(entry, given.tolerance)}", file=sys.stderr)
     print("next: use the student as before; to name a form, set precision and backend", file=sys.stderr)
 
 
 def _name(entry: dict[str, Any]) -> str:
     return f"{'onnx' if entry['file'] else 'torch'} {entry['precision']}"
+
+
+def _why_not(entry: dict[str, Any], tolerance: float) -> str:
+    served = "so it is not served unless it is asked for by name (precision: int8)"
+    if entry["lossy"]:
+        return (
+            f"{_name(entry)} loses more than {tolerance:.1%} of nDCG@10, {served}. If that loss is fine, give a higher "
+            "--tolerance."
+        )
+    return (
+        f"{entry['queries']} questions are too few to tell whether {_name(entry)} loses more than {tolerance:.1%} of "
+        f"nDCG@10 (the difference lies between {entry['low']:+.4f} and {entry['high']:+.4f}), {served}. Give more "
+        "questions, or a higher --tolerance."
+    )
 
 
 def _table(entries: list[dict[str, Any]]) -> str:
@@ -56,8 +71,9 @@ def _table(entries: list[dict[str, Any]]) -> str:
             f"{e['ms']:.2f}",
             f"{e['documents_per_s']:.0f}",
             f"{e['mb']:.0f}",
-            "chosen" if e["chosen"] else "good" if e["good"] else "lossy",
+            f"{e['low']:+.4f} to {e['high']:+.4f}",
+            "chosen" if e["chosen"] else verdict(e),
         ]
         for e in entries
     ]
-    return format_table(["form", "nDCG@10", "ms a query", "docs/s", "MB", ""], rows)
+    return format_table(["form", "nDCG@10", "ms a query", "docs/s", "MB", "difference (95%)", ""], rows)

@@ -191,7 +191,7 @@ def _exports(manifest: Manifest) -> list[str]:
         return []
     rows = [
         f"| {'onnx' if e['file'] else 'torch'} {e['precision']} | {e['ndcg']:.4f} | {e['ms']:.2f} | {e['mb']:.0f} "
-        f"| {'served by default' if e['chosen'] else '' if e['good'] else 'lossy'} |"
+        f"| {'served by default' if e['chosen'] else verdict(e)} |"
         for e in measured
     ]
     return [
@@ -203,6 +203,13 @@ def _exports(manifest: Manifest) -> list[str]:
         *rows,
         "",
     ]
+
+
+def verdict(entry: dict[str, Any]) -> str:
+    """Say of a form that was measured whether it is as good as the float32 model."""
+    if entry["good"]:
+        return "good"
+    return "lossy" if entry.get("lossy", True) else "too few questions to tell"  # earlier versions knew no interval
 
 
 def _sample(manifest: Manifest, entry: dict[str, Any]) -> list[str]:

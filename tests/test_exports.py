@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from haystack import Document
 from sentence_transformers import SentenceTransformer
-from tiny import killed, tiny_config
+from tiny import killed, tiny_config, write_jsonl
 
 from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder, StudentTextEmbedder
 from haystack_integrations.components.rankers.retort import StudentRanker
@@ -185,6 +185,11 @@ class TestChoice:
     def test_a_lossy_form_is_measured_and_refused(self, exported, tiny_model, beir, tmp_path, capsys, monkeypatch):
         folder = tmp_path / "student"
         shutil.copytree(exported, folder)
+        corpus = [json.loads(line) for line in (beir / "corpus.jsonl").read_text().splitlines()]
+        found = {
+            d["_id"].replace("d", "q", 1): f"{d['title']} {d['text']}" for d in corpus
+        }  # by any model but the broken
+        write_jsonl(beir / "queries.jsonl", [{"_id": name, "text": text} for name, text in found.items()])
         broken = tiny_model(1)
         for parameter in broken.parameters():
             parameter.data.zero_()
@@ -196,7 +201,26 @@ class TestChoice:
         entries = {(e["file"], e["precision"]): e for e in Manifest.read(folder).exports}
         assert entries["onnx/int8", "int8"]["ndcg"] < entries["", "float32"]["ndcg"] * 0.99
         assert not entries["onnx/int8", "int8"]["good"]
+        assert entries["onnx/int8", "int8"]["lossy"]
         assert not entries["onnx/int8", "int8"]["chosen"]
+
+    def test_of_too_few_questions_it_says_so(self, exported, tiny_model, beir, tmp_path, capsys, monkeypatch):
+        """The export is of another model: better for some questions, worse for others."""
+        folder = tmp_path / "student"
+        shutil.copytree(exported, folder)
+        monkeypatch.setattr(exports, "export_model", lambda _, *place: export_model(tiny_model(2), *place))
+        with pytest.raises(SystemExit):
+            main(["export", str(folder), "--data", str(beir), "--precision", "int8"])
+        told = "10 questions are too few to tell whether onnx int8 loses more than 1.0% of nDCG@10"
+        assert told in capsys.readouterr().err
+        entry = next(e for e in Manifest.read(folder).exports if e["precision"] == "int8")
+        assert entry["low"] < entry["difference"] < entry["high"]
+        assert (entry["good"], entry["lossy"], entry["chosen"]) == (False, False, False)
+        assert "too few questions to tell" in (folder / "README.md").read_text()
+        main(["export", str(folder), "--data", str(beir)])
+        found = capsys.readouterr()
+        assert f"note: {told}" in found.err
+        assert "too few questions to tell" in found.out
 
     def test_components_take_what_was_chosen(self, exported, tmp_path):
         folder = tmp_path / "student"

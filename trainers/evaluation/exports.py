@@ -31,6 +31,7 @@ from retort.students.sparse import load_student
 from retort.students.student import Student
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.evaluation.rank import evaluate_model, evaluate_ranker
+from retort.trainers.evaluation.significance import paired_test, values
 from retort.trainers.search import BM25
 
 METRIC = "ndcg@10"
@@ -61,7 +62,9 @@ def export_student(
     :param precision:
         `float32` or `int8` for one export; `auto` for both, and bfloat16 where the CPU has it.
     :param tolerance:
-        What share of the float32 model's nDCG@10 may be lost.
+        What share of the float32 model's nDCG@10 may be lost. A form is good if the 95% interval of what it loses on
+        these questions (paired bootstrap) lies within it, lossy if the interval lies beyond, else there are too few to
+        tell.
     :param threads:
         Threads of the graphs; None takes all cores.
     :param trust_remote_code:
@@ -69,7 +72,8 @@ def export_student(
     :returns:
         The manifest's entries: `file` (empty for the torch model), `precision`, `fingerprint`, `ndcg`, `ms` (median of
         a query; of a ranker: of a list of 20), `documents_per_s`, `mb`, `queries` and `documents` (on how many),
-        `good` (within the tolerance), `chosen`. They are in the order of their speed.
+        `difference` of nDCG@10 to the float32 model with its interval's ends `low` and `high`, `good`, `lossy`,
+        `chosen`. They are in the order of their speed.
     :raises PrecisionError:
         If exports have no such precision.
     :raises ExportError:
@@ -131,7 +135,9 @@ def _measured(
     forms = [_load(folder, "onnx" if e["file"] else "torch", e["precision"], **options) for e in entries]
     found = [evaluate_model(f, data) if isinstance(f, Student) else _ranked(f, data) for f in forms]
     times = _interleaved(forms, data)
-    reference = next(f.metrics[METRIC] for f, e in zip(found, entries, strict=True) if _is_reference(e))
+    reference = next(values(f.per_query, METRIC) for f, e in zip(found, entries, strict=True) if _is_reference(e))
+    compared = [paired_test(reference, values(f.per_query, METRIC)) for f in found]
+    lost = -tolerance * float(reference.mean())
     measured = [
         entry
         | {
@@ -142,10 +148,14 @@ def _measured(
             "queries": f.metrics["queries"],
             "documents": f.metrics["documents"],
             "threads": options["threads"],
-            "good": f.metrics[METRIC] >= (1 - tolerance) * reference,
+            "difference": difference.difference,
+            "low": difference.low,
+            "high": difference.high,
+            "good": difference.low >= lost,
+            "lossy": difference.high < lost,
             "chosen": False,
         }
-        for entry, form, f, ms in zip(entries, forms, found, times, strict=True)
+        for entry, form, f, difference, ms in zip(entries, forms, found, compared, times, strict=True)
     ]
     measured.sort(key=lambda e: e["ms"])
     next(e for e in measured if e["good"])["chosen"] = True  # the reference is
