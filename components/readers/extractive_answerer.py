@@ -4,6 +4,7 @@
 """Answers with the sentences of the retrieved documents that a student finds nearest to the question."""
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -151,16 +152,13 @@ class ExtractiveAnswerer(ModelComponent[Student]):
         if not read:
             return {"answers": [], "best_score": 0.0}
         asked = unit(student.encode_query([query]))[0]
-        _embed([part for part in read if part.vector is None], student)
-        near = np.stack([part.vector for part in read]) @ asked
+        near = _passages(read, student) @ asked
         if len(read) > self.max_documents:
             nearest = np.sort(np.argsort(-near, kind="stable")[: self.max_documents])
             read, near = [read[i] for i in nearest], near[nearest]
-        _embed_sentences([part for part in read if part.sentences is None], student)
         weight = self.document_weight
-        scores = np.concatenate(
-            [(1 - weight) * part.sentences @ asked + weight * score for part, score in zip(read, near, strict=True)]
-        )
+        sentences = zip(_sentences(read, student), near, strict=True)
+        scores = np.concatenate([(1 - weight) * vectors @ asked + weight * score for vectors, score in sentences])
         spans = [(part, *span) for part in read for span in part.spans]
         best = np.argsort(-scores, kind="stable")[:top_k]
         answers = [
@@ -189,7 +187,7 @@ class ExtractiveAnswerer(ModelComponent[Student]):
 
 @dataclass
 class _Part:
-    """A passage that is read; without the vector `[d]` or those of its sentences `[n, d]` until they are known."""
+    """A passage that is read; the vector `[d]` and those of its sentences `[n, d]` if the index keeps them."""
 
     document: Document
     passage: Passage
@@ -228,17 +226,19 @@ def _read(document: Document, student: Student) -> list[_Part]:
     return parts
 
 
-def _embed(parts: list[_Part], student: Student) -> None:
-    if parts:
-        vectors = unit(student.encode_document([part.passage.seen() for part in parts]))
-        for part, vector in zip(parts, vectors, strict=True):
-            part.vector = vector
+def _passages(parts: list[_Part], student: Student) -> np.ndarray:
+    """Return the passages' vectors `[n, d]`: those that are kept, the others embedded."""
+    texts = [part.passage.seen() for part in parts if part.vector is None]
+    embedded = iter(unit(student.encode_document(texts)) if texts else ())
+    return np.stack([next(embedded) if part.vector is None else part.vector for part in parts])
 
 
-def _embed_sentences(parts: list[_Part], student: Student) -> None:
-    texts = [part.passage.seen(*span) for part in parts for span in part.spans]
-    if texts:
-        vectors = unit(student.encode_document(texts))
-        ends = np.cumsum([len(part.spans) for part in parts])[:-1]
-        for part, own in zip(parts, np.split(vectors, ends), strict=True):
-            part.sentences = own
+def _sentences(parts: list[_Part], student: Student) -> list[np.ndarray]:
+    """Return the vectors of each passage's sentences `[n, d]`: those that are kept, the others embedded."""
+    missing = [part for part in parts if part.sentences is None]
+    embedded: Iterator[np.ndarray] = iter(())
+    if missing:
+        texts = [part.passage.seen(*span) for part in missing for span in part.spans]
+        ends = np.cumsum([len(part.spans) for part in missing])[:-1]
+        embedded = iter(np.split(unit(student.encode_document(texts)), ends))
+    return [next(embedded) if part.sentences is None else part.sentences for part in parts]
