@@ -444,6 +444,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     _quiet()
     try:
+        import_module("retort.cli.early").check(given)
         command: Any = import_module(f"retort.cli.{given.command}")
         command.run(given)
     except ModuleNotFoundError as error:
@@ -457,11 +458,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
             file=sys.stderr,
         )
         sys.exit(130)
-    except _mendable() as error:
-        if os.environ.get("RETORT_DEBUG"):
+    except Exception as error:
+        if os.environ.get("RETORT_DEBUG") or not isinstance(error, _mendable()):
             raise
         print(f"retort: error: {redacted(str(error))}", file=sys.stderr)
         sys.exit(2)
+
+
+MENDABLE = {
+    "haystack.core.errors": ("DeserializationError", "PipelineRuntimeError"),
+    "haystack.document_stores.errors": ("DocumentStoreError",),
+    "haystack.errors": ("FilterError",),
+    "haystack_integrations.components.retrievers.retort": ("SpaceMismatchError",),
+    "retort.students": ("DamagedFileError", "ExportError", "ManifestError", "PrecisionError", "RemoteCodeError"),
+    "retort.trainers.runtime.errors": ("CacheError", "DataError", "RecipeError", "TeacherError"),
+}
 
 
 def _quiet() -> None:
@@ -489,30 +500,6 @@ class _Redacting(logging.Formatter):
 
 
 def _mendable() -> tuple[type[Exception], ...]:
-    from haystack.core.errors import DeserializationError, PipelineRuntimeError
-    from haystack.document_stores.errors import DocumentStoreError
-    from haystack.errors import FilterError
-
-    from haystack_integrations.components.retrievers.retort import SpaceMismatchError
-    from retort.students import DamagedFileError, ExportError, ManifestError, PrecisionError, RemoteCodeError
-    from retort.trainers.runtime.errors import CacheError, DataError, RecipeError, TeacherError
-
-    return (
-        DataError,
-        RecipeError,
-        CacheError,
-        TeacherError,
-        ManifestError,
-        DamagedFileError,
-        DocumentStoreError,
-        FilterError,
-        SpaceMismatchError,
-        PipelineRuntimeError,
-        DeserializationError,
-        FloatingPointError,
-        PrecisionError,
-        RemoteCodeError,
-        ExportError,
-        FileNotFoundError,
-        OSError,
-    )
+    """Return the errors that a user can mend; a module that was not imported raised none of its own."""
+    found = (getattr(sys.modules.get(module), name, None) for module, names in MENDABLE.items() for name in names)
+    return (FloatingPointError, OSError, *(kind for kind in found if kind is not None))

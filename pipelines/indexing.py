@@ -20,7 +20,7 @@ from haystack_integrations.components.retrievers.retort.qdrant_server import Ser
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from haystack_integrations.document_stores.retort.edge_documents import as_kept, to_point
-from retort.pipelines.load import is_url, load_pipeline, store_spec
+from retort.pipelines.load import how_to_build, is_url, load_pipeline, missing_index, store_spec
 from retort.pipelines.shards import Shards
 from retort.students import (
     FILE_STAMP,
@@ -256,17 +256,15 @@ def built_by(store: str) -> str:
     :raises DocumentStoreError:
         If there is no index, or it is empty or was not built by retort.
     """
-    build = f"Build one: retort index STUDENT --documents DIR --store {store}"
-    if not is_url(store) and not Path(store).is_dir():
-        msg = f"There is no index at {store}. {build}"
-        raise DocumentStoreError(msg)
+    if message := missing_index(store):
+        raise DocumentStoreError(message)
     index = reader(open_store(store))
     try:
         meta = index.sample_meta()
     finally:
         index.close()
     if meta is None:
-        msg = f"There is no document at {store}. {build}"
+        msg = f"There is no document at {store}. {how_to_build(store)}"
         raise DocumentStoreError(msg)
     if STUDENT_STAMP not in meta:
         msg = f"The index at {store} does not say which student built it. Name one: --student FOLDER."

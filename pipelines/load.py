@@ -35,6 +35,23 @@ SERVER_QUANTIZATIONS: dict[str, dict[str, Any]] = {  # as `QdrantEdgeDocumentSto
 }
 
 
+def missing_index(store: str) -> str | None:
+    """
+    Say what is to be done where there is no folder of an index; None where there is one, or of a server.
+
+    :param store:
+        Folder of the index, or URL of a collection on a Qdrant server.
+    """
+    if is_url(store) or Path(store).is_dir():
+        return None
+    return f"There is no index at {store}. {how_to_build(store)}"
+
+
+def how_to_build(store: str) -> str:
+    """Name the command that builds an index."""
+    return f"Build one: retort index STUDENT --documents DIR --store {store}"
+
+
 def store_spec(
     store: str,
     *,

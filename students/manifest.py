@@ -98,3 +98,19 @@ class Manifest:
             said = f"{type(error).__name__}: {error}"
             msg = f"{path}: not a valid manifest ({said}). Delete the file to have it computed anew."
             raise ManifestError(msg) from error
+
+
+def student_manifest(folder: Path) -> Manifest:
+    """
+    Read the manifest of a folder that must be a student's.
+
+    :param folder:
+        The folder.
+    :raises ManifestError:
+        If it has none, or not a valid one.
+    """
+    manifest = Manifest.read(folder) if folder.is_dir() else None
+    if manifest is None:
+        msg = f"{folder}: exports are made of a student's folder, with retort.json. `save_student` writes one."
+        raise ManifestError(msg)
+    return manifest

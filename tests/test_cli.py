@@ -448,3 +448,44 @@ def test_index_leads_to_questions_and_to_the_page(tiny_student, beir, tmp_path, 
         f"  retort ask \"your question\" --store '{store}'",
         f"  retort serve --store '{store}'",
     ]
+
+
+EARLY = """
+import sys
+from retort.cli.main import main
+for line in sys.stdin.read().splitlines():
+    try:
+        main(line.split())
+    except SystemExit as end:
+        print(end.code)
+print([name for name in ("torch", "haystack", "sentence_transformers") if name in sys.modules])
+"""
+
+
+def test_what_is_wrong_at_sight_is_refused_before_torch_is_imported(beir, tmp_path):
+    wrong = {
+        f"train --recipe kd --data nosuch --out {tmp_path}": "nosuch does not exist. Training data is",
+        f"train --recipe nosuch --data {beir} --out {tmp_path}": "There is no recipe 'nosuch'",
+        f"train --recipe kd --data {beir} --out {tmp_path} --set stages.0.stepz=3": "did you mean 'steps'?",
+        f"train --recipe cotmae --documents nosuch --out {tmp_path}": "nosuch does not exist. Give a folder",
+        f"distill --documents nosuch --out {tmp_path}": "nosuch does not exist. Give a folder",
+        f"distill --documents {beir} --out {tmp_path} --recipe nosuch": "There is no recipe 'nosuch'",
+        f"distill --documents {beir} --out {tmp_path} --teacher nosuch.yaml": "nosuch.yaml",
+        f"index {beir} --documents nosuch --store x": "nosuch does not exist. Give a folder",
+        f"index package:nosuch/x --documents {beir} --store x": "'nosuch' is not installed",
+        "ask what? --store nosuch": "There is no index at nosuch. Build one",
+        "serve --store nosuch": "There is no index at nosuch. Build one",
+        "stamp nosuch --student x": "There is no index at nosuch. Build one",
+        "export nosuch": "exports are made of a student's folder",
+        "evaluate bm25 --data nosuch --split dev": "nosuch does not exist. Training data is",
+        f"evaluate package:nosuch/x --data {beir} --split dev": "'nosuch' is not installed",
+        "compare a b --data nosuch --split dev": "nosuch does not exist. Training data is",
+        "report runs/first --data nosuch": "nosuch does not exist. Training data is",
+        "recipe show nosuch": "There is no recipe 'nosuch'",
+    }
+    done = subprocess.run([sys.executable, "-c", EARLY], input="\n".join(wrong), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["2"] * len(wrong) + ["[]"]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("retort: error: ")]
+    assert len(errors) == len(wrong)
+    assert [line for line, told in zip(errors, wrong.values(), strict=True) if told not in line] == []

@@ -104,6 +104,20 @@ def read_documents(source: str | Path, **options: Any) -> list[Document]:
     return read_source(source, **options).documents
 
 
+def require_source(source: str | Path) -> None:
+    """
+    Refuse a path where nothing is.
+
+    :param source:
+        As of `read_source`.
+    :raises DataError:
+        If it does not exist.
+    """
+    if not Path(source).exists():
+        msg = f"{source} does not exist. Give a folder of documents or a BEIR folder."
+        raise DataError(msg)
+
+
 def read_source(
     source: str | Path,
     *,
@@ -152,9 +166,7 @@ def read_source(
         has_some = documents or may_be_blank
         _tell(source, dict.fromkeys(sorted(blank), "no text"), "documents", on_error if has_some else "fail")
         return Reading(documents, sorted(blank))
-    if not source.exists():
-        msg = f"{source} does not exist. Give a folder of documents or a BEIR folder."
-        raise DataError(msg)
+    require_source(source)
     if source.is_file() and is_beir(source.parent) and source.name.startswith("corpus.jsonl"):
         msg = f"{source}: give the BEIR folder around it, {source.parent}."
         raise DataError(msg)

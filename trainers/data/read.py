@@ -97,6 +97,19 @@ def has_split(path: str | Path, split: str) -> bool:
     return split in _files(path)
 
 
+def require_data(path: str | Path) -> None:
+    """
+    Refuse a path where no training data is, before anything is read.
+
+    :param path:
+        As in `read_data`.
+    :raises DataError:
+        If nothing that can be read is there.
+    """
+    if not is_beir(Path(path)):
+        _files(Path(path))
+
+
 def _files(path: Path) -> dict[str, list[Path]]:
     """Return the files of examples by split."""
     if not path.exists():

@@ -25,7 +25,7 @@ from retort.students.backends.onnx import (
 from retort.students.card import model_card
 from retort.students.files import remove_leftovers, replace_file
 from retort.students.loading import has_bfloat16, names_own_modules
-from retort.students.manifest import Manifest, ManifestError
+from retort.students.manifest import Manifest, student_manifest
 from retort.students.ranker import Ranker
 from retort.students.sparse import load_student
 from retort.students.student import Student
@@ -83,10 +83,7 @@ def export_student(
         msg = f"tolerance={tolerance}: a share from 0 to below 1."
         raise ExportError(msg)
     wanted: tuple[ExportPrecision, ...] = ("float32", "int8") if precision == "auto" else (export_precision(precision),)
-    manifest = Manifest.read(folder) if folder.is_dir() else None
-    if manifest is None:
-        msg = f"{folder}: exports are made of a student's folder, with retort.json. `save_student` writes one."
-        raise ManifestError(msg)
+    manifest = student_manifest(folder)
     if manifest.kind == "static":  # a table of vectors
         if precision == "int8":
             msg = f"{folder}: a static student is exported in float32 alone."

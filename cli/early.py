@@ -1,0 +1,74 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""What is refused before torch is imported, which takes seconds: wrong paths, recipes and `--set`."""
+
+import argparse
+from pathlib import Path
+
+from retort.pipelines.load import missing_index
+from retort.students.files import resolve_model
+from retort.students.manifest import student_manifest
+from retort.trainers.changes import changed_recipe
+from retort.trainers.data.documents import require_source
+from retort.trainers.data.read import require_data
+from retort.trainers.recipe import read_yaml
+from retort.trainers.runtime.errors import DataError
+
+YAML = {".yaml", ".yml"}
+
+
+def check(given: argparse.Namespace) -> None:
+    """
+    Refuse what a command would refuse after its imports, in the same words.
+
+    :param given:
+        The parsed command line.
+    """
+    checks = {"train": _train, "distill": _distill, "index": _index, "ask": _ask, "serve": _ask, "export": _export}
+    checks |= {"evaluate": _evaluate, "compare": _data, "report": _data, "stamp": _ask}
+    if given.command in checks:
+        checks[given.command](given)
+
+
+def _train(given: argparse.Namespace) -> None:
+    changed_recipe(given.recipe, settings=given.set, allow=given.allow)
+    if given.documents:
+        require_source(given.documents)
+    _data(given)
+
+
+def _distill(given: argparse.Namespace) -> None:
+    require_source(given.documents)
+    teacher = given.teacher
+    if teacher and Path(teacher).suffix in YAML:
+        read_yaml(Path(teacher))
+    if given.recipe:  # a value may be of what takes the teacher's place
+        changed_recipe(given.recipe, settings=() if teacher else given.set, allow=given.allow)
+
+
+def _index(given: argparse.Namespace) -> None:
+    require_source(given.documents)
+    for model in filter(None, (given.student, given.sparse)):
+        resolve_model(model)
+
+
+def _ask(given: argparse.Namespace) -> None:
+    if message := missing_index(given.store):
+        raise DataError(message)
+
+
+def _export(given: argparse.Namespace) -> None:
+    student_manifest(given.student)
+    _data(given)
+
+
+def _evaluate(given: argparse.Namespace) -> None:
+    for model in given.models:
+        resolve_model(model)
+    _data(given)
+
+
+def _data(given: argparse.Namespace) -> None:
+    if given.data:
+        require_data(given.data)
