@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate import PartialState
+
 from retort.indexes import index_documents, index_reading
 from retort.pipelines.load import pipeline_yaml
 from retort.pipelines.stamping import stamp_index
@@ -43,7 +45,7 @@ from retort.trainers.data.queries import read_asked
 from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.data.synthesis import hold_out, make_queries, write_training_data
 from retort.trainers.evaluation.dev import dev_sample
-from retort.trainers.evaluation.exports import export_student
+from retort.trainers.evaluation.exports import export_student, export_to_serve
 from retort.trainers.from_documents import (
     SPLIT,
     Outcome,
@@ -88,6 +90,7 @@ def train(
     allow: Sequence[str] = (),
     resume: bool = False,
     max_calls: int | None = None,
+    export: bool = True,
 ) -> Student | Ranker:
     """
     Train a student by a recipe, as `retort train` does, and load it.
@@ -116,6 +119,9 @@ def train(
     :param max_calls:
         Calls of remote teachers, at most; then it stops, keeping what came, and goes on when it is resumed. None: any
         number.
+    :param export:
+        Export the student as ONNX in float32, so that it is served without torch; `export_student` makes it faster, and
+        measures.
     :returns:
         The student; `student.manifest.metrics` says how good it is.
     :raises RecipeError:
@@ -135,6 +141,10 @@ def train(
             data = write_corpus(documents, Path(out))
         run_recipe(changed, Path(str(data)), Path(out), resume=resume)
     folder = Path(out) / "student"
+    processes = PartialState()
+    if export and processes.is_main_process:
+        export_to_serve(folder, trust_remote_code=trusts_code(changed.student.init_parameters))
+    processes.wait_for_everyone()
     manifest = Manifest.read(folder)
     load = Ranker.load if manifest is not None and manifest.kind == "ranker" else load_student
     return load(str(folder), trust_remote_code=trusts_code(changed.student.init_parameters))

@@ -4,6 +4,7 @@
 """What is refused before torch is imported, which takes seconds: wrong paths, recipes and `--set`."""
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 from retort.pipelines.load import missing_index
@@ -16,6 +17,7 @@ from retort.trainers.recipe import read_yaml
 from retort.trainers.runtime.errors import DataError
 
 YAML = {".yaml", ".yml"}
+TRAINING = {"train", "distill", "export", "evaluate", "compare", "report", "quickstart"}
 
 
 def check(given: argparse.Namespace) -> None:
@@ -24,7 +26,11 @@ def check(given: argparse.Namespace) -> None:
 
     :param given:
         The parsed command line.
+    :raises ModuleNotFoundError:
+        If only what serves is installed, and the command needs more.
     """
+    if given.command in TRAINING and find_spec("torch") is None:
+        raise ModuleNotFoundError(name="torch")
     checks = {"train": _train, "distill": _distill, "index": _index, "ask": _ask, "serve": _ask, "export": _export}
     checks |= {"evaluate": _evaluate, "compare": _data, "report": _data, "stamp": _ask}
     if given.command in checks:

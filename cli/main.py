@@ -223,6 +223,9 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change one value of the recipe")
     train.add_argument("--allow", action="append", default=[], metavar="NAME", help=ALLOW)
     train.add_argument("--max-calls", type=not_negative, default=None, metavar="N", help=MAX_CALLS)
+    train.add_argument(
+        "--no-export", dest="export", action="store_false", help="write no ONNX graph, by which it runs without torch"
+    )
     train.add_argument("--resume", action="store_true", help="go on with the run that --out holds")
 
     recipe = add(

@@ -9,6 +9,8 @@ from accelerate import PartialState
 
 from retort.cli.table import COLUMNS, format_table
 from retort.trainers.changes import changed_recipe
+from retort.trainers.evaluation.exports import export_to_serve
+from retort.trainers.recipe import trusts_code
 from retort.trainers.run import run_recipe
 from retort.trainers.run_folder import write_corpus
 from retort.trainers.teachers.calls import limited_calls
@@ -24,6 +26,9 @@ def run(given: argparse.Namespace) -> None:
     processes.destroy_process_group()
     if not processes.is_main_process:
         return
+    if given.export:
+        trusted = trusts_code(recipe.student.init_parameters)
+        export_to_serve(given.out / "student", trust_remote_code=trusted)
     dev = metrics["dev"]
     if not dev:
         print(f"student: {given.out / 'student'}  (not measured: there are no dev queries)")

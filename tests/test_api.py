@@ -34,6 +34,12 @@ SMALL = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _not_exported(monkeypatch):
+    """It takes seconds, and `test_exports.py` has it."""
+    monkeypatch.setattr("retort.workflows.export_to_serve", lambda *_, **__: None)
+
+
 def ranker_start(trunk: str) -> dict:
     kind = "retort.students.create.ranker"
     return {"type": kind, "init_parameters": {"trunk": trunk, "layers": [0, 1], "max_tokens": 32}}
@@ -166,7 +172,7 @@ class TestTrain:
         out, settings = tmp_path / "x" / "run", {"stages.0.steps": 2, "stages.1.lr": 1e-4, "training.warmup": 0.25}
         student = retort.train(beir, out, recipe=file, settings=settings)
         places = [part for place, value in settings.items() for part in ("--set", f"{place}={value}")]
-        command = ["train", "--recipe", str(file), "--data", str(beir), "--out", str(out)]
+        command = ["train", "--recipe", str(file), "--data", str(beir), "--out", str(out), "--no-export"]
         main([*command, *places, "--resume"])
         assert f"{student.manifest.metrics['ndcg@10']:.4f}" in capsys.readouterr().out
         lines = [f"{place}={value}" for place, value in settings.items()]

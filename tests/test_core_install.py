@@ -89,5 +89,5 @@ def test_what_is_missing_is_named_in_one_line(served):
     _, got = served
     plain, distill, train = got["errors"]
     assert plain.startswith("Without torch only exports run")
-    assert distill == "retort.distill needs torch: pip install 'retort-haystack[train]'"
-    assert train == "retort: error: retort train needs accelerate: pip install 'retort-haystack[train]'\n"
+    assert distill == "retort.distill needs accelerate: pip install 'retort-haystack[train]'"
+    assert train == "retort: error: retort train needs torch: pip install 'retort-haystack[train]'\n"

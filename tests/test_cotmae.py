@@ -49,6 +49,12 @@ LOSS = "retort.trainers.methods.cotmae.ContextReconstruction"
 GROUP = r"(d\d)\d"  # the eight documents of a topic are one
 
 
+@pytest.fixture(autouse=True)
+def _not_exported(monkeypatch):
+    """It takes seconds, and `test_exports.py` has it."""
+    monkeypatch.setattr("retort.workflows.export_to_serve", lambda *_, **__: None)
+
+
 def span_stage(name: str = "pre-train", steps: int = 6, **options) -> dict:
     batches = spec(SPANS, length=16, group=GROUP, **options)
     return stage(name, steps, spec(LOSS, layers=1, shuffle_every=2), batches=batches)
@@ -444,7 +450,7 @@ class TestRuns:
         tree["stages"][0]["steps"] = 2
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
         out = tmp_path / "run"
-        command = ["train", "--recipe", str(tmp_path / "recipe.yaml"), "--out", str(out)]
+        command = ["train", "--recipe", str(tmp_path / "recipe.yaml"), "--out", str(out), "--no-export"]
         main([*command, "--documents", str(tmp_path / "texts")])
         assert f"student: {out / 'student'}  (not measured: there are no dev queries)" in capsys.readouterr().out
         kept = read_corpus_ids(out / "data")

@@ -510,7 +510,7 @@ class TestRuns:
         alone.mkdir()
         (beir / "corpus.jsonl").rename(alone / "corpus.jsonl")
         path.write_text(dump_yaml(cudfkd_tree))
-        main(["train", "--recipe", str(path), "--data", str(alone), "--out", str(tmp_path / "run")])
+        main(["train", "--recipe", str(path), "--data", str(alone), "--out", str(tmp_path / "run"), "--no-export"])
         assert capsys.readouterr().out.count("not measured") == 1
         events = [json.loads(line)["event"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
         assert events.count("step") == 8

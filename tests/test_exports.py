@@ -152,6 +152,28 @@ class TestChanged:
         np.testing.assert_array_equal(again, before)
 
 
+class TestAfterTraining:
+    """`retort train` exports what it trained; test_cli.py has the command."""
+
+    def test_what_is_exported_is_left_alone(self, exported, monkeypatch):
+        monkeypatch.setattr(exports, "export_student", lambda *_, **__: pytest.fail("it exports anew"))
+        exports.export_to_serve(exported)
+
+    def test_what_cannot_be_exported_stays_as_it_is(self, tiny_student, tmp_path, monkeypatch, caplog):
+        def fail(*_):
+            msg = "a layer has no ONNX operator"
+            raise ExportError(msg)
+
+        folder = tmp_path / "student"
+        shutil.copytree(tiny_student, folder)
+        monkeypatch.setattr(exports, "export_model", fail)
+        exports.export_to_serve(folder)
+        told = "The student is not exported, so it needs torch where it is served: a layer has no ONNX operator"
+        assert told in caplog.text
+        assert Manifest.read(folder).exports == []
+        assert Student.load(str(folder)).encode_query(["the ship"]).shape == (1, Manifest.read(folder).dim)
+
+
 class TestChoice:
     def test_the_fastest_good_form_is_served(self, exported, beir, tmp_path, capsys):
         folder = tmp_path / "student"

@@ -351,7 +351,7 @@ class TestResume:
     def test_bit_for_bit_after_a_real_sigkill(self, reference, recipe_tree, beir, tmp_path):
         out = tmp_path / "sigkill" / "run"
         (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe_tree))
-        command = [sys.executable, "-m", "retort.cli", "train", "--recipe", str(tmp_path / "r.yaml")]
+        command = [sys.executable, "-m", "retort.cli", "train", "--no-export", "--recipe", str(tmp_path / "r.yaml")]
         command += ["--data", str(beir), "--out", str(out)]
         threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
         process = subprocess.Popen(command, env=os.environ | threads, start_new_session=True)

@@ -986,7 +986,7 @@ class TestRuns:
         with serving() as server:
             recipe = tmp_path / "recipe.yaml"
             recipe.write_text(dump_yaml(self.at(tree, server.url).to_dict()))
-            command = ["train", "--recipe", recipe, "--data", beir, "--out", tmp_path / "run"]
+            command = ["train", "--no-export", "--recipe", recipe, "--data", beir, "--out", tmp_path / "run"]
             with pytest.raises(SystemExit) as stopped:
                 main([*map(str, command), "--max-calls", "5"])
             assert stopped.value.code == 2

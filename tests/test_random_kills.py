@@ -94,7 +94,17 @@ def train(tmp_path, beir):
         root = tmp_path / "root"
         root.mkdir()
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
-        return ["train", "--recipe", tmp_path / "recipe.yaml", "--data", beir, "--resume", "--out", root / "run"]
+        return [
+            "train",
+            "--no-export",
+            "--recipe",
+            tmp_path / "recipe.yaml",
+            "--data",
+            beir,
+            "--resume",
+            "--out",
+            root / "run",
+        ]
 
     return command
 

@@ -362,7 +362,18 @@ def killed_run_comes_back(tree, data, tmp_path, expected) -> None:
     """SIGKILL one of two processes; `--resume` then ends where the uninterrupted run did, bit for bit."""
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
     out = tmp_path / "killed" / "run"
-    command = ["-m", "retort.cli", "train", "--recipe", tmp_path / "recipe.yaml", "--data", data, "--out", out]
+    command = [
+        "-m",
+        "retort.cli",
+        "train",
+        "--no-export",
+        "--recipe",
+        tmp_path / "recipe.yaml",
+        "--data",
+        data,
+        "--out",
+        out,
+    ]
     process = subprocess.Popen([*LAUNCH, *map(str, command)], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while not list_checkpoints(out / "checkpoints"):

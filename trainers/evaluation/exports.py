@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,6 +34,8 @@ from retort.trainers.data.texts import RetrievalData
 from retort.trainers.evaluation.rank import evaluate_model, evaluate_ranker
 from retort.trainers.evaluation.significance import paired_test, values
 from retort.trainers.search import BM25
+
+logger = logging.getLogger(__name__)
 
 METRIC = "ndcg@10"
 DEPTH, PAIRS_A_CALL = 20, 20
@@ -107,6 +110,26 @@ def export_student(
         aside.write_text(model_card(manifest, ours=names_own_modules(str(folder))), encoding="utf-8")
     manifest.write(folder)  # last: what is chosen is measured and written down
     return manifest.exports
+
+
+def export_to_serve(folder: Path, *, trust_remote_code: bool = False) -> None:
+    """
+    Export a student in float32, unmeasured, so that it is served where torch is not installed.
+
+    Where torch is, it goes on running until `export_student` has measured. What cannot be exported stays as it is, with
+    a warning.
+
+    :param folder:
+        The student's folder; one that has exports is left alone.
+    :param trust_remote_code:
+        Run code that the student brings along.
+    """
+    if student_manifest(folder).exports:
+        return
+    try:
+        export_student(folder, precision="float32", trust_remote_code=trust_remote_code)
+    except ExportError as error:
+        logger.warning("The student is not exported, so it needs torch where it is served: %s", error)
 
 
 def _entry(file: str, precision: str, fingerprint: str) -> dict[str, Any]:
