@@ -42,9 +42,11 @@ def index_documents(
     :param prune:
         Delete every document of the index that `source` does not give.
     :param quantization:
-        How the index also keeps embeddings, see `QdrantEdgeDocumentStore`; None leaves an index as it is.
+        How the index also keeps embeddings, see `QdrantEdgeDocumentStore`; `none` for not at all. None takes an index
+        as it is, and for a new folder `turbo4`.
     :param storage:
-        How a folder's index keeps embeddings themselves, see there; None leaves an index as it is.
+        How a folder's index keeps embeddings themselves, see there. None takes an index as it is, and for a new folder
+        `float16`.
     :param sentences:
         Keep vectors of sentences as well, for the answerer.
     :param trust_remote_code:

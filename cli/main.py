@@ -328,13 +328,13 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument("--sparse", metavar="STUDENT", help="sparse student as well, for hybrid retrieval")
     index.add_argument(
         "--quantization",
-        choices=["int8", "binary", "turbo8", "turbo4", "turbo2"],
-        help="keep embeddings in a byte a dimension or less as well: faster searches in a large index",
+        choices=["none", "int8", "binary", "turbo8", "turbo4", "turbo2"],
+        help="keep embeddings in a byte a dimension or less as well, to search by; default: turbo4 for a new folder",
     )
     index.add_argument(
         "--storage",
         choices=["float32", "float16", "turbo8"],
-        help="how a folder keeps embeddings themselves; default: float32",
+        help="how a folder keeps embeddings themselves; default: float16 for a new one",
     )
     index.add_argument(
         "--no-sentences",

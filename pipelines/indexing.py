@@ -20,6 +20,7 @@ from haystack_integrations.components.retrievers.retort.qdrant_server import Ser
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from haystack_integrations.document_stores.retort.edge_documents import as_kept, to_point
+from haystack_integrations.document_stores.retort.shared_shard import index_exists
 from retort.pipelines.load import how_to_build, is_url, load_pipeline, missing_index, store_spec
 from retort.pipelines.shards import Shards
 from retort.students import (
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 BLOCK = 2048
 SERVER_WRITERS = 4  # requests to a server at once
+# Of a new folder: as fast and as exact as any, and smaller (docs/performance.md).
+NEW = {"quantization": "turbo4", "storage": "float16"}
 SPACES = (SPACE_STAMP, SPARSE_SPACE_STAMP)
 
 
@@ -102,9 +105,11 @@ def index_documents(
     :param prune:
         Delete every document of the index that is not among those read, nor of a file that could not be read.
     :param quantization:
-        How the index also keeps embeddings, see `QdrantEdgeDocumentStore`; None leaves an index as it is.
+        How the index also keeps embeddings, see `QdrantEdgeDocumentStore`; `none` for not at all. None takes an index
+        as it is, and for a new folder `turbo4`.
     :param storage:
-        How a folder's index keeps embeddings themselves, see there; None leaves an index as it is.
+        How a folder's index keeps embeddings themselves, see there. None takes an index as it is, and for a new folder
+        `float16`.
     :param sentences:
         Keep vectors of sentences as well, for the answerer: it answers sooner, and indexing takes twice as long.
     :param trust_remote_code:
@@ -122,6 +127,7 @@ def index_documents(
     name, store = _absolute(student), str(store)
     trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     dim = _dimension(name, **trust) if is_url(store) else None  # a folder takes that of the first embedding
+    quantization, storage = _kept(store, quantization, storage)
     places: dict[str, Any] = {"student": name, "index": store, "embedding_dim": dim, "quantization": quantization}
     places |= {"storage": storage, "sentences": sentences} | trust
 
@@ -197,6 +203,25 @@ def index_documents(
     index.close()
     pipeline.close()
     return count, len(stale)
+
+
+def _kept(store: str, quantization: str | None, storage: str | None) -> tuple[str | None, str | None]:
+    """Say how a store is to keep embeddings: as asked for, as it does, or as a new folder should."""
+    if is_url(store):
+        return (None if quantization == "none" else quantization), storage
+    if not index_exists(store):
+        quantization, storage = quantization or NEW["quantization"], storage or NEW["storage"]
+    elif quantization == "none":
+        found = QdrantEdgeDocumentStore(store)
+        kept = found.describe()["quantization"]
+        found.close()
+        if kept is not None:
+            msg = (
+                f"The index at {store} was built with quantization={kept!r}, not with none. Leave the parameter out to "
+                "take it as it is, or index into another folder."
+            )
+            raise DocumentStoreError(msg)
+    return (None if quantization == "none" else quantization), storage
 
 
 def _processes() -> Any:

@@ -171,7 +171,16 @@ class TestIndexAndAsk:
         with closing(QdrantEdgeDocumentStore(path=store, quantization="int8", storage="float16")) as found:
             assert found.count_documents() == 40
         assert "storage='float16', not" in fail(capsys, *command, "--store", store, "--storage", "turbo8")
-        assert "quantization=None" in fail(capsys, *command, "--store", indexed, "--quantization", "int8")
+        for other in ("none", "int8"):
+            told = fail(capsys, *command, "--store", indexed, "--quantization", other)
+            assert f"quantization='turbo4', not with {other if other == 'none' else repr(other)}" in told
+        plain = str(tmp_path / "plain")
+        for asked in (("--quantization", "none", "--storage", "float32"), ("--quantization", "none")):
+            assert say(capsys, *command, "--store", plain, *asked).startswith("40 documents")
+        for path, quantization, storage in ((indexed, "turbo4", "float16"), (plain, None, "float32")):
+            with closing(QdrantEdgeDocumentStore(path=path)) as found:
+                kept = found.describe()
+                assert (kept["quantization"], kept["storage"]) == (quantization, storage)
         url = "http://localhost:1/books"
         assert "a server keeps embeddings by" in fail(capsys, *command, "--store", url, "--storage", "turbo8")
 

@@ -361,7 +361,7 @@ def acquire(store: ShardUser, *, check: bool = True) -> SharedShard | None:
     """
     path = os.path.realpath(store.path)
     with OPEN_LOCK:
-        if not _index_exists(path):
+        if not index_exists(path):
             return None
         shard = _OPEN.get(path)
         if shard is None or not shard.is_current():
@@ -400,7 +400,7 @@ def _create_index(path: str, quantization: str | None) -> None:
             require_room(str(aside), ROOM_TO_WRITE)
             EdgeShard.create(str(aside), config).close()
     except OSError:
-        if not _index_exists(path):  # else somebody else was faster
+        if not index_exists(path):  # else somebody else was faster
             raise
 
 
@@ -453,7 +453,17 @@ def _close_unused(shard: SharedShard) -> None:
         shard.edge.close()
 
 
-def _index_exists(path: str) -> bool:
+def index_exists(path: str) -> bool:
+    """
+    Tell whether a folder is an index.
+
+    :param path:
+        The folder.
+    :returns:
+        Whether it is; false where there is nothing.
+    :raises DocumentStoreError:
+        If something else is there.
+    """
     occupied = os.path.exists(path) and (not os.path.isdir(path) or bool(os.listdir(path)))
     # Looked for second: somebody else may be moving an index here just now.
     if os.path.isfile(os.path.join(path, _CONFIG_FILE)):
