@@ -152,6 +152,16 @@ class TestChanged:
         np.testing.assert_array_equal(again, before)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_int8_vector_hangs_on_no_text_beside_it(exported, threads):
+    """Its numbers are rounded by the largest of a run, which in a batch may be another text's."""
+    student = Student.load(str(exported), precision="int8", threads=threads)
+    texts = ["the ship", "the bee is near the rose in the garden of the captain", "bread", "x " * 40]
+    alone = np.concatenate([student.encode_document([text]) for text in texts])
+    np.testing.assert_array_equal(student.encode_document(texts), alone)
+    np.testing.assert_array_equal(student.encode_document(texts[::-1])[::-1], alone)
+
+
 class TestAfterTraining:
     """`retort train` exports what it trained; test_cli.py has the command."""
 

@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,11 +49,25 @@ class ExportError(ValueError):
     """A model that cannot be exported, or an export that is not there or not of this model."""
 
 
+class _Sessions:
+    """A graph, open with all its threads for one text, and with a thread each for many beside each other."""
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        self.path = path
+        self.threads = threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+        self.one = _open_session(path, threads)
+
+    @cached_property
+    def each(self) -> InferenceSession:
+        """Opened by the first batch: a service that embeds queries alone needs none."""
+        return self.one if self.threads == 1 else _open_session(self.path, 1)
+
+
 class Graph:
     """
     A graph with its tokenizer.
 
-    Safe to use from several threads: nothing is set after the start.
+    Safe to use from several threads.
 
     :param folder:
         What `export_model` wrote, for both sides or one.
@@ -60,8 +77,11 @@ class Graph:
         Where texts are cut, special tokens included; None if they are not.
     :param threads:
         Threads of one call; None takes all cores.
-    :param session:
+    :param sessions:
         The graph, if it is open already: for the other side, which has its own prompt and length.
+    :param alone:
+        Run each text by itself, as many at a time as there are threads. int8 rounds by the largest number in a batch,
+        so that a vector would hang on the texts beside it.
     """
 
     def __init__(
@@ -70,12 +90,17 @@ class Graph:
         prompt: str,
         max_tokens: int | None,
         threads: int | None = None,
-        session: InferenceSession | None = None,
+        sessions: _Sessions | None = None,
+        *,
+        alone: bool = False,
     ) -> None:
         from tokenizers import Tokenizer
 
-        self.session = session or _open_session(folder / GRAPH, threads)
-        self.megabytes = 0.0 if session else (folder / GRAPH).stat().st_size / 1e6
+        self._alone = alone
+
+        self.sessions = sessions or _Sessions(folder / GRAPH, threads)
+        self.session = self.sessions.one
+        self.megabytes = 0.0 if sessions else (folder / GRAPH).stat().st_size / 1e6
         self._inputs = [i.name for i in self.session.get_inputs()]
         self._prompt = prompt
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
@@ -106,10 +131,19 @@ class Graph:
             # One call for many: the tokenizer spreads it over the cores.
             encoded = self._tokenizer.encode_batch_fast(prompted[start : start + TOKENISED])
             counts = np.array([len(e.ids) for e in encoded], dtype=np.int64)
+            if self._alone:
+                for row, found in enumerate(self._each(encoded), start):
+                    yield np.array([row]), found
+                continue
             for chunk in plan_chunks(counts, budget or CPU_TOKENS):
                 yield start + chunk, self._run([encoded[i] for i in chunk])
 
-    def _run(self, encoded: list[Any]) -> np.ndarray:
+    def _each(self, encoded: list[Any]) -> Iterator[np.ndarray]:
+        session = self.sessions.each
+        with ThreadPoolExecutor(self.sessions.threads) as pool:
+            yield from pool.map(lambda one: self._run([one], session), encoded)
+
+    def _run(self, encoded: list[Any], session: InferenceSession | None = None) -> np.ndarray:
         width = max([1, *(len(e.ids) for e in encoded)])
         ids = np.full((len(encoded), width), self._pad, dtype=np.int64)
         mask, types = np.zeros_like(ids), np.zeros_like(ids)
@@ -118,7 +152,7 @@ class Graph:
             mask[row, : len(e.ids)] = 1
             types[row, : len(e.ids)] = e.type_ids
         feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
-        found: np.ndarray = self.session.run(None, {name: feeds[name] for name in self._inputs})[0]
+        found: np.ndarray = (session or self.session).run(None, {name: feeds[name] for name in self._inputs})[0]
         return found
 
 
@@ -215,9 +249,10 @@ def open_export(
             f"`retort export {student} --precision {precision}`."
         )
         raise ExportError(msg)
+    alone = precision == "int8"
     if manifest.kind == "ranker":
-        return GraphScorer(Graph(folder, manifest.prompts["pair"], manifest.max_tokens["pair"], threads))
-    session: InferenceSession | None = None
+        return GraphScorer(Graph(folder, manifest.prompts["pair"], manifest.max_tokens["pair"], threads, alone=alone))
+    sessions: _Sessions | None = None
     static: StaticEncoder | None = None
     found: dict[Side, GraphEncoder | StaticEncoder] = {}
     remote = (folder / "query").is_dir() and not (folder / "document").is_dir()
@@ -228,8 +263,8 @@ def open_export(
             static = static if own == folder and static else StaticEncoder.load(own)
             found[side] = static.with_prompt(prompt)
             continue
-        graph = Graph(own, prompt, limit, threads, session)
-        session = graph.session if own == folder else None  # one copy of the weights for both sides
+        graph = Graph(own, prompt, limit, threads, sessions, alone=alone)
+        sessions = graph.sessions if own == folder else None  # one copy of the weights for both sides
         found[side] = GraphEncoder(graph, manifest.dim, sparse=manifest.kind == "sparse")
     return found
 
