@@ -196,6 +196,7 @@ class TestOfAnAPI:
 
     def test_an_embedder_is_needed(self, made, asymmetric, capsys):
         _, student, embedder, folder = made
+        (folder / "index").mkdir(exist_ok=True)
         with pytest.raises(SystemExit):
             main(["stamp", str(folder / "index"), "--student", student])
         said = capsys.readouterr().err
