@@ -120,8 +120,7 @@ def train(
         Calls of remote teachers, at most; then it stops, keeping what came, and goes on when it is resumed. None: any
         number.
     :param export:
-        Export the student as ONNX in float32, so that it is served without torch; `export_student` makes it faster, and
-        measures.
+        Export the student as ONNX in float32: it is served without torch, and by default on CPUs.
     :returns:
         The student; `student.manifest.metrics` says how good it is.
     :raises RecipeError:

@@ -319,7 +319,8 @@ class TestTrain:
         assert "10 queries, 40 documents" in out
         student = tmp_path / "run" / "a" / "student"
         [made] = Manifest.read(student).exports
-        assert (made["file"], made["ndcg"]) == ("onnx/float32", None)  # not measured, so not chosen
+        assert (made["file"], made["ndcg"], made["chosen"]) == ("onnx/float32", None, True)
+        assert Student.load(str(student)).form == Student.load(str(student), backend="onnx", precision="float32").form
         text = ["the ship is near the harbour"]
         vectors = [Student.load(str(student), backend=name).encode_query(text) for name in ("torch", "onnx")]
         np.testing.assert_allclose(*vectors, atol=1e-5)

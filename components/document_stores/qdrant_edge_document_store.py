@@ -628,7 +628,8 @@ class QdrantEdgeDocumentStore:
                 quantized = QuantizationSearchParams(
                     ignore=bool(ignore_quantization),
                     rescore=True if rescore is None else rescore,
-                    oversampling=oversampling or _OVERSAMPLING[shard.quantization],
+                    oversampling=oversampling
+                    or _OVERSAMPLING.get(shard.quantization, 2.0),  # an index may be made elsewhere
                 )
             request = partial(
                 QueryRequest,

@@ -342,7 +342,7 @@ class SharedShard:
 def _quantization(config: dict[str, Any]) -> str | None:
     """Name what the engine wrote of a quantisation: `{"turbo": {"bits": "bits4", ...}}` is `turbo4`."""
     if "turbo" in config:
-        return f"turbo{config['turbo']['bits'].removeprefix('bits')}"
+        return f"turbo{config['turbo'].get('bits', '').removeprefix('bits')}"
     return next((name for key, name in (("scalar", "int8"), ("binary", "binary")) if key in config), None)
 
 

@@ -114,10 +114,10 @@ def export_student(
 
 def export_to_serve(folder: Path, *, trust_remote_code: bool = False) -> None:
     """
-    Export a student in float32, unmeasured, so that it is served where torch is not installed.
+    Export a student in float32, so that it is served where torch is not installed, and on CPUs wherever nothing is set.
 
-    Where torch is, it goes on running until `export_student` has measured. What cannot be exported stays as it is, with
-    a warning.
+    Nothing is measured: the graph gives the model's vectors, which is checked as it is made. `export_student` finds out
+    whether another form is faster. What cannot be exported stays as it is, with a warning.
 
     :param folder:
         The student's folder; one that has exports is left alone.
@@ -127,9 +127,11 @@ def export_to_serve(folder: Path, *, trust_remote_code: bool = False) -> None:
     if student_manifest(folder).exports:
         return
     try:
-        export_student(folder, precision="float32", trust_remote_code=trust_remote_code)
+        [made] = export_student(folder, precision="float32", trust_remote_code=trust_remote_code)
     except ExportError as error:
         logger.warning("The student is not exported, so it needs torch where it is served: %s", error)
+        return
+    replace(student_manifest(folder), exports=[made | {"chosen": True}]).write(folder)
 
 
 def _entry(file: str, precision: str, fingerprint: str) -> dict[str, Any]:
