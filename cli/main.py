@@ -340,7 +340,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--no-sentences",
         dest="sentences",
         action="store_false",
-        help="keep no vectors of sentences: half the time and two thirds of the size, but each answer embeds its own",
+        help="keep no vectors of sentences: less than half of the time and two thirds of the size, but slower answers",
     )
     index.add_argument(
         "--prune", action="store_true", help="delete every document of the index that --documents does not give"

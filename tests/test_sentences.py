@@ -101,6 +101,25 @@ class TestAnswers:
         )
         assert not any(SENTENCES_STAMP in document.meta for document in kept[3:])
 
+    @pytest.mark.parametrize(
+        ("options", "times"), [({}, 1), ({"prefix": "about "}, 2), ({"meta_fields_to_embed": []}, 2)]
+    )
+    def test_a_text_that_was_embedded_is_not_embedded_again(self, kept, tiny_student, monkeypatch, options, times):
+        """The document itself is the passage, if the model saw it alike: else the passage is another text."""
+        seen, real = [], Student.encode_document
+
+        def encode(self, texts, **rest):
+            seen.extend(texts)
+            return real(self, texts, **rest)
+
+        monkeypatch.setattr(Student, "encode_document", encode)
+        document = Document(id="sea", content=SEA, meta={"title": "sea"})
+        embedder = StudentDocumentEmbedder(model=tiny_student, sentences=True, progress_bar=False, **options)
+        found = embedder.run([document, replace(document, id="again")])["documents"]
+        assert sum(SEA in text for text in seen) == 2 + times - 1
+        assert seen.count("sea The ship is near the harbour.") == 1
+        assert {d.meta[SENTENCES_STAMP] for d in found} == {kept[0].meta[SENTENCES_STAMP]}
+
     def test_the_same_answers_without_embedding_a_text(self, kept, tiny_student, monkeypatch):
         bare = [replace(d, meta={k: v for k, v in d.meta.items() if k != SENTENCES_STAMP}) for d in kept]
         answerer = ExtractiveAnswerer(model=tiny_student, score_threshold=-1.0, top_k=9)
