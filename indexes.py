@@ -42,11 +42,9 @@ def index_documents(
     :param prune:
         Delete every document of the index that `source` does not give.
     :param quantization:
-        How the index also keeps embeddings, see `QdrantEdgeDocumentStore`; `none` for not at all. None takes an index
-        as it is, and for a new folder `turbo4`.
+        How the index also keeps embeddings, as there.
     :param storage:
-        How a folder's index keeps embeddings themselves, see there. None takes an index as it is, and for a new folder
-        `float16`.
+        How a folder's index keeps embeddings themselves, as there.
     :param sentences:
         Keep vectors of sentences as well, for the answerer.
     :param trust_remote_code:

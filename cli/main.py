@@ -340,7 +340,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--no-sentences",
         dest="sentences",
         action="store_false",
-        help="keep no vectors of sentences: less than half of the time and two thirds of the size, but slower answers",
+        help="keep no vectors of sentences: indexing is sooner done, the index smaller, answers slower",
     )
     index.add_argument(
         "--prune", action="store_true", help="delete every document of the index that --documents does not give"

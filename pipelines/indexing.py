@@ -111,8 +111,7 @@ def index_documents(
         How a folder's index keeps embeddings themselves, see there. None takes an index as it is, and for a new folder
         `float16`.
     :param sentences:
-        Keep vectors of sentences as well, for the answerer: it answers sooner, embedding takes two to three times as
-        long.
+        Keep vectors of sentences as well, for the answerer: it answers sooner, and indexing takes longer.
     :param trust_remote_code:
         Run code that the students bring along.
     :param on_error:

@@ -122,7 +122,7 @@ class QdrantEdgeDocumentStore:
             with; `None` takes it as it is.
         :param storage:
             How embeddings themselves are kept: in four bytes a dimension (`float32`), in two (`float16`), or in one
-            (`turbo8`: what is returned is as near as a cosine of .9999). `None` takes an index as it is, and builds a
+            (`turbo8`: a cosine of .9998 or more to what was written). `None` takes an index as it is, and builds a
             new one with `float32`.
         :param recreate_index:
             Whether the first writing empties the index, whatever embeddings it was built for. Reading does not.

@@ -109,7 +109,7 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
             What stands between them; Haystack's is a line break.
         :param sentences:
             Embed passages and sentences as well, and keep their vectors in the metadata, by which `ExtractiveAnswerer`
-            answers without embedding them for each question. It takes two to three times as long.
+            answers without embedding them for each question. It takes longer, as each sentence is read with its title.
         :param progress_bar:
             Show a bar, in a terminal.
         :param revision:
