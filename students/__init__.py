@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a student is: folder, manifest, hashes, encoding."""
 
-from retort.students.backends.onnx import ExportError
+from retort.students.backends.sessions import ExportError
 from retort.students.files import DamagedFileError
 from retort.students.handle import StudentHandle, read_space
 from retort.students.loading import PrecisionError, RemoteCodeError
@@ -27,9 +27,12 @@ VIEW_OF = "_retort_view_of"
 # The folder that a passage was read from, and the file in it. Documents of a BEIR folder have neither.
 ROOT_STAMP = "_retort_root"
 FILE_STAMP = "_retort_file"
+# The image that a document is: `root`, a folder; `file`, its path there; `item`, the key of its bytes in hexadecimal.
+IMAGE_STAMP = "_retort_image"
 
 __all__ = [
     "FILE_STAMP",
+    "IMAGE_STAMP",
     "ROOT_STAMP",
     "SENTENCES_STAMP",
     "SPACE_STAMP",

@@ -82,12 +82,18 @@ _EMBEDDER_YAML = _component("embedder", "embedders.retort.student_text_embedder.
 _VIEWS = "embedders.retort.student_multi_view_document_embedder.StudentMultiViewDocumentEmbedder"
 # What kinds have of their own; the others are used alike.
 _TASKS = {"ranker": "text-ranking", "sparse": "feature-extraction"}
-_TITLES = {"ranker": "A student that ranks", "multi_view": "A student of several views"}
+_IMAGES = "embedders.retort.student_document_image_embedder.StudentDocumentImageEmbedder"
+_TITLES = {
+    "ranker": "A student that ranks",
+    "multi_view": "A student of several views",
+    "image_text": "A student that finds pictures by texts",
+}
 _YAML = {
     "ranker": _component("ranker", "rankers.retort.student_ranker.StudentRanker", ", top_k: 10"),
     "sparse": _component("embedder", "embedders.retort.student_sparse_text_embedder.StudentSparseTextEmbedder"),
     # `questions`: where in a document's metadata they are.
     "multi_view": [*_EMBEDDER_YAML, *_component("document_embedder", _VIEWS, ", questions_field: questions")],
+    "image_text": [*_EMBEDDER_YAML, *_component("document_embedder", _IMAGES, ", file_path_meta_field: file_path")],
 }
 _PYTHON = {
     "ranker": [
@@ -97,6 +103,14 @@ _PYTHON = {
         'scores = model.predict([("a query", "a document")])',
     ],
     "sparse": _embedder_python("SparseEncoder"),
+    "image_text": [
+        "from PIL import Image",
+        "from sentence_transformers import SentenceTransformer",
+        "",
+        'model = SentenceTransformer("path/to/this/folder")',
+        'queries, pictures = model.encode_query(["..."]), model.encode_document([Image.open("picture.png")])',
+        "scores = model.similarity(queries, pictures)",
+    ],
 }
 
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from retort.students.images import ImageError, image_rows, of_images, open_image
 from retort.students.layers import captured, evaluating, layers_of
 from retort.students.pieces import PIECES, piece_encoder
-from retort.students.towers import SIDES, Side, max_tokens, prompt_for, route
+from retort.students.towers import SIDES, Side, max_tokens, prompt_for, reads_images, route
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 Chunks = Iterable[tuple[np.ndarray, np.ndarray]]  # rows, and their values
 TokenIds = tuple[int, ...]  # of a text, special tokens among them; models take them as they are
-Texts = Sequence[str] | Sequence[TokenIds]
+Texts = Sequence[str] | Sequence[TokenIds]  # an `ImageFile` among strings is an image
 
 CPU_TOKENS = 1024  # small chunks stay in cache; 8 texts of 128 tokens beat 32 on the CPUs tried
 CPU_TRAINING_TOKENS = 2048  # 1024 and 4096 took 1.1 and 1.4 times as long a step in bf16
@@ -45,15 +46,17 @@ def token_counts(model: BaseModel, texts: Texts, side: Side, prompt: str | None 
     :param model:
         The model; one without a transformers tokenizer counts characters instead, which sorts as well.
     :param texts:
-        `n` texts, or token ids.
+        `n` texts, or token ids, or images.
     :param side:
         `query` or `document`.
     :param prompt:
         Put before each text; None is the model's own for this side.
     :returns:
-        `[n]` integers.
+        `[n]` integers; of images how many patches each is cut into.
     """
-    tokenizer = getattr(route(model, side)[0], "tokenizer", None)
+    if of_images(texts):
+        return np.full(len(texts), image_patches(route(model, side, "image")[0]), dtype=np.int64)
+    tokenizer = getattr(route(model, side, "text")[0], "tokenizer", None)
     if tokenizer is None or hasattr(tokenizer, "encode_batch") or holds_token_ids(texts):
         return np.array([len(text) for text in texts], dtype=np.int64)
     prompt = prompt_for(model, side) if prompt is None else prompt
@@ -64,6 +67,16 @@ def token_counts(model: BaseModel, texts: Texts, side: Side, prompt: str | None 
         ids = tokenizer(part, truncation=limit is not None, max_length=limit, verbose=False)["input_ids"]
         counts[start : start + len(part)] = [len(row) for row in ids]
     return counts
+
+
+def image_patches(module: Any) -> int:
+    """Count the patches that a model's first module cuts an image into; 1 where its configuration does not say."""
+    config = getattr(module, "config", None)
+    vision = getattr(config, "vision_config", config)
+    size, patch = (getattr(vision, name, None) for name in ("image_size", "patch_size"))
+    if not isinstance(size, int) or not isinstance(patch, int):
+        return 1
+    return max(1, (size // patch) ** 2)
 
 
 def plan_chunks(counts: np.ndarray, budget: int) -> list[np.ndarray]:
@@ -96,15 +109,32 @@ def model_inputs(model: BaseModel, texts: Texts, side: Side, prompt: str | None 
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
+    if of_images(texts):
+        if not reads_images(model):
+            msg = f"{texts[0]} is an image, and the model reads text alone. Take one that reads images."
+            raise ImageError(msg)
+        return model.preprocess([open_image(str(image)) for image in texts], task=side)
     if not holds_token_ids(texts):
         prompt = prompt_for(model, side) if prompt is None else prompt
+        if reads_images(model):
+            return _text_inputs(model, [str(text) for text in texts], side, prompt or None)
         return model.preprocess(list(texts), prompt=prompt or None, task=side)
     rows = [torch.tensor(ids) for ids in texts]
-    padding = route(model, side)[0].tokenizer.pad_token_id
+    padding = route(model, side, "text")[0].tokenizer.pad_token_id
     return {
         "input_ids": pad_sequence(rows, batch_first=True, padding_value=padding),
         "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
     }
+
+
+def _text_inputs(model: BaseModel, texts: list[str], side: Side, prompt: str | None) -> dict[str, Any]:
+    """Give a model that reads images texts as texts: one that names an image's file or address would be opened."""
+    from sentence_transformers.base.modules import Router
+
+    first: Any = model[0]
+    if isinstance(first, Router):
+        return first.preprocess(texts, prompt=prompt, task=side, modality="text")
+    return model.preprocess([{"text": text} for text in texts], prompt=prompt, task=side)
 
 
 def holds_token_ids(texts: Texts) -> bool:
@@ -140,7 +170,7 @@ def _forward_parts(
     import torch
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    modules = route(model, side)
+    modules = route(model, side, "image" if of_images(texts) else "text")
     parts: dict[str, torch.Tensor] = {}
     with (
         captured(layers_of(modules[0].model) if layers else torch.nn.ModuleList(), layers) as states,
@@ -256,6 +286,13 @@ def _planned(
     model: SentenceTransformer, texts: Texts, side: Side, budget: int | None, prompt: str | None = None
 ) -> Iterator[tuple[np.ndarray, Any]]:
     """Cut texts into chunks: pairs of their rows and texts."""
+    images = image_rows(texts)
+    if images.any() and not images.all():  # no chunk holds both
+        for rows in (np.flatnonzero(images), np.flatnonzero(~images)):
+            own: Any = [texts[int(i)] for i in rows]
+            for chunk, part in _planned(model, own, side, budget, prompt):
+                yield rows[chunk], part
+        return
     # A single query has nothing to sort, so it is not tokenised twice.
     counts = np.zeros(1, dtype=np.int64) if len(texts) == 1 else token_counts(model, texts, side, prompt)
     for chunk in plan_chunks(counts, budget or default_budget(model)):

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the core install leaves out: it serves exported students; the extra `train` brings what training needs."""
 
+IMAGES = "pip install 'retort-haystack[images]'"
 TRAIN = "pip install 'retort-haystack[train]'"
 TRAINING = frozenset(
     {
@@ -13,6 +14,8 @@ TRAINING = frozenset(
 
 
 def missing(error: ModuleNotFoundError, what: str) -> str | None:
-    """Say in one line how to install what is missing; None if it is not of the extra `train`."""
+    """Say in one line how to install what is missing; None if it is not of the extras `train` and `images`."""
     name = (error.name or "").partition(".")[0]
+    if name == "PIL":
+        return f"{what} needs Pillow: {IMAGES}"
     return f"{what} needs {name}: {TRAIN}" if name in TRAINING else None

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from retort.students.adapters import merge_adapters
+from retort.students.images import image_processor
 from retort.students.scoring import is_ranker, pair_prompt
 from retort.students.towers import Side, max_tokens, prompt_for, route
 
@@ -31,9 +32,22 @@ _NOT_SEMANTIC = {
     "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout", "embd_pdrop",
 }  # fmt: skip
 
+# What an image processor does to an image.
+_IMAGE_SETTINGS = {
+    "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
+    "image_mean", "image_std", "do_convert_rgb", "do_pad", "size_divisor",
+}  # fmt: skip
 
-def space_of(model: SentenceTransformer) -> str:
-    """Hash the document side's weights, tokenizer, pooling, prompt and length: what decides an index's vectors."""
+
+def space_of(model: SentenceTransformer, *, images: bool = True) -> str:
+    """
+    Hash the document side's weights, tokenizer, pooling, prompt and length: what decides an index's vectors.
+
+    :param model:
+        The model.
+    :param images:
+        Whether how it prepares images counts, of a model that reads them; earlier versions took such for text alone.
+    """
     from retort.students.modules.remote import RemoteDocuments
 
     first = route(model, "document")[0]
@@ -43,7 +57,7 @@ def space_of(model: SentenceTransformer) -> str:
             raise ValueError(msg)
         return remote_space(**first.source)
     model = merge_adapters(model)
-    return _digest(route(model, "document"), {"sides": {"document": _side(model, "document")}})
+    return _digest(route(model, "document"), {"sides": {"document": _side(model, "document", images=images)}})
 
 
 def remote_space(
@@ -89,14 +103,23 @@ def remote_space(
     return hash_text(canonical_json(described | more))
 
 
-def fingerprint_of(model: SentenceTransformer | CrossEncoder, *, backend: str = "torch") -> str:
-    """Hash everything that decides what this exact artefact computes, on both sides (of a ranker: for a pair)."""
+def fingerprint_of(model: SentenceTransformer | CrossEncoder, *, backend: str = "torch", images: bool = True) -> str:
+    """
+    Hash everything that decides what this exact artefact computes, on both sides (of a ranker: for a pair).
+
+    :param model:
+        The model.
+    :param backend:
+        What runs it.
+    :param images:
+        As of `space_of`.
+    """
     model = merge_adapters(model)
     if is_ranker(model):
         pair = {"prompt": pair_prompt(model), "max_tokens": model.max_seq_length}
         config = {"backend": backend, "pair": {**pair, "modules": [_semantics(module) for module in model.children()]}}
         return _digest(list(model.children()), config)
-    sides = {side: _side(model, side) for side in ("query", "document")}
+    sides = {side: _side(model, side, images=images) for side in ("query", "document")}
     similarity = model.similarity_fn_name
     return _digest(list(model.children()), {"backend": backend, "sides": sides, "similarity": similarity})
 
@@ -111,11 +134,11 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
 
 
-def _side(model: SentenceTransformer, side: Side) -> dict[str, Any]:
+def _side(model: SentenceTransformer, side: Side, *, images: bool = True) -> dict[str, Any]:
     return {
         "prompt": prompt_for(model, side),
         "max_tokens": max_tokens(model, side),
-        "modules": [_semantics(module) for module in route(model, side)],
+        "modules": [_semantics(module, images=images) for module in route(model, side)],
     }
 
 
@@ -137,8 +160,10 @@ def hash_tensors(tensors: Mapping[str, Any], text: str = "") -> str:
     return digest.hexdigest()
 
 
-def _semantics(module: Any) -> dict[str, Any]:
+def _semantics(module: Any, *, images: bool = True) -> dict[str, Any]:
     from sentence_transformers.base.modules import Transformer
+
+    from retort.students.modules.fusion import FusionScorer, TowerFusion
 
     found: dict[str, Any] = {"class": type(module).__name__}
     if isinstance(module, Transformer):
@@ -146,9 +171,17 @@ def _semantics(module: Any) -> dict[str, Any]:
         found["task"] = module.transformer_task
     elif hasattr(module, "get_config_dict"):
         found["config"] = _clean(module.get_config_dict())
+    if isinstance(module, FusionScorer):
+        found["model"] = _clean(module.config.to_dict())
+    if isinstance(module, TowerFusion):
+        found["towers"] = {side: _side(module.towers, side) for side in ("query", "document")}
     tokenizer = getattr(module, "tokenizer", None)
     if tokenizer is not None:
         found["tokenizer"] = hash_text(_tokenizer_json(tokenizer))
+    if images and "image" in getattr(module, "modalities", ()) and (pictures := image_processor(module)) is not None:
+        # Not its class, nor what the run of it needs: a machine with torchvision has another, which does the same.
+        settings = pictures.to_dict()
+        found["images"] = {name: settings[name] for name in sorted(_IMAGE_SETTINGS & settings.keys())}
     return found
 
 

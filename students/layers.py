@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Where an architecture keeps its stack of equal layers, and which configuration field counts them.
 _LAYERS = {
     **dict.fromkeys(
-        ["bert", "roberta", "xlm-roberta", "camembert", "electra", "mpnet", "deberta-v2", "ernie"],
+        ["bert", "roberta", "xlm-roberta", "camembert", "electra", "mpnet", "deberta-v2", "ernie", "vilt"],
         ("encoder.layer", "num_hidden_layers"),
     ),
     "distilbert": ("transformer.layer", "n_layers"),

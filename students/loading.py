@@ -40,6 +40,8 @@ OWN_MODULES = frozenset(
     {
         "retort.students.modules.counted.CountedEmbedding",
         "retort.students.counted.CountedEmbedding",
+        "retort.students.modules.fusion.FusionScorer",
+        "retort.students.modules.fusion.TowerFusion",
         "retort.students.modules.heads.Heads",
         "retort.students.modules.heads.ScoreHeads",
         REMOTE_DOCUMENTS,

@@ -16,6 +16,7 @@ from retort.students.backends.onnx import GraphScorer
 from retort.students.manifest import Manifest, ManifestError
 from retort.students.scoring import Pair, score_numpy
 from retort.students.student import LoadedModel
+from retort.students.towers import reads_images
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
@@ -79,8 +80,8 @@ class Ranker(LoadedModel["CrossEncoder"]):
         # Any encoder loads as a cross-encoder, with a head of random weights; a trained one's class is named, such as
         # `BertForSequenceClassification`.
         config: Any = loaded.config
-        # One of several modules has its head apart.
-        trained = len(loaded) > 1 or any("For" in name for name in config.architectures or [])
+        # One of several modules, or of a module of ours, has its own head.
+        trained = len(loaded) > 1 or reads_images(loaded) or any("For" in name for name in config.architectures or [])
         cls._refuse_other_kind(manifest.kind if trained else "", model)
         if loaded.num_labels != 1:
             msg = f"{model} gives {loaded.num_labels} scores a pair; a ranker gives one."

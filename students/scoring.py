@@ -19,20 +19,23 @@ from retort.students.encoding import (
     TOKENISED,
     collect,
     default_budget,
+    image_patches,
     in_order,
     layer_entry,
     on_device,
     plan_chunks,
     recomputed,
 )
+from retort.students.images import ImageError, ImageFile, image_rows, open_image
 from retort.students.layers import captured, evaluating, head_scores, layers_of
+from retort.students.towers import reads_images
 
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import CrossEncoder
     from typing_extensions import TypeIs
 
-Pair = tuple[str, str]
+Pair = tuple[str, str]  # a text and an image (`ImageFile`) of a ranker that reads both
 SCORES = "scores"  # among what `score_chunks` gives
 
 
@@ -50,6 +53,10 @@ def pair_prompt(model: CrossEncoder) -> str:
 
 def pair_token_counts(model: CrossEncoder, pairs: Sequence[Pair]) -> np.ndarray:
     """Count the tokens `[n]` of each pair after truncation."""
+    if image_rows(item for pair in pairs for item in pair).any():
+        words = [next((str(item) for item in pair if not isinstance(item, ImageFile)), "") for pair in pairs]
+        ids = model.tokenizer(words, truncation=True, max_length=model.max_seq_length, verbose=False)["input_ids"]
+        return np.array([len(row) for row in ids], dtype=np.int64) + image_patches(model[0])
     prompt, limit = pair_prompt(model), model.max_seq_length
     options = {"truncation": limit is not None, "max_length": limit, "verbose": False}
     counts = np.empty(len(pairs), dtype=np.int64)
@@ -90,13 +97,27 @@ def score_chunks(
     :raises ValueError:
         If no module of the model gives a view.
     """
+    from sentence_transformers.base.modules import Transformer
+
+    images = [item for pair in pairs for item in pair if isinstance(item, ImageFile)]
+    if images and not reads_images(model):
+        msg = f"{images[0]} is an image, and the ranker reads text alone. Take one that reads images."
+        raise ImageError(msg)
+    foreign = reads_images(model) and isinstance(model[0], Transformer)
     for chunk in plan_chunks(pair_token_counts(model, pairs), budget or default_budget(model)):
 
         def run(part: tuple[Pair, ...] = tuple(pairs[i] for i in chunk)) -> dict[str, torch.Tensor]:
-            features = on_device(model, model.preprocess(list(part), prompt=pair_prompt(model) or None))
+            read = [told_apart(pair) for pair in part] if foreign else list(part)
+            features = on_device(model, model.preprocess(read, prompt=pair_prompt(model) or None))
             return _forward_parts(model, features, layers, views)
 
         yield chunk, recomputed(run) if recompute else run()
+
+
+def told_apart(pair: Pair) -> tuple[Any, Any]:
+    """Say what both of a pair are: sentence-transformers would open a text that names an image's file or address."""
+    first, second = ({"image": open_image(i)} if isinstance(i, ImageFile) else {"text": i} for i in pair)
+    return first, second
 
 
 def _forward_parts(

@@ -15,13 +15,15 @@ import numpy as np
 
 from retort.students.adapters import merge_adapters
 from retort.students.backends.exports import Backend, check_form, choose, export_precision
+from retort.students.backends.images import ImageGraphEncoder
 from retort.students.backends.onnx import ExportError, open_export
 from retort.students.backends.static import static_encoder
 from retort.students.backends.torch import TorchEncoder
 from retort.students.card import model_card
-from retort.students.encoding import encode_numpy, settle_dimension
+from retort.students.encoding import encode_numpy, image_patches, settle_dimension
 from retort.students.files import replace_folder, resolve_model
 from retort.students.hashing import canonical_json, fingerprint_of, hash_text, space_of
+from retort.students.images import ImageError, ImageFile, image_rows
 from retort.students.layers import note_word_weights
 from retort.students.loading import (
     Kwargs,
@@ -37,7 +39,16 @@ from retort.students.manifest import MANIFEST_FILE, QUERIES_ONLY, Manifest, Mani
 from retort.students.prompts import warn_of_missing
 from retort.students.redaction import redacted
 from retort.students.scoring import is_ranker, pair_prompt
-from retort.students.towers import SIDES, Side, max_tokens, prompt_for, set_max_tokens
+from retort.students.towers import (
+    SIDES,
+    Side,
+    has_image_tower,
+    max_tokens,
+    prompt_for,
+    reads_images,
+    route,
+    set_max_tokens,
+)
 from retort.students.views import PlainTokenizer, ViewRule, room_of
 
 if TYPE_CHECKING:
@@ -68,19 +79,25 @@ def build_manifest(model: SentenceTransformer | CrossEncoder, **provenance: Any)
     }
     if not is_ranker(model):
         settle_dimension(model)
-    described = _describe_ranker(model) if is_ranker(model) else _describe_embedder(model)
-    if (kind := provenance.pop("kind", None)) is not None:
+    kind = provenance.pop("kind", None)
+    images = kind in {None, "image_text", "ranker"}
+    described = _describe_ranker(model) if is_ranker(model) else _describe_embedder(model, images=images)
+    if kind is not None:
         described["kind"] = kind
-    return Manifest(**described, fingerprint=fingerprint_of(model), versions=versions, **redacted(provenance))
+    return Manifest(
+        **described, fingerprint=fingerprint_of(model, images=images), versions=versions, **redacted(provenance)
+    )
 
 
-def _describe_embedder(model: SentenceTransformer) -> dict[str, Any]:
+def _describe_embedder(model: SentenceTransformer, *, images: bool = True) -> dict[str, Any]:
     from sentence_transformers import SparseEncoder
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     return {
         "kind": "sparse"
         if isinstance(model, SparseEncoder)
+        else "image_text"
+        if reads_images(model)
         else "static"
         if isinstance(model[0], StaticEmbedding)
         else "dense",
@@ -88,7 +105,7 @@ def _describe_embedder(model: SentenceTransformer) -> dict[str, Any]:
         "similarity": model.similarity_fn_name,
         "prompts": {side: prompt_for(model, side) for side in SIDES},
         "max_tokens": {side: max_tokens(model, side) for side in SIDES},
-        "space": space_of(model),
+        "space": space_of(model, images=images),
     }
 
 
@@ -242,7 +259,7 @@ class Student(LoadedModel["SentenceTransformer"]):
     ```
     """
 
-    kinds: tuple[str, ...] = ("dense", "static", "multi_view")
+    kinds: tuple[str, ...] = ("dense", "static", "multi_view", "image_text")
 
     def __init__(
         self,
@@ -379,6 +396,13 @@ class Student(LoadedModel["SentenceTransformer"]):
         return self.manifest.dim
 
     @property
+    def takes_text_documents(self) -> bool:
+        """Whether documents may be texts: not where images have a tower of their own, or an export is for images."""
+        if self.manifest.kind != "image_text":
+            return True
+        return self._model is not None and not has_image_tower(self._model)
+
+    @property
     def space(self) -> str:
         """Hash of the document side (see `retort.students.hashing`)."""
         return self.manifest.space
@@ -394,6 +418,14 @@ class Student(LoadedModel["SentenceTransformer"]):
         if self._model is not None:
             return sum(p.numel() * p.element_size() for p in self._model.parameters()) / 1e6
         return sum(encoder.megabytes for encoder in self._encoders.values())
+
+    @property
+    def image_tokens(self) -> int:
+        """Patches that it cuts an image into, which count as `tokens_per_chunk`; 1 where that is not known."""
+        encoder = self._encoders["document"]
+        if isinstance(encoder, ImageGraphEncoder):
+            return encoder.preparation.patches
+        return image_patches(route(self.model, "document", "image")[0])
 
     def encode_query(self, texts: Sequence[str], **options: Any) -> np.ndarray:
         """Encode queries: `[n, dim]` float32. Options as in `encode`."""
@@ -443,7 +475,7 @@ class Student(LoadedModel["SentenceTransformer"]):
         Encode texts in token-sorted chunks.
 
         :param texts:
-            `n` texts, in any order.
+            `n` texts, in any order; of a student that reads images, those as `ImageFile`.
         :param side:
             `query` or `document`: chooses prompt, length and, in a Router, the tower.
         :param tokens_per_chunk:
@@ -459,6 +491,9 @@ class Student(LoadedModel["SentenceTransformer"]):
             raise ManifestError(QUERIES_ONLY)
         if prompt is None and not self.manifest.prompts[side]:
             warn_of_missing(self.name, side)
+        if self.manifest.kind != "image_text" and image_rows(texts).any():
+            msg = f"{self.name} reads text alone, and {next(t for t in texts if isinstance(t, ImageFile))} is an image."
+            raise ImageError(msg)
         vectors: np.ndarray = self._encoders[side].encode(
             texts, budget=tokens_per_chunk, progress=progress, prompt=prompt
         )
@@ -521,7 +556,8 @@ def verified(loaded: SentenceTransformer | CrossEncoder, model: str, *, changed:
         return manifest  # the caller says what is wrong with its kind
     if changed:
         return build_manifest(loaded, kind=manifest.kind, views=manifest.views)
-    found = build_manifest(loaded)
+    # One that reads images, saved as a student of texts, is what it was.
+    found = build_manifest(loaded, **({"kind": manifest.kind} if reads_images(loaded) else {}))
     if (found.space, found.fingerprint) != (manifest.space, manifest.fingerprint):
         msg = (
             f"{folder}: the model does not match its {MANIFEST_FILE}: weights, tokenizer, prompts or lengths were "

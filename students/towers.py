@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sentence_transformers.base.model import BaseModel
 
 Side = Literal["query", "document"]
+Modality = Literal["text", "image"]
 SIDES: tuple[Side, Side] = ("query", "document")
 
 _FEWEST_TOKENS = 3  # two special ones and a word
@@ -20,15 +21,45 @@ _FEWEST_TOKENS = 3  # two special ones and a word
 _PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
-def route(model: BaseModel, side: Side) -> list[Any]:
-    """List the modules that a text of this side passes, a Router's tower unfolded."""
+def reads_images(model: BaseModel) -> bool:
+    """Tell a model that places images and texts in one space from one that reads texts alone."""
+    return "image" in model.modalities
+
+
+def modality_of(model: BaseModel, side: Side) -> Modality:
+    """Say what a side is made for: where images have a tower of their own, the document side is theirs."""
+    return "image" if side == "document" and has_image_tower(model) else "text"
+
+
+def has_image_tower(model: BaseModel) -> bool:
+    """Tell a model that sends images through other modules than texts; of CLIP's kind one module reads both."""
     from sentence_transformers.base.modules import Router
+
+    if not reads_images(model) or not isinstance(model[0], Router):
+        return False
+    return route(model, "document", "image")[0] is not route(model, "document", "text")[0]
+
+
+def route(model: BaseModel, side: Side, modality: Modality | None = None) -> list[Any]:
+    """
+    List the modules that an item of this side passes, a Router's tower unfolded.
+
+    :param model:
+        The model.
+    :param side:
+        The side.
+    :param modality:
+        What the item is; None: what the side is made for (`modality_of`).
+    """
+    from sentence_transformers.base.modules import Router
+
+    modality = modality or modality_of(model, side)
 
     modules: list[Any] = []
     for module in model.children():
         if isinstance(module, Router):
             # The one private name of sentence-transformers that we use; a test compares towers with encode_query.
-            name = module._resolve_route_name(task=side, modality="text") or module.default_route
+            name = module._resolve_route_name(task=side, modality=modality) or module.default_route
             modules.extend(module.sub_modules[str(name)].children())
         else:
             modules.append(module)
@@ -42,11 +73,11 @@ def prompt_for(model: BaseModel, side: Side) -> str:
 
 
 def max_tokens(model: BaseModel, side: Side) -> int | None:
-    """Return the length at which a text of this side is cut, special tokens included; None if it is not."""
+    """Return where a text of this side is cut, special tokens included; None if it is not, or the side is of images."""
     from sentence_transformers.base.modules import Transformer
 
     first = route(model, side)[0]
-    if not isinstance(first, Transformer):
+    if not isinstance(first, Transformer) or modality_of(model, side) == "image":
         return None
     own = first.query_length if side == "query" else first.document_length
     return own or first.max_seq_length
@@ -66,10 +97,9 @@ def set_max_tokens(model: BaseModel, *, query: int | None = None, document: int 
         if length is None:
             continue
         first = route(model, side)[0]
-        if not isinstance(first, Transformer):
-            msg = (
-                f"max_tokens.{side}={length}: the {side} side starts with {type(first).__name__}, which has no length."
-            )
+        if not isinstance(first, Transformer) or modality_of(model, side) == "image":
+            what = type(first).__name__ if not isinstance(first, Transformer) else "images"
+            msg = f"max_tokens.{side}={length}: the {side} side starts with {what}, which has no length."
             raise ValueError(msg)
         limit = first.config.get_text_config().max_position_embeddings
         if not _FEWEST_TOKENS <= length <= limit:

@@ -10,7 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TOPICS, WORDS, pool, recipe, spec, stage, tiny_config, toy_batch, write_jsonl, write_tokenizer
+from tiny import (
+    TINY_VISION,
+    TOPICS,
+    WORDS,
+    pool,
+    recipe,
+    spec,
+    stage,
+    tiny_config,
+    toy_batch,
+    write_jsonl,
+    write_pictures,
+    write_tokenizer,
+)
 
 os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -88,6 +101,24 @@ def sparse_student(trunk, tmp_path_factory) -> str:
     torch.nn.init.zeros_(model[0].model.get_output_embeddings().bias)  # of so few words more may get through
     save_student(model, path)
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def image_student(tiny_student, tmp_path_factory) -> str:
+    """Folder of a tiny student that reads texts and images of 16 pixels."""
+    from retort.students import save_student
+    from retort.students.create import image_text
+
+    path = tmp_path_factory.mktemp("students") / "images"
+    text = spec("pretrained", model=tiny_student) | {"frozen": True}
+    save_student(image_text(text, {"config": TINY_VISION}, seed=3), path)
+    return str(path)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """A BEIR folder of 20 drawn shapes with a caption each, 4 of them for dev."""
+    return write_pictures(tmp_path / "pictures")
 
 
 @pytest.fixture(scope="session")

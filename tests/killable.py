@@ -55,9 +55,9 @@ def execute(asked: dict, said, counted) -> None:
 
     real, kept = onnx._trace, os.path.join(asked["traced"], "traced.onnx")
 
-    def trace(modules, output, path):
+    def trace(modules, output, path, *more):
         if not os.path.exists(kept):
-            real(modules, output, path)
+            real(modules, output, path, *more)
             shutil.copyfile(path, kept)
         modules[0].preprocess(onnx._SAMPLE)  # as tracing does: the tokenizer keeps how it was last called
         shutil.copyfile(kept, path)

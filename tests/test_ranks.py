@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny import pool, spec, stage
+from tiny import TINY_VISION, pool, spec, stage, write_pictures
 from two_ranks import run_all
 
 from retort.trainers.engine.checkpoints import list_checkpoints
@@ -51,11 +51,13 @@ EXACT = [
     "led",
     "nkd",
     "mtd",
+    "dcd",
     "leaf",
     "cotmae",
     "fgd",
     "cudfkd",
     "e5",
+    "images",
 ]
 FITTED = ["prod", "r2anker"]
 
@@ -66,11 +68,12 @@ def data(beir):
     path = beir / "qrels" / "train.tsv"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line.replace("\t1\n", "\t0\n") if i % 2 else line for i, line in enumerate(lines)))
+    write_pictures(beir / "pictures")
     return beir
 
 
 @pytest.fixture
-def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student):
+def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student, image_student):
     """The recipe with all kinds of objectives, heads and a learned temperature, in float64 without dropout."""
     whole = copy.deepcopy(recipe_tree)
     whole["student"]["type"] = "two_ranks.double_student"
@@ -186,6 +189,12 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
             margin=0.0,
         )
     ]
+    # The ranker's best of a pool; weights that sum to 1 over a step that is cut into parts.
+    dcd = copy.deepcopy(led)
+    dcd["stages"][0]["candidates"] = pool("bm25", "own", negatives=2, pool={"size": 5, "teacher": "ranker"})
+    dcd["stages"][0]["objectives"] = [
+        spec("retort.trainers.methods.dcd.DynamicContrastive", teacher="teacher", teacher_scale=500.0, centred=True)
+    ]
     filtration = spec("retort.trainers.methods.ckd.KnowledgeFiltration", teacher="ranker")
     skeletons["ckd"]["stages"][0]["objectives"] = [kl, filtration]
     # Batches of documents alone; queries of a stage's own, made anew; a head a teacher, seen as a view.
@@ -271,6 +280,21 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
         tree["training"] |= training
         return tree
 
+    # Images and captions, by contrast and by what a fusion model gives.
+    images = copy.deepcopy(whole)
+    images["student"] = spec(
+        "two_ranks.double_images",
+        text=spec("pretrained", model=tiny_student) | {"frozen": True},
+        image={"config": TINY_VISION},
+    )
+    images["candidates"] = {"random": spec("RandomMiner", depth=8)}
+    images["teachers"] = {"near": spec("BiEncoderTeacher", model=image_student, device="cpu")}
+    images["stages"] = [
+        stage(
+            "match", 4, spec("Contrastive"), spec("ListwiseKL", teacher="near"), candidates=pool("random", negatives=3)
+        )
+    ]
+
     return {
         "whole": whole,
         "accumulated": changed(whole, accumulation=2),
@@ -296,11 +320,13 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
         "led": led,
         "nkd": nkd,
         "mtd": mtd,
+        "dcd": dcd,
         "leaf": leaf,
         "cotmae": cotmae,
         "fgd": fgd,
         "cudfkd": cudfkd,
         "e5": e5,
+        "images": images,
         # Float32 with dropout: the ranks must agree, and a killed run must come back to it.
         "dropout": long(recipe_tree),
     }

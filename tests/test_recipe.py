@@ -417,6 +417,8 @@ class TestCommand:
 FROZEN = {
     "retort.students.create.from_config",
     "retort.students.create.from_layers",
+    "retort.students.create.fusion_ranker",
+    "retort.students.create.image_text",
     "retort.students.create.pretrained",
     "retort.students.create.ranker",
     "retort.students.create.sparse",
@@ -451,6 +453,7 @@ FROZEN = {
     "retort.trainers.methods.ctkd.CurriculumTemperature",
     "retort.trainers.methods.cudfkd.SelfPacedKL",
     "retort.trainers.methods.cudfkd.UsefulQueries",
+    "retort.trainers.methods.dcd.DynamicContrastive",
     "retort.trainers.methods.dual_cross_encoder.QuestionViews",
     "retort.trainers.methods.e5.ConsistencyFilter",
     "retort.trainers.methods.e5.PairContrastive",

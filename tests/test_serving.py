@@ -14,18 +14,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import torch
 import yaml
 from haystack import Document, Pipeline
 from haystack.utils import Secret
-from tiny import MINILM, write_jsonl
+from tiny import MINILM, draw_shape, write_jsonl
 
 from haystack_integrations.components.rankers.retort import StudentRanker
-from retort.pipelines.load import INDEX, RANKER, SPARSE, STUDENT, pipeline_yaml
-from retort.students import save_student
+from retort.pipelines.load import IMAGE_STUDENT, INDEX, RANKER, SPARSE, STUDENT, pipeline_yaml
+from retort.students import Student, save_student
 from retort.students.create import ranker, sparse
 from retort.students.files import resolve_model
+from retort.students.images import ImageFile
 from retort.workflows import index_documents
 
 pytestmark = pytest.mark.integration
@@ -54,6 +56,7 @@ PASSAGES = {
     "garden": "Herbs on the roof terrace may be picked by everybody. The beds are watered by volunteers.",
     "mail": "Parcels wait in the mail room until noon. Private ones are not accepted.",
 }
+SHAPES = ["circle", "square", "cross"]
 QUESTIONS = {
     "Where do I get a new badge?": "badge",
     "How many days of paid leave do employees have?": "vacation",
@@ -65,7 +68,8 @@ QUESTIONS = {
 class Server:
     """A running `hayhooks`."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, place: Path) -> None:
+        self.place = place
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
 
     def get(self, path: str) -> dict:
@@ -103,7 +107,7 @@ def ranker_folder(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, ranker_folder):
+def server(tmp_path_factory, ranker_folder, image_student):
     """`hayhooks run` where the quickstart was run: all that ships, and three pipelines to places where nothing is."""
     place = tmp_path_factory.mktemp("place")
     # Hayhooks writes into the folder that it serves, hence a copy.
@@ -114,9 +118,14 @@ def server(tmp_path_factory, ranker_folder):
     sparse_student = place / "sparse"
     save_student(sparse(MINILM, layers=[0, 5]), sparse_student)
     trained = {resolve_model(MINILM): STUDENT, ranker_folder: RANKER, sparse_student: SPARSE}
+    trained |= {image_student: IMAGE_STUDENT}
     for model, path in trained.items():
         (place / path).parent.mkdir(parents=True)
         (place / path).symlink_to(model, target_is_directory=True)
+    (place / "photos").mkdir()
+    for shape in SHAPES:
+        draw_shape(shape, "red").save(place / "photos" / f"{shape}.png")
+    draw_shape("bar", "red").save(place.parent / "outside.png")
     (place / "data").mkdir()
     write_jsonl(place / "data" / "corpus.jsonl", [{"_id": i, "title": "", "text": t} for i, t in PASSAGES.items()])
     index_documents(str(place / STUDENT), place / "data", place / INDEX, sparse=str(place / SPARSE))
@@ -130,7 +139,7 @@ def server(tmp_path_factory, ranker_folder):
             command, cwd=place, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "2"}
         )
         try:
-            running = Server(port)
+            running = Server(port, place)
             _wait(running, process, place / "log")
             yield running
         finally:
@@ -152,7 +161,16 @@ def _wait(server: Server, process: subprocess.Popen, log: Path) -> None:
 
 def test_every_pipeline_is_served(server):
     shipped = {path.stem for path in PIPELINES.glob("*.yml")}
-    assert shipped >= {"indexing", "indexing_hybrid", "extractive_qa", "hybrid_qa", "rag", "retrieve_and_rank"}
+    assert shipped >= {
+        "image_search",
+        "indexing_images",
+        "indexing",
+        "indexing_hybrid",
+        "extractive_qa",
+        "hybrid_qa",
+        "rag",
+        "retrieve_and_rank",
+    }
     assert set(server.get("status")["pipelines"]) == shipped | {"no_student", "no_index", "no_ranker"}
 
 
@@ -249,6 +267,21 @@ def test_the_generator_that_the_comment_names():
     generator = Pipeline.loads(yaml.safe_dump(tree)).get_component("generator")
     assert type(generator).__name__ == "OpenAIChatGenerator"
     assert generator.api_key == Secret.from_env_var("OPENAI_API_KEY")
+
+
+def test_images(server, image_student):
+    """Paths arrive as JSON, those out of the folder that it was started in are left out; texts find them."""
+    paths = [*(f"photos/{shape}.png" for shape in SHAPES), "photos/../../outside.png"]
+    result = server.run("indexing_images", sources=paths)
+    assert result["writer"]["documents_written"] == len(SHAPES)
+    (skipped,) = result["embedder"]["skipped"]
+    assert "leads out of" in skipped["meta"]["embedding_error"]
+    student = Student.load(image_student)
+    vectors = student.encode_document([ImageFile(server.place / path) for path in paths[:-1]])
+    order = np.argsort(-vectors @ student.encode_query(["a red cross"])[0])
+    ranked = server.run("image_search", query="a red cross")["searcher"]["documents"]
+    assert [document["meta"]["file_path"] for document in ranked] == [paths[row] for row in order]
+    assert len(server.run("image_search", query="a red cross", top_k=1)["searcher"]["documents"]) == 1
 
 
 def test_indexing(server):

@@ -24,7 +24,7 @@ from retort.cli.main import main
 from retort.pipelines.load import pipeline_yaml
 from retort.students import DamagedFileError, ExportError, ManifestError, Ranker, RemoteCodeError, Student, save_student
 from retort.students import create as make
-from retort.students.backends.onnx import _open_session as open_session
+from retort.students.backends.sessions import open_session
 from retort.students.files import resolve_model
 from retort.students.loading import load_model
 from retort.students.modules.counted import CountedEmbedding

@@ -56,6 +56,8 @@ PATHS = {
     for path in (
         "retort.students.create.from_config",
         "retort.students.create.from_layers",
+        "retort.students.create.fusion_ranker",
+        "retort.students.create.image_text",
         "retort.students.create.late_interaction",
         "retort.students.create.pretrained",
         "retort.students.create.ranker",
@@ -65,6 +67,7 @@ PATHS = {
         "retort.students.create.static_with_lexical",
         "retort.trainers.candidates.bm25.BM25Miner",
         "retort.trainers.candidates.dense.DenseMiner",
+        "retort.trainers.candidates.drawn.RandomMiner",
         "retort.trainers.candidates.sparse.SparseMiner",
         "retort.trainers.data.pseudo_queries.TrainingQuestions",
         "retort.trainers.methods.ar2.Adversarial",
@@ -156,6 +159,59 @@ def write_tokenizer(path: Path, words: list[str]) -> str:
         model_max_length=64,
     ).save_pretrained(path)
     return str(path)
+
+
+def draw_shape(shape: str, colour: str, size: int = 16) -> Any:
+    """Draw a `circle`, `square`, `cross` or `bar` in a colour, on white."""
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGB", (size, size), "white")
+    pen, edge = ImageDraw.Draw(image), size // 5
+    inside = (edge, edge, size - 1 - edge, size - 1 - edge)
+    if shape == "circle":
+        pen.ellipse(inside, fill=colour)
+    elif shape == "square":
+        pen.rectangle(inside, fill=colour)
+    elif shape == "cross":
+        pen.line(inside, fill=colour, width=size // 6)
+        pen.line((inside[0], inside[3], inside[2], inside[1]), fill=colour, width=size // 6)
+    else:
+        pen.rectangle((edge, size // 2 - 1, size - 1 - edge, size // 2 + 1), fill=colour)
+    return image
+
+
+def write_pictures(folder: Path) -> Path:
+    """Write a BEIR folder whose documents are drawn shapes, with captions of the tests' words as queries."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "qrels").mkdir()
+    corpus, queries = [], []
+    judged: dict[str, list[str]] = {"train": [], "dev": []}
+    colours = dict(zip(("red", "blue", "green", "black", "orange"), TOPICS, strict=True))
+    for row, (colour, topic) in enumerate(colours.items()):
+        for column, shape in enumerate(("circle", "square", "cross", "bar")):
+            name = f"{colour}-{shape}"
+            draw_shape(shape, colour).save(folder / "images" / f"{name}.png")
+            corpus.append({"_id": name, "image": f"images/{name}.png"})
+            queries.append({"_id": f"q-{name}", "text": f"a {TOPICS[topic].split()[column]} of the {topic}"})
+            split = "dev" if (row + column) % 5 == 0 else "train"
+            judged[split].append(f"q-{name}\t{name}\t1\n")
+    write_jsonl(folder / "corpus.jsonl", corpus)
+    write_jsonl(folder / "queries.jsonl", queries)
+    for split, lines in judged.items():
+        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+    return folder
+
+
+TINY_VISION = {
+    "model_type": "vit",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "image_size": 16,
+    "patch_size": 4,
+    "hidden_dropout_prob": 0.0,
+}
 
 
 def write_jsonl(path: Path, records: list[dict]) -> None:

@@ -42,6 +42,11 @@ def double_towers(**parameters: Any) -> Any:
     return create.two_towers(**parameters).double()
 
 
+def double_images(**parameters: Any) -> Any:
+    """Start a student that reads images in float64."""
+    return create.image_text(**parameters).double()
+
+
 def double_heads(*, maker: str = "with_heads", **parameters: Any) -> Any:
     """Start a student with heads in float64."""
     return getattr(create, maker)(**parameters).double()
@@ -62,7 +67,8 @@ def run_all(jobs: dict[str, dict], data: Path, out: Path) -> None:
         for name, tree in jobs.items():
             build = torch.float64 if tree["student"]["type"].startswith("two_ranks.") else torch.float32
             torch.set_default_dtype(build)  # what objectives create
-            run_recipe(Recipe.from_dict(tree, allow=["two_ranks", "skeletons"]), data, out / name)
+            folder = data / "pictures" if name == "images" else data
+            run_recipe(Recipe.from_dict(tree, allow=["two_ranks", "skeletons"]), folder, out / name)
     finally:
         torch.set_default_dtype(torch.float32)
         Loop._save = real  # type: ignore[method-assign]

@@ -133,6 +133,8 @@ class BuiltRecipe:
         names = {name for o in self.distiller.objectives_of(stage.name) for name in o.teachers}
         if stage.candidates is not None and stage.candidates.filter is not None:
             names.add(stage.candidates.filter.teacher)
+        if stage.candidates is not None and stage.candidates.pool is not None and stage.candidates.pool.asks:
+            names.add(stage.candidates.pool.asks)
         roles: list[Any] = [self.miners[source] for source in (stage.candidates.sources if stage.candidates else [])]
         roles += [own[stage.name] for own in (self.selectors, self.queries, self.batches) if stage.name in own]
         return sorted(names.union(*(role.teachers for role in roles)) - {self.in_training})
@@ -159,7 +161,7 @@ def build_recipe(recipe: Recipe, data: RetrievalData, cache: Path, *, ask: bool 
 
 
 def _build(recipe: Recipe, data: RetrievalData, cache: Path, *, ask: bool) -> BuiltRecipe:
-    extra = {"seed": recipe.training.seed, "corpus": data.corpus.texts}
+    extra = {"seed": recipe.training.seed, "corpus": data.corpus.items}
     student = recipe.create(recipe.student, "student", "student", **extra)
     allowed = recipe.allow or None
     teachers: dict[str, Any] = {
@@ -226,6 +228,8 @@ def _built(
             raise RecipeError(msg)
         if stage.candidates is not None and stage.candidates.filter is not None:
             _check_filter(f"stages.{i}.candidates.filter", stage.candidates.filter.teacher, context.teachers)
+        if stage.candidates is not None and stage.candidates.pool is not None:
+            _check_names(f"stages.{i}.candidates.pool", (stage.candidates.pool.teacher,), context.teachers)
         if stage.candidates is not None and stage.candidates.text is not None:
             where, negatives = f"stages.{i}.candidates.text", stage.candidates.negatives
             texts[stage.name] = _text_transform(recipe, stage.candidates.text, where, student, negatives, context)

@@ -168,7 +168,7 @@ class TrainingContext:
             return next(iter(known), None)
         side: Side = "query" if len(self.data.queries) else "document"
         texts = self.data.queries if side == "query" else self.data.corpus
-        first, cache = TextStore(texts.ids[:1], texts.texts[:1]), self.vector_cache(name, side)
+        first, cache = TextStore(texts.ids[:1], texts.items[:1]), self.vector_cache(name, side)
         cache.fill(first, lambda block: teacher.encode_parts(block, side), lambda _: None, patience=PATIENCE)
         return cache.dim or teacher.dim
 
@@ -187,7 +187,7 @@ class TrainingContext:
         """
         if name == "student" and is_ranker(self._student):
             pairs = zip(queries.tolist(), documents.tolist(), strict=True)
-            texts = [(self.data.queries.texts[q], self.data.corpus.texts[d]) for q, d in pairs]
+            texts = [(self.data.queries.items[q], self.data.corpus.items[d]) for q, d in pairs]
             return score_numpy(self._student, texts)
         if name == "student" or self.teachers[name].gives == "vectors":
             return self._vector_scores(name, queries, documents)

@@ -273,7 +273,8 @@ class Distiller(nn.Module):
         """Compute an objective's terms, at each size of the vectors, for each teacher; and what it logs."""
         if not objective.takes_derived:
             seen_by = {name: seen.standard(batch) for name, seen in ctx.teachers.items()}
-            ctx = replace(ctx, anchor=ctx.anchor and ctx.anchor.standard(batch), teachers=seen_by)
+            whole = None if ctx.whole is None else ctx.whole.standard()
+            ctx = replace(ctx, anchor=ctx.anchor and ctx.anchor.standard(batch), teachers=seen_by, whole=whole)
             output, batch = output and output.standard(batch), batch.standard()
         cuts, logged = self._cuts(objective), LoggedTerms()
         state = self.stage_state.get(self._place(ctx.stage, objective), {})

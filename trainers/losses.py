@@ -162,6 +162,52 @@ def margin_mse(student: Tensor, teacher: Tensor, positive: Tensor, mask: Tensor)
     return squares.sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
 
 
+def listwise_mse(student: Tensor, teacher: Tensor, mask: Tensor, *, centred: bool = False) -> Tensor:
+    r"""
+    Squared difference of the student's and the teacher's scores, mean over each list.
+
+    $$L = \frac{1}{N} \sum_j (s_j - t_j)^2$$
+
+    No temperature is needed: $\tau^2$ times the difference of scores that are divided by $\tau$ is the same.
+
+    :param student:
+        `[B, N]` student scores.
+    :param teacher:
+        `[B, N]` teacher scores; no gradient reaches them. NaN marks a missing score.
+    :param mask:
+        `[B, N]` bool, what takes part; missing teacher scores are left out, too.
+    :param centred:
+        Subtract each list's mean from the scores of both first: what is left is the differences within a list.
+    :returns:
+        `[B]`; 0 where nothing takes part.
+    """
+    mask = mask & ~teacher.isnan()
+    count = mask.sum(-1, keepdim=True).clamp(min=1)
+    gap = (student - teacher.detach()).masked_fill(~mask, 0.0)
+    if centred:
+        gap = (gap - gap.sum(-1, keepdim=True) / count).masked_fill(~mask, 0.0)
+    return gap.pow(2).sum(-1) / count.squeeze(-1)
+
+
+def listwise_bce(scores: Tensor, positive: Tensor, mask: Tensor) -> Tensor:
+    r"""
+    Binary cross-entropy of each candidate's label, mean over each list.
+
+    $$L = -\frac{1}{N} \Big(\sum_{i \in P} \log \sigma(s_i) + \sum_{j \notin P} \log \sigma(-s_j)\Big)$$
+
+    :param scores:
+        `[B, N]` student scores, as logits: at 0 a candidate is as likely relevant as not.
+    :param positive:
+        `[B, N]` bool, $P$.
+    :param mask:
+        `[B, N]` bool, what takes part.
+    :returns:
+        `[B]`; 0 where nothing takes part.
+    """
+    each = F.softplus(torch.where(positive, -scores, scores)).masked_fill(~mask, 0.0)
+    return each.sum(-1) / mask.sum(-1).clamp(min=1)
+
+
 def ordered_pairs(teacher: Tensor, mask: Tensor) -> Tensor:
     """`[B, N, N]` bool: the teacher puts the former before the latter. NaN marks a missing score."""
     mask = mask & ~teacher.isnan()

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from retort.students.encoding import image_patches
+from retort.students.images import of_images
 from retort.students.loading import has_bfloat16
 from retort.students.modules.remote import RemoteDocuments
 from retort.students.scoring import is_ranker, score_numpy
@@ -97,8 +99,8 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
         The cache folder; nothing is written.
     """
     built = build_recipe(recipe, data, cache, ask=False)
-    plan = Plan(disk=float(sum(map(len, data.corpus.texts))))
-    sample = data.corpus.texts[:: max(1, len(data.corpus) // SAMPLE)][:SAMPLE]
+    plan = Plan(disk=float(sum(map(len, data.corpus.items))))
+    sample = data.corpus.items[:: max(1, len(data.corpus) // SAMPLE)][:SAMPLE]
     for name in sorted({n for one in (built, *built.trained_in_run.values()) for n in one.all_teachers()}):
         _add_teacher(plan, built, name, sample, data)
     for name, within in built.trained_in_run.items():
@@ -108,7 +110,7 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
     plan.seconds["training"] = _training_seconds(built, sample)
     plan.seconds["evaluating and indexing"] = 2 * per_text * len(data.corpus)
     weights, vectors = _weights(built), _dim(built) * FLOAT * len(data.corpus)
-    plan.memory += weights * ADAM + vectors + 3 * sum(map(len, data.corpus.texts))
+    plan.memory += weights * ADAM + vectors + 3 * sum(map(len, data.corpus.items))
     plan.memory += max([_activations(p, sample) for p in (built, *built.trained_in_run.values())])
     plan.disk += weights * (ADAM + 1) + 2 * vectors
     return plan
@@ -116,7 +118,7 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
 
 def _add_teacher(plan: Plan, built: BuiltRecipe, name: str, sample: list[str], data: RetrievalData) -> None:
     teacher = built.context.teachers[name]
-    asks = [Ask("q", data.queries.texts[0], [str(i) for i in range(len(sample))], sample)]
+    asks = [Ask("q", data.queries.items[0], [str(i) for i in range(len(sample))], sample)]
     queries, work = _asked_queries(built, name, data), _work(built, name, data)
     texts, pairs = len(data.corpus) + len(queries), work.pairs
     if teacher.gives == "vectors":
@@ -159,14 +161,14 @@ def _asked_queries(built: BuiltRecipe, name: str, data: RetrievalData) -> TextSt
     """List what a teacher of vectors is asked for as queries: the data's, and what stages put beside them."""
     stages = [stage.name for stage in built.recipe.stages if name in built.teachers_of(stage)]
     own = [text for stage in stages for text in built.batches[stage].query_texts(data)]
-    texts = list(dict.fromkeys([*data.queries.texts, *own]))
+    texts = list(dict.fromkeys([*data.queries.items, *own]))
     return TextStore(map(str, range(len(texts))), texts)
 
 
 def _encoding_seconds(teacher: Teacher, untrained: BuiltRecipe | None, sample: list[str], data: RetrievalData) -> float:
     """Seconds to encode the corpus and the queries, which are shorter; an untrained teacher is timed by its start."""
     encode = teacher.encode if untrained is None else partial(encode_vectors, untrained.distiller.student)
-    queries = data.queries.texts[:: max(1, len(data.queries) // SAMPLE)][:SAMPLE]
+    queries = data.queries.items[:: max(1, len(data.queries) // SAMPLE)][:SAMPLE]
     a_document = _timed(lambda: encode(sample, "document")) / len(sample)
     a_query = _timed(lambda: encode(queries, "query")) / len(queries)
     return a_document * len(data.corpus) + a_query * len(data.queries)
@@ -208,7 +210,9 @@ def _work(built: BuiltRecipe, name: str, data: RetrievalData) -> Work:
                     continue
             named = [o for o in within.distiller.objectives_of(stage.name) if name in o.teachers]
             if not named or any(o.scores_documents for o in named):
-                found.pairs += queries * (min(depth * mined, draws * lists.negatives) + positives)
+                pool = lists.pool if lists.pool is not None and lists.pool.asks == name else None
+                negatives = lists.negatives if pool is None else pool.size
+                found.pairs += queries * (min(depth * mined, draws * negatives) + positives)
             if stage.name in within.texts and any(o.takes_derived for o in named):
                 each = _derived_a_list(within.texts[stage.name], data, lists.negatives)
                 found.pairs += math.ceil(drawn / len(data.queries)) * queries * each
@@ -261,20 +265,31 @@ def _activations(built: BuiltRecipe, sample: list[str]) -> float:
     from transformers import PreTrainedModel
 
     model = built.distiller.student
-    network = next((m for m in model.modules() if isinstance(m, PreTrainedModel)), None)
+    part = model if is_ranker(model) else torch.nn.ModuleList(route(model, "document"))
+    network = next((m for m in part.modules() if isinstance(m, PreTrainedModel)), None)
     if network is None:  # a table
         return 0.0
     config: Any = network.config
-    limit = (
-        model.max_seq_length if is_ranker(model) else max_tokens(model, "document")
-    ) or config.max_position_embeddings
-    length = min(limit, max(len(model.tokenizer(text)["input_ids"]) for text in sample) + QUESTION * is_ranker(model))
+    if hasattr(config, "vision_config"):
+        config = config.vision_config if of_images(sample) else config.get_text_config()
+    length = _length(model, config, sample)
     at_once = []  # texts whose activations are held together
     for stage in built.recipe.stages:
         training = built.recipe.training_of(stage)
         at_once.append(1.0 if training.cache_gradients else _texts_a_step(built, stage) / training.accumulation)
     each = 68 * config.hidden_size + 10 * config.num_attention_heads * length
     return max(at_once) * length * each * config.num_hidden_layers
+
+
+def _length(model: Any, config: Any, sample: list[str]) -> int:
+    """Tokens of the longest document, with a question where a ranker reads it; patches of an image."""
+    if of_images(sample):
+        return image_patches(model[0] if is_ranker(model) else route(model, "document")[0]) + QUESTION * is_ranker(
+            model
+        )
+    limit = model.max_seq_length if is_ranker(model) else max_tokens(model, "document")
+    longest = max(len(model.tokenizer(text)["input_ids"]) for text in sample) + QUESTION * is_ranker(model)
+    return int(min(limit or config.max_position_embeddings, longest))
 
 
 def _weights(built: BuiltRecipe) -> float:

@@ -109,6 +109,9 @@ class StepContext:
         Seed of the run.
     :param processes:
         The processes; `processes.gather` joins what each computed of its share.
+    :param whole:
+        The batch of the whole step, on the CPU and without what teachers in the loop give; `batch` is a part of it
+        where `training.accumulation` cuts it. None: `batch` is all of it.
     :param teacher:
         The teacher that the objective is to compare with now; None if it has none.
     :param temperature:
@@ -132,6 +135,7 @@ class StepContext:
     queries: int = 1
     seed: int = 0
     processes: ProcessGroup = field(default_factory=ProcessGroup)
+    whole: CandidateBatch | None = None
     teacher: str | None = None
     temperature: Tensor | None = None
     anchor: EncoderOutput | None = None
@@ -775,7 +779,7 @@ class StageInputs:
     :param lists:
         The candidate lists; None if the stage has none.
     :param candidates:
-        The recipe's section about them: `negatives`, `order`, `sampling`, `positives`.
+        The recipe's section about them: `negatives`, `order`, `sampling`, `pool`, `positives`.
     :param text:
         What makes the lists' texts; None takes documents as they are.
     :param student:
@@ -827,7 +831,7 @@ class BatchSource:
 
     def query_texts(self, data: RetrievalData) -> list[str]:
         """List the texts of which it takes teachers' vectors as those of queries."""
-        return data.queries.texts
+        return data.queries.items
 
     def open(self, inputs: StageInputs) -> None:
         """Take up what the stage draws from; called when it opens or is refreshed."""
@@ -836,6 +840,10 @@ class BatchSource:
     def batch(self, step: int) -> CandidateBatch:
         """Build the batch of a step, on the CPU."""
         raise NotImplementedError
+
+    def pooled(self, steps: range) -> np.ndarray | None:  # noqa: ARG002
+        """`[m]` bool: the lists' entries among which a teacher chooses (`candidates.pool`); None: all of them."""
+        return None
 
     def used(self, steps: range) -> np.ndarray | None:  # noqa: ARG002
         """`[m]` bool: the lists' entries that some batch of these steps holds; None: all of them."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -143,16 +143,27 @@ def _make_lists(built: BuiltRecipe, stage: Stage, inputs: StageInputs, scorers: 
         selector = built.selectors[stage.name]
         selector.open(lists)
         lists = lists.only(selector.keep(context, len(inputs.window) * inputs.batch_size))
+    if section.pool is not None and section.pool.asks and len(lists):
+        inputs.lists = lists
+        source.open(inputs)
+        pooled = _asked_for(source.pooled(inputs.window), lists)
+        scores = np.full(len(lists.rows), np.nan, dtype=np.float32)
+        scores[pooled] = context.scores(section.pool.asks, lists.owners[pooled], lists.rows[pooled])
+        lists = replace(lists, pool_scores=scores)
     if scorers and len(lists):
         inputs.lists = lists
         source.open(inputs)
-        used = source.used(inputs.window)
-        used = np.ones(len(lists.rows), dtype=bool) if used is None else used
+        used = _asked_for(source.used(inputs.window), lists)
         for name in scorers:
             lists.scores[name] = np.full(len(lists.rows), np.nan, dtype=np.float32)
             lists.scores[name][used] = context.scores(name, lists.owners[used], lists.rows[used])
             refuse_ranks(stage, name, context.kinds[name], built.distiller.objectives_of(stage.name))
     return lists
+
+
+def _asked_for(entries: np.ndarray | None, lists: CandidateLists) -> np.ndarray:
+    """`[m]` bool: the entries that a teacher is to score; all, where a batch source does not say which."""
+    return np.ones(len(lists.rows), dtype=bool) if entries is None else entries
 
 
 def _selected(

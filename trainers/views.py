@@ -58,7 +58,7 @@ def document_vectors(
         each document's begin, `[n]`.
     """
     if views is None:
-        return encode(corpus.texts), None
+        return encode(corpus.items), None
     own = [views.texts[i] for i in corpus.ids]
     starts = np.cumsum([0, *map(len, own)])[:-1]
     vectors = encode([text for texts in own for text in texts])

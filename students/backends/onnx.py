@@ -14,27 +14,27 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from retort.students.backends.images import PREPARATION, ImageGraphEncoder, ImagePreparation
+from retort.students.backends.sessions import ExportError, Sessions, import_for_onnx, open_session
 from retort.students.backends.static import WEIGHTS, StaticEncoder, static_encoder
-from retort.students.encoding import CPU_TOKENS, TOKENISED, collect, collect_sparse, plan_chunks
-from retort.students.extras import TRAIN
+from retort.students.encoding import CPU_TOKENS, TOKENISED, collect, collect_sparse, image_patches, plan_chunks
 from retort.students.files import replace_folder
+from retort.students.images import image_processor, refuse_images
 from retort.students.layers import attend_step_by_step
 from retort.students.loading import NO_QUANTIZATION
 from retort.students.manifest import MANIFEST_FILE, Manifest
 from retort.students.scoring import Pair, is_ranker, number_of_heads
-from retort.students.towers import SIDES, Side, route
+from retort.students.towers import SIDES, Modality, Side, reads_images, route
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -43,24 +43,6 @@ ExportPrecision = Literal["float32", "int8"]
 FOLDER, GRAPH, TOKENIZER = "onnx", "model.onnx", "tokenizer.json"
 _SAMPLE = ["a text", "another text that is longer than the first", "and one more"]
 _TOLERANCE = 1e-3  # float32 in another order of operations
-
-
-class ExportError(ValueError):
-    """A model that cannot be exported, or an export that is not there or not of this model."""
-
-
-class _Sessions:
-    """A graph, open with all its threads for one text, and with a thread each for many beside each other."""
-
-    def __init__(self, path: Path, threads: int | None) -> None:
-        self.path = path
-        self.threads = threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-        self.one = _open_session(path, threads)
-
-    @cached_property
-    def each(self) -> InferenceSession:
-        """Opened by the first batch: a service that embeds queries alone needs none."""
-        return self.one if self.threads == 1 else _open_session(self.path, 1)
 
 
 class Graph:
@@ -90,7 +72,7 @@ class Graph:
         prompt: str,
         max_tokens: int | None,
         threads: int | None = None,
-        sessions: _Sessions | None = None,
+        sessions: Sessions | None = None,
         *,
         alone: bool = False,
     ) -> None:
@@ -98,7 +80,7 @@ class Graph:
 
         self._alone = alone
 
-        self.sessions = sessions or _Sessions(folder / GRAPH, threads)
+        self.sessions = sessions or Sessions(folder / GRAPH, threads)
         self.session = self.sessions.one
         self.megabytes = 0.0 if sessions else (folder / GRAPH).stat().st_size / 1e6
         self._inputs = [i.name for i in self.session.get_inputs()]
@@ -120,6 +102,7 @@ class Graph:
         :returns:
             Rows `[c]` and what the graph gives for them, `[c, d]` or `[c]`.
         """
+        refuse_images(part for text in texts for part in (text if isinstance(text, tuple) else (text,)))
         prompt = self._prompt if prompt is None else prompt
         if len(texts) == 1:
             text = texts[0]
@@ -213,7 +196,7 @@ class GraphScorer:
 
 def open_export(
     student: Path, manifest: Manifest, precision: ExportPrecision, threads: int | None = None
-) -> dict[Side, GraphEncoder | StaticEncoder] | GraphScorer:
+) -> dict[Side, GraphEncoder | ImageGraphEncoder | StaticEncoder] | GraphScorer:
     """
     Open an export.
 
@@ -252,9 +235,9 @@ def open_export(
     alone = precision == "int8"
     if manifest.kind == "ranker":
         return GraphScorer(Graph(folder, manifest.prompts["pair"], manifest.max_tokens["pair"], threads, alone=alone))
-    sessions: _Sessions | None = None
+    sessions: Sessions | None = None
     static: StaticEncoder | None = None
-    found: dict[Side, GraphEncoder | StaticEncoder] = {}
+    found: dict[Side, GraphEncoder | ImageGraphEncoder | StaticEncoder] = {}
     remote = (folder / "query").is_dir() and not (folder / "document").is_dir()
     for side in SIDES[:1] if remote else SIDES:
         own, prompt, limit = folder / side, manifest.prompts[side], manifest.max_tokens[side]
@@ -262,6 +245,9 @@ def open_export(
         if (own / WEIGHTS).is_file():
             static = static if own == folder and static else StaticEncoder.load(own)
             found[side] = static.with_prompt(prompt)
+            continue
+        if (own / PREPARATION).is_file():
+            found[side] = ImageGraphEncoder(own, Sessions(own / GRAPH, threads), manifest.dim, alone=alone)
             continue
         graph = Graph(own, prompt, limit, threads, sessions, alone=alone)
         sessions = graph.sessions if own == folder else None  # one copy of the weights for both sides
@@ -313,22 +299,30 @@ def export_model(model: Any, student: Path, precision: ExportPrecision) -> Path:
     """
     from retort.students.modules.remote import RemoteDocuments
 
-    _import("onnx")
-    _import("onnxscript")
+    import_for_onnx("onnx")
+    import_for_onnx("onnxscript")
     attend_step_by_step(model)
     folder = student / FOLDER / precision
     with replace_folder(folder) as aside, _quiet():
         if is_ranker(model):
+            if reads_images(model):
+                msg = "A ranker of texts with images is not exported: it is what image-text students are made of."
+                raise ExportError(msg)
             _write(list(model.children()), "head_scores" if number_of_heads(model) > 1 else "scores", aside, precision)
         else:
             towers = [route(model, side) for side in SIDES]
-            same = all(a is b for a, b in zip(*towers, strict=False)) and len(towers[0]) == len(towers[1])
+            pictures = reads_images(model)  # a side each, even where one module has both
+            same = (
+                not pictures and all(a is b for a, b in zip(*towers, strict=False)) and len(towers[0]) == len(towers[1])
+            )
             for side, modules in zip(SIDES, towers, strict=True):
                 if isinstance(modules[0], RemoteDocuments):  # nothing to run
                     continue
                 if same and side == "query":
                     continue
-                if (static := static_encoder(model, side)) is not None:
+                if pictures and side == "document":
+                    _write_images(modules, aside / side, precision)
+                elif (static := static_encoder(model, side)) is not None:
                     static.save(aside if same else aside / side)
                 else:
                     _write(modules, "sentence_embedding", aside if same else aside / side, precision)
@@ -336,6 +330,32 @@ def export_model(model: Any, student: Path, precision: ExportPrecision) -> Path:
             kept = [e for e in manifest.exports if e["file"] != f"{FOLDER}/{precision}"]
             replace(manifest, exports=kept).write(student)
     return folder
+
+
+def _write_images(modules: list[Any], folder: Path, precision: ExportPrecision) -> None:
+    """Write the image side: its graph, and what is done to images before."""
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    processor = image_processor(modules[0])
+    try:
+        preparation = ImagePreparation.of(processor, image_patches(modules[0]))
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+    preparation.save(folder)
+    rng = np.random.default_rng(0)
+    pixels = np.stack([preparation.pixels(_noise(rng, preparation)) for _ in _SAMPLE])
+    plain = folder / ("plain.onnx" if precision == "int8" else GRAPH)
+    _trace(modules, "sentence_embedding", plain, {"pixel_values": torch.from_numpy(pixels)}, "image")
+    if precision == "int8":
+        _quantize(plain, folder / GRAPH)
+
+
+def _noise(rng: np.random.Generator, preparation: ImagePreparation) -> Any:
+    from PIL import Image
+
+    side = max([64, *(preparation.size or {}).values()])
+    return Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
 
 
 def _write(modules: list[Any], output: str, folder: Path, precision: ExportPrecision) -> None:
@@ -349,42 +369,46 @@ def _write(modules: list[Any], output: str, folder: Path, precision: ExportPreci
     backend.save(str(folder / TOKENIZER))
     backend.no_padding()
     plain = folder / ("plain.onnx" if precision == "int8" else GRAPH)
-    _trace(modules, output, plain)
+    of_pairs = output != "sentence_embedding"
+    features = modules[0].preprocess([(t, t) for t in _SAMPLE] if of_pairs else _SAMPLE)
+    names = [n for n in ("input_ids", "attention_mask", "token_type_ids") if n in features]
+    if not of_pairs and "token_type_ids" in names:  # all 0 for a text alone
+        names.remove("token_type_ids")
+    _trace(modules, output, plain, {name: features[name] for name in names}, "text")
     if precision == "int8":
-        import onnx
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        graph = onnx.load(plain)
-        del graph.graph.value_info[:]  # a head's shapes stand there as they were before its matrix was turned
-        quantize_dynamic(graph, folder / GRAPH, per_channel=True, weight_type=QuantType.QInt8)
-        plain.unlink()
+        _quantize(plain, folder / GRAPH)
 
 
-def _trace(modules: list[Any], output: str, path: Path) -> None:
+def _quantize(plain: Path, path: Path) -> None:
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    graph = onnx.load(plain)
+    del graph.graph.value_info[:]  # a head's shapes stand there as they were before its matrix was turned
+    quantize_dynamic(graph, path, per_channel=True, weight_type=QuantType.QInt8)
+    plain.unlink()
+
+
+def _trace(modules: list[Any], output: str, path: Path, inputs: dict[str, Any], modality: Modality) -> None:
     import torch
     from sentence_transformers.sparse_encoder.modules import SpladePooling
 
     class Traced(torch.nn.Module):
-        """The modules of one side, from token ids to vectors."""
+        """The modules of one side, from token ids or pixels to vectors."""
 
         def __init__(self) -> None:
             super().__init__()
             self.parts = torch.nn.ModuleList(modules)
 
         def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-            features: dict[str, Any] = dict(zip(names, tensors, strict=True)) | {"modality": "text"}
+            features: dict[str, Any] = dict(zip(names, tensors, strict=True)) | {"modality": modality}
             for part in self.parts:
                 features = _pool_words(part, features) if isinstance(part, SpladePooling) else part(features)
             return features[output]
 
-    of_pairs = output != "sentence_embedding"
-    features = modules[0].preprocess([(t, t) for t in _SAMPLE] if of_pairs else _SAMPLE)
-    names = [n for n in ("input_ids", "attention_mask", "token_type_ids") if n in features]
-    if not of_pairs and "token_type_ids" in names:  # all 0 for a text alone
-        names.remove("token_type_ids")
-    tensors = tuple(features[n] for n in names)
+    names, tensors = list(inputs), tuple(inputs.values())
     batch, tokens = torch.export.Dim("batch", min=1), torch.export.Dim("tokens", min=1)
-    shapes = tuple({0: batch, 1: tokens} for _ in names)
+    shapes = tuple({0: batch, 1: tokens} if modality == "text" else {0: batch} for _ in names)
     traced = Traced().eval()
     with torch.inference_mode():
         wanted = traced(*tensors)
@@ -403,7 +427,7 @@ def _trace(modules: list[Any], output: str, path: Path) -> None:
     except Exception as error:
         msg = f"{type(modules[0].model).__name__} cannot be exported to ONNX: {str(error).splitlines()[0]}"
         raise ExportError(msg) from error
-    session = _open_session(path)
+    session = open_session(path)
     for part in (slice(None), slice(0, 1)):
         given = {n: t[part].numpy() for n, t in zip(names, tensors, strict=True)}
         found = session.run(None, given)[0]
@@ -418,30 +442,6 @@ def _pool_words(pooling: Any, features: dict[str, Any]) -> dict[str, Any]:
     if pooling.activation_function == "log1p_relu":
         found = found.log1p()
     return {"sentence_embedding": found.amax(1) if pooling.pooling_strategy == "max" else found.sum(1)}
-
-
-def _open_session(path: Path, threads: int | None = None) -> InferenceSession:
-    ort = _import("onnxruntime")
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        found: InferenceSession = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of onnxruntime's own classes: no graph, or one whose weights lie outside its folder
-        msg = f"{path}: cannot be opened as an ONNX graph: {' '.join(str(error).split())}"
-        raise ExportError(msg) from error
-    return found
-
-
-def _import(name: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ImportError as error:
-        msg = f"ONNX needs {name}: `{TRAIN}`."
-        raise ExportError(msg) from error
 
 
 @contextmanager

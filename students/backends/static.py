@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retort.students.images import refuse_images
 from retort.students.towers import Side, prompt_for, route
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class StaticEncoder:
         prompt: str | None = None,
     ) -> np.ndarray:
         """Encode texts: `[n, d]` float32, zeros where a text has no token."""
+        refuse_images(texts)
         prompt = self.prompt if prompt is None else prompt
         found = np.zeros((len(texts), self.table.shape[1]), dtype=np.float32)
         for start in range(0, len(texts), BLOCK):

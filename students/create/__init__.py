@@ -10,6 +10,7 @@ Recipes name each as `retort.students.create.NAME`, wherever in this package it 
 from retort.students.create.adapters import lora
 from retort.students.create.encoders import from_config, pretrained
 from retort.students.create.heads import late_interaction, ranker, sparse
+from retort.students.create.images import fusion_ranker, image_text
 from retort.students.create.layers import from_layers, layers_on_static
 from retort.students.create.lexical import lexical_layers, static_with_lexical
 from retort.students.create.remote import remote_documents
@@ -20,6 +21,8 @@ from retort.students.create.towers import two_towers
 __all__ = [
     "from_config",
     "from_layers",
+    "fusion_ranker",
+    "image_text",
     "late_interaction",
     "layers_on_static",
     "lexical_layers",

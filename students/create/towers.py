@@ -41,49 +41,66 @@ def two_towers(
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Router
 
-    towers = {side: _tower(side, spec, corpus) for side, spec in (("query", query), ("document", document))}
-    dims = {side: tower.get_embedding_dimension() for side, tower in towers.items()}
+    towers = {
+        side: tower("two_towers", side, spec, corpus) for side, spec in (("query", query), ("document", document))
+    }
+    dims = {side: own.get_embedding_dimension() for side, own in towers.items()}
     if dims["query"] != dims["document"]:
         msg = f"two_towers: the query tower has {dims['query']} dimensions, the document tower {dims['document']}."
         raise ValueError(msg)
     router = Router.for_query_document(
-        query_modules=[*_modules(towers["query"])], document_modules=[*_modules(towers["document"])]
+        query_modules=modules_of(towers["query"]), document_modules=modules_of(towers["document"])
     )
-    prompts = {side: tower.prompts.get(side, "") for side, tower in towers.items()}
+    prompts = {side: own.prompts.get(side, "") for side, own in towers.items()}
     similarity = towers["document"].similarity_fn_name
     return assemble(SentenceTransformer, [router], **{"prompts": prompts, "similarity_fn_name": similarity} | options)
 
 
-def _modules(tower: SentenceTransformer) -> list[Any]:
+def modules_of(tower: SentenceTransformer) -> list[Any]:
+    """List a tower's modules, to be put into another model."""
     return list(tower.children())
 
 
-def _tower(side: str, spec: dict[str, Any], corpus: Sequence[str] | None) -> SentenceTransformer:
+def tower(maker: str, side: str, spec: dict[str, Any], corpus: Sequence[str] | None) -> SentenceTransformer:
+    """
+    Make one tower of a student of several.
+
+    :param maker:
+        What makes the student, for errors.
+    :param side:
+        Its key there.
+    :param spec:
+        `{type, init_parameters, frozen}`.
+    :param corpus:
+        As of `two_towers`.
+    :raises ValueError:
+        As `two_towers`.
+    """
     from sentence_transformers import SentenceTransformer, SparseEncoder
     from sentence_transformers.base.modules import Router
 
     from retort.students.modules.counted import CountedEmbedding
     from retort.students.modules.remote import RemoteDocuments
 
-    maker = _maker(side, spec.get("type"))
+    made_by = _maker(maker, side, spec.get("type"))
     if not isinstance(spec.get("frozen", False), bool):
-        msg = f"two_towers: {side}.frozen: must be true or false; it is {spec['frozen']!r}."
+        msg = f"{maker}: {side}.frozen: must be true or false; it is {spec['frozen']!r}."
         raise ValueError(msg)
-    options = {"corpus": corpus} if "corpus" in inspect.signature(maker).parameters else {}
-    tower = maker(**options | spec.get("init_parameters", {}))
-    if not isinstance(tower, SentenceTransformer) or isinstance(tower, SparseEncoder) or isinstance(tower[0], Router):
-        msg = f"two_towers: {side}: {spec['type']} makes no single tower with one dense vector a text."
+    options = {"corpus": corpus} if "corpus" in inspect.signature(made_by).parameters else {}
+    own = made_by(**options | spec.get("init_parameters", {}))
+    if not isinstance(own, SentenceTransformer) or isinstance(own, SparseEncoder) or isinstance(own[0], Router):
+        msg = f"{maker}: {side}: {spec['type']} makes no single tower with one dense vector a text."
         raise ValueError(msg)
-    if isinstance(tower[0], CountedEmbedding):
-        msg = f"two_towers: {side}: a table that counts words is no tower; `lexical_layers` writes one as layers."
+    if isinstance(own[0], CountedEmbedding):
+        msg = f"{maker}: {side}: a table that counts words is no tower; `lexical_layers` writes one as layers."
         raise ValueError(msg)
-    if side == "query" and isinstance(tower[0], RemoteDocuments):
-        msg = f"two_towers: {side}: {spec['type']} is for documents only: there is nothing to train."
+    if side != "document" and isinstance(own[0], RemoteDocuments):
+        msg = f"{maker}: {side}: {spec['type']} is for documents only: there is nothing to train."
         raise ValueError(msg)
-    return tower.requires_grad_(False) if spec.get("frozen", False) else tower  # parts of it may stay all the same
+    return own.requires_grad_(False) if spec.get("frozen", False) else own  # parts of it may stay all the same
 
 
-def _maker(side: str, path: Any) -> Any:
+def _maker(name_of_maker: str, side: str, path: Any) -> Any:
     """Import a maker of ours: nobody checked before whether this path is trusted."""
     module, _, name = str(path).rpartition(".")
     try:
@@ -91,6 +108,6 @@ def _maker(side: str, path: Any) -> Any:
     except ModuleNotFoundError:
         maker = None
     if not is_student_maker(maker):
-        msg = f"two_towers: {side}.type: {path!r} is no maker, such as retort.students.create.pretrained."
+        msg = f"{name_of_maker}: {side}.type: {path!r} is no maker, such as retort.students.create.pretrained."
         raise ValueError(msg)
     return maker

@@ -15,7 +15,7 @@ import torch
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.batches.sampling import DerivedScores, TeacherVectors, picked
 from retort.trainers.candidates.lists import texts_of
-from retort.trainers.candidates.sampling import draw
+from retort.trainers.candidates.sampling import draw, hardest
 from retort.trainers.data.texts import item_id
 from retort.trainers.roles import BatchSource, Derived, StageInputs, TextRequest
 from retort.trainers.runtime.rng import rng_for
@@ -24,6 +24,8 @@ from retort.trainers.runtime.rng import rng_for
 class ListBatches(BatchSource):
     """
     Queries with candidate lists: one positive and sampled negatives each, as the stage's `candidates` says.
+
+    With a `pool`, negatives are chosen from a larger sample; a teacher's scores of it come with the lists.
 
     Where the stage has a text transform, it makes the texts, and candidates that it derives come last in each list.
     """
@@ -62,8 +64,8 @@ class ListBatches(BatchSource):
             ]
             self._scores = DerivedScores(inputs.context, inputs.score_teachers, inputs.derived_vector_teachers, pairs)
 
-    def _entries(self, number: int, epoch: int) -> np.ndarray:
-        """Choose the entries of one list."""
+    def _drawn(self, number: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw the positives of one list, and the negatives that it may have: its pool where there is one."""
         lists, section = self._lists, self._section
         span = np.arange(lists.offsets[number], lists.offsets[number + 1])
         positive, negative = span[lists.labels[span] == 1], span[lists.labels[span] != 1]
@@ -72,10 +74,32 @@ class ListBatches(BatchSource):
             positive = rng.choice(positive, 1)
         elif section.positives == "first":
             positive = positive[:1]
+        count = section.negatives if section.pool is None else section.pool.size
         if section.order == "top":
-            return np.concatenate([positive, negative[: section.negatives]])
-        drawn = draw(lists.found_by[negative], section.negatives, section.sampling, rng)
-        return np.concatenate([positive, negative[drawn]])
+            return positive, negative[:count]
+        return positive, negative[draw(lists.found_by[negative], count, section.sampling, rng)]
+
+    def _entries(self, number: int, epoch: int) -> np.ndarray:
+        """Choose the entries of one list."""
+        positive, negative = self._drawn(number, epoch)
+        pool, count = self._section.pool, self._section.negatives
+        if pool is not None and pool.keep == "random":
+            negative = rng_for(self._seed, "keep", epoch, number).permutation(negative)[:count]
+        elif pool is not None:
+            if self._lists.pool_scores is None:
+                msg = "ListBatches: the lists lack the pool's scores."
+                raise ValueError(msg)
+            negative = negative[hardest(self._lists.pool_scores[negative], count)]
+        return np.concatenate([positive, negative])
+
+    def pooled(self, steps: range) -> np.ndarray:
+        """`[m]` bool: the negatives that some pool of these steps holds. Only these need scores to choose by."""
+        entries = np.zeros(len(self._lists.rows), dtype=bool)
+        for step in steps:
+            places, epochs = picked(self._seed, len(self._keep), self._inputs.batch_size, step)
+            for number, epoch in zip(self._keep[places], epochs, strict=True):
+                entries[self._drawn(int(number), int(epoch))[1]] = True
+        return entries
 
     def used(self, steps: range) -> np.ndarray:
         """`[m]` bool: the entries that some batch of these steps holds. Only these need teacher scores."""

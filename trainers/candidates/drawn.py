@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from retort.students.hashing import hash_text
-from retort.trainers.data.texts import TextStore
+from retort.students.images import ImageFile
+from retort.trainers.data.texts import Item, TextStore
 from retort.trainers.roles import Context, Miner
 from retort.trainers.runtime.rng import rng_for
 
@@ -50,6 +51,11 @@ class RandomMiner(Miner):
         """
         size = len(context.data.corpus)
         depth = min(self.depth, size)
-        drawn = [rng_for(self.seed, "random", text).choice(size, depth, replace=False) for text in queries.texts]
+        drawn = [rng_for(self.seed, "random", _name(item)).choice(size, depth, replace=False) for item in queries.items]
         rows = np.array(drawn, dtype=np.int64).reshape(len(queries), depth)
         return rows, np.zeros(rows.shape, dtype=np.float32)
+
+
+def _name(item: Item) -> str:
+    """Name an item by what it is, wherever it lies."""
+    return item.item.hex() if isinstance(item, ImageFile) else item

@@ -47,6 +47,9 @@ class CandidateLists:
         Names of the sources; the first is `labels`.
     :param scores:
         Per teacher `[m]` float32, NaN where missing.
+    :param pool_scores:
+        `[m]` float32, by which a teacher chooses among a query's pool (`candidates.pool`), NaN where missing; None
+        where none does.
     """
 
     query_rows: np.ndarray
@@ -57,6 +60,7 @@ class CandidateLists:
     found_by: np.ndarray
     sources: list[str]
     scores: dict[str, np.ndarray] = field(default_factory=dict)
+    pool_scores: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.query_rows)
@@ -69,7 +73,8 @@ class CandidateLists:
     @cached_property
     def hash(self) -> str:
         """Hash of who trains on what."""
-        parts = (self.query_rows, self.offsets, self.rows, self.labels, self.found_by, *self.scores.values())
+        parts = [self.query_rows, self.offsets, self.rows, self.labels, self.found_by, *self.scores.values()]
+        parts += [] if self.pool_scores is None else [self.pool_scores]
         return hash_text("".join(hashlib.sha256(p.tobytes()).hexdigest() for p in parts))
 
     def only(self, keep: np.ndarray) -> CandidateLists:
@@ -86,6 +91,7 @@ class CandidateLists:
             found_by=self.found_by[entries],
             sources=self.sources,
             scores={name: values[entries] for name, values in self.scores.items()},
+            pool_scores=None if self.pool_scores is None else self.pool_scores[entries],
         )
 
     def entries(self, keep: np.ndarray) -> CandidateLists:
@@ -99,6 +105,7 @@ class CandidateLists:
             source=self.source[keep],
             found_by=self.found_by[keep],
             scores={name: values[keep] for name, values in self.scores.items()},
+            pool_scores=None if self.pool_scores is None else self.pool_scores[keep],
         )
 
     def padded(self, values: Any) -> np.ndarray:
@@ -120,6 +127,8 @@ class CandidateLists:
             "found_by": pa.array(self.found_by),
             **{f"score.{name}": pa.array(values) for name, values in self.scores.items()},
         }
+        if self.pool_scores is not None:
+            columns["pool_score"] = pa.array(self.pool_scores)
         table = pa.table(columns).replace_schema_metadata({"sources": json.dumps(self.sources)})
         with replace_file(path) as aside:
             pq.write_table(table, aside, write_page_checksum=True)
@@ -154,9 +163,10 @@ class CandidateLists:
             found_by=table["found_by"].to_numpy(),
             sources=sources,
             scores={n[6:]: table[n].to_numpy() for n in table.column_names if n.startswith("score.")},
+            pool_scores=table["pool_score"].to_numpy() if "pool_score" in table.column_names else None,
         )
 
 
 def texts_of(store: TextStore, rows: Any) -> list[str]:
-    """Look up texts by row."""
-    return [store.texts[r] for r in rows]
+    """Look up items by row."""
+    return [store.items[r] for r in rows]

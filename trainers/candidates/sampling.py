@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""Which negatives of a query are drawn, where several sources found them."""
+"""Which negatives of a query are drawn, where several sources found them, and which of these a teacher keeps."""
 
 from typing import Literal, get_args
 
@@ -50,3 +50,18 @@ def draw(found_by: np.ndarray, count: int, how: Sampling, rng: np.random.Generat
         else:
             queues.remove(queue)
     return np.array(list(taken), dtype=np.int64)
+
+
+def hardest(scores: np.ndarray, count: int) -> np.ndarray:
+    """
+    Choose the negatives that a teacher scores best (DCD, Rao et al. 2023).
+
+    :param scores:
+        `[n]` the teacher's scores of a pool of negatives; NaN where it has none.
+    :param count:
+        How many; fewer if fewer have a score.
+    :returns:
+        Indexes into the pool, best first; equal scores keep the pool's order. What has no score is never chosen.
+    """
+    order = np.argsort(-scores, kind="stable")  # NaN comes last
+    return order[~np.isnan(scores[order])][:count]

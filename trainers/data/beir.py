@@ -1,16 +1,25 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets in the BEIR layout: `corpus.jsonl[.gz]`, `queries.jsonl[.gz]`, `qrels/{train,dev,test}.tsv`."""
+"""
+Data sets in the BEIR layout: `corpus.jsonl[.gz]`, `queries.jsonl[.gz]`, `qrels/{train,dev,test}.tsv`.
 
+A document or a query may be an image: a record with `image`, a path beside the file, and no text. Its title no model
+reads.
+"""
+
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from retort.students.images import ImageFile, checked_images
 from retort.trainers.data.files import read_json_lines, read_lines
-from retort.trainers.data.texts import RetrievalData, TextStore, document_text
+from retort.trainers.data.texts import Item, RetrievalData, TextStore, document_text
 from retort.trainers.runtime.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 EmptyTexts = Literal["error", "skip"]
 HELD_OUT = "held-out.jsonl"  # beside BEIR's own files: `_id` of documents of which no stage may make queries
@@ -31,15 +40,16 @@ def read_beir(
     :param split:
         `train`, `dev` or `test`: only the queries that this split judges are kept. None reads the corpus alone.
     :param empty:
-        What to do with a document or query without text: `error`, or `skip` it with its judgements.
+        What to do with a document or query without text, or an image that cannot be read: `error`, or `skip` it with
+        its judgements. A skipped image is named in the log.
     :param unlabelled:
         Keep the queries that no split judges, too. Those of a split whose judgements are not in the folder are among
         them: take such queries out first, if they are to be measured with.
     :returns:
         The data set.
     :raises DataError:
-        If a file is missing or malformed (named with its line), an id occurs twice, a text is empty, judgements name
-        unknown ids, or a pair has two grades.
+        If a file is missing or malformed (named with its line), an id occurs twice, a text is empty, an image cannot
+        be read, judgements name unknown ids, or a pair has two grades.
     """
     folder = Path(folder)
     corpus = read_corpus(folder, empty=empty)
@@ -98,6 +108,12 @@ def read_records(folder: str | Path, *, skipped: set[str] | None = None) -> Iter
             yield record
 
 
+def is_image(record: dict[str, Any]) -> bool:
+    """Tell a record that is an image from one that is a text, whatever else it says of itself."""
+    text = record.get("text")
+    return record.get("image") is not None and not (isinstance(text, str) and text.strip())
+
+
 def is_beir(folder: str | Path) -> bool:
     """Tell whether a folder has a BEIR corpus."""
     return any((Path(folder) / f"corpus.jsonl{end}").is_file() for end in ("", ".gz"))
@@ -133,10 +149,11 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _read_texts(path: Path, fields: tuple[str, ...], empty: EmptyTexts) -> _ReadTexts:
-    texts: dict[str, str] = {}
+    texts: dict[str, Item] = {}
     titles: list[str] = []
     lines: dict[str, int] = {}
     skipped = set()
+    images: dict[int, tuple[str, str]] = {}  # by line the id, and the path beside the file
     for number, record in _records(path):
         i = record["_id"]
         if i in lines:
@@ -151,7 +168,14 @@ def _read_texts(path: Path, fields: tuple[str, ...], empty: EmptyTexts) -> _Read
         if not _is_unicode(text) or not _is_unicode(i):
             msg = f"{path}, line {number}: {i!r} holds half of a surrogate pair, which is no character. Mend the text."
             raise DataError(msg)
-        if text:
+        if is_image(record):
+            if not isinstance(record["image"], str) or not record["image"]:
+                msg = f'{path}, line {number}: "image" must be the path of a file; it is {record["image"]!r}.'
+                raise DataError(msg)
+            images[number] = i, record["image"]
+            texts[i] = ""  # keeps its place
+            titles.append("")
+        elif text:
             texts[i] = text
             titles.append(values[0].strip() if len(fields) > 1 else "")
         elif empty == "skip":
@@ -159,7 +183,20 @@ def _read_texts(path: Path, fields: tuple[str, ...], empty: EmptyTexts) -> _Read
         else:
             msg = f"{path}, line {number}: {i!r} has no text. Remove it, or set data.empty=skip to leave it out."
             raise DataError(msg)
-    store = _ReadTexts(texts.keys(), texts.values(), titles)
+    places = dict(zip(texts, titles, strict=True))
+    for (number, (i, _)), image in zip(
+        images.items(), checked_images(path.parent / name for _, name in images.values()), strict=True
+    ):
+        if isinstance(image, ImageFile):
+            texts[i] = image
+        elif empty == "skip":
+            logger.warning("%s, line %d: skipped: %s", path, number, image)
+            skipped.add(i)
+            del texts[i], places[i]
+        else:
+            msg = f"{path}, line {number}: {image} Or set data.empty=skip to leave it out."
+            raise DataError(msg) from image
+    store = _ReadTexts(texts.keys(), texts.values(), places.values())
     store.skipped = frozenset(skipped)
     return store
 

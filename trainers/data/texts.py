@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""Texts by id, and the data set that a run trains or evaluates on."""
+"""Texts and images by id, and the data set that a run trains or evaluates on."""
 
 import hashlib
 import unicodedata
@@ -9,15 +9,27 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from retort.students.images import ImageFile
 from retort.trainers.runtime.errors import DataError
+
+Item = str | ImageFile  # a text, or an image
 
 
 def item_id(text: str) -> bytes:
-    """Key of a text in caches: blake2b-128 of its NFC UTF-8 form."""
+    """Key of an item in caches: blake2b-128 of a text's NFC UTF-8 form, or of an image's bytes."""
+    if isinstance(text, ImageFile):
+        return text.item
     return hashlib.blake2b(unicodedata.normalize("NFC", text).encode(), digest_size=16).digest()
+
+
+def shown_item(item: Item) -> str:
+    """Give an item as people see it: a text, or the name of an image's file."""
+    return Path(item).name if isinstance(item, ImageFile) else item
 
 
 def document_text(title: str, text: str) -> str:
@@ -32,19 +44,21 @@ def whole_characters(text: str) -> str:
 
 class TextStore:
     """
-    Texts by id, in a fixed order; everything else refers to them by row.
+    Texts or images by id, in a fixed order; everything else refers to them by row.
+
+    What takes either reads `items`; what takes text alone reads `texts`, which refuses a store with images.
 
     :param ids:
         `n` unique ids.
-    :param texts:
-        Their texts.
+    :param items:
+        Their texts, or images as `ImageFile`.
     :param titles:
         The title that each text begins with, '' where it has none; None: no text has one.
     """
 
-    def __init__(self, ids: Iterable[str], texts: Iterable[str], titles: Iterable[str] | None = None) -> None:
+    def __init__(self, ids: Iterable[str], items: Iterable[Item], titles: Iterable[str] | None = None) -> None:
         self.ids = list(ids)
-        self.texts = list(texts)
+        self.items: list[Any] = list(items)
         self.titles = [""] * len(self.ids) if titles is None else list(titles)
         self.rows = {i: row for row, i in enumerate(self.ids)}
         if len(self.rows) != len(self.ids):
@@ -56,9 +70,31 @@ class TextStore:
         return len(self.ids)
 
     @cached_property
+    def first_image(self) -> ImageFile | None:
+        """The first item that is an image, if one is."""
+        return next((item for item in self.items if isinstance(item, ImageFile)), None)
+
+    @property
+    def texts(self) -> list[str]:
+        """
+        The items, all of which must be texts.
+
+        :raises DataError:
+            If one is an image.
+        """
+        if self.first_image is not None:
+            msg = (
+                f"{self.first_image} is an image, and something of this run reads text alone, such as BM25, a text "
+                "transform, pseudo-queries or the encoder of a text student. Take it out of the recipe, or use a "
+                "student and teachers that read images."
+            )
+            raise DataError(msg)
+        return self.items
+
+    @cached_property
     def item_ids(self) -> np.ndarray:
         """`[n]` cache keys, dtype V16."""
-        return np.array([item_id(text) for text in self.texts], dtype="V16")
+        return np.array([item_id(item) for item in self.items], dtype="V16")
 
     @cached_property
     def first_rows(self) -> np.ndarray:
@@ -69,16 +105,17 @@ class TextStore:
 
     @cached_property
     def hash(self) -> str:
-        """Hash of all ids and texts in their order."""
+        """Hash of all ids and items in their order."""
         digest = hashlib.sha256()
-        for i, text in zip(self.ids, self.texts, strict=True):
+        for i, item in zip(self.ids, self.items, strict=True):
+            text = f"image {item.item.hex()}" if isinstance(item, ImageFile) else item
             digest.update(f"{len(i)}:{i}{len(text)}:{text}".encode())
         return digest.hexdigest()
 
     def select(self, rows: Iterable[int]) -> "TextStore":
         """Return a store of these rows only."""
         rows = list(rows)
-        return TextStore(*([values[r] for r in rows] for values in (self.ids, self.texts, self.titles)))
+        return TextStore(*([values[r] for r in rows] for values in (self.ids, self.items, self.titles)))
 
     def without_titles(self) -> "TextStore":
         """Return the texts without their titles, which `titles` still holds."""
@@ -102,6 +139,11 @@ class RetrievalData:
     qrels: dict[str, dict[str, int]] = field(default_factory=dict)
     given: dict[str, dict[str, float]] = field(default_factory=dict)
     held_out: frozenset[str] = frozenset()
+
+    @property
+    def of_texts(self) -> bool:
+        """Whether no document and no query is an image."""
+        return self.corpus.first_image is None and self.queries.first_image is None
 
     @cached_property
     def hash(self) -> str:
@@ -180,5 +222,5 @@ def share_corpus(first: RetrievalData, second: RetrievalData) -> tuple[Retrieval
     new = [row for row, i in enumerate(second.corpus.ids) if i not in corpus.rows]
     if new:
         more = second.corpus.select(new)
-        corpus = TextStore([*corpus.ids, *more.ids], [*corpus.texts, *more.texts], [*corpus.titles, *more.titles])
+        corpus = TextStore([*corpus.ids, *more.ids], [*corpus.items, *more.items], [*corpus.titles, *more.titles])
     return replace(first, corpus=corpus), replace(second, corpus=corpus)

@@ -280,7 +280,9 @@ class Loop:
         progress, device = self.progress, self.accelerator.device
         batch = source.batch(progress.step)
         progress.queries_without_positive += batch.lists_without_positive
-        ctx = StepContext(stage.name, progress.step, stage.steps, batch.size, training.seed, self.processes)
+        ctx = StepContext(
+            stage.name, progress.step, stage.steps, batch.size, training.seed, self.processes, whole=batch
+        )
         dtype = next(self.distiller.student.parameters()).dtype
         parts = [part.to(device, dtype) for part in batch.split(training.accumulation)]
         # Each part's loss is divided by what counts in the whole step, so this must be known before the first.

@@ -55,8 +55,9 @@ def dev_sample(dev: RetrievalData, training: TrainingSection) -> RetrievalData:
     sample = dev.subset(np.sort(order))
     # As judged, by ids: of copies of a document, that is the one that measures look for.
     rows = {dev.corpus.rows[d] for judged in sample.qrels.values() for d, grade in judged.items() if grade > 0}
-    near, _ = BM25(dev.corpus.texts).search(sample.queries.texts, BM25_NEIGHBOURS)
-    rows |= {int(r) for r in near[near >= 0]}
+    if dev.of_texts:
+        near, _ = BM25(dev.corpus.texts).search(sample.queries.texts, BM25_NEIGHBOURS)
+        rows |= {int(r) for r in near[near >= 0]}
     spare = [int(r) for r in rng.permutation(len(dev.corpus)) if int(r) not in rows]
     rows |= set(spare[: max(0, training.dev_documents - len(rows))])
     return RetrievalData(dev.name, dev.corpus.select(sorted(rows)), sample.queries, sample.qrels)
@@ -90,7 +91,7 @@ def dev_sampler(
         documents, starts = document_vectors(
             sample.corpus, lambda texts: encode_vectors(model, texts, "document"), similarity, views
         )
-        queries = encode_vectors(model, sample.queries.texts, "query")
+        queries = encode_vectors(model, sample.queries.items, "query")
         rows, _ = search_vectors(queries, documents, 10 + 1, similarity=similarity, starts=starts)
         return mean(per_query(rankings(sample, rows), sample.qrels))["ndcg@10"]
 
@@ -98,10 +99,22 @@ def dev_sampler(
 
 
 def ranker_sample(dev: RetrievalData, training: TrainingSection) -> tuple[RetrievalData, np.ndarray]:
-    """Draw the fixed dev sample of a ranker: queries, and BM25's first documents of the full corpus for each."""
+    """
+    Draw the fixed dev sample of a ranker: queries, and BM25's first documents of the full corpus for each.
+
+    Where there are images, BM25 cannot say: each query has its positives and random documents, in random order.
+    """
     order = rng_for("dev sample", dev.queries.hash).permutation(len(dev.queries))[: training.dev_queries]
     sample = dev.subset(np.sort(order))
-    return sample, BM25(dev.corpus.texts).search(sample.queries.texts, training.dev_depth)[0]
+    if dev.of_texts:
+        return sample, BM25(dev.corpus.texts).search(sample.queries.texts, training.dev_depth)[0]
+    depth = min(training.dev_depth, len(dev.corpus))
+    drawn = []
+    for query, positives in zip(sample.queries.ids, sample.positives(), strict=True):
+        rng = rng_for("dev sample", dev.queries.hash, query)
+        others = rng.permutation(np.setdiff1d(np.arange(len(dev.corpus)), positives))
+        drawn.append(rng.permutation(np.concatenate([positives, others])[:depth]))
+    return sample, np.array(drawn)
 
 
 def final_metrics(
@@ -114,7 +127,7 @@ def final_metrics(
     views: DocumentViews | None = None,
 ) -> tuple[dict[str, Any], dict[str, Evaluation]]:
     """
-    Measure the student, BM25 and the teachers that it asked.
+    Measure the student, BM25 and the teachers that it asked; of images there is no BM25.
 
     A bi-encoder, BM25, and each teacher that gives vectors, rank the full corpus for all dev queries. A ranker ranks
     BM25's first documents for the dev sample, beside BM25 itself: all dev queries would take too long. Of a ranker it
@@ -128,13 +141,14 @@ def final_metrics(
     manifest = build_manifest(student)
     if is_ranker(student):
         sample, candidates = ranker_sample(dev, training)
-        found = {
-            "student": evaluate_ranker(Ranker(student, manifest, "student"), sample, candidates),
-            "bm25": evaluate_rows("bm25", sample, candidates),
-        }
+        found = {"student": evaluate_ranker(Ranker(student, manifest, "student"), sample, candidates)}
+        if dev.of_texts:
+            found["bm25"] = evaluate_rows("bm25", sample, candidates)
     else:
         loaded = (SparseStudent if is_sparse(student) else Student)(student, manifest, "student")
-        found = {"student": evaluate_model(loaded, dev, views=views), "bm25": evaluate_bm25(dev)}
+        found = {"student": evaluate_model(loaded, dev, views=views)}
+        if dev.of_texts:
+            found["bm25"] = evaluate_bm25(dev)
         for name in asked:
             teacher = context.teachers[name]
             if teacher.runs != "in_loop" and teacher.gives == "vectors":
@@ -147,7 +161,7 @@ def final_metrics(
     metrics: dict[str, Any] = {
         "student": found["student"].metrics,
         "teachers": teachers,
-        "candidates": {"bm25": found["bm25"].metrics},
+        "candidates": {"bm25": found["bm25"].metrics} if dev.of_texts else {},
     }
     if is_ranker(student):
         sensitivity = query_sensitivity(sample, lambda pairs: score_numpy(student, pairs))

@@ -194,8 +194,8 @@ def _ranked(ranker: Ranker, data: RetrievalData) -> Any:
 
 
 def _interleaved(forms: Sequence[Student | Ranker], data: RetrievalData) -> list[float]:
-    queries = data.queries.texts[:: max(1, len(data.queries) // TIMED)][:TIMED]
-    texts = data.corpus.texts[:PAIRS_A_CALL]
+    queries = data.queries.items[:: max(1, len(data.queries) // TIMED)][:TIMED]
+    texts = data.corpus.items[:PAIRS_A_CALL]
     seconds: list[list[float]] = [[] for _ in forms]
     for _ in range(ROUNDS):
         for query in queries:

@@ -115,9 +115,9 @@ def evaluate_model(
     documents, starts = document_vectors(data.corpus, encode, similarity, views)
     documents = documents[:, :dim]
     rate = len(data.corpus) / (time.perf_counter() - started)
-    queries = student.encode_query(data.queries.texts)[:, :dim]
+    queries = student.encode_query(data.queries.items)[:, :dim]
     found = search_vectors(queries, documents, DEPTH + 1, similarity=similarity, starts=starts)  # as for BM25
-    costs = {**query_costs(student, documents, data.queries.texts), "documents_per_s": rate}
+    costs = {**query_costs(student, documents, data.queries.items), "documents_per_s": rate}
     return _scored(student.name, data, *found, costs=costs)
 
 
@@ -131,7 +131,7 @@ def evaluate_vectors(
     student: Student | None = None,
 ) -> Evaluation:
     """Evaluate ready vectors, `[q, d]` and `[n, d]`, over the whole corpus; with times, if their model is given."""
-    costs = query_costs(student, documents, data.queries.texts) if student else {}
+    costs = query_costs(student, documents, data.queries.items) if student else {}
     return _scored(name, data, *search_vectors(queries, documents, DEPTH + 1, similarity=similarity), costs=costs)
 
 
@@ -172,8 +172,8 @@ def evaluate_ranker(
     started = time.perf_counter()
     rows = rerank(data, candidates, ranker.score)
     rate = np.count_nonzero(candidates >= 0) / (time.perf_counter() - started)
-    found = zip(data.queries.texts, candidates, strict=True)
-    lists = {query: own for query, rows in found if (own := [data.corpus.texts[r] for r in rows if r >= 0])}
+    found = zip(data.queries.items, candidates, strict=True)
+    lists = {query: own for query, rows in found if (own := [data.corpus.items[r] for r in rows if r >= 0])}
     ms = _median_ms(lambda query: ranker.score([(query, text) for text in lists[query]]), list(lists)[:TIMED_LISTS])
     costs = {"ms": ms, "ms_encode": ms, "documents_per_s": rate, "mb": ranker.megabytes}
     return _scored(ranker.name, data, rows, costs=costs)
@@ -217,11 +217,11 @@ def query_sensitivity(data: RetrievalData, score: Callable[[list[tuple[str, str]
     :returns:
         A share; NaN if there is no query of another document.
     """
-    asked = [(q, p.tolist()) for q, p in zip(data.queries.texts, data.positives(), strict=True) if len(p)]
+    asked = [(q, p.tolist()) for q, p in zip(data.queries.items, data.positives(), strict=True) if len(p)]
     pairs, half = [], len(asked) // 2  # neighbours often ask for neighbouring documents
     for (query, positives), (other, others) in zip(asked, asked[half:] + asked[:half], strict=True):
         if positives[0] not in others:
-            pairs += [(q, data.corpus.texts[positives[0]]) for q in (query, other)]
+            pairs += [(q, data.corpus.items[positives[0]]) for q in (query, other)]
     if not pairs:
         return float("nan")
     own, others = score(pairs).reshape(-1, 2).T
@@ -243,9 +243,9 @@ def rerank(
     :returns:
         `[q, k]` rows, best first, those of -1 last.
     """
-    texts = data.corpus.texts
+    items = data.corpus.items
     there = candidates >= 0
-    pairs = [(q, texts[r]) for q, found in zip(data.queries.texts, candidates, strict=True) for r in found if r >= 0]
+    pairs = [(q, items[r]) for q, found in zip(data.queries.items, candidates, strict=True) for r in found if r >= 0]
     scores = np.full(candidates.shape, -np.inf)
     if pairs:
         scores[there] = score(pairs)

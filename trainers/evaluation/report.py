@@ -14,7 +14,7 @@ from markupsafe import Markup
 from retort.students.files import read_json, reading, replace_file
 from retort.students.manifest import Manifest
 from retort.students.redaction import redacted
-from retort.trainers.data.texts import RetrievalData
+from retort.trainers.data.texts import RetrievalData, shown_item
 from retort.trainers.engine.log import read_log
 from retort.trainers.evaluation import plots
 from retort.trainers.evaluation.metrics import MEASURES
@@ -111,7 +111,7 @@ def _collected(run: Path, data: RetrievalData | None, others: list[str], *, trus
         "comparisons": comparisons,
         "zero_shot": read_zero_shot(run),
         "agreement": _agreement(run, split, list(metrics["dev"]["teachers"])),
-        "texts": dict(zip(data.queries.ids, data.queries.texts, strict=True)) if data else {},
+        "texts": dict(zip(data.queries.ids, map(shown_item, data.queries.items), strict=True)) if data else {},
         "shown": SHOWN_QUERIES,
         "fitted": {
             path.parent.name: read_json(path, MEASURE_AGAIN)["dev"]

@@ -212,6 +212,9 @@ class Recipe(RecipeSections):
                     f"the first rank must lie before the end, and skip must not stand beside it; it is {[first, end]}."
                 )
                 raise PlacedRecipeError((*place, "candidates", "range"), message)
+        if stage.candidates is not None and (pool := stage.candidates.pool) and pool.size < stage.candidates.negatives:
+            message = f"the pool must hold the {stage.candidates.negatives} negatives of a list; it is {pool.size}."
+            raise PlacedRecipeError((*place, "candidates", "pool", "size"), message)
         if stage.selector and not stage.takes_queries:
             raise PlacedRecipeError((*place, "selector"), "it is for batches of lists or pairs.")
         if stage.refresh and not (stage.takes_lists or stage.queries or stage.selector):

@@ -263,6 +263,33 @@ class FilterSection(_Section):
 
 
 @dataclass(kw_only=True)
+class PoolSection(_Section):
+    """
+    A pool of negatives, of which the student sees the few that a teacher scores best.
+
+    The pool is drawn as `order` and `sampling` say; with `order: random` anew each epoch. The teacher scores it before
+    the stage, once for all runs. So the student scores `negatives` documents a query, whatever the pool's size.
+
+    :param size:
+        Negatives of a query's pool.
+    :param keep:
+        Which `negatives` of the pool enter the list. `hardest`: those that the teacher scores best; what it does not
+        score is left out. `random`: any, which asks no teacher; it is the baseline of `hardest`.
+    :param teacher:
+        Name of the teacher that scores the pool: one that is asked before training.
+    """
+
+    size: Count
+    teacher: Text
+    keep: Literal["hardest", "random"] = "hardest"
+
+    @property
+    def asks(self) -> str | None:
+        """The teacher that must score the pool; None if none must."""
+        return self.teacher if self.keep == "hardest" else None
+
+
+@dataclass(kw_only=True)
 class CandidatesSection(_Section):
     """
     The candidate lists of a stage.
@@ -283,6 +310,8 @@ class CandidatesSection(_Section):
         with an end.
     :param filter:
         Leave out documents that a teacher scores too high, or too low.
+    :param pool:
+        Draw more negatives than the student sees, and keep those that a teacher scores best.
     :param positives:
         `random` (one), `first` or `all` of a query's positives.
     :param text:
@@ -296,6 +325,7 @@ class CandidatesSection(_Section):
     skip: Amount = 0
     range: tuple[Amount, Amount] | None = None
     filter: FilterSection | None = None
+    pool: PoolSection | None = None
     positives: Literal["random", "first", "all"] = "random"
     text: Component | None = None
 

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from retort.students.hashing import canonical_json, hash_text
+from retort.students.images import of_images
 from retort.students.towers import Side
 from retort.trainers.roles import EncodedPart, Teacher, Work
 from retort.trainers.runtime.errors import RecipeError, TeacherError
 from retort.trainers.teachers.calls import SECONDS_A_CALL, Refusal
-from retort.trainers.teachers.haystack import HaystackComponents
+from retort.trainers.teachers.haystack import HaystackComponents, document_of, refuse_query
 
 BATCH = 32  # documents a call, where the embedder does not say
 PROBE = "text"
@@ -89,9 +90,10 @@ class Embedders:
     def encode_parts(self, texts: list[str], side: Side) -> Iterator[EncodedPart]:
         """Give the vectors of texts call by call; see `Teacher.encode_parts`."""
         size = 1 if side == "query" else self._batch_size if self.remote else max(1, len(texts))
+        probe: str = texts[0] if of_images(texts) else PROBE
 
         def ask(rows: list[int]) -> list[np.ndarray | Refusal] | Refusal:
-            own = [texts[row] if row >= 0 else PROBE for row in rows]
+            own = [texts[row] if row >= 0 else probe for row in rows]
             return self._checked(own, self._query(own[0]) if side == "query" else self._documents(own), side)
 
         def halves(rows: list[int]) -> list[list[int]]:
@@ -118,6 +120,7 @@ class Embedders:
         return self._components.specs["text" if side == "query" else side]["type"]
 
     def _query(self, text: str) -> list[Any]:
+        refuse_query(text)
         try:
             return [self._components.warm["text"].run(text=text).get("embedding")]
         except Exception as error:
@@ -125,9 +128,8 @@ class Embedders:
             raise TeacherError(msg) from error
 
     def _documents(self, texts: list[str]) -> list[Any]:
-        from haystack import Document
-
-        documents = [Document(id=str(i), content=text) for i, text in enumerate(texts)]
+        field = vars(self._components.warm["document"]).get("file_path_meta_field")
+        documents = [document_of(str(i), text, field) for i, text in enumerate(texts)]
         try:
             found = self._components.warm["document"].run(documents=documents)["documents"]
         except Exception as error:
@@ -166,7 +168,8 @@ class EmbedderTeacher(Embedders, Teacher):
     :param text_embedder:
         `{type, init_parameters}` of a component whose `run(text=...)` gives `embedding`.
     :param document_embedder:
-        `{type, init_parameters}` of a component whose `run(documents=...)` gives `documents` with embeddings.
+        `{type, init_parameters}` of a component whose `run(documents=...)` gives `documents` with embeddings. One that
+        embeds images gets their paths in the metadata field that its `file_path_meta_field` names.
     :param similarity:
         How the vectors are compared: `cosine` or `dot`.
     :param revision:

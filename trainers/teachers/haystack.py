@@ -8,17 +8,22 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache, cached_property
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from retort.students.hashing import canonical_json, hash_text
+from retort.students.images import ImageFile
 from retort.trainers.recipe.trust import check_component, load_type
 from retort.trainers.runtime.errors import RecipeError, TeacherError
 from retort.trainers.teachers.calls import Caller, Refusal
+
+if TYPE_CHECKING:
+    from haystack import Document
 
 REMOTE_RETRIES = 5
 STORE = "document_store"  # no model, wherever it is
@@ -349,3 +354,38 @@ def package_versions(component_type: str) -> list[str]:
 def _distributions() -> Mapping[str, list[str]]:
     """Which distributions modules are of: Python reads the files of all that are installed to tell."""
     return packages_distributions()
+
+
+def document_of(name: str, item: Any, field: str | None = None) -> Document:
+    """
+    Put a text into a document of Haystack's, or the path of an image into its metadata.
+
+    :param name:
+        The document's id.
+    :param item:
+        A text, or an `ImageFile`.
+    :param field:
+        The metadata field that the component reads paths from; None: it reads texts alone.
+    :raises TeacherError:
+        If it is an image, and the component reads texts alone.
+    """
+    from haystack import Document
+
+    if isinstance(item, ImageFile):
+        if field is None:
+            msg = f"{item} is an image, and the teacher's component reads texts: it has no file_path_meta_field."
+            raise TeacherError(msg)
+        return Document(id=name, meta={field: os.path.realpath(item)})
+    return Document(id=name, content=item)
+
+
+def refuse_query(query: str) -> None:
+    """
+    Refuse an image as a query: components of Haystack's take texts.
+
+    :raises TeacherError:
+        If it is one.
+    """
+    if isinstance(query, ImageFile):
+        msg = f"the query {query} is an image; components of Haystack's take texts. Take a BiEncoderTeacher."
+        raise TeacherError(msg)

@@ -19,7 +19,7 @@ from retort.students.hashing import hash_text
 from retort.trainers.roles import Ask, Gives, Teacher, Work
 from retort.trainers.runtime.errors import RecipeError, TeacherError
 from retort.trainers.teachers.calls import CHARACTERS_A_TOKEN, SECONDS_A_CALL, Refusal, in_order
-from retort.trainers.teachers.haystack import HaystackComponents
+from retort.trainers.teachers.haystack import HaystackComponents, document_of, refuse_query
 
 if TYPE_CHECKING:
     from haystack import Document
@@ -152,9 +152,8 @@ class RankerTeacher(Teacher):
         return self._components.assumed_seconds(work.lists, SECONDS_A_CALL)
 
     def _answer(self, ask: Ask) -> np.ndarray:
-        from haystack import Document
-
-        documents = [Document(id=i, content=text) for i, text in zip(ask.document_ids, ask.documents, strict=True)]
+        refuse_query(ask.query)
+        documents = [document_of(i, text) for i, text in zip(ask.document_ids, ask.documents, strict=True)]
         # None would mean the ranker's own default, which may cut.
         wanted = dict(zip(OVERRULED, (len(documents), False, -math.inf), strict=True))
         options = {name: value for name, value in wanted.items() if name in self._takes}

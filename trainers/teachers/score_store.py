@@ -255,8 +255,8 @@ def _asks(data: RetrievalData, query_rows: np.ndarray, document_rows: np.ndarray
     for _, group in groupby(order, key=itemgetter(0)):
         entries = {document: (q, d) for _, document, q, d in group}.values()  # equal texts are asked for once
         query, rows = next(iter(entries))[0], [row for _, row in entries]
-        ids, texts = [documents.ids[r] for r in rows], [documents.texts[r] for r in rows]
-        asks.append(Ask(queries.ids[query], queries.texts[query], ids, texts))
+        ids, texts = [documents.ids[r] for r in rows], [documents.items[r] for r in rows]
+        asks.append(Ask(queries.ids[query], queries.items[query], ids, texts))
     return asks
 
 

@@ -206,7 +206,7 @@ class VectorCache:
         """Return the texts that the teacher was not asked for, by their ids."""
         items = (item.tobytes() for item in texts.item_ids)
         where, refused = self._where, self._refused.items
-        return {i: t for i, t in zip(items, texts.texts, strict=True) if i not in where and i not in refused}
+        return {i: t for i, t in zip(items, texts.items, strict=True) if i not in where and i not in refused}
 
 
 def _open_block(path: Path) -> np.ndarray:
