@@ -3,7 +3,7 @@ FROM python:3.12-slim
 WORKDIR /app
 COPY constraints.txt /tmp/constraints.txt
 COPY . /tmp/source
-RUN pip install --no-cache-dir -c /tmp/constraints.txt "/tmp/source[files,serve]" && rm -r /tmp/source
+RUN pip install --no-cache-dir -c /tmp/constraints.txt "/tmp/source[files,images,serve]" && rm -r /tmp/source
 RUN useradd --create-home retort
 USER retort
 EXPOSE 1416

@@ -12,6 +12,8 @@ from retort.students import Manifest
 from retort.students.files import resolve_model
 from retort.students.segmentation import PASSAGE_WORDS
 from retort.trainers.data.documents import OnError, Reading, read_source, source_root
+from retort.trainers.data.images import holds_images, read_images
+from retort.trainers.runtime.errors import DataError
 from retort.trainers.runtime.progress import progress_bar
 
 
@@ -32,9 +34,10 @@ def index_documents(
     Read and index documents, with a progress bar; see `retort.pipelines.indexing.index_documents`.
 
     :param student:
-        The student.
+        The student. One of kind `image_text` reads images alone, all others texts alone; a model without a manifest is
+        given what the source has.
     :param source:
-        What to read (see `read_source`); files are cut as the student was made for.
+        What to read (see `read_source`, and `read_images` for images); files are cut as the student was made for.
     :param store:
         Folder of the index, or URL of a collection on a Qdrant server.
     :param sparse:
@@ -53,14 +56,29 @@ def index_documents(
         What to do with what cannot be read or has no text: `skip` it and name it, or `fail`.
     :returns:
         Documents in the index, and how many were deleted.
+    :raises DataError:
+        If the student reads images and the source has texts, or the other way round; or a sparse student is named for
+        images.
     """
     manifest = Manifest.read(Path(resolve_model(student)))
     words = manifest.passage_words if manifest is not None else 0
+    images = holds_images(source) if manifest is None else manifest.kind == "image_text"
+    if images and sparse is not None:
+        msg = f"{student} reads images, which have no sparse embeddings: leave --sparse out."
+        raise DataError(msg)
+
+    def read() -> Reading:
+        if images:
+            return read_images(source, on_error=on_error, may_be_blank=True)
+        return read_source(source, words=words or PASSAGE_WORDS, on_error=on_error, may_be_blank=True)
+
+    folder = source_root(source)
     return index_reading(
         student,
-        lambda: read_source(source, words=words or PASSAGE_WORDS, on_error=on_error, may_be_blank=True),
+        read,
         store,
-        folder=source_root(source),
+        folder=folder,
+        images=(folder or Path(source)) if images else None,
         sparse=sparse,
         prune=prune,
         quantization=quantization,

@@ -25,7 +25,7 @@ from retort.indexes import index_documents, index_reading
 from retort.pipelines.load import pipeline_yaml
 from retort.pipelines.stamping import stamp_index
 from retort.students import Manifest, Ranker, Student, read_space
-from retort.students.files import replace_file
+from retort.students.files import replace_file, resolve_model
 from retort.students.hashing import remote_space
 from retort.students.loading import read_remote_documents
 from retort.students.segmentation import PASSAGE_WORDS
@@ -338,7 +338,8 @@ def stamp(
         revision}`, or a YAML file of one of these.
     :param meta_fields:
         Meta fields that were embedded before the content, where the student encodes documents itself; None:
-        `["title"]`, as in training. Haystack's embedders embed none unless they are told to.
+        `["title"]`, as in training. Haystack's embedders embed none unless they are told to. Of images the file that
+        `file_path` names is read.
     :param separator:
         What stood between them.
     :param allow:
@@ -352,7 +353,7 @@ def stamp(
     :raises RecipeError:
         If the embedder is not the one that the student was trained for, or is missing.
     """
-    from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder
+    from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder, StudentDocumentImageEmbedder
 
     name = str(Path(student).resolve()) if Path(student).is_dir() else str(student)
     store = str(store) if isinstance(store, str | Path) else store
@@ -364,13 +365,14 @@ def stamp(
     if embedder is not None:
         msg = f"{student} encodes documents itself, by which they are compared: leave the embedder out."
         raise RecipeError(msg)
-    own = StudentDocumentEmbedder(
-        model=name,
-        meta_fields_to_embed=None if meta_fields is None else list(meta_fields),
-        embedding_separator=separator,
-        progress_bar=False,
-        trust_remote_code=trust_remote_code,
-    )
+    common: dict[str, Any] = {"model": name, "progress_bar": False, "trust_remote_code": trust_remote_code}
+    manifest = Manifest.read(Path(resolve_model(name)))
+    own: StudentDocumentEmbedder | StudentDocumentImageEmbedder
+    if manifest is not None and manifest.kind == "image_text":
+        own = StudentDocumentImageEmbedder(**common)
+    else:
+        fields = None if meta_fields is None else list(meta_fields)
+        own = StudentDocumentEmbedder(meta_fields_to_embed=fields, embedding_separator=separator, **common)
     space = read_space(name, trust_remote_code=trust_remote_code)
     return stamp_index(store, name, space, lambda found: own.run(documents=found)["documents"], embedder=str(student))
 

@@ -25,7 +25,7 @@ def run(given: argparse.Namespace) -> None:
     except FilterError as error:
         msg = f"--filter: {error}"
         raise FilterError(msg) from error
-    found = answers(given.question, _events(given, filters))
+    found = answers(given.question, _events(given, filters), given.top_k)
     print(json.dumps(found, indent=2, ensure_ascii=False) if given.json else format_answers(found))
 
 
@@ -70,15 +70,26 @@ def _asked_of(notice: Notice, given: argparse.Namespace, filters: dict[str, Any]
     return events
 
 
-def answers(question: str, events: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def answers(question: str, events: Iterable[dict[str, Any]], top_k: int | None = None) -> dict[str, Any]:
     """
     Sum up what `Engine.answer` told step by step.
 
+    :param question:
+        The question.
+    :param events:
+        What was told.
+    :param top_k:
+        Images to give, at most; None: all.
     :returns:
         `question`, `answers` (text, score, document, title, start, end), `best_score`, `documents` (id, title, score).
+        Of images there are no `answers`, and `documents` have their `file`.
     """
     passages, *told, done = events
     documents = {passage["number"]: passage for passage in passages["passages"]}
+    keys = ["id", "title", "score"]
+    if passages.get("images"):  # an older server does not say
+        documents = {number: document for number, document in documents.items() if number <= (top_k or number)}
+        keys.insert(2, "file")
     return {
         "question": question,
         "answers": [
@@ -93,12 +104,16 @@ def answers(question: str, events: Iterable[dict[str, Any]]) -> dict[str, Any]:
             for answer in told
         ],
         "best_score": done["best_score"],
-        "documents": [{key: passage[key] for key in ("id", "title", "score")} for passage in documents.values()],
+        "documents": [{key: passage[key] for key in keys} for passage in documents.values()],
     }
 
 
 def format_answers(found: dict[str, Any]) -> str:
-    """Format answers for a terminal."""
+    """Format answers for a terminal, or the files of images."""
+    if found["documents"] and "file" in found["documents"][0]:
+        return "\n".join(
+            f"[{i}] {d['title']}\n    {d['file']}, score {d['score']:.2f}" for i, d in enumerate(found["documents"], 1)
+        )
     if not found["answers"]:
         near = ", ".join(d["id"] for d in found["documents"][:3]) or "none"
         return f"No good answer (best score {found['best_score']:.2f}). Nearest documents: {near}"

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from retort.cli.table import format_table
-from retort.students.backends.onnx import ExportError
+from retort.students.backends.sessions import ExportError
 from retort.students.card import verdict
 from retort.trainers.data.read import read_judged
 from retort.trainers.evaluation.exports import export_student

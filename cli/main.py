@@ -130,11 +130,15 @@ examples:
   retort index runs/first/student --documents handbook/ --store runs/first/index
   retort index runs/first/student --documents my-data --store runs/first/index     a BEIR folder
   retort index runs/first/student --documents handbook/ --store http://localhost:6333/handbook
+  retort index runs/images/student --documents photos/ --store runs/images/index    a student of kind image_text
 
 Files (.txt .md .html .pdf .docx) are read by Haystack's converters and cut into passages. Hidden files are
 not read. Links are followed to files within the folder only, never out of it. An index that is there is added to;
 documents of the same id are replaced, and so are the passages of a file that changed. What files that are gone once
 gave stays, unless --prune deletes it. A file of the same name in another folder is refused.
+
+A student of kind image_text reads images alone (.png .jpg .webp .gif .bmp .tif), or a BEIR folder whose records have
+an "image". Each becomes a document with its file's name as title. It needs pip install 'retort-haystack[images]'.
 
 A URL is a collection on a Qdrant server: http(s)://HOST:PORT/COLLECTION, port 6333 if none is given. The key of the
 server, if it wants one, is read from QDRANT_API_KEY.
@@ -146,6 +150,7 @@ examples:
   retort ask "..." --store runs/first/index --json
   retort ask "..." --store runs/first/index --filter topic=cats --filter "year>=2020"
   retort ask "..." --store http://localhost:6333/handbook
+  retort ask "a red heart" --store runs/images/index --top-k 10          files of images, best first
 
 An index in a folder belongs to one process at a time: where `retort serve` holds it, it is asked over HTTP, with
 RETORT_API_KEY of the environment as its key.
@@ -175,10 +180,11 @@ examples:
 
 A page for people at /, chat as OpenAI's clients speak it at /v1/chat/completions (model: chat), the pipelines
 extractive_qa and search at /NAME/run, /health and /ready. Without --generator ({type, init_parameters} of a Haystack
-chat generator) answers are sentences of the documents. RETORT_API_KEY in the environment is the key that callers must
-send as a bearer token. Without one, name with --allowed-hosts what the server is called by where --host is another:
-else a site that leads a browser to it can read the documents. Behind a proxy, FORWARDED_ALLOW_IPS names its address:
-else all of its callers count as one client.
+chat generator) answers are sentences of the documents. Of an index of images the page shows previews.
+
+RETORT_API_KEY in the environment is the key that callers must send as a bearer token. Without one, name with
+--allowed-hosts what the server is called by where --host is another: else a site that leads a browser to it can read
+the documents. Behind a proxy, FORWARDED_ALLOW_IPS names its address: else all of its callers count as one client.
 """
 
 ALLOW = "trust types of this module, ask this server, or, with trust_remote_code, run code that models bring along"
@@ -393,11 +399,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--trust-remote-code", action="store_true", help=TRUST)
 
-    ask = add("ask", "Ask a question; the answer is cited from the index.", ASK_EPILOG)
+    ask = add("ask", "Ask a question; the answer is cited from the index, or lists its images.", ASK_EPILOG)
     ask.add_argument("question")
     ask.add_argument("--store", required=True, metavar="STORE", help="folder of the index, or URL of a collection")
     ask.add_argument("--student", default=None, help="student to ask with; by default the one that built the index")
-    ask.add_argument("--top-k", type=positive, default=3, help="answers to give, at most")
+    ask.add_argument("--top-k", type=positive, default=3, help="answers or images to give, at most")
     ask.add_argument(
         "--filter",
         action="append",
@@ -474,6 +480,7 @@ MENDABLE = {
     "haystack.errors": ("FilterError",),
     "haystack_integrations.components.retrievers.retort": ("SpaceMismatchError",),
     "retort.students": ("DamagedFileError", "ExportError", "ManifestError", "PrecisionError", "RemoteCodeError"),
+    "retort.students.images": ("ImageError",),
     "retort.trainers.runtime.errors": ("CacheError", "DataError", "RecipeError", "TeacherError"),
 }
 

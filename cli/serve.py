@@ -37,6 +37,9 @@ def run(given: argparse.Namespace) -> None:
         found = served.engine.check()
         if served.other is not None:
             served.other.check()
+        if served.rag is not None and served.engine.shows_images:
+            msg = f"--generator: {given.store} holds images, of which a language model reads nothing. Leave it out."
+            raise RecipeError(msg)
         key = os.environ.get(KEY) or None
         local = all(is_loopback(one) for one in sockets)
         names = ["localhost", "127.0.0.1", "[::1]", address(given.host, sockets)]  # by the last `retort ask` calls

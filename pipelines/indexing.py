@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from haystack import Document
 from haystack.document_stores.errors import DocumentStoreError
 
+from haystack_integrations.components.embedders.retort.student_document_image_embedder import image_meta, image_within
 from haystack_integrations.components.retrievers.retort.qdrant_server import ServerIndex
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
@@ -25,6 +26,7 @@ from retort.pipelines.load import how_to_build, is_url, load_pipeline, missing_i
 from retort.pipelines.shards import Shards
 from retort.students import (
     FILE_STAMP,
+    IMAGE_STAMP,
     ROOT_STAMP,
     SPACE_STAMP,
     SPARSE_SPACE_STAMP,
@@ -37,6 +39,7 @@ from retort.students import (
 )
 from retort.students.files import found_from_index, relative_to_index, resolve_model
 from retort.students.hashing import canonical_json
+from retort.students.images import ImageError
 from retort.students.sparse import SparseStudent
 
 logger = logging.getLogger(__name__)
@@ -57,7 +60,8 @@ class Source(NamedTuple):
     :param blank:
         Files that have no text any more, or ids of such documents of a BEIR folder: what the index has of them goes.
     :param unread:
-        Files and folders that could not be read: what the index has of them stays, also with `prune`.
+        Files and folders that could not be read, or ids of such images of a BEIR folder: what the index has of them
+        stays, also with `prune`.
     """
 
     documents: list[Document]
@@ -71,6 +75,7 @@ def index_documents(
     store: str | Path,
     *,
     folder: Path | None,
+    images: Path | None = None,
     progress: Callable[[str, int], AbstractContextManager[Callable[[int], Any]]],
     sparse: str | None = None,
     prune: bool = False,
@@ -81,7 +86,9 @@ def index_documents(
     on_error: Literal["skip", "fail"] = "skip",
 ) -> tuple[int, int]:
     """
-    Index documents through `indexing.yml` (`indexing_hybrid.yml` with a sparse student), in blocks.
+    Index documents through `indexing.yml`, in blocks.
+
+    With a sparse student it is `indexing_hybrid.yml`, for images `indexing_images.yml`.
 
     An interrupted run leaves whole blocks; the same command goes on after them, as documents that are in the index
     unchanged are not embedded again. Passages that a file gave before and no longer gives are deleted, all of them if
@@ -98,6 +105,8 @@ def index_documents(
         Folder of the index, or URL of a collection on a Qdrant server (see `store_spec`).
     :param folder:
         The folder that the documents are passages of, their files named in `file_path`; None for a BEIR folder's.
+    :param images:
+        Documents are images: the folder that their `file_path` is relative to. None: they are texts.
     :param progress:
         Shows how far it is: a context of what is done and of how many, that yields `update(n)`.
     :param sparse:
@@ -130,12 +139,15 @@ def index_documents(
     quantization, storage = _kept(store, quantization, storage)
     places: dict[str, Any] = {"student": name, "index": store, "embedding_dim": dim, "quantization": quantization}
     places |= {"storage": storage, "sentences": sentences} | trust
+    images = None if images is None else images.resolve()
 
     def named(model: str) -> str:
         return model if is_url(store) else relative_to_index(model, store)
 
     stamps = {SPACE_STAMP: read_space(name, **trust), STUDENT_STAMP: named(name)}
-    if sparse is None:
+    if images is not None:
+        pipeline = load_pipeline("indexing_images", **places, images=str(images))
+    elif sparse is None:
         pipeline = load_pipeline("indexing", **places)
     else:
         pipeline = load_pipeline("indexing_hybrid", **places, sparse=_absolute(sparse))
@@ -145,11 +157,12 @@ def index_documents(
         }
     root = None if folder is None else str(folder.resolve())
     source = read()
-    documents = _storable(_owned(source.documents, root), on_error)
+    documents = _owned(source.documents, root)
+    documents = _storable(documents if images is None else _stamped(documents, images, on_error), on_error)
     files = {d.meta[FILE_STAMP] for d in documents} if root is not None else set()
     writer: Any = pipeline.get_component("writer")
     # Not `pipeline.run`: Haystack copies what runs along a connection, vectors number by number.
-    embedders: list[Any] = [pipeline.get_component(n) for n in pipeline.graph.nodes if n != "writer"]
+    embedders: list[Any] = [pipeline.get_component(n) for n in pipeline.graph.nodes if n not in ("converter", "writer")]
 
     def embed(block: list[Document]) -> list[Document]:
         for embedder in embedders:
@@ -163,13 +176,13 @@ def index_documents(
     if first or is_url(store):  # all who write look first
         there = index.sample_meta()
         if there is None and not documents:
-            msg = "There is no text to index."
+            msg = f"There is no {'text' if images is None else 'image'} to index."
             raise DocumentStoreError(msg)
         if there is not None:
             _refuse_other_space(there, stamps, store, name, sparse)
             if root is not None and not prune:
                 _refuse_other_root(target, store, files, root)
-    shards = Shards(Path(f"{store}.shards"), stamps, sentences=sentences)
+    shards = Shards(Path(f"{store}.shards"), stamps, sentences=sentences and images is None)
     blocks = [documents[start : start + BLOCK] for start in range(0, len(documents), BLOCK)]
     if state is None or is_url(store):  # a server is written to by all
         own = blocks if state is None else blocks[state.process_index :: state.num_processes]
@@ -306,6 +319,19 @@ def _owned(documents: list[Document], root: str | None) -> list[Document]:
     return owned
 
 
+def _stamped(documents: list[Document], images: Path, on_error: Literal["skip", "fail"]) -> list[Document]:
+    """Say of images what the embedder will: by the key of its bytes a changed one is known."""
+    kept, reasons = [], []
+    for document in documents:
+        try:
+            image = image_within(images, document.meta["file_path"])
+            kept.append(replace(document, meta=document.meta | image_meta(image, "file_path", images)))
+        except ImageError as error:  # it was there when it was checked
+            reasons.append(f"{document.id}: {error}")
+    _tell_left_out(reasons, on_error)
+    return kept
+
+
 def _storable(documents: list[Document], on_error: Literal["skip", "fail"]) -> list[Document]:
     """Leave out what cannot be written, and name it, before anything is embedded."""
     kept, reasons = [], []
@@ -315,13 +341,18 @@ def _storable(documents: list[Document], on_error: Literal["skip", "fail"]) -> l
             kept.append(document)
         except DocumentStoreError as error:
             reasons.append(str(error))
-    if reasons:
-        lines = "".join(f"\n  {reason}" for reason in reasons)
-        if on_error == "fail":
-            msg = f"{len(reasons)} documents cannot be indexed. Mend or remove them:{lines}"
-            raise DocumentStoreError(msg)
-        logger.warning("%d documents left out:%s", len(reasons), lines)
+    _tell_left_out(reasons, on_error)
     return kept
+
+
+def _tell_left_out(reasons: list[str], on_error: Literal["skip", "fail"]) -> None:
+    if not reasons:
+        return
+    lines = "".join(f"\n  {reason}" for reason in reasons)
+    if on_error == "fail":
+        msg = f"{len(reasons)} documents cannot be indexed. Mend or remove them:{lines}"
+        raise DocumentStoreError(msg)
+    logger.warning("%d documents left out:%s", len(reasons), lines)
 
 
 def _unstamped(meta: dict[str, Any]) -> dict[str, Any]:
@@ -346,9 +377,9 @@ def _passages(store: Any, files: set[str], same_root: str, root: str) -> dict[st
 
 
 def _unread_passages(store: Any, unread: Sequence[str], root: str | None) -> set[str]:
-    """Ids of the passages of files, and of all files in folders, that could not be read."""
-    if not unread:
-        return set()
+    """Ids of the passages of files, and of all files in folders, that could not be read; a BEIR folder names ids."""
+    if not unread or root is None:
+        return set(unread)
     near = store.filter_documents({"field": f"meta.{ROOT_STAMP}", "operator": "==", "value": root})
     owners = {d.id: owner[1] for d in near if (owner := _owner(d.meta)) is not None}
     below = tuple(f"{name}/" for name in unread)
@@ -366,6 +397,8 @@ def _changed(store: Any, documents: list[Document], stamps: dict[str, str]) -> l
     def same(document: Document) -> bool:
         there = stored.get(document.id)
         if there is None or there.content != document.content or _owner(there.meta) != _owner(document.meta):
+            return False
+        if there.meta.get(IMAGE_STAMP) != document.meta.get(IMAGE_STAMP):
             return False
         # As JSON, which the index gives back, and with floats as the engine keeps them.
         before, now = (canonical_json(as_kept(_unstamped(meta))) for meta in (there.meta, document.meta))

@@ -16,6 +16,8 @@ STUDENT = "runs/quickstart/student"
 INDEX = "runs/quickstart/index"
 RANKER = "runs/ranker/student"
 SPARSE = "runs/sparse/student"
+IMAGE_STUDENT = "runs/images/student"
+IMAGE_INDEX = "runs/images/index"
 
 EDGE_STORE = "haystack_integrations.document_stores.retort.qdrant_edge_document_store.QdrantEdgeDocumentStore"
 SERVER_STORE = "haystack_integrations.document_stores.qdrant.document_store.QdrantDocumentStore"
@@ -117,10 +119,11 @@ def store_spec(
 def pipeline_yaml(
     name: str,
     *,
-    student: str = STUDENT,
-    index: str = INDEX,
+    student: str | None = None,
+    index: str | None = None,
     ranker: str = RANKER,
     sparse: str = SPARSE,
+    images: str | None = None,
     embedding_dim: int | None = None,
     quantization: str | None = None,
     storage: str | None = None,
@@ -133,13 +136,15 @@ def pipeline_yaml(
     :param name:
         Name of a YAML file of this package, such as `extractive_qa`.
     :param student:
-        Takes the place of the quickstart's student.
+        Takes the place of the quickstart's student, or of the one of images.
     :param index:
-        Takes the place of the quickstart's index: a folder, or a URL (see `store_spec`).
+        Takes the place of its index: a folder, or a URL (see `store_spec`).
     :param ranker:
         Takes the place of the ranker.
     :param sparse:
         Takes the place of the sparse student.
+    :param images:
+        Folder that the paths of images are relative to, for pipelines that read them; None: the working directory.
     :param embedding_dim:
         Dimension of the student's embeddings, for an index on a server.
     :param quantization:
@@ -158,18 +163,24 @@ def pipeline_yaml(
         names = ", ".join(sorted(p.stem for p in path.parent.glob("*.yml")))
         msg = f"There is no pipeline {name!r}; there are: {names}."
         raise FileNotFoundError(msg)
-    shipped, hybrid = store_spec(INDEX), "hybrid" in name
-    models = {STUDENT: student, RANKER: ranker, SPARSE: sparse}
+    hybrid = "hybrid" in name
+    models = {STUDENT: student or STUDENT, IMAGE_STUDENT: student or IMAGE_STUDENT, RANKER: ranker, SPARSE: sparse}
 
     def filled(node: Any) -> Any:
-        if node == shipped:
-            return store_spec(
-                index, embedding_dim=embedding_dim, sparse=hybrid, quantization=quantization, storage=storage
-            )
+        for shipped in (INDEX, IMAGE_INDEX):
+            if node == store_spec(shipped):
+                return store_spec(
+                    index or shipped,
+                    embedding_dim=embedding_dim,
+                    sparse=hybrid,
+                    quantization=quantization,
+                    storage=storage,
+                )
         if isinstance(node, dict):
             named = any(isinstance(value, str) and value in models for value in node.values())
             trust = {"trust_remote_code": True} if trust_remote_code and named else {}
-            kept = {"sentences": sentences} if "sentences" in node else {}
+            kept: dict[str, Any] = {"sentences": sentences} if "sentences" in node else {}
+            kept |= {"root_path": images} if "root_path" in node and images is not None else {}
             return {key: filled(value) for key, value in node.items()} | kept | trust
         if isinstance(node, list):
             return [filled(value) for value in node]

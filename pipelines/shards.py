@@ -43,6 +43,9 @@ class Shards:
             return
         documents = embed(block)
         tensors = {"dense": np.array([d.embedding for d in documents], dtype=np.float32)}
+        if len(documents) < len(block):  # an image may be gone since it was checked
+            embedded = {d.id for d in documents}
+            tensors["rows"] = np.array([row for row, d in enumerate(block) if d.id in embedded], dtype=np.int64)
         sparse = [d.sparse_embedding for d in documents if d.sparse_embedding is not None]
         if sparse:
             tensors["starts"] = np.cumsum([0, *(len(s.indices) for s in sparse)])
@@ -55,8 +58,9 @@ class Shards:
             save_file(tensors, aside)
 
     def take(self, block: list[Document]) -> list[Document]:
-        """Give a block's documents with their embeddings and stamps."""
+        """Give a block's documents with their embeddings and stamps; without those that could not be embedded."""
         kept = load_file(self._path(block))
+        block = [block[row] for row in kept["rows"].tolist()] if "rows" in kept else block
         found = [
             replace(d, embedding=vector, meta={**d.meta, **self.stamps})
             for d, vector in zip(block, kept["dense"].tolist(), strict=True)

@@ -15,16 +15,16 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import uuid4
 
 import anyio
 import yaml
 from anyio.to_thread import run_sync
-from fastapi import HTTPException, Request
+from fastapi import HTTPException, Query, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from hayhooks import create_app as create_hayhooks
 from hayhooks.settings import settings
 from haystack.core.errors import PipelineRuntimeError
@@ -38,6 +38,8 @@ from retort.pipelines.filters import check_filters, parse_filters
 from retort.pipelines.load import is_url, pipeline_yaml
 from retort.serving.engine import Engine
 from retort.serving.limits import CHATS, SECURITY, Guards, refusal
+from retort.serving.previews import Preview, preview_of
+from retort.students.extras import missing
 from retort.students.redaction import redacted
 
 if TYPE_CHECKING:
@@ -58,10 +60,13 @@ class PipelineWrapper({wrapper}):
 """
 LONGEST_QUESTION = 2000  # characters
 MOST = 1000  # passages or answers at once
+LONGEST_ID = 4096  # characters
 READY_FOR = 2.0  # seconds
 OK, NOT_FOUND, NOT_IMPLEMENTED, SERVER_ERROR = 200, 404, 501, 500
 EVENTS = "text/event-stream"
 POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+# No site that is open beside the page may find out by an <img> which documents there are.
+PREVIEW = {"cache-control": "private, max-age=300", "cross-origin-resource-policy": "same-origin"}
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 Found = TypeVar("Found")
@@ -263,6 +268,7 @@ def create_app(
             "student": shown(served.engine.student) if api_key is None else "student",
             "other": other,
             "report": served.report is not None,
+            "images": served.engine.shows_images,
             "key": api_key is not None,
             "token": served.token,
         }
@@ -289,6 +295,30 @@ def create_app(
             # As an event: the page tells it like all that goes wrong later.
             return StreamingResponse(iter([_line({"event": "error", "detail": error.detail})]), media_type=EVENTS)
         return StreamingResponse(_sent(first, events), media_type=EVENTS, headers={"cache-control": "no-store"})
+
+    @app.get("/preview", tags=["page"], response_class=Response)
+    async def preview(
+        request: Request, document: Annotated[str, Query(alias="id", max_length=LONGEST_ID)], other: bool = False
+    ) -> Any:
+        """A small picture of a document that is an image, by its id: a JPEG."""
+        engine = served.other if other else served.engine
+
+        def small() -> Preview | None:
+            there = None if engine is None else engine.document(document)
+            return None if there is None else preview_of(there.meta)
+
+        try:
+            picture = await run_in_thread(small)
+        except ModuleNotFoundError as error:
+            if (mend := missing(error, "A preview")) is None:
+                raise
+            return JSONResponse({"detail": mend}, NOT_IMPLEMENTED, headers=policy)
+        if picture is None:  # in the same words whatever the reason
+            return JSONResponse({"detail": "There is no preview of such a document."}, NOT_FOUND, headers=policy)
+        headers = policy | PREVIEW | {"etag": picture.etag}
+        if request.headers.get("if-none-match") == picture.etag:
+            return Response(status_code=304, headers=headers)
+        return Response(picture.data, media_type="image/jpeg", headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 NO_MODEL = "The language model broke off; the server's log says why."
 NO_ANSWER = "The documents do not seem to answer this."
+NO_IMAGE = "There is no such image."
+IMAGES = 10  # that are listed, if nobody says how many
 
 
 class Chat(BasePipelineWrapper):
@@ -55,7 +57,8 @@ class Chat(BasePipelineWrapper):
             return str(found["generator"]["replies"][0].text)
         top = {} if top_k is None else {"top_k": top_k}
         events = await run_in_thread(lambda: list(serving().engine.answer(question, filters=filters, **top)))
-        return _spoken(list(_pieces(events))) if body.get("stream") else "".join(_pieces(events))
+        pieces = list(_images(events, top_k or IMAGES) if events[0].get("images") else _pieces(events))
+        return _spoken(pieces) if body.get("stream") else "".join(pieces)
 
 
 async def begun(pieces: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
@@ -102,6 +105,15 @@ def _text(content: Any) -> str:
 async def _spoken(pieces: list[str]) -> AsyncGenerator[str, None]:
     for piece in pieces:
         yield piece
+
+
+def _images(events: list[dict[str, Any]], most: int) -> Iterator[str]:
+    """Lines of titles and files, best first."""
+    images = events[0]["passages"][:most]
+    if not images:
+        yield NO_IMAGE
+    for image in images:
+        yield f"[{image['number']}] {image['title']} ({image['file']})\n"
 
 
 def _pieces(events: list[dict[str, Any]]) -> Iterator[str]:

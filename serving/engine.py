@@ -16,14 +16,17 @@ from haystack.document_stores.errors import DocumentStoreError
 
 from haystack_integrations.components.retrievers.retort.qdrant_server import ServerIndex
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
+from haystack_integrations.document_stores.retort.edge_documents import point_id
 from retort.pipelines.load import is_url, pipeline_yaml
+from retort.students import IMAGE_STAMP
 
 EXTRACTS = "extractive_qa"
+IMAGES = 24  # that are shown: full rows of two, three, four and six
 
 
 class Engine:
     """
-    One model with its index, through `extractive_qa.yml`.
+    One model with its index, through `extractive_qa.yml`. An index of images has no sentences: it is searched alone.
 
     The components are run one by one: their times are what a page shows, and what a pipeline hands on is copied.
 
@@ -55,6 +58,11 @@ class Engine:
         target = self._retriever.document_store
         # A server's store would create what is missing as soon as it is opened.
         self._server = ServerIndex(target) if isinstance(target, QdrantDocumentStore) else None
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether the documents are images; the model is loaded if need be."""
+        return bool(self._embedder.kind == "image_text")
 
     def check(self) -> dict[str, Any]:
         """
@@ -114,8 +122,10 @@ class Engine:
         :param top_k:
             Answers, at most; None: as `extractive_qa.yml` says.
         :returns:
-            `answers` and `best_score`.
+            `answers` and `best_score`; of images there are none.
         """
+        if self.shows_images:
+            return {"answers": [], "best_score": _best_score(documents)}
         found: dict[str, Any] = self._answerer.run(query=question, documents=documents, top_k=top_k)
         return found
 
@@ -132,15 +142,21 @@ class Engine:
         :param filters:
             Haystack filters of the passages.
         :returns:
-            First `{event: passages, passages: [...], ms: {...}}`, then an `{event: answer, ...}` for each sentence that
-            answers, then `{event: done, best_score, ms}`.
+            First `{event: passages, images, passages: [...], ms: {...}}`, then an `{event: answer, ...}` for each
+            sentence that answers, then `{event: done, best_score, ms}`. With `images` the passages are images, 24 or as
+            many as `top_k` if that is more, and there is no answer.
         :raises DocumentStoreError:
             If the index is gone, or of another model.
         :raises FilterError:
             If the filters are malformed.
         """
-        documents, ms = self.search(question, filters=filters)
-        yield {"event": "passages", "passages": [_passage(d, n) for n, d in enumerate(documents, 1)], "ms": ms}
+        images = self.shows_images
+        documents, ms = self.search(question, top_k=max(top_k, IMAGES) if images else None, filters=filters)
+        passages = [_passage(d, n) for n, d in enumerate(documents, 1)]
+        yield {"event": "passages", "images": images, "passages": passages, "ms": ms}
+        if images:
+            yield {"event": "done", "best_score": round(_best_score(documents), 4), "ms": ms}
+            return
         started = time.perf_counter()
         found = self.read(question, documents, top_k=top_k)
         ms = ms | {"answer": 1e3 * (time.perf_counter() - started)}
@@ -155,6 +171,28 @@ class Engine:
                 "end": answer.document_offset.end,
             }
         yield {"event": "done", "best_score": round(found["best_score"], 4), "ms": ms}
+
+    def document(self, document_id: str) -> Document | None:
+        """
+        Look up a document.
+
+        :param document_id:
+            Its id, from anybody.
+        :returns:
+            The document; None if the index has none of this id.
+        :raises DocumentStoreError:
+            If the index is gone, or the server fails.
+        """
+        self._refuse_missing()
+        try:
+            point = point_id(document_id)
+        except DocumentStoreError:  # not Unicode
+            return None
+        if self._server:
+            documents = self._server.documents([point])
+        else:
+            documents = self._retriever.document_store.get_documents_by_id([document_id])
+        return next((document for document in documents if document.id == document_id), None)
 
     def close(self) -> None:
         """Let go of model and index."""
@@ -172,6 +210,10 @@ def _build(student: str, store: str) -> str:
     return f"Build it: retort index {student} --documents DIR --store {store}"
 
 
+def _best_score(documents: list[Document]) -> float:
+    return documents[0].score or 0.0 if documents else 0.0
+
+
 def _passage(document: Document, number: int) -> dict[str, Any]:
     meta = document.meta
     return {
@@ -182,5 +224,6 @@ def _passage(document: Document, number: int) -> dict[str, Any]:
         "url": meta.get("url"),
         "page": meta.get("page_number"),
         "text": document.content or "",
+        "preview": IMAGE_STAMP in meta,
         "score": round(document.score or 0.0, 4),
     }

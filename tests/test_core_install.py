@@ -4,19 +4,22 @@
 """The core install serves: exported students run where nothing that training needs can be imported."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import WORDS
+from tiny import WORDS, draw_shape
 
 from retort.students import Ranker, Student, save_student
 from retort.students.create import ranker, sparse, static
+from retort.students.images import ImageFile
 from retort.students.sparse import SparseStudent
 from retort.trainers.evaluation.exports import export_student
 
+SHAPES = ["bar", "circle", "cross", "square"]
 TEXTS = [
     "what is bread",
     "the ship in the storm.",
@@ -29,7 +32,7 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def served(tiny_model, tiny_student, trunk, tmp_path_factory):
+def served(tiny_model, tiny_student, image_student, trunk, tmp_path_factory):
     """Folder of exported students of each kind, and what the process without training's packages got of them."""
     folder = tmp_path_factory.mktemp("served")
     lengths = {"query": 16, "document": 32}
@@ -42,6 +45,11 @@ def served(tiny_model, tiny_student, trunk, tmp_path_factory):
     for kind, model in models.items():
         save_student(model, folder / kind)
         export_student(folder / kind, precision="float32")
+    shutil.copytree(image_student, folder / "images")
+    export_student(folder / "images", precision="float32")
+    (folder / "shapes").mkdir()
+    for shape in SHAPES:
+        draw_shape(shape, "red").save(folder / "shapes" / f"{shape}.png")
     save_student(tiny_model(1), folder / "plain")
     (folder / "texts.json").write_text(json.dumps(TEXTS))
     (folder / "documents").mkdir()
@@ -83,6 +91,17 @@ def test_answers(served):
     assert "bread" in got["answers"]["answers"][0]["text"].lower()
     assert any("bread" in answer.lower() for answer in got["hybrid"])
     assert got["imported"] == []
+
+
+def test_images(served):
+    """Embedded by the component, indexed, asked for and shown small."""
+    folder, got = served
+    student = Student.load(folder / "images", backend="torch", device="cpu")
+    vectors = student.encode_document([ImageFile(folder / "shapes" / f"{shape}.png") for shape in SHAPES])
+    np.testing.assert_allclose(got["images"]["vectors"], vectors, atol=1e-5)
+    wanted = [SHAPES[row] for row in np.argsort(-vectors @ student.encode_query(["what is bread"])[0])]
+    assert [document["title"] for document in got["images"]["ranked"]] == wanted
+    assert bytes.fromhex(got["images"]["preview"]).startswith(b"\xff\xd8\xff")
 
 
 def test_what_is_missing_is_named_in_one_line(served):

@@ -82,6 +82,24 @@ def test_generators(path, pydocs, monkeypatch):
     assert "streaming_callback" in pipeline.get_component("generator").run.__code__.co_varnames
 
 
+def test_image_search(tmp_path, tiny_student, capsys):
+    """From drawn pictures to a search over them; a tiny model reads captions, a tiny one images."""
+    data, run, store = tmp_path / "data", tmp_path / "run", tmp_path / "index"
+    example("image-search/draw.py")["write"](data, 40)
+    small = ["stages.0.steps=3", "training.batch_size=8", "training.evaluate_every=3"]
+    small += [f"student.init_parameters.text.init_parameters.model={tiny_student}"]
+    main(
+        ["train", "--recipe", "image_text", "--data", str(data), "--out", str(run), "--no-export"]
+        + [part for one in small for part in ("--set", one)]
+    )
+    main(["index", str(run / "student"), "--documents", str(data / "images"), "--store", str(store)])
+    capsys.readouterr()
+    main(["ask", "a red star above a blue circle", "--store", str(store), "--json"])
+    pictures = json.loads(capsys.readouterr().out)["documents"]
+    assert pictures
+    assert all((data / "images" / picture["file"]).is_file() for picture in pictures)
+
+
 def test_swap_in(pydocs, tmp_path, capsys):
     run = example("swap-in/compare.py")
     assert len(run["edited"]()) == 3

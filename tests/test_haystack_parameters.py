@@ -14,6 +14,7 @@ from haystack.utils import ComponentDevice
 
 from haystack_integrations.components.embedders.retort import (
     StudentDocumentEmbedder,
+    StudentDocumentImageEmbedder,
     StudentMultiViewDocumentEmbedder,
     StudentSparseDocumentEmbedder,
     StudentSparseTextEmbedder,
@@ -21,6 +22,7 @@ from haystack_integrations.components.embedders.retort import (
 )
 from haystack_integrations.components.embedders.sentence_transformers import (
     SentenceTransformersDocumentEmbedder,
+    SentenceTransformersDocumentImageEmbedder,
     SentenceTransformersSparseDocumentEmbedder,
     SentenceTransformersSparseTextEmbedder,
     SentenceTransformersTextEmbedder,
@@ -64,6 +66,7 @@ def documents_of(model, **options):
     [
         (StudentTextEmbedder, SentenceTransformersTextEmbedder),
         (StudentDocumentEmbedder, SentenceTransformersDocumentEmbedder),
+        (StudentDocumentImageEmbedder, SentenceTransformersDocumentImageEmbedder),
         (StudentMultiViewDocumentEmbedder, SentenceTransformersDocumentEmbedder),
         (StudentSparseTextEmbedder, SentenceTransformersSparseTextEmbedder),
         (StudentSparseDocumentEmbedder, SentenceTransformersSparseDocumentEmbedder),
@@ -80,6 +83,7 @@ def test_all_but_two_parameters_are_taken(ours, theirs):
     [
         StudentTextEmbedder,
         StudentDocumentEmbedder,
+        StudentDocumentImageEmbedder,
         StudentMultiViewDocumentEmbedder,
         StudentSparseTextEmbedder,
         StudentSparseDocumentEmbedder,

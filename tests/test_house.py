@@ -41,6 +41,7 @@ FROZEN = {
     "haystack_integrations.components.embedders.retort.student_text_embedder.StudentTextEmbedder",
     "haystack_integrations.components.embedders.retort.student_document_embedder.StudentDocumentEmbedder",
     "haystack_integrations.components.embedders.retort.student_sparse_text_embedder.StudentSparseTextEmbedder",
+    ("haystack_integrations.components.embedders.retort.student_document_image_embedder.StudentDocumentImageEmbedder"),
     (
         "haystack_integrations.components.embedders.retort.student_multi_view_document_embedder"
         ".StudentMultiViewDocumentEmbedder"
@@ -233,8 +234,9 @@ def test_shipped_pipelines_use_frozen_types_and_quickstart_paths():
         types = {t for t in values(tree, "type") if ".retort." in t}
         assert types <= FROZEN
         assert types
-        assert set(values(tree, "model")) <= {f"runs/{name}/student" for name in ("quickstart", "ranker", "sparse")}
-        assert set(values(tree, "path")) <= {"runs/quickstart/index"}
+        models = ("quickstart", "ranker", "sparse", "images")
+        assert set(values(tree, "model")) <= {f"runs/{name}/student" for name in models}
+        assert set(values(tree, "path")) <= {"runs/quickstart/index", "runs/images/index"}
         assert tree["inputs"]
         assert tree["outputs"]
 

@@ -34,9 +34,14 @@ def main(folder: Path) -> None:
     from haystack import Document
 
     import retort
-    from haystack_integrations.components.embedders.retort import StudentMultiViewDocumentEmbedder
+    from haystack_integrations.components.embedders.retort import (
+        StudentDocumentImageEmbedder,
+        StudentMultiViewDocumentEmbedder,
+    )
     from retort.cli import main as command
     from retort.pipelines.load import load_pipeline
+    from retort.serving.engine import Engine
+    from retort.serving.previews import preview_of
     from retort.students import Ranker, Student
     from retort.students.sparse import SparseStudent, largest
 
@@ -65,6 +70,18 @@ def main(folder: Path) -> None:
     question = {name: {"text": "what is bread"} for name in ("embedder", "sparse_embedder")}
     result = pipeline.run(question | {name: {"query": "what is bread"} for name in ("ranker", "answerer")})
     got["hybrid"] = [answer.data for answer in result["answerer"]["answers"]]
+    images, pictures, shapes = str(folder / "images"), str(folder / "pictures"), folder / "shapes"
+    embedder = StudentDocumentImageEmbedder(model=images, root_path=shapes)
+    documents = [Document(meta={"file_path": path.name}) for path in sorted(shapes.iterdir())]
+    seen = {"vectors": [document.embedding for document in embedder.run(documents=documents)["documents"]]}
+    output("index", images, "--documents", str(shapes), "--store", pictures)
+    asking = ("ask", "what is bread", "--store", pictures, "--json", "--top-k", "4")
+    seen["ranked"] = json.loads(output(*asking))["documents"]
+    engine = Engine(images, pictures)
+    small = preview_of(engine.document("circle.png").meta)
+    seen["preview"] = small.data.hex()
+    engine.close()
+    got["images"] = seen
     got["errors"] = [error(lambda: Student.load(folder / "plain")), error(lambda: retort.distill)]
     got["errors"].append(error(lambda: command(["train", "--recipe", "kd", "--data", "x", "--out", str(folder / "y")])))
     got["imported"] = sorted(name for name in BLOCKED if sys.modules[name] is not None)

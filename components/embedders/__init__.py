@@ -2,6 +2,9 @@
 #
 # SPDX-License-Identifier: Apache-2.0
 from haystack_integrations.components.embedders.retort.student_document_embedder import StudentDocumentEmbedder
+from haystack_integrations.components.embedders.retort.student_document_image_embedder import (
+    StudentDocumentImageEmbedder,
+)
 from haystack_integrations.components.embedders.retort.student_multi_view_document_embedder import (
     StudentMultiViewDocumentEmbedder,
 )
@@ -13,6 +16,7 @@ from haystack_integrations.components.embedders.retort.student_text_embedder imp
 
 __all__ = [
     "StudentDocumentEmbedder",
+    "StudentDocumentImageEmbedder",
     "StudentMultiViewDocumentEmbedder",
     "StudentSparseDocumentEmbedder",
     "StudentSparseTextEmbedder",

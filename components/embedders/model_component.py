@@ -80,6 +80,11 @@ class ModelComponent(Generic[Loaded]):
             **options,
         )
 
+    @property
+    def kind(self) -> str:
+        """What kind of student the model is, as its manifest says; it is loaded if need be."""
+        return self._handle.student.manifest.kind
+
     def to_dict(self) -> dict[str, Any]:
         """Describe the component, for YAML; a `torch.dtype` for transformers is written as text."""
         parameters = {name: getattr(self, name) for name in inspect.signature(self.__init__).parameters}  # type: ignore[misc]

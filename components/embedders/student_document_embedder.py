@@ -21,7 +21,15 @@ from haystack_integrations.components.embedders.retort.model_component import (
     finished,
     tokens_of,
 )
-from retort.students import SENTENCES_STAMP, SPACE_STAMP, STUDENT_STAMP, VIEW_OF, Student, document_string
+from retort.students import (
+    SENTENCES_STAMP,
+    SPACE_STAMP,
+    STUDENT_STAMP,
+    VIEW_OF,
+    ManifestError,
+    Student,
+    document_string,
+)
 from retort.students.checks import positive
 from retort.students.sentences import Passage, pack, passages_of, texts_to_keep
 from retort.students.views import mean_of_views
@@ -153,6 +161,15 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
         self._warned = False
         self._handle = self._share(self._kind)
 
+    def warm_up(self) -> None:
+        """
+        Load the model, once.
+
+        :raises ManifestError:
+            If its documents are images.
+        """
+        _ = self._loaded()
+
     @component.output_types(documents=list[Document])
     def run(self, documents: list[Document]) -> dict[str, Any]:
         """
@@ -164,6 +181,8 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
             `documents`: copies with the same ids, an embedding and the stamps in `meta`.
         :raises TypeError:
             If `documents` is not a list of documents.
+        :raises ManifestError:
+            If the model's documents are images.
         """
         if isinstance(documents, list):  # Hayhooks hands on a request's JSON as it is
             documents = [Document.from_dict(d) if isinstance(d, dict) else d for d in documents]
@@ -171,7 +190,7 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
             name, other = type(self).__name__, "Sparse" if self._kind.kinds == ("sparse",) else ""
             msg = f"{name} expects a list of Documents. To embed a query, use the Student{other}TextEmbedder."
             raise TypeError(msg)
-        student = self._handle.student
+        student = self._loaded()
         self._say_titles(documents, self.meta_fields_to_embed)
         documents, texts, starts = self._to_embed(documents)
         quiet = not self.progress_bar or not sys.stderr.isatty()
@@ -203,6 +222,13 @@ class StudentDocumentEmbedder(ModelComponent[Student]):
             As `run`.
         """
         return await asyncio.to_thread(self.run, documents=documents)
+
+    def _loaded(self) -> Student:
+        student = self._handle.student
+        if not student.takes_text_documents:
+            msg = f"{self.model} reads documents that are images: take the StudentDocumentImageEmbedder."
+            raise ManifestError(msg)
+        return student
 
     def _encode(self, texts: list[str], **options: Any) -> Any:
         return self._handle.student.encode_document(texts, **options)

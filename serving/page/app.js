@@ -1,7 +1,7 @@
 "use strict";
 // Asks, and shows what the server streams. Texts are set as text, never as HTML.
 const $ = (id) => document.getElementById(id);
-let settings = { student: "student", other: null, report: false, key: false };
+let settings = { student: "student", other: null, report: false, images: false, key: false };
 let running = null;
 
 function make(tag, text, attributes = {}) {
@@ -57,6 +57,46 @@ function showPassages(column, passages) {
   }
 }
 
+// An <img> cannot send the key: then its data is fetched.
+async function loadPreview(image, address) {
+  if (!$("key").value) {
+    image.src = address;
+    return;
+  }
+  try {
+    const reply = await fetch(address, { headers: headers() });
+    if (!reply.ok) throw new Error(reply.status);
+    const reader = new FileReader();
+    reader.addEventListener("load", () => { image.src = reader.result; });
+    reader.readAsDataURL(await reply.blob());
+  } catch {
+    image.dispatchEvent(new Event("error"));
+  }
+}
+
+function showImages(column, images) {
+  const list = column.querySelector(".images");
+  list.hidden = images.length === 0;
+  for (const passage of images) {
+    const item = make("li");
+    const figure = make("figure", undefined, { title: passage.file || passage.id });
+    const image = make("img", undefined, { alt: passage.title, loading: "lazy" });
+    const missing = () => {
+      const box = make("span", "no preview", { class: "missing", role: "img", "aria-label": `${passage.title}, no preview` });
+      if (image.isConnected) image.replaceWith(box);
+    };
+    image.addEventListener("error", missing);
+    const caption = make("figcaption");
+    caption.append(make("span", passage.title, { class: "name" }), make("span", passage.score.toFixed(2), { class: "score quiet" }));
+    figure.append(image, caption);
+    item.append(figure);
+    list.append(item);
+    const other = column.dataset.side === "other" ? { other: "true" } : {};
+    if (passage.preview) loadPreview(image, `preview?${new URLSearchParams({ id: passage.id, ...other })}`);
+    else missing();
+  }
+}
+
 // Marks the sentences that answer within their passage.
 function markPassage(column, passage, spans) {
   const text = column.querySelector(`#${column.dataset.side}-${passage.number} p`);
@@ -92,12 +132,14 @@ async function askOne(question, other, signal) {
   const column = addColumn(other ? settings.other : settings.student);
   column.dataset.side = other ? "other" : "student";
   let passages = [];
+  let images = false;
   const spans = new Map();
   for await (const event of events({ question, other, filters: conditions() }, signal)) {
     if (event.event === "error") throw new Error(event.detail);
     if (event.event === "passages") {
       passages = event.passages;
-      showPassages(column, passages);
+      images = event.images;
+      (images ? showImages : showPassages)(column, passages);
       column.querySelector(".times").textContent = times(event.ms);
     } else if (event.event === "answer") {
       const item = make("li", `${event.text} `);
@@ -117,9 +159,13 @@ async function askOne(question, other, signal) {
       markPassage(column, passages[event.passage - 1], spans.get(event.passage));
       column.querySelector(`#${column.dataset.side}-${event.passage}`).open = true;
     } else if (event.event === "done") {
-      column.querySelector(".none").hidden = spans.size > 0;
+      const count = images ? passages.length : spans.size;
+      const none = column.querySelector(".none");
+      none.hidden = count > 0;
+      if (images) none.textContent = "There is no such image.";
       column.querySelector(".times").textContent = times(event.ms);
-      return spans.size;
+      if (images) return count === 1 ? "1 image." : count ? `${count} images, best first.` : "No image.";
+      return count ? `${count} ${count === 1 ? "sentence answers" : "sentences answer"}.` : "No answer.";
     }
   }
   throw new Error("The server broke off. Ask again.");
@@ -145,9 +191,7 @@ async function ask() {
   $("status").textContent = found
     .map((one, side) => {
       if (one.status === "rejected") return "";
-      const count = one.value;
-      const told = count ? `${count} ${count === 1 ? "sentence answers" : "sentences answer"}.` : "No answer.";
-      return found.length > 1 ? `${side ? settings.other : settings.student}: ${told}` : told;
+      return found.length > 1 ? `${side ? settings.other : settings.student}: ${one.value}` : one.value;
     })
     .join(" ");
 }
@@ -159,6 +203,10 @@ async function start() {
   try {
     settings = await (await fetch("settings")).json();
     $("report").hidden = !settings.report || settings.key; // a link cannot send the key
+    if (settings.images) {
+      document.title = $("title").textContent = "Find images";
+      $("hint").textContent = "Describe what an image shows. Those that fit best come first.";
+    }
     for (const side of ["student", "other"]) settings[side] = shortened(settings[side]);
     $("choice").hidden = !settings.other;
     $("names").textContent = `${settings.student} and ${settings.other}`;

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from retort.students.images import IMAGE_SUFFIXES
 from retort.students.segmentation import PASSAGE_WORDS, passage_spans, token_spans
-from retort.trainers.data.beir import is_beir, read_records
+from retort.trainers.data.beir import is_beir, is_image, read_records
 from retort.trainers.data.converting import SUFFIXES, LeftOutError, read_file
 from retort.trainers.data.texts import RetrievalData, TextStore, document_text
 from retort.trainers.runtime.errors import DataError
@@ -162,9 +163,9 @@ def read_source(
     source, root = Path(source), source_root(source)
     if root is None:
         blank: set[str] = set()
-        documents = [_from_record(record) for record in read_records(source, skipped=blank)]
+        documents = [_from_record(record, source) for record in read_records(source, skipped=blank)]
         has_some = documents or may_be_blank
-        _tell(source, dict.fromkeys(sorted(blank), "no text"), "documents", on_error if has_some else "fail")
+        tell_left_out(source, dict.fromkeys(sorted(blank), "no text"), "documents", on_error if has_some else "fail")
         return Reading(documents, sorted(blank))
     require_source(source)
     if source.is_file() and is_beir(source.parent) and source.name.startswith("corpus.jsonl"):
@@ -172,27 +173,24 @@ def read_source(
         raise DataError(msg)
     seen: Counter[str] = Counter()
     documents, reasons, result = [], {}, Reading([])
-    for path, refused in sorted(_files(source, leave_out)) if source.is_dir() else [(source, "")]:
+    for path, refused in sorted(list_files(source, leave_out)) if source.is_dir() else [(source, "")]:
         seen[path.suffix or "no suffix"] += 1
         if path.suffix.lower() not in SUFFIXES and not refused:
             continue
         name = path.relative_to(root).as_posix()
         try:
-            if refused or (refused := _refused_name(name)):
+            if refused or (refused := refused_name(name)):
                 raise LeftOutError(refused)
             documents.append(read_file(path, name))
         except LeftOutError as error:
-            printable = _UNUSABLE.sub(lambda odd: odd.group().encode("unicode_escape").decode(), name)
-            reasons[printable] = str(error)
+            reasons[shown(name)] = str(error)
             if error.is_blank:
                 result.blank.append(name)
             elif not refused or path.is_dir():
                 result.unread.append(name)
     if not documents and not reasons:
-        found = ", ".join(f"{n} {suffix}" for suffix, n in seen.most_common(5)) or "nothing"
-        msg = f"{source}: found {found}, but no file that can be read ({', '.join(SUFFIXES)})."
-        raise DataError(msg)
-    _tell(source, reasons, "files", on_error if documents or (result.blank and may_be_blank) else "fail")
+        raise DataError(nothing_to_read(source, seen, SUFFIXES))
+    tell_left_out(source, reasons, "files", on_error if documents or (result.blank and may_be_blank) else "fail")
     if split != "passages":
         lengths = [len(token_spans(document.content or "")) for document in documents]
         result.cut = choose_cut(split, tokens, lengths)
@@ -216,16 +214,32 @@ def documents_to_data(name: str, documents: list[Document]) -> RetrievalData:
     return RetrievalData(name, TextStore([d.id for d in documents], texts, titles), TextStore([], []))
 
 
-def _from_record(record: dict[str, Any]) -> Document:
+def _from_record(record: dict[str, Any], source: Path) -> Document:
     from haystack import Document
 
+    if is_image(record):
+        msg = f"{source}: {record['_id']!r} is an image, where texts are read. Take a student of kind image_text."
+        raise DataError(msg)
     title = record.get("title") or ""
     meta = {**(record.get("metadata") or {}), **({"title": title} if title else {})}
     return Document(id=record["_id"], content=record.get("text") or "", meta=meta)
 
 
-def _files(source: Path, leave_out: Path | None) -> Iterator[tuple[Path, str]]:
-    """Find the files of a folder, hidden ones left out: each with the reason why it is not to be read, or none."""
+def list_files(
+    source: Path, leave_out: Path | None, suffixes: tuple[str, ...] = SUFFIXES
+) -> Iterator[tuple[Path, str]]:
+    """
+    List the files of a folder and of those in it, in any order; hidden ones are left out.
+
+    :param source:
+        The folder.
+    :param leave_out:
+        A folder within that is passed over.
+    :param suffixes:
+        Of files that are to be read: those that cannot be opened are listed as well.
+    :returns:
+        Each with the reason why it is not to be read, or none; and folders that cannot be read.
+    """
     inside, written = source.resolve(), None if leave_out is None else leave_out.resolve()
     closed: list[OSError] = []
     for folder, folders, names in os.walk(source, onerror=closed.append):
@@ -242,18 +256,48 @@ def _files(source: Path, leave_out: Path | None) -> Iterator[tuple[Path, str]]:
                 yield path, "a link that leads out of the folder"
             elif is_file:
                 yield path, "a lock file of an open document" if path.name.startswith("~$") else ""
-            elif path.suffix.lower() in SUFFIXES:
+            elif path.suffix.lower() in suffixes:
                 yield path, "no file that can be opened"
     for error in closed:
         yield Path(error.filename), f"this folder cannot be read ({error.strerror})"
 
 
-def _refused_name(name: str) -> str:
+def refused_name(name: str) -> str:
+    """Say why no id can hold a file's name; empty if one can."""
     return "its name holds control characters, or is not UTF-8: rename it" if _UNUSABLE.search(name) else ""
 
 
-def _tell(source: Path, reasons: dict[str, str], what: str, on_error: OnError) -> None:
-    """Name all that was left out, once."""
+def shown(name: str) -> str:
+    """Write a file's name so that it can be printed."""
+    return _UNUSABLE.sub(lambda odd: odd.group().encode("unicode_escape").decode(), name)
+
+
+def nothing_to_read(source: Path, seen: Counter[str], suffixes: tuple[str, ...]) -> str:
+    """Say what a source holds in place of files that can be read."""
+    there = ", ".join(f"{n} {suffix}" for suffix, n in seen.most_common(5)) or "nothing"
+    mend = ""
+    if suffixes == SUFFIXES and any(suffix.lower() in IMAGE_SUFFIXES for suffix in seen):
+        mend = " Images need a student of kind image_text."
+    elif suffixes == IMAGE_SUFFIXES and any(suffix.lower() in SUFFIXES for suffix in seen):
+        mend = " Texts need a student of another kind than image_text."
+    return f"{source}: found {there}, but no file that can be read ({', '.join(suffixes)}).{mend}"
+
+
+def tell_left_out(source: Path, reasons: dict[str, str], what: str, on_error: OnError) -> None:
+    """
+    Name all that was left out, once.
+
+    :param source:
+        What was read.
+    :param reasons:
+        Why, by the names of files or documents.
+    :param what:
+        What they are, in the plural.
+    :param on_error:
+        `skip` warns, `fail` raises.
+    :raises DataError:
+        With `fail`, if there are any.
+    """
     if not reasons:
         return
     lines = "".join(f"\n  {name}: {reason}" for name, reason in reasons.items())
