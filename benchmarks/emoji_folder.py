@@ -123,7 +123,7 @@ class Pen:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="benchmarks/emoji.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="benchmarks/emoji_folder.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     unicode = Path("/usr/share/unicode")
     font = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
