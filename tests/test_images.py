@@ -534,6 +534,15 @@ class TestRuns:
         )
         assert all(torch.equal(before[name], after[name]) for name in before)
 
+    def test_a_fusion_model_teaches_in_the_loop(self, image_tree, image_student, pictures, tmp_path):
+        tree = copy.deepcopy(image_tree)
+        live = spec("fusion_ranker", towers=image_student, config=FUSION | {"intermediate_size": 32})
+        tree["teachers"] = {"live": spec("LiveTeacher", student=live)}
+        kl = spec("ListwiseKL", teacher="live")
+        tree["stages"] = [stage("distil", 3, kl, candidates=pool("random", negatives=3), lr=3e-3)]
+        run_recipe(Recipe.from_dict(tree), pictures, tmp_path / "run")
+        assert log_of(tmp_path / "run")[-1]["terms"]["loss"] > 0
+
     def test_what_reads_text_alone_is_refused_before_the_first_step(self, image_tree, pictures, tmp_path):
         tree = copy.deepcopy(image_tree)
         tree["candidates"] = {"random": spec("BM25Miner", depth=3)}
