@@ -73,7 +73,7 @@ def data(beir):
 
 
 @pytest.fixture
-def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student, image_student):
+def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student):
     """The recipe with all kinds of objectives, heads and a learned temperature, in float64 without dropout."""
     whole = copy.deepcopy(recipe_tree)
     whole["student"]["type"] = "two_ranks.double_student"
@@ -280,7 +280,7 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student,
         tree["training"] |= training
         return tree
 
-    # Images and captions, by contrast and by what a fusion model gives.
+    # Images and captions, by contrast in the batch and in lists.
     images = copy.deepcopy(whole)
     images["student"] = spec(
         "two_ranks.double_images",
@@ -288,10 +288,10 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student,
         image={"config": TINY_VISION},
     )
     images["candidates"] = {"random": spec("RandomMiner", depth=8)}
-    images["teachers"] = {"near": spec("BiEncoderTeacher", model=image_student, device="cpu")}
+    images["teachers"] = {}
     images["stages"] = [
         stage(
-            "match", 4, spec("Contrastive"), spec("ListwiseKL", teacher="near"), candidates=pool("random", negatives=3)
+            "match", 4, spec("Contrastive"), spec("Contrastive", scope="list"), candidates=pool("random", negatives=3)
         )
     ]
 
