@@ -269,7 +269,7 @@ def entropies(work: Path) -> dict[str, float]:
     logs = sorted(work.glob("dcd-[0-9]*/log.jsonl"))
     lines = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
     own = [
-        line["terms"]["logged.teacher_entropy"] for line in lines if "logged.teacher_entropy" in line.get("terms", {})
+        line["logged_terms"]["teacher_entropy"] for line in lines if "teacher_entropy" in line.get("logged_terms", {})
     ]
     return {"entropy": sum(own) / len(own), "steps logged": len(own)} if own else {}
 
