@@ -92,7 +92,7 @@ def image_rows(items: Iterable[Any]) -> np.ndarray:
 
 def checked_images(paths: Iterable[str | Path]) -> list[ImageFile | ImageError]:
     """
-    Read every file once, on all cores: what is damaged is known before work is done.
+    Read every file once, several at a time: what is damaged is known before work is done.
 
     :param paths:
         `n` files.

@@ -23,7 +23,6 @@ from retort.students.card import model_card
 from retort.students.encoding import encode_numpy, image_patches, settle_dimension
 from retort.students.files import replace_folder, resolve_model
 from retort.students.hashing import canonical_json, fingerprint_of, hash_text, space_of
-from retort.students.images import ImageError, ImageFile, image_rows
 from retort.students.layers import note_word_weights
 from retort.students.loading import (
     Kwargs,
@@ -491,9 +490,6 @@ class Student(LoadedModel["SentenceTransformer"]):
             raise ManifestError(QUERIES_ONLY)
         if prompt is None and not self.manifest.prompts[side]:
             warn_of_missing(self.name, side)
-        if self.manifest.kind != "image_text" and image_rows(texts).any():
-            msg = f"{self.name} reads text alone, and {next(t for t in texts if isinstance(t, ImageFile))} is an image."
-            raise ImageError(msg)
         vectors: np.ndarray = self._encoders[side].encode(
             texts, budget=tokens_per_chunk, progress=progress, prompt=prompt
         )

@@ -266,7 +266,7 @@ class TestStudents:
 
     def test_text_models_refuse_images(self, tiny_student, tiny_ranker, pictures):
         image = ImageFile(pictures / "images" / "red-circle.png")
-        with pytest.raises(ImageError, match=r"reads text alone, and .*red-circle.png is an image"):
+        with pytest.raises(ImageError, match=r"red-circle.png is an image, and the model reads text alone"):
             Student.load(tiny_student, device="cpu").encode_document([image])
         with pytest.raises(ImageError, match=r"red-circle.png is an image, and the ranker reads text alone"):
             Ranker.load(tiny_ranker, device="cpu").score([("a ship", "the rose"), ("a ship", image)])

@@ -166,7 +166,7 @@ class TowerFusion(InputModule):
 
     with $q_{1..n}$ the text tower's states of tokens, $d_{1..p}$ the image tower's of patches, $c$ a learned first
     state, $h$ a linear map of what the layers make of it, and $a$ learned. At first $h$ is 0: the ranker scores as
-    the towers do. A text or an image that comes in many pairs passes its tower once.
+    the towers do. A text or an image that comes in several pairs of a forward pass passes its tower once.
 
     :param towers:
         A student that reads images.
@@ -232,11 +232,11 @@ class TowerFusion(InputModule):
         texts, images = sorted_pairs(inputs)
         features: dict[str, Any] = {}
         for name, side, items in (("text", "query", texts), ("image", "document", images)):
-            places = {id(item) if not isinstance(item, str) else item: item for item in items}
-            rows = {key: row for row, key in enumerate(places)}
-            keys = [id(item) if not isinstance(item, str) else item for item in items]
+            keys = [item if isinstance(item, str) else id(item) for item in items]
+            unique = dict(zip(keys, items, strict=True))
+            rows = {key: row for row, key in enumerate(unique)}
             features[f"{name}_rows"] = torch.tensor([rows[key] for key in keys])
-            own = model_inputs(self.towers, list(places.values()), side, prompt)  # type: ignore[arg-type]
+            own = model_inputs(self.towers, list(unique.values()), side, prompt)  # type: ignore[arg-type]
             features |= {f"{name}.{key}": value for key, value in own.items()}
         return features
 

@@ -150,7 +150,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _read_texts(path: Path, fields: tuple[str, ...], empty: EmptyTexts) -> _ReadTexts:
     texts: dict[str, Item] = {}
-    titles: list[str] = []
+    titles: dict[str, str] = {}
     lines: dict[str, int] = {}
     skipped = set()
     images: dict[int, tuple[str, str]] = {}  # by line the id, and the path beside the file
@@ -173,17 +173,15 @@ def _read_texts(path: Path, fields: tuple[str, ...], empty: EmptyTexts) -> _Read
                 msg = f'{path}, line {number}: "image" must be the path of a file; it is {record["image"]!r}.'
                 raise DataError(msg)
             images[number] = i, record["image"]
-            texts[i] = ""  # keeps its place
-            titles.append("")
+            texts[i] = titles[i] = ""  # keeps its place
         elif text:
             texts[i] = text
-            titles.append(values[0].strip() if len(fields) > 1 else "")
+            titles[i] = values[0].strip() if len(fields) > 1 else ""
         elif empty == "skip":
             skipped.add(i)
         else:
             msg = f"{path}, line {number}: {i!r} has no text. Remove it, or set data.empty=skip to leave it out."
             raise DataError(msg)
-    places = dict(zip(texts, titles, strict=True))
     for (number, (i, _)), image in zip(
         images.items(), checked_images(path.parent / name for _, name in images.values()), strict=True
     ):
@@ -192,11 +190,11 @@ def _read_texts(path: Path, fields: tuple[str, ...], empty: EmptyTexts) -> _Read
         elif empty == "skip":
             logger.warning("%s, line %d: skipped: %s", path, number, image)
             skipped.add(i)
-            del texts[i], places[i]
+            del texts[i], titles[i]
         else:
             msg = f"{path}, line {number}: {image} Or set data.empty=skip to leave it out."
             raise DataError(msg) from image
-    store = _ReadTexts(texts.keys(), texts.values(), places.values())
+    store = _ReadTexts(texts.keys(), texts.values(), titles.values())
     store.skipped = frozenset(skipped)
     return store
 
