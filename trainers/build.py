@@ -15,6 +15,7 @@ import torch
 
 from retort.students.encoding import encode_parts
 from retort.students.hashing import fingerprint_of
+from retort.students.images import ImageFile
 from retort.students.late_interaction import is_late_interaction
 from retort.students.layers import evaluating, layers_of, set_dropout
 from retort.students.modules.heads import HeadsOfOneBody
@@ -161,7 +162,8 @@ def build_recipe(recipe: Recipe, data: RetrievalData, cache: Path, *, ask: bool 
 
 
 def _build(recipe: Recipe, data: RetrievalData, cache: Path, *, ask: bool) -> BuiltRecipe:
-    extra = {"seed": recipe.training.seed, "corpus": data.corpus.items}
+    words = [item for item in data.corpus.items if not isinstance(item, ImageFile)]  # what makers may count
+    extra = {"seed": recipe.training.seed, "corpus": words}
     student = recipe.create(recipe.student, "student", "student", **extra)
     allowed = recipe.allow or None
     teachers: dict[str, Any] = {
