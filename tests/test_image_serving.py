@@ -388,3 +388,27 @@ class TestPage:
         assert page.locator(".missing").count() == 0
         assert KEY not in page.locator(".images img").first.get_attribute("src")
         page.close()
+
+    def test_a_question_asked_while_the_page_starts_is_asked_once(self, browser, running):
+        from playwright.sync_api import expect
+
+        page = browser.new_page()
+        asked, ready = [], []
+        page.on("request", lambda request: asked.append(request.url) if request.url.endswith("/ask") else None)
+
+        def hold(route) -> None:
+            ready.append(route)
+
+        page.route("**/ready", hold)
+        page.goto(running())
+        page.get_by_label("Your question").fill("a red cross")
+        page.keyboard.press("Enter")
+        expect(page.locator(".images li")).to_have_count(8)
+        first = page.locator(".images li").first.element_handle()
+        while not ready:
+            page.wait_for_timeout(20)
+        ready[0].continue_()
+        page.wait_for_timeout(300)
+        assert len(asked) == 1
+        assert first.evaluate("item => item.isConnected")
+        page.close()

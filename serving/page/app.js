@@ -197,6 +197,7 @@ async function ask() {
 }
 
 async function start() {
+  const asked = new URLSearchParams(location.hash.slice(1));
   $("key").value = sessionStorage.getItem("key") || "";
   $("key").addEventListener("change", () => sessionStorage.setItem("key", $("key").value));
   $("form").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
@@ -216,7 +217,7 @@ async function start() {
   } catch {
     $("error").textContent = "The server cannot be reached. Is it running?";
   }
-  const asked = new URLSearchParams(location.hash.slice(1));
+  if (running) return; // a question was asked meanwhile
   if (asked.get("f")) {
     $("filters").value = asked.get("f");
     $("filters").closest("details").open = true;
