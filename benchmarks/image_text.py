@@ -121,7 +121,7 @@ def one_set(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
         pair(ranks, arm, base, m) for arm, base in PAIRS if {arm, base} <= ranks.keys() for m in ("r@1", "r@10")
     ]
     cell["cost"] = costs(fusion, start, held_out)
-    cell["teacher"] = entropies(work)
+    cell["teacher"] = entropies(work) | {"quantiles": weights(work / "dcd-0")}
     return cell
 
 
@@ -264,7 +264,7 @@ def costs(fusion: Path, student: Path, folder: Path) -> dict[str, float]:
     }
 
 
-def entropies(work: Path) -> dict[str, float]:
+def entropies(work: Path) -> dict[str, Any]:
     """Say how unsure the teacher is of the lists that it chose: mean entropy in nats, as the runs logged it."""
     logs = sorted(work.glob("dcd-[0-9]*/log.jsonl"))
     lines = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
@@ -272,6 +272,42 @@ def entropies(work: Path) -> dict[str, float]:
         line["logged_terms"]["teacher_entropy"] for line in lines if "teacher_entropy" in line.get("logged_terms", {})
     ]
     return {"entropy": sum(own) / len(own), "steps logged": len(own)} if own else {}
+
+
+def weights(run: Path) -> dict[str, dict[str, float]]:
+    """
+    Describe how DCD weighs the lists of a run: quantiles over all of them, in batches of `BATCH` drawn at random.
+
+    Entropies are in nats; weights are times the batch's size, so that 1 is an equal weight.
+    """
+    import numpy as np
+    import pyarrow.parquet as pq
+    import torch
+
+    from retort.trainers.methods.dcd import confidence_weights, entropy_weights
+
+    path = run / "candidates" / "match.parquet"
+    if not path.is_file():
+        return {}
+    lists: dict[str, tuple[list[float], list[float]]] = {}
+    for row in pq.read_table(path).to_pylist():
+        negatives, positives = lists.setdefault(row["query_id"], ([], []))
+        if row["label"] > 0:
+            positives.append(row["score.fusion"])
+        elif row["pool_score"] == row["pool_score"]:  # not NaN: it is in the pool
+            negatives.append(row["pool_score"])
+    seen = [positives[:1] + sorted(negatives)[-SEEN:] for negatives, positives in lists.values()]
+    scores = torch.tensor([own for own in seen if len(own) == 1 + SEEN])
+    entropy = torch.distributions.Categorical(logits=scores).entropy()
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(entropy)))
+    batches = entropy[order[: len(order) // BATCH * BATCH]].reshape(-1, BATCH)
+    of_labels = torch.cat([entropy_weights(own, own) for own in batches]) * BATCH
+    of_teacher = torch.cat([confidence_weights(own, own) for own in batches]) * BATCH
+    found = {"teacher_entropy": entropy, "label_weight": of_labels, "teacher_weight": of_teacher}
+    return {
+        name: {str(q): float(np.quantile(values.numpy(), q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95)}
+        for name, values in found.items()
+    }
 
 
 def table(result: Mapping[str, Any]) -> str:
