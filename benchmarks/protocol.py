@@ -317,7 +317,7 @@ def logged(path: Path) -> Tree:
     for stage in dict.fromkeys(line["stage"] for line in lines):
         steps = [line["terms"] | line.get("logged_terms", {}) for line in lines if line["stage"] == stage]
         last = steps[-max(1, round(SHARE_LOGGED * len(steps))) :]
-        names = {name for terms in last for name in terms}
+        names = sorted({name for terms in last for name in terms})
         found |= {name: float(np.mean([terms[name] for terms in last if name in terms])) for name in names}
     return found
 
