@@ -407,7 +407,7 @@ class TestProtocol:
             lists = {stage["candidates"]["negatives"] for stage in tree["stages"] if "candidates" in stage}
             return tree["student"]["init_parameters"]["max_tokens"], sizes, lists if len(lists) == 1 else None
 
-        apart = {"leaf"}  # of vectors alone: no lists
+        apart = {"leaf", "leaf-fitted"}  # of vectors alone: no lists
         for name, arm in given["arms"].items():
             for other in arm.get("against", []):
                 assert budget(name)[:2] == budget(other)[:2], (name, other)

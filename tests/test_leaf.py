@@ -19,7 +19,7 @@ from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.encoder_output import DenseOutput
 from retort.trainers.engine.optimizers import schedule_factor
 from retort.trainers.evaluation.exports import export_student
-from retort.trainers.methods.leaf import VectorRegression, rank_floor
+from retort.trainers.methods.leaf import VectorRegression, least_squares, rank_floor
 from retort.trainers.recipe import Recipe
 from retort.trainers.recipe.schema import DataSection
 from retort.trainers.roles import StepContext
@@ -100,12 +100,11 @@ class TestReferenceValues:
 
     def test_a_head_by_least_squares(self, tokenizer_path):
         """21-F: in the head that students get, which is linear and has a bias."""
-        states = torch.cat([STATES, torch.ones(4, 1)], dim=1).double()
-        solved = torch.linalg.solve(states.T @ states + 1e-6 * torch.eye(3), states.T @ THEIRS)
+        weight, bias = least_squares(STATES.numpy(), THEIRS.numpy())
         head = create.from_config(tiny_config(1, 2), tokenizer_path, dim=4)[2].double()
         with torch.no_grad():
-            head.linear.weight.copy_(solved[:2].T)
-            head.linear.bias.copy_(solved[2])
+            head.linear.weight.copy_(torch.from_numpy(weight.T))
+            head.linear.bias.copy_(torch.from_numpy(bias))
         vectors = head({"sentence_embedding": STATES})["sentence_embedding"].detach()
         found = float(loss(F.normalize(vectors, dim=-1), THEIRS)[0].mean())
         assert found == pytest.approx(0.002766, abs=1e-6)
@@ -225,3 +224,63 @@ class TestTheHead:
         ours, theirs = Student.load(str(tmp_path / "run" / "student")), Student.load(tiny_student)
         assert ours.manifest.space == theirs.manifest.space
         np.testing.assert_allclose(ours.encode_document(["a rose"]), theirs.encode_document(["a rose"]), atol=1e-6)
+
+
+class TestAFittedHead:
+    @pytest.fixture
+    def tree(self, recipe_tree, tiny_student):
+        tree = copy.deepcopy(recipe_tree)
+        parameters = tree["student"]["init_parameters"]
+        parameters["dim"] = Student.load(tiny_student).dim
+        parameters["config"] = parameters["config"] | {"hidden_size": 8}
+        tree["teachers"] = {"teacher": spec("BiEncoderTeacher", model=tiny_student, device="cpu")}
+        tree["candidates"] = {}
+        tree["stages"] = [stage("align", 4, spec(LEAF, head="fitted"), batches="texts", teacher="teacher")]
+        return tree
+
+    def test_it_is_nearest(self, tree, beir, tmp_path, caplog):
+        """No step is taken: what the run leaves is what least squares found, of this trunk and these texts."""
+        tree["stages"][0] |= {"lr": 1e-12, "steps": 1}
+        with caplog.at_level(logging.INFO, "retort"):
+            run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
+        data = read_train_and_dev(beir, DataSection())[0]
+        assert f"fitted to {len(data.corpus) + len(data.queries)} texts" in caplog.text
+        student = SentenceTransformer(str(tmp_path / "run" / "student"), device="cpu")
+        teacher = Student.load(tree["teachers"]["teacher"]["init_parameters"]["model"])
+        states, targets = [], []
+        for texts, encode in ((data.queries.texts, teacher.encode_query), (data.corpus.texts, teacher.encode_document)):
+            features = student.preprocess(texts)
+            with torch.no_grad():
+                states.append(student[1](student[0](features))["sentence_embedding"].numpy())
+            targets.append(encode(texts))
+        weight, bias = least_squares(np.concatenate(states), np.concatenate(targets))
+        np.testing.assert_allclose(student[2].linear.weight.detach().numpy(), weight.T, atol=2e-3)
+        np.testing.assert_allclose(student[2].linear.bias.detach().numpy(), bias, atol=2e-3)
+
+    def test_a_killed_run(self, tree, beir, tmp_path, monkeypatch):
+        """It is not fitted again in the middle of a stage; it is where the stage has not begun."""
+        run_recipe(Recipe.from_dict(tree), beir, tmp_path / "whole" / "run")
+        assert_comes_back(tree, beir, tmp_path, monkeypatch, everything(tmp_path / "whole" / "run"), (0, 2))
+
+    def test_what_is_frozen_stays(self, tree, trunk, beir, tmp_path):
+        """The tower of documents is the teacher's, whose space its own head spans."""
+        run_recipe(Recipe.from_dict(tree), beir, tmp_path / "teacher")
+        teacher = str(tmp_path / "teacher" / "student")
+        document = spec("pretrained", model=teacher) | {"frozen": True}
+        query = spec("from_layers", trunk=trunk, layers=[0], dim=16)
+        tree |= {"student": spec("two_towers", query=query, document=document)}
+        tree["teachers"] = {"teacher": spec("BiEncoderTeacher", model=teacher, device="cpu")}
+        tree["stages"] = [stage("align", 1, spec(LEAF, head="fitted"), batches="queries", teacher="teacher")]
+        run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
+        assert Student.load(str(tmp_path / "run" / "student")).manifest.space == Student.load(teacher).manifest.space
+
+    def test_without_a_head(self, tree, beir, tmp_path):
+        tree["student"]["init_parameters"] |= {"dim": None, "config": tiny_config(1, 2) | {"hidden_size": 16}}
+        with pytest.raises(RecipeError, match="head: fitted needs a student that has one"):
+            run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
+
+    def test_too_few_texts(self, tree, beir, tmp_path, caplog, monkeypatch):
+        monkeypatch.setattr("retort.trainers.methods.leaf.SAMPLE", 4)
+        with caplog.at_level(logging.WARNING, "retort"):
+            run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
+        assert "4 texts are too few to fit the head" in caplog.text

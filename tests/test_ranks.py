@@ -231,7 +231,8 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
     leaf = copy.deepcopy(whole) | {"candidates": {}}
     leaf["student"]["init_parameters"]["dim"] = 16
     leaf["stages"] = [
-        whole["stages"][0] | {"objectives": [spec("retort.trainers.methods.leaf.VectorRegression")], "steps": 5}
+        whole["stages"][0]
+        | {"objectives": [spec("retort.trainers.methods.leaf.VectorRegression", head="fitted")], "steps": 5}
     ]
     leaf["training"] |= {"accumulation": 2, "cache_gradients": True, "tokens_per_chunk": 24, "lr_floor": 0.1}
 

@@ -263,6 +263,16 @@ class Objective(nn.Module):
         """
         return {}
 
+    def warm_start(self, student: Any, context: Context) -> None:
+        """
+        Set weights of the student before a stage's first step; the first process does, the others get them.
+
+        :param student:
+            The model.
+        :param context:
+            Data and models.
+        """
+
     def renew(self, state: State, context: Context, lists: CandidateLists | None) -> State:  # noqa: ARG002
         """
         Say what is to hold after a refresh; by default what `open` fixes anew.

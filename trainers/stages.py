@@ -114,6 +114,10 @@ def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
 
     def fix_state(former: States) -> States:
         states = {}
+        if not number:
+            built.distiller.enter(stage.name)  # what does not learn is left alone
+            for objective in objectives:
+                objective.warm_start(built.distiller.student, context)
         for i, objective in enumerate(objectives):
             name = f"{stage.name}.{i}"
             if name in former:

@@ -55,7 +55,8 @@ class OpenedStage:
     :param source:
         Its batches.
     :param fix_state:
-        Asks its objectives what is to hold from now on, with what held before a refresh.
+        Has its objectives set weights, if the stage begins, and asks them what is to hold from now on, with what held
+        before a refresh.
     :param figures:
         What is logged about it, by name: how many queries there are, and how many a selector kept.
     """
@@ -265,6 +266,8 @@ class Loop:
             else:
                 fixes = source.size and self.processes.is_main
                 state = self.processes.broadcast(opened.fix_state(former) if fixes else {})
+                if not progress.step:
+                    self.processes.broadcast_weights(self.distiller)  # objectives may have set some
                 if opened.figures:
                     self.log.write(self._where, event="opened", **opened.figures)
         self.distiller.take_state(state)
