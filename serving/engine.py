@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 from haystack import Document, Pipeline
 from haystack.document_stores.errors import DocumentStoreError
 
+from haystack_integrations.components.embedders.retort.student_document_image_embedder import EMBEDDING_SOURCE
 from haystack_integrations.components.retrievers.retort.qdrant_server import ServerIndex
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort.edge_documents import point_id
@@ -58,11 +60,22 @@ class Engine:
         target = self._retriever.document_store
         # A server's store would create what is missing as soon as it is opened.
         self._server = ServerIndex(target) if isinstance(target, QdrantDocumentStore) else None
+        self._of_images: bool | None = None
 
     @property
     def shows_images(self) -> bool:
-        """Whether the documents are images; the model is loaded if need be."""
-        return bool(self._embedder.kind == "image_text")
+        """
+        Whether the documents are images; the model is loaded if need be.
+
+        A model of images and texts may have embedded texts alone: the first document tells, once there is one.
+        """
+        if self._embedder.kind != "image_text":
+            return False
+        if self._of_images is None:
+            with suppress(DocumentStoreError):  # the search says what is wrong
+                meta = (self._server or self._retriever.document_store).sample_meta()
+                self._of_images = None if meta is None else EMBEDDING_SOURCE in meta or IMAGE_STAMP in meta
+        return self._of_images is not False
 
     def check(self) -> dict[str, Any]:
         """

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import test_serve
 from PIL import Image
+from test_images import tiny_clip
 from tiny import draw_shape
 
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
@@ -333,6 +334,26 @@ def wait_for_images(page) -> None:
     while not page.locator(".images img").evaluate_all("all => all.every((i) => i.naturalWidth > 0)"):
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_texts_of_a_model_of_images_are_answered_from(tokenizer_path, tmp_path):
+    """A CLIP, of one module for both, alone does not say what was indexed."""
+    from haystack import Document
+
+    from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder
+    from retort.serving.engine import Engine
+
+    model = str(tiny_clip(tokenizer_path, tmp_path / "clip"))
+    texts = [Document(id="1", content="Roses are red."), Document(id="2", content="The sea is blue.")]
+    with closing(QdrantEdgeDocumentStore(path=str(tmp_path / "index"))) as store:
+        engine = Engine(model, str(tmp_path / "index"))
+        assert engine.shows_images  # nothing is there yet
+        store.write_documents(StudentDocumentEmbedder(model=model).run(texts)["documents"])
+    assert not engine.shows_images
+    first, *_ = engine.answer("What is red?")
+    assert not first["images"]
+    assert {passage["text"] for passage in first["passages"]} == {text.content for text in texts}
+    engine.close()
 
 
 class TestPage:
