@@ -32,7 +32,8 @@ from retort.trainers.runtime.rng import rng_for
 logger = logging.getLogger(__name__)
 
 SAMPLE = 4096  # texts
-RIDGE = 1e-6
+FEWEST = 4  # dimensions of what enters the head, for each text that it is fitted to
+RIDGE = 1e-2  # of few texts it keeps the head from learning them by heart
 
 Head = Literal["given", "fitted"]
 
@@ -60,21 +61,23 @@ def rank_floor(targets: np.ndarray, width: int) -> float:
     return float(np.mean(2 - 2 * np.linalg.norm(unit @ directions.T, axis=1)))
 
 
-def least_squares(states: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def least_squares(states: np.ndarray, targets: np.ndarray, ridge: float = RIDGE) -> tuple[np.ndarray, np.ndarray]:
     r"""
     The linear head that comes nearest to the teacher's vectors, for a trunk that stands still.
 
-    $$W, b = \arg\min \sum_i \| h_i W + b - y_i \|^2 + 10^{-6} (\| W \|^2 + \| b \|^2)$$
+    $$W, b = \arg\min \sum_i \| h_i W + b - y_i \|^2 + \lambda (\| W \|^2 + \| b \|^2)$$
 
     :param states:
         `[n, h]` what enters the head.
     :param targets:
         `[n, d]` vectors of the teacher.
+    :param ridge:
+        $\lambda$.
     :returns:
         $W$ `[h, d]` and $b$ `[d]`, float64.
     """
     wide = np.concatenate([states, np.ones((len(states), 1))], axis=1, dtype=np.float64)
-    solved = np.linalg.solve(wide.T @ wide + RIDGE * np.eye(wide.shape[1]), wide.T @ targets.astype(np.float64))
+    solved = np.linalg.solve(wide.T @ wide + ridge * np.eye(wide.shape[1]), wide.T @ targets.astype(np.float64))
     return solved[:-1], solved[-1]
 
 
@@ -128,7 +131,7 @@ class VectorRegression(Alignment):
                 found.setdefault(id(head), (head, []))[1].append(self._sample(student, head, side, context))
         for head, parts in found.values():
             states, targets = (np.concatenate(own) for own in zip(*parts, strict=True))
-            if len(states) <= self._width:
+            if FEWEST * len(states) < self._width:
                 logger.warning("LEAF: %d texts are too few to fit the head; it starts as it is.", len(states))
                 continue
             weight, bias = least_squares(states, targets)
