@@ -111,6 +111,12 @@ class TestReferenceValues:
         # The bias is a direction more than the states have.
         assert rank_floor(THEIRS.numpy(), 3) < found < rank_floor(THEIRS.numpy(), 2)
 
+    def test_a_head_without_bias(self):
+        weight, bias = least_squares(STATES.numpy(), THEIRS.numpy(), ridge=0.1, bias=False)
+        states, width = STATES.numpy(), STATES.shape[1]
+        np.testing.assert_allclose((states.T @ states + 0.1 * np.eye(width)) @ weight, states.T @ THEIRS.numpy())
+        assert not bias.any()
+
     def test_a_cycles_learning_rate(self):
         """21-G: of the recipe, were its cycles of 1,000 steps; each begins anew."""
         recipe = Recipe.from_yaml("leaf")

@@ -61,7 +61,9 @@ def rank_floor(targets: np.ndarray, width: int) -> float:
     return float(np.mean(2 - 2 * np.linalg.norm(unit @ directions.T, axis=1)))
 
 
-def least_squares(states: np.ndarray, targets: np.ndarray, ridge: float = RIDGE) -> tuple[np.ndarray, np.ndarray]:
+def least_squares(
+    states: np.ndarray, targets: np.ndarray, *, ridge: float = RIDGE, bias: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     r"""
     The linear head that comes nearest to the teacher's vectors, for a trunk that stands still.
 
@@ -73,10 +75,12 @@ def least_squares(states: np.ndarray, targets: np.ndarray, ridge: float = RIDGE)
         `[n, d]` vectors of the teacher.
     :param ridge:
         $\lambda$.
+    :param bias:
+        Whether there is a $b$; without, it is 0.
     :returns:
         $W$ `[h, d]` and $b$ `[d]`, float64.
     """
-    wide = np.concatenate([states, np.ones((len(states), 1))], axis=1, dtype=np.float64)
+    wide = np.concatenate([states, np.full((len(states), 1), float(bias))], axis=1, dtype=np.float64)
     solved = np.linalg.solve(wide.T @ wide + ridge * np.eye(wide.shape[1]), wide.T @ targets.astype(np.float64))
     return solved[:-1], solved[-1]
 
@@ -134,7 +138,7 @@ class VectorRegression(Alignment):
             if FEWEST * len(states) < self._width:
                 logger.warning("LEAF: %d texts are too few to fit the head; it starts as it is.", len(states))
                 continue
-            weight, bias = least_squares(states, targets)
+            weight, bias = least_squares(states, targets, bias=head.linear.bias is not None)
             with torch.no_grad():
                 head.linear.weight.copy_(torch.from_numpy(weight.T))
                 if head.linear.bias is not None:
