@@ -15,6 +15,7 @@ of how many seeds a figure is.
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -294,7 +295,7 @@ def weights(run: Path) -> dict[str, dict[str, float]]:
         negatives, positives = lists.setdefault(row["query_id"], ([], []))
         if row["label"] > 0:
             positives.append(row["score.fusion"])
-        elif row["pool_score"] == row["pool_score"]:  # not NaN: it is in the pool
+        elif not math.isnan(row["pool_score"]):  # it is in the pool
             negatives.append(row["pool_score"])
     seen = [positives[:1] + sorted(negatives)[-SEEN:] for negatives, positives in lists.values()]
     scores = torch.tensor([own for own in seen if len(own) == 1 + SEEN])

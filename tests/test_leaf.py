@@ -22,7 +22,7 @@ from retort.trainers.evaluation.exports import export_student
 from retort.trainers.methods.leaf import VectorRegression, least_squares, rank_floor
 from retort.trainers.recipe import Recipe
 from retort.trainers.recipe.schema import DataSection
-from retort.trainers.roles import StepContext
+from retort.trainers.roles import ModelInfo, StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.search import search_vectors
@@ -153,19 +153,20 @@ class TestTheFloor:
         assert rank_floor(targets[:, :3] @ np.ones((3, 6)), 1) == pytest.approx(0, abs=1e-6)
 
 
-class TestTheHead:
-    @pytest.fixture
-    def tree(self, recipe_tree, tiny_student):
-        """A student of another width than its teacher's, with a head."""
-        tree = copy.deepcopy(recipe_tree)
-        parameters = tree["student"]["init_parameters"]
-        parameters["dim"] = Student.load(tiny_student).dim
-        parameters["config"] = parameters["config"] | {"hidden_size": 8}
-        tree["teachers"] = {"teacher": spec("BiEncoderTeacher", model=tiny_student, device="cpu")}
-        tree["candidates"] = {}
-        tree["stages"] = [stage("align", 8, spec(LEAF), batches="texts", teacher="teacher")]
-        return tree
+@pytest.fixture
+def tree(recipe_tree, tiny_student):
+    """A student of another width than its teacher's, with a head."""
+    tree = copy.deepcopy(recipe_tree)
+    parameters = tree["student"]["init_parameters"]
+    parameters["dim"] = Student.load(tiny_student).dim
+    parameters["config"] = parameters["config"] | {"hidden_size": 8}
+    tree["teachers"] = {"teacher": spec("BiEncoderTeacher", model=tiny_student, device="cpu")}
+    tree["candidates"] = {}
+    tree["stages"] = [stage("align", 8, spec(LEAF), batches="texts", teacher="teacher")]
+    return tree
 
+
+class TestTheHead:
     def test_it_stays_in_the_student(self, tree, tiny_student, beir, tmp_path, caplog):
         """Saved, loaded by sentence-transformers alone; and it is linear. The learning rate ends at its floor."""
         tree["training"]["lr_floor"] = 0.25
@@ -234,13 +235,7 @@ class TestTheHead:
 
 class TestAFittedHead:
     @pytest.fixture
-    def tree(self, recipe_tree, tiny_student):
-        tree = copy.deepcopy(recipe_tree)
-        parameters = tree["student"]["init_parameters"]
-        parameters["dim"] = Student.load(tiny_student).dim
-        parameters["config"] = parameters["config"] | {"hidden_size": 8}
-        tree["teachers"] = {"teacher": spec("BiEncoderTeacher", model=tiny_student, device="cpu")}
-        tree["candidates"] = {}
+    def tree(self, tree):
         tree["stages"] = [stage("align", 4, spec(LEAF, head="fitted"), batches="texts", teacher="teacher")]
         return tree
 
@@ -282,8 +277,20 @@ class TestAFittedHead:
 
     def test_without_a_head(self, tree, beir, tmp_path):
         tree["student"]["init_parameters"] |= {"dim": None, "config": tiny_config(1, 2) | {"hidden_size": 16}}
-        with pytest.raises(RecipeError, match="head: fitted needs a student that has one"):
+        with pytest.raises(RecipeError, match="head: fitted needs a student that has a linear one"):
             run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
+
+    def test_a_layer_with_an_activation_is_none(self, tree, tiny_student):
+        """Least squares knows of no activation."""
+        from sentence_transformers.base.modules import Dense
+
+        model = create.from_config(**tree["student"]["init_parameters"])
+        bent = Dense(in_features=16, out_features=16)  # a hyperbolic tangent, where nothing is said
+        info = ModelInfo(
+            16, {"t": 16}, {"t": "cosine"}, {}, student=SentenceTransformer(modules=[*list(model)[:2], bent])
+        )
+        with pytest.raises(ValueError, match="has a linear one"):
+            VectorRegression(teacher="t", head="fitted").bind(info)
 
     def test_too_few_texts(self, tree, beir, tmp_path, caplog, monkeypatch):
         monkeypatch.setattr("retort.trainers.methods.leaf.SAMPLE", 2)

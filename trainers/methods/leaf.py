@@ -10,7 +10,7 @@ A linear head takes the student's width to the teacher's (`dim` of its maker); u
 stays in the student. What else the teacher's vectors are good for, cut dimensions and few bits, the student inherits as
 far as it comes near.
 
-`head: fitted` is ours: the head starts where least squares put it, which is worth hundreds of steps.
+`head: fitted` is ours: the head starts where least squares put it.
 """
 
 from __future__ import annotations
@@ -118,10 +118,10 @@ class VectorRegression(Alignment):
             If the student's vectors are not as long as the teacher's, or there is no head to be fitted.
         """
         super().bind(info)
-        heads = [head for side in SIDES if (head := _head(info.student, side)) is not None]
+        heads = [head for side in SIDES for head in _heads(info.student, side)]
         self._width = min((head.in_features + (head.linear.bias is not None) for head in heads), default=0)
         if self.head == "fitted" and not heads:
-            msg = "VectorRegression: head: fitted needs a student that has one: set its maker's dim, or head: given."
+            msg = "VectorRegression: head: fitted needs a student that has a linear one: set its maker's dim, or head: given."
             raise ValueError(msg)
 
     def warm_start(self, student: Any, context: Context) -> None:
@@ -130,12 +130,13 @@ class VectorRegression(Alignment):
             return
         found: dict[int, tuple[Any, list[tuple[np.ndarray, np.ndarray]]]] = {}
         for side in SIDES:
-            head = _head(student, side)
-            if head is not None and head.linear.weight.requires_grad:
+            for head in _heads(student, side)[-1:]:
+                if not head.linear.weight.requires_grad:
+                    continue
                 found.setdefault(id(head), (head, []))[1].append(self._sample(student, head, side, context))
         for head, parts in found.values():
             states, targets = (np.concatenate(own) for own in zip(*parts, strict=True))
-            if FEWEST * len(states) < self._width:
+            if FEWEST * len(states) <= head.in_features:
                 logger.warning("LEAF: %d texts are too few to fit the head; it starts as it is.", len(states))
                 continue
             weight, bias = least_squares(states, targets, bias=head.linear.bias is not None)
@@ -189,8 +190,9 @@ class VectorRegression(Alignment):
         return super().forward(output, batch, ctx)
 
 
-def _head(student: Any, side: Side) -> Any:
-    """Return the last linear layer of a side; None if it has none."""
+def _heads(student: Any, side: Side) -> list[Any]:
+    """List a side's linear layers; one with an activation is none."""
     from sentence_transformers.base.modules import Dense
 
-    return next((module for module in reversed(list(route(student, side))) if isinstance(module, Dense)), None)
+    layers = (module for module in route(student, side) if isinstance(module, Dense))
+    return [layer for layer in layers if isinstance(layer.activation_function, torch.nn.Identity)]
