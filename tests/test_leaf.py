@@ -277,7 +277,7 @@ class TestAFittedHead:
 
     def test_without_a_head(self, tree, beir, tmp_path):
         tree["student"]["init_parameters"] |= {"dim": None, "config": tiny_config(1, 2) | {"hidden_size": 16}}
-        with pytest.raises(RecipeError, match="head: fitted needs a student that has a linear one"):
+        with pytest.raises(RecipeError, match="head: fitted needs a linear head"):
             run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
 
     def test_a_layer_with_an_activation_is_none(self, tree, tiny_student):
@@ -289,7 +289,7 @@ class TestAFittedHead:
         info = ModelInfo(
             16, {"t": 16}, {"t": "cosine"}, {}, student=SentenceTransformer(modules=[*list(model)[:2], bent])
         )
-        with pytest.raises(ValueError, match="has a linear one"):
+        with pytest.raises(ValueError, match="needs a linear head"):
             VectorRegression(teacher="t", head="fitted").bind(info)
 
     def test_too_few_texts(self, tree, beir, tmp_path, caplog, monkeypatch):

@@ -121,7 +121,7 @@ class VectorRegression(Alignment):
         heads = [head for side in SIDES for head in _heads(info.student, side)]
         self._width = min((head.in_features + (head.linear.bias is not None) for head in heads), default=0)
         if self.head == "fitted" and not heads:
-            msg = "VectorRegression: head: fitted needs a student that has a linear one: set its maker's dim, or head: given."
+            msg = "VectorRegression: head: fitted needs a linear head: set the maker's dim, or head: given."
             raise ValueError(msg)
 
     def warm_start(self, student: Any, context: Context) -> None:
