@@ -70,6 +70,7 @@ class TestReferenceValues:
         ((values, counts),) = terms_of(objective, PairOutput(STUDENT), batch, ctx).values()
         assert (values * 2 / 3).tolist() == pytest.approx([0.143672, 0, 0.033460], abs=1e-6)
         assert counts.all()
+        assert ctx.logged_terms["dark_entropy"][0].tolist() == pytest.approx([0.832396, 0.905959, 1.025480], abs=1e-6)
         standard = losses.listwise_kl(STUDENT_STANDARD, torch.tensor(STANDARD), torch.ones(3, 3).bool())
         assert float(standard.mean() + values.mean()) == pytest.approx(0.302842, abs=1e-6)
         all_kept = terms_of(DarkKL(teacher="t", keep=(1, 1)), PairOutput(STUDENT), batch, ctx)["dark_kl"][0]
@@ -83,6 +84,7 @@ class TestReferenceValues:
         objective = DarkKL(teacher="t", keep=(1, 1), joint=True)
         ctx = StepContext("s", 0, 1, state=state_of())
         values = terms_of(objective, PairOutput(student), batch, ctx)["dark_kl"][0]
+        assert ctx.logged_terms["hard_entropy"][0].tolist() == pytest.approx([0.274313, 0.832396, 0.884452], abs=1e-6)
         assert values.tolist() == pytest.approx([0.355760, 0.117579, 0.055701], abs=1e-6)
 
     def test_words(self):

@@ -40,7 +40,8 @@ def per_query(toy, tiny_model, monkeypatch):
         distiller.stage_state = {"s.0": {"temperatures": torch.ones(len(objective.each_teacher))}}
         terms = distiller(batch, StepContext("s", 0, 1))
         assert distiller.counts(batch, StepContext("s", 0, 1)) == {"mtd_labels": 2, "mtd_teachers": 2}
-        return terms["mtd_labels"][0] + terms["mtd_teachers"][0], {n: v[0].tolist() for n, v in terms.items()}
+        values = terms["mtd_labels"][0] + terms["mtd_teachers"][0]
+        return values, {n: (v[0] * v[1]).tolist() for n, v in terms.items()}
 
     return of
 
@@ -69,6 +70,8 @@ def test_labels_override(per_query):
     """Several positives share the mass, and no consensus is looked for."""
     values, terms = per_query(["t1", "t3"], labels=True, soft_on="difference")
     assert (terms["labelled"], terms["consensus"]) == ([1, 1], [0, 0])
+    assert terms["consensus_right"] == [1, 0]  # they agree on the first query alone, on its positive
+    assert per_query(["t1", "t3"])[1]["consensus_right"] == [0, 0]  # without labels nobody can tell
     assert values.tolist() == pytest.approx([0.592459, 1.038171], abs=1e-6)
 
 
@@ -121,7 +124,7 @@ def test_a_killed_run(list_tree, beir, tmp_path, monkeypatch):
     list_tree["stages"][0]["objectives"] = [spec(MTD, teacher=["teacher", "ranker"], confidence=0.0, margin=0.0)]
     out = tmp_path / "whole" / "run"
     run_recipe(Recipe.from_dict(list_tree), beir, out)
-    assert log_of(out)[0]["logged_terms"].keys() == {"labelled", "consensus"}
+    assert log_of(out)[0]["logged_terms"].keys() == {"labelled", "consensus", "consensus_right"}
     assert_comes_back(list_tree, beir, tmp_path, monkeypatch, everything(out), (4,))
 
 

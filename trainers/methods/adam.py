@@ -241,17 +241,22 @@ class DarkKL(TeacherObjective):
         return {"dark_kl": (dark & self._derived(batch)).any(-1) & (dark.sum(-1) > 1)}
 
     def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
-        """One value a query; the share of the kept is logged."""
+        """One value a query; logged are the share of the kept, and the teacher's entropy over both kinds of lists."""
         rate, counts = self.keep_rate(ctx), self.valid(batch, ctx.teacher)["dark_kl"]
         kept = ctx.state["order"][batch.list_rows] < rate
+        teacher, dark = self.list_teacher(output, batch, ctx), self._dark(batch, ctx.teacher)
+        temperature = self.temperature if ctx.temperature is None else ctx.temperature
         values = losses.listwise_kl(
             output.list_scores(batch),
-            self.list_teacher(output, batch, ctx),
-            self._dark(batch, ctx.teacher),
-            student_temperature=self.temperature if ctx.temperature is None else ctx.temperature,
-            teacher_temperature=self.temperature if ctx.temperature is None else ctx.temperature,
+            teacher,
+            dark,
+            student_temperature=temperature,
+            teacher_temperature=temperature,
         )
+        hard = self.scored(batch, ctx.teacher) & ~self._derived(batch)
         ctx.logged_terms["dark_kept"] = (kept.to(values.dtype), counts)
+        ctx.logged_terms["hard_entropy"] = (losses.entropy(teacher, hard), counts)
+        ctx.logged_terms["dark_entropy"] = (losses.entropy(teacher, dark), counts)
         return {"dark_kl": values * kept / rate}
 
     def _derived(self, batch: CandidateBatch) -> Tensor:

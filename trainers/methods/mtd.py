@@ -143,13 +143,13 @@ class ConsensusAndDifference(TeacherObjective):
         return {"mtd_labels": counts, "mtd_teachers": counts}
 
     def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
-        """One value a query and teacher; how many have labels, or consensus, is logged."""
+        """One value a query and teacher; logged are how many have labels, or consensus, and how often that is right."""
         student, positive = output.list_scores(batch), (batch.labels == 1) & batch.mask
         raw = [self.list_teacher(output, batch, StepContext("", 0, 1, teacher=name)) for name in self.each_teacher]
         scores = torch.stack(raw) / ctx.state["temperatures"].to(student.dtype)[:, None, None]
         agree, best = consensus(scores, batch.mask, confidence=self.confidence, margin=self.margin)
         labelled = positive.any(-1)
-        agree = agree & ~labelled
+        both, agree = agree & labelled, agree & ~labelled
         chosen = torch.zeros_like(positive).scatter(1, best[:, None], agree[:, None])
         unsure = self._mean_share(scores, batch.mask) > self.negatives
         mask = batch.mask & ~(agree[:, None] & unsure & ~chosen)
@@ -164,6 +164,7 @@ class ConsensusAndDifference(TeacherObjective):
         counts = self.valid(batch, ctx.teacher)["mtd_labels"]
         ctx.logged_terms["labelled"] = (labelled.to(hard.dtype), counts)
         ctx.logged_terms["consensus"] = (agree.to(hard.dtype), counts)
+        ctx.logged_terms["consensus_right"] = (positive.gather(1, best[:, None])[:, 0].to(hard.dtype), counts & both)
         # Teachers' values are averaged; the soft term is their sum.
         return {"mtd_labels": hard, "mtd_teachers": self.soft_weight * len(self.each_teacher) * soft * shown}
 
