@@ -78,7 +78,7 @@ class RunLog:
             "terms": {name: value / steps_with[name] for name, value in total(terms).items()},
         }
         counts = total(counted)
-        if means := {name: value / max(counts[name], 1.0) for name, value in sorted(total(logged).items())}:
+        if means := {name: value / counts[name] for name, value in sorted(total(logged).items()) if counts[name]}:
             entry["logged_terms"] = means
         seconds = (time.perf_counter() - self._started) / self._steps
         self.write(where, event="step", **entry, seconds_per_step=seconds)
