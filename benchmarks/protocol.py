@@ -264,7 +264,8 @@ def run_one(arguments: argparse.Namespace, protocol: Tree, name: str, arm: str, 
         write_tokenizer(read_corpus(Path("data")).texts, Path("tokenizer"))
     recipe = Recipe.from_dict(tree, allow=["spoilt"], origin=f"protocol.yaml: arms.{arm}")
     out = Path("start") if arm == "start" else Path(arm) / str(seed)
-    metrics = run_recipe(recipe, Path("data"), out, resume=out.exists())["dev"]
+    resumed = out.exists()
+    metrics = run_recipe(recipe, Path("data"), out, resume=resumed)["dev"]
     dev = read_beir(Path("data"), "dev")
     bm25 = lexical(dev)
     per_query, rankings = read_per_query(out, "dev"), read_rankings(out, "dev")
@@ -274,7 +275,7 @@ def run_one(arguments: argparse.Namespace, protocol: Tree, name: str, arm: str, 
         "overlap with bm25": sum(len({*rankings[q][:TOP]} & {*bm25["top"][q]}) for q in rankings) / TOP / len(rankings),
         "logged": logged(out / "log.jsonl"),
         "dev sample": stages_of(out / "log.jsonl"),
-        "wall_s": time.perf_counter() - started,
+        "wall_s": None if resumed else time.perf_counter() - started,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "questions": [round(per_query[q][MEASURE], 4) for q in sorted(per_query)],
     }
