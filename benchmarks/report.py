@@ -43,8 +43,8 @@ def report(results: Path) -> str:
         "`benchmarks/protocol.yaml`. nDCG@10 of all dev questions over the full corpus. p over questions: paired",
         "randomisation of seed means; p over seeds: paired t; 95% interval: bootstrap over seeds and questions. A",
         "difference counts where both p are below .05; of fewer than three seeds it is a direction. The last column",
-        "says what would have been found four times in five; s is the mean time of runs that were not interrupted, on a",
-        "machine that ran others beside them.",
+        "says what would have been found four times in five; s is the mean time of runs that were not interrupted, on",
+        "a machine that ran others beside them.",
     ]
     for name, arms in found.items():
         lines += ["", f"## {name}", "", *section(arms)]
