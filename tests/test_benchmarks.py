@@ -37,7 +37,9 @@ def runner(monkeypatch):
 
 
 @pytest.fixture
-def arguments(runner, tmp_path):
+def arguments(runner, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner.gc, "collect", lambda: 0)  # half a second in a process that ran other tests
+
     def parse(*given: str):
         path = str(tmp_path / "results" / "fake.json")
         return runner.parser("benchmarks/fake.py", "A fake.").parse_args(["--json", path, *given])

@@ -113,6 +113,7 @@ def test_swap_in(pydocs, tmp_path, capsys):
     assert "times as fast" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_enterprise(tmp_path):
     """From files to a filled index through `Pipeline.load`, in a process of its own."""
     folder = tmp_path / "handbook"
