@@ -29,6 +29,7 @@ from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.distiller import step_loss
 from retort.trainers.engine import loop as loop_module
 from retort.trainers.engine.checkpoints import list_checkpoints
+from retort.trainers.engine.log import RunLog, read_log
 from retort.trainers.engine.loop import Loop
 from retort.trainers.engine.optimizers import schedule_factor
 from retort.trainers.engine.progress import RunProgress
@@ -594,3 +595,14 @@ def test_without_a_terminal_long_work_says_how_far_it_is(monkeypatch, caplog):
         for n in (100, 200, 61, 0, 61, 578):  # 100 were there
             update(n)
     assert caplog.messages == ["texts: 361 of 1000, 2 min to go", "texts: 422 of 1000, 4 min to go"]
+
+
+def test_a_term_that_nothing_was_counted_for_is_not_logged(tmp_path):
+    """Its mean would be 0, which says something else; of the others it is over all that was counted."""
+    log = RunLog(tmp_path / "log.jsonl", SimpleNamespace(is_main_process=True), tracked=False)
+    log.begin_stage()
+    for sums, counts in (({"a": 3.0, "b": 0.0}, {"a": 2, "b": 0}), ({"a": 0.0, "b": 0.0}, {"a": 1, "b": 0})):
+        log.add({"loss": 1.0}, sums, counts)
+    log.write_steps({"global_step": 2}, lr=0.1, grad_norm=1.0)
+    (line,) = read_log(tmp_path / "log.jsonl")
+    assert line["logged_terms"] == {"a": 1.0}

@@ -241,7 +241,12 @@ class DarkKL(TeacherObjective):
         return {"dark_kl": (dark & self._derived(batch)).any(-1) & (dark.sum(-1) > 1)}
 
     def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
-        """One value a query; logged are the share of the kept, and the teacher's entropy over both kinds of lists."""
+        """
+        One value a query.
+
+        Logged are the share of the kept, and the teacher's entropy in nats over standard and dark lists, at temperature
+        1: the method needs the second to be far above the first.
+        """
         rate, counts = self.keep_rate(ctx), self.valid(batch, ctx.teacher)["dark_kl"]
         kept = ctx.state["order"][batch.list_rows] < rate
         teacher, dark = self.list_teacher(output, batch, ctx), self._dark(batch, ctx.teacher)

@@ -143,7 +143,12 @@ class ConsensusAndDifference(TeacherObjective):
         return {"mtd_labels": counts, "mtd_teachers": counts}
 
     def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
-        """One value a query and teacher; logged are how many have labels, or consensus, and how often that is right."""
+        """
+        One value a query and teacher.
+
+        Logged are the shares of queries with labels and with consensus, and of labelled ones that the teachers agree on
+        the share whose first candidate is a positive.
+        """
         student, positive = output.list_scores(batch), (batch.labels == 1) & batch.mask
         raw = [self.list_teacher(output, batch, StepContext("", 0, 1, teacher=name)) for name in self.each_teacher]
         scores = torch.stack(raw) / ctx.state["temperatures"].to(student.dtype)[:, None, None]
