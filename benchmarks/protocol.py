@@ -269,7 +269,9 @@ def run_one(arguments: argparse.Namespace, protocol: Tree, name: str, arm: str, 
     dev = read_beir(Path("data"), "dev")
     bm25 = lexical(dev)
     per_query, rankings = read_per_query(out, "dev"), read_rankings(out, "dev")
+    machine = runner.describe_machine(device())
     row: Tree = {
+        "cpu": machine["cpu"],  # seeds may have run on several machines
         "metrics": metrics["student"],
         "teachers": {name: found[MEASURE] for name, found in metrics["teachers"].items()},
         "overlap with bm25": sum(len({*rankings[q][:TOP]} & {*bm25["top"][q]}) for q in rankings) / TOP / len(rankings),
@@ -282,8 +284,8 @@ def run_one(arguments: argparse.Namespace, protocol: Tree, name: str, arm: str, 
     if protocol["arms"].get(arm, {}).get("asymmetric"):
         row["asymmetric"] = asymmetric(out / "student", tree, dev)
     own = {k: v for k, v in protocol["arms"].get(arm, {}).items() if k in OWN_KEYS}
-    seeds = result.get("seeds", {}) | {str(seed): row}
-    head = {"benchmark": "protocol", "set": name, "arm": arm, **own, "machine": runner.describe_machine(device())}
+    seeds = read(path).get("seeds", {}) | {str(seed): row}  # read again: other seeds may have ended meanwhile
+    head = {"benchmark": "protocol", "set": name, "arm": arm, **own, "machine": machine}
     head |= {"queries": len(dev.queries), "documents": len(dev.corpus), "bm25": bm25["metrics"]}
     if places := read(Path(PLACES)):
         head["places"] = [round(places[q], 4) for q in sorted(per_query)]
