@@ -376,6 +376,23 @@ class TestHead:
         fresh = decoders.MaskedLMHead(encoder)
         assert float((fresh(states[0], table) - head(states[0], table)).detach().abs().max()) > 0.1
 
+    def test_its_weights_are_of_the_revision_that_the_encoder_has(self, tokenizer_path, tmp_path, monkeypatch):
+        from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+
+        whole = AutoModelForMaskedLM.from_config(
+            tiny_encoder("bert", len(AutoTokenizer.from_pretrained(tokenizer_path)))
+        )
+        whole.save_pretrained(tmp_path)
+        encoder, asked = AutoModel.from_pretrained(tmp_path), []
+        load = AutoModelForMaskedLM.from_pretrained
+        monkeypatch.setattr(
+            AutoModelForMaskedLM, "from_pretrained", lambda name, **o: asked.append(o["revision"]) or load(name, **o)
+        )
+        decoders.MaskedLMHead(encoder)
+        encoder.config._commit_hash = "0123abcd"  # where a model came from the Hub, transformers notes it here
+        decoders.MaskedLMHead(encoder)
+        assert asked == ["main", "0123abcd"]
+
     def test_what_has_none(self, tiny_student, sparse_student):
         from retort.students.create import sparse, static
 

@@ -189,6 +189,14 @@ class TestRoles:
         recipe = Recipe.from_dict(tree, allow=["two_ranks"])
         assert recipe.create(recipe.student, "student", "student").dtype.itemsize == 8
 
+    @pytest.mark.parametrize("kind", ["pseudo_queries.GeneratedQuestions", "proposals.Proposals"])
+    def test_what_asks_a_generator_for_queries_may_call_what_the_user_allowed(self, recipe_tree, kind):
+        generator = {"type": GENERATOR, "init_parameters": {"response_fn": "tiny_components.judge"}}
+        source = Component(type=f"retort.trainers.data.{kind}", init_parameters={"generator": generator})
+        with pytest.raises(RecipeError, match="trusted-module allowlist"):
+            Recipe.from_dict(recipe_tree).create(source, "queries", "queries")
+        Recipe.from_dict(recipe_tree, allow=["tiny_components"]).create(source, "queries", "queries")
+
     def test_haystacks_environment_variable_is_about_components(self, recipe_tree, monkeypatch):
         monkeypatch.setenv("HAYSTACK_DESERIALIZATION_ALLOWLIST", "two_ranks.*")
         with pytest.raises(RecipeError, match="student.type: .* not in a trusted module .*--allow two_ranks"):

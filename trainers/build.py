@@ -165,10 +165,8 @@ def _build(recipe: Recipe, data: RetrievalData, cache: Path, *, ask: bool) -> Bu
     words = [item for item in data.corpus.items if not isinstance(item, ImageFile)]  # what makers may count
     extra = {"seed": recipe.training.seed, "corpus": words}
     student = recipe.create(recipe.student, "student", "student", **extra)
-    allowed = recipe.allow or None
     teachers: dict[str, Any] = {
-        name: recipe.create(spec, "teacher", f"teachers.{name}", allowed_modules=allowed)
-        for name, spec in recipe.teachers.items()
+        name: recipe.create(spec, "teacher", f"teachers.{name}") for name, spec in recipe.teachers.items()
     }
     for name, teacher in teachers.items():
         if teacher.runs == "in_loop":
@@ -182,10 +180,7 @@ def _build(recipe: Recipe, data: RetrievalData, cache: Path, *, ask: bool) -> Bu
     context.student_scale = _scale(recipe, student)
     if not is_ranker(student) and isinstance(remote := route(student, "document")[0], RemoteDocuments):
         _bind_documents(remote, student, context, ask=ask)
-    miners = {
-        name: recipe.create(spec, "miner", f"candidates.{name}", allowed_modules=allowed)
-        for name, spec in recipe.candidates.items()
-    }
+    miners = {name: recipe.create(spec, "miner", f"candidates.{name}") for name, spec in recipe.candidates.items()}
     for name, miner in miners.items():
         _check_names(f"candidates.{name}", miner.teachers, teachers)
         if not any(teachers[teacher].runs == "trained_in_run" for teacher in miner.teachers):

@@ -39,15 +39,13 @@ def make_corpus(recipe: Recipe, folder: Path, cache: Path) -> None:
     with recipe.located(), FileLock(cache / "made-corpus.lock"):  # several processes of one run come here at once
         if folder.exists():
             return
-        allowed = recipe.allow or None
-        source = recipe.create(recipe.data.corpus, "corpus", "data.corpus", allowed_modules=allowed)
+        source = recipe.create(recipe.data.corpus, "corpus", "data.corpus")
         if unknown := [name for name in source.teachers if name not in recipe.teachers]:
             names = ", ".join(recipe.teachers) or "none"
             msg = f"data.corpus: there is no teacher {unknown[0]!r}; there are: {names}."
             raise RecipeError(msg)
         teachers = {
-            name: recipe.create(recipe.teachers[name], "teacher", f"teachers.{name}", allowed_modules=allowed)
-            for name in source.teachers
+            name: recipe.create(recipe.teachers[name], "teacher", f"teachers.{name}") for name in source.teachers
         }
         for name, teacher in teachers.items():
             if teacher.runs != "cached" or teacher.corpus_dependent:

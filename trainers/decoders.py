@@ -94,7 +94,8 @@ class MaskedLMHead(nn.Module):
         own = any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in config.architectures or ())
         whole: Any
         if own:
-            whole = AutoModelForMaskedLM.from_pretrained(config.name_or_path, use_safetensors=True)
+            revision = getattr(config, "_commit_hash", None) or "main"  # that of the encoder; folders have none
+            whole = AutoModelForMaskedLM.from_pretrained(config.name_or_path, revision=revision, use_safetensors=True)
         else:
             whole = AutoModelForMaskedLM.from_config(copy.deepcopy(config))
         words = whole.get_output_embeddings()

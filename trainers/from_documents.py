@@ -352,7 +352,7 @@ def refuse_other_student(recipe: Recipe, out: Path, passes: int | None) -> None:
 def _teacher_searches(recipe: Recipe, data: RetrievalData, out: Path) -> list[Search]:
     """Search with the first teacher that gives vectors; what it gave of documents is kept for the training."""
     for name, spec in recipe.teachers.items():
-        teacher = recipe.create(spec, "teacher", f"teachers.{name}", allowed_modules=recipe.allow or None)
+        teacher = recipe.create(spec, "teacher", f"teachers.{name}")
         if teacher.runs != "cached" or teacher.gives != "vectors":
             continue
         context = TrainingContext(data, {name: teacher}, cache_root(out))

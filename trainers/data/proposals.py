@@ -81,6 +81,8 @@ class Proposals(QuerySource):
         in the cache folder.
     :param revision:
         The generator's, as of `GeneratedQuestions`.
+    :param allowed_modules:
+        As of `GeneratedQuestions`.
     :param seed:
         Seed of all draws.
     :raises ValueError:
@@ -100,6 +102,7 @@ class Proposals(QuerySource):
         most: int = 4,
         generator: dict[str, Any] | None = None,
         revision: str | None = None,
+        allowed_modules: list[str] | None = None,
         seed: int = 0,
     ) -> None:
         if min(pool, most) < 1 or words < FEWEST_WORDS:
@@ -111,7 +114,9 @@ class Proposals(QuerySource):
         self.pool, self.order, self.words, self.most, self.seed = pool, order, words, most, seed
         self._generator = None
         if generator is not None:
-            self._generator = GeneratedQuestions(generator=generator, most=most, revision=revision)
+            self._generator = GeneratedQuestions(
+                generator=generator, most=most, revision=revision, allowed_modules=allowed_modules
+            )
         self._number, self._progress = 0, 0.0
 
     def open(self, context: Context, number: int) -> None:

@@ -250,7 +250,9 @@ class GeneratedQuestions(QuerySource):
         A file that answers are kept in, one a line: a run that was interrupted goes on. None: in a recipe one in the
         cache folder; else none is kept.
     :param options:
-        As of `ChatGeneratorTeacher`: `revision`, `retries`, `concurrency`, `max_calls`, `allowed_modules`.
+        As of `ChatGeneratorTeacher`: `revision`, `retries`, `concurrency`, `max_calls`.
+    :param allowed_modules:
+        Further modules that components may come from, such as `my_package`.
     :raises RecipeError:
         If the component is no chat generator, or the prompt has no place for the document.
     """
@@ -262,10 +264,12 @@ class GeneratedQuestions(QuerySource):
         prompt: str = QUESTION_PROMPT,
         most: int = 3,
         cache: str | None = None,
+        allowed_modules: list[str] | None = None,
         **options: Any,
     ) -> None:
         from retort.trainers.teachers.chat_generator import ChatModel
 
+        options["allowed_modules"] = allowed_modules
         self._model = ChatModel(generator, prompt, ("document",), cache=cache, **options)
         self.most = most
 

@@ -153,11 +153,13 @@ class Recipe(RecipeSections):
         """
         Create what a `{type, init_parameters}` of this recipe describes; parameters as of `create.create`.
 
+        What calls components of others may call those that the user allowed for this recipe.
+
         :raises RecipeError:
             If it cannot be created; the message says in which file and line it stands.
         """
         with self.located():
-            return create(spec, role, where, self.allow, **extra)
+            return create(spec, role, where, self.allow, allowed_modules=self.allow or None, **extra)
 
     def _components(self) -> Iterator[tuple[Place, Component, Role]]:
         yield ("student",), self.student, "student"
