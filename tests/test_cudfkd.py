@@ -31,7 +31,7 @@ from retort.trainers.data.proposals import DIFFICULTIES, Proposals, admitted
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.encoder_output import PairOutput
 from retort.trainers.losses import self_paced_latent, self_paced_weights
-from retort.trainers.methods.cudfkd import SelfPacedKL, UsefulQueries, adversarial_weight, best_of, worth_of
+from retort.trainers.methods.cudfkd import SelfPacedKL, UsefulQueries, adversarial_weight, best_of, scored, worth_of
 from retort.trainers.recipe import Recipe, dump_yaml
 from retort.trainers.roles import StepContext
 from retort.trainers.run import run_recipe
@@ -551,6 +551,19 @@ class TestRuns:
         cudfkd_tree["stages"][0]["objectives"] = [spec(CUDFKD + "SelfPacedKL", teacher="live")]
         with pytest.raises(RecipeError, match="must score mined lists before training; or set start and rate"):
             run_recipe(Recipe.from_dict(cudfkd_tree), beir, tmp_path / "run")
+
+    @pytest.mark.parametrize(("gives", "scale", "expected"), [("scores", 7.0, 1.0), ("vectors", 7.0, 7.0)])
+    def test_a_scale_is_for_similarities(self, gives, scale, expected):
+        """A ranker's scores are compared as they are, as in the loss."""
+        asked = {"t": np.array([1.0, 3.0, 2.0], dtype=np.float32), "student": np.zeros(3, dtype=np.float32)}
+        context = SimpleNamespace(
+            teachers={"t": SimpleNamespace(gives=gives)},
+            scale=lambda name: 20.0 if name == "student" or gives == "vectors" else 1.0,
+            scores=lambda name, owners, rows: asked[name],
+        )
+        lists_ = SimpleNamespace(owners=None, rows=None, padded=lambda values: np.array([values]))
+        assert scored(context, lists_, "t", scale)[0].tolist() == [[expected, 3 * expected, 2 * expected]]
+        assert scored(context, lists_, "t", None)[0][0, 0] == (1.0 if gives == "scores" else 20.0)
 
 
 class TestNoCorpus:

@@ -94,10 +94,9 @@ def best_of(utility: np.ndarray, cluster: np.ndarray, most: int, balance: float)
 
 def scored(context: Context, lists: CandidateLists, teacher: str, scale: float | None) -> tuple[Tensor, Tensor, Tensor]:
     """Score whole lists: the teacher's and the student's scores as a loss takes them, and the mask, `[P, N]` each."""
-    both = [
-        lists.padded(context.scores(name, lists.owners, lists.rows) * np.float32(factor or context.scale(name)))
-        for name, factor in ((teacher, scale), ("student", None))
-    ]
+    given = scale is not None and context.teachers[teacher].gives == "vectors"  # as in `TeacherObjective`
+    factors = {teacher: scale if given else context.scale(teacher), "student": context.scale("student")}
+    both = [lists.padded(context.scores(n, lists.owners, lists.rows) * np.float32(f)) for n, f in factors.items()]
     return torch.from_numpy(both[0]), torch.from_numpy(both[1]), torch.from_numpy(lists.padded(True))
 
 
@@ -132,7 +131,7 @@ class UsefulQueries(Selector):
     :param clusters:
         How many, at most.
     :param teacher_scale:
-        Factor on the teacher's scores; by default as in `TeacherObjective`.
+        As in `TeacherObjective`.
     :raises ValueError:
         If the share is none.
 
