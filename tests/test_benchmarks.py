@@ -646,3 +646,20 @@ class TestProtocol:
     def test_the_report_is_what_the_results_say(self, protocol):
         results = FOLDER / "results"
         assert (results / "REPORT.md").read_text() == import_module("report").report(results)
+
+
+def test_what_is_forgotten_is_compared_question_by_question(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    forgetting = import_module("forgetting")
+    same, worse = {"own": [0.5] * 20, "other": [1.0] * 20}, {"own": [0.5] * 20, "other": [0.25] * 20}
+    found = {
+        "bm25": {"own": 0.5, "questions": same},
+        "r, as it is, 0": {"own": 0.5, "questions": same},
+        "r, half made, 0": {"own": 0.5, "questions": worse},
+        "r, half made, 1": {"own": 0.5, "questions": worse},  # the plain one of its seed is not there
+        "old, as it is, 0": {"own": 0.5},
+        "old, half made, 0": {"own": 0.5},  # of before questions were kept
+    }
+    assert forgetting.changed(found, ["own", "other"]) == [
+        ["r, half made, 0", "+0.0000 (+0.0000 to +0.0000), p 1.000", "-0.7500 (-0.7500 to -0.7500), p 0.000"]
+    ]
