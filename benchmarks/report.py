@@ -44,7 +44,7 @@ def report(results: Path) -> str:
         "randomisation of seed means; p over seeds: paired t; 95% interval: bootstrap over seeds and questions. A",
         "difference counts where both p are below .05; of fewer than three seeds it is a direction. The last column",
         "says what would have been found four times in five; s is the mean time of runs that were not interrupted, on",
-        "a machine that ran others beside them.",
+        "machines that ran others beside them. Each machine trained a start of its own: seeds of one are compared.",
     ]
     for name, arms in found.items():
         lines += ["", f"## {name}", "", *section(arms)]
@@ -85,7 +85,12 @@ def section(arms: dict[str, Tree]) -> list[str]:
         f"\n{name}: its weights tell the spoilt lists from the others with an AUC of {auc:.3f}."
         for name, auc in told.items()
     ]
-    pairs = [(name, other) for name, arm in arms.items() for other in arm.get("against", []) if other in arms]
+    pairs = [
+        (name, other)
+        for name, arm in arms.items()
+        for other in arm.get("against", [])
+        if other in arms and common(arm, arms[other])
+    ]
     if pairs:
         lines += ["", "| arm | against | difference (95%) | p, questions | p, seeds | counts | would be seen |"]
         lines += ["|---|---|---|---|---|---|---|", *(change(name, other, arms) for name, other in pairs)]
@@ -136,11 +141,16 @@ def halves(arms: dict[str, Tree], pairs: list[tuple[str, str]]) -> list[str]:
     return lines
 
 
+def common(arm: Tree, other: Tree) -> list[str]:
+    """List the seeds that two arms have run on the same machine."""
+    return [seed for seed, row in arm["seeds"].items() if row["cpu"] == other["seeds"].get(seed, {}).get("cpu")]
+
+
 def change(name: str, other: str, arms: dict[str, Tree], rows: Any = slice(None)) -> str:
     """One line: an arm against another on some questions, by the seeds that both have."""
     from retort.trainers.evaluation.significance import paired_seeds
 
-    seeds = [seed for seed in arms[name]["seeds"] if seed in arms[other]["seeds"]]
+    seeds = common(arms[name], arms[other])
     first, second = (np.array([arms[a]["seeds"][s]["questions"] for s in seeds])[:, rows] for a in (other, name))
     found = paired_seeds(first, second)
     counts = "direction" if found.p_seeds is None else "yes" if found.significant else "no"

@@ -499,13 +499,28 @@ class TestProtocol:
         report = import_module("report")
         scores = {"base": [0.1, 0.2, 0.3, 0.4] * 5, "arm": [0.1, 0.2, 0.7, 0.6] * 5}
         arms = {
-            name: {"places": [0.2, 0.5, 0.6, 0.9] * 5, "seeds": {str(s): {"questions": own} for s in range(3)}}
+            name: {
+                "places": [0.2, 0.5, 0.6, 0.9] * 5,
+                "seeds": {str(s): {"cpu": "this", "questions": own} for s in range(3)},
+            }
             for name, own in scores.items()
         }
         text = "\n".join(report.halves(arms, [("arm", "base")]))
         assert "the 10 questions" in text
         assert "| base | 0.1500 | 0.3500 |" in text and "| arm | 0.1500 | 0.6500 |" in text
         assert "| arm | base | +0.3000 " in text
+
+    def test_seeds_of_two_machines_are_not_compared(self, protocol):
+        """Each has a start of its own."""
+        report = import_module("report")
+
+        def arm(*cpus, value):
+            return {"seeds": {str(s): {"cpu": cpu, "questions": [value] * 8} for s, cpu in enumerate(cpus)}}
+
+        arms = {"base": arm("one", "one", value=0.25), "arm": arm("one", "other", "other", value=0.5)}
+        assert report.common(arms["arm"], arms["base"]) == ["0"]
+        line = report.change("arm", "base", arms)
+        assert "+0.2500 " in line and "direction (1)" in line
 
     def test_what_was_logged(self, protocol, tmp_path):
         """Terms of the loss and what is logged beside them, over the last quarter of the steps."""
