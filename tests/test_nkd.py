@@ -73,6 +73,21 @@ class TestReferenceValues:
         assert counts.all()
 
 
+@pytest.mark.parametrize("width", [5, 9])
+def test_a_positive_alone_is_certain(width):
+    """Its share is 1, however wide the batch is; the others' weights know that."""
+    scores = torch.nn.functional.pad(torch.cat([S, S[:1]]), (0, width - 5))
+    batch = lists(scores)
+    batch.labels = torch.zeros_like(scores, dtype=torch.int8)
+    batch.labels[:, 0] = 1
+    batch.mask = torch.zeros_like(scores, dtype=torch.bool)
+    batch.mask[:2, :5] = batch.mask[2, :1] = True
+    ((values, _),) = terms_of(TeacherFreeNKD(), PairOutput(scores), batch, HERE).values()
+    shares = torch.cat([S.softmax(-1)[:, 0], torch.ones(1)])
+    torch.testing.assert_close(values, -confidence_weights(shares, shares.mean()) * shares.log())
+    assert losses.marginal_nll(scores, batch.labels == 1, batch.mask)[2] == 0
+
+
 def test_positives_never_compete_with_each_other():
     """What the positives score changes nothing of the distributed term."""
     moved = S + 3.0 * BOTH

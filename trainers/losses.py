@@ -53,11 +53,11 @@ def marginal_nll(scores: Tensor, positive: Tensor, mask: Tensor) -> Tensor:
     :param mask:
         `[B, N]` bool, what takes part.
     :returns:
-        `[B]`; 0 where no positive takes part.
+        `[B]`; 0 where no positive takes part, or nothing else.
     """
     positive = positive & mask
     logs = log_distribution(scores, mask).masked_fill(~positive, torch.finfo(scores.dtype).min)
-    return -logs.logsumexp(-1).masked_fill(~positive.any(-1), 0.0)
+    return -logs.logsumexp(-1).masked_fill(~positive.any(-1) | (mask.sum(-1) < 2), 0.0)  # noqa: PLR2004
 
 
 def log_distribution(scores: Tensor, mask: Tensor) -> Tensor:

@@ -167,11 +167,7 @@ class TeacherFreeNKD(Objective):
 
     def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:  # noqa: ARG002
         """One value a query."""
-        logs = losses.log_distribution(output.list_scores(batch), batch.mask)
-        positive = (batch.labels == 1) & batch.mask
-        # Not -inf: a query without a positive keeps a finite gradient.
-        share = logs.masked_fill(~positive, torch.finfo(logs.dtype).min).logsumexp(-1)
-        share = share.masked_fill(~batch.has_positive, 0.0)
+        share = -losses.marginal_nll(output.list_scores(batch), batch.labels == 1, batch.mask)
         confidence, counts = share.exp(), batch.has_positive
         mean = confidence.masked_fill(~counts, 0.0).sum() / counts.sum().clamp(min=1)
         return {"tf_nkd": -confidence_weights(confidence, mean) * share}
