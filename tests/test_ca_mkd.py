@@ -154,6 +154,27 @@ class TestConfidence:
         toy.teacher_scores["t1"][0] = torch.nan
         assert weights_of(toy)[:, 0].tolist() == [0, 0, 0]
 
+    @pytest.mark.parametrize("unlabelled", [None, "entropy", "mean", "uniform"])
+    def test_teachers_are_compared_over_what_all_scored(self, toy, unlabelled):
+        """Of two that know nothing the one with the shorter list is no better; one without scores changes nothing."""
+        if unlabelled:
+            toy.labels[:] = -1
+        options = {"unlabelled": unlabelled} if unlabelled else {}
+        short = torch.zeros_like(T1)
+        short[:, 2:] = torch.nan
+        toy.teacher_scores = {"long": torch.zeros_like(T1), "short": short}
+        assert weights_of(toy, **options)[:, 0].tolist() == [0.5, 0.5]
+        toy.teacher_scores = {"t1": T1, "t2": T2}
+        alone = weights_of(toy, **options)
+        toy.teacher_scores = {"t1": T1, "none": torch.full_like(T1, torch.nan), "t2": T2}
+        with_another = weights_of(toy, **options)
+        torch.testing.assert_close(with_another[[0, 2]], alone)
+        assert not with_another[1].any()
+        apart = T2.clone()
+        apart[:, :4] = torch.nan
+        toy.teacher_scores = {"t1": torch.where(apart.isnan(), T1, torch.nan), "t2": apart}
+        assert weights_of(toy, **options).tolist() in ([[0.5] * 2] * 2, [[1.0] * 2, [0.0] * 2])
+
     def test_queries_without_labels(self, toy):
         toy.labels[0] = -1
         entropies = torch.stack([losses.entropy(t, toy.mask)[0] for t in (T1, T2, T3)])
@@ -236,7 +257,7 @@ class TestFeatures:
         objective = self.objective()
         ctx = StepContext("s", 0, 1, teacher="a")
         ((values, counts),) = terms_of(objective, output, batch, ctx).values()
-        adapter, (queries, documents) = objective.adapters["a"], batch.teacher_vectors["a"]
+        adapter, (queries, documents) = objective.adapters[0], batch.teacher_vectors["a"]
         for row, width in ((0, 5), (1, 2)):
             parts = [(adapter(output.queries[row]) - queries[row]).pow(2).mean()]
             for place in batch.index[row, :width]:
@@ -244,14 +265,41 @@ class TestFeatures:
             assert float(values[row].detach()) == pytest.approx(float(torch.stack(parts).mean().detach()))
         assert counts.all()
 
+    def test_texts_that_a_teacher_refused_take_no_part(self, vectors):
+        batch, output = vectors
+        whole, objective = copy.deepcopy(batch), self.objective()
+        (queries, documents), lost = batch.teacher_vectors["a"], int(batch.index[1, 2])
+        queries[0], documents[lost] = torch.nan, torch.nan
+        ctx = StepContext("s", 0, 1, teacher="a")
+        ((values, counts),) = terms_of(objective, output, batch, ctx).values()
+        assert counts.all()
+        whole.mask[1, 2] = False
+        expected = objective(output, whole, ctx)["feature_distance"]
+        torch.testing.assert_close(values[1], expected[1])
+        values.sum().backward()
+        assert output.queries.grad.isfinite().all() and not output.queries.grad[0].any()
+        assert all(p.grad.isfinite().all() for p in objective.adapters[0].parameters())
+        documents[:], queries[:] = torch.nan, torch.nan
+        assert not objective.valid(batch, "a")["feature_distance"].any()
+        assert objective.valid(batch, "b")["feature_distance"].all()
+
+    def test_any_name_and_any_precision(self, vectors):
+        """`train` is a module's method; a student in bfloat16 has vectors of it, adapters have not."""
+        batch, output = vectors
+        objective = FeatureDistance(teacher="train")
+        objective.bind(ModelInfo(3, {"train": 4}, {"train": "cosine"}))
+        batch.teacher_vectors = {"train": tuple(v.bfloat16() for v in batch.teacher_vectors["a"])}
+        half = DenseOutput(output.queries.bfloat16(), output.documents.bfloat16(), 20.0, "cosine")
+        assert objective(half, batch, HERE)["feature_distance"].isfinite().all()
+
     def test_its_weights(self, vectors):
         """By the adapted vectors' similarities, as each teacher compares its own; even for queries without a label."""
         batch, output = vectors
         objective = self.objective(teacher_scale=3.0)
         found = objective.shares(output, batch, HERE)
         misfits = []
-        for name in ("a", "b"):
-            q, d = (objective.adapters[name](v) for v in (output.queries, output.documents))
+        for name, adapter in zip(("a", "b"), objective.adapters, strict=True):
+            q, d = (adapter(v) for v in (output.queries, output.documents))
             scores = 3 * (torch.cosine_similarity(q[:, None], d[None], dim=-1) if name == "a" else q @ d.T)
             misfits.append(losses.marginal_nll(scores.gather(1, batch.index), batch.labels == 1, batch.mask))
         expected = torch.sigmoid(torch.stack([misfits[1] - misfits[0], misfits[0] - misfits[1]]))

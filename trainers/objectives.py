@@ -457,9 +457,15 @@ class Alignment(Objective):
         queries, documents = batch.teacher_vectors[str(self.teacher)]
         pairs = {"align_query": (output.queries, queries), "align_document": (output.documents, documents)}
         return {
-            name: losses.alignment(self.projection(student), teacher.nan_to_num(), distance=self.distance)
+            name: losses.alignment(self._projected(student), teacher.nan_to_num(), distance=self.distance)
             for name, (student, teacher) in pairs.items()
         }
+
+    def _projected(self, vectors: Tensor) -> Tensor:
+        """In the projection's own precision, which a student in bfloat16 has not."""
+        own = next(self.projection.parameters(), vectors)
+        projected: Tensor = self.projection(vectors.to(own.dtype))
+        return projected
 
     def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:  # noqa: ARG002
         """All texts count that the teacher gave a vector of; of one in the loop all."""

@@ -5,8 +5,8 @@
 CA-MKD: confidence-aware multi-teacher distillation (Zhang et al. 2022, arXiv 2201.00007).
 
 Each of several teachers counts for a query by how well it predicts that query's labels. The loss is `Contrastive` over
-lists + `ListwiseKL` that names all teachers, with `Confidence` as the stage's weighting, + 50 `FeatureDistance` where
-all of them give vectors. The paper classifies images; here the classes are the candidates of a query's list.
+lists + `ListwiseKL` that names all teachers, with `Confidence` as the stage's weighting, + 50 / K `FeatureDistance`
+where all K of them give vectors. The paper classifies images; here the classes are the candidates of a query's list.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.encoder_output import DenseOutput
-from retort.trainers.objectives import TeacherObjective, one_of
+from retort.trainers.objectives import TeacherObjective, one_of, there
 from retort.trainers.roles import Masks, ModelInfo, StepContext, TeacherWeighting, Values
 
 Unlabelled = Literal["entropy", "mean", "uniform"]
@@ -52,7 +52,9 @@ class Confidence(TeacherWeighting):
     Weighs teachers by how well each predicts the labels of a query (see `confidence`).
 
     $c_k$ is the `losses.marginal_nll` of teacher $k$'s scores, at temperature 1 after calibration: raw logits and
-    cosines must not be compared. The paper takes one label; several, queries without one, and calibration are ours.
+    cosines must not be compared. Teachers are compared over the candidates that all of them scored, but for teachers
+    that scored none; where these are fewer than two, they count alike. The paper takes one label; several, queries
+    without one, and calibration are ours.
 
     :param calibration:
         `standardize`: each list's scores are divided by their standard deviation. `none`: as they are.
@@ -99,6 +101,8 @@ class Confidence(TeacherWeighting):
     def forward(self, scores: dict[str, Tensor], batch: CandidateBatch, ctx: StepContext) -> Tensor:  # noqa: ARG002
         """`[K, B]`, without a gradient."""
         scored = torch.stack([batch.mask & ~own.isnan() for own in scores.values()])
+        usable = scored.sum(-1) > 1
+        scored = (scored | ~usable[:, :, None]).all(0) & usable[:, :, None]
         each = [
             self._calibrated(name, own.detach(), mask) for (name, own), mask in zip(scores.items(), scored, strict=True)
         ]
@@ -106,8 +110,7 @@ class Confidence(TeacherWeighting):
         misfits = torch.stack(
             [losses.marginal_nll(own, positive, mask) for own, mask in zip(each, scored, strict=True)]
         )
-        usable = scored.sum(-1) > 1
-        labelled = usable & (scored & positive).any(-1)
+        labelled = (scored & positive).any(-1) & (scored.sum(-1) > 1)
         weights = confidence(misfits, labelled)
         return torch.where(labelled.any(0), weights, self._without_labels(each, scored, usable))
 
@@ -132,9 +135,8 @@ class Confidence(TeacherWeighting):
             return weights.masked_fill(~usable, 0.0)
         if self.unlabelled == "mean":
             logs = torch.stack([losses.log_distribution(own, mask) for own, mask in zip(each, scored, strict=True)])
-            common = scored.all(0) | ~usable.any(0)[:, None]
             mean = (logs.exp() * usable[:, :, None]).sum(0) / usable.sum(0).clamp(min=1)[:, None]
-            return confidence(-(mean * logs).masked_fill(~(scored & common), 0.0).sum(-1), usable)
+            return confidence(-(mean * logs).masked_fill(~scored, 0.0).sum(-1), usable)
         return usable / usable.sum(0).clamp(min=1)
 
 
@@ -147,8 +149,9 @@ class FeatureDistance(TeacherObjective):
 
     where $r_k$ is a learned linear map, the bar a mean over dimensions, and $v$ are `confidence` weights of the
     `losses.marginal_nll` of $r_k$'s similarities, as teacher $k$ compares vectors. (Zhang et al. 2022, eqs. 5 to 7. The
-    paper adapts feature maps by convolutions, and runs the teacher's classifier on them.) The adapters are left out of
-    the exported student. The official code divides by $K$ besides; a weight of $50 / K$ is its 50.
+    paper adapts feature maps by convolutions, and runs the teacher's classifier on them.) Texts that a teacher refused
+    take no part. The adapters are left out of the exported student. The official code divides by $K$ besides; a weight
+    of $50 / K$ is its 50.
 
     :param teacher:
         Names of teachers that give vectors.
@@ -172,13 +175,12 @@ class FeatureDistance(TeacherObjective):
     ) -> None:
         super().__init__(teacher=teacher, teacher_scale=teacher_scale)
         self.detach_weights = detach_weights
-        self.adapters = nn.ModuleDict()
+        self.adapters = nn.ModuleList()
 
     def bind(self, info: ModelInfo) -> None:
         """Size the adapters."""
         super().bind(info)
-        for name in self.each_teacher:
-            self.adapters[name] = nn.Linear(info.student_dim, info.teacher_dims[name])
+        self.adapters.extend(nn.Linear(info.student_dim, info.teacher_dims[name]) for name in self.each_teacher)
 
     def shares(self, output: DenseOutput, batch: CandidateBatch, ctx: StepContext) -> Tensor:  # noqa: ARG002
         """`[K, B]`: the adapted vectors' confidence in each teacher's place."""
@@ -192,20 +194,36 @@ class FeatureDistance(TeacherObjective):
 
     def _adapted_scores(self, name: str, output: DenseOutput, batch: CandidateBatch) -> Tensor:
         """`[B, N]`, as `list_teacher` scales the teacher's own."""
-        pairs = (self.adapters[name](output.queries), self.adapters[name](output.documents))
+        pairs = (self._adapted(name, output.queries), self._adapted(name, output.documents))
         seen = replace(batch, teacher_vectors={name: pairs})
         return self.in_batch_teacher(output, seen, StepContext("", 0, 1, teacher=name)).gather(1, batch.index)
 
     def forward(self, output: DenseOutput, batch: CandidateBatch, ctx: StepContext) -> Values:
         """One value a query."""
         name = ctx.teacher or self.each_teacher[0]
-        queries, documents = batch.teacher_vectors[name]
-        adapter = self.adapters[name]
-        query = losses.alignment(adapter(output.queries), queries, distance="mse")
-        document = losses.alignment(adapter(output.documents), documents, distance="mse")[batch.index]
-        total = query + document.masked_fill(~batch.mask, 0.0).sum(-1)
-        return {"feature_distance": total / (1 + batch.mask.sum(-1))}
+        ours = (self._adapted(name, output.queries), self._adapted(name, output.documents))
+        query, document = (
+            losses.alignment(own, theirs.nan_to_num(), distance="mse")
+            for own, theirs in zip(ours, batch.teacher_vectors[name], strict=True)
+        )
+        each = torch.cat([query[:, None], document[batch.index]], dim=1)
+        known = self._known(batch, name)
+        return {"feature_distance": each.masked_fill(~known, 0.0).sum(-1) / known.sum(-1).clamp(min=1)}
 
-    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:  # noqa: ARG002
-        """All queries count."""
-        return {"feature_distance": torch.ones_like(batch.has_positive)}
+    def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:
+        """Queries count of which, or of a document of which, the teacher gave a vector; of one in the loop all."""
+        return {"feature_distance": self._known(batch, teacher or self.each_teacher[0]).any(-1)}
+
+    def _adapted(self, name: str, vectors: Tensor) -> Tensor:
+        adapter = self.adapters[self.each_teacher.index(name)]
+        adapted: Tensor = adapter(vectors.to(next(adapter.parameters()).dtype))
+        return adapted
+
+    @staticmethod
+    def _known(batch: CandidateBatch, name: str) -> Tensor:
+        """`[B, 1 + N]` bool: the query, and the documents of its list, that have a vector of the teacher."""
+        mask = torch.cat([torch.ones_like(batch.has_positive)[:, None], batch.mask], dim=1)
+        if name not in batch.teacher_vectors:
+            return mask
+        queries, documents = map(there, batch.teacher_vectors[name])
+        return mask & torch.cat([queries[:, None], documents[batch.index]], dim=1)

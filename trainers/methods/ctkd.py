@@ -101,7 +101,8 @@ class CurriculumTemperature(Temperature):
         if not objective.divergence:
             return None
         if self.granularity == "per_query":
-            theta = self.network(features(*objective.compared(output, batch, ctx)))
+            described = features(*objective.compared(output, batch, ctx))
+            theta = self.network(described.to(next(self.network.parameters()).dtype))
         else:
             teacher = ctx.teacher or _teachers(objective)[0]
             theta = self.theta[self.teachers.index(teacher) if self.teachers else 0]
