@@ -87,6 +87,11 @@ class TestConsensus:
         assert agree.tolist() == moved.tolist() == [True, False]
         assert order[place[0]] == best[0] == 0
 
+    def test_who_puts_two_first_has_chosen_none(self):
+        tied = torch.tensor([[[3.0, 1.0, 0.0]], [[0.0, 0.0, 0.0]]])
+        for order in ([0, 1, 2], [1, 0, 2]):
+            assert not consensus(tied[:, :, order], torch.ones(1, 3, dtype=torch.bool))[0].item()
+
     def test_sure_enough(self):
         """Each teacher must be: T3's first two shares are .24 and .22, T1's .76 and .10."""
         scores = torch.stack([T1, T3])[:, :1]
@@ -110,6 +115,38 @@ class TestConsensus:
         mask = torch.tensor([[True, False, True, True, True]])
         expected = -losses.log_distribution(S[:1], mask)[0, 0]
         assert float(values[0]) == pytest.approx(float(expected))
+
+
+class TestMissingScores:
+    @staticmethod
+    def terms(toy, **options):
+        objective = ConsensusAndDifference(teacher=["t1", "t3"], **PAPER | options)
+        state = {"temperatures": torch.ones(2)}
+        ctx = [StepContext("s", 0, 1, teacher=name, state=state) for name in ("t1", "t3")]
+        each = [objective(PairOutput(S), toy, own) for own in ctx]
+        return objective, each
+
+    def test_labels_need_no_teacher(self, toy):
+        toy.teacher_scores = {"t1": torch.full_like(T1, torch.nan), "t3": torch.full_like(T3, torch.nan)}
+        objective, (first, _) = self.terms(toy)
+        counts = objective.valid(toy, "t1")
+        assert counts["mtd_labels"].tolist() == [True, True] and counts["mtd_teachers"].tolist() == [False, False]
+        assert float(first["mtd_labels"][0]) == pytest.approx(0.592459, abs=1e-6)
+
+    def test_the_soft_term_is_the_sum_over_those_that_scored(self, toy):
+        _, (whole, _) = self.terms(toy)
+        toy.teacher_scores["t3"] = torch.full_like(T3, torch.nan)
+        _, (alone, _) = self.terms(toy)
+        torch.testing.assert_close(alone["mtd_teachers"], whole["mtd_teachers"] / 2)
+
+    def test_what_a_teacher_did_not_score_is_no_negative(self, toy):
+        toy.labels[:] = -1
+        toy.teacher_scores["t3"] = T3.clone()
+        toy.teacher_scores["t3"][0, 1] = torch.nan
+        _, (found, _) = self.terms(toy)
+        mask = torch.tensor([[True, False, True, True, True]])
+        expected = -losses.log_distribution(S[:1], mask)[0, 0]
+        assert float(found["mtd_labels"][0]) == pytest.approx(float(expected))
 
 
 def test_mistakes():

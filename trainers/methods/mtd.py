@@ -39,7 +39,7 @@ def consensus(scores: Tensor, mask: Tensor, *, confidence: float = 0.0, margin: 
     :param confidence:
         Least share of the first candidate in each teacher's softmax (0 in the paper).
     :param margin:
-        Least distance of the first two shares, of each teacher (0 in the paper).
+        Least distance of the first two shares, of each teacher (0 in the paper). One that puts two first chooses none.
     :returns:
         Per query whether they agree, `[B]` bool, and the first teacher's first candidate, `[B]`.
     """
@@ -48,7 +48,8 @@ def consensus(scores: Tensor, mask: Tensor, *, confidence: float = 0.0, margin: 
     shares = shares.masked_fill(~mask, -1.0)
     best = shares.argmax(-1)
     top = shares.topk(min(2, shares.shape[-1]), dim=-1).values
-    sure = (top[..., 0] >= confidence) & (top[..., 0] - top[..., -1].clamp(min=0) >= margin)
+    gap = top[..., 0] - top[..., -1].clamp(min=0)
+    sure = (top[..., 0] >= confidence) & (gap >= margin) & (gap > 0)
     agree = (best == best[0]).all(0) & sure.all(0) & (mask.sum(-1) > 1)
     return agree, best[0]
 
@@ -61,9 +62,9 @@ class ConsensusAndDifference(TeacherObjective):
     L_{soft} = w \sum_k \tau^2 \, \mathrm{KL}(p_k \| q)$$
 
     $P$ are the positives, or for a query without any the candidate that all teachers put first. The soft term is a sum
-    over teachers, as in the official code. The paper has it where they disagree; its released code, which never trains
-    on these, where labels or consensus are: `soft_on` says which. Calibration, `confidence`, `margin` and `negatives`
-    are ours.
+    over the teachers that scored the list, as in the official code. The paper has it where they disagree; its released
+    code, which never trains on these, where labels or consensus are: `soft_on` says which. Calibration, `confidence`,
+    `margin` and `negatives` are ours.
 
     :param teacher:
         Names of the teachers; of one alone all is consensus.
@@ -79,10 +80,12 @@ class ConsensusAndDifference(TeacherObjective):
     :param margin:
         As in `consensus`.
     :param negatives:
-        Of a pseudo-label's list, candidates whose mean share among the teachers is above this are no negatives: they
-        take no part. 1 takes all.
+        Of a pseudo-label's list, candidates whose mean share among the teachers is above this are no negatives, nor are
+        those that some teacher did not score: they take no part. 1 takes all that are scored.
     :param calibrate:
         Divide each teacher's scores by a temperature that is fitted to the labels of the stage's lists.
+    :param teacher_scale:
+        As in `TeacherObjective`.
     :raises ValueError:
         If a share is none.
 
@@ -106,7 +109,7 @@ class ConsensusAndDifference(TeacherObjective):
         margin: float = 0.1,
         negatives: float = 0.1,
         calibrate: bool = True,
-        teacher_scale: float = 1.0,
+        teacher_scale: float | None = None,
     ) -> None:
         super().__init__(teacher=teacher, teacher_scale=teacher_scale)
         self.soft_on: SoftOn = one_of("soft_on", soft_on, ("difference", "labelled_and_consensus", "all"))
@@ -138,9 +141,13 @@ class ConsensusAndDifference(TeacherObjective):
         return {"temperatures": torch.tensor(fitted or [1.0] * len(self.each_teacher))}
 
     def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:
-        """Lists of which the teacher scored two or more count; what a query does not take part in costs it nothing."""
+        """
+        Lists of which the teacher scored two or more count, and for labels those with a positive.
+
+        What a query does not take part in costs it nothing.
+        """
         counts = self.scored(batch, teacher).sum(-1) > 1
-        return {"mtd_labels": counts, "mtd_teachers": counts}
+        return {"mtd_labels": counts | (batch.has_positive & (batch.mask.sum(-1) > 1)), "mtd_teachers": counts}
 
     def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
         """
@@ -156,7 +163,7 @@ class ConsensusAndDifference(TeacherObjective):
         labelled = positive.any(-1)
         both, agree = agree & labelled, agree & ~labelled
         chosen = torch.zeros_like(positive).scatter(1, best[:, None], agree[:, None])
-        unsure = self._mean_share(scores, batch.mask) > self.negatives
+        unsure = (self._mean_share(scores, batch.mask) > self.negatives) | scores.isnan().any(0)
         mask = batch.mask & ~(agree[:, None] & unsure & ~chosen)
         target = positive | chosen
         hard = losses.marginal_nll(student, target, mask)
@@ -170,8 +177,9 @@ class ConsensusAndDifference(TeacherObjective):
         ctx.logged_terms["labelled"] = (labelled.to(hard.dtype), counts)
         ctx.logged_terms["consensus"] = (agree.to(hard.dtype), counts)
         ctx.logged_terms["consensus_right"] = (positive.gather(1, best[:, None])[:, 0].to(hard.dtype), counts & both)
-        # Teachers' values are averaged; the soft term is their sum.
-        return {"mtd_labels": hard, "mtd_teachers": self.soft_weight * len(self.each_teacher) * soft * shown}
+        # The values of teachers that scored the list are averaged; the soft term is their sum.
+        many = torch.stack([self.scored(batch, name).sum(-1) > 1 for name in self.each_teacher]).sum(0)
+        return {"mtd_labels": hard, "mtd_teachers": self.soft_weight * many * soft * shown}
 
     @staticmethod
     def _mean_share(scores: Tensor, mask: Tensor) -> Tensor:
