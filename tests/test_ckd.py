@@ -35,9 +35,10 @@ FULL = torch.ones_like(POSITIVE)
 BENEFICIAL = {"t1": [True, True], "t2": [False, True], "t3": [False, False]}
 
 
-def values_of(objective, batch, beneficial, temperature=1.0, student=S):
+def values_of(objective, batch, beneficial, temperature=1.0, spread=None, own=1.0, student=S):
     batch.list_rows = torch.arange(2)
-    state = {"beneficial": torch.tensor(beneficial), "temperature": torch.tensor(temperature)}
+    divisors = {"temperature": temperature, "spread": temperature if spread is None else spread, "own": own}
+    state = {"beneficial": torch.tensor(beneficial)} | {name: torch.tensor(value) for name, value in divisors.items()}
     ((values, counts),) = terms_of(objective, PairOutput(student), batch, StepContext("s", 0, 1, state=state)).values()
     assert counts.all()
     return values
@@ -121,7 +122,7 @@ def test_all_beneficial_is_plain_distillation(toy):
 
 class TestTheSplit:
     @staticmethod
-    def opened(scores, student=BEFORE, **options):
+    def opened(scores, student=BEFORE, scale=1.0, **options):
         labels = POSITIVE.numpy().astype(np.int8)
         own = SimpleNamespace(
             scores={"t": np.asarray(scores, dtype=np.float64).ravel()},
@@ -133,6 +134,7 @@ class TestTheSplit:
         context = SimpleNamespace(
             scores=lambda name, owners, _rows: {"student": np.asarray(student).ravel()[-len(owners) :]}[name],
             teachers={"t": SimpleNamespace(runs="cached")},
+            scale=lambda _: scale,
         )
         return KnowledgeFiltration(teacher="t", **options).open(context, own)
 
@@ -159,6 +161,26 @@ class TestTheSplit:
     def test_a_malicious_teacher_is_beneficial_nowhere(self):
         assert self.opened(-T1, student=T1)["beneficial"].tolist() == [False, False]
 
+    def test_not_even_where_the_student_is_worse_than_no_knowledge(self):
+        """Its fitted scores are flat, which is better than wrong; what it takes for relevant is still seen."""
+        state = self.opened(-T1, student=-10 * T1)
+        assert state["beneficial"].tolist() == [False, False]
+        flat, seen = ((-T1[0, 1:] / float(state[name])).softmax(-1) for name in ("temperature", "spread"))
+        assert float(flat.max() / flat.min()) < 1.1
+        assert float(seen.max() / seen.min()) > 2
+
+    def test_where_it_is_avoided_its_spread_counts(self, toy):
+        found = values_of(KnowledgeFiltration(teacher="t1"), toy, [True, False], temperature=4.0, spread=0.5)
+        expected = [losses.listwise_kl(S, T1 / 4, FULL)[0], unlikelihood(S, T1 / 0.5, POSITIVE, FULL)[1]]
+        torch.testing.assert_close(found, torch.stack(expected))
+
+    def test_of_two_that_are_sure_the_surer_one_knows_more(self):
+        """In float32 both shares would round to 1."""
+        first = np.array([True, False, False])
+        sure, surer = (quality(np.array(s, dtype=np.float32), first) for s in ([10, -8, -8], [14, -9, -9]))
+        assert surer > sure
+        assert sure == pytest.approx(-2 * np.exp(-18), rel=1e-6)
+
     def test_by_the_student_as_it_is(self, toy):
         """`live`: what the student knows better by now is no longer followed."""
         objective = KnowledgeFiltration(teacher="t1", live=True)
@@ -167,6 +189,13 @@ class TestTheSplit:
         known = 50.0 * POSITIVE.double()
         avoided = values_of(objective, toy, [True, True], student=known)
         torch.testing.assert_close(avoided, unlikelihood(known, T1, POSITIVE, FULL))
+
+    def test_the_student_as_it_is_has_a_temperature_too(self, toy):
+        objective = KnowledgeFiltration(teacher="t1", live=True)
+        cold = values_of(objective, toy, [False, False], student=50.0 * S, own=50.0)
+        torch.testing.assert_close(cold, losses.listwise_kl(50.0 * S, T1, FULL))
+        scaled, plain = (float(self.opened(T1, scale=scale)["own"]) for scale in (20.0, 1.0))
+        assert scaled == pytest.approx(20 * plain, rel=1e-3)
 
     def test_a_temperature_divides_the_teachers_scores(self, toy):
         found = values_of(KnowledgeFiltration(teacher="t1"), toy, [True, True], temperature=2.0)
@@ -239,7 +268,7 @@ def test_it_is_in_the_checkpoint(tree, beir, tmp_path):
         {name for name in safe_open(path / "state.safetensors", "pt").keys() if name.startswith("stage::")}
         for path in list_checkpoints(tmp_path / "x" / "run" / "checkpoints")
     ]
-    state = {"stage::first.1::beneficial", "stage::first.1::temperature"}
+    state = {f"stage::first.1::{name}" for name in ("beneficial", "temperature", "spread", "own")}
     assert names[:-1] == [state] * (len(names) - 1)
     assert names[-1] == set()  # the stage is over
 

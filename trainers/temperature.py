@@ -48,7 +48,10 @@ class LearnedTemperature(Temperature):
         return self.log_temperature.exp().clamp(self.least, self.most)
 
 
-def fitted_temperature(lists: Sequence[tuple[np.ndarray, np.ndarray]], *, most: float = 100.0) -> float:
+MOST = 100.0  # times the spread of scores
+
+
+def fitted_temperature(lists: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
     r"""
     Fit what scores are to be divided by, so that their softmax predicts labels (Guo et al. 2017, temperature scaling).
 
@@ -57,17 +60,11 @@ def fitted_temperature(lists: Sequence[tuple[np.ndarray, np.ndarray]], *, most: 
     :param lists:
         Per query its scores `[n]`, NaN where missing, and which are of positives, `[n]` bool. Lists without a scored
         positive, or with nothing beside, say nothing.
-    :param most:
-        Bounds: it lies from `1 / most` to `most` times the scores' mean spread over a list. Scores that are worse than
-        none end at the upper one.
     :returns:
-        The temperature; 1 where no list says anything.
+        The temperature, from 1 / `MOST` to `MOST` times the scores' `mean_spread`; 1 where no list says anything.
+        Scores that are worse than none end at the upper bound.
     """
-    known = [(scores[~np.isnan(scores)], positive[~np.isnan(scores)]) for scores, positive in lists]
-    useful = [
-        (scores.astype(np.float64), positive) for scores, positive in known if positive.any() and not positive.all()
-    ]
-    spread = float(np.mean([scores.std() for scores, _ in useful])) if useful else 0.0
+    useful, spread = _useful(lists), mean_spread(lists)
     if spread == 0:
         return 1.0
 
@@ -75,5 +72,17 @@ def fitted_temperature(lists: Sequence[tuple[np.ndarray, np.ndarray]], *, most: 
         scaled = [(scores / (spread * np.exp(log_temperature)), positive) for scores, positive in useful]
         return float(np.mean([np.logaddexp.reduce(s) - np.logaddexp.reduce(s[p]) for s, p in scaled]))
 
-    found = minimize_scalar(misfit, bounds=(-math.log(most), math.log(most)), method="bounded")
+    found = minimize_scalar(misfit, bounds=(-math.log(MOST), math.log(MOST)), method="bounded")
     return spread * math.exp(found.x)
+
+
+def mean_spread(lists: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Return the mean standard deviation of scores over lists that say something (see `fitted_temperature`), or 0."""
+    return float(np.mean([scores.std() for scores, _ in useful])) if (useful := _useful(lists)) else 0.0
+
+
+def _useful(lists: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    known = [(scores[~np.isnan(scores)], positive[~np.isnan(scores)]) for scores, positive in lists]
+    return [
+        (scores.astype(np.float64), positive) for scores, positive in known if positive.any() and not positive.all()
+    ]

@@ -26,7 +26,7 @@ from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.objectives import TeacherObjective
 from retort.trainers.roles import Context, Masks, StepContext, Values
-from retort.trainers.temperature import fitted_temperature
+from retort.trainers.temperature import MOST, fitted_temperature, mean_spread
 
 
 def unlikelihood(student: Tensor, teacher: Tensor, positive: Tensor, mask: Tensor) -> Tensor:
@@ -55,17 +55,23 @@ def unlikelihood(student: Tensor, teacher: Tensor, positive: Tensor, mask: Tenso
     return -(shares * rest.log()).masked_fill(~wrong, 0.0).sum(-1)
 
 
-def filtration(student: Tensor, teacher: Tensor, beneficial: Tensor, positive: Tensor, mask: Tensor) -> Tensor:
+def filtration(
+    student: Tensor, teacher: Tensor, beneficial: Tensor, positive: Tensor, mask: Tensor, sharper: float | Tensor = 1.0
+) -> Tensor:
     r"""
     Follow the teacher where it is beneficial, by $\mathrm{KL}(p \| q)$, and avoid it elsewhere, by `unlikelihood`.
 
     :param beneficial:
-        `[B]` bool. The rest as in `unlikelihood`.
+        `[B]` bool.
+    :param sharper:
+        What the teacher's scores are multiplied by where it is avoided. The rest as in `unlikelihood`.
     :returns:
         `[B]`.
     """
     return torch.where(
-        beneficial, losses.listwise_kl(student, teacher, mask), unlikelihood(student, teacher, positive, mask)
+        beneficial,
+        losses.listwise_kl(student, teacher, mask),
+        unlikelihood(student, teacher * sharper, positive, mask),
     )
 
 
@@ -81,9 +87,11 @@ def quality(scores: np.ndarray, positive: np.ndarray) -> float:
         At most 0; minus infinity without a scored positive.
     """
     known = ~np.isnan(scores)
-    if not (known & positive).any():
+    wrong, right = (scores[known & side].astype(np.float64) for side in (~positive, positive))
+    if not len(right):
         return -np.inf
-    return float(np.logaddexp.reduce(scores[known & positive]) - np.logaddexp.reduce(scores[known]))
+    # The probability itself would round to 1 where the model is sure.
+    return float(-np.logaddexp(0.0, np.logaddexp.reduce(wrong, initial=-np.inf) - np.logaddexp.reduce(right)))
 
 
 def accumulated_degradation(figures: list[float]) -> float:
@@ -112,8 +120,9 @@ class KnowledgeFiltration(TeacherObjective):
         Factor on the similarities of a teacher that gives vectors.
     :param calibrate:
         Divide the teacher's scores, and for the split the student's, by temperatures that are fitted to the labels of
-        the stage's lists (see `temperature.fitted_temperature`; ours): raw scales would decide the split. False takes
-        them as they are, cosines as cosines.
+        the stage's lists (see `temperature.fitted_temperature`; ours): raw scales would decide the split. In $\tilde p$
+        the teacher's are divided by their mean spread over a list: of a teacher that is worse than none, whom no query
+        follows, fitted scores would be flat. False takes them as they are, cosines as cosines.
     :param live:
         Split by the student as it is at each step, not by that of the stage before (ours).
 
@@ -131,8 +140,11 @@ class KnowledgeFiltration(TeacherObjective):
 
     def open(self, context: Context, lists: CandidateLists | None) -> dict[str, Tensor]:
         """
-        Split the stage's queries, and fit the teacher's temperature.
+        Split the stage's queries, and fit temperatures.
 
+        :returns:
+            `beneficial`, `[q]`; what scores are divided by: the teacher's by `temperature` and `spread`, the student's
+            by `own`.
         :raises RecipeError:
             If the stage has no mined lists, or the teacher is in the loop.
         """
@@ -140,19 +152,23 @@ class KnowledgeFiltration(TeacherObjective):
         assert lists is not None  # noqa: S101 - for the type checker
         used = ~np.isnan(teacher)
         student = np.full(len(used), np.nan, dtype=np.float32)
-        student[used] = context.scores("student", lists.owners[used], lists.rows[used])
+        scale = np.float32(context.scale("student"))
+        student[used] = context.scores("student", lists.owners[used], lists.rows[used]) * scale
         cuts = lists.offsets[1:-1]
         positive = np.split(lists.labels == 1, cuts)
         taught, own = (np.split(scores, cuts) for scores in (teacher, student))
-        temperatures = [
-            fitted_temperature(list(zip(scores, positive, strict=True))) if self.calibrate else 1.0
-            for scores in (taught, own)
-        ]
+        temperature, spread, students = 1.0, 1.0, 1.0
+        if self.calibrate:
+            pairs = [list(zip(scores, positive, strict=True)) for scores in (taught, own)]
+            temperature, students = map(fitted_temperature, pairs)
+            spread = mean_spread(pairs[0]) or 1.0
+        worse_than_none = temperature > 0.9 * MOST * spread  # the fit ended at its bound
         better = [
-            quality(t / temperatures[0], p) > quality(s / temperatures[1], p)
+            not worse_than_none and quality(t / temperature, p) > quality(s / students, p)
             for t, s, p in zip(taught, own, positive, strict=True)
         ]
-        return {"beneficial": torch.tensor(better), "temperature": torch.tensor(temperatures[0])}
+        found = {"temperature": temperature, "spread": spread, "own": students}
+        return {"beneficial": torch.tensor(better)} | {name: torch.tensor(value) for name, value in found.items()}
 
     def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:
         """Lists with a scored positive and another scored document count."""
@@ -166,11 +182,13 @@ class KnowledgeFiltration(TeacherObjective):
         positive = (batch.labels == 1) & mask
         teacher = self.list_teacher(output, batch, ctx).masked_fill(~mask, 0.0) / ctx.state["temperature"]
         if self.live:
-            shares = (losses.log_distribution(scores, mask).exp() for scores in (teacher, student.detach()))
+            both = (teacher, student.detach() / ctx.state["own"])
+            shares = (losses.log_distribution(scores, mask).exp() for scores in both)
             known, own = ((share * positive).sum(-1) for share in shares)
             beneficial = known > own
         else:
             beneficial = ctx.state["beneficial"][batch.list_rows]
         counts = self.valid(batch, ctx.teacher)["filtration"]
         ctx.logged_terms["beneficial"] = (beneficial.to(student.dtype), counts)
-        return {"filtration": filtration(student, teacher.to(student.dtype), beneficial, positive, mask)}
+        sharper = ctx.state["temperature"] / ctx.state["spread"]
+        return {"filtration": filtration(student, teacher.to(student.dtype), beneficial, positive, mask, sharper)}
