@@ -153,6 +153,19 @@ class TestHeadKL:
         second = losses.listwise_kl(H[1], T1, torch.ones(2, 5).bool(), student_temperature=2.0, teacher_temperature=2.0)
         assert loss == pytest.approx((PER_HEAD[0] + second.mean().item() + PER_HEAD[2]) / 3, abs=1e-6)
 
+    @pytest.mark.parametrize("missing", ["t1", "t3"])
+    def test_teachers_of_several_heads_without_scores(self, per_head, toy, missing):
+        batch = copy.copy(toy)
+        batch.teacher_scores = toy.teacher_scores | {missing: torch.full_like(T1, torch.nan)}
+        _, loss = per_head(["t1", "t1", "t3"], batch=batch)
+        full = torch.ones(2, 5).bool()
+        each = [
+            losses.listwise_kl(H[head], own, full, student_temperature=2.0, teacher_temperature=2.0).mean().item()
+            for head, (name, own) in enumerate((("t1", T1), ("t1", T1), ("t3", T3)))
+            if name != missing
+        ]
+        assert loss == pytest.approx(sum(each) / len(each), abs=1e-6)
+
     def test_a_temperature_a_teacher(self, per_head):
         terms, _ = per_head(temperature={"t1": 2.0, "t2": 1.0, "t3": 4.0})
         own = losses.listwise_kl(H[1], T2, torch.ones(2, 5).bool())
@@ -246,6 +259,11 @@ class TestHeads:
             wide = create.with_heads(plain, layers=[0, 1, 3], heads=heads, dim=5)
             assert count(wide) == body + heads * (layer + 16 * 5 + 5)
             assert wide.get_embedding_dimension() == 5 * heads
+
+    def test_vectors_of_length_1_are_compared_by_cosines(self, plain, tmp_path):
+        trunk = create.pretrained(plain, similarity_fn_name="dot")
+        save_student(trunk, tmp_path / "dot")
+        assert create.with_heads(str(tmp_path / "dot"), heads=2, dim=8).similarity_fn_name == "cosine"
 
     def test_where_heads_start(self, plain):
         """From the trunk's last layers; or each from its own random ones, the same for the same seed."""

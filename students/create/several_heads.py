@@ -100,7 +100,7 @@ def with_heads(
     if not new_layers:
         start_alike(top.layers, weights)
     saved = {"prompts": started.prompts, "default_prompt_name": started.default_prompt_name}
-    return assemble(SentenceTransformer, [first, top], **saved, similarity_fn_name=started.similarity_fn_name)
+    return assemble(SentenceTransformer, [first, top], **saved, similarity_fn_name="cosine")  # heads give unit vectors
 
 
 @student_maker

@@ -109,6 +109,11 @@ class HeadKL(TeacherObjective):
             terms["head_labels"] = [
                 self.label_weight * losses.marginal_nll(scores, positive, batch.mask) for scores in each
             ]
-        # Teachers' values are averaged, whatever number of heads they have.
-        share = len(self.each_teacher) / len(self.of_heads)
-        return {term: share * torch.stack(values).sum(0) for term, values in terms.items()}
+        # The values of teachers that scored the list are averaged, whatever number of heads they have.
+        known = torch.stack([self.valid(batch, owner)["head_kl"] for owner in self.of_heads])
+        several = torch.stack([self.valid(batch, owner)["head_kl"] for owner in self.each_teacher])
+        shares: dict[str, Any] = {
+            "head_kl": several.sum(0) / known.sum(0).clamp(min=1),
+            "head_labels": len(several) / len(known),
+        }
+        return {term: shares[term] * torch.stack(values).sum(0) for term, values in terms.items()}
