@@ -50,6 +50,25 @@ def test_the_order_is_of_the_scores_that_are_trained_on():
     assert found.tolist() == state_of(20.0 * cosines)["order"].tolist() != state_of(cosines)["order"].tolist()
 
 
+def test_a_sure_teacher_still_tells_lists_apart():
+    """In float32 the positives' shares round to 1: all would be the easiest."""
+    rng = np.random.default_rng(0)
+    scores = np.stack([rng.normal(9, 1, 200), *rng.normal(-10.5, 0.7, (2, 200))], axis=1).astype(np.float32)
+    order = state_of(scores)["order"]
+    assert sorted((200 * order).round().tolist()) == list(range(200))
+    assert difficulty(scores[0], FIRST, 1.0) == pytest.approx(
+        float(np.exp(scores[0, 1:] - scores[0, 0]).sum()), rel=1e-5
+    )
+
+
+def test_long_lists_are_not_harder():
+    short, long = np.array([4.0, 1.0, 0.0]), np.array([4.0, 1.0, 0.0, 1.0, 0.0])
+    positive = np.arange(5) == 0
+    assert difficulty(long, positive, 1.0) > difficulty(short, positive[:3], 1.0)
+    assert difficulty(long, positive, 1.0, negatives=2) == pytest.approx(difficulty(short, positive[:3], 1.0))
+    assert difficulty(np.array([-50.0, np.nan, np.nan]), FIRST, 1.0) == np.inf  # nothing to compare it with
+
+
 class TestReferenceValues:
     def test_softness(self):
         for scores, expected in (([6.0, -3, -4, -5], 0.001934), ([6.0, 4.5, 3, 2], 0.687215)):

@@ -70,7 +70,8 @@ class DarkExamples(TextTransform):
     :param words:
         Texts are cut after so many words first: what is put behind the model's last token changes nothing.
     :param lists:
-        Different dark lists a query: a teacher is asked for these alone, however often the query is drawn.
+        Different draws a query, of spans, places and words: after so many epochs they come again. With the candidates'
+        `order: top` a teacher is asked for these alone; where negatives are drawn anew, so are reinforced ones.
     :raises ValueError:
         If a number is out of its range.
 
@@ -145,7 +146,7 @@ class DarkExamples(TextTransform):
         return [one for one in found if one.text and one.text not in originals]
 
 
-def difficulty(scores: np.ndarray, positive: np.ndarray, temperature: float) -> float:
+def difficulty(scores: np.ndarray, positive: np.ndarray, temperature: float, *, negatives: int | None = None) -> float:
     r"""
     $u = -\log \sum_{i \in P} \mathrm{softmax}(T / \tau)_i$: how unsure a teacher is of a list's positives.
 
@@ -155,14 +156,18 @@ def difficulty(scores: np.ndarray, positive: np.ndarray, temperature: float) -> 
         `[n]` bool.
     :param temperature:
         $\tau$.
+    :param negatives:
+        As if the list had so many, as hard on the whole as those that it has: long lists are not harder for that.
     :returns:
-        At least 0; infinite without a scored positive.
+        Above 0; infinite without a scored positive and another.
     """
     known = ~np.isnan(scores)
-    if not (known & positive).any():
+    wrong, right = (scores[known & side].astype(np.float64) / temperature for side in (~positive, positive))
+    if not (len(wrong) and len(right)):
         return np.inf
-    scaled = scores / temperature
-    return float(np.logaddexp.reduce(scaled[known]) - np.logaddexp.reduce(scaled[known & positive]))
+    gap = np.logaddexp.reduce(wrong) - np.logaddexp.reduce(right)
+    # The probabilities themselves would round to 1 where the teacher is sure.
+    return float(np.logaddexp(0.0, gap + np.log((negatives or len(wrong)) / len(wrong))))
 
 
 class DarkKL(TeacherObjective):
@@ -173,7 +178,7 @@ class DarkKL(TeacherObjective):
 
     $\lambda_e$ is the quantile of all difficulties $u$ at a keep rate $k_e$ that rises over the stage: self-paced
     learning in closed form, easy queries first. Dividing by $k_e$ makes it the mean over those that are kept.
-    `difficulty` comes from the standard list: on the dark one it is high by design.
+    `difficulty` comes from the standard candidates: on the dark ones it is high by design.
 
     :param teacher:
         Name of a teacher that scores texts as they come: a ranker, or one that gives vectors.
@@ -225,10 +230,10 @@ class DarkKL(TeacherObjective):
         assert lists is not None  # noqa: S101 - for the type checker
         cuts = lists.offsets[1:-1]
         pairs = zip(np.split(scores, cuts), np.split(lists.labels == 1, cuts), strict=True)
-        hard = np.array([difficulty(own, positive, self.temperature) for own, positive in pairs])
-        known = np.sort(hard[np.isfinite(hard)])
-        share = np.searchsorted(known, hard) / max(1, len(known))
-        return {"order": torch.from_numpy(np.where(np.isfinite(hard), share, 2.0))}
+        hard = np.array([difficulty(own, positive, self.temperature, negatives=1) for own, positive in pairs])
+        known, order = np.flatnonzero(np.isfinite(hard)), np.full(len(hard), 2.0)
+        order[known[np.argsort(hard[known], kind="stable")]] = np.arange(len(known)) / max(1, len(known))
+        return {"order": torch.from_numpy(order)}
 
     def keep_rate(self, ctx: StepContext) -> float:
         """$k_e$ at a step."""
