@@ -6,6 +6,7 @@
 import copy
 import logging
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tiny import assert_comes_back, everything, lists, log_of, spec, stage, terms_of, tiny_config
 from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from retort.students import Student, create, save_student
 from retort.trainers.data.splits import read_train_and_dev
@@ -26,6 +28,7 @@ from retort.trainers.roles import ModelInfo, StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.search import search_vectors
+from retort.trainers.teachers.vector_cache import VectorCache
 
 LEAF = "retort.trainers.methods.leaf.VectorRegression"
 # Two queries and two documents: pooled states, the head, and what the teacher gives.
@@ -44,8 +47,9 @@ def loss(student: torch.Tensor, teacher: torch.Tensor) -> tuple[torch.Tensor, di
     batch.teacher_vectors = {"t": (teacher[:2], teacher[2:])}
     ctx = StepContext("s", 0, 1)
     terms = terms_of(VectorRegression(teacher="t"), DenseOutput(student[:2], student[2:], 1.0, "cosine"), batch, ctx)
-    assert all(counts.all() for _, counts in terms.values())
-    return torch.cat([values for values, _ in terms.values()]), ctx.logged_terms
+    ((values, counts),) = terms.values()  # the mean is over all texts alike
+    assert counts.all()
+    return values, ctx.logged_terms
 
 
 class TestReferenceValues:
@@ -173,7 +177,7 @@ class TestTheHead:
         with caplog.at_level(logging.INFO, "retort"):
             run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
         targets = Student.load(tiny_student).encode_document(read_train_and_dev(beir, DataSection())[0].corpus.texts)
-        expected = f"lie in 9 dimensions: documents' loss will hardly fall below {rank_floor(targets, 9):.4f}"
+        expected = f"lie in 9 dimensions: the loss of a document will hardly fall below {rank_floor(targets, 9):.4f}"
         assert expected in caplog.text  # 8 of the states, and the head's bias
         folder = tmp_path / "run" / "student"
         plain = SentenceTransformer(str(folder), device="cpu")
@@ -204,6 +208,56 @@ class TestTheHead:
     def test_a_killed_run(self, tree, beir, tmp_path, monkeypatch):
         run_recipe(Recipe.from_dict(tree), beir, tmp_path / "whole" / "run")
         assert_comes_back(tree, beir, tmp_path, monkeypatch, everything(tmp_path / "whole" / "run"), (5,))
+
+    def test_queries_and_documents_count_alike(self):
+        """One query and three documents: the mean over four texts."""
+        batch = lists(torch.zeros(1, 3))
+        batch.teacher_vectors = {"t": (THEIRS[:1], THEIRS[1:])}
+        output = DenseOutput(OURS[:1], OURS[1:], 1.0, "cosine")
+        ((values, counts),) = terms_of(VectorRegression(teacher="t"), output, batch, StepContext("s", 0, 1)).values()
+        assert float((values * counts).sum() / counts.sum()) == pytest.approx(0.032167, abs=1e-6)
+
+    def test_a_text_that_the_teacher_refused(self, tree, beir, tmp_path, monkeypatch):
+        """The floor is of the others."""
+        gather = VectorCache.gather
+
+        def refused(self, *arguments):
+            vectors = gather(self, *arguments)
+            vectors[3:4] = np.nan
+            return vectors
+
+        monkeypatch.setattr(VectorCache, "gather", refused)
+        run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
+        assert np.isfinite(log_of(tmp_path / "run")[-1]["terms"]["leaf"])
+
+    def test_lengths(self, trunk, tiny_student, caplog):
+        """A student of length 1 learns directions; one of any length from unit vectors is warned about."""
+        bare = create.from_layers(trunk, [0], dim=16)
+        assert [type(m).__name__ for m in bare] == ["Transformer", "Pooling", "Dense"]
+        unit = create.from_layers(trunk, [0], dim=16, normalize=True)
+        assert type(unit[3]).__name__ == "Normalize" and len(unit) == 4
+        assert len(create.pretrained(tiny_student, normalize=True)) == len(create.pretrained(tiny_student))
+        context = SimpleNamespace(vectors=lambda *_: np.eye(16, dtype=np.float32))
+        for student, warned in ((bare, True), (unit, False)):
+            caplog.clear()
+            objective = VectorRegression(teacher="t")
+            objective.bind(ModelInfo(16, {"t": 16}, {}, student=student))
+            objective.open(context, None)
+            assert ("set normalize: true" in caplog.text) == warned
+        batch = lists(torch.zeros(2, 1))
+        batch.teacher_vectors = {"t": (RAW[:2], RAW[2:])}
+        objective.bind(ModelInfo(4, {"t": 4}, {}, student=unit))
+        found = objective(DenseOutput(OURS[:2], OURS[2:], 1.0, "cosine"), batch, StepContext("s", 0, 1))["leaf"]
+        assert float(found.mean()) == pytest.approx(0.032167, abs=1e-6)
+
+    def test_the_recipes_student_has_length_1(self, tmp_path, tokenizer_path):
+        """Of an encoder of Hugging Face, too, which `leaf` names."""
+        AutoModel.from_config(
+            AutoConfig.for_model(vocab_size=80, **tiny_config(6) | {"max_position_embeddings": 512})
+        ).save_pretrained(tmp_path)
+        AutoTokenizer.from_pretrained(tokenizer_path).save_pretrained(tmp_path)
+        recipe = Recipe.from_yaml("leaf", overrides=[f"student.init_parameters.trunk={tmp_path}"])
+        assert type(recipe.create(recipe.student, "student", "student")[-1]).__name__ == "Normalize"
 
     def test_without_one(self, tree, beir, tmp_path):
         del tree["student"]["init_parameters"]["dim"]

@@ -33,6 +33,7 @@ def pretrained(
     pooling: str | None = None,
     frozen: Sequence[str] = (),
     dim: int | None = None,
+    normalize: bool = False,
     seed: int = 0,
     **options: Any,
 ) -> SentenceTransformer:
@@ -50,6 +51,8 @@ def pretrained(
         Parts that do not learn, by their names among the model's modules, such as `0.model.encoder`.
     :param dim:
         Give it a new head, a linear map to vectors of so many dimensions, such as a teacher's; it stays in the student.
+    :param normalize:
+        Give its vectors length 1, where the model does not yet: an encoder of Hugging Face does not.
     :param seed:
         Seed of the head.
     :param options:
@@ -60,6 +63,7 @@ def pretrained(
         If there is no part of such a name, `dim` is not above 0, or the model does not pool tokens.
     """
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize
 
     started = open_model(SentenceTransformer, resolve_model(model), device="cpu", **options)
     set_max_tokens(started, **(max_tokens or {}))
@@ -67,6 +71,8 @@ def pretrained(
         _set_pooling(started, model, pooling)
     if dim is not None:
         _put_head(started, dim, seed)
+    if normalize and not any(isinstance(module, Normalize) for module in started):
+        started.append(Normalize())
     parts = dict(started.named_modules())
     for name in [frozen] if isinstance(frozen, str) else frozen:
         if name not in parts:

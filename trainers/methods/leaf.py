@@ -16,6 +16,7 @@ far as it comes near.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +27,7 @@ from retort.students.encoding import encode_parts
 from retort.students.towers import SIDES, Side, route
 from retort.trainers.candidates.lists import CandidateLists, texts_of
 from retort.trainers.objectives import Alignment, one_of
-from retort.trainers.roles import Context, ModelInfo, StepContext, Values
+from retort.trainers.roles import Context, Masks, ModelInfo, StepContext, Values
 from retort.trainers.runtime.rng import rng_for
 
 logger = logging.getLogger(__name__)
@@ -91,8 +92,9 @@ class VectorRegression(Alignment):
 
     $$L = \frac{1}{n} \sum_i \| y_i - \hat y_i \|_2^2$$
 
-    summed over dimensions; $2 - 2 \cos$ if both are normalised. (Vujanic & Rueckstiess 2025; that it is squared is from
-    secondary sources.) Mean cosines are logged.
+    over all texts alike, summed over dimensions; $2 - 2 \cos$ if both are normalised. (Vujanic & Rueckstiess 2025; that
+    it is squared is from secondary sources.) Where the student normalises its vectors, the teacher's are normalised.
+    Each side's mean cosine is logged.
 
     :param teacher:
         Name of a teacher that gives vectors. Give the student its prompts: both are to see the same text.
@@ -108,7 +110,8 @@ class VectorRegression(Alignment):
     def __init__(self, *, teacher: str, head: Head = "given") -> None:
         super().__init__(teacher=teacher, distance="squared")
         self.head: Head = one_of("head", head, ("given", "fitted"))
-        self._width = 0
+        self._widths: dict[Side, int] = {}
+        self._unit: dict[Side, bool] = {}
 
     def bind(self, info: ModelInfo) -> None:
         """
@@ -118,9 +121,12 @@ class VectorRegression(Alignment):
             If the student's vectors are not as long as the teacher's, or there is no head to be fitted.
         """
         super().bind(info)
-        heads = [head for side in SIDES for head in _heads(info.student, side)]
-        self._width = min((head.in_features + (head.linear.bias is not None) for head in heads), default=0)
-        if self.head == "fitted" and not heads:
+        heads = {side: _heads(info.student, side) for side in SIDES}
+        self._widths = {
+            s: min(h.in_features + (h.linear.bias is not None) for h in own) for s, own in heads.items() if own
+        }
+        self._unit = {side: _normalises(info.student, side) for side in SIDES}
+        if self.head == "fitted" and not self._widths:
             msg = "VectorRegression: head: fitted needs a linear head: set the maker's dim, or head: given."
             raise ValueError(msg)
 
@@ -148,14 +154,12 @@ class VectorRegression(Alignment):
 
     def _sample(self, student: Any, head: Any, side: Side, context: Context) -> tuple[np.ndarray, np.ndarray]:
         """Give what enters the head for a sample of a side's texts, and the teacher's vectors of these."""
-        from sentence_transformers.sentence_transformer.modules import Normalize
-
         store = context.data.queries if side == "query" else context.data.corpus
         rows = np.sort(rng_for("leaf head", store.hash).permutation(len(store))[: SAMPLE // 2])
         targets = np.asarray(context.vectors(str(self.teacher), side), dtype=np.float32)[rows]
         there = ~np.isnan(targets).any(1)
         rows, targets = rows[there], targets[there]
-        if any(isinstance(module, Normalize) for module in route(student, side)):
+        if _normalises(student, side):
             targets = targets / np.linalg.norm(targets, axis=1, keepdims=True).clip(min=1e-12)
         if not len(rows):
             return np.zeros((0, head.in_features)), targets
@@ -173,21 +177,41 @@ class VectorRegression(Alignment):
         return parts["headless"].float().cpu().numpy(), targets
 
     def open(self, context: Context, lists: CandidateLists | None) -> dict[str, Tensor]:  # noqa: ARG002
-        """Say how near a head of this width can come, if it is narrower than the teacher's vectors."""
-        if self._width:
-            targets = np.asarray(context.vectors(str(self.teacher), "document")[:SAMPLE], dtype=np.float32)
-            if (floor := rank_floor(targets, self._width)) > 0:
-                message = "LEAF: the head's vectors lie in %d dimensions: documents' loss will hardly fall below %.4f."
-                logger.info(message, self._width, floor)
+        """Say how near a head can come that is narrower than the teacher's vectors, and that lengths will differ."""
+        for side in SIDES:
+            targets = np.asarray(context.vectors(str(self.teacher), side)[:SAMPLE], dtype=np.float32)
+            targets = targets[~np.isnan(targets).any(1)]
+            if (width := self._widths.get(side)) and (floor := rank_floor(targets, width)) > 0:
+                message = "LEAF: the head's vectors lie in %d dimensions: the loss of a %s will hardly fall below %.4f."
+                logger.info(message, width, side, floor)
+            if not self._unit[side] and len(targets) and np.allclose(np.linalg.norm(targets, axis=1), 1, atol=1e-3):
+                message = (
+                    "LEAF: the teacher's vectors have length 1, the student's of a %s have not: set normalize: true."
+                )
+                logger.warning(message, side)
         return {}
 
     def forward(self, output: Any, batch: Any, ctx: StepContext) -> Values:
-        """One value a text."""
-        pairs = zip((output.queries, output.documents), batch.teacher_vectors[str(self.teacher)], strict=True)
-        for (name, counts), (own, theirs) in zip(self.valid(batch).items(), pairs, strict=True):
-            cosines = torch.cosine_similarity(own.detach(), theirs, dim=-1)
-            ctx.logged_terms[name.replace("align", "cosine")] = (cosines, counts)
-        return super().forward(output, batch, ctx)
+        """One value a text: queries, then documents."""
+        theirs = [
+            torch.nn.functional.normalize(vectors, dim=-1) if self._unit.get(side) else vectors
+            for side, vectors in zip(SIDES, batch.teacher_vectors[str(self.teacher)], strict=True)
+        ]
+        batch = replace(batch, teacher_vectors={str(self.teacher): tuple(theirs)})
+        pairs = zip(SIDES, super().valid(batch).values(), (output.queries, output.documents), theirs, strict=True)
+        for side, counts, own, vectors in pairs:
+            ctx.logged_terms[f"cosine_{side}"] = (torch.cosine_similarity(own.detach(), vectors, dim=-1), counts)
+        return {"leaf": torch.cat([*super().forward(output, batch, ctx).values()])}
+
+    def valid(self, batch: Any, teacher: str | None = None) -> Masks:
+        """All texts count that the teacher gave a vector of."""
+        return {"leaf": torch.cat([*super().valid(batch, teacher).values()])}
+
+
+def _normalises(student: Any, side: Side) -> bool:
+    from sentence_transformers.base.modules import Normalize
+
+    return any(isinstance(module, Normalize) for module in route(student, side))
 
 
 def _heads(student: Any, side: Side) -> list[Any]:
