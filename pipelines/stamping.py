@@ -33,8 +33,8 @@ def stamp_index(
     """
     Write to every document of an index which space its embedding lies in, so that `StudentRetriever` searches it.
 
-    Up to 20 documents are embedded anew before, and compared with what is there. Embeddings are not touched. A run that
-    was interrupted may be repeated.
+    Up to 20 of those without a stamp are embedded anew before, and compared with what is there. Embeddings are not
+    touched. A run that was interrupted may be repeated.
 
     :param store:
         Folder of the index, URL of a collection on a Qdrant server, or a document store.
@@ -63,13 +63,13 @@ def stamp_index(
                 built_by = found_from_index(meta.get(STUDENT_STAMP, "another student"), place)
                 msg = f"The index at {place} was built by {built_by}; its stamps stay. Search it with that student."
                 raise DocumentStoreError(msg)
-        sample = _sample(index, [point for point, _ in points])
+        bare = [point for point, meta in points if SPACE_STAMP not in meta]
+        sample = _sample(index, bare or [point for point, _ in points])
         if not sample:
             msg = f"There is no document with an embedding at {place}: nothing can be compared."
             raise DocumentStoreError(msg)
         _compare(sample, embed, place, embedder, least_cosine)
         name = student if isinstance(index, ServerIndex) else relative_to_index(student, place)
-        bare = [point for point, meta in points if SPACE_STAMP not in meta]
         _write(index, bare, {SPACE_STAMP: space, STUDENT_STAMP: name})
         return len(bare)
     finally:
@@ -99,6 +99,9 @@ def _sample(index: QdrantEdgeDocumentStore | ServerIndex, points: list[Any]) -> 
 def _compare(sample: list[Document], embed: Embed, place: str, embedder: str, least: float) -> None:
     theirs = np.array([document.embedding for document in sample], dtype=np.float64)
     again = embed([replace(document, embedding=None) for document in sample])
+    if lacking := len(sample) - sum(document.embedding is not None for document in again):
+        msg = f"{embedder} gave no embedding of {lacking} of {len(sample)} sampled documents. Nothing was stamped."
+        raise DocumentStoreError(msg)
     ours = np.array([document.embedding for document in again], dtype=np.float64)
     if ours.shape != theirs.shape:
         msg = (

@@ -3,6 +3,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Indexes that Haystack's own embedders wrote: compared, stamped and searched by an asymmetric student."""
 
+from dataclasses import replace
+
 import pytest
 import yaml
 from haystack import Document, Pipeline
@@ -22,6 +24,7 @@ from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.cli import main
 from retort.pipelines.indexing import built_by
+from retort.pipelines.stamping import stamp_index
 from retort.students import SPACE_STAMP, STUDENT_STAMP, Student, create, save_student
 from retort.trainers.recipe import Recipe
 from retort.trainers.run import run_recipe
@@ -149,6 +152,27 @@ class TestOfALocalModel:
         some = {"field": "meta.number", "operator": "<", "value": 4}
         store.update_by_filter(some, {SPACE_STAMP: Student.load(asymmetric).space, STUDENT_STAMP: "x"})
         assert stamp(store, asymmetric, meta_fields=[]) == 30
+        store.close()
+
+    def test_what_came_later_is_compared(self, asymmetric, tiny_student, other_student, tmp_path):
+        """Foreign documents do not hide among those that are stamped."""
+        store = QdrantEdgeDocumentStore(path=str(tmp_path / "index"))
+        index(sentence_transformers(tiny_student), store)
+        stamp(store, asymmetric, meta_fields=[])
+        foreign = sentence_transformers(other_student)
+        foreign.warm_up()
+        store.write_documents(foreign.run([Document(id="later", content="bread")])["documents"])
+        with pytest.raises(DocumentStoreError, match="1 of 1 sampled documents"):
+            stamp(store, asymmetric, meta_fields=[])
+        assert SPACE_STAMP not in store.get_documents_by_id(["later"])[0].meta
+        store.close()
+
+    def test_an_embedder_that_leaves_documents_out(self, tiny_student, tmp_path):
+        store = QdrantEdgeDocumentStore(path=str(tmp_path / "index"))
+        index(sentence_transformers(tiny_student), store)
+        for lost in (lambda found: found[1:], lambda found: [replace(d, embedding=None) for d in found]):
+            with pytest.raises(DocumentStoreError, match="it gave no embedding of .* of 20 sampled documents"):
+                stamp_index(store, "s", "space", lost, embedder="it")
         store.close()
 
 
