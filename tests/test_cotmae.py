@@ -139,6 +139,14 @@ class TestSpans:
         found = {spans.context_of(long, 0, "overlap", 100, rng_for(n)) for n in range(30)}
         assert found == {(5, 12), (4, 12), (3, 12)}  # at most half of the span
 
+    def test_no_context_is_the_span_itself(self):
+        """Of one sentence, or with room for no more, the span beside it is."""
+        single = spans.Document("", [(0, 1)] * 3, [40] * 3, [(0, 1), (1, 2), (2, 3)])
+        tight = spans.Document("", [(0, 1)] * 4, [20, 20, 40, 5], [(0, 2), (2, 3), (3, 4)])
+        for document, span, beside in ((single, 0, 1), (single, 1, None), (single, 2, 1), (tight, 0, 1)):
+            found = {spans.context_of(document, span, "overlap", 46, rng_for(n)) for n in range(20)}
+            assert found == {own for n, own in enumerate(document.spans) if n == beside or (beside is None and n != 1)}
+
     def test_a_batch_depends_on_its_step_alone(self, source):
         batch = source.batch(3)
         assert batch.documents == source.batch(3).documents != source.batch(4).documents
@@ -375,6 +383,31 @@ class TestHead:
         encoder.config.architectures = None
         fresh = decoders.MaskedLMHead(encoder)
         assert float((fresh(states[0], table) - head(states[0], table)).detach().abs().max()) > 0.1
+
+    def test_a_fresh_one_knows_how_often_tokens_occur(self, tiny_model, beir, tmp_path):
+        """Else the table that it is tied to would learn it, which the encoder reads; one of the trunk's own stays."""
+        student, corpus = tiny_model(), read_data(beir, "train").corpus
+        context = TrainingContext(RetrievalData("d", corpus, TextStore([], [])), {}, tmp_path)
+        objective = ContextReconstruction(layers=1)
+        objective.bind(ModelInfo(16, {}, {}, student=student))
+        assert objective.head.fresh and not objective.head.bias.any()
+        objective.warm_start(student, context)
+        ids = [i for text in corpus.texts for i in student.tokenizer(text, add_special_tokens=False)["input_ids"]]
+        counts = np.bincount(ids, minlength=len(student.tokenizer)) + 1
+        np.testing.assert_allclose(objective.head.bias.softmax(0).detach(), counts / counts.sum(), rtol=1e-5)
+        objective.head.fresh = False
+        torch.nn.init.zeros_(objective.head.bias)
+        objective.warm_start(student, context)
+        assert not objective.head.bias.any()
+
+    def test_the_weight_is_of_decoders_alone(self, computed):
+        """What the encoder predicts itself counts as it is."""
+        _, batch, output, objective, ctx = computed
+        plain = objective.eval()(output, batch, ctx)
+        objective.weight = 2.0
+        heavier = objective(output, batch, ctx)
+        torch.testing.assert_close(heavier["context"], 2 * plain["context"])
+        torch.testing.assert_close(heavier["mlm"], plain["mlm"])
 
     def test_its_weights_are_of_the_revision_that_the_encoder_has(self, tokenizer_path, tmp_path, monkeypatch):
         from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer

@@ -23,9 +23,13 @@ from retort.students.sparse import is_sparse
 from retort.students.towers import route
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.batches.masking import IGNORED, MASKED, PASSES, MaskedText
-from retort.trainers.roles import Masks, ModelInfo, Objective, StepContext, Values
+from retort.trainers.candidates.lists import texts_of
+from retort.trainers.roles import Context, Masks, ModelInfo, Objective, StepContext, Values
+from retort.trainers.runtime.rng import rng_for
 
 Targets = list[MaskedText | None]
+
+SAMPLE = 4096  # documents whose tokens are counted
 
 
 def document_encoder(model: Any) -> Any:
@@ -78,7 +82,8 @@ class MaskedLMHead(nn.Module):
     """
     The masked-LM head of an encoder's architecture, tied to word embeddings that it does not own.
 
-    It has the weights of the checkpoint that the encoder was loaded from, where that has such a head, else fresh ones.
+    It has the weights of the checkpoint that the encoder was loaded from, where that has such a head; else fresh ones,
+    and `fresh` says so.
 
     :param encoder:
         A model of transformers.
@@ -92,6 +97,7 @@ class MaskedLMHead(nn.Module):
         super().__init__()
         config = encoder.config
         own = any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in config.architectures or ())
+        self.fresh = not own
         whole: Any
         if own:
             revision = getattr(config, "_commit_hash", None) or "main"  # that of the encoder; folders have none
@@ -240,6 +246,25 @@ class Reconstruction(Objective):
         self.padding = info.student.tokenizer.pad_token_id
         tasks = self.tasks if self.weight else ()
         self.decoders = nn.ModuleDict({task: WeakDecoder(encoder, self.count) for task in tasks})
+
+    def warm_start(self, student: Any, context: Context) -> None:
+        r"""
+        Start a fresh head's bias at the logarithm of how often each token occurs.
+
+        $$b_v = \log (n_v + 1) - \log \sum_w (n_w + 1)$$
+
+        The bias alone would take thousands of steps to learn this. The tied table would learn it in its place, and the
+        encoder reads that table: all vectors would be of frequencies.
+        """
+        if not self.head.fresh:
+            return
+        corpus, tokenizer = context.data.corpus, student.tokenizer
+        rows = rng_for("token frequencies", corpus.hash).permutation(len(corpus))[:SAMPLE]
+        texts = texts_of(corpus, np.sort(rows))
+        ids = np.concatenate(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]).astype(np.int64)
+        counts = np.bincount(ids, minlength=len(self.head.bias)) + 1.0
+        with torch.no_grad():
+            self.head.bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
 
     def _targets(self, batch: CandidateBatch) -> dict[str, Targets]:
         """Per term that has any, the texts whose hidden tokens are predicted: one of each document, or None."""

@@ -136,8 +136,8 @@ def context_of(document: Document, span: int, kind: SpanContext, room: int, rng:
         The span.
     :param kind:
         `nearby`: the span before or after. `overlap`: the span's last sentences, up to half of them, and what follows
-        as far as there is room; of the last span its first, and what is before. `random`: any other span among the 100
-        to either side.
+        as far as there is room; of the last span its first, and what is before; where the span is one sentence, or
+        nothing else has room, as `nearby`. `random`: any other span among the 100 to either side.
     :param room:
         Tokens at most.
     :param rng:
@@ -154,7 +154,9 @@ def context_of(document: Document, span: int, kind: SpanContext, room: int, rng:
     last = span == len(spans) - 1
     order = range(first + shared - 1, -1, -1) if last else range(end - shared, len(counts))
     total = np.cumsum([counts[place] for place in order])
-    fitting = max(1, int(np.searchsorted(total, room, side="right")))
+    fitting = int(np.searchsorted(total, room, side="right"))
+    if end - first < 2 or fitting <= shared:  # noqa: PLR2004 - else it would be the span itself, or a part of it
+        return context_of(document, span, "nearby", room, rng)
     return (order[fitting - 1], order[0] + 1) if last else (order[0], order[fitting - 1] + 1)
 
 
