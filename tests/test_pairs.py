@@ -136,6 +136,24 @@ class TestPairs:
         assert never.tolist() == [[True, False, True], [False, True, False], [True, False, True], [True, False, False]]
         assert pairs.never_negative(np.array([0]), np.array([1])).tolist() == [[False]]
 
+    def test_a_title_that_is_the_pages_heading_too(self):
+        """As pages have it; a sentence that begins with the title's words is the text's own."""
+        body = "The cabin is warm and the deck is wet."
+        contents = [
+            f"On ships\n\n{body}",
+            f"# ON  ships\n\n{body} So is the sail.",
+            f"An introduction.\n\n# On ships\n\n{body}",
+        ]
+        contents.append("On ships they wrote a poem and a song.")
+        data = corpus(*contents, titles=["On ships"] * 4)
+        data = replace(data, queries=TextStore("q", ["on ships"]), qrels={"q": dict.fromkeys(data.corpus.ids, 1)})
+        assert pairs_of(data).passages.texts == [
+            body,
+            f"{body} So is the sail.",
+            f"An introduction.\n\n\n\n{body}",
+            contents[3],
+        ]
+
     def test_without_queries(self):
         assert pairs_of(corpus(*self.TEXTS)).rows.shape == (0,)
 

@@ -159,14 +159,17 @@ def pairs_of(data: RetrievalData) -> Pairs:
     """
     Pair each query with each of its positives, from which its own text is removed: else copying would be learned.
 
-    Passages of fewer than five words are left out.
+    That is the title, if it is the same, and headings; or what `without` says. Passages of fewer than five words are
+    left out.
     """
     pairs: list[tuple[int, int]] = []
     rows: dict[str, int] = {}
     of_document: dict[int, set[int]] = defaultdict(set)
+    bodies = data.corpus.without_titles()
     for query, (text, documents) in enumerate(zip(data.queries.texts, data.positives(), strict=True)):
         for document in documents.tolist():
-            passage = without(text, data.corpus.texts[document])
+            entitled = text.casefold().split() == data.corpus.titles[document].casefold().split()
+            passage = without(text, (bodies if entitled else data.corpus).texts[document], lines=entitled)
             if len(words_of(passage)) >= SHORTEST_PASSAGE:
                 pairs.append((query, rows.setdefault(passage, len(rows))))
                 of_document[document].add(pairs[-1][1])
@@ -178,7 +181,7 @@ def pairs_of(data: RetrievalData) -> Pairs:
     return Pairs(queries, chosen, TextStore(map(str, range(len(rows))), rows), own)
 
 
-def without(query: str, text: str) -> str:
+def without(query: str, text: str, *, lines: bool = False) -> str:
     """
     Remove a query from a text, whatever its case and white space.
 
@@ -187,12 +190,14 @@ def without(query: str, text: str) -> str:
         where it first stands as whole words. Elsewhere a title's words belong to the text.
     :param text:
         The text.
+    :param lines:
+        Remove lines alone.
     """
     query, text = normalize("NFC", query), normalize("NFC", text)
     words = r"\s+".join(map(re.escape, query.split()))
     line = re.compile(rf"^[# \t]*{words}[# \t]*$", re.IGNORECASE | re.MULTILINE)
     rest, count = line.subn("", text)
-    if not count:
+    if not count and not lines:
         spaced = not needs_dictionary(query)  # words of other scripts stand without spaces
         left = r"(?<!\w)" if spaced and re.match(r"\w", query) else ""
         right = r"(?!\w)" if spaced and re.search(r"\w$", query) else ""
