@@ -16,6 +16,7 @@ from tiny_components import WordRanker
 from retort.cli.main import main
 from retort.trainers.changes import changed_recipe
 from retort.trainers.data.beir import read_beir
+from retort.trainers.data.proposals import DIFFICULTIES, admitted
 from retort.trainers.data.texts import TextStore
 from retort.trainers.recipe import BATCHES, RECIPES, Component, Recipe, aliases, dump_yaml, read_yaml
 from retort.trainers.recipe.json_schema import json_schema
@@ -47,10 +48,8 @@ def test_small_and_full_differ_in_sizes_alone(name):
     def shape(tree):
         sizes = {"steps", "lr", "batch_size", "negatives", "depth", "max_tokens", "layers", "trunk", "model", "most"}
         sizes |= {"evaluate_every", "checkpoint_every", "dev_queries", "dev_depth", "dev_documents", "accumulation"}
-        sizes |= {"refresh", "turn", "views", "cache_gradients", "dim", "length"}
-        sizes |= {"refresh", "turn", "views", "cache_gradients", "dim", "pool"}
-        sizes |= {"refresh", "turn", "views", "cache_gradients", "dim", "pool", "scale"}
-        sizes |= {"similarity_fn_name", "prompts"}  # these go with the model
+        sizes |= {"refresh", "turn", "views", "cache_gradients", "dim", "length", "pool", "scale"}
+        sizes |= {"pooling", "similarity_fn_name", "prompts"}  # these go with the model
         if isinstance(tree, dict):
             return {k: shape(v) for k, v in tree.items() if k not in sizes}
         return [shape(v) for v in tree] if isinstance(tree, list) else tree
@@ -774,3 +773,15 @@ def test_a_plan_counts_the_tokens_that_texts_have(prod_tree, beir, tmp_path):
     short = planned(data.corpus)
     long = planned(TextStore(data.corpus.ids, [f"{text} " * 20 for text in data.corpus.texts]))
     assert long - short > 2 * 3 * 20 * sum(map(len, data.corpus.texts))  # more than the texts themselves
+
+
+@pytest.mark.parametrize("name", ["led", "capstone", "cotmae", "master"])
+def test_what_was_pretrained_for_its_first_token_pools_that(name):
+    assert Recipe.from_yaml(name).student.init_parameters["pooling"] == "cls"
+
+
+@pytest.mark.parametrize("name", [p.stem for p in RECIPES.glob("cudfkd*.yaml")])
+def test_the_hardest_proposals_come_before_the_end(name):
+    (stage,) = Recipe.from_yaml(name).stages
+    last = (stage.steps - 1) // stage.refresh * stage.refresh / stage.steps
+    assert admitted(DIFFICULTIES, "easy_first", last) == [*DIFFICULTIES]

@@ -226,7 +226,8 @@ class SelfPacedKL(ListwiseKL):
     :param how:
         `log` (as the official scripts), `linear` or `hard`; `none` weighs all lists alike.
     :param granularity:
-        `query`: each list has its weight. `batch`: all of a batch have that of its mean loss, as in the official code.
+        `query`: each list has its weight. `batch`: all of a batch have that of its mean loss, as in the official code;
+        where `training.accumulation` cuts a batch, all of a part.
     :param start:
         $\lambda_0$.
     :param rate:

@@ -48,7 +48,8 @@ class Pieces(TextTransform):
     :param sentences:
         Sentences of a list, at most; 0: none.
     :param lists:
-        Different draws a query: a teacher is asked for these alone, however often the query is drawn.
+        Different draws a query, of pieces: after so many epochs they come again. With the candidates' `order: top` a
+        teacher is asked for these alone; where negatives are drawn anew, so are their pieces.
     :raises ValueError:
         If a number is out of its range.
 
