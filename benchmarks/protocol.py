@@ -364,10 +364,10 @@ def rounded(vectors: Any) -> Any:
 
 
 def stages_of(path: Path) -> list[Tree]:
-    """List what was found on the dev sample, at the ends of stages and between."""
+    """List what was found on the dev sample: before the first step, at the ends of stages and between."""
     keys = ("stage", "global_step", "dev_sample_ndcg")
     lines = [json.loads(line) for line in path.open(encoding="utf-8")]
-    return [{k: line[k] for k in keys if k in line} for line in lines if line.get("event") == "evaluation"]
+    return [{k: line[k] for k in keys if k in line} for line in lines if line.get("event") in {"start", "evaluation"}]
 
 
 if __name__ == "__main__":

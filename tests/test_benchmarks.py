@@ -530,6 +530,28 @@ class TestProtocol:
         write_jsonl(tmp_path / "log.jsonl", [{"event": "evaluation"}, *lines])
         assert protocol.logged(tmp_path / "log.jsonl") == {"loss": 6.5, "auc": 3.25}
 
+    def test_what_is_pretrained_is_what_is_trained(self, protocol, given):
+        """Longer texts would have positions that pre-training never saw."""
+        pretrained = 0
+        for name in given["arms"]:
+            tree = protocol.recipe_of(given, name, 0)
+            for stage in tree["stages"]:
+                batches = stage.get("batches")
+                if isinstance(batches, dict) and "length" in batches["init_parameters"]:
+                    pretrained += 1
+                    length = batches["init_parameters"]["length"]
+                    assert length == tree["student"]["init_parameters"]["max_tokens"]["document"]
+        assert pretrained == 8
+
+    def test_the_dev_sample_before_the_first_step(self, protocol, tmp_path):
+        lines = [
+            {"event": "start", "stage": "a", "global_step": 0, "dev_sample_ndcg": 0.1},
+            {"event": "step", "stage": "a"},
+            {"event": "evaluation", "stage": "a", "global_step": 9, "dev_sample_ndcg": 0.2, "seconds": 3},
+        ]
+        write_jsonl(tmp_path / "log.jsonl", lines)
+        assert [row["dev_sample_ndcg"] for row in protocol.stages_of(tmp_path / "log.jsonl")] == [0.1, 0.2]
+
     def test_a_share_of_the_pairs_is_wrong(self, protocol, tmp_path):
         """Each judgement that is has another's document, and the perfect filter knows which."""
         spoilt = import_module("spoilt")
