@@ -7,6 +7,7 @@ import copy
 import json
 import logging
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.recipe import Recipe
 from retort.trainers.roles import Ask
 from retort.trainers.run import run_recipe
-from retort.trainers.runtime.errors import CacheError, RecipeError, TeacherError
+from retort.trainers.runtime.errors import RecipeError, TeacherError
 from retort.trainers.teachers.bm25 import BM25Teacher
 from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
 from retort.trainers.teachers.given import GivenTeacher
@@ -242,11 +243,15 @@ class TestScoreStore:
                 assert len(set(own)) == len(own)
 
     def test_one_writer(self, context, lists):
-        teacher = word_teacher()
-        store = ScoreStore(context.cache, teacher.key)
-        store.folder.mkdir(parents=True)
-        with FileLock(store.folder / ".lock"), pytest.raises(CacheError, match="written by another process"):
-            store.fill(teacher, context.data, lists.owners, lists.rows, lambda n: None)
+        """Another waits for it, and has nothing left to do."""
+        stores = [ScoreStore(context.cache, word_teacher().key) for _ in range(2)]
+        wanted = (context.data, lists.owners, lists.rows, lambda n: None)
+        stores[0].folder.mkdir(parents=True)
+        with ThreadPoolExecutor(2) as pool:
+            with FileLock(stores[0].folder / ".lock"):
+                both = [pool.submit(store.fill, word_teacher(), *wanted) for store in stores]
+                assert not any(one.done() for one in both)
+            assert sorted(one.result() for one in both)[0] == 0
 
     def test_interrupted_blocks_are_the_same_blocks(self, context, lists, monkeypatch, tiny_ranker, tmp_path):
         """A local cross-encoder's last digits depend on what it scores together: fixed blocks keep them."""

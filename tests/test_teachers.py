@@ -4,13 +4,15 @@
 import ast
 import json
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from filelock import FileLock
 from tiny import pool, spec, stage
 
 from retort.students import save_student
@@ -20,6 +22,7 @@ from retort.trainers.data.texts import TextStore
 from retort.trainers.plan import plan_run
 from retort.trainers.recipe import Recipe
 from retort.trainers.run import run_recipe
+from retort.trainers.runtime import locks
 from retort.trainers.runtime.errors import CacheError, RecipeError
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 from retort.trainers.teachers.embedder import EmbedderTeacher
@@ -87,11 +90,24 @@ class TestVectorCache:
         VectorCache(tmp_path, "k", "query").fill(TEXTS, fake, lambda n: None)
         assert early.fill(TEXTS, fake, lambda n: None) == 0
 
-    def test_one_writer(self, tmp_path):
-        cache = VectorCache(tmp_path, "k", "query")
-        cache.folder.mkdir(parents=True)
-        with FileLock(cache.folder / ".lock"), pytest.raises(CacheError, match="written by another process"):
-            VectorCache(tmp_path, "k", "query").fill(TEXTS, fake, lambda n: None)
+    def test_one_writer(self, tmp_path, monkeypatch, caplog):
+        """Another waits for it, and has nothing left to do."""
+        monkeypatch.setattr(locks, "SOON", 0.05)
+        begun, may = threading.Event(), threading.Event()
+
+        def slow(some):
+            begun.set()
+            assert may.wait(10)
+            return fake(some)
+
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(VectorCache(tmp_path, "k", "query").fill, TEXTS, slow, lambda n: None)
+            assert begun.wait(10)
+            second = pool.submit(VectorCache(tmp_path, "k", "query").fill, TEXTS, slow, lambda n: None)
+            while "is being written by another process; waiting" not in caplog.text:
+                time.sleep(0.01)
+            may.set()
+            assert (first.result(), second.result()) == (len(TEXTS), 0)
 
     @pytest.mark.parametrize(
         ("vectors", "message"), [(np.full((5, 2), np.nan), "not finite"), (np.ones((4, 2)), r"shape \(4, 2\) for 5")]

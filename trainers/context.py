@@ -27,8 +27,6 @@ from retort.trainers.teachers.score_store import ScoreStore, kept_kind
 from retort.trainers.teachers.vector_cache import VectorCache
 from retort.trainers.views import DocumentViews, document_vectors
 
-PATIENCE = 600.0  # seconds for another rank that asks for the first text
-
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
@@ -136,7 +134,7 @@ class TrainingContext:
                 caches.append(self.teacher_cache(name, "document", self.data.corpus))
             store = TextStore(map(str, range(len(texts))), texts)
             ask = partial(teacher.encode_parts, side="document")
-            caches[0].fill(store, ask, lambda _: None, patience=PATIENCE)
+            caches[0].fill(store, ask, lambda _: None)
             return caches[0].gather(store.item_ids)
 
         return encode
@@ -169,7 +167,7 @@ class TrainingContext:
         side: Side = "query" if len(self.data.queries) else "document"
         texts = self.data.queries if side == "query" else self.data.corpus
         first, cache = TextStore(texts.ids[:1], texts.items[:1]), self.vector_cache(name, side)
-        cache.fill(first, lambda block: teacher.encode_parts(block, side), lambda _: None, patience=PATIENCE)
+        cache.fill(first, lambda block: teacher.encode_parts(block, side), lambda _: None)
         return cache.dim or teacher.dim
 
     def scores(self, name: str, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from retort.students.hashing import canonical_json, hash_text
 from retort.trainers.roles import Ask, Teacher, Work
-from retort.trainers.runtime.errors import CacheError, RecipeError, TeacherError
+from retort.trainers.runtime.errors import RecipeError, TeacherError
+from retort.trainers.runtime.locks import sole_writer
 from retort.trainers.teachers.calls import CHARACTERS_A_TOKEN, SECONDS_AN_ANSWER, Refusal
 from retort.trainers.teachers.haystack import HaystackComponents
 
@@ -142,12 +142,8 @@ class ChatModel:
         if self._cache is None:
             yield
             return
-        try:
-            with FileLock(f"{self._cache}.lock", timeout=0):
-                yield
-        except Timeout as error:
-            msg = f"{self._cache} is being written by another process. Wait, or set RETORT_CACHE to another folder."
-            raise CacheError(msg) from error
+        with sole_writer(self._cache, Path(f"{self._cache}.lock")):
+            yield
 
     def _keep(self, prompt: str, answer: str | Refusal) -> None:
         line: list[Any] = [self._name(prompt), answer]

@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from retort.students.files import reading, replace_file
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.roles import Ask, Teacher
-from retort.trainers.runtime.errors import CacheError, TeacherError
+from retort.trainers.runtime.errors import TeacherError
+from retort.trainers.runtime.locks import sole_writer
 from retort.trainers.teachers.cache_folder import SetAside, take_over
 
 BLOCK = 2048  # pairs
@@ -120,15 +120,13 @@ class ScoreStore:
             How many pairs were scored.
         :raises TeacherError:
             If the teacher fails.
-        :raises CacheError:
-            If another process is writing here.
         """
         if not self._missing(teacher, data, query_rows, document_rows).any():
             return 0
         self.folder.mkdir(parents=True, exist_ok=True)
         done = 0
         try:
-            with FileLock(self.folder / ".lock", timeout=0):
+            with sole_writer(self.folder, self.folder / ".lock"):
                 self._read()
                 missing = self._missing(teacher, data, query_rows, document_rows)
                 asks = _asks(data, query_rows[missing], document_rows[missing])
@@ -139,9 +137,6 @@ class ScoreStore:
                         done += self._score(teacher, data, block, progress)
                 finally:
                     self._refused.summary()
-        except Timeout as error:
-            msg = f"{self.folder} is being written by another process. Wait, or set RETORT_CACHE to another folder."
-            raise CacheError(msg) from error
         except TeacherError as error:
             self._read()
             msg = (

@@ -11,13 +11,13 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from retort.students.files import DamagedFileError, reading, replace_file
 from retort.students.towers import Side
 from retort.trainers.data.texts import TextStore
 from retort.trainers.roles import EncodedPart
 from retort.trainers.runtime.errors import CacheError, TeacherError
+from retort.trainers.runtime.locks import sole_writer
 from retort.trainers.teachers.cache_folder import SetAside, take_over
 
 BLOCK = 1024
@@ -86,12 +86,13 @@ class VectorCache:
             raise CacheError(msg)
         self.dim = dim
 
-    def fill(self, texts: TextStore, encode: Encode, progress: Callable[[int], None], *, patience: float = 0.0) -> int:
+    def fill(self, texts: TextStore, encode: Encode, progress: Callable[[int], None]) -> int:
         """
         Compute what is missing.
 
         The missing texts are sorted by length and item id and cut into fixed blocks: the same work gives the same
-        blocks, however often it was interrupted. Should the teacher fail, what it gave before is kept.
+        blocks, however often it was interrupted. Should the teacher fail, what it gave before is kept. Another process
+        that is writing here is waited for.
 
         :param texts:
             The texts that will be asked for.
@@ -99,12 +100,10 @@ class VectorCache:
             Gives `[n, d]` vectors for a list of texts, or parts of them as they come (see `Teacher.encode_parts`).
         :param progress:
             Called with the number of texts after each part.
-        :param patience:
-            Seconds to wait for another process that is writing here.
         :returns:
             How many vectors were computed.
         :raises CacheError:
-            If another process is writing here, or the vectors are not like those that are there.
+            If the vectors are not like those that are there.
         :raises TeacherError:
             If the teacher fails.
         """
@@ -113,7 +112,7 @@ class VectorCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         done = 0
         try:
-            with FileLock(self.folder / ".lock", timeout=patience):
+            with sole_writer(self.folder, self.folder / ".lock"):
                 self._read_new()
                 missing = sorted(self.missing(texts).items(), key=lambda pair: (-len(pair[1]), pair[0]))
                 try:
@@ -124,9 +123,6 @@ class VectorCache:
                 finally:
                     self._join_parts()
                     self._refused.summary()
-        except Timeout as error:
-            msg = f"{self.folder} is being written by another process. Wait, or set RETORT_CACHE to another folder."
-            raise CacheError(msg) from error
         except TeacherError as error:
             msg = (
                 f"{error} Kept: {len(self._where)} vectors; the same command (train: with --resume) goes on from there."
