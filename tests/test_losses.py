@@ -2,6 +2,7 @@
 #
 # SPDX-License-Identifier: Apache-2.0
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,10 +17,12 @@ from sentence_transformers.sparse_encoder.losses import FlopsLoss
 from tiny import lists, terms_of
 
 from retort.trainers.batches.base import CandidateBatch
-from retort.trainers.encoder_output import DenseOutput, PairOutput
+from retort.trainers.encoder_output import BatchEncoder, DenseOutput, PairOutput
 from retort.trainers.losses import alignment, contrastive, list_mle, listwise_kl, margin_mse, rank_net
 from retort.trainers.objectives import Alignment, Contrastive, Flops, InBatchKL, ListwiseKL, MarginMSE
 from retort.trainers.roles import ModelInfo, StepContext
+from retort.trainers.runtime.distributed import ProcessGroup
+from retort.trainers.temperature import LearnedTemperature
 
 S = [[2.0, 1.0, 0.5], [0.3, 1.2, -0.4]]
 T = [[6.0, 2.0, -1.0], [1.0, 3.0, 0.0]]
@@ -213,6 +216,30 @@ class TestListwiseKL:
 
 
 class TestObjectives:
+    def test_a_student_in_bfloat16_is_compared_in_float32(self, tiny_model):
+        """Its vectors are as they are; scores of them, and of teachers, keep what tells candidates apart."""
+        model = tiny_model(1).bfloat16()
+        batch = lists(torch.tensor([[10.01, 10.02, 10.0], [10.0, 10.02, 10.01]]))
+        batch = replace(batch, queries=["the ship", "bread"], documents=[f"the {w}" for w in "a b c d e f".split()])
+        output = BatchEncoder(ProcessGroup()).encode(model, batch, 20.0)
+        assert output.queries.dtype == output.list_scores(batch).dtype == torch.float32
+        moved = batch.to(torch.device("cpu"), torch.promote_types(torch.bfloat16, torch.float32))
+        assert moved.teacher_scores["t"].unique().numel() == 3
+
+    def test_a_temperature_leaves_its_bounds(self):
+        """Beyond them it would have no gradient, and stay."""
+        temperature = LearnedTemperature(initial=1.0, most=2.0)
+        optimizer = torch.optim.AdamW(temperature.parameters(), lr=0.05)
+        found = []
+        for step in range(60):
+            optimizer.zero_grad()
+            tau = temperature(None, None, None, None)
+            found.append(float(tau.detach()))
+            (-tau if step < 30 else tau).backward()
+            optimizer.step()
+        assert max(found) == pytest.approx(2)
+        assert found[-1] < 1.5
+
     @pytest.mark.parametrize("similarity", ["cosine", "dot"])
     def test_no_divergence_from_an_equal_teacher(self, similarity):
         """A teacher is compared by its own similarity."""

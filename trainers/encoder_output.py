@@ -66,7 +66,7 @@ class DenseOutput:
 
     def of_head(self, number: int) -> DenseOutput:
         """See the batch as one head of the student does, from 0; the view `head` must have been asked for."""
-        queries, documents = (heads[:, number] for heads in self.views["head"])
+        queries, documents = (precise(heads[:, number]) for heads in self.views["head"])
         return DenseOutput(queries, documents, self.scale, self.similarity)
 
     def standard(self, batch: CandidateBatch) -> DenseOutput:
@@ -109,7 +109,7 @@ class PairOutput:
 
     def of_head(self, number: int) -> PairOutput:
         """See the batch as one head of the ranker does, from 0; the view `head` must have been asked for."""
-        return PairOutput(self.views["head"][..., number], self.scale)
+        return PairOutput(precise(self.views["head"][..., number]), self.scale)
 
     def standard(self, batch: CandidateBatch) -> PairOutput:
         """Leave out derived candidates."""
@@ -241,6 +241,11 @@ class PiecePlan:
         return parts | {VECTORS: torch.cat([parts[VECTORS], of_pieces])[order]}
 
 
+def precise(values: Tensor) -> Tensor:
+    """Give float32 of lower precisions, in which a softmax over scores would lose what tells them apart."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def similarities(queries: Tensor, documents: Tensor, similarity: str) -> Tensor:
     """`[B, U]` similarities of `[B, d]` and `[U, d]`, `cosine` or `dot`."""
     if similarity == "cosine":
@@ -287,17 +292,17 @@ class BatchEncoder:
         :param views:
             What else is wanted (see `DenseOutput.views` and `PairOutput.views`).
         :returns:
-            The whole batch, the same in every process. A bi-encoder's vectors of pieces come out of their documents'
-            encodings; of these there are no layers and views.
+            The whole batch, the same in every process, in float32 at least but for views. A bi-encoder's vectors of
+            pieces come out of their documents' encodings; of these there are no layers and views.
         """
         if is_ranker(model):
             own = self._score(model, batch, layers, views)
-            seen = {number: PairOutput(own[layer_entry(number)], scale) for number in layers}
-            return PairOutput(own[SCORES], scale, layers=seen, views={name: own[name] for name in views})
+            seen = {number: PairOutput(precise(own[layer_entry(number)]), scale) for number in layers}
+            return PairOutput(precise(own[SCORES]), scale, layers=seen, views={name: own[name] for name in views})
         sides: list[tuple[list[Any], Side]] = [(batch.queries, "query"), (batch.documents, "document")]
         if is_late_interaction(model):
             asked, given = (
-                self._tokens(model, texts, side, layers).split([*_widths(model, layers), 1], dim=-1)
+                precise(self._tokens(model, texts, side, layers)).split([*_widths(model, layers), 1], dim=-1)
                 for texts, side in sides
             )
             masks = [part[-1].squeeze(-1) > 0 for part in (asked, given)]
@@ -311,7 +316,7 @@ class BatchEncoder:
         given = self._encode(model, batch.documents, "document", layers, views, pieces)
 
         def output(name: str) -> DenseOutput:
-            return DenseOutput(asked[name], given[name], scale, model.similarity_fn_name)
+            return DenseOutput(precise(asked[name]), precise(given[name]), scale, model.similarity_fn_name)
 
         whole = output(VECTORS)
         whole.layers = {number: output(layer_entry(number)) for number in layers}

@@ -45,7 +45,9 @@ class LearnedTemperature(Temperature):
 
     def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext, objective: Objective) -> Tensor:  # noqa: ARG002
         """A scalar."""
-        return self.log_temperature.exp().clamp(self.least, self.most)
+        with torch.no_grad():  # not what it gives: beyond its bounds it would have no gradient, and stay there
+            self.log_temperature.clamp_(math.log(self.least), math.log(self.most))
+        return self.log_temperature.exp()
 
 
 MOST = 100.0  # times the spread of scores

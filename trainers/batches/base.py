@@ -204,7 +204,7 @@ class CandidateBatch:
         )
 
     def to(self, device: torch.device, dtype: torch.dtype) -> CandidateBatch:
-        """Move tensors to a device; scores and vectors get the student's dtype."""
+        """Move tensors to a device; scores and vectors get a dtype."""
         moved = {
             f.name: getattr(self, f.name).to(device) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)
         }

@@ -286,7 +286,7 @@ class Loop:
         ctx = StepContext(
             stage.name, progress.step, stage.steps, batch.size, training.seed, self.processes, whole=batch
         )
-        dtype = next(self.distiller.student.parameters()).dtype
+        dtype = torch.promote_types(next(self.distiller.student.parameters()).dtype, torch.float32)
         parts = [part.to(device, dtype) for part in batch.split(training.accumulation)]
         # Each part's loss is divided by what counts in the whole step, so this must be known before the first.
         counts = total(self.distiller.counts(part, ctx) for part in parts)
