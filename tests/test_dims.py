@@ -14,6 +14,7 @@ from retort.cli import main
 from retort.students import Student
 from retort.trainers.distiller import Distiller
 from retort.trainers.encoder_output import DenseOutput
+from retort.trainers.methods.prod import AnchorKL
 from retort.trainers.objectives import Alignment, Contrastive, ListwiseKL
 from retort.trainers.recipe import Recipe
 from retort.trainers.roles import ModelInfo, StepContext
@@ -43,6 +44,16 @@ def test_scores_are_compared_at_each_size(tiny_model, seen, monkeypatch):
         assert weight == pytest.approx(1 / 3)
         assert terms[f"listwise_kl{cut}"][2] == pytest.approx(0.5 / 3)
     assert set(distiller.counts(batch, StepContext("s", 0, 1))) == set(terms)
+
+
+def test_an_anchor_is_cut_as_the_student_is(tiny_model, seen, monkeypatch):
+    """Of its own copy it learns nothing, at any size."""
+    distiller = Distiller(tiny_model(1), {"s": [(AnchorKL(), 1.0)]}, ModelInfo(16, {}, {}), scale=20.0, dims=[4])
+    monkeypatch.setattr(distiller.encoder, "encode", lambda *_: seen)
+    distiller.take_anchor("s")
+    terms = distiller(lists(torch.randn(2, 3)), StepContext("s", 0, 1))
+    assert set(terms) == {"anchor_kl", "anchor_kl@4"}
+    assert all(float(values.abs().max()) < 1e-6 for values, _, _ in terms.values())
 
 
 def test_vectors_are_compared_whole(tiny_model, seen, monkeypatch):

@@ -5,11 +5,13 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import assert_comes_back, everything, lists, pool, run_killed, spec, stage, terms_of, tiny_config
+from torch.nn.functional import normalize
 
 from retort.trainers.distiller import step_loss
 from retort.trainers.encoder_output import DenseOutput, MultiVectorOutput, PairOutput
@@ -120,6 +122,20 @@ class TestReferenceValues:
         mask = torch.tensor([[True, True], [True, False]])
         seen = MultiVectorOutput(torch.eye(2)[None], torch.ones(1, 2, dtype=torch.bool), documents, mask)
         assert seen.in_batch_scores().tolist() == [[3.0, 1.0]]
+
+    def test_layers_of_late_interaction(self):
+        """Compared as the model's own vectors, of length 1; or by raw products, without the scale."""
+        torch.manual_seed(0)
+        there = torch.ones(1, 2, dtype=torch.bool), torch.ones(3, 2, dtype=torch.bool)
+        raw = MultiVectorOutput(8 * torch.randn(1, 2, 4), there[0], 8 * torch.randn(3, 2, 4), there[1], scale=20.0)
+        batch, student = lists(torch.zeros(1, 3)), torch.tensor([[1.0, 0.2, 0.3]])
+        output = PairOutput(student, layers={0: PairOutput(student)})
+        unit = replace(raw, queries=normalize(raw.queries, dim=-1), documents=normalize(raw.documents, dim=-1))
+        for similarity, seen in (("model", unit), ("dot", replace(raw, scale=1.0))):
+            ctx = StepContext("s", 0, 1, teachers={"t": replace(raw, layers={0: raw})})
+            objective = bound(1, 1, similarity=similarity, weight_temperature=None)
+            expected = listwise_kl(student, seen.list_scores(batch), batch.mask)
+            torch.testing.assert_close(objective(output, batch, ctx)["layer_kl"], expected)
 
 
 class TestLayers:

@@ -288,8 +288,11 @@ class Distiller(nn.Module):
             step.temperature = tau = self._temperature(objective, output, batch, step)
             own_terms: dict[str, tuple[Tensor, Tensor]] = {}
             for cut, dim in cuts.items():
-                seen = output.cut(dim) if dim else output
-                values: Values = objective(seen, batch, replace(step, logged_terms={}) if dim else step)
+                seen, seen_step = output, step
+                if dim:
+                    anchor = ctx.anchor.cut(dim) if isinstance(ctx.anchor, DenseOutput) else ctx.anchor
+                    seen, seen_step = output.cut(dim), replace(step, logged_terms={}, anchor=anchor)
+                values: Values = objective(seen, batch, seen_step)
                 own_terms |= {f"{name}{cut}": (v, counts[name]) for name, v in values.items()}
             each.append(own_terms)
             if tau is not None:
@@ -391,14 +394,14 @@ def _joined(each: list[dict[str, tuple[Tensor, Tensor]]], weights: Tensor) -> di
 
 
 def _with_teachers(batch: CandidateBatch, teachers: dict[str, EncoderOutput], student: nn.Module) -> CandidateBatch:
-    """Put what live teachers gave where that of others stands, without gradients and in the student's dtype."""
-    like = next(student.parameters())
+    """Put what live teachers gave where that of others stands, without gradients and as precise as the student's."""
+    dtype = torch.promote_types(next(student.parameters()).dtype, torch.float32)
     scores, vectors = dict(batch.teacher_scores), dict(batch.teacher_vectors)
     for name, seen in teachers.items():
         if isinstance(seen, DenseOutput):
-            vectors[name] = (seen.queries.detach().to(like.dtype), seen.documents.detach().to(like.dtype))
+            vectors[name] = (seen.queries.detach().to(dtype), seen.documents.detach().to(dtype))
         else:
-            scores[name] = seen.list_scores(batch).detach().to(like.dtype)
+            scores[name] = seen.list_scores(batch).detach().to(dtype)
     return replace(batch, teacher_scores=scores, teacher_vectors=vectors)
 
 

@@ -17,10 +17,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
-from retort.trainers.encoder_output import DenseOutput, EncoderOutput
+from retort.trainers.encoder_output import DenseOutput, EncoderOutput, MultiVectorOutput
 from retort.trainers.objectives import Scope, candidates, judged, one_of, scores_of
 from retort.trainers.roles import Compared, Masks, ModelInfo, Objective, StepContext, Values
 from retort.trainers.runtime.rng import rng_for
@@ -153,6 +154,11 @@ class LayerKL(LiveKL):
         return {"layer_kl": candidates(batch, self.scope).sum(-1) > 1}
 
     def _as_asked(self, seen: EncoderOutput) -> EncoderOutput:
+        if isinstance(seen, MultiVectorOutput):
+            if self.similarity == "dot":
+                return replace(seen, scale=1.0)
+            queries, documents = (F.normalize(vectors, dim=-1) for vectors in (seen.queries, seen.documents))
+            return replace(seen, queries=queries, documents=documents)  # as its own vectors are
         if self.similarity == "dot" and isinstance(seen, DenseOutput):
             return replace(seen, similarity="dot", scale=1.0)
         return seen
