@@ -180,7 +180,8 @@ class TestPerQuery:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"initial": 21.0}, "initial must lie between"),
+        ({"initial": 21.0}, "start < initial < start . span must hold; they are 1.0, 21.0 and 21.0"),
+        ({"start": 0.0}, "0 < start < .* they are 0.0, 4.0 and 20.0"),
         ({"rise": 1.5}, "rise is a share"),
         ({"granularity": "layer"}, "granularity must be one of"),
     ],

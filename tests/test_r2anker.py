@@ -137,6 +137,15 @@ class TestJointDivergence:
 
         return measure
 
+    def test_a_control_that_cannot_be_sharp_enough_is_finite(self):
+        """Ten that are tied have more entropy than the mixture with a source that is sure."""
+        tied, sure = np.repeat([1.0, 0.0], 10), np.eye(20)[0] * 30
+        tied, sure = (np.exp(s) / np.exp(s).sum() for s in (tied, sure))
+        found = tempered_to(tied, 2.142)
+        assert (found > 0).all()
+        assert found[:10] == pytest.approx(0.1)
+        assert np.isfinite(joint_divergence(sure, np.stack([found, tied]))[0]).all()
+
     @pytest.mark.parametrize("factor", [1.0, 10.0])
     def test_scores_that_are_missing_and_scales(self, pooled, factor):
         """What a source did not find has the lowest score that it gave; each spread is divided out."""

@@ -73,7 +73,8 @@ class CurriculumTemperature(Temperature):
         super().__init__()
         self.granularity = one_of("granularity", granularity, ("global", "per_query", "per_teacher"))
         if not 0 < start < initial < start + span:
-            msg = f"CurriculumTemperature: initial must lie between start and start + span; it is {initial}."
+            given = f"they are {start}, {initial} and {start + span}"
+            msg = f"CurriculumTemperature: 0 < start < initial < start + span must hold; {given}."
             raise ValueError(msg)
         if not 0 <= rise <= 1:
             msg = f"CurriculumTemperature: rise is a share of the stage's steps, 0 to 1; it is {rise}."

@@ -43,6 +43,9 @@ class JointDivergence:
     tempered: dict[str, float]
 
 
+LARGEST_GAP = 700.0  # of logarithms whose exponentials float64 still tells from 0
+
+
 def joint_divergence(ranker: np.ndarray, sources: np.ndarray) -> tuple[np.ndarray, float]:
     r"""
     Compare one query's distributions: $D_g = \sum_j p_j \log(p_j / p_{gj})$, and for $\bar p = \frac{1}{G} \sum_g p_g$.
@@ -70,10 +73,12 @@ def tempered_to(distribution: np.ndarray, entropy: float) -> np.ndarray:
     :param entropy:
         In nats, at most $\log n$.
     :returns:
-        `[n]` probabilities; those that are all alike stay so, whatever the entropy.
+        `[n]` probabilities above 0. Where several are the highest, the entropy may be out of reach: then they are about
+        as near as can be, and those that are all alike stay so.
     """
     logs = np.log(distribution)
-    low, high = -7.0, 7.0  # log(tau); the entropy rises with it
+    # log(tau); the entropy rises with it, and below the least the lowest probability would be 0.
+    low, high = max(-7.0, np.log(max(np.ptp(logs), 1e-9) / LARGEST_GAP)), 7.0
     for _ in range(50):
         middle = (low + high) / 2
         found = _normalised(logs / np.exp(middle))
