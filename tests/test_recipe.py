@@ -312,7 +312,8 @@ class TestExtends:
         views = "stages.0.candidates.text.init_parameters"
         sizes += [f"{views}.views=3", f"{views}.queries.init_parameters.most=3"]
         large = Recipe.from_yaml("dual_cross_encoder", overrides=sizes)
-        assert large.student.init_parameters.pop("similarity_fn_name") == "dot"  # what null takes out
+        taken = [large.student.init_parameters.pop(name) for name in ("pooling", "similarity_fn_name")]
+        assert taken == ["cls", "dot"]  # what null takes out
         assert Recipe.from_yaml("dual_cross_encoder-small") == large
 
     @pytest.fixture
@@ -775,9 +776,23 @@ def test_a_plan_counts_the_tokens_that_texts_have(prod_tree, beir, tmp_path):
     assert long - short > 2 * 3 * 20 * sum(map(len, data.corpus.texts))  # more than the texts themselves
 
 
-@pytest.mark.parametrize("name", ["led", "capstone", "cotmae", "master"])
-def test_what_was_pretrained_for_its_first_token_pools_that(name):
+CLS = ["led", "capstone", "cotmae", "master", "prod", "lead", "ar2", "dcd", "dual_cross_encoder"]
+
+
+@pytest.mark.parametrize("name", CLS)
+def test_vectors_of_the_first_token_as_their_authors_have_them(name):
     assert Recipe.from_yaml(name).student.init_parameters["pooling"] == "cls"
+
+
+def test_batches_and_products_as_their_authors_have_them():
+    prod, ar2 = Recipe.from_yaml("prod"), Recipe.from_yaml("ar2")
+    assert prod.teachers["dual"].init_parameters["student"]["init_parameters"]["pooling"] == "cls"
+    sizes = {stage.name: prod.training_of(stage).batch_size for stage in prod.stages}
+    assert sizes == dict.fromkeys(("warm-up", "dual-errors", "dual"), 128) | dict.fromkeys(
+        ("ranker", "large-ranker", "confusing"), 64
+    )
+    assert [ar2.training_of(stage).batch_size for stage in ar2.stages] == [64, 256, 64]
+    assert Recipe.from_yaml("lead").student.init_parameters["similarity_fn_name"] == "dot"
 
 
 @pytest.mark.parametrize("name", [p.stem for p in RECIPES.glob("cudfkd*.yaml")])
