@@ -8,10 +8,12 @@ import json
 import logging
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from filelock import FileLock
+from scipy.sparse import csr_array
 from tiny import pool, spec, stage
 from tiny_components import WordRanker, overlap
 
@@ -28,6 +30,7 @@ from retort.trainers.recipe import Recipe
 from retort.trainers.roles import Ask
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError, TeacherError
+from retort.trainers.search import search_vectors
 from retort.trainers.teachers.bm25 import BM25Teacher
 from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
 from retort.trainers.teachers.given import GivenTeacher
@@ -287,6 +290,32 @@ BM25 = {
         }
     },
 }
+
+
+def test_scores_of_a_corpus_outlive_other_queries_and_judgements(context, lists, monkeypatch):
+    """Of teachers that depend on the corpus; given scores are the data's own."""
+    context.teachers["bm25"] = BM25Teacher()
+    asked, real = [], BM25Teacher.score
+    monkeypatch.setattr(BM25Teacher, "score", lambda self, asks: asked.extend(asks) or real(self, asks))
+    first = scores_of(context, "bm25", lists, everything(lists))
+    calls = len(asked)
+    data = context.data
+    for other in (data.subset(range(len(data.queries))), replace(data, qrels=data.qrels | {"x": {"d": 1}})):
+        assert np.array_equal(scores_of(context.over(other), "bm25", lists, everything(lists)), first)
+    assert len(asked) == calls
+    teacher, changed = GivenTeacher(), replace(data, given={"q": {"d": 1.0}})
+    assert teacher.data_key(data) != teacher.data_key(changed)
+    assert BM25Teacher().data_key(data) == BM25Teacher().data_key(changed)
+
+
+def test_scores_of_sparse_vectors_are_those_that_search_compares(context):
+    queries, documents = csr_array([[3.0, 4.0, 0.0]]), csr_array([[6.0, 8.0, 0.0], [0.0, 5.0, 12.0]])
+    for similarity in ("cosine", "dot"):
+        context.vectors = lambda _, side: queries if side == "query" else documents
+        context.similarity = lambda _, own=similarity: own
+        rows, expected = search_vectors(queries, documents, 2, similarity=similarity)
+        found = context.scores("student", np.zeros(2, dtype=int), rows[0])
+        np.testing.assert_allclose(found, expected[0], rtol=1e-6)
 
 
 class TestRetriever:

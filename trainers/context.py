@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse import issparse
+from scipy.sparse.linalg import norm as sparse_norm
 
 from retort.students.hashing import fingerprint_of, hash_text
 from retort.students.scoring import is_ranker, score_numpy
@@ -208,17 +209,23 @@ class TrainingContext:
 
     def _store_keys(self, name: str) -> tuple[str, str]:
         """Return the key of a teacher's scores, and the one that they may still go by."""
-        key, former = self.teachers[name].key, self.teachers[name].former_key
-        if not self.teachers[name].corpus_dependent:
+        teacher = self.teachers[name]
+        key, former = teacher.key, teacher.former_key
+        if not teacher.corpus_dependent:
             return key, former
-        return hash_text(key + self.data.hash), former and hash_text(former + self.data.hash)
+        formers = (hash_text(own + self.data.hash) for own in (key, former) if own)  # when all of the data counted
+        kept = next((own for own in formers if (self.cache / "scores" / own).is_dir()), "")
+        return hash_text(key + teacher.data_key(self.data)), kept
 
     def _vector_scores(self, name: str, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
         left, right = self.vectors(name, "query")[queries], self.vectors(name, "document")[documents]
         self.kinds[name] = "scores"
+        cosine = self.similarity(name) == "cosine"
         if issparse(left):
-            return np.asarray(left.multiply(right).sum(axis=1), dtype=np.float32).ravel()
-        if self.similarity(name) == "cosine":
+            found = np.asarray(left.multiply(right).sum(axis=1)).ravel()
+            norms = sparse_norm(left, axis=1) * sparse_norm(right, axis=1) if cosine else 1.0
+            return (found / np.maximum(norms, 1e-12)).astype(np.float32)
+        if cosine:
             left, right = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in (left, right))
         return np.einsum("md,md->m", left, right).astype(np.float32)
 

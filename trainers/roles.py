@@ -451,7 +451,7 @@ class Teacher:
     costs: Costs = "calls"
     #: A document's score depends on the list that it stands in, so that whole lists are asked for.
     listwise = False
-    #: Scores depend on the corpus: its hash is added to the key.
+    #: Scores depend on the corpus: its hash is added to the key (see `data_key`).
     corpus_dependent = False
     #: How vectors are compared: `cosine` or `dot`.
     similarity: str = "cosine"
@@ -474,6 +474,10 @@ class Teacher:
     def vectors_key(self, side: Side) -> str:  # noqa: ARG002
         """Identify what decides the vectors of one side; by default the whole."""
         return self.key
+
+    def data_key(self, data: RetrievalData) -> str:
+        """Identify what of the data decides scores beside the texts; by default the corpus, if they depend on it."""
+        return data.corpus.hash if self.corpus_dependent else ""
 
     def check(self, data: RetrievalData) -> None:
         """

@@ -26,8 +26,12 @@ class GivenTeacher(Teacher):
 
     @property
     def key(self) -> str:
-        """The store adds the data's hash, which covers the scores."""
+        """Identify what gives the scores; which ones says `data_key`."""
         return "given"
+
+    def data_key(self, data: RetrievalData) -> str:
+        """Identify the data, the scores among it."""
+        return data.hash
 
     def open(self, data: RetrievalData) -> None:
         """
