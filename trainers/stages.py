@@ -194,7 +194,7 @@ def _with_queries(
     is made of what is held out for dev.
     """
     corpus = context.data.corpus
-    held_out = {corpus.first_rows[corpus.rows[i]] for i in context.data.held_out if i in corpus.rows}
+    held_out = context.data.held_out_rows()
     if not path.is_file():
         source.open(context, number)
         made = zip(corpus.ids, corpus.first_rows, source.of(context.data), strict=True)

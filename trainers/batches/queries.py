@@ -21,12 +21,14 @@ class QueryBatches(BatchSource):
     Queries without documents, for query encoders whose documents have nothing to learn.
 
     Half of each batch are sentences of the corpus, as if somebody had asked them: a few thousand queries say little
-    about its words.
+    about its words. What is held out for dev has no part in it: dev's own queries were made of it.
     """
 
     def query_texts(self, data: RetrievalData) -> list[str]:
         """List the queries, and then the sentences."""
-        return [*data.queries.texts, *dict.fromkeys(s for text in data.corpus.texts for s in sentences_of(text))]
+        corpus, held = data.corpus, data.held_out_rows()
+        texts = (text for text, first in zip(corpus.texts, corpus.first_rows, strict=True) if first not in held)
+        return [*data.queries.texts, *dict.fromkeys(s for text in texts for s in sentences_of(text))]
 
     def open(self, inputs: StageInputs) -> None:
         """Take up the queries and the sentences, and what teachers give of them."""

@@ -155,6 +155,11 @@ class RetrievalData:
             digest.update(f"given {query}{list(scores.items())}".encode())
         return digest.hexdigest()
 
+    def held_out_rows(self) -> set[int]:
+        """Return the first rows of the texts that are held out, copies counted."""
+        corpus = self.corpus
+        return {int(corpus.first_rows[corpus.rows[i]]) for i in self.held_out if i in corpus.rows}
+
     def subset(self, rows: Iterable[int]) -> "RetrievalData":
         """Return the data of these rows of `queries` only, with the whole corpus."""
         queries = self.queries.select(rows)
