@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from haystack import Document, component
+from haystack.utils import Secret
 from test_damaged_files import DAMAGES, scramble
 from tiny import lists as batch_of_lists
 from tiny import pool, spec, stage
@@ -35,7 +36,7 @@ from retort.cli.main import main
 from retort.students.files import DamagedFileError
 from retort.trainers.build import build_recipe
 from retort.trainers.candidates.mining import build_lists, mine
-from retort.trainers.candidates.retriever import RetrieverMiner
+from retort.trainers.candidates.retriever import HaystackRetriever, RetrieverMiner
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.pseudo_queries import GeneratedQuestions
@@ -132,6 +133,7 @@ class TestKey:
             {"http_client_kwargs": {"headers": {"x-team": "a"}}},
             {"prefix": ""},
             {"api_base_url": "https://user:pw@one.example:8443/v1/"},
+            {"api_base_url": "https://one.example/v1?api-key=word"},
         ],
     )
     def test_what_does_not_decide_vectors_is_left_out(self, more):
@@ -148,6 +150,7 @@ class TestKey:
             ({"prefix": "query: "}, {}),
             ({"suffix": "."}, {}),
             ({"api_base_url": "http://two.example/v1"}, {}),
+            ({"api_base_url": "http://one.example/v1?deployment=a"}, {}),
             ({}, {"revision": "2"}),
         ],
     )
@@ -184,6 +187,22 @@ class TestKey:
         assert key() != key(generation_kwargs={"temperature": 0})
         assert key() != key(model="n")
 
+    def test_two_servers_of_this_machine(self):
+        """Ports do not count for keys: a run that asks two under one key would mix their answers."""
+        with limited_calls(None):
+            for _ in range(2):
+                teacher("http://localhost:8001/v1")
+            with pytest.raises(RecipeError, match=r"at localhost:8001 and .* at localhost:8002 .*another `revision`"):
+                teacher("http://user:pw@localhost:8002/v1")
+            teacher("http://localhost:8002/v1", options={"revision": "2"})
+            teacher("http://localhost:8002/v1", model="n")
+        with limited_calls(None):
+            teacher("http://localhost:8002/v1")
+            judge = {"type": CHAT, "init_parameters": {"model": "m"}}
+            for port, prompt in ((1, "{query} or {document}"), (2, "{query} and {document}")):  # kept apart anyway
+                judge["init_parameters"]["api_base_url"] = f"http://127.0.0.1:{port}"
+                ChatGeneratorTeacher(generator=judge, prompt=prompt, revision="1")
+
     def test_a_judge(self):
         def key(options=None, **more):
             generator = {"type": CHAT, "init_parameters": {"model": "m"} | more}
@@ -209,6 +228,78 @@ class TestKey:
 
 def word_ranker(**parameters) -> dict:
     return {"type": "tiny_components.WordRanker", "init_parameters": parameters}
+
+
+@component
+class CloudEmbedder:
+    """Behind an account of a cloud, as Amazon Bedrock's embedders are; it stays away from the network."""
+
+    runs: ClassVar[list[int]] = []
+
+    def __init__(
+        self,
+        model: str,
+        aws_access_key_id: Secret | None = Secret.from_env_var("AWS_ACCESS_KEY_ID", strict=False),
+        aws_profile_name: Secret | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.model = model
+
+    @component.output_types(documents=list[Document])
+    def run(self, documents: list[Document]) -> dict:
+        self.runs.append(len(documents))
+        return {"documents": [replace(d, embedding=vector(d.content)) for d in documents]}
+
+
+@component
+class CloudTextEmbedder:
+    """Its counterpart for queries; nothing but an annotation tells."""
+
+    def __init__(self, model: str, credentials: "Secret | None" = None) -> None:
+        self.model = model
+
+    @component.output_types(embedding=list[float])
+    def run(self, text: str) -> dict:
+        return {"embedding": vector(text)}
+
+
+@component
+class HubEmbedder:
+    """A local model, which the Hub may want a token for."""
+
+    def __init__(self, model: str, token: Secret | None = Secret.from_env_var("HF_TOKEN", strict=False)) -> None:
+        self.model = model
+
+    @component.output_types(documents=list[Document])
+    def run(self, documents: list[Document]) -> dict:
+        return {"documents": documents}
+
+
+class TestClouds:
+    """What has neither `api_key` nor an address costs as well."""
+
+    def made(self, **options) -> EmbedderTeacher:
+        kinds = {"text_embedder": CloudTextEmbedder, "document_embedder": CloudEmbedder}
+        own = {n: {"type": f"{__name__}.{k.__name__}", "init_parameters": {"model": "m"}} for n, k in kinds.items()}
+        return EmbedderTeacher(**own, allowed_modules=[__name__], **options)
+
+    @pytest.mark.parametrize("kind", [CloudEmbedder, CloudTextEmbedder])
+    def test_a_revision_is_needed(self, kind):
+        spec = {"type": f"{__name__}.{kind.__name__}", "init_parameters": {"model": "m"}}
+        name = "document" if kind is CloudEmbedder else "text"
+        with pytest.raises(RecipeError, match="name a `revision`"):
+            haystack.HaystackComponents({name: spec}, allowed_modules=[__name__])
+        assert haystack.HaystackComponents({name: spec}, revision="1", allowed_modules=[__name__]).remote
+
+    def test_calls_are_small_and_count(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(CloudEmbedder, "runs", [])
+        with limited_calls(2), pytest.raises(TeacherError, match=r"all 2 calls are made. Kept: 64 vectors"):
+            filled(self.made(revision="1"), tmp_path, texts(100))
+        assert CloudEmbedder.runs == [32, 32]
+
+    def test_a_token_of_the_hub_alone_is_local(self):
+        spec = {"type": f"{__name__}.HubEmbedder", "init_parameters": {"model": "m"}}
+        assert not haystack.HaystackComponents({"document": spec}, allowed_modules=[__name__]).remote
 
 
 class TestKept:
@@ -771,6 +862,163 @@ class TestRetrievers:
             rows, _ = mine(miner, context)
         assert (rows[3] == -1).all()
         assert {0, 4} == set(range(40)) - set(rows[0].tolist())  # 0 is the query's own
+
+    @pytest.mark.parametrize("concurrency", [1, 3])
+    def test_a_search_that_a_server_answers_is_paid_once(self, tmp_path, monkeypatch, concurrency):
+        """Whatever stops the rest, and though each run has its own miner: 20 queries, 20 calls."""
+        monkeypatch.setattr(PaidRetriever, "queries", [])
+        data = self.context(tmp_path).data
+        for done in (10, 20):
+            with (
+                pytest.raises(TeacherError, match=rf"all 10 calls are made. Kept: searches for {done} of 20")
+                if done < 20
+                else nullcontext()
+            ):
+                rows, scores = mine(paid_miner(max_calls=10, concurrency=concurrency), self.context(tmp_path))
+            assert len(PaidRetriever.queries) == done
+        assert sorted(PaidRetriever.queries) == sorted(data.queries.texts)
+        shutil.rmtree(tmp_path / "mined")
+        again = mine(paid_miner(max_calls=0), self.context(tmp_path))
+        np.testing.assert_array_equal(again[0], rows)
+        np.testing.assert_array_equal(again[1], scores)
+        fresh = mine(paid_miner(), self.context(tmp_path / "other"))
+        np.testing.assert_array_equal(fresh[0], rows)
+        np.testing.assert_array_equal(fresh[1], scores)
+        assert np.isnan(scores).any()  # a hit without a score is kept as one
+
+    def test_a_search_that_is_refused_is_not_asked_again(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(PaidRetriever, "queries", [])
+        monkeypatch.setattr(PaidRetriever, "refuses", self.context(tmp_path).data.queries.texts[3])
+        with pytest.raises(TeacherError, match="all 10 calls"):
+            mine(paid_miner(max_calls=10), self.context(tmp_path))
+        rows, _ = mine(paid_miner(), self.context(tmp_path))
+        assert (rows == -1).all(axis=1).tolist() == [i == 3 for i in range(20)]
+        assert PaidRetriever.queries.count(PaidRetriever.refuses) == 1
+        assert len(list(tmp_path.rglob("refused.jsonl"))) == 1
+
+    @pytest.mark.parametrize("cut", [1, 30, 60])
+    def test_a_line_of_hits_that_a_kill_cut(self, tmp_path, monkeypatch, cut):
+        monkeypatch.setattr(PaidRetriever, "queries", [])
+        with pytest.raises(TeacherError, match="all 5 calls"):
+            mine(paid_miner(max_calls=5), self.context(tmp_path))
+        (path,) = tmp_path.rglob("hits.jsonl")
+        path.write_bytes(path.read_bytes()[:-cut])
+        mine(paid_miner(), self.context(tmp_path))
+        assert len(PaidRetriever.queries) == 20 + (cut > 1)
+        assert len(path.read_text().splitlines()) == 20 + (cut > 1)
+
+    def with_vectors(self, url, **options) -> RetrieverMiner:
+        spec = {"type": f"{__name__}.PaidVectorRetriever", "init_parameters": {}}
+        options |= {"text_embedder": specs(url)["text_embedder"], "revision": "1", "allowed_modules": [__name__]}
+        return RetrieverMiner(retriever=spec, **options)
+
+    def test_a_query_without_a_vector_is_not_searched_for(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(PaidVectorRetriever, "count", 0)
+        bad = self.context(tmp_path).data.queries.texts[3]
+        with serving(lambda request: error(400, "not that one") if request["input"] == bad else None) as server:
+            rows, _ = mine(self.with_vectors(server.url), self.context(tmp_path))
+        assert (rows == -1).all(axis=1).tolist() == [i == 3 for i in range(20)]
+        assert PaidVectorRetriever.count == 19
+
+    def test_a_retriever_and_its_embedders_share_a_limit(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(PaidVectorRetriever, "count", 0)
+        with serving() as server:
+            for searched in (0, 20):
+                miner = self.with_vectors(server.url, max_calls=20)
+                with nullcontext() if searched else pytest.raises(TeacherError, match="all 20 calls are made"):
+                    mine(miner, self.context(tmp_path))
+                assert len(server.requests) == 20
+                assert PaidVectorRetriever.count == searched
+
+
+@component
+class PaidRetriever:
+    """Behind an API key: it finds the documents of the same number of words."""
+
+    queries: ClassVar[list[str]] = []
+    refuses: ClassVar[str] = ""
+
+    def __init__(self, *, api_key: str = "none") -> None:
+        pass
+
+    @component.output_types(documents=list[Document])
+    def run(self, query: str, top_k: int) -> dict:
+        if query == "text":  # what nobody refuses
+            return {"documents": []}
+        self.queries.append(query)
+        if query == self.refuses:
+            failure = OSError("not that one")
+            failure.status_code = 422
+            raise failure
+        first = len(query.split()) - 2
+        found = [Document(id=str(first + i), content="x", score=1 / (3 + i)) for i in range(1, top_k)]
+        return {"documents": [*found, Document(id=str(first), content="x", score=None)]}
+
+
+@component
+class PaidVectorRetriever:
+    """Behind an API key, as is its embedder: it takes vectors."""
+
+    count: ClassVar[int] = 0
+
+    def __init__(self, *, api_key: str = "none") -> None:
+        pass
+
+    @component.output_types(documents=list[Document])
+    def run(self, query_embedding: list[float], top_k: int) -> dict:
+        type(self).count += 1
+        assert not any(map(math.isnan, query_embedding))
+        return {"documents": [Document(id=str(i), content="x", score=1.0) for i in range(min(top_k, 40))]}
+
+
+def paid_miner(**options) -> RetrieverMiner:
+    spec = {"type": f"{__name__}.PaidRetriever", "init_parameters": {}}
+    return RetrieverMiner(retriever=spec, revision="1", depth=5, allowed_modules=[__name__], **options)
+
+
+class TestIndexes:
+    """A store that outlives its retriever is compared with the corpus."""
+
+    def search(self, store: dict, corpus: TextStore, query: str) -> dict[str, float]:
+        kind = "haystack.components.retrievers.in_memory.bm25_retriever.InMemoryBM25Retriever"
+        one = HaystackRetriever(retriever={"type": kind, "init_parameters": {"document_store": store}})
+        one.open(corpus)
+        return {i: score for i, score in next(one.search([query], 5)).items() if score}
+
+    @pytest.fixture
+    def store(self, request) -> dict:
+        """Describe a store that is shared by all that name its index."""
+        return {"type": TestRetrievers.STORE, "init_parameters": {"index": request.node.name}}
+
+    @pytest.fixture
+    def corpus(self) -> TextStore:
+        return TextStore("abc", ["zebra stripes here", "a harbour", "some more words"])
+
+    def test_other_texts_under_the_same_ids(self, store, corpus):
+        assert [*self.search(store, corpus, "zebra stripes")] == ["a"]
+        other = TextStore("abc", ["ships at sea", "zebra stripes here", "some more words"])
+        with pytest.raises(TeacherError, match=r"another text under the id 'a' .*must hold the corpus"):
+            self.search(store, other, "zebra stripes")
+
+    def test_a_title_may_stand_elsewhere(self, store, corpus):
+        self.search(store, corpus, "zebra")
+        titled = TextStore("abc", [f"The {t}" for t in corpus.texts], ["The"] * 3)
+        assert [*self.search(store, titled, "zebra stripes")] == ["a"]
+
+    @pytest.mark.parametrize("block", [2, 1024])
+    def test_a_corpus_that_has_grown(self, store, corpus, monkeypatch, block):
+        monkeypatch.setattr("retort.trainers.candidates.retriever.WRITE_BLOCK", block)
+        self.search(store, corpus, "zebra")
+        grown = TextStore("zabyc", ["lions roar", *corpus.texts[:2], "the moon", corpus.texts[2]])
+        assert [*self.search(store, grown, "lions")] == ["z"]
+        assert [*self.search(store, grown, "moon")] == ["y"]
+        assert [*self.search(store, grown, "zebra")] == ["a"]
+
+    def test_a_document_in_the_place_of_another(self, store, corpus):
+        self.search(store, corpus, "zebra")
+        other = TextStore("abd", [*corpus.texts[:2], "the moon"])
+        with pytest.raises(TeacherError, match=r"holds 3 documents, but not 'd' of the corpus. Its index must hold"):
+            self.search(store, other, "moon")
 
 
 class TestDamage:

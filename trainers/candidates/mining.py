@@ -21,7 +21,8 @@ def mine(miner: Miner, context: Context) -> tuple[np.ndarray, np.ndarray]:
     """
     Run a miner over all queries, or read what it found before.
 
-    Fixed blocks of queries are committed whole, so that a kill loses at most one; a damaged one is made again.
+    Fixed blocks of queries are committed whole, so that a kill loses at most one; a damaged one is made again. What a
+    server finds is also kept query by query (see `RetrieverMiner`).
 
     :param miner:
         The miner.

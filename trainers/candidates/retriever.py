@@ -5,22 +5,31 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
-from collections.abc import Iterator
+import os
+import unicodedata
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
+from heapq import merge
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from retort.students.hashing import hash_text
+from retort.students.images import ImageFile
 from retort.students.towers import Side
 from retort.trainers.data.texts import TextStore
 from retort.trainers.roles import Context, Miner
 from retort.trainers.runtime.errors import RecipeError, TeacherError
+from retort.trainers.runtime.locks import sole_writer
 from retort.trainers.runtime.progress import progress_bar
+from retort.trainers.teachers.cache_folder import SetAside
 from retort.trainers.teachers.calls import Refusal, in_order
 from retort.trainers.teachers.embedder import Embedders
 from retort.trainers.teachers.haystack import EMBEDDERS, HaystackComponents
@@ -33,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 WRITE_BLOCK = 1024
 REMOTE_BLOCK = 32  # documents that are paid together
+SAMPLE = 64  # documents of an index that are compared with the corpus
+INDEX_MEND = "Its index must hold the corpus under the same ids, or be empty: it is then filled."
 # What an embedder gives, by the names under which retrievers take it.
 _HANDED_ON = {"query_embedding": "embedding", "query_sparse_embedding": "sparse_embedding", "space": "space"}
 
@@ -55,7 +66,8 @@ class HaystackRetriever:
     :param concurrency:
         Calls at a time.
     :param max_calls:
-        Calls in a run, at most; then it stops, and what came is kept. None: any number.
+        Calls in a run, at most, those of its embedders included; then it stops, and what came is kept. None: any
+        number.
     :param allowed_modules:
         Further modules that the components may come from (filled from `--allow`).
     :raises RecipeError:
@@ -97,7 +109,7 @@ class HaystackRetriever:
             for name, embedder in EMBEDDERS.items()
             if dense and self._components.asks_server(embedder)
         }
-        self._embedders = Embedders(paid, **options) if paid else None
+        self._embedders = Embedders(paid, **options, shares=self._components) if paid else None
         self._paid = set(paid)
         self._cache: Path | None = None
 
@@ -116,6 +128,12 @@ class HaystackRetriever:
         return cache.gather(texts.item_ids)
 
     @property
+    def asks_per_query(self) -> bool:
+        """Whether each search asks a server, beyond what `keep_in` keeps."""
+        embeds = self._components.asks_server("text_embedder") and "text" not in self._paid
+        return embeds or self._components.asks_server("retriever")
+
+    @property
     def key(self) -> str:
         """The components' key (see `HaystackComponents`)."""
         return self._components.key
@@ -127,32 +145,49 @@ class HaystackRetriever:
 
     def open(self, corpus: TextStore) -> None:
         """
-        Fill the retriever's document store, or go on with what a kill left half filled.
+        Fill the retriever's document store with what it lacks of the corpus.
 
-        One that holds as many documents, or does not begin with the corpus's first, is searched as it is.
+        Up to `SAMPLE` documents of a store that is not empty are compared with the corpus. One that has none of them is
+        searched as it is.
 
         :param corpus:
             What is searched; ids of documents are its ids.
+        :raises TeacherError:
+            If the store holds other texts under these ids, or other documents in the place of some; or if an embedder
+            fails.
         """
         from haystack import Document
         from haystack.document_stores.types import DuplicatePolicy
 
         self._known = corpus.rows
         store = self._components["retriever"].document_store if self._has_store() else None
-        if store is None or (held := store.count_documents()) >= len(corpus):
+        if store is None or not len(corpus):
             return
-        first = {"field": "id", "operator": "==", "value": corpus.ids[0]}
-        if held and not store.filter_documents(filters=first):
-            return
-        if held:
-            logger.warning("The index holds %d of %d documents; it is filled up.", held, len(corpus))
+        if held := store.count_documents():
+            sample = np.unique(np.linspace(0, len(corpus) - 1, SAMPLE).astype(int)).tolist()
+            there = self._held_rows(store, corpus, sample)
+            if there and held >= len(corpus) and (lacking := [row for row in sample if row not in there]):
+                msg = (
+                    f"The index of {self._type} holds {held} documents, but not {corpus.ids[lacking[0]]!r} of the "
+                    f"corpus. {INDEX_MEND}"
+                )
+                raise TeacherError(msg)
+            if not there or held >= len(corpus):
+                return
+            logger.warning("The index holds %d documents, the corpus %d; it is filled up.", held, len(corpus))
         vectors = self._kept_vectors(corpus, "document")
-        for start in range(held // WRITE_BLOCK * WRITE_BLOCK, len(corpus), WRITE_BLOCK):
-            part = slice(start, start + WRITE_BLOCK)
-            documents = [Document(id=i, content=t) for i, t in zip(corpus.ids[part], corpus.texts[part], strict=True)]
+        left = held
+        for start in range(0, len(corpus), WRITE_BLOCK):
+            rows = range(start, min(start + WRITE_BLOCK, len(corpus)))
+            there = self._held_rows(store, corpus, rows) if left > 0 else set()
+            left -= len(there)
+            missing = [row for row in rows if row not in there]
+            documents = [Document(id=corpus.ids[row], content=corpus.texts[row]) for row in missing]
             if vectors is not None:
-                pairs = zip(documents, vectors[part], strict=True)
+                pairs = zip(documents, vectors[missing], strict=True)
                 documents = [replace(d, embedding=v.tolist()) for d, v in pairs if not np.isnan(v).any()]
+            if not documents:
+                continue
             if vectors is not None or "document_embedder" not in self._specs:
                 store.write_documents(documents, policy=DuplicatePolicy.OVERWRITE)
                 continue
@@ -163,6 +198,23 @@ class HaystackRetriever:
                     msg = f"{self._specs['document_embedder']['type']} refuses documents: {embedded.cause}"
                     raise TeacherError(msg)
                 store.write_documents(embedded, policy=DuplicatePolicy.OVERWRITE)
+
+    def _held_rows(self, store: Any, corpus: TextStore, rows: Collection[int]) -> set[int]:
+        """Return which of these rows of the corpus a store holds; refuse it if their texts are others."""
+        ids = [corpus.ids[row] for row in rows]
+        documents = store.filter_documents(filters={"field": "id", "operator": "in", "value": ids})
+        held = {corpus.rows[d.id]: d.content for d in documents if d.id in corpus.rows}
+        for row, content in held.items():
+            text, title = corpus.items[row], corpus.titles[row]
+            if content is None or isinstance(text, ImageFile):
+                continue
+            if _words(content) not in (_words(text), _words(text.removeprefix(title))):
+                msg = (
+                    f"The index of {self._type} holds another text under the id {corpus.ids[row]!r} than the corpus. "
+                    f"{INDEX_MEND}"
+                )
+                raise TeacherError(msg)
+        return {*held}
 
     def _embed(self, documents: list[Document]) -> list[Document]:
         try:
@@ -203,13 +255,19 @@ class HaystackRetriever:
             number, query = numbered
             return self._search(query, top_k, None if vectors is None or number < 0 else vectors[number].tolist())
 
-        if vectors is not None and not self._components.asks_server("retriever"):
-            for number, query in enumerate(queries):
-                refused = np.isnan(vectors[number]).any()
-                yield number, Refusal("its embedder refuses it.") if refused else once((number, query))
-            return
-        for (number, _), found in self._components.each(once, list(enumerate(queries)), probe=(-1, "text")):
-            yield number, found
+        refused = set() if vectors is None else {*np.flatnonzero(np.isnan(vectors).any(axis=1)).tolist()}
+        rest = [(number, query) for number, query in enumerate(queries) if number not in refused]
+        local = vectors is not None and not self._components.asks_server("retriever")
+        answers = (
+            ((numbered, once(numbered)) for numbered in rest)
+            if local
+            else self._components.each(once, rest, probe=(-1, "text"))
+        )
+        yield from merge(
+            ((number, Refusal("its embedder refuses it.")) for number in sorted(refused)),
+            ((number, found) for (number, _), found in answers),
+            key=itemgetter(0),
+        )
 
     def _search(self, query: str, top_k: int, vector: list[float] | None = None) -> dict[str, float]:
         try:
@@ -225,10 +283,7 @@ class HaystackRetriever:
             msg = f"{self._type} failed on the query {query!r}: {error}"
             raise TeacherError(msg) from error
         if strange := [d.id for d in found if d.id not in self._known]:
-            msg = (
-                f"{self._type} found the document {strange[0]!r}, which is not in the corpus. Its index must hold the "
-                "corpus under the same ids, or be empty: it is then filled."
-            )
+            msg = f"{self._type} found the document {strange[0]!r}, which is not in the corpus. {INDEX_MEND}"
             raise TeacherError(msg)
         scores: dict[str, float] = {}
         for document in found[:top_k]:
@@ -239,6 +294,9 @@ class HaystackRetriever:
 class RetrieverMiner(Miner):
     """
     Mines what a Haystack retriever finds.
+
+    What a remote one finds is kept query by query, in `hits.jsonl` below `searches` of the cache. What it refuses is
+    set aside in `refused.jsonl`.
 
     :param retriever:
         As in `HaystackRetriever`.
@@ -282,6 +340,8 @@ class RetrieverMiner(Miner):
         :returns:
             Rows `[q, depth]` and scores `[q, depth]`, best first, positives included; -1 where fewer were found. A
             document of the score 0 was not: Haystack's BM25 (Okapi) fills its lists with those that share no word.
+        :raises TeacherError:
+            If the retriever fails. What a server found before is kept.
         """
         if self._opened != context.data.corpus.hash:
             self._retriever.keep_in(context.cache)
@@ -289,8 +349,96 @@ class RetrieverMiner(Miner):
             self._opened = context.data.corpus.hash
         rows = np.full((len(queries), self.depth), -1, dtype=np.int64)
         scores = np.full((len(queries), self.depth), np.nan, dtype=np.float32)
-        for i, listed in enumerate(self._retriever.search(queries.texts, self.depth)):
+        remote = self._retriever.asks_per_query
+        lists = self._search_kept(context, queries) if remote else self._retriever.search(queries.texts, self.depth)
+        for i, listed in enumerate(lists):
             found = {document: score for document, score in listed.items() if score != 0}
             rows[i, : len(found)] = [context.data.corpus.rows[d] for d in found]
             scores[i, : len(found)] = list(found.values())
         return rows, scores
+
+    def _search_kept(self, context: Context, queries: TextStore) -> list[dict[str, float]]:
+        """Search for the queries that nobody searched for before, and keep what is found for each."""
+        corpus = context.data.corpus
+        key = hash_text(f"retriever {self._components_key} {self.depth} {corpus.hash}")
+        folder = context.cache / "searches" / key
+        folder.mkdir(parents=True, exist_ok=True)
+        items = [item.tobytes() for item in queries.item_ids]
+        with sole_writer(folder, folder / ".lock"):
+            kept, refused = _Hits(folder / "hits.jsonl"), SetAside(folder)
+            refused.read()
+            known = kept.read({*items}, corpus.rows)
+            rest = {
+                item: text
+                for item, text in zip(items, queries.texts, strict=True)
+                if item not in known and item not in refused.items
+            }
+            asked = [*rest]
+            try:
+                for number, hits in self._retriever.search_parts([*rest.values()], self.depth):
+                    item = asked[number]
+                    if isinstance(hits, Refusal):
+                        refused.add([item], rest[item], hits.cause)
+                    else:
+                        kept.add(item, hits)
+                        known[item] = hits
+            except TeacherError as error:
+                if not known:
+                    raise
+                msg = (
+                    f"{error} Kept: searches for {len(known)} of {len({*items})} queries; the same command (train: "
+                    "with --resume) goes on from there."
+                )
+                raise TeacherError(msg) from error
+            finally:
+                refused.summary()
+        return [known.get(item, {}) for item in items]
+
+
+class _Hits:
+    """
+    What was found for queries, one a line: the query's item id, and documents with their scores, best first.
+
+    :param path:
+        The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self, items: Collection[bytes], known: Collection[str]) -> dict[bytes, dict[str, float]]:
+        """
+        Read what was found for some queries; damaged lines are passed over.
+
+        :param items:
+            The queries' item ids.
+        :param known:
+            Ids of the corpus.
+        """
+        found: dict[bytes, dict[str, float]] = {}
+        if not self._path.is_file():
+            return found
+        with self._path.open(encoding="ascii", errors="replace") as lines:
+            for line in lines:
+                with suppress(ValueError, TypeError, LookupError, AttributeError):
+                    item = bytes.fromhex(line[2:34])  # most lines are of other queries, and need not be parsed
+                    if item in items:
+                        listed = json.loads(line)[1]
+                        scores = {i: math.nan if s is None else float(s) for i, s in listed.items()}
+                        if all(i in known for i in scores):
+                            found[item] = scores
+        return found
+
+    def add(self, item: bytes, hits: dict[str, float]) -> None:
+        """Write what was found for a query."""
+        scores = {i: None if math.isnan(score) else score for i, score in hits.items()}
+        with self._path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":  # a kill cut the last line
+                    file.write(b"\n")
+            file.write(f"{json.dumps([item.hex(), scores])}\n".encode())
+
+
+def _words(text: str) -> list[str]:
+    return unicodedata.normalize("NFC", text).split()

@@ -94,6 +94,7 @@ class _Run:
 
     limit: CallLimit | None
     of_teachers: dict[str, CallLimit] = field(default_factory=dict)
+    addresses: dict[str, str] = field(default_factory=dict)  # by the key of what answers there
 
 
 _runs: list[_Run] = []  # of the whole process: teachers are created deep within a run
@@ -117,6 +118,11 @@ def limited_calls(most: int | None) -> Iterator[None]:
         _runs.remove(run)
 
 
+def first_address(key: str, address: str) -> str:
+    """Return the address that this key had first within the run (see `limited_calls`); without a run, `address`."""
+    return _runs[-1].addresses.setdefault(key, address) if _runs else address
+
+
 class Caller:
     """
     Calls one item after the other, some at a time, and repeats what may still succeed.
@@ -136,14 +142,23 @@ class Caller:
         Callers of the same name share their `max_calls` within a run (see `limited_calls`).
     :param paid:
         They count for `limited_calls`.
+    :param shares:
+        A caller whose `max_calls` counts these calls too, in place of a limit of their own.
     """
 
     def __init__(
-        self, *, retries: int, concurrency: int = 1, max_calls: int | None = None, name: str = "", paid: bool = True
+        self,
+        *,
+        retries: int,
+        concurrency: int = 1,
+        max_calls: int | None = None,
+        name: str = "",
+        paid: bool = True,
+        shares: Caller | None = None,
     ) -> None:
         self._retries, self._concurrency, self._paid = retries, concurrency, paid
-        self._own: list[CallLimit] = []
-        if max_calls is not None:
+        self._own: list[CallLimit] = [] if shares is None else shares._own
+        if max_calls is not None and shares is None:
             limits = _runs[-1].of_teachers if _runs else {}
             self._own = [limits.setdefault(name, CallLimit(max_calls, "the teacher's max_calls"))]
         self._next = 0.0  # no call before this time

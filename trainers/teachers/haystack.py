@@ -9,18 +9,21 @@ import copy
 import hashlib
 import inspect
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache, cached_property
 from importlib.metadata import packages_distributions, version
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from retort.students.hashing import canonical_json, hash_text
 from retort.students.images import ImageFile
+from retort.students.redaction import redacted
 from retort.trainers.recipe.trust import check_component, load_type
 from retort.trainers.runtime.errors import RecipeError, TeacherError
-from retort.trainers.teachers.calls import Caller, Refusal
+from retort.trainers.teachers.calls import Caller, Refusal, first_address
 
 if TYPE_CHECKING:
     from haystack import Document
@@ -33,6 +36,8 @@ EMBEDDERS = {"text": "text_embedder", "document": "document_embedder"}  # their 
 _REMOTE = {
     "api_key", "api_base_url", "api_base", "base_url", "api_url", "url", "api_params", "azure_endpoint", "endpoint",
 }  # fmt: skip
+_OF_CLOUDS = ("aws_", "gcp_", "vertex_ai_", "project_id")  # as do names that begin so
+_HUB_TOKEN = "token"  # a secret that local models take as well
 # Parameters of such components that do not change what a model answers: how it is reached, paid, and waited for.
 INCIDENTAL = {
     "api_key", "token", "organization", "project", "headers", "extra_headers", "default_headers", "http_client_kwargs",
@@ -58,15 +63,16 @@ class HaystackComponents:
     """
     Components that belong together, such as a retriever and its embedder.
 
-    Remote ones (those with an API key or a server's address, or with such a component within) are called with their own
-    retries off, which would multiply ours, and with `raise_on_failure` on, else they hide why.
+    Remote ones take an API key, another secret than the Hub's `token`, a server's address or an account of a cloud; or
+    they hold such a component. They are called with their own retries off, which would multiply ours, and with
+    `raise_on_failure` on, else they hide why.
 
     :param specs:
         `{type, init_parameters}` by what it is: `ranker`, `retriever`, `generator`, `text_embedder` or `text`,
         `document_embedder` or `document`. All are checked before one is created (see `check_component`).
     :param revision:
-        Version of what is behind a remote interface. Required where a component has an API key: nothing else tells
-        when such a model changes.
+        Version of what is behind a remote interface. Required where a component is remote: nothing else tells when
+        such a model changes.
     :param retries:
         How often a failed call is repeated, if that may help (see `Caller`); None: as often as the component's
         `max_retries` says, else 5 times for remote components, never for local ones, which would only fail again.
@@ -80,8 +86,11 @@ class HaystackComponents:
         Parameters that each call overrules.
     :param allowed_modules:
         Further modules that the components may come from.
+    :param shares:
+        Components whose `max_calls` counts these calls too, in place of a limit of their own.
     :raises RecipeError:
-        If a component is not trusted or not of its kind, or has an API key and no revision is given.
+        If a component is not trusted or not of its kind, or is remote and no revision is given; or if the run asks
+        another server of this machine under the same key, see `key`.
     """
 
     def __init__(
@@ -95,6 +104,7 @@ class HaystackComponents:
         purpose: str = "",
         overruled: Iterable[str] = (),
         allowed_modules: list[str] | None = None,
+        shares: HaystackComponents | None = None,
     ) -> None:
         from haystack import Pipeline
 
@@ -121,9 +131,16 @@ class HaystackComponents:
             retries = (max(own) if own else REMOTE_RETRIES) if self._remote else 0
         self.concurrency = concurrency
         name = canonical_json([self.specs, revision, purpose, max_calls])
-        self._caller = Caller(
-            retries=retries, concurrency=concurrency, max_calls=max_calls, name=name, paid=self.remote
+        self._caller: Caller = Caller(
+            retries=retries,
+            concurrency=concurrency,
+            max_calls=max_calls,
+            name=name,
+            paid=self.remote,
+            shares=None if shares is None else shares._caller,
         )
+        for remote in sorted(self._remote):
+            self._check_address(remote, purpose)
 
     def __getitem__(self, name: str) -> Any:
         """Return a component, not warmed up."""
@@ -168,8 +185,8 @@ class HaystackComponents:
         What decides the answers.
 
         Of local components it is their canonical YAML, the content of local paths and package versions; of remote ones
-        the revision and their parameters, defaults included, without `INCIDENTAL` ones. Of a server's address the host
-        and the path count, as another provider's model may have the same name.
+        the revision and their parameters, defaults included, without `INCIDENTAL` ones. Of a server's address the host,
+        the path and the query count, as another provider's model may have the same name.
         """
         return hash_text(canonical_json([self.key_of(n) for n in self.specs])) if self._remote else self.former_key
 
@@ -222,7 +239,19 @@ class HaystackComponents:
         known = _takes(self._class(spec))
         # Of a component without one (LLMRanker) the default asks a server.
         by_default = "chat_generator" in known and not spec["init_parameters"].get("chat_generator")
-        return bool(_REMOTE & set(known)) or by_default or any(self._is_remote(one) for one in _within(spec))
+        named = any(name in _REMOTE or name.startswith(_OF_CLOUDS) or _is_secret(p) for name, p in known.items())
+        return named or by_default or any(self._is_remote(one) for one in _within(spec))
+
+    def _check_address(self, name: str, purpose: str) -> None:
+        """Refuse a second server of this machine under the same key: their answers would be mixed."""
+        here = " and ".join(_loopback_addresses(self.specs[name]))
+        if (first := first_address(hash_text(f"{self.key_of(name)} {purpose}"), here)) != here:
+            kind = self.specs[name]["type"].rpartition(".")[2]
+            msg = (
+                f"{kind} at {first} and {kind} at {here} would share one cache, as a port is not part of its key. Name "
+                "another `revision` for one of the two."
+            )
+            raise RecipeError(msg)
 
     def _as_called(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Turn a component's own retries off, and its errors on; the same of those within it."""
@@ -257,7 +286,10 @@ def _decisive_value(name: str, value: Any, decisive: Callable[[dict[str, Any]], 
         return value
     if isinstance(value, str) and "://" in value:
         url = urlsplit(value)
-        return f"{url.hostname}{url.path.rstrip('/')}" if url.scheme in {"http", "https"} else value
+        if url.scheme not in {"http", "https"}:
+            return value
+        query = "&".join(part for part in url.query.split("&") if redacted(f"?{part}") == f"?{part}")  # keys stay out
+        return f"{url.hostname}{url.path.rstrip('/')}{'?' if query else ''}{query}"
     if isinstance(value, list):
         return [_decisive_value(name, one, decisive) for one in value]
     if not isinstance(value, dict):
@@ -283,6 +315,27 @@ def without_incidental(spec: dict[str, Any], incidental: Collection[str] = INCID
 def _takes(kind: Any) -> Mapping[str, inspect.Parameter]:
     """Return what a class is created with; its own signature may be that of Haystack's metaclass."""
     return inspect.signature(kind.__init__).parameters
+
+
+def _is_secret(parameter: inspect.Parameter) -> bool:
+    """Tell whether a parameter is a secret that a server asks for."""
+    from haystack.utils import Secret
+
+    named = re.search(r"\bSecret\b", str(parameter.annotation))  # postponed annotations are texts
+    return parameter.name != _HUB_TOKEN and bool(named or isinstance(parameter.default, Secret))
+
+
+def _loopback_addresses(tree: Any) -> list[str]:
+    """List the hosts of this machine that addresses in a component's parameters name, with their ports."""
+    if isinstance(tree, str) and "://" in tree:
+        try:
+            url = urlsplit(tree)
+            here = url.hostname == "localhost" or ip_address(url.hostname or "").is_loopback
+        except ValueError:  # another name, or no address
+            return []
+        return [url.netloc.rpartition("@")[2].lower()] if here else []
+    named = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return [address for name, value in named if name != STORE for address in _loopback_addresses(value)]
 
 
 def _is_component(value: Any) -> bool:

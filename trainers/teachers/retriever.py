@@ -62,7 +62,7 @@ class RetrieverTeacher(Teacher):
         self._retriever.keep_in(cache)
 
     def open(self, data: RetrievalData) -> None:
-        """Fill the retriever's document store if it is empty."""
+        """Fill the retriever's document store; see `HaystackRetriever.open`."""
         self._retriever.open(data.corpus)
 
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
