@@ -39,6 +39,7 @@ from retort.trainers.data.documents import (
     documents_to_data,
     read_source,
     source_root,
+    without_blank,
 )
 from retort.trainers.data.pseudo_queries import GeneratedQuestions
 from retort.trainers.data.queries import read_asked
@@ -469,7 +470,7 @@ def _read_inputs(
         reading = read_source(documents, split=split, tokens=tokens, on_error=on_error, leave_out=out)
         folder = source_root(documents)
     else:
-        reading, folder = Reading(list(documents)), None
+        reading, folder = without_blank(list(documents), on_error), None
     passages = reading.documents
     if isinstance(queries, str | Path):
         real = read_asked(queries, passages)

@@ -29,13 +29,14 @@ from retort.students import Manifest, Student, read_space, save_student
 from retort.students.create import static
 from retort.trainers import changes
 from retort.trainers.changes import changed_recipe, recipe_for, teacher_spec, with_weak_pairs
-from retort.trainers.data.beir import read_beir
+from retort.trainers.data.beir import read_beir, read_corpus
 from retort.trainers.data.documents import choose_cut, read_documents
 from retort.trainers.data.queries import read_asked
 from retort.trainers.evaluation.fusion import fuse_cross_fitted
 from retort.trainers.evaluation.runs import read_rankings
-from retort.trainers.from_documents import judge, shortened, untrained_model
+from retort.trainers.from_documents import distill_documents, judge, shortened, untrained_model
 from retort.trainers.recipe import Recipe
+from retort.trainers.run_folder import write_corpus
 from retort.trainers.runtime.errors import DataError, RecipeError
 from retort.workflows import stopping_after
 
@@ -403,6 +404,31 @@ class TestBadInput:
         with pytest.raises(DataError, match="1 files cannot be read(?s:.*)scan.pdf: no text"):
             read_documents(handbook.parent / "scan.pdf")
 
+    def test_blank_haystack_documents_are_left_out_and_named(self, handbook, tmp_path, recipe, caplog, monkeypatch):
+        """As files are, before queries are made of the others."""
+        monkeypatch.setattr(workflows, "_export", lambda *_, **__: None)
+        documents = read_documents(handbook)
+        with_blank = [*documents, Document(id="blank", content=" "), Document(id="none")]
+        out = tmp_path / "out"
+        for call in (retort.distill, retort.plan_distill):
+            with pytest.raises(DataError, match="2 documents cannot be read(?s:.*)\n  blank: no text\n  none: no text"):
+                call(with_blank, out, recipe=recipe, on_error="fail")
+        with pytest.raises(DataError, match="blank: no text"):
+            retort.distill(with_blank[-2:], out, recipe=recipe)
+        assert not (out / "data").exists()
+        with caplog.at_level(logging.WARNING):
+            outcome = retort.distill(with_blank, out, recipe=recipe, dev_share=0.3)
+        assert caplog.text.count("2 documents left out:\n  blank: no text") == 1
+        assert outcome.metrics["student"]["documents"] == len(documents)
+        caplog.clear()
+        distill_documents(
+            with_blank, out, recipe=Recipe.from_yaml(recipe), dev_share=0.3
+        )  # goes on: the same documents
+        assert "blank: no text" in caplog.text
+        with pytest.raises(DataError, match="blank: no text"):
+            write_corpus(with_blank, tmp_path / "corpus", on_error="fail")
+        assert len(read_corpus(write_corpus(with_blank, tmp_path / "corpus"))) == len(documents)
+
     def test_other_scripts_are_pointed_out(self, caplog, tmp_path, recipe_tree):
         from retort.trainers.from_documents import write_data
 
@@ -543,8 +569,42 @@ class TestVerdict:
             )
         said = judge(tmp_path, metrics, made_up=True)
         assert any(line.startswith(advice) for line in said)
-        assert "Put real ones in" in said[-1]
-        assert "made up" not in " ".join(judge(tmp_path, metrics, made_up=False))
+        assert "Put real ones in" in said[-1] and "checkpoint" in said[-1]
+        assert "--queries" not in " ".join(said[:-1])
+        real = judge(tmp_path, metrics, made_up=False)
+        assert "made up" not in " ".join(real) and "--queries" not in " ".join(real)
+        assert real[-1] == "The best checkpoint was chosen on these queries: p is too sure of itself."
+
+    def measured(self, folder, levels):
+        """Write figures: per system the level of each of 100 queries."""
+        from retort.trainers.evaluation.metrics import MEASURES
+        from retort.trainers.evaluation.rank import Evaluation
+        from retort.trainers.evaluation.runs import write_evaluation
+
+        for name, values in levels.items():
+            scores = {f"q{i}": dict.fromkeys(MEASURES, value) for i, value in enumerate(values)}
+            where = "dev" if name == "student" else f"dev.{name}"
+            write_evaluation(folder, where, Evaluation(name, {}, scores, {"q0": ["d"]}))
+        return {name: {"ndcg@10": sum(values) / len(values)} for name, values in levels.items()}
+
+    def test_chance_alone_advises_nothing(self, tmp_path):
+        """The hybrid is above the untrained model, but not surely."""
+        noise = [0.3 if i % 2 else -0.3 for i in range(100)]
+        hybrid = [0.636 + value for value in noise]
+        levels = {"bm25": [0.4] * 100, "student": [0.54] * 100, "untrained": [0.632] * 100, "hybrid": hybrid}
+        said = " ".join(judge(tmp_path, self.measured(tmp_path, levels), made_up=True))
+        assert "below untrained. Stay with untrained." in said
+        assert "Serve it together" not in said
+
+    def test_equal_figures_are_level(self, tmp_path):
+        from retort.trainers.evaluation.report import _comparisons, _verdict
+
+        levels = {name: [0.5] * 100 for name in ("bm25", "student", "hybrid")}
+        said = judge(tmp_path, self.measured(tmp_path, levels), made_up=True)
+        assert said[0] == "The student (0.500) is level with bm25 (0.500) in nDCG@10, p = 1.0000."
+        assert "NOT WORTH IT" not in " ".join(said)
+        report = _verdict(_comparisons(tmp_path, "dev", ["student", "bm25"]))
+        assert report == ["The student is level with bm25 in nDCG@10 (p = 1.0000)."]
 
 
 class TestComponent:

@@ -13,7 +13,7 @@ from haystack import Document
 from haystack.dataclasses import ChatMessage
 
 from retort.trainers.data.beir import read_beir
-from retort.trainers.data.documents import documents_to_data
+from retort.trainers.data.documents import documents_to_data, read_documents
 from retort.trainers.data.pseudo_queries import (
     FirstSentences,
     GeneratedQuestions,
@@ -181,6 +181,43 @@ class TestMaking:
         assert made.kept["titles"] == [("On ships", [0])]
         assert made.kept["first"] == [("The ship is in the harbour.", [0]), ("The bread is in the oven.", [1])]
 
+    def test_a_query_is_of_every_passage_that_holds_it(self, tmp_path):
+        """Passages of a file overlap: the first sentence of one is the last of the one before."""
+        for i in range(3):
+            sentences = [f"Word{n} of page{i} is near the term{n} of chapter{n // 3} and its end." for n in range(60)]
+            (tmp_path / f"page{i}.txt").write_text(" ".join(sentences))
+        passages = read_documents(tmp_path)
+        held = np.arange(len(passages)) % 3 == 0
+        made = make_queries(passages, {"first": FirstSentences(), "spans": Spans()}, held=held)
+        shared = 0
+        for text, rows in [query for kept in made.kept.values() for query in kept]:
+            assert rows == [row for row, d in enumerate(passages) if text in " ".join(d.content.split())]
+            shared += len(rows) > 1
+        assert shared > 10
+        write_training_data(passages, made, tmp_path / "data", held=held)
+        train, dev = (read_beir(tmp_path / "data", split) for split in ("train", "dev"))
+        assert "of the queries kept are of both sides" in (tmp_path / "data" / "card.md").read_text()
+        trained = {i for judged in train.qrels.values() for i in judged}
+        texts = [" ".join(d.content.split()) for d in passages if d.id in trained]
+        assert len(dev.queries) and not [q for q in dev.queries.texts if any(q in text for text in texts)]
+
+    @pytest.mark.parametrize(
+        "query", ["the cat sat on the mat", "\u4e0a\u6d77\u6e2f\u53e3\u5f88\u5927\uff0c\u8239\u5f88\u591a"]
+    )
+    def test_whole_words_hold_a_query(self, query):
+        texts = [f"Here {query}.", f"here\n{query.upper()}, too", f"{query[:-1]}", "another text"]
+        assert make_queries(documents(*texts), {"s": Fixed([query], [], [], [])}).kept["s"] == [(query, [0, 1])]
+        common = make_queries(documents(*(f"{query} {i}" for i in range(4))), {"s": Fixed([query], [], [], [])})
+        assert common.kept["s"] == [] and common.dropped["s"] == {"of too many documents": 1}
+
+    def test_a_term_is_not_of_all_that_mention_it(self):
+        """Only of passages of its file, which overlap."""
+        texts = {"Event loop": "a.md", "the event loop": "a.md", "an event loop, again": "b.md"}
+        of_files = [Document(content=text, meta={"file_path": path}) for text, path in texts.items()]
+        source = {"s": Fixed(["event loop"], [], [])}
+        assert make_queries(of_files, source).kept["s"] == [("event loop", [0, 1])]
+        assert make_queries(documents(*texts), source).kept["s"] == [("event loop", [0])]
+
     def test_another_search_may_vouch_for_a_query(self):
         texts = ["ship harbour", "bread oven", "salt soup"]
         source = {"s": Fixed(["a vessel at anchor"], [], ["a vessel at sea"])}
@@ -252,6 +289,32 @@ class TestWriting:
         with pytest.raises(DataError, match="names the document 'x'"):
             write_training_data(many, self.made(many), tmp_path / "bad", held=held, asked=[("q", ["x"])])
         assert not (tmp_path / "bad").exists()
+
+    def test_real_queries_of_every_file(self, tmp_path):
+        """Their passages alone are held out, and not all the files."""
+        passages = [
+            Document(id=f"d{i}", content=f"word{i} term{i} text", meta={"file_path": f"f{i // 4}"}) for i in range(100)
+        ]
+        made = make_queries(passages, {"s": Fixed(*([f"word{i} and term{i}"] for i in range(100)))})
+        asked = [(f"query {i}?", [f"d{4 * i}"]) for i in range(25)]
+        held = hold_out(passages, 0.1, asked)
+        assert np.flatnonzero(held).tolist() == list(range(0, 100, 4))
+        counts = write_training_data(passages, made, tmp_path / "data", held=held, asked=asked)
+        assert counts == {"documents": 100, "train": 75, "dev": 25}
+        card = (tmp_path / "data" / "card.md").read_text()
+        assert "Queries of one passage are either all" in card
+        assert "The real queries ask for too many files to hold out whole ones." in card
+        assert hold_out(passages, 0.1, asked[:12]).sum() == 48  # whole files, where half of all are left
+
+    def test_real_queries_of_all_documents(self, many, tmp_path):
+        asked = [(f"query {i}?", [d.id]) for i, d in enumerate(many)]
+        held = hold_out(many, 0.1, asked)
+        with pytest.raises(DataError, match=r"none for train. The real queries \(--queries\) hold out 60 of") as error:
+            write_training_data(many, self.made(many), tmp_path / "data", held=held, asked=asked)
+        assert "--dev-share" not in str(error.value)
+        made = self.made(many)
+        with pytest.raises(DataError, match=r"none for dev. No real query \(--queries\) names"):
+            write_training_data(many, made, tmp_path / "data", held=np.zeros(60, dtype=bool), asked=[("query?", [])])
 
     def test_too_little(self, tmp_path):
         few = documents("bread and butter")

@@ -22,7 +22,7 @@ from retort.students.files import read_json, read_or_remove, resolve_model, writ
 from retort.students.hashing import canonical_json, hash_text
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
-from retort.trainers.data.documents import documents_to_data
+from retort.trainers.data.documents import OnError, documents_to_data, without_blank
 from retort.trainers.data.pseudo_queries import (
     FirstSentences,
     GeneratedQuestions,
@@ -37,7 +37,7 @@ from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.evaluation.fusion import Rankings, fuse_cross_fitted, relative
 from retort.trainers.evaluation.metrics import mean, per_query
 from retort.trainers.evaluation.rank import DEPTH, Evaluation, evaluate_model
-from retort.trainers.evaluation.report import write_report
+from retort.trainers.evaluation.report import LEVEL, side_of, write_report
 from retort.trainers.evaluation.runs import (
     MEASURE_AGAIN,
     compare,
@@ -114,6 +114,7 @@ def distill_documents(
     asked: Asked = (),
     dev_share: float = 0.1,
     passes: int | None = PASSES,
+    on_error: OnError = "skip",
     say: Say = logger.info,
 ) -> Outcome:
     """
@@ -135,10 +136,12 @@ def distill_documents(
         Share of the documents whose queries are kept for dev; without effect where real ones are given.
     :param passes:
         See `shortened`.
+    :param on_error:
+        What to do with documents without text: `skip` them and name them, or `fail`.
     :param say:
         Told what is being done.
     :raises DataError:
-        If the documents do not give enough queries.
+        If the documents do not give enough queries, or with `fail`, if one has no text.
     :raises RecipeError:
         If `out` holds a run of other documents or another recipe.
     """
@@ -147,6 +150,7 @@ def distill_documents(
         msg = f"recipe {recipe.name}: it makes a {kind} student, and an index needs embeddings. Use `retort train`."
         raise RecipeError(msg)
     out = Path(out)
+    documents = without_blank(documents, on_error).documents
     counts = write_data(documents, out, recipe, sources, asked, dev_share, say)
     told = f"{counts['documents']} documents; {counts['train']} queries to train on, {counts['dev']} for dev"
     say(f"{told} ({out / 'data' / 'card.md'})")
@@ -267,8 +271,9 @@ def judge(out: Path, metrics: Mapping[str, Mapping[str, float]], *, made_up: boo
         if name in {"student", "hybrid"}:
             continue
         change = compare(read_per_query(out, f"{SPLIT}.{name}"), student).changes["ndcg@10"]
-        side = "above" if change.test.difference > 0 else "below"
-        sure = f"p = {change.test.p:.4f}" + ("" if change.test.p < SURE else ": chance alone could do that")
+        side = side_of(change.test.difference)
+        by_chance = change.test.p >= SURE and side != LEVEL
+        sure = f"p = {change.test.p:.4f}" + (": chance alone could do that" if by_chance else "")
         said.append(f"The student ({change.after:.3f}) is {side} {name} ({change.before:.3f}) in nDCG@10, {sure}.")
         if side == "below" and name in {"bm25", "untrained"} and change.test.p < SURE:
             below.append(name)
@@ -284,11 +289,12 @@ def judge(out: Path, metrics: Mapping[str, Mapping[str, float]], *, made_up: boo
     if below:
         rival = max(below, key=lambda name: metrics[name]["ndcg@10"])
         fused = compare(read_per_query(out, f"{SPLIT}.{rival}"), read_per_query(out, f"{SPLIT}.hybrid"))
-        worth_it = hybrid_helps and fused.changes["ndcg@10"].test.difference > 0
+        test = fused.changes["ndcg@10"].test
+        worth_it = hybrid_helps and test.difference > 0 and test.p < SURE
         said.append(
             f"NOT WORTH IT ALONE: the student is below {' and '.join(below)}. "
             + ("Serve it together with BM25. " if worth_it else f"Stay with {rival}. ")
-            + "For a better one: real queries (--queries), a stronger teacher, or more steps."
+            + "For a better one: a stronger teacher, or more steps."
             + (WORDS_OF_THEIR_OWN if made_up and "bm25" in below else "")
         )
     elif hybrid_helps:
@@ -298,6 +304,8 @@ def judge(out: Path, metrics: Mapping[str, Mapping[str, float]], *, made_up: boo
             "All these queries were made up from your documents, several from one, and the best checkpoint was chosen "
             "on them: p is too sure of itself. Put real ones in (--queries) to be sure."
         )
+    else:
+        said.append("The best checkpoint was chosen on these queries: p is too sure of itself.")
     return said
 
 

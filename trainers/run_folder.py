@@ -18,7 +18,7 @@ from retort.students.hashing import hash_text
 from retort.students.redaction import redacted
 from retort.trainers.build import BuiltRecipe
 from retort.trainers.data.beir import is_beir
-from retort.trainers.data.documents import OnError, read_source
+from retort.trainers.data.documents import OnError, read_source, without_blank
 from retort.trainers.data.synthesis import write_documents
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.recipe import Recipe, dump_yaml
@@ -146,6 +146,8 @@ def write_corpus(documents: str | Path | Sequence[Document], out: Path, *, on_er
         if not is_beir(folder):
             if isinstance(documents, str | Path):
                 documents = read_source(documents, overlap=0, on_error=on_error, leave_out=out).documents
+            else:
+                documents = without_blank(documents, on_error).documents
             with replace_folder(folder) as aside:
                 write_documents(aside, documents)
     return folder

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -199,6 +199,25 @@ def read_source(
     return result
 
 
+def without_blank(documents: Sequence[Document], on_error: OnError = "skip") -> Reading:
+    """
+    Leave out and name the documents that have neither a title nor a text.
+
+    :param documents:
+        Haystack documents.
+    :param on_error:
+        `skip` them and name them in one warning, or `fail`.
+    :raises DataError:
+        With `fail`, or if no other document is left, if there are any.
+    """
+    is_blank = [not document_text(str(d.meta.get("title") or ""), d.content or "").strip() for d in documents]
+    kept = [document for document, blank in zip(documents, is_blank, strict=True) if not blank]
+    ids = [document.id for document, blank in zip(documents, is_blank, strict=True) if blank]
+    reasons = dict.fromkeys(map(shown, ids), "no text")
+    tell_left_out("Haystack documents", reasons, "documents", on_error if kept else "fail")
+    return Reading(kept, ids)
+
+
 def source_root(source: str | Path) -> Path | None:
     """Return the folder that the `file_path` of a source's documents is relative to; None for a BEIR folder."""
     source = Path(source)
@@ -283,7 +302,7 @@ def nothing_to_read(source: Path, seen: Counter[str], suffixes: tuple[str, ...])
     return f"{source}: found {there}, but no file that can be read ({', '.join(suffixes)}).{mend}"
 
 
-def tell_left_out(source: Path, reasons: dict[str, str], what: str, on_error: OnError) -> None:
+def tell_left_out(source: str | Path, reasons: dict[str, str], what: str, on_error: OnError) -> None:
     """
     Name all that was left out, once.
 
@@ -302,7 +321,7 @@ def tell_left_out(source: Path, reasons: dict[str, str], what: str, on_error: On
         return
     lines = "".join(f"\n  {name}: {reason}" for name, reason in reasons.items())
     if on_error == "fail":
-        msg = f"{source}: {len(reasons)} {what} cannot be read. Mend them, or move them out of the folder:{lines}"
+        msg = f"{source}: {len(reasons)} {what} cannot be read. Mend them, or take them out:{lines}"
         raise DataError(msg)
     logger.warning("%s: %d %s left out:%s", source, len(reasons), what, lines)
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ from retort.students.files import replace_folder
 from retort.students.segmentation import words_of
 from retort.trainers.data.beir import HELD_OUT
 from retort.trainers.data.documents import documents_to_data
-from retort.trainers.data.pseudo_queries import GeneratedQuestions
+from retort.trainers.data.pseudo_queries import SHORTEST_SENTENCE, GeneratedQuestions
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.roles import QuerySource
 from retort.trainers.runtime.errors import DataError
@@ -34,6 +36,9 @@ FEWEST_WORDS, MOST_WORDS = 2, 40
 MOST_OWNERS = 3  # a heading such as "Introduction" stands over too many documents to be a question
 SAMPLES = 5
 FEWEST_FILES = 20  # below, the split is by passage: one handbook has to do for both sides
+FEWEST_TRAINED = 0.5  # share of the documents; whole files are not held out if they leave less
+# What is compared: words, and from Thai on single characters, as a script without spaces has no sure borders.
+_UNIT = re.compile(r"[^\W\u0e00-\U0003ffff]+|\w")
 
 
 @dataclass
@@ -46,7 +51,7 @@ class Made:
     :param dropped:
         How many were dropped, by source and reason.
     :param kept:
-        Queries by source that stayed: text, and rows of the documents that they were made of.
+        Queries by source that stayed: text, and rows of the documents that they were made of or stand in.
     """
 
     made: dict[str, int] = field(default_factory=dict)
@@ -66,9 +71,12 @@ def make_queries(
     Make queries, and keep those that are worth learning from.
 
     A query is dropped if it is too short or long, the same as another up to case, order and punctuation (those of
-    several sources go to the first), made of more than three documents, or not answered by its own document: that must
-    be among the first of BM25 or of one of the other searches. Queries of documents that are held out for dev are not
+    several sources go to the first), of more than three documents, or not answered by its own document: that must be
+    among the first of BM25 or of one of the other searches. Queries of documents that are held out for dev are not
     asked for the last: those who are compared there must not choose the questions.
+
+    A query is of every document that it was made of, and of every other in which it stands word by word: passages of a
+    file overlap. One of fewer than four words is a term that others mention: of them, only passages of its file count.
 
     :param documents:
         The documents.
@@ -102,30 +110,54 @@ def make_queries(
                 result.dropped[name]["there already"] += 1
             else:
                 owners[form].append(row)
-    asked = [(name, text, owners[form]) for form, (name, text) in first.items() if owners[form]]
+    unique = {form: query for form, query in first.items() if owners[form]}
+    holders = _holders(data.corpus.texts, (text for _, text in unique.values()))
+    files = [str(d.meta.get("file_path") or "") for d in documents]
     first_rows = data.corpus.first_rows  # copies of a document count once
-    common = [item for item in asked if len(set(first_rows[item[2]])) > MOST_OWNERS]
-    asked = [item for item in asked if len(set(first_rows[item[2]])) <= MOST_OWNERS]
-    for name, _, rows in common:
-        result.dropped[name]["of too many documents"] += len(rows)
+    asked: list[tuple[str, str, list[int], int]] = []  # the last: how many documents it was made of
+    for (form, (name, text)), holding in zip(unique.items(), holders, strict=True):
+        is_term = len(words_of(text)) < SHORTEST_SENTENCE
+        own_files = {files[row] for row in owners[form]} - {""}
+        others = (row for row in holding if not is_term or files[row] in own_files)
+        rows = sorted({*owners[form], *others})
+        if len(set(first_rows[rows])) > MOST_OWNERS:
+            result.dropped[name]["of too many documents"] += len(owners[form])
+        else:
+            asked.append((name, text, rows, len(owners[form])))
     index = BM25(data.corpus.texts)
 
     def lexical(texts: Sequence[str], depth: int) -> np.ndarray:
         return index.search(texts, depth)[0]
 
     kept_back = np.zeros(len(documents), dtype=bool) if held is None else held
-    is_found = np.array([bool(kept_back[own].all()) for _, _, own in asked], dtype=bool)
+    is_found = np.array([bool(kept_back[own].all()) for _, _, own, _ in asked], dtype=bool)
     for search in (lexical, *searches):
         lost = np.flatnonzero(~is_found)  # a further search is asked for what those before did not find
         if len(lost):
             for number, rows in zip(lost, search([asked[n][1] for n in lost], depth), strict=True):
                 is_found[number] = bool(set(asked[number][2]) & set(rows.tolist()))
-    for (name, text, own), kept in zip(asked, is_found, strict=True):
+    for (name, text, own, count), kept in zip(asked, is_found, strict=True):
         if kept:
             result.kept[name].append((text, own))
         else:
-            result.dropped[name]["does not find its own document"] += len(own)
+            result.dropped[name]["does not find its own document"] += count
     return result
+
+
+def _holders(texts: Sequence[str], queries: Iterable[str]) -> list[set[int]]:
+    """List the rows of the texts in which each query stands word by word, up to case and punctuation."""
+    forms = [tuple(_UNIT.findall(query.lower())) for query in queries]
+    rows: dict[tuple[str, ...], set[int]] = {form: set() for form in forms}
+    lengths: dict[tuple[str, ...], set[int]] = defaultdict(set)
+    for form in rows:
+        lengths[form[:2]].add(len(form))
+    for row, text in enumerate(texts):
+        units = _UNIT.findall(text.lower())
+        for at, begin in enumerate(pairwise(units)):
+            for length in lengths.get(begin, ()):
+                if (holding := rows.get(tuple(units[at : at + length]))) is not None:
+                    holding.add(row)
+    return [rows[form] for form in forms]
 
 
 def write_training_data(
@@ -185,8 +217,7 @@ def write_training_data(
         if not count:
             msg = (
                 f"Of {len(documents)} documents, {sum(made.made.values())} queries were made and "
-                f"{sum(map(len, made.kept.values()))} kept, none for {split}. "
-                "More or longer documents are needed, other sources of queries, real ones, or a larger --dev-share."
+                f"{sum(map(len, made.kept.values()))} kept, none for {split}. {_mend(split, held, real=bool(asked))}"
             )
             raise DataError(msg)
     with replace_folder(out) as aside:
@@ -197,8 +228,21 @@ def write_training_data(
             _write_lines(aside / "qrels" / f"{split}.tsv", ["query-id\tcorpus-id\tscore", *lines])
         if held_out := [i for i, kept_back in zip(ids, held, strict=True) if kept_back]:
             _write_lines(aside / HELD_OUT, (json.dumps({"_id": i}, ensure_ascii=False) for i in held_out))
-        (aside / "card.md").write_text(_card(documents, made, counts, len(asked), _unit(documents)), encoding="utf-8")
+        (aside / "card.md").write_text(_card(documents, made, counts, len(asked), held), encoding="utf-8")
     return {"documents": len(documents), **counts}
+
+
+def _mend(split: str, held: np.ndarray, *, real: bool) -> str:
+    """Say what to change where a split has no query."""
+    if real and split == "train":
+        return (
+            f"The real queries (--queries) hold out {held.sum()} of the documents: more documents are needed, or fewer "
+            "real queries."
+        )
+    if real:
+        return "No real query (--queries) names a document that answers it."
+    share = "a smaller --dev-share" if split == "train" else "real ones (--queries), or a larger --dev-share"
+    return f"More or longer documents are needed, other sources of queries, {share}."
 
 
 def write_documents(folder: Path, documents: Sequence[Document]) -> None:
@@ -211,7 +255,8 @@ def hold_out(documents: list[Document], share: float, asked: Sequence[tuple[str,
     Choose the documents that are held out for dev.
 
     All of a file are or none is; where there are fewer than twenty files, passages are chosen one by one. It is decided
-    by names: the same in every run, whatever else is there. With real queries it is the documents that they ask for.
+    by names: the same in every run, whatever else is there. With real queries it is the documents that they ask for:
+    their files, or these passages alone if less than half of all would be left.
 
     :param documents:
         The documents.
@@ -232,6 +277,8 @@ def hold_out(documents: list[Document], share: float, asked: Sequence[tuple[str,
     if asked:
         wanted = {i for _, ids in asked for i in ids}
         chosen = {name for name, d in zip(names, documents, strict=True) if d.id in wanted}
+        if sum(name not in chosen for name in names) < FEWEST_TRAINED * len(names):
+            return np.array([d.id in wanted for d in documents], dtype=bool)
     else:
         places = {name: _place(name) for name in names}
         chosen = {name for name, place in places.items() if place < share} or {min(places, key=lambda n: places[n])}
@@ -264,18 +311,22 @@ def _write_lines(path: Path, lines: Any) -> None:
         file.writelines(f"{line}\n" for line in lines)
 
 
-def _card(documents: list[Document], made: Made, counts: dict[str, int], asked: int, unit: str) -> str:
+def _card(documents: list[Document], made: Made, counts: dict[str, int], asked: int, held: np.ndarray) -> str:
+    unit, why = _unit(documents), ""
+    if unit == "passage" and "file_path" in documents[0].meta:
+        why = " There are too few files to split by file."
+    dev, train = ({documents[row].meta.get("file_path") for row in np.flatnonzero(side)} for side in (held, ~held))
+    if unit == "file" and (dev & train) - {None}:
+        unit, why = "passage", " The real queries ask for too many files to hold out whole ones."
+    sides = [held[rows] for kept in made.kept.values() for _, rows in kept]
+    if mixed := sum(bool(side.any() and not side.all()) for side in sides):
+        why += f" {mixed} of the queries kept are of both sides, and left out."
     lines = [
         "# Training data made of documents",
         "",
         f"{len(documents)} documents, {counts['train']} queries to train on, {counts['dev']} for dev"
         + (f", of which {asked} are real." if asked else ", all of them made up: judge figures on them as such."),
-        f"Queries of one {unit} are either all for training or all for dev."
-        + (
-            " There are too few files to split by file."
-            if unit == "passage" and "file_path" in documents[0].meta
-            else ""
-        ),
+        f"Queries of one {unit} are either all for training or all for dev.{why}",
         "",
         "| source | made | kept | dropped |",
         "|---|---|---|---|",

@@ -34,6 +34,7 @@ from retort.trainers.runtime.errors import DataError
 TEMPLATE = Path(__file__).with_name("report.html")
 SHOWN_QUERIES = 15
 SURE = 0.05
+LEVEL = "level with"
 
 
 def write_report(
@@ -156,10 +157,18 @@ def _verdict(comparisons: dict[str, Any]) -> list[str]:
     said = []
     for name, comparison in comparisons.items():
         change = comparison.changes["ndcg@10"]
-        gap, side = abs(change.test.difference), "above" if change.test.difference > 0 else "below"
-        sure = "" if change.test.p < SURE else "; chance alone could do that"
-        said.append(f"The student is {gap:.4f} {side} {name} in nDCG@10 (p = {change.test.p:.4f}{sure}).")
+        gap, side = abs(change.test.difference), side_of(change.test.difference)
+        place = side if side == LEVEL else f"{gap:.4f} {side}"
+        sure = "" if change.test.p < SURE or side == LEVEL else "; chance alone could do that"
+        said.append(f"The student is {place} {name} in nDCG@10 (p = {change.test.p:.4f}{sure}).")
     return said
+
+
+def side_of(difference: float) -> str:
+    """Say where a system stands beside another: `above`, `below`, or level with it to four digits."""
+    if round(difference, 4) == 0:
+        return LEVEL
+    return "above" if difference > 0 else "below"
 
 
 def _learning(log: list[dict[str, Any]]) -> dict[str, Any]:
