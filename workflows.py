@@ -24,7 +24,7 @@ from accelerate import PartialState
 from retort.indexes import index_documents, index_reading
 from retort.pipelines.load import pipeline_yaml
 from retort.pipelines.stamping import stamp_index
-from retort.students import Manifest, Ranker, Student, read_space
+from retort.students import ExportError, Manifest, Ranker, Student, read_space
 from retort.students.files import replace_file, resolve_model
 from retort.students.hashing import remote_space
 from retort.students.loading import read_remote_documents
@@ -502,7 +502,7 @@ def _described(spec: Any) -> Any:
 
 
 def _export(out: Path, say: Say, *, trust_remote_code: bool) -> None:
-    """Export the student and choose the fastest form, if it was not done before."""
+    """Export the student, if it can be and was not before, and choose the fastest form."""
     manifest = Manifest.read(out / "student")
     if manifest is None or any(export.get("chosen") for export in manifest.exports):
         return
@@ -511,7 +511,11 @@ def _export(out: Path, say: Say, *, trust_remote_code: bool) -> None:
         export_student(out / "student", trust_remote_code=trust_remote_code)
         return
     sample = dev_sample(read_beir(out / "data", SPLIT), EXPORT_SAMPLE)
-    entries = export_student(out / "student", sample, trust_remote_code=trust_remote_code)
+    try:
+        entries = export_student(out / "student", sample, trust_remote_code=trust_remote_code)
+    except ExportError as error:
+        say(f"The student is not exported, so it needs torch where it is served: {error}")
+        return
     chosen = next(entry for entry in entries if entry["chosen"])
     say(f"served as {'onnx' if chosen['file'] else 'torch'} {chosen['precision']}: {chosen['ms']:.2f} ms a query")
 

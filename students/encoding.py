@@ -100,8 +100,18 @@ def plan_chunks(counts: np.ndarray, budget: int) -> list[np.ndarray]:
 
 
 def forward(model: BaseModel, texts: Texts, side: Side, prompt: str | None = None) -> dict[str, Any]:
-    """Run one chunk through the model, gradients and all; the caller chooses the mode. None: the model's own prompt."""
-    return model(on_device(model, model_inputs(model, texts, side, prompt)), task=side)
+    """
+    Run one chunk through the model, gradients and all; the caller chooses the mode.
+
+    Vectors are cut to the model's `truncate_dim`, as `encode` of sentence-transformers does.
+
+    :param prompt:
+        Put before each text; None is the model's own for this side.
+    """
+    features: dict[str, Any] = model(on_device(model, model_inputs(model, texts, side, prompt)), task=side)
+    if (dim := getattr(model, "truncate_dim", None)) is not None:
+        features["sentence_embedding"] = features["sentence_embedding"][:, :dim]
+    return features
 
 
 def model_inputs(model: BaseModel, texts: Texts, side: Side, prompt: str | None = None) -> dict[str, Any]:
@@ -178,7 +188,7 @@ def _forward_parts(
     ):
         features = forward(model, texts, side)
         if of_pieces is not None:
-            parts[PIECES] = of_pieces(features)
+            parts[PIECES] = of_pieces(features)[..., : getattr(model, "truncate_dim", None)]
 
     def pool(of_layer: torch.Tensor) -> torch.Tensor:
         pooling = next(place for place, module in enumerate(modules) if isinstance(module, Pooling))

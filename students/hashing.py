@@ -57,7 +57,8 @@ def space_of(model: SentenceTransformer, *, images: bool = True) -> str:
             raise ValueError(msg)
         return remote_space(**first.source)
     model = merge_adapters(model)
-    return _digest(route(model, "document"), {"sides": {"document": _side(model, "document", images=images)}})
+    sides = {"document": _side(model, "document", images=images)}
+    return _digest(route(model, "document"), {"sides": sides} | _truncation(model))
 
 
 def remote_space(
@@ -121,7 +122,14 @@ def fingerprint_of(model: SentenceTransformer | CrossEncoder, *, backend: str = 
         return _digest(list(model.children()), config)
     sides = {side: _side(model, side, images=images) for side in ("query", "document")}
     similarity = model.similarity_fn_name
-    return _digest(list(model.children()), {"backend": backend, "sides": sides, "similarity": similarity})
+    config = {"backend": backend, "sides": sides, "similarity": similarity} | _truncation(model)
+    return _digest(list(model.children()), config)
+
+
+def _truncation(model: SentenceTransformer) -> dict[str, Any]:
+    """Name the dimension to which a model cuts its vectors; nothing if it keeps them whole."""
+    dim: int | None = getattr(model, "truncate_dim", None)  # sparse models have none
+    return {} if dim is None else {"truncate_dim": dim}
 
 
 def hash_text(text: str) -> str:

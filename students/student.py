@@ -485,7 +485,12 @@ class Student(LoadedModel["SentenceTransformer"]):
             Put before each text; None is the model's own for this side.
         :returns:
             `[n, dim]` float32, in the order of `texts`, as the model gives them (most normalise).
+        :raises TypeError:
+            If `texts` is a single text.
         """
+        if isinstance(texts, str):
+            msg = f"texts={texts[:80]!r}: give a list of texts, such as [text]."
+            raise TypeError(msg)
         if side not in self._encoders:
             raise ManifestError(QUERIES_ONLY)
         if prompt is None and not self.manifest.prompts[side]:

@@ -26,7 +26,7 @@ from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort import workflows
 from retort.cli import main
 from retort.students import Manifest, Student, read_space, save_student
-from retort.students.create import static
+from retort.students.create import pretrained, static
 from retort.trainers import changes
 from retort.trainers.changes import changed_recipe, recipe_for, teacher_spec, with_weak_pairs
 from retort.trainers.data.beir import read_beir, read_corpus
@@ -650,3 +650,15 @@ def test_a_table_is_exported_without_being_measured(tiny_student, tmp_path):
     workflows._export(tmp_path, said.append, trust_remote_code=False)
     assert said == ["exporting ..."]
     assert Student.load(tmp_path / "student", backend="onnx").form == "onnx float32"
+
+
+def test_what_cannot_be_exported_is_served_by_torch(tiny_student, beir, tmp_path):
+    """Its pooling leaves the prompt's tokens out."""
+    model = pretrained(tiny_student)
+    model[1].include_prompt = False
+    save_student(model, tmp_path / "student")
+    said: list[str] = []
+    workflows._export(tmp_path, said.append, trust_remote_code=False)
+    assert said[0] == "exporting ..."
+    assert "needs torch where it is served: The model's pooling leaves out" in said[1]
+    assert not Manifest.read(tmp_path / "student").exports

@@ -22,8 +22,10 @@ from retort.students import ExportError, Manifest, PrecisionError, Ranker, Stude
 from retort.students.backends import onnx
 from retort.students.backends.exports import choose
 from retort.students.backends.onnx import export_fingerprint, export_model
-from retort.students.create import sparse, two_towers
+from retort.students.create import sparse, static, two_towers
+from retort.students.encoding import VECTORS, encode_parts
 from retort.students.sparse import SparseStudent
+from retort.students.student import build_manifest
 from retort.trainers.evaluation import exports
 from retort.trainers.evaluation.exports import export_student
 
@@ -133,6 +135,70 @@ class TestGraphs:
         for side in ("query", "document"):
             np.testing.assert_allclose(graph.encode(TEXTS, side), plain.encode(TEXTS, side), atol=1e-5)
         assert not np.allclose(graph.encode_query(TEXTS[:1]), graph.encode_document(TEXTS[:1]), atol=1e-3)
+
+
+@pytest.mark.parametrize("prompts", [{"query": "in and : "}, {}])
+def test_a_pooling_that_leaves_prompts_out_is_not_exported(tiny_model, tmp_path, caplog, prompts):
+    """A graph pools all tokens, also those of a prefix that comes with a call."""
+    folder = tmp_path / "student"
+    model = tiny_model(1, pooling="mean", prompts=prompts)
+    model.set_pooling_include_prompt(False)
+    save_student(model, folder)
+    with pytest.raises(ExportError, match=r"leaves out the prompt's tokens \(include_prompt=False\)"):
+        export_student(folder)
+    exports.export_to_serve(folder)
+    assert "it needs torch where it is served: The model's pooling" in caplog.text
+    student = Student.load(str(folder), device="cpu")
+    assert student.form == "float32"
+    wanted = SentenceTransformer(str(folder), device="cpu").encode_query(TEXTS, prompt="in and : ")
+    np.testing.assert_allclose(student.encode_query(TEXTS, prompt="in and : "), wanted, atol=1e-5)
+
+
+class TestCut:
+    @pytest.fixture(params=["dense", "static", "two towers"])
+    def folder(self, request, tiny_model, tiny_student, tokenizer_path, tmp_path) -> str:
+        """A model of sentence-transformers that cuts its vectors of 16 to 6 dimensions."""
+        tower = {"type": "retort.students.create.from_config"}
+        towers = [
+            tower | {"init_parameters": {"config": tiny_config(layers), "tokenizer": tokenizer_path, "seed": layers}}
+            for layers in (1, 2)
+        ]
+        made = {
+            "dense": lambda: tiny_model(1, prompts={"query": "what "}),
+            "static": lambda: static(tiny_student),
+            "two towers": lambda: two_towers(*towers),
+        }
+        model = made[request.param]()
+        model.truncate_dim = 6
+        model.save(str(tmp_path / "plain"))
+        return str(tmp_path / "plain")
+
+    @pytest.mark.parametrize("side", ["query", "document"])
+    def test_vectors_are_those_of_sentence_transformers(self, folder, side, tmp_path):
+        plain = SentenceTransformer(folder, device="cpu")
+        texts = [text for text in TEXTS if text]
+        wanted = (plain.encode_query if side == "query" else plain.encode_document)(texts)
+        loaded = Student.load(folder, device="cpu")
+        save_student(loaded.model, tmp_path / "student")
+        export_student(tmp_path / "student", precision="float32")
+        graph = Student.load(tmp_path / "student", backend="onnx")
+        for student in (loaded, graph):
+            assert student.dim == wanted.shape[1] == 6
+            np.testing.assert_allclose(student.encode(texts, side), wanted, atol=1e-5)
+            np.testing.assert_allclose(student.encode(texts[:1], side), wanted[:1], atol=1e-5)
+            assert student.encode([], side).shape == (0, 6)
+
+    def test_it_is_another_space(self, folder):
+        whole = SentenceTransformer(folder, device="cpu")
+        cut = build_manifest(whole)
+        whole.truncate_dim = None
+        for name in ("space", "fingerprint"):
+            assert getattr(build_manifest(whole), name) != getattr(cut, name)
+
+    def test_training_sees_the_same_vectors(self, folder):
+        model = SentenceTransformer(folder, device="cpu")
+        found = encode_parts(model, TEXTS[:2], "document")[VECTORS].detach().numpy()
+        np.testing.assert_allclose(found, model.encode_document(TEXTS[:2]), atol=1e-5)
 
 
 class TestChanged:
@@ -253,6 +319,34 @@ class TestChoice:
         found = capsys.readouterr()
         assert f"note: {told}" in found.err
         assert "too few questions to tell" in found.out
+
+    @pytest.mark.parametrize("questions", [5, 20, 50, 99, 100, 124])
+    def test_a_form_that_loses_three_times_the_tolerance_seldom_passes(self, questions):
+        """It loses all of a question in 33, which few questions seldom show."""
+        rng = np.random.default_rng(questions)
+        reference = np.full(questions, 0.6)
+        accepted = [
+            exports.judged(reference, np.where(rng.random(questions) < 0.03, 0.0, reference), 0.01)["good"]
+            for _ in range(60)
+        ]
+        assert np.mean(accepted) <= 0.1  # .05, and twice its standard error
+
+    @pytest.mark.parametrize(("questions", "tolerance"), [(100, 0.01), (50, 0.02), (2, 0.5)])
+    def test_an_unchanged_form_passes_of_enough_questions(self, questions, tolerance):
+        reference = np.random.default_rng(0).random(questions)
+        assert exports.judged(reference, reference, tolerance)["good"]
+        fewer = exports.judged(reference[1:], reference[1:], tolerance)
+        assert (fewer["good"], fewer["lossy"]) == (False, False)
+        assert exports.judged(reference[1:], reference[1:], tolerance, exact=True)["good"]
+
+    def test_of_few_questions_float32_is_served(self, exported, beir, tmp_path, capsys):
+        """int8 changes none of ten questions here, which says little."""
+        folder = tmp_path / "student"
+        shutil.copytree(exported, folder)
+        main(["export", str(folder), "--data", str(beir)])
+        entries = Manifest.read(folder).exports
+        assert {e["precision"] for e in entries if e["good"]} == {"float32"}
+        assert "10 questions are too few to tell whether onnx int8" in capsys.readouterr().err
 
     def test_components_take_what_was_chosen(self, exported, tmp_path):
         folder = tmp_path / "student"

@@ -4,6 +4,7 @@
 """Static students, and small query towers for documents that stay as they are."""
 
 import json
+from dataclasses import replace
 from shutil import copytree
 
 import numpy as np
@@ -34,6 +35,8 @@ from retort.students.hashing import fingerprint_of
 from retort.students.loading import OWN_MODULES, RemoteCodeError, names_own_modules
 from retort.students.towers import SIDES
 from retort.trainers.data.beir import read_beir
+from retort.trainers.data.pseudo_queries import sentences_of
+from retort.trainers.data.texts import TextStore
 from retort.trainers.evaluation.exports import export_student
 from retort.trainers.recipe import Recipe
 from retort.trainers.run import run_recipe
@@ -237,6 +240,18 @@ def test_batches_of_queries_are_half_sentences(beir, tmp_path):
     assert all(batch.documents == [] for batch in seen)
     again = opened(QueryBatches(), TrainingContext(data, {}, tmp_path), batch_size=8, seed=0).batch(5)
     assert again.queries == seen[5].queries
+
+
+def test_batches_of_queries_leave_out_what_is_held_out_for_dev(beir):
+    """A copy of it is held out, too."""
+    from retort.trainers.batches.queries import QueryBatches
+
+    data = read_beir(beir, "train")
+    corpus = data.corpus
+    held = TextStore([*corpus.ids, "copy"], [*corpus.texts, corpus.texts[3]])
+    data = replace(data, corpus=held, held_out=frozenset([corpus.ids[3]]))
+    said = QueryBatches().query_texts(data)[len(data.queries) :]
+    assert said == list(dict.fromkeys(s for row, t in enumerate(corpus.texts) if row != 3 for s in sentences_of(t)))
 
 
 class TestLayersOnATable:

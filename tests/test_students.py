@@ -47,6 +47,13 @@ TEXTS = [
 ]
 
 
+@pytest.mark.parametrize("encode", ["encode_query", "encode_document"])
+def test_a_single_text_is_refused(tiny_student, encode):
+    """Its letters would be texts."""
+    with pytest.raises(TypeError, match=r"texts='a ship': give a list of texts, such as \[text\]"):
+        getattr(Student.load(tiny_student), encode)("a ship")
+
+
 class TestHashes:
     def test_a_plain_save_and_load_keeps_them(self, tiny_student, tmp_path):
         student = Student.load(tiny_student)

@@ -191,4 +191,4 @@ class ImageGraphEncoder:
 
         with ThreadPoolExecutor(self.sessions.threads) as pool:  # reading and preparing takes as long as the graph
             for start, vectors in zip(starts, pool.map(run, starts), strict=True):
-                yield np.arange(start, start + len(vectors)), vectors
+                yield np.arange(start, start + len(vectors)), vectors[:, : self.dim]

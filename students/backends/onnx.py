@@ -169,7 +169,8 @@ class GraphEncoder:
         chunks = self.graph.chunks(texts, budget, prompt) if texts else ()
         if self.sparse:
             return collect_sparse(chunks, self.dim, progress)
-        return collect(chunks, (len(texts), self.dim), progress)
+        cut = ((rows, vectors[:, : self.dim]) for rows, vectors in chunks)  # the model's truncate_dim
+        return collect(cut, (len(texts), self.dim), progress)
 
 
 class GraphScorer:
@@ -243,7 +244,7 @@ def open_export(
         own, prompt, limit = folder / side, manifest.prompts[side], manifest.max_tokens[side]
         own = own if own.is_dir() else folder
         if (own / WEIGHTS).is_file():
-            static = static if own == folder and static else StaticEncoder.load(own)
+            static = static if own == folder and static else StaticEncoder.load(own, dim=manifest.dim)
             found[side] = static.with_prompt(prompt)
             continue
         if (own / PREPARATION).is_file():
@@ -359,6 +360,12 @@ def _noise(rng: np.random.Generator, preparation: ImagePreparation) -> Any:
 
 
 def _write(modules: list[Any], output: str, folder: Path, precision: ExportPrecision) -> None:
+    if not all(getattr(module, "include_prompt", True) for module in modules):
+        msg = (
+            "The model's pooling leaves out the prompt's tokens (include_prompt=False), which an ONNX graph cannot do: "
+            "it runs in torch alone."
+        )
+        raise ExportError(msg)
     tokenizer = modules[0].tokenizer
     if not getattr(tokenizer, "is_fast", False):
         msg = f"{type(tokenizer).__name__}: only models with a fast tokenizer can be exported."

@@ -41,6 +41,8 @@ class StaticEncoder:
         Its `k`.
     :param normalize:
         Whether vectors get length 1.
+    :param dim:
+        Entries of a vector that are kept, after `normalize`; None keeps all.
     """
 
     def __init__(
@@ -52,8 +54,10 @@ class StaticEncoder:
         saturation: float = 0.0,
         *,
         normalize: bool,
+        dim: int | None = None,
     ) -> None:
         self.table = table
+        self.dim = dim
         self.words = words
         self.saturation = saturation
         self.tokenizer = tokenizer
@@ -84,7 +88,7 @@ class StaticEncoder:
             found[start : start + len(block)] = self._means([prompt + text for text in block])
             if progress is not None:
                 progress(len(block))
-        return found
+        return np.ascontiguousarray(found[:, : self.dim])
 
     def _means(self, texts: list[str]) -> np.ndarray:
         if len(texts) == 1:
@@ -131,15 +135,15 @@ class StaticEncoder:
         self.tokenizer.save(str(folder / TOKENIZER))
 
     @classmethod
-    def load(cls, folder: Path, prompt: str = "") -> StaticEncoder:
-        """Read what `save` wrote."""
+    def load(cls, folder: Path, prompt: str = "", dim: int | None = None) -> StaticEncoder:
+        """Read what `save` wrote; further parameters as in the class."""
         from safetensors.numpy import load_file
         from tokenizers import Tokenizer
 
         kept = load_file(folder / WEIGHTS)
         words = Tokenizer.from_file(str(folder / TOKENIZER))
         own = (int(kept["words"]), float(kept["saturation"])) if "words" in kept else (0, 0.0)
-        return cls(kept["table"], words, prompt, *own, normalize=bool(kept["normalize"]))
+        return cls(kept["table"], words, prompt, *own, normalize=bool(kept["normalize"]), dim=dim)
 
 
 def static_encoder(model: SentenceTransformer, side: Side) -> StaticEncoder | None:
@@ -156,4 +160,5 @@ def static_encoder(model: SentenceTransformer, side: Side) -> StaticEncoder | No
     table = first.embedding.weight.detach().float().cpu().numpy()
     words = Tokenizer.from_str(first.tokenizer.to_str())
     given = (first.words, first.saturation) if isinstance(first, CountedEmbedding) else (0, 0.0)
-    return StaticEncoder(table, words, prompt_for(model, side), *given, normalize=bool(rest))
+    dim = getattr(model, "truncate_dim", None)
+    return StaticEncoder(table, words, prompt_for(model, side), *given, normalize=bool(rest), dim=dim)

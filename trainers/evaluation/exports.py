@@ -67,7 +67,7 @@ def export_student(
     :param tolerance:
         What share of the float32 model's nDCG@10 may be lost. A form is good if the 95% interval of what it loses on
         these questions (paired bootstrap) lies within it, lossy if the interval lies beyond, else there are too few to
-        tell.
+        tell. Of fewer than 1 / `tolerance` questions only forms in float32 can be good (see `judged`).
     :param threads:
         Threads of the graphs; None takes all cores.
     :param trust_remote_code:
@@ -158,8 +158,6 @@ def _measured(
     found = [evaluate_model(f, data) if isinstance(f, Student) else _ranked(f, data) for f in forms]
     times = _interleaved(forms, data)
     reference = next(values(f.per_query, METRIC) for f, e in zip(found, entries, strict=True) if _is_reference(e))
-    compared = [paired_test(reference, values(f.per_query, METRIC)) for f in found]
-    lost = -tolerance * float(reference.mean())
     measured = [
         entry
         | {
@@ -170,18 +168,44 @@ def _measured(
             "queries": f.metrics["queries"],
             "documents": f.metrics["documents"],
             "threads": options["threads"],
-            "difference": difference.difference,
-            "low": difference.low,
-            "high": difference.high,
-            "good": difference.low >= lost,
-            "lossy": difference.high < lost,
             "chosen": False,
         }
-        for entry, form, f, difference, ms in zip(entries, forms, found, compared, times, strict=True)
+        | judged(reference, values(f.per_query, METRIC), tolerance, exact=entry["precision"] == "float32")
+        for entry, form, f, ms in zip(entries, forms, found, times, strict=True)
     ]
     measured.sort(key=lambda e: e["ms"])
     next(e for e in measured if e["good"])["chosen"] = True  # the reference is
     return measured
+
+
+def judged(reference: np.ndarray, form: np.ndarray, tolerance: float, *, exact: bool = False) -> dict[str, Any]:
+    r"""
+    Judge what a form of a student loses.
+
+    Where no sampled question changes, the bootstrap's interval is 0 to 0, however few they are. A form that loses all
+    of nDCG@10 on a share $3t$ of questions changes none of $n \ge 1/t$ with probability
+    $(1 - 3t)^n \le e^{-3} \approx .05$. With fewer questions no form passes.
+
+    :param reference:
+        `[q]` nDCG@10 of the float32 model, one a question.
+    :param form:
+        `[q]` the same of the form.
+    :param tolerance:
+        $t$: what share of the reference's mean may be lost.
+    :param exact:
+        Whether the form computes the reference's vectors, so that any number of questions will do.
+    :returns:
+        `difference` of the means with its interval's ends `low` and `high`, `good`, `lossy`; neither: too few to tell.
+    """
+    test = paired_test(reference, form)
+    allowed = -tolerance * float(reference.mean())
+    return {
+        "difference": test.difference,
+        "low": test.low,
+        "high": test.high,
+        "good": test.low >= allowed and (exact or round(len(reference) * tolerance, 9) >= 1),
+        "lossy": test.high < allowed,
+    }
 
 
 def _is_reference(entry: dict[str, Any]) -> bool:
