@@ -9,11 +9,14 @@ from pathlib import Path
 from retort.cli.table import evaluation_table, format_table
 from retort.students import Ranker
 from retort.students.files import write_json
+from retort.students.sparse import load_student
 from retort.trainers.data.read import read_judged
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.evaluation.rank import DEPTH, Evaluation, evaluate_bm25, evaluate_model, evaluate_reranked
+from retort.trainers.evaluation.runs import other_data
 from retort.trainers.evaluation.significance import paired_test, values
 from retort.trainers.evaluation.zero_shot import METRIC, measure_zero_shot, read_zero_shot_sets, write_zero_shot
+from retort.trainers.recipe import read_yaml
 from retort.trainers.runtime.errors import DataError
 
 
@@ -37,7 +40,13 @@ def run(given: argparse.Namespace) -> None:
     figures: dict[str, dict[str, float]] = {}
 
     def evaluate(name: str, data: RetrievalData) -> Evaluation:
-        return evaluate_bm25(data) if name == "bm25" else evaluate_model(name, data, dim=given.dim, **form)
+        if name == "bm25":
+            return evaluate_bm25(data)
+        student = load_student(name, **form)
+        if (similarity := student.manifest.similarity) not in {"cosine", "dot"}:
+            msg = f"{name} compares vectors by {similarity}: only models that compare by cosine or dot are evaluated."
+            raise DataError(msg)
+        return evaluate_model(student, data, dim=given.dim)
 
     for name in given.models:
         first = evaluate(name, data)
@@ -60,11 +69,28 @@ def run(given: argparse.Namespace) -> None:
         print(f"\nElsewhere, in brackets the share of {given.models[0]}:")
         print(format_table(found.header, found.rows()))
         for run in {run for name in given.models if (run := run_of(name))}:
+            if odd := _unlike_the_run(run, given, data):
+                print(f"{run}: its report does not show this table: {odd}.")
+                continue
             write_zero_shot(run, found)
             print(f"{run}: `retort report {run}` shows this table, too.")
         written["zero_shot"] = vars(found)
     if given.json:
         write_json(given.json, written)
+
+
+def _unlike_the_run(run: Path, given: argparse.Namespace, data: RetrievalData) -> str | None:
+    """Say why figures are not of what a run's own figures are of: its data, its split, its student as it is."""
+    split = str(read_yaml(run / "recipe.yaml")["data"]["dev"])
+    if given.split != split:
+        return f"it is of split {given.split}, the run's is {split}"
+    if not (run / "per_query" / f"{split}.parquet").is_file():
+        return "the run has no figures of its own"
+    if odd := other_data(run, split, data):
+        return f"{data.name} as read here is not what the run was measured on ({odd})"
+    if given.dim is not None:
+        return f"vectors are cut (--dim {given.dim})"
+    return None if given.precision == "float32" else f"the student runs in another form (--precision {given.precision})"
 
 
 def run_of(model: str) -> Path | None:

@@ -74,6 +74,35 @@ def test_the_report_shows_it(prod_tree, beir, other, capsys, tmp_path):
     assert f"{score:.4f} (" in text.partition("On other data")[2]
 
 
+def test_the_report_keeps_figures_of_the_runs_own_data_alone(recipe_tree, beir, other, capsys, tmp_path):
+    run = tmp_path / "runs" / "mine"
+    run_recipe(Recipe.from_dict(recipe_tree), beir, run)
+    corpus = (other / "corpus.jsonl").read_text()
+    (other / "corpus.jsonl").write_text(corpus.replace("ship", "boat"))
+    cases = [
+        (beir, other, ["--split", "train"], "it is of split train, the run's is dev"),
+        (beir, other, ["--split", "dev", "--max-queries", "3"], "judged queries are not in both"),
+        (beir, other, ["--split", "dev", "--dim", "4"], "vectors are cut (--dim 4)"),
+        (beir, other, ["--split", "dev", "--precision", "auto"], "another form (--precision auto)"),
+        (other, beir, ["--split", "dev"], "other as read here is not what the run was measured on (other texts"),
+    ]
+    for own, elsewhere, options, message in cases:
+        data = ["--data", str(own), "--zero-shot", str(elsewhere)]
+        shown = say(capsys, "evaluate", str(run / "student"), *data, *options)
+        assert f"{run}: its report does not show this table: " in shown
+        assert message in shown
+        assert "Elsewhere" in shown
+        assert not (run / "zero_shot.json").exists()
+
+
+def test_a_model_that_compares_by_distance_is_refused_in_one_line(tiny_model, beir, capsys, tmp_path):
+    model = tiny_model(1)
+    model.similarity_fn_name = "euclidean"
+    model.save(str(tmp_path / "model"))
+    said = fail(capsys, "evaluate", str(tmp_path / "model"), "--data", str(beir), "--split", "dev")
+    assert "compares vectors by euclidean: only models that compare by cosine or dot are evaluated" in said
+
+
 def test_odd_folders_are_refused_before_anything_is_measured(beir, other, capsys, tmp_path):
     given = ["evaluate", "bm25", "--data", str(beir), "--split", "dev", "--zero-shot"]
     assert "these are the data of --data" in fail(capsys, *given, str(beir))
