@@ -155,7 +155,7 @@ def test_a_pooling_that_leaves_prompts_out_is_not_exported(tiny_model, tmp_path,
 
 
 class TestCut:
-    @pytest.fixture(params=["dense", "static", "two towers"])
+    @pytest.fixture(params=["dense", "static", pytest.param("two towers", marks=pytest.mark.long)])
     def folder(self, request, tiny_model, tiny_student, tokenizer_path, tmp_path) -> str:
         """A model of sentence-transformers that cuts its vectors of 16 to 6 dimensions."""
         tower = {"type": "retort.students.create.from_config"}
@@ -302,6 +302,7 @@ class TestChoice:
         assert entries["onnx/int8", "int8"]["lossy"]
         assert not entries["onnx/int8", "int8"]["chosen"]
 
+    @pytest.mark.long
     def test_of_too_few_questions_it_says_so(self, exported, tiny_model, beir, tmp_path, capsys, monkeypatch):
         """The export is of another model: better for some questions, worse for others."""
         folder = tmp_path / "student"

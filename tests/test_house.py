@@ -282,7 +282,9 @@ except Exception as error:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("place", ["another folder", "the parent of the checkout"])
+@pytest.mark.parametrize(
+    "place", ["another folder", pytest.param("the parent of the checkout", marks=pytest.mark.long)]
+)
 def test_yaml_loads_in_a_fresh_process_with_an_empty_environment(tmp_path, place):
     """Nothing imported first, no allowlist; folders named like our packages lie in the way."""
     (tmp_path / "retort").mkdir()
