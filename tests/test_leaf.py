@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from retort.students import Student, create, save_student
+from retort.trainers.context import TrainingContext
 from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.encoder_output import DenseOutput
 from retort.trainers.engine.optimizers import schedule_factor
@@ -28,6 +29,7 @@ from retort.trainers.roles import ModelInfo, StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.search import search_vectors
+from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 from retort.trainers.teachers.vector_cache import VectorCache
 
 LEAF = "retort.trainers.methods.leaf.VectorRegression"
@@ -230,6 +232,16 @@ class TestTheHead:
         run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
         assert np.isfinite(log_of(tmp_path / "run")[-1]["terms"]["leaf"])
 
+    def test_a_side_that_is_not_trained_is_not_asked_for(self, tiny_student, trunk, beir, tmp_path, monkeypatch):
+        """A paid teacher would embed the corpus for a line in the log."""
+        monkeypatch.setattr(BiEncoderTeacher, "encode_parts", lambda *_: pytest.fail("it was asked"))
+        teacher = BiEncoderTeacher(model=tiny_student, device="cpu")
+        context = TrainingContext(read_train_and_dev(beir, DataSection())[0], {"t": teacher}, tmp_path)
+        objective = VectorRegression(teacher="t")
+        student = create.from_layers(trunk, [0], dim=16)
+        objective.bind(ModelInfo(16, {"t": 16}, {}, student=student))
+        assert objective.open(context, None) == {}
+
     def test_lengths(self, trunk, tiny_student, caplog):
         """A student of length 1 learns directions; one of any length from unit vectors is warned about."""
         bare = create.from_layers(trunk, [0], dim=16)
@@ -237,7 +249,9 @@ class TestTheHead:
         unit = create.from_layers(trunk, [0], dim=16, normalize=True)
         assert type(unit[3]).__name__ == "Normalize" and len(unit) == 4
         assert len(create.pretrained(tiny_student, normalize=True)) == len(create.pretrained(tiny_student))
-        context = SimpleNamespace(vectors=lambda *_: np.eye(16, dtype=np.float32))
+        context = SimpleNamespace(
+            teachers={"t": SimpleNamespace(runs="cached")}, kept_vectors=lambda *_: np.eye(16, dtype=np.float32)
+        )
         for student, warned in ((bare, True), (unit, False)):
             caplog.clear()
             objective = VectorRegression(teacher="t")

@@ -125,6 +125,21 @@ class TrainingContext:
         teacher = self.teacher(name)
         return VectorCache(self.cache, teacher.vectors_key(side), side, former_key=teacher.former_key)
 
+    def kept_vectors(self, name: str, side: Side, most: int) -> np.ndarray:
+        """
+        Return a teacher's vectors of the first `most` texts, as far as they are kept; it is not asked.
+
+        :returns:
+            `[n, d]` float32, without texts that it refused; `[0, 0]` where none is kept.
+        """
+        texts = self.data.queries if side == "query" else self.data.corpus
+        texts = texts.select(range(min(most, len(texts))))
+        cache = self.vector_cache(name, side)
+        missing = cache.missing(texts)
+        items = np.array([item for item in texts.item_ids if item.tobytes() not in missing], dtype=texts.item_ids.dtype)
+        vectors = cache.gather(items) if len(items) and cache.dim else np.zeros((0, 0), dtype=np.float32)
+        return vectors[~np.isnan(vectors).any(axis=1)]
+
     def document_encoder(self, name: str) -> Callable[[list[str]], np.ndarray]:
         """Return a function that gives a teacher's vectors of documents; those of the corpus are asked for together."""
         teacher = self.teacher(name)

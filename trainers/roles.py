@@ -82,6 +82,9 @@ class Context(Protocol):
     def vectors(self, name: str, side: Side) -> Any:
         """Return a model's vectors of all queries or all documents, `[n, d]`; a `csr_array` if sparse."""
 
+    def kept_vectors(self, name: str, side: Side, most: int) -> np.ndarray:
+        """Return a teacher's vectors of the first `most` texts, `[n, d]`, as far as they are kept; it is not asked."""
+
     def scores(self, name: str, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
         """Return a model's scores of pairs, `[m]` float32 of `[m]` rows each; NaN where it gives none."""
 

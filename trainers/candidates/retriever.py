@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import unicodedata
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -29,7 +28,7 @@ from retort.trainers.roles import Context, Miner
 from retort.trainers.runtime.errors import RecipeError, TeacherError
 from retort.trainers.runtime.locks import sole_writer
 from retort.trainers.runtime.progress import progress_bar
-from retort.trainers.teachers.cache_folder import SetAside
+from retort.trainers.teachers.cache_folder import SetAside, append_line
 from retort.trainers.teachers.calls import Refusal, in_order
 from retort.trainers.teachers.embedder import Embedders
 from retort.trainers.teachers.haystack import EMBEDDERS, HaystackComponents
@@ -432,12 +431,7 @@ class _Hits:
     def add(self, item: bytes, hits: dict[str, float]) -> None:
         """Write what was found for a query."""
         scores = {i: None if math.isnan(score) else score for i, score in hits.items()}
-        with self._path.open("ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read() != b"\n":  # a kill cut the last line
-                    file.write(b"\n")
-            file.write(f"{json.dumps([item.hex(), scores])}\n".encode())
+        append_line(self._path, [item.hex(), scores])
 
 
 def _words(text: str) -> list[str]:

@@ -178,9 +178,9 @@ class VectorRegression(Alignment):
 
     def open(self, context: Context, lists: CandidateLists | None) -> dict[str, Tensor]:  # noqa: ARG002
         """Say how near a head can come that is narrower than the teacher's vectors, and that lengths will differ."""
-        for side in SIDES:
-            targets = np.asarray(context.vectors(str(self.teacher), side)[:SAMPLE], dtype=np.float32)
-            targets = targets[~np.isnan(targets).any(1)]
+        name = str(self.teacher)
+        for side in SIDES if context.teachers[name].runs != "in_loop" else ():
+            targets = context.kept_vectors(name, side, SAMPLE)  # of a side that is not trained there are none
             if (width := self._widths.get(side)) and (floor := rank_floor(targets, width)) > 0:
                 message = "LEAF: the head's vectors lie in %d dimensions: the loss of a %s will hardly fall below %.4f."
                 logger.info(message, width, side, floor)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from retort.students.redaction import redacted
 
@@ -24,6 +26,16 @@ def take_over(former: Path, folder: Path) -> None:
         with suppress(OSError):  # read-only, or another process was faster
             folder.parent.mkdir(parents=True, exist_ok=True)
             former.rename(folder)
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Append a value to a file of JSON lines, behind whatever line a kill cut."""
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":
+                file.write(b"\n")
+        file.write(f"{json.dumps(value)}\n".encode())
 
 
 class SetAside:
@@ -56,10 +68,7 @@ class SetAside:
         """Keep what was refused and why, and say so."""
         cause = redacted(cause)
         line = {"items": [item.hex() for item in items], "text": text[:CHARACTERS], "cause": cause}
-        with self.path.open("a", encoding="utf-8") as file:
-            if file.tell() and not self.path.read_bytes().endswith(b"\n"):
-                file.write("\n")
-            file.write(json.dumps(line, ensure_ascii=True) + "\n")
+        append_line(self.path, line)
         self.items |= set(items)
         self._told += 1
         if self._told <= SHOWN:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from retort.students.hashing import canonical_json, hash_text
 from retort.trainers.roles import Ask, Teacher, Work
 from retort.trainers.runtime.errors import RecipeError, TeacherError
 from retort.trainers.runtime.locks import sole_writer
+from retort.trainers.teachers.cache_folder import append_line
 from retort.trainers.teachers.calls import CHARACTERS_A_TOKEN, SECONDS_AN_ANSWER, Refusal
 from retort.trainers.teachers.haystack import HaystackComponents
 
@@ -151,12 +151,7 @@ class ChatModel:
             line = [self._name(prompt), None, answer.cause]
             logger.warning("%s refuses %r, which is passed over: %s", self._type, prompt[-80:], answer.cause)
         if self._cache is not None:
-            with self._cache.open("ab+") as file:
-                if file.tell():
-                    file.seek(-1, os.SEEK_END)
-                    if file.read() != b"\n":  # a kill cut the last line
-                        file.write(b"\n")
-                file.write(f"{json.dumps(line)}\n".encode())
+            append_line(self._cache, line)
 
     def _answer(self, prompt: str) -> str:
         from haystack.dataclasses import ChatMessage
