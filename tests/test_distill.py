@@ -81,6 +81,12 @@ def fails(capsys, *arguments: str | Path) -> str:
     return error
 
 
+@pytest.fixture
+def without_export(monkeypatch):
+    """Students that are not exported, which takes most of the time."""
+    monkeypatch.setattr(workflows, "_export", lambda *_, **__: None)
+
+
 class TestCommand:
     def test_the_whole_way_and_again(self, handbook, recipe, tmp_path, capsys, monkeypatch):
         out = tmp_path / "out"
@@ -136,6 +142,7 @@ class TestCommand:
         assert "holds a student of other documents" in fails(capsys, *command[2:], "--documents", handbook / "sea")
         assert "another recipe" in fails(capsys, *command, "--set", "stages.0.steps=9")
 
+    @pytest.mark.usefixtures("without_export")
     def test_killed_and_gone_on_with(self, handbook, recipe, tmp_path, monkeypatch):
         command = ["--documents", handbook, "--recipe", recipe, "--dev-share", "0.3", "--out"]
         distill(*command, tmp_path / "whole")
@@ -170,10 +177,10 @@ class TestCommand:
             assert whole["student"][name] == killed["student"][name]
         assert read_space(str(tmp_path / "whole" / "student")) == read_space(str(tmp_path / "killed" / "student"))
 
+    @pytest.mark.usefixtures("without_export")
     def test_weak_pairs(self, handbook, tmp_path, recipe, capsys, monkeypatch):
         """A stage before the last one; nothing is made of what dev asks for, and the same command goes on."""
         monkeypatch.setattr(changes, "PAIR_STEPS", 3)
-        monkeypatch.setattr(workflows, "_export", lambda *_, **__: None)
         out = tmp_path / "run"
         command = ["--documents", handbook, "--out", out, "--recipe", recipe, "--weak-pairs"]
         distill(*command, "--plan")
@@ -246,6 +253,7 @@ class TestCommand:
         with pytest.raises(DataError, match="nowhere"):
             retort.plan_distill(handbook, tmp_path / "out", recipe=recipe, queries={"a?": ["nowhere"]})
 
+    @pytest.mark.usefixtures("without_export")
     def test_a_language_model_makes_questions_by_a_prompt_of_ones_own(self, handbook, recipe, tmp_path, capsys):
         file = tmp_path / "llm.yaml"
         reply = ChatMessage.from_assistant("where is the ship and the anchor?").to_dict()
@@ -275,18 +283,18 @@ class TestCommand:
         assert "money, teacher ranker: about" in said
         assert "not known" in said
 
+    @pytest.mark.usefixtures("without_export")
     def test_a_deadline_keeps_what_is_done(self, handbook, recipe, tmp_path, capsys, monkeypatch):
         from retort.trainers.engine.loop import Loop
 
         out, real = tmp_path / "out", Loop._step
-        monkeypatch.setattr(Loop, "_step", lambda self, *a, **k: (time.sleep(1), real(self, *a, **k))[1])
-        error = fails(
-            capsys, "--documents", handbook, "--out", out, "--recipe", recipe, "--deadline", 0.07, "--dev-share", "0.3"
-        )
+        command = ["--documents", handbook, "--out", out, "--recipe", recipe, "--dev-share", "0.3"]
+        with monkeypatch.context() as slow:
+            slow.setattr(Loop, "_step", lambda self, *a, **k: (time.sleep(1), real(self, *a, **k))[1])
+            error = fails(capsys, *command, "--deadline", 0.07)
         assert "the deadline of 0.07 minutes has passed. What was done is kept" in error
         assert (out / "data" / "card.md").is_file()
-        monkeypatch.undo()
-        distill("--documents", handbook, "--out", out, "--recipe", recipe, "--dev-share", "0.3")
+        distill(*command)
         assert (out / "student" / "retort.json").is_file()
 
     def test_a_deadline_is_not_a_failure_to_retry(self):
@@ -315,6 +323,7 @@ class TestCommand:
         with ThreadPoolExecutor(1) as pool, pytest.raises(RecipeError, match="only the main thread"):
             pool.submit(retort.distill, tmp_path, tmp_path / "out", deadline=1).result()
 
+    @pytest.mark.usefixtures("without_export")
     def test_what_it_writes_is_not_read(self, handbook, recipe, tmp_path):
         command = [
             "--documents",
@@ -357,9 +366,9 @@ class TestSplit:
         with pytest.raises(DataError, match=message):
             choose_cut(split, None, [100])
 
-    def test_documents_are_trained_and_served(self, handbook, recipe_tree, tmp_path, capsys, monkeypatch):
+    @pytest.mark.usefixtures("without_export")
+    def test_documents_are_trained_and_served(self, handbook, recipe_tree, tmp_path, capsys):
         """As long as the student reads; `retort index` cuts files as the student was made for."""
-        monkeypatch.setattr(workflows, "_export", lambda *_, **__: None)  # what takes the time
         recipe_tree["student"]["init_parameters"]["max_tokens"] = {"query": 16, "document": 30}
         for stage in recipe_tree["stages"]:
             stage["steps"] = 1
@@ -404,9 +413,9 @@ class TestBadInput:
         with pytest.raises(DataError, match="1 files cannot be read(?s:.*)scan.pdf: no text"):
             read_documents(handbook.parent / "scan.pdf")
 
-    def test_blank_haystack_documents_are_left_out_and_named(self, handbook, tmp_path, recipe, caplog, monkeypatch):
+    @pytest.mark.usefixtures("without_export")
+    def test_blank_haystack_documents_are_left_out_and_named(self, handbook, tmp_path, recipe, caplog):
         """As files are, before queries are made of the others."""
-        monkeypatch.setattr(workflows, "_export", lambda *_, **__: None)
         documents = read_documents(handbook)
         with_blank = [*documents, Document(id="blank", content=" "), Document(id="none")]
         out = tmp_path / "out"

@@ -43,6 +43,12 @@ def exported(tiny_model, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def as_exported(monkeypatch):
+    """What a copy of `exported` holds counts as made anew: tracing is tested apart from choosing."""
+    monkeypatch.setattr(exports, "export_model", lambda _, folder, precision, **__: folder / "onnx" / precision)
+
+
 class TestGraphs:
     @pytest.mark.parametrize("side", ["query", "document"])
     def test_float32_gives_the_models_vectors(self, exported, side):
@@ -66,6 +72,17 @@ class TestGraphs:
         assert not np.allclose(plain.encode_document(TEXTS[:3]), small.encode_document(TEXTS[:3]), atol=1e-6)
         assert small.megabytes < graph.megabytes
         assert small.space == plain.space
+
+    def test_int8_alone_is_what_it_is_beside_float32(self, exported, tmp_path):
+        """It is made of the graph in float32, which is traced once for both."""
+        folder = tmp_path / "student"
+        shutil.copytree(exported, folder)
+        shutil.rmtree(folder / "onnx")
+        export_student(folder, precision="int8")
+        files = [folder / "onnx" / "int8" / name for name in ("model.onnx", "tokenizer.json")]
+        assert sorted(p for p in (folder / "onnx").rglob("*") if p.is_file()) == files
+        for file in files:
+            assert file.read_bytes() == (exported / file.relative_to(folder)).read_bytes()
 
     def test_views_need_no_torch_model(self, exported):
         graph, plain = (Student.load(str(exported), backend=b, precision="float32") for b in ("onnx", "torch"))
@@ -173,20 +190,20 @@ class TestCut:
         model.save(str(tmp_path / "plain"))
         return str(tmp_path / "plain")
 
-    @pytest.mark.parametrize("side", ["query", "document"])
-    def test_vectors_are_those_of_sentence_transformers(self, folder, side, tmp_path):
+    def test_vectors_are_those_of_sentence_transformers(self, folder, tmp_path):
         plain = SentenceTransformer(folder, device="cpu")
         texts = [text for text in TEXTS if text]
-        wanted = (plain.encode_query if side == "query" else plain.encode_document)(texts)
         loaded = Student.load(folder, device="cpu")
         save_student(loaded.model, tmp_path / "student")
         export_student(tmp_path / "student", precision="float32")
         graph = Student.load(tmp_path / "student", backend="onnx")
-        for student in (loaded, graph):
-            assert student.dim == wanted.shape[1] == 6
-            np.testing.assert_allclose(student.encode(texts, side), wanted, atol=1e-5)
-            np.testing.assert_allclose(student.encode(texts[:1], side), wanted[:1], atol=1e-5)
-            assert student.encode([], side).shape == (0, 6)
+        for side, encode in (("query", plain.encode_query), ("document", plain.encode_document)):
+            wanted = encode(texts)
+            for student in (loaded, graph):
+                assert student.dim == wanted.shape[1] == 6
+                np.testing.assert_allclose(student.encode(texts, side), wanted, atol=1e-5)
+                np.testing.assert_allclose(student.encode(texts[:1], side), wanted[:1], atol=1e-5)
+                assert student.encode([], side).shape == (0, 6)
 
     def test_it_is_another_space(self, folder):
         whole = SentenceTransformer(folder, device="cpu")
@@ -202,6 +219,7 @@ class TestCut:
 
 
 class TestChanged:
+    @pytest.mark.usefixtures("as_exported")
     def test_weights_that_were_saved_over_are_not_served_from_an_old_graph(self, exported, beir, tmp_path):
         folder = tmp_path / "student"
         shutil.copytree(exported, folder)
@@ -236,7 +254,7 @@ class TestAfterTraining:
         exports.export_to_serve(exported)
 
     def test_what_cannot_be_exported_stays_as_it_is(self, tiny_student, tmp_path, monkeypatch, caplog):
-        def fail(*_):
+        def fail(*_, **__):
             msg = "a layer has no ONNX operator"
             raise ExportError(msg)
 
@@ -291,7 +309,7 @@ class TestChoice:
         broken = tiny_model(1)
         for parameter in broken.parameters():
             parameter.data.zero_()
-        monkeypatch.setattr(exports, "export_model", lambda _, *place: export_model(broken, *place))
+        monkeypatch.setattr(exports, "export_model", lambda _, *place, **__: export_model(broken, *place))
         with pytest.raises(SystemExit) as end:
             main(["export", str(folder), "--data", str(beir), "--precision", "int8"])
         assert end.value.code == 2
@@ -307,7 +325,7 @@ class TestChoice:
         """The export is of another model: better for some questions, worse for others."""
         folder = tmp_path / "student"
         shutil.copytree(exported, folder)
-        monkeypatch.setattr(exports, "export_model", lambda _, *place: export_model(tiny_model(2), *place))
+        monkeypatch.setattr(exports, "export_model", lambda _, *place, **__: export_model(tiny_model(2), *place))
         with pytest.raises(SystemExit):
             main(["export", str(folder), "--data", str(beir), "--precision", "int8"])
         told = "10 questions are too few to tell whether onnx int8 loses more than 1.0% of nDCG@10"
@@ -340,6 +358,7 @@ class TestChoice:
         assert (fewer["good"], fewer["lossy"]) == (False, False)
         assert exports.judged(reference[1:], reference[1:], tolerance, exact=True)["good"]
 
+    @pytest.mark.usefixtures("as_exported")
     def test_of_few_questions_float32_is_served(self, exported, beir, tmp_path, capsys):
         """int8 changes none of ten questions here, which says little."""
         folder = tmp_path / "student"
@@ -398,7 +417,7 @@ def test_a_kill_while_exporting_again_leaves_a_student_that_loads(tiny_model, tm
     """The renames: the manifest that no longer names the export, the old export's out of the way, the new one's."""
     folder, file = tmp_path / "student", "onnx/float32"
     manifest = save_student(tiny_model(1), folder)
-    monkeypatch.setattr(onnx, "_write", lambda modules, output, place, precision: (place / "graph").write_text("x"))
+    monkeypatch.setattr(onnx, "_write", lambda modules, output, place, *_: (place / "graph").write_text("x"))
     model = tiny_model(1)
     export_model(model, folder, "float32")
     fingerprint = export_fingerprint(folder / file, manifest.fingerprint)

@@ -28,7 +28,6 @@ LAUNCH += ["--num_machines", "1", "--main_process_port", "0", "--mixed_precision
 ENV = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent)}
 EXACT = [
     "whole",
-    "accumulated",
     "cached",
     "both",
     "small",
@@ -298,7 +297,6 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
 
     return {
         "whole": whole,
-        "accumulated": changed(whole, accumulation=2),
         "cached": changed(whole, cache_gradients=True, tokens_per_chunk=24),
         "both": changed(whole, accumulation=2, cache_gradients=True, tokens_per_chunk=24),
         "small": changed(whole, batch_size=1),  # fewer texts than ranks

@@ -280,7 +280,7 @@ def export_fingerprint(folder: Path, parent: str) -> str:
     return digest.hexdigest()
 
 
-def export_model(model: Any, student: Path, precision: ExportPrecision) -> Path:
+def export_model(model: Any, student: Path, precision: ExportPrecision, *, traced: Path | None = None) -> Path:
     """
     Write a model as ONNX into a student's folder: whole or not at all.
 
@@ -293,6 +293,8 @@ def export_model(model: Any, student: Path, precision: ExportPrecision) -> Path:
         The student's folder.
     :param precision:
         `float32`, checked against the model; or `int8`, per channel, made of it.
+    :param traced:
+        The float32 export of this very model, of which int8 is then made: tracing takes most of the time.
     :returns:
         The folder of the export.
     :raises ExportError:
@@ -309,7 +311,8 @@ def export_model(model: Any, student: Path, precision: ExportPrecision) -> Path:
             if reads_images(model):
                 msg = "A ranker of texts with images is not exported: it is what image-text students are made of."
                 raise ExportError(msg)
-            _write(list(model.children()), "head_scores" if number_of_heads(model) > 1 else "scores", aside, precision)
+            output = "head_scores" if number_of_heads(model) > 1 else "scores"
+            _write(list(model.children()), output, aside, precision, traced)
         else:
             towers = [route(model, side) for side in SIDES]
             pictures = reads_images(model)  # a side each, even where one module has both
@@ -321,19 +324,20 @@ def export_model(model: Any, student: Path, precision: ExportPrecision) -> Path:
                     continue
                 if same and side == "query":
                     continue
+                place, of_side = (at and (at if same else at / side) for at in (aside, traced))
                 if pictures and side == "document":
-                    _write_images(modules, aside / side, precision)
+                    _write_images(modules, place, precision, of_side)
                 elif (static := static_encoder(model, side)) is not None:
-                    static.save(aside if same else aside / side)
+                    static.save(place)
                 else:
-                    _write(modules, "sentence_embedding", aside if same else aside / side, precision)
+                    _write(modules, "sentence_embedding", place, precision, of_side)
         if (manifest := Manifest.read(student)) is not None:
             kept = [e for e in manifest.exports if e["file"] != f"{FOLDER}/{precision}"]
             replace(manifest, exports=kept).write(student)
     return folder
 
 
-def _write_images(modules: list[Any], folder: Path, precision: ExportPrecision) -> None:
+def _write_images(modules: list[Any], folder: Path, precision: ExportPrecision, traced: Path | None) -> None:
     """Write the image side: its graph, and what is done to images before."""
     import torch
 
@@ -346,10 +350,8 @@ def _write_images(modules: list[Any], folder: Path, precision: ExportPrecision) 
     preparation.save(folder)
     rng = np.random.default_rng(0)
     pixels = np.stack([preparation.pixels(_noise(rng, preparation)) for _ in _SAMPLE])
-    plain = folder / ("plain.onnx" if precision == "int8" else GRAPH)
-    _trace(modules, "sentence_embedding", plain, {"pixel_values": torch.from_numpy(pixels)}, "image")
-    if precision == "int8":
-        _quantize(plain, folder / GRAPH)
+    inputs = {"pixel_values": torch.from_numpy(pixels)}
+    _write_graph(folder, precision, traced, lambda path: _trace(modules, "sentence_embedding", path, inputs, "image"))
 
 
 def _noise(rng: np.random.Generator, preparation: ImagePreparation) -> Any:
@@ -359,7 +361,7 @@ def _noise(rng: np.random.Generator, preparation: ImagePreparation) -> Any:
     return Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
 
 
-def _write(modules: list[Any], output: str, folder: Path, precision: ExportPrecision) -> None:
+def _write(modules: list[Any], output: str, folder: Path, precision: ExportPrecision, traced: Path | None) -> None:
     if not all(getattr(module, "include_prompt", True) for module in modules):
         msg = (
             "The model's pooling leaves out the prompt's tokens (include_prompt=False), which an ONNX graph cannot do: "
@@ -372,18 +374,30 @@ def _write(modules: list[Any], output: str, folder: Path, precision: ExportPreci
         raise ExportError(msg)
     folder.mkdir(parents=True, exist_ok=True)
     backend = tokenizer.backend_tokenizer
+    backend.no_truncation()  # lengths are set where it is loaded
     backend.enable_padding(pad_id=tokenizer.pad_token_id or 0, pad_token=str(tokenizer.pad_token))
     backend.save(str(folder / TOKENIZER))
     backend.no_padding()
-    plain = folder / ("plain.onnx" if precision == "int8" else GRAPH)
     of_pairs = output != "sentence_embedding"
     features = modules[0].preprocess([(t, t) for t in _SAMPLE] if of_pairs else _SAMPLE)
     names = [n for n in ("input_ids", "attention_mask", "token_type_ids") if n in features]
     if not of_pairs and "token_type_ids" in names:  # all 0 for a text alone
         names.remove("token_type_ids")
-    _trace(modules, output, plain, {name: features[name] for name in names}, "text")
-    if precision == "int8":
+    inputs = {name: features[name] for name in names}
+    _write_graph(folder, precision, traced, lambda path: _trace(modules, output, path, inputs, "text"))
+
+
+def _write_graph(folder: Path, precision: ExportPrecision, traced: Path | None, trace: Callable[[Path], None]) -> None:
+    """Write a graph; in int8 it is made of the one in float32, which is traced if no folder has it."""
+    if precision == "float32":
+        trace(folder / GRAPH)
+    elif traced is not None:
+        _quantize(traced / GRAPH, folder / GRAPH)
+    else:
+        plain = folder / "plain.onnx"
+        trace(plain)
         _quantize(plain, folder / GRAPH)
+        plain.unlink()
 
 
 def _quantize(plain: Path, path: Path) -> None:
@@ -393,7 +407,6 @@ def _quantize(plain: Path, path: Path) -> None:
     graph = onnx.load(plain)
     del graph.graph.value_info[:]  # a head's shapes stand there as they were before its matrix was turned
     quantize_dynamic(graph, path, per_channel=True, weight_type=QuantType.QInt8)
-    plain.unlink()
 
 
 def _trace(modules: list[Any], output: str, path: Path, inputs: dict[str, Any], modality: Modality) -> None:
