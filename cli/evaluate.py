@@ -9,7 +9,6 @@ from pathlib import Path
 from retort.cli.table import evaluation_table, format_table
 from retort.students import Ranker
 from retort.students.files import write_json
-from retort.students.sparse import load_student
 from retort.trainers.data.read import read_judged
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.evaluation.rank import DEPTH, Evaluation, evaluate_bm25, evaluate_model, evaluate_reranked
@@ -42,11 +41,7 @@ def run(given: argparse.Namespace) -> None:
     def evaluate(name: str, data: RetrievalData) -> Evaluation:
         if name == "bm25":
             return evaluate_bm25(data)
-        student = load_student(name, **form)
-        if (similarity := student.manifest.similarity) not in {"cosine", "dot"}:
-            msg = f"{name} compares vectors by {similarity}: only models that compare by cosine or dot are evaluated."
-            raise DataError(msg)
-        return evaluate_model(student, data, dim=given.dim)
+        return evaluate_model(name, data, dim=given.dim, **form)
 
     for name in given.models:
         first = evaluate(name, data)

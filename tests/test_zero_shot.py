@@ -99,8 +99,10 @@ def test_a_model_that_compares_by_distance_is_refused_in_one_line(tiny_model, be
     model = tiny_model(1)
     model.similarity_fn_name = "euclidean"
     model.save(str(tmp_path / "model"))
-    said = fail(capsys, "evaluate", str(tmp_path / "model"), "--data", str(beir), "--split", "dev")
-    assert "compares vectors by euclidean: only models that compare by cosine or dot are evaluated" in said
+    given = ["--data", str(beir), "--split", "dev"]
+    for command in (["evaluate", tmp_path / "model"], ["compare", "bm25", tmp_path / "model"]):
+        said = fail(capsys, *map(str, command), *given)
+        assert "model compares vectors by euclidean: only models that compare by cosine or dot are evaluated" in said
 
 
 def test_odd_folders_are_refused_before_anything_is_measured(beir, other, capsys, tmp_path):

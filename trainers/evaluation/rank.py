@@ -20,6 +20,7 @@ from retort.students.sparse import load_student
 from retort.students.student import Student
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.evaluation.metrics import mean, per_query
+from retort.trainers.runtime.errors import DataError
 from retort.trainers.runtime.progress import progress_bar
 from retort.trainers.search import BM25, search_vectors
 from retort.trainers.views import DocumentViews, document_vectors
@@ -100,10 +101,17 @@ def evaluate_model(
         The texts that stand for documents; None takes the documents.
     :param trust_remote_code:
         Run code that the model brings along.
+    :raises DataError:
+        If the model compares vectors by neither cosine nor dot product.
     """
     options: dict[str, Any] = {"precision": precision, "device": device, "backend": backend, "threads": threads}
     options["trust_remote_code"] = trust_remote_code
     student = model if isinstance(model, Student) else load_student(model, **options)
+    if (similarity := student.manifest.similarity) not in {"cosine", "dot"}:
+        msg = (
+            f"{student.name} compares vectors by {similarity}: only models that compare by cosine or dot are evaluated."
+        )
+        raise DataError(msg)
     if views is None and student.manifest.kind == "multi_view":
         logger.warning("%s was trained to see documents with questions; here it sees them without.", student.name)
 
@@ -111,7 +119,7 @@ def evaluate_model(
         with progress_bar("encoding documents", len(texts)) as update:
             return student.encode_document(texts, progress=update)
 
-    started, similarity = time.perf_counter(), student.manifest.similarity
+    started = time.perf_counter()
     documents, starts = document_vectors(data.corpus, encode, similarity, views)
     documents = documents[:, :dim]
     rate = len(data.corpus) / (time.perf_counter() - started)
