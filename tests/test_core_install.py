@@ -37,10 +37,10 @@ def served(tiny_model, tiny_student, image_student, trunk, tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
     lengths = {"query": 16, "document": 32}
     models = {
-        "dense": tiny_model(1, max_tokens=lengths, prompts={"query": "what ", "document": "the "}),
+        "dense": tiny_model(1, layers=1, max_tokens=lengths, prompts={"query": "what ", "document": "the "}),
         "static": static(tiny_student),
-        "sparse": sparse(trunk, seed=1, max_tokens=lengths),
-        "ranker": ranker(trunk, layers=[0, 2], seed=3),
+        "sparse": sparse(trunk, layers=[0], seed=1, max_tokens=lengths),
+        "ranker": ranker(trunk, layers=[0], seed=3),
     }
     for kind, model in models.items():
         save_student(model, folder / kind)

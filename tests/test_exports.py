@@ -37,7 +37,10 @@ def exported(tiny_model, tmp_path_factory) -> Path:
     """A student with prompts and lengths of its own, exported in both precisions, not measured."""
     folder = tmp_path_factory.mktemp("exported") / "student"
     save_student(
-        tiny_model(1, max_tokens={"query": 7, "document": 12}, prompts={"query": "what ", "document": "the "}), folder
+        tiny_model(
+            1, layers=1, max_tokens={"query": 7, "document": 12}, prompts={"query": "what ", "document": "the "}
+        ),
+        folder,
     )
     export_student(folder)
     return folder
@@ -130,7 +133,7 @@ class TestGraphs:
 
     def test_a_sparse_student(self, trunk, tmp_path):
         folder = tmp_path / "sparse"
-        save_student(sparse(trunk, seed=1), folder)
+        save_student(sparse(trunk, layers=[0], seed=1), folder)
         export_student(folder, precision="float32")
         plain, graph = (SparseStudent.load(str(folder), backend=b) for b in ("torch", "onnx"))
         wanted = plain.encode_document(TEXTS)
@@ -181,7 +184,7 @@ class TestCut:
             for layers in (1, 2)
         ]
         made = {
-            "dense": lambda: tiny_model(1, prompts={"query": "what "}),
+            "dense": lambda: tiny_model(1, layers=1, prompts={"query": "what "}),
             "static": lambda: static(tiny_student),
             "two towers": lambda: two_towers(*towers),
         }
@@ -306,7 +309,7 @@ class TestChoice:
             d["_id"].replace("d", "q", 1): f"{d['title']} {d['text']}" for d in corpus
         }  # by any model but the broken
         write_jsonl(beir / "queries.jsonl", [{"_id": name, "text": text} for name, text in found.items()])
-        broken = tiny_model(1)
+        broken = tiny_model(1, layers=1)
         for parameter in broken.parameters():
             parameter.data.zero_()
         monkeypatch.setattr(exports, "export_model", lambda _, *place, **__: export_model(broken, *place))

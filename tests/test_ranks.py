@@ -295,7 +295,7 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
         )
     ]
 
-    return {
+    found = {
         "whole": whole,
         "cached": changed(whole, cache_gradients=True, tokens_per_chunk=24),
         "both": changed(whole, accumulation=2, cache_gradients=True, tokens_per_chunk=24),
@@ -326,6 +326,10 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
         "cudfkd": cudfkd,
         "e5": e5,
         "images": images,
+    }
+    for name in found.keys() - {"whole", "small", "ranker", "prod"}:  # these evaluate and save on the way
+        found[name] = changed(found[name], evaluate_every=0, checkpoint_every=100)
+    return found | {
         # Float32 with dropout: the ranks must agree, and a killed run must come back to it.
         "dropout": long(recipe_tree),
     }
