@@ -324,7 +324,8 @@ def export_model(model: Any, student: Path, precision: ExportPrecision, *, trace
                     continue
                 if same and side == "query":
                     continue
-                place, of_side = (at and (at if same else at / side) for at in (aside, traced))
+                place = aside if same else aside / side
+                of_side = traced if same or traced is None else traced / side
                 if pictures and side == "document":
                     _write_images(modules, place, precision, of_side)
                 elif (static := static_encoder(model, side)) is not None:
