@@ -40,6 +40,7 @@ def recipe(trunk, tiny_student) -> Recipe:
     return Recipe.from_yaml("chain", overrides=[f"{place}={json.dumps(value)}" for place, value in changes.items()])
 
 
+@pytest.mark.long
 def test_a_kill_in_each_stage(recipe, pages, tmp_path, monkeypatch):
     run_recipe(recipe, pages, tmp_path / "whole" / "run")
     lines = [json.loads(line) for line in (tmp_path / "whole" / "run" / "log.jsonl").read_text().splitlines()]

@@ -397,6 +397,7 @@ class TestSecondWarmUp:
             found.append(expected.rows.tolist())
         assert found[0] != found[1]
 
+    @pytest.mark.long
     def test_killed_in_both_of_its_stages(self, tree, beir, tmp_path, monkeypatch):
         out = tmp_path / "whole" / "run"
         run_recipe(Recipe.from_dict(tree), beir, out)
