@@ -694,6 +694,8 @@ def test_what_is_forgotten_is_compared_question_by_question(monkeypatch):
         "r, as it is, 0": {"own": 0.5, "questions": same},
         "r, half made, 0": {"own": 0.5, "questions": worse},
         "r, half made, 1": {"own": 0.5, "questions": worse},  # the plain one of its seed is not there
+        "r, as it is, 2": {"own": 0.5, "questions": same, "cpu": "one"},
+        "r, half made, 2": {"own": 0.5, "questions": worse, "cpu": "another"},
         "old, as it is, 0": {"own": 0.5},
         "old, half made, 0": {"own": 0.5},  # of before questions were kept
     }
