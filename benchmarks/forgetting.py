@@ -57,8 +57,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> str:
 
     def evaluated(name: str, model: Any) -> None:
         each = {s: evaluate_bm25(data) if model == "bm25" else evaluate_model(model, data) for s, data in sets.items()}
-        found[name] = {"cpu": runner.describe_machine()["cpu"]}
-        found[name] |= {s: one.metrics[MEASURE] for s, one in each.items()}
+        found[name] = {"cpu": runner.describe_machine()["cpu"], **{s: e.metrics[MEASURE] for s, e in each.items()}}
         found[name]["questions"] = {s: values(one.per_query, MEASURE).round(4).tolist() for s, one in each.items()}
 
     for name, model in (("bm25", "bm25"), ("teacher", TEACHER)):
@@ -105,7 +104,7 @@ def changed(found: dict[str, Any], sets: list[str]) -> list[list[str]]:
         plain = found.get(f"{recipe}, {PLAIN}, {rest[-1]}", {}) if rest else {}
         if scores is plain or "questions" not in plain or "questions" not in scores:
             continue
-        if plain.get("cpu") != scores.get("cpu"):
+        if plain.get("cpu") != scores.get("cpu"):  # another machine's rounding
             continue
         tests = [paired_test(*(np.array(one["questions"][s]) for one in (plain, scores))) for s in sets]
         rows.append([name, *(f"{t.difference:+.4f} ({t.low:+.4f} to {t.high:+.4f}), p {t.p:.3f}" for t in tests)])

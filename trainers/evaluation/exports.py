@@ -92,11 +92,12 @@ def export_student(
             msg = f"{folder}: a static student is exported in float32 alone."
             raise ExportError(msg)
         wanted = ("float32",)
-    made: list[dict[str, Any]] = []
+    made = []
+    path: Path | None = None  # int8 is made of float32
     model = _load(folder, "torch", "float32", trust_remote_code=trust_remote_code).model
     remove_leftovers(folder)
     for name in wanted:
-        path = export_model(model, folder, name, traced=folder / FOLDER / "float32" if made else None)
+        path = export_model(model, folder, name, traced=path)
         entry = _entry(f"{FOLDER}/{name}", name, export_fingerprint(path, manifest.fingerprint))
         made.append(entry | {"made_of": made_of(folder)})
     kept = [e for e in manifest.exports if e["file"] and e["file"] not in {m["file"] for m in made}]
