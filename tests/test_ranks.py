@@ -400,8 +400,8 @@ def comes_back(tree, data, out) -> None:
     """`retort train --resume` ends where the uninterrupted run did, bit for bit."""
     recipe, killed = out / "recipe.yaml", out / "killed"
     recipe.write_text(yaml.safe_dump(tree))
-    command = ["-m", "retort.cli", "train", "--no-export", "--resume", "--recipe", recipe, "--data", data, "--out", killed]
-    found = subprocess.run([*LAUNCH, *map(str, command)], capture_output=True, text=True, env=ENV, check=False)
+    command = [*LAUNCH, *"-m retort.cli train --no-export --resume --recipe".split(), recipe, "--data", data, "--out"]
+    found = subprocess.run([*command, killed], capture_output=True, text=True, env=ENV, check=False)
     assert found.returncode == 0, found.stderr
     whole = out / "dropout"
     finished = [load_file(list_checkpoints(o / "checkpoints")[-1] / "state.safetensors") for o in (whole, killed)]
