@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from retort.trainers import losses
 from retort.trainers.encoder_output import PairOutput
-from retort.trainers.methods.adam import NOISY, REINFORCED, DarkExamples, DarkKL, difficulty, mask, mix
+from retort.trainers.methods.adam import NOISY, REINFORCED, DarkExamples, DarkKL, difficulty, mask, mix, pieces
 from retort.trainers.recipe import Recipe
 from retort.trainers.roles import StepContext, TextRequest
 from retort.trainers.run import run_recipe
@@ -161,6 +161,33 @@ class TestDarkExamples:
         """What is put behind the model's last token would change nothing."""
         long = [" ".join(f"{letter}{i}" for i in range(500)) for letter in "pab"]
         assert all(len(one.text.split()) <= 30 for one in self.derived(long, words=30))
+
+    @pytest.mark.parametrize(
+        "texts",
+        [
+            [
+                "面包师把新鲜的面包放在桌子上。孩子们都很高兴。",
+                "船长在暴风雨中看见了港口的灯光。",
+                "农民在田里种植小麦和玉米。",
+            ],
+            ["คนทำขนมปังวางขนมปังสดใหม่ไว้บนโต๊ะ", "กัปตันเห็นแสงไฟของท่าเรือในพายุ", "ชาวนาปลูกข้าวสาลีในทุ่งนา"],
+        ],
+    )
+    def test_scripts_without_spaces(self, texts):
+        found = self.derived(texts)
+        assert [one.kind for one in found] == [REINFORCED, REINFORCED, NOISY, NOISY]
+        assert not any(" " in one.text for one in found)
+        assert all(len(one.text) < len(texts[0]) and set(one.text) <= set(texts[0]) for one in found[2:])
+        assert all(set(one.text) & (set(texts[0]) - set(texts[1] + texts[2])) for one in found[:2])
+        assert all(len(one.text) <= 16 for one in self.derived(texts, words=2))
+
+    def test_words_and_what_is_between_them(self):
+        """Joined they are the text again; the last one has room behind it, too."""
+        assert pieces(" the  ship\nsails", 9) == ["the ", "ship ", "sails "]
+        assert pieces("the ship sails", 2) == ["the ", "ship "]
+        assert pieces("ship", 1) == ["ship "] and pieces("", 3) == []
+        assert "".join(pieces("船长看见了港口。", 9)) == "船长看见了港口。"
+        assert "".join(pieces("他说 hello 世界", 9)).strip() == "他说 hello 世界"
 
     @pytest.mark.parametrize(
         ("texts", "positive"),

@@ -190,6 +190,14 @@ class TestTheSplit:
         avoided = values_of(objective, toy, [True, True], student=known)
         torch.testing.assert_close(avoided, unlikelihood(known, T1, POSITIVE, FULL))
 
+    def test_a_malicious_teacher_is_followed_nowhere_even_so(self, toy):
+        """Its flat scores know more than a student that is worse than none."""
+        toy.teacher_scores["t1"], worse = -T1, -10 * T1
+        state = {name: float(v) for name, v in self.opened(-T1, student=worse).items() if name != "beneficial"}
+        objective = KnowledgeFiltration(teacher="t1", live=True)
+        found = values_of(objective, toy, [True, True], student=worse, **state)
+        torch.testing.assert_close(found, unlikelihood(worse, -T1 / state["spread"], POSITIVE, FULL))
+
     def test_the_student_as_it_is_has_a_temperature_too(self, toy):
         objective = KnowledgeFiltration(teacher="t1", live=True)
         cold = values_of(objective, toy, [False, False], student=50.0 * S, own=50.0)

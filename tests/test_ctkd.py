@@ -15,7 +15,13 @@ from retort.trainers.distiller import Distiller
 from retort.trainers.encoder_output import PairOutput
 from retort.trainers.engine.optimizers import parameter_groups
 from retort.trainers.losses import listwise_kl
+from retort.trainers.methods.adam import DarkKL
+from retort.trainers.methods.cerberus import HeadKL
+from retort.trainers.methods.ckd import KnowledgeFiltration
 from retort.trainers.methods.ctkd import CurriculumTemperature, features
+from retort.trainers.methods.cudfkd import SelfPacedKL
+from retort.trainers.methods.mtd import ConsensusAndDifference
+from retort.trainers.methods.nkd import NKD
 from retort.trainers.methods.prod import AnchorKL
 from retort.trainers.objectives import Contrastive, ListwiseKL
 from retort.trainers.recipe import Recipe
@@ -24,6 +30,7 @@ from retort.trainers.run import run_recipe
 
 S = torch.tensor([[2.0, 1.0, 0.5, -0.5, 0.0], [0.2, 1.5, -0.3, 0.9, 0.4]], dtype=torch.float64)
 T = torch.tensor([[3.0, 1.0, 0.0, -1.0, 0.5], [2.0, 0.5, -1.0, 1.5, 0.0]], dtype=torch.float64)
+ONE = torch.ones(1)
 PAPER = {"initial": 15.621172, "rise": 10 / 240}  # theta = 1
 
 
@@ -133,6 +140,38 @@ def test_only_divergences_are_divided():
     assert first is None
     assert float(anchor.detach()) == pytest.approx(4.0)
     assert anchor < other < t
+
+
+@pytest.mark.parametrize("granularity", ["global", "per_query"])
+@pytest.mark.parametrize(
+    ("objective", "own", "state"),
+    [
+        (ListwiseKL(teacher="t1"), 1.0, {}),
+        (NKD(teacher="t1"), 1.0, {}),
+        (DarkKL(teacher="t1", keep=(1, 1), joint=True), 1.0, {"order": torch.zeros(2)}),
+        (
+            KnowledgeFiltration(teacher="t1"),
+            1.0,
+            {"temperature": ONE, "spread": ONE, "own": ONE, "beneficial": ONE.bool().repeat(2)},
+        ),
+        (ConsensusAndDifference(teacher=["t1", "t2"]), 2.4, {"temperatures": ONE.repeat(2)}),
+        (HeadKL(teacher=["t1"]), 2.0, {}),
+        (SelfPacedKL(teacher="t1", how="none"), 1.0, {}),
+    ],
+    ids=lambda given: type(given).__name__ if isinstance(given, torch.nn.Module) else "",
+)
+def test_all_divergences_are_divided(toy, objective, own, state, granularity):
+    """By the stage's temperature, in the place of their own."""
+    toy.list_rows = torch.arange(2)
+    out = PairOutput(S, views={"head": S[..., None]})
+    temperature, ctx = module(granularity=granularity, initial=4.0), StepContext("s", 0, 10, teacher="t1", state=state)
+    values = {}
+    for tau in (None, own, temperature(out, toy, ctx, objective)):
+        ctx.temperature = tau
+        values[tau] = sum(v.detach() for v in objective(out, toy, ctx).values())
+    plain, same, divided = values.values()
+    torch.testing.assert_close(plain, same)
+    assert (plain - divided).abs().min() > 1e-5
 
 
 class TestPerQuery:

@@ -21,6 +21,7 @@ from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.build import build_recipe
 from retort.trainers.data.beir import read_beir
 from retort.trainers.encoder_output import BatchEncoder, DenseOutput
+from retort.trainers.methods.ctkd import CurriculumTemperature
 from retort.trainers.methods.fgd import PASSAGE, SENTENCE, PieceKL, Pieces, best_passages, intra_kl, piece_cosine
 from retort.trainers.plan import _work
 from retort.trainers.recipe import Recipe
@@ -89,6 +90,16 @@ class TestReferenceValues:
         assert float(intra) == pytest.approx(0.272655, abs=1e-6)
         both = values_of(batch, output, scope="both", passages=2.0)[0]["fgd_passages"]
         assert float(both) == pytest.approx(2 * (0.363048 + 0.272655 / 2), abs=2e-6)
+
+    @pytest.mark.parametrize("document", ["whole", "maxp"])
+    def test_a_stages_temperature(self, document):
+        batch, output = of_pieces()
+        ctx = StepContext("s", 0, 1)
+        objective = PieceKL(teacher="t", scope="both", document=document)
+        ctx.temperature = CurriculumTemperature(granularity="per_query", initial=4.0)(output, batch, ctx, objective)
+        found = {name: float(value.detach()) for name, value in objective(output, batch, ctx).items()}
+        own, _ = values_of(batch, output, scope="both", document=document, temperature=4.0)
+        assert found == pytest.approx({name: float(value) for name, value in own.items()})
 
     def test_padding_changes_nothing(self):
         batch, output = of_pieces(padding=2)

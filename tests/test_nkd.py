@@ -71,6 +71,9 @@ class TestReferenceValues:
         ((values, counts),) = terms_of(TeacherFreeNKD(), PairOutput(S), batch_of(FIRST), HERE).values()
         assert float(values.mean()) == pytest.approx(1.198283, abs=1e-6)
         assert counts.all()
+        warm = StepContext("s", 0, 1, temperature=torch.tensor(2.0))
+        divided = terms_of(TeacherFreeNKD(), PairOutput(2 * S), batch_of(FIRST), warm)["tf_nkd"][0]
+        torch.testing.assert_close(divided, values)
 
 
 @pytest.mark.parametrize("width", [5, 9])

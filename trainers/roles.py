@@ -198,7 +198,7 @@ class Turn:
 
 
 class Objective(nn.Module):
-    """A term, or several, of the loss; may own parameters, which do not decay."""
+    """A term, or several, of the loss; may own parameters, which decay as the student's do unless it has an `lr`."""
 
     #: A query without a positive cannot be learned from.
     needs_positives = False

@@ -208,10 +208,11 @@ class ListBatches(BatchSource):
             for at, one in enumerate(own, derived_starts[i] - len(unique)):
                 if one.piece is not None:
                     pieces[at] = index[i, one.piece[0]], *one.piece[1:]
-                    known[:, len(unique) + at] |= known[:, pieces[at, 0]]
             if derived_scores is not None:
                 for name, values in scores.items():
                     values[i, last] = derived_scores.of(name, int(query_rows[i]), [one.text for one in own])
+        of_pieces = np.flatnonzero(pieces[:, 0] >= 0)
+        known[:, len(unique) + of_pieces] |= known[:, pieces[of_pieces, 0]]  # of all lists, once these stand
         query_items, document_items = data.queries.item_ids[query_rows], data.corpus.item_ids[unique]
         vectors = self._vectors.of(query_items, document_items)
         if added:

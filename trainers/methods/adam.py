@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from retort.students.segmentation import token_spans
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.objectives import TeacherObjective, one_of
-from retort.trainers.roles import Context, Derived, Masks, StepContext, TextRequest, TextTransform, Values
+from retort.trainers.roles import Compared, Context, Derived, Masks, StepContext, TextRequest, TextTransform, Values
 from retort.trainers.runtime.rng import rng_for
 
 REINFORCED, NOISY = 1, 2  # kinds of derived candidates
@@ -41,6 +42,16 @@ def mix(negative: list[str], span: list[str], place: int) -> list[str]:
     """
     kept = negative[: len(negative) - len(span)]
     return [*kept[:place], *span, *kept[place:]]
+
+
+def pieces(text: str, most: int) -> list[str]:
+    """Cut a text into words that joined are the text again: each with a blank behind it, if white space follows it."""
+    spans = token_spans(text)[: most + 1]
+    ends = [start for start, _ in spans[1:]]
+    blanks = ["" if end == after else " " for (_, end), after in zip(spans, ends, strict=False)]
+    if len(spans) <= most:  # the last word: as all others, that another may come behind it
+        blanks.append(" " if " " in blanks or len(spans) == 1 else "")
+    return [text[start:end] + blank for (start, end), blank in zip(spans, blanks, strict=False)]
 
 
 def mask(words: list[str], places: set[int], token: str | None) -> list[str]:
@@ -68,7 +79,8 @@ class DarkExamples(TextTransform):
     :param mode:
         `drop`: words are left out. `mask`: the student's mask token takes their place, for teachers that know it.
     :param words:
-        Texts are cut after so many words first: what is put behind the model's last token changes nothing.
+        Texts are cut after so many words first: what is put behind the model's last token changes nothing. Scripts
+        without spaces have words, too (see `segmentation.token_spans`).
     :param lists:
         Different draws a query, of spans, places and words: after so many epochs they come again. With the candidates'
         `order: top` a teacher is asked for these alone; where negatives are drawn anew, so are reinforced ones.
@@ -116,10 +128,10 @@ class DarkExamples(TextTransform):
             If the tokenizer has no mask token, and `mode` wants one.
         """
         if self.mode == "mask":
-            self._token = tokenizer.mask_token
-            if self._token is None:
+            if tokenizer.mask_token is None:
                 msg = "DarkExamples: the student's tokenizer has no mask token; set mode: drop."
                 raise ValueError(msg)
+            self._token = f"{tokenizer.mask_token} "
         self.reinforced = negatives // 2 if self.reinforced is None else self.reinforced
         self.noisy = negatives - negatives // 2 if self.noisy is None else self.noisy
 
@@ -128,7 +140,7 @@ class DarkExamples(TextTransform):
         if not request.positive.any():
             return []
         rng = rng_for("dark", request.query, request.epoch % self.lists)
-        texts = [text.split()[: self.words] for text in request.documents]
+        texts = [pieces(text, self.words) for text in request.documents]
         positive = texts[int(request.positive.argmax())]
         negatives = [words for words, own in zip(texts, request.positive, strict=True) if not own]
         found = []
@@ -137,11 +149,11 @@ class DarkExamples(TextTransform):
             size = min(round(rng.uniform(*self.reinforce) * len(negative)), len(positive))
             start = int(rng.integers(0, len(positive) - size + 1))
             place = int(rng.integers(0, len(negative) - size + 1))
-            found.append(Derived(" ".join(mix(negative, positive[start : start + size], place)), REINFORCED))
+            found.append(Derived("".join(mix(negative, positive[start : start + size], place)).strip(), REINFORCED))
         for _ in range(self.noisy or 0):
             size = round(rng.uniform(*self.noise) * len(positive))
             places = set(rng.permutation(len(positive))[:size].tolist())
-            found.append(Derived(" ".join(mask(positive, places, self._token)), NOISY))
+            found.append(Derived("".join(mask(positive, places, self._token)).strip(), NOISY))
         originals = set(request.documents)
         return [one for one in found if one.text and one.text not in originals]
 
@@ -183,7 +195,7 @@ class DarkKL(TeacherObjective):
     :param teacher:
         Name of a teacher that scores texts as they come: a ranker, or one that gives vectors.
     :param temperature:
-        $\tau$, of both sides.
+        $\tau$, of both sides. A stage's `temperature` takes its place, but for the order of difficulties.
     :param keep:
         Keep rates at the stage's first and last step.
     :param joint:
@@ -201,6 +213,7 @@ class DarkKL(TeacherObjective):
     needs_lists = True
     needs_positives = True
     takes_derived = True
+    divergence = True
 
     def __init__(
         self,
@@ -233,7 +246,7 @@ class DarkKL(TeacherObjective):
         hard = np.array([difficulty(own, positive, self.temperature, negatives=1) for own, positive in pairs])
         known, order = np.flatnonzero(np.isfinite(hard)), np.full(len(hard), 2.0)
         order[known[np.argsort(hard[known], kind="stable")]] = np.arange(len(known)) / max(1, len(known))
-        return {"order": torch.from_numpy(order)}
+        return {"order": torch.from_numpy(order).float()}
 
     def keep_rate(self, ctx: StepContext) -> float:
         """$k_e$ at a step."""
@@ -245,6 +258,10 @@ class DarkKL(TeacherObjective):
         dark = self._dark(batch, teacher)
         return {"dark_kl": (dark & self._derived(batch)).any(-1) & (dark.sum(-1) > 1)}
 
+    def compared(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Compared:
+        """Scores of the positives and the dark examples."""
+        return output.list_scores(batch), self.list_teacher(output, batch, ctx), self._dark(batch, ctx.teacher)
+
     def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
         """
         One value a query.
@@ -254,15 +271,9 @@ class DarkKL(TeacherObjective):
         """
         rate, counts = self.keep_rate(ctx), self.valid(batch, ctx.teacher)["dark_kl"]
         kept = ctx.state["order"][batch.list_rows] < rate
-        teacher, dark = self.list_teacher(output, batch, ctx), self._dark(batch, ctx.teacher)
-        temperature = self.temperature if ctx.temperature is None else ctx.temperature
-        values = losses.listwise_kl(
-            output.list_scores(batch),
-            teacher,
-            dark,
-            student_temperature=temperature,
-            teacher_temperature=temperature,
-        )
+        student, teacher, dark = self.compared(output, batch, ctx)
+        tau = self.temperature if ctx.temperature is None else ctx.temperature
+        values = losses.listwise_kl(student, teacher, dark, student_temperature=tau, teacher_temperature=tau)
         hard = self.scored(batch, ctx.teacher) & ~self._derived(batch)
         ctx.logged_terms["dark_kept"] = (kept.to(values.dtype), counts)
         ctx.logged_terms["hard_entropy"] = (losses.entropy(teacher, hard), counts)

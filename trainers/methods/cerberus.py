@@ -19,7 +19,7 @@ from retort.students.modules.heads import HeadsOfOneBody
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.objectives import TeacherObjective
-from retort.trainers.roles import Masks, ModelInfo, StepContext, Values
+from retort.trainers.roles import Compared, Masks, ModelInfo, StepContext, Values
 
 
 class HeadKL(TeacherObjective):
@@ -36,7 +36,8 @@ class HeadKL(TeacherObjective):
     :param teacher:
         Names of the teachers, one for each head, in the heads' order. A name may come again.
     :param temperature:
-        $\tau$: a number, or one for each name. A stage's `temperature` takes its place.
+        $\tau$: a number, or one for each name. A stage's `temperature` takes its place; one that looks at scores sees
+        the first of a teacher's heads.
     :param label_weight:
         $\alpha$; 0 leaves labels out.
     :param teacher_scale:
@@ -52,6 +53,7 @@ class HeadKL(TeacherObjective):
     """
 
     needs_lists = True
+    divergence = True
     views = ("head",)
 
     def __init__(
@@ -88,6 +90,11 @@ class HeadKL(TeacherObjective):
         """Lists of which the teacher scored two or more count; for labels, queries with a positive."""
         labels = {"head_labels": batch.has_positive} if self.label_weight else {}
         return {"head_kl": self.scored(batch, teacher).sum(-1) > 1} | labels
+
+    def compared(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Compared:
+        """Scores of each query's list by the first of the teacher's heads."""
+        head = self.of_heads.index(ctx.teacher or self.each_teacher[0])
+        return output.of_head(head).list_scores(batch), self.list_teacher(output, batch, ctx), batch.mask
 
     def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
         """One value a query and teacher: of a teacher of several heads, that of all of them."""

@@ -25,7 +25,7 @@ from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.objectives import TeacherObjective
-from retort.trainers.roles import Context, Masks, StepContext, Values
+from retort.trainers.roles import Compared, Context, Masks, StepContext, Values
 from retort.trainers.temperature import MOST, fitted_temperature, mean_spread
 
 
@@ -56,7 +56,13 @@ def unlikelihood(student: Tensor, teacher: Tensor, positive: Tensor, mask: Tenso
 
 
 def filtration(
-    student: Tensor, teacher: Tensor, beneficial: Tensor, positive: Tensor, mask: Tensor, sharper: float | Tensor = 1.0
+    student: Tensor,
+    teacher: Tensor,
+    beneficial: Tensor,
+    positive: Tensor,
+    mask: Tensor,
+    sharper: float | Tensor = 1.0,
+    temperature: float | Tensor = 1.0,
 ) -> Tensor:
     r"""
     Follow the teacher where it is beneficial, by $\mathrm{KL}(p \| q)$, and avoid it elsewhere, by `unlikelihood`.
@@ -65,12 +71,14 @@ def filtration(
         `[B]` bool.
     :param sharper:
         What the teacher's scores are multiplied by where it is avoided. The rest as in `unlikelihood`.
+    :param temperature:
+        Divides both sides' scores where the teacher is followed (see `losses.listwise_kl`).
     :returns:
         `[B]`.
     """
     return torch.where(
         beneficial,
-        losses.listwise_kl(student, teacher, mask),
+        losses.listwise_kl(student, teacher, mask, student_temperature=temperature, teacher_temperature=temperature),
         unlikelihood(student, teacher * sharper, positive, mask),
     )
 
@@ -112,7 +120,8 @@ class KnowledgeFiltration(TeacherObjective):
     -\sum_{i \notin P} \tilde p_i \log(1 - q_i) & \text{otherwise} \end{cases}, \quad Q = \log \sum_{i \in P} p_i$$
 
     (see `filtration`, `unlikelihood`; Zhang et al. 2023, section 3.) The split is fixed when the stage opens, and again
-    at each refresh. Queries without a positive have none, and do not count.
+    at each refresh. Queries without a positive have none, and do not count. A stage's `temperature` divides the
+    divergence's scores, not the split's.
 
     :param teacher:
         Name of a teacher that scores lists or gives vectors; not of one in the loop.
@@ -126,6 +135,8 @@ class KnowledgeFiltration(TeacherObjective):
     :param live:
         Split by the student as it is at each step, not by that of the stage before (ours).
 
+    A teacher whose fitted scores are flat, because it is worse than none, is followed nowhere (ours).
+
     ```yaml
     - {type: retort.trainers.methods.ckd.KnowledgeFiltration, init_parameters: {teacher: second}, weight: 0.333}
     ```
@@ -133,6 +144,7 @@ class KnowledgeFiltration(TeacherObjective):
 
     needs_lists = True
     needs_positives = True
+    divergence = True
 
     def __init__(self, *, teacher: str, teacher_scale: float = 1.0, calibrate: bool = True, live: bool = False) -> None:
         super().__init__(teacher=teacher, teacher_scale=teacher_scale)
@@ -162,9 +174,9 @@ class KnowledgeFiltration(TeacherObjective):
             pairs = [list(zip(scores, positive, strict=True)) for scores in (taught, own)]
             temperature, students = map(fitted_temperature, pairs)
             spread = mean_spread(pairs[0]) or 1.0
-        worse_than_none = temperature > 0.9 * MOST * spread  # the fit ended at its bound
+        useful = _says_something(temperature, spread)
         better = [
-            not worse_than_none and quality(t / temperature, p) > quality(s / students, p)
+            useful and quality(t / temperature, p) > quality(s / students, p)
             for t, s, p in zip(taught, own, positive, strict=True)
         ]
         found = {"temperature": temperature, "spread": spread, "own": students}
@@ -176,19 +188,31 @@ class KnowledgeFiltration(TeacherObjective):
         positive = scored & (batch.labels == 1)
         return {"filtration": positive.any(-1) & (scored & ~positive).any(-1)}
 
+    def compared(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Compared:
+        """Scores of each query's list, the teacher's calibrated."""
+        mask = self.scored(batch, ctx.teacher)
+        teacher = self.list_teacher(output, batch, ctx).masked_fill(~mask, 0.0) / ctx.state["temperature"]
+        return output.list_scores(batch), teacher, mask
+
     def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
         """One value a query; the share of beneficial ones is logged."""
-        student, mask = output.list_scores(batch), self.scored(batch, ctx.teacher)
+        student, teacher, mask = self.compared(output, batch, ctx)
         positive = (batch.labels == 1) & mask
-        teacher = self.list_teacher(output, batch, ctx).masked_fill(~mask, 0.0) / ctx.state["temperature"]
         if self.live:
             both = (teacher, student.detach() / ctx.state["own"])
             shares = (losses.log_distribution(scores, mask).exp() for scores in both)
             known, own = ((share * positive).sum(-1) for share in shares)
-            beneficial = known > own
+            beneficial = (known > own) & _says_something(ctx.state["temperature"], ctx.state["spread"])
         else:
             beneficial = ctx.state["beneficial"][batch.list_rows]
         counts = self.valid(batch, ctx.teacher)["filtration"]
         ctx.logged_terms["beneficial"] = (beneficial.to(student.dtype), counts)
         sharper = ctx.state["temperature"] / ctx.state["spread"]
-        return {"filtration": filtration(student, teacher.to(student.dtype), beneficial, positive, mask, sharper)}
+        tau = 1.0 if ctx.temperature is None else ctx.temperature
+        teacher = teacher.to(student.dtype)
+        return {"filtration": filtration(student, teacher, beneficial, positive, mask, sharper, tau)}
+
+
+def _says_something(temperature: Any, spread: Any) -> Any:
+    """Tell whether a fit has not ended at its bound, where a teacher's scores are flat."""
+    return temperature <= 0.9 * MOST * spread

@@ -222,7 +222,7 @@ class SelfPacedKL(ListwiseKL):
     :param teacher:
         Name of the teacher.
     :param temperature:
-        Divides both sides' scores.
+        Divides both sides' scores. A stage's `temperature` takes its place, but for measuring $\lambda$ at the start.
     :param how:
         `log` (as the official scripts), `linear` or `hard`; `none` weighs all lists alike.
     :param granularity:

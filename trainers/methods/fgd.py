@@ -24,7 +24,7 @@ from retort.students.segmentation import passage_spans, sentence_spans
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.objectives import TeacherObjective, one_of
-from retort.trainers.roles import Derived, Masks, StepContext, TextRequest, TextTransform, Values
+from retort.trainers.roles import Compared, Derived, Masks, StepContext, TextRequest, TextTransform, Values
 from retort.trainers.runtime.rng import rng_for
 
 PASSAGE, SENTENCE = 1, 2  # kinds of derived candidates
@@ -219,7 +219,7 @@ class PieceKL(TeacherObjective):
     :param document:
         The teacher's score of a document: `maxp`, that of its best passage; or `whole`, it reads the document.
     :param temperature:
-        $\tau$ of both sides.
+        $\tau$ of both sides. A stage's `temperature` takes its place; one that looks at scores sees the documents'.
     :param teacher_scale:
         As in `TeacherObjective`.
     :raises ValueError:
@@ -232,6 +232,7 @@ class PieceKL(TeacherObjective):
 
     needs_lists = True
     takes_derived = True
+    divergence = True
 
     def __init__(
         self,
@@ -266,17 +267,24 @@ class PieceKL(TeacherObjective):
         own = {name: (self._places(batch, teacher, kind) >= 0).sum(-1) > 1 for kind, name in self._used()}
         return {"fgd_documents": counts > 1} | own
 
-    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
-        """One value a query."""
+    def compared(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Compared:
+        """Scores of each query's documents, without their pieces."""
         student, teacher = output.list_scores(batch), self.list_teacher(output, batch, ctx)
         documents = batch.index.shape[1] - batch.derived_candidates
-        tau = self.temperature if ctx.temperature is None else ctx.temperature
-        pieces, of_pieces = student[:, documents:], teacher[:, documents:]
-        passages = self._places(batch, ctx.teacher, PASSAGE)
         target = teacher[:, :documents]
         if self.document == "maxp":
-            target = best_passages(of_pieces.detach().nan_to_num(), passages, documents)
-        values = {"fgd_documents": list_kl(student[:, :documents], target, batch.mask[:, :documents], tau)}
+            of_pieces = teacher[:, documents:].detach().nan_to_num()
+            target = best_passages(of_pieces, self._places(batch, ctx.teacher, PASSAGE), documents)
+        return student[:, :documents], target, batch.mask[:, :documents]
+
+    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
+        """One value a query."""
+        tau = self.temperature if ctx.temperature is None else ctx.temperature
+        values = {"fgd_documents": list_kl(*self.compared(output, batch, ctx), tau)}
+        documents = batch.index.shape[1] - batch.derived_candidates
+        student, teacher = output.list_scores(batch), self.list_teacher(output, batch, ctx)
+        pieces, of_pieces = student[:, documents:], teacher[:, documents:]
+        passages = self._places(batch, ctx.teacher, PASSAGE)
         for kind, name in self._used():
             places = self._places(batch, ctx.teacher, kind)
             value = torch.zeros_like(student[:, 0])

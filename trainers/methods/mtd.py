@@ -21,7 +21,7 @@ from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.objectives import TeacherObjective, one_of
-from retort.trainers.roles import Context, Masks, StepContext, Values
+from retort.trainers.roles import Compared, Context, Masks, StepContext, Values
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.temperature import fitted_temperature
 
@@ -71,7 +71,7 @@ class ConsensusAndDifference(TeacherObjective):
     :param soft_weight:
         $w$; .3 in the code.
     :param temperature:
-        $\tau$ of the soft term; 2.4 in the code.
+        $\tau$ of the soft term; 2.4 in the code. A stage's `temperature` takes its place.
     :param soft_on:
         `difference`: queries without labels of which the teachers disagree (paper). `labelled_and_consensus`: all
         others (code). `all`: every query.
@@ -97,6 +97,7 @@ class ConsensusAndDifference(TeacherObjective):
     """
 
     needs_lists = True
+    divergence = True
 
     def __init__(
         self,
@@ -157,8 +158,7 @@ class ConsensusAndDifference(TeacherObjective):
         the share whose first candidate is a positive.
         """
         student, positive = output.list_scores(batch), (batch.labels == 1) & batch.mask
-        raw = [self.list_teacher(output, batch, StepContext("", 0, 1, teacher=name)) for name in self.each_teacher]
-        scores = torch.stack(raw) / ctx.state["temperatures"].to(student.dtype)[:, None, None]
+        scores = torch.stack([self._calibrated(output, batch, ctx, name) for name in self.each_teacher])
         agree, best = consensus(scores, batch.mask, confidence=self.confidence, margin=self.margin)
         labelled = positive.any(-1)
         both, agree = agree & labelled, agree & ~labelled
@@ -167,10 +167,9 @@ class ConsensusAndDifference(TeacherObjective):
         mask = batch.mask & ~(agree[:, None] & unsure & ~chosen)
         target = positive | chosen
         hard = losses.marginal_nll(student, target, mask)
-        own = scores[self.each_teacher.index(ctx.teacher or self.each_teacher[0])]
-        soft = losses.listwise_kl(
-            student, own, batch.mask, student_temperature=self.temperature, teacher_temperature=self.temperature
-        )
+        tau = self.temperature if ctx.temperature is None else ctx.temperature
+        own = scores[self._place(ctx)]
+        soft = losses.listwise_kl(student, own, batch.mask, student_temperature=tau, teacher_temperature=tau)
         known = target.any(-1)
         shown = {"difference": ~known, "labelled_and_consensus": known, "all": torch.ones_like(known)}[self.soft_on]
         counts = self.valid(batch, ctx.teacher)["mtd_labels"]
@@ -180,6 +179,18 @@ class ConsensusAndDifference(TeacherObjective):
         # The values of teachers that scored the list are averaged; the soft term is their sum.
         many = torch.stack([self.scored(batch, name).sum(-1) > 1 for name in self.each_teacher]).sum(0)
         return {"mtd_labels": hard, "mtd_teachers": self.soft_weight * many * soft * shown}
+
+    def compared(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Compared:
+        """Scores of each query's list, the teacher's calibrated."""
+        own = self._calibrated(output, batch, ctx, self.each_teacher[self._place(ctx)])
+        return output.list_scores(batch), own, batch.mask
+
+    def _place(self, ctx: StepContext) -> int:
+        return self.each_teacher.index(ctx.teacher or self.each_teacher[0])
+
+    def _calibrated(self, output: Any, batch: CandidateBatch, ctx: StepContext, name: str) -> Tensor:
+        raw = self.list_teacher(output, batch, StepContext("", 0, 1, teacher=name))
+        return raw / ctx.state["temperatures"].to(raw.dtype)[self.each_teacher.index(name)]
 
     @staticmethod
     def _mean_share(scores: Tensor, mask: Tensor) -> Tensor:

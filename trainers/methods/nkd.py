@@ -155,7 +155,8 @@ class TeacherFreeNKD(Objective):
     where $S_b$ is the positives' share of the softmax over the list (Yang et al. 2022, the official code of v1). It
     gives confident queries more weight in the labels' loss, so that false labels count less.
 
-    The mean is over a part of the step's batch: accumulation changes it a little, as it does in the paper's code.
+    A stage's `temperature` divides the scores. The mean is over a part of the step's batch: accumulation changes it a
+    little, as it does in the paper's code.
 
     ```yaml
     - {type: retort.trainers.methods.nkd.TeacherFreeNKD, weight: 1.0}
@@ -165,9 +166,10 @@ class TeacherFreeNKD(Objective):
     needs_lists = True
     needs_positives = True
 
-    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:  # noqa: ARG002
+    def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
         """One value a query."""
-        share = -losses.marginal_nll(output.list_scores(batch), batch.labels == 1, batch.mask)
+        scores = output.list_scores(batch) / (1.0 if ctx.temperature is None else ctx.temperature)
+        share = -losses.marginal_nll(scores, batch.labels == 1, batch.mask)
         confidence, counts = share.exp(), batch.has_positive
         mean = confidence.masked_fill(~counts, 0.0).sum() / counts.sum().clamp(min=1)
         return {"tf_nkd": -confidence_weights(confidence, mean) * share}
