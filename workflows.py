@@ -39,6 +39,7 @@ from retort.trainers.data.documents import (
     documents_to_data,
     read_source,
     source_root,
+    with_usable_ids,
     without_blank,
 )
 from retort.trainers.data.pseudo_queries import GeneratedQuestions
@@ -284,7 +285,7 @@ def plan_distill(
     )
     passages = inputs.reading.documents
     sources = dict(inputs.sources)
-    files = len({d.meta.get("file_path", d.id) for d in passages})
+    files = len({str(d.meta.get("file_path", d.id)) for d in passages})
     lines = [f"documents: {len(passages):,} passages of {files:,} files"]
     questions = sources.pop("generator", None)
     if isinstance(questions, GeneratedQuestions):
@@ -471,6 +472,7 @@ def _read_inputs(
         folder = source_root(documents)
     else:
         reading, folder = without_blank(list(documents), on_error), None
+    reading = with_usable_ids(reading, on_error)
     passages = reading.documents
     if isinstance(queries, str | Path):
         real = read_asked(queries, passages)

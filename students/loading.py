@@ -48,6 +48,8 @@ OWN_MODULES = frozenset(
     }
 )
 MODULES, CONFIG = "modules.json", "config_sentence_transformers.json"
+_OF_A_STUDENT = (MODULES, "config.json")
+_STATED = {"SentenceTransformer": "dense", "SparseEncoder": "sparse", "CrossEncoder": "ranker"}
 PROMPTS = ("prompts", "default_prompt_name")  # in CONFIG
 SAVED = (*PROMPTS, "similarity_fn_name", "truncate_dim")  # likewise, of encoders
 
@@ -195,6 +197,9 @@ def load_model(
     folder = Path(path)
     # What is wrong with them is no fault of the folder's.
     transformers_kwargs(**{name: options.get(name) for name in KWARGS})
+    if not (folder / "config.json").is_file() and any((folder / "student" / name).is_file() for name in _OF_A_STUDENT):
+        msg = f"{path!r} is a run; its model is in {str(folder / 'student')!r}."
+        raise FileNotFoundError(msg)
     msg = f"No model at {path!r}. Give a model folder, a Hugging Face Hub id, or 'package:NAME/SUBFOLDER'."
     if not folder.is_dir():
         if path.count("/") > 1 or ("/" in path and folder.parent.is_dir()):  # no Hub id
@@ -528,6 +533,34 @@ def _put_together(kind: type[Model], folder: Path, **options: Any) -> Model:
     wanted = {name: value for name, value in options.items() if value is not None}
     prompts = (saved["prompts"] or {}) | (options.get("prompts") or {})
     return kind(modules=modules, **saved | wanted | {"prompts": prompts})
+
+
+def stated_kind(
+    model: str, *, revision: str | None = None, token: str | None = None, local_files_only: bool = True
+) -> str:
+    """
+    Read what kind a model says it is: sentence-transformers makes one of another without a word.
+
+    :param model:
+        As in `resolve_model`; of a Hub id, one file is asked for.
+    :returns:
+        `dense`, `sparse` or `ranker`; empty where nothing is said.
+    """
+    path = resolve_model(model)
+    if Path(path).is_dir():
+        config = Path(path, CONFIG)
+    else:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        hub: dict[str, Any] = {"revision": revision, "token": token, "local_files_only": local_files_only}
+        try:
+            config = Path(hf_hub_download(path, CONFIG, **hub))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):  # the loading says what is wrong
+            return ""
+    if not config.is_file():
+        return ""
+    return _STATED.get(read_config(config).get("model_type", "SentenceTransformer"), "")
 
 
 def set_precision(model: BaseModel, precision: Precision, device: str) -> None:

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from retort.students.backends.onnx import GraphScorer
+from retort.students.checks import characters, positive
 from retort.students.manifest import Manifest, ManifestError
 from retort.students.scoring import Pair, score_numpy
 from retort.students.student import LoadedModel
-from retort.students.towers import reads_images
+from retort.students.towers import positions_of, reads_images
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
+
+_NO_RANKERS = ("ForMaskedLM", "ForPreTraining")  # whose weights have a head, but none that scores pairs
 
 
 class Ranker(LoadedModel["CrossEncoder"]):
@@ -64,8 +68,10 @@ class Ranker(LoadedModel["CrossEncoder"]):
             `trust_remote_code`, `model_kwargs`, `tokenizer_kwargs`, `config_kwargs`.
         :raises ManifestError:
             If the model is no ranker, or not the one that its manifest describes. Other errors as in `Student.load`.
+        :raises ValueError:
+            If `max_tokens` is not above 0, or more than the model has positions.
         """
-        cut = None if max_tokens is None else lambda loaded: setattr(loaded, "max_seq_length", max_tokens)
+        cut = None if max_tokens is None else partial(_cut, most=positive("max_tokens", max_tokens))
         loaded, manifest, scorer, _ = cls._load(model, cut=cut, **options)
         return cls(loaded, manifest, str(model), scorer)
 
@@ -76,13 +82,14 @@ class Ranker(LoadedModel["CrossEncoder"]):
             raise ManifestError(msg)
 
     @classmethod
-    def _check(cls, loaded: CrossEncoder, manifest: Manifest, model: str) -> None:
+    def _check(cls, loaded: CrossEncoder, kind: str, model: str, *, stated: bool) -> None:  # noqa: ARG003
         # Any encoder loads as a cross-encoder, with a head of random weights; a trained one's class is named, such as
         # `BertForSequenceClassification`.
         config: Any = loaded.config
         # One of several modules, or of a module of ours, has its own head.
-        trained = len(loaded) > 1 or reads_images(loaded) or any("For" in name for name in config.architectures or [])
-        cls._refuse_other_kind(manifest.kind if trained else "", model)
+        heads = [name for name in config.architectures or [] if "For" in name and not name.endswith(_NO_RANKERS)]
+        trained = len(loaded) > 1 or reads_images(loaded) or bool(heads)
+        cls._refuse_other_kind(kind if trained else "", model)
         if loaded.num_labels != 1:
             msg = f"{model} gives {loaded.num_labels} scores a pair; a ranker gives one."
             raise ManifestError(msg)
@@ -125,7 +132,16 @@ class Ranker(LoadedModel["CrossEncoder"]):
         return self._score(pairs, by_head=True, budget=tokens_per_chunk)
 
     def _score(self, pairs: Sequence[Pair], **options: Any) -> np.ndarray:
-        if self._scorer is not None:
-            return self._scorer.score(pairs, **options)
-        with self._lock:
-            return score_numpy(self.model, pairs, **options)
+        with characters(text for pair in pairs for text in pair):
+            if self._scorer is not None:
+                return self._scorer.score(pairs, **options)
+            with self._lock:
+                return score_numpy(self.model, pairs, **options)
+
+
+def _cut(loaded: CrossEncoder, *, most: int) -> None:
+    limit = positions_of(loaded)
+    if limit is not None and most > limit:
+        msg = f"max_tokens={most}: the model has {limit} positions."
+        raise ValueError(msg)
+    loaded.max_seq_length = most

@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from retort.students.encoding import SparseRows, collect_sparse, encode_chunks, encode_numpy, settle_dimension
-from retort.students.files import resolve_model
 from retort.students.layers import evaluating
-from retort.students.loading import CONFIG, read_config
+from retort.students.loading import stated_kind
 from retort.students.student import Student
 from retort.students.towers import Side
 
@@ -99,6 +97,12 @@ class SparseStudent(Student):
 
         return SparseEncoder
 
+    @classmethod
+    def _check(cls, loaded: Any, kind: str, model: str, *, stated: bool) -> None:  # noqa: ARG003
+        # A dense encoder loads as a sparse one, with a head of random weights.
+        if not stated and any(type(module).__name__ == "SparseAutoEncoder" for module in loaded):
+            cls._refuse_other_kind("dense", model)
+
     @staticmethod
     def encoding() -> Callable[..., Any]:
         """The function that encodes with a torch model."""
@@ -115,24 +119,6 @@ class SparseStudent(Student):
 
 def load_student(model: str, **options: Any) -> Student:
     """Load a student of either kind, as its files say; parameters and errors as in `Student.load`."""
-    return (SparseStudent if _says_sparse(model, options) else Student).load(model, **options)
-
-
-def _says_sparse(model: str, options: dict[str, Any]) -> bool:
-    """Read the kind before loading: sentence-transformers makes a dense model of a sparse one without a word."""
-    path = Path(resolve_model(model))
-    if path.is_dir():
-        config = path / CONFIG
-    else:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-        given: dict[str, Any] = {name: options.get(name) for name in ("revision", "token")}
-        only_here = bool(options.get("local_files_only"))
-        try:
-            config = Path(hf_hub_download(model, CONFIG, local_files_only=only_here, **given))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):  # the loading says what is wrong
-            return False
-    if not config.is_file():
-        return False
-    return bool(read_config(config).get("model_type") == "SparseEncoder")
+    hub = {name: options.get(name) for name in ("revision", "token")}
+    says = stated_kind(model, local_files_only=bool(options.get("local_files_only")), **hub)
+    return (SparseStudent if says == "sparse" else Student).load(model, **options)

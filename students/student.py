@@ -20,6 +20,7 @@ from retort.students.backends.onnx import ExportError, open_export
 from retort.students.backends.static import static_encoder
 from retort.students.backends.torch import TorchEncoder
 from retort.students.card import model_card
+from retort.students.checks import characters
 from retort.students.encoding import encode_numpy, image_patches, settle_dimension
 from retort.students.files import replace_folder, resolve_model
 from retort.students.hashing import canonical_json, fingerprint_of, hash_text, space_of
@@ -33,6 +34,7 @@ from retort.students.loading import (
     pick_device,
     refuse_remote_code,
     set_precision,
+    stated_kind,
 )
 from retort.students.manifest import MANIFEST_FILE, QUERIES_ONLY, Manifest, ManifestError
 from retort.students.prompts import warn_of_missing
@@ -217,17 +219,22 @@ class LoadedModel(Generic[Model]):
         if backend == "onnx" and known is not None:
             refuse_remote_code(str(folder), trust_remote_code=trust_remote_code)
             return None, known, open_export(folder, known, export_precision(chosen), threads), f"onnx {chosen}"
+        hub: dict[str, Any] = {"revision": revision, "token": token}
         opening: dict[str, Any] = {
-            "revision": revision,
-            "token": token,
+            **hub,
             "local_files_only": local_files_only,
             "trust_remote_code": trust_remote_code,
         }
+        says = stated_kind(model) if known is None and folder.is_dir() else ""
+        if says:
+            cls._refuse_other_kind(says, model)
         if known is not None and any(kwargs.values()):  # loaded in another way, it has hashes of its own
             verified(load_model(cls.model_class(), model, device="cpu", **opening), model)
         loaded: Model = load_model(cls.model_class(), model, device=device, **opening, **kwargs)
         manifest = verified(loaded, model, changed=any(kwargs.values()))
-        cls._check(loaded, manifest, model)
+        if not folder.is_dir() and (says := stated_kind(model, **hub)):  # what was downloaded
+            cls._refuse_other_kind(says, model)
+        cls._check(loaded, manifest.kind, model, stated=known is not None or bool(says))
         if cut is not None:
             cut(loaded)
             manifest = build_manifest(loaded, kind=manifest.kind, views=manifest.views)
@@ -240,8 +247,15 @@ class LoadedModel(Generic[Model]):
         raise NotImplementedError
 
     @classmethod
-    def _check(cls, loaded: Model, manifest: Manifest, model: str) -> None:
-        """Refuse a torch model that loads but cannot serve."""
+    def _check(cls, loaded: Model, kind: str, model: str, *, stated: bool) -> None:
+        """
+        Refuse a torch model that loads but cannot serve.
+
+        :param kind:
+            As its manifest has it.
+        :param stated:
+            Whether its files say so; else it was made so by loading it.
+        """
 
 
 class Student(LoadedModel["SentenceTransformer"]):
@@ -487,6 +501,8 @@ class Student(LoadedModel["SentenceTransformer"]):
             `[n, dim]` float32, in the order of `texts`, as the model gives them (most normalise).
         :raises TypeError:
             If `texts` is a single text.
+        :raises ValueError:
+            If a text holds half of a surrogate pair.
         """
         if isinstance(texts, str):
             msg = f"texts={texts[:80]!r}: give a list of texts, such as [text]."
@@ -495,9 +511,10 @@ class Student(LoadedModel["SentenceTransformer"]):
             raise ManifestError(QUERIES_ONLY)
         if prompt is None and not self.manifest.prompts[side]:
             warn_of_missing(self.name, side)
-        vectors: np.ndarray = self._encoders[side].encode(
-            texts, budget=tokens_per_chunk, progress=progress, prompt=prompt
-        )
+        with characters(texts):
+            vectors: np.ndarray = self._encoders[side].encode(
+                texts, budget=tokens_per_chunk, progress=progress, prompt=prompt
+            )
         return vectors
 
     def space_with(self, prompt: str = "", suffix: str = "") -> str:

@@ -83,6 +83,14 @@ def max_tokens(model: BaseModel, side: Side) -> int | None:
     return own or first.max_seq_length
 
 
+def positions_of(model: Any) -> int | None:
+    """Count the tokens that a model has vectors of positions for; None where it has none of these."""
+    found = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
+    tables = [table for table in found if hasattr(table, "num_embeddings")]
+    # RoBERTa and its like count from behind the padding's.
+    return min((t.num_embeddings - (-1 if t.padding_idx is None else t.padding_idx) - 1 for t in tables), default=None)
+
+
 def set_max_tokens(model: BaseModel, *, query: int | None = None, document: int | None = None) -> None:
     """
     Set the lengths at which texts are cut; they are saved with the model.
@@ -102,6 +110,7 @@ def set_max_tokens(model: BaseModel, *, query: int | None = None, document: int 
             msg = f"max_tokens.{side}={length}: the {side} side starts with {what}, which has no length."
             raise ValueError(msg)
         limit = first.config.get_text_config().max_position_embeddings
+        limit = min(limit, positions_of(first) or limit)
         if not _FEWEST_TOKENS <= length <= limit:
             msg = f"max_tokens.{side}={length}: must lie between {_FEWEST_TOKENS} and the model's {limit} positions."
             raise ValueError(msg)

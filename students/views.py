@@ -120,7 +120,8 @@ class PlainTokenizer:
             self._tokenizer = Tokenizer.from_file(str(words))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        separator = read_json(folder / "tokenizer_config.json", mend).get("sep_token")
+        config = folder / "tokenizer_config.json"
+        separator = read_json(config, mend).get("sep_token") if config.is_file() else None  # not of a table
         self.sep_token: str | None = separator["content"] if isinstance(separator, dict) else separator
 
     def __call__(self, text: str, **_: Any) -> dict[str, Any]:

@@ -249,6 +249,19 @@ class TestIndexAndAsk:
         error = fail(capsys, "ask", "ship", "--store", indexed, "--student", str(beir))
         assert f"No model that can be loaded in the folder '{beir}'" in error
 
+    def test_a_runs_folder(self, indexed, tiny_student, tmp_path, capsys):
+        shutil.copytree(tiny_student, tmp_path / "run" / "student")
+        error = fail(capsys, "ask", "ship", "--store", indexed, "--student", str(tmp_path / "run"))
+        assert f"'{tmp_path / 'run'}' is a run; its model is in '{tmp_path / 'run' / 'student'}'" in error
+
+    def test_a_folder_whose_name_is_not_utf8(self, tiny_student, tmp_path, capsys):
+        """No index can hold it, whatever its files are."""
+        folder = tmp_path / os.fsdecode(b"caf\xe9") / "docs"
+        folder.mkdir(parents=True)
+        (folder / "a.txt").write_text("the ship")
+        error = fail(capsys, "index", tiny_student, "--documents", str(folder), "--store", str(tmp_path / "i"))
+        assert "caf\\udce9/docs: the name of this folder, or of one above it, is not UTF-8" in error
+
     def test_no_index(self, tmp_path, capsys):
         error = fail(capsys, "ask", "ship", "--store", str(tmp_path / "nowhere"))
         assert "retort index STUDENT --documents DIR --store" in error
@@ -470,9 +483,10 @@ def test_index_leads_to_questions_and_to_the_page(tiny_student, beir, tmp_path, 
 
 
 EARLY = """
+import json
 import sys
 from retort.cli.main import main
-for line in sys.stdin.read().splitlines():
+for line in json.load(sys.stdin):
     try:
         main(line.split())
     except SystemExit as end:
@@ -501,8 +515,17 @@ def test_what_is_wrong_at_sight_is_refused_before_torch_is_imported(beir, tmp_pa
         "compare a b --data nosuch --split dev": "nosuch does not exist. Training data is",
         "report runs/first --data nosuch": "nosuch does not exist. Training data is",
         "recipe show nosuch": "There is no recipe 'nosuch'",
+        f"train --recipe kd --data {beir} --out {beir}/corpus.jsonl": f"--out {beir}/corpus.jsonl: {beir}/corpus.jsonl is",
+        f"train --recipe kd --data {beir} --out {beir}/corpus.jsonl/x": "is a file, where a folder is needed",
+        f"distill --documents {beir} --out {beir}/corpus.jsonl": "is a file, where a folder is needed",
+        f"quickstart --out {beir}/corpus.jsonl": "is a file, where a folder is needed",
+        f"evaluate bm25 --data {beir} --split dev --json {beir}": f"--json {beir} is a folder: name a file.",
+        f"compare a b --data {beir} --split dev --json {beir}": f"--json {beir} is a folder: name a file.",
+        f"report runs/first --out {beir}/corpus.jsonl/x.html": "is a file, where a folder is needed",
+        "ask caf\udce9 --store nosuch": "the question is not UTF-8",
+        f"index x --documents {beir}/\udcff --store x": "does not exist",
     }
-    done = subprocess.run([sys.executable, "-c", EARLY], input="\n".join(wrong), capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", EARLY], input=json.dumps([*wrong]), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["2"] * len(wrong) + ["[]"]
     errors = [line for line in done.stderr.splitlines() if line.startswith("retort: error: ")]

@@ -286,6 +286,7 @@ class TestStudentRetriever:
             ({"top_k": 0}, "top_k must be above 0"),
             ({"document_store": 3}, "QdrantEdgeDocumentStore or a QdrantDocumentStore, not int"),
             ({"oversampling": 0.5}, "oversampling must be 1 or more"),
+            ({"hnsw_ef": -1}, "hnsw_ef must be above 0; it is -1"),
         ],
     )
     def test_bad_parameters(self, store, options, message):
@@ -375,9 +376,18 @@ class TestExtractiveAnswerer:
             a.data for a in again.run(query="the ship", documents=DOCUMENTS)["answers"]
         ]
 
-    @pytest.mark.parametrize("options", [{"top_k": 0}, {"max_documents": 0}, {"document_weight": 2.0}])
-    def test_bad_parameters(self, options):
-        with pytest.raises(ValueError, match="must be above 0"):
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"top_k": 0}, "top_k must be above 0; it is 0"),
+            ({"top_k": 1.5}, "top_k must be a whole number; it is 1.5"),
+            ({"max_documents": 0}, "max_documents must be above 0"),
+            ({"max_documents": "3"}, "max_documents must be a whole number"),
+            ({"document_weight": 2.0}, "document_weight must be between 0 and 1; it is 2.0"),
+        ],
+    )
+    def test_bad_parameters(self, options, message):
+        with pytest.raises(ValueError, match=message):
             ExtractiveAnswerer(**options)
 
 

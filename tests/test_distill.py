@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -464,6 +465,16 @@ class TestBadInput:
             counts["once"]["train"] + counts["once"]["dev"]
         )
 
+    def test_ids_and_paths_of_other_documents(self, handbook, recipe, tmp_path, caplog):
+        """No judgement holds a tab; and metadata may be anything."""
+        documents = [replace(d, meta=d.meta | {"file_path": [d.meta["file_path"]]}) for d in read_documents(handbook)]
+        documents[0] = replace(documents[0], id="a\tb")
+        lines = retort.plan_distill(documents, tmp_path / "out", recipe=recipe)
+        assert lines[0] == f"documents: {len(documents) - 1:,} passages of {len(documents) - 1:,} files"
+        assert "a\\tb: its id holds control characters" in caplog.text
+        with pytest.raises(DataError, match="its id holds control characters"):
+            retort.plan_distill(documents, tmp_path / "out", recipe=recipe, on_error="fail")
+
     def test_a_recipe_that_makes_no_embeddings(self, handbook, tmp_path, capsys):
         error = fails(capsys, "--documents", handbook, "--out", tmp_path / "out", "--recipe", "ranker")
         assert "recipe ranker: it makes a ranker student, and an index needs embeddings" in error
@@ -500,6 +511,9 @@ class TestQueries:
             ('["a", "b"]', "line 1: expected an object"),
             ("", "there is no query"),
             ("{", "line 1"),
+            ('{"query": "x", "documents": [{"id": "sea/page 0.md"}]}', "line 1: documents are named by ids or paths"),
+            ('{"query": "x", "documents": [["sea/page 0.md"]]}', "line 1: documents are named by ids or paths"),
+            ('{"query": "\\ud800 x", "document": "sea/page 0.md"}', "line 1: the query holds half of a surrogate pair"),
         ],
     )
     def test_bad(self, handbook, tmp_path, text, message):
@@ -595,6 +609,13 @@ class TestVerdict:
             where = "dev" if name == "student" else f"dev.{name}"
             write_evaluation(folder, where, Evaluation(name, {}, scores, {"q0": ["d"]}))
         return {name: {"ndcg@10": sum(values) / len(values)} for name, values in levels.items()}
+
+    def test_few_queries_tell_nothing(self, tmp_path):
+        levels = {"bm25": [0.4] * 19, "student": [0.5] * 19, "hybrid": [0.6] * 19}
+        said = judge(tmp_path, self.measured(tmp_path, levels), made_up=True)
+        assert said[0] == "19 queries are too few to tell: what follows may be chance."
+        more = {name: values + values[:1] for name, values in levels.items()}
+        assert "too few" not in " ".join(judge(tmp_path, self.measured(tmp_path, more), made_up=True))
 
     def test_chance_alone_advises_nothing(self, tmp_path):
         """The hybrid is above the untrained model, but not surely."""

@@ -3,6 +3,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sparse encoders that sentence-transformers itself saved, of each sort, wherever a sparse student may stand."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from tiny import tiny_config
 from haystack_integrations.components.embedders.retort import StudentSparseDocumentEmbedder, StudentSparseTextEmbedder
 from haystack_integrations.components.retrievers.retort import StudentRetriever
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+from retort.students import ManifestError, Ranker, Student
 from retort.students.sparse import SparseStudent, encode_sparse, load_student
 from retort.students.student import build_manifest
 from retort.trainers.candidates.mining import mine
@@ -91,6 +94,29 @@ def test_vectors_and_hashes(folder):
         np.testing.assert_allclose(student.encode(TEXTS, side).toarray(), expected, atol=1e-5)
     assert build_manifest(student.model) == before
     assert isinstance(load_student(folder, device="cpu"), SparseStudent) is not folder.endswith("bare")
+
+
+@pytest.mark.parametrize("folder", [sort for sort in SORTS if sort != "bare"], indirect=True)
+def test_it_is_not_taken_for_another_kind(folder):
+    """Sentence-transformers would put another head on it, of random weights."""
+    with pytest.raises(ManifestError, match="has sparse vectors: take StudentSparseTextEmbedder"):
+        Student.load(folder, device="cpu")
+    with pytest.raises(ManifestError, match="is no ranker"):
+        Ranker.load(folder, device="cpu")
+
+
+def test_nor_is_another_kind_for_it(folders, trunk, tiny_model, tiny_ranker, tmp_path):
+    tiny_model(1).save(str(tmp_path / "dense"), create_model_card=False)
+    shutil.copytree(tiny_ranker, tmp_path / "ranker")
+    (tmp_path / "ranker" / "retort.json").unlink()
+    others = {tmp_path / "dense": "has dense vectors", trunk: "has dense vectors", tmp_path / "ranker": "is a ranker"}
+    for other, told in others.items():
+        with pytest.raises(ManifestError, match=told):
+            SparseStudent.load(other, device="cpu")
+    with pytest.raises(ManifestError, match="is a ranker"):
+        Student.load(tmp_path / "ranker", device="cpu")
+    with pytest.raises(ManifestError, match="is no ranker"):
+        Ranker.load(folders["bare"], device="cpu")  # its head is one of masked words
 
 
 def test_a_model_at_hand(folders):

@@ -12,12 +12,14 @@ import pytest
 import torch
 from haystack import Document, Pipeline
 from sentence_transformers import CrossEncoder
+from tiny import tiny_config
 
 from haystack_integrations.components.rankers.retort import StudentRanker
 from retort.students import ManifestError, Ranker, Student, save_student
-from retort.students.create import ranker
+from retort.students.create import from_config, ranker
 from retort.students.hashing import fingerprint_of
 from retort.students.scoring import score_pairs
+from retort.students.towers import set_max_tokens
 
 PAIRS = [
     ("what is a ship", "the ship in the sea."),
@@ -55,6 +57,23 @@ class TestScoring:
         plain.model.prompts, plain.model.default_prompt_name = {"ask": "how "}, "ask"
         expected = plain.model.predict(PAIRS, activation_fn=torch.nn.Identity())
         np.testing.assert_allclose(plain.score(PAIRS), expected, atol=1e-6)
+
+    def test_no_longer_than_its_positions(self, tiny_ranker, tokenizer_path, tmp_path):
+        """Of RoBERTa and its like the first two are the padding's."""
+        with pytest.raises(ValueError, match="max_tokens=65: the model has 64 positions"):
+            Ranker.load(tiny_ranker, max_tokens=65)
+        with pytest.raises(ValueError, match="max_tokens must be above 0; it is -5"):
+            Ranker.load(tiny_ranker, max_tokens=-5)
+        config = {**tiny_config(1), "model_type": "roberta", "max_position_embeddings": 34, "pad_token_id": 1}
+        student = from_config(config, tokenizer_path)
+        with pytest.raises(ValueError, match="the model's 32 positions"):
+            set_max_tokens(student, document=33)
+        set_max_tokens(student, document=32)
+        student.encode_document(["the ship " * 40])
+
+    def test_half_of_a_surrogate_pair(self, tiny_ranker):
+        with pytest.raises(ValueError, match=r"text 3 holds half of a surrogate pair.* clean it"):
+            Ranker.load(tiny_ranker).score([("a", "b"), ("c", "\ud800")])
 
 
 class TestFolder:

@@ -17,7 +17,11 @@ from sentence_transformers.base.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tiny import everything, opened, pool, run_killed, spec, stage, tiny_config
 
-from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder, StudentTextEmbedder
+from haystack_integrations.components.embedders.retort import (
+    StudentDocumentEmbedder,
+    StudentMultiViewDocumentEmbedder,
+    StudentTextEmbedder,
+)
 from haystack_integrations.components.retrievers.retort import StudentRetriever
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.students import Student, save_student
@@ -79,6 +83,15 @@ def learns_and_comes_back(started: SentenceTransformer, folder, **options) -> No
     export_student(folder, None, precision="float32")
     graph = Student.load(str(folder), backend="onnx")
     np.testing.assert_allclose(graph.encode_document(kept), started.encode(kept), atol=1e-5)
+
+
+def test_views_of_documents(table):
+    """A table keeps no separator: it has none to put behind a question."""
+    embedder = StudentMultiViewDocumentEmbedder(model=table, progress_bar=False)
+    (found,) = embedder.run(documents=[Document(content="the storm.")])["documents"]
+    np.testing.assert_allclose(found.embedding, Student.load(table).encode_document(["the storm."])[0], atol=1e-6)
+    with pytest.raises(ValueError, match="no separator token to put between a question and a document"):
+        embedder.run(documents=[Document(content="the storm.", meta={"questions": ["what is the ship"]})])
 
 
 class TestStatic:

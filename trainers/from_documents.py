@@ -22,7 +22,7 @@ from retort.students.files import read_json, read_or_remove, resolve_model, writ
 from retort.students.hashing import canonical_json, hash_text
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
-from retort.trainers.data.documents import OnError, documents_to_data, without_blank
+from retort.trainers.data.documents import OnError, documents_to_data, with_usable_ids, without_blank
 from retort.trainers.data.pseudo_queries import (
     FirstSentences,
     GeneratedQuestions,
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SURE = 0.05
+FEW = 20  # queries
 WORDS_OF_THEIR_OWN = (
     " But queries that are made of a document's own words are BM25's home ground: people's may turn this round."
 )
@@ -150,7 +151,7 @@ def distill_documents(
         msg = f"recipe {recipe.name}: it makes a {kind} student, and an index needs embeddings. Use `retort train`."
         raise RecipeError(msg)
     out = Path(out)
-    documents = without_blank(documents, on_error).documents
+    documents = with_usable_ids(without_blank(documents, on_error), on_error).documents
     counts = write_data(documents, out, recipe, sources, asked, dev_share, say)
     told = f"{counts['documents']} documents; {counts['train']} queries to train on, {counts['dev']} for dev"
     say(f"{told} ({out / 'data' / 'card.md'})")
@@ -267,6 +268,8 @@ def judge(out: Path, metrics: Mapping[str, Mapping[str, float]], *, made_up: boo
     """Say in sentences what the figures on dev mean, and what to do."""
     student = read_per_query(out, SPLIT)
     said, below = [], []
+    if len(student) < FEW:
+        said.append(f"{len(student)} queries are too few to tell: what follows may be chance.")
     for name in metrics:
         if name in {"student", "hybrid"}:
             continue

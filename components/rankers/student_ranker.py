@@ -122,7 +122,7 @@ class StudentRanker(ModelComponent[Ranker]):
         :param config_kwargs:
             Passed to that of the configuration. With any of the three the torch model runs.
         :raises ValueError:
-            If `top_k` or `batch_size` is not above 0, or `heads` neither of the two.
+            If `top_k`, `batch_size` or `max_tokens` is not above 0, or `heads` neither of the two.
         """
         if heads not in ("mean", "softmax"):
             msg = f"heads={heads!r}: must be mean or softmax."
@@ -143,7 +143,7 @@ class StudentRanker(ModelComponent[Ranker]):
         self.precision = precision
         self.backend = backend
         self.threads = threads
-        self.max_tokens = max_tokens
+        self.max_tokens = None if max_tokens is None else positive("max_tokens", max_tokens)
         self.revision = revision
         self.token = token
         self.local_files_only = local_files_only

@@ -105,15 +105,12 @@ class ExtractiveAnswerer(ModelComponent[Student]):
         :raises ValueError:
             If a count is not above 0 or the weight is not between 0 and 1.
         """
-        if top_k <= 0 or max_documents <= 0 or not 0 <= document_weight <= 1:
-            msg = (
-                f"top_k ({top_k}) and max_documents ({max_documents}) must be above 0, document_weight "
-                f"({document_weight}) between 0 and 1."
-            )
+        if not 0 <= document_weight <= 1:
+            msg = f"document_weight must be between 0 and 1; it is {document_weight}."
             raise ValueError(msg)
         self.model = str(model)
-        self.top_k = top_k
-        self.max_documents = max_documents
+        self.top_k = positive("top_k", top_k)
+        self.max_documents = positive("max_documents", max_documents)
         self.score_threshold = score_threshold
         self.document_weight = document_weight
         self.device = device_of(device)

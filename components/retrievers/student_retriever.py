@@ -153,8 +153,8 @@ class StudentRetriever:
         :param group_size:
             With `group_by`: documents of a group, at most. A search looks at 16 times as many as are asked for.
         :raises ValueError:
-            If `top_k`, `group_size` or `fusion_depth` is not above 0, `fusion` is another word, there are not two
-            weights of at least 0, `oversampling` is below 1, or the store is of another kind.
+            If `top_k`, `group_size`, `fusion_depth` or `hnsw_ef` is not above 0, `fusion` is another word, there are
+            not two weights of at least 0, `oversampling` is below 1, or the store is of another kind.
         """
         if oversampling is not None and oversampling < 1:
             msg = f"oversampling must be 1 or more; it is {oversampling}."
@@ -168,7 +168,8 @@ class StudentRetriever:
             msg = f"fusion_weights must be two numbers of at least 0, dense and sparse; they are {fusion_weights}."
             raise ValueError(msg)
         self._index: QdrantEdgeDocumentStore | ServerIndex
-        self._search: dict[str, Any] = {"hnsw_ef": hnsw_ef, "exact": exact}
+        ef = None if hnsw_ef is None else positive("hnsw_ef", hnsw_ef)
+        self._search: dict[str, Any] = {"hnsw_ef": ef, "exact": exact}
         quantization: dict[str, Any] = {
             "rescore": rescore,
             "oversampling": oversampling,

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -33,6 +33,7 @@ OVERLAP = 20  # words
 TOKENS_A_WORD = 1.4  # at most, of most texts: what a student reads is known in tokens
 MOST_FIT = 0.9  # of the files, to have one vector each
 # What ids, judgements and messages cannot hold: control characters, and bytes of a name that are not UTF-8.
+UNUSABLE_ID = "its id holds control characters, or is not UTF-8: change it"
 _UNUSABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -216,6 +217,23 @@ def without_blank(documents: Sequence[Document], on_error: OnError = "skip") -> 
     reasons = dict.fromkeys(map(shown, ids), "no text")
     tell_left_out("Haystack documents", reasons, "documents", on_error if kept else "fail")
     return Reading(kept, ids)
+
+
+def with_usable_ids(reading: Reading, on_error: OnError = "skip") -> Reading:
+    """
+    Leave out and name the documents whose ids no judgement can hold.
+
+    :param reading:
+        What was read.
+    :param on_error:
+        `skip` them and name them in one warning, or `fail`.
+    :raises DataError:
+        With `fail`, or if no other document is left, if there are any.
+    """
+    kept = [document for document in reading.documents if not _UNUSABLE.search(document.id)]
+    reasons = {shown(d.id): UNUSABLE_ID for d in reading.documents if _UNUSABLE.search(d.id)}
+    tell_left_out("documents", reasons, "documents", on_error if kept else "fail")
+    return replace(reading, documents=kept)
 
 
 def source_root(source: str | Path) -> Path | None:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retort.students.checks import HALF, has_half
 from retort.trainers.data.files import read_records
 from retort.trainers.runtime.errors import DataError
 
@@ -45,6 +46,12 @@ def read_asked(path: str | Path, documents: list[Document]) -> list[tuple[str, l
         if not isinstance(query, str) or not query.strip() or not isinstance(names, list) or not all(names):
             found = ", ".join(record) or "nothing"
             msg = f'{path}, {place}: expected "query" and "documents", both filled; there is {found}.'
+            raise DataError(msg)
+        if has_half(query):
+            msg = f"{path}, {place}: the query holds {HALF}. Mend the text."
+            raise DataError(msg)
+        if odd := [name for name in names if not isinstance(name, str)]:
+            msg = f"{path}, {place}: documents are named by ids or paths, as texts; there is {odd[0]!r}."
             raise DataError(msg)
         for name in names:
             if name not in passages:

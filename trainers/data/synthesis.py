@@ -315,8 +315,9 @@ def _card(documents: list[Document], made: Made, counts: dict[str, int], asked: 
     unit, why = _unit(documents), ""
     if unit == "passage" and "file_path" in documents[0].meta:
         why = " There are too few files to split by file."
-    dev, train = ({documents[row].meta.get("file_path") for row in np.flatnonzero(side)} for side in (held, ~held))
-    if unit == "file" and (dev & train) - {None}:
+    files = [str(document.meta.get("file_path", "")) for document in documents]
+    dev, train = ({files[row] for row in np.flatnonzero(side)} for side in (held, ~held))
+    if unit == "file" and (dev & train) - {""}:
         unit, why = "passage", " The real queries ask for too many files to hold out whole ones."
     sides = [held[rows] for kept in made.kept.values() for _, rows in kept]
     if mixed := sum(bool(side.any() and not side.all()) for side in sides):
