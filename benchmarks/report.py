@@ -18,6 +18,13 @@ import yaml
 
 PROTOCOL = Path(__file__).with_name("protocol.yaml")
 START = "first"  # what arms call the start, which mines for them
+SHUFFLED = "_shuffled"
+LOGGED = {  # of logged terms what is said of each, and may name others
+    "auc": "its weights tell the spoilt lists from the others with an AUC of {:.3f}.",
+    "consensus_right": "where the teachers agree on a labelled query, they are right in {:.1%}.",
+    "beneficial": "the last stage follows its teacher on {:.1%} of the queries.",
+    "dark_entropy": "the teacher's entropy is {:.3f} nats over dark lists, {hard_entropy:.3f} over standard ones.",
+}
 LEAST_P = 0.001  # smaller ones are not told apart
 Tree = dict[str, Any]
 
@@ -76,15 +83,7 @@ def section(arms: dict[str, Tree]) -> list[str]:
         what = arm.get("what", "where all others start" if name == "start" else "")
         score = f"{np.mean(scores):.4f} ({np.ptp(scores):.4f}), {len(scores)}"
         lines.append(f"| {name} | {what} | {score} | {overlap:.3f} | {seconds} |")
-    told = {
-        name: np.mean([row["logged"]["auc"] for row in arm["seeds"].values()])
-        for name, arm in arms.items()
-        if "auc" in first_row(arm)["logged"]
-    }
-    lines += [
-        f"\n{name}: its weights tell the spoilt lists from the others with an AUC of {auc:.3f}."
-        for name, auc in told.items()
-    ]
+    lines += [line for name, arm in arms.items() for line in logged(name, arm)]
     pairs = [
         (name, other)
         for name, arm in arms.items()
@@ -96,6 +95,7 @@ def section(arms: dict[str, Tree]) -> list[str]:
         lines += ["|---|---|---|---|---|---|---|", *(change(name, other, arms) for name, other in pairs)]
     if "places" in first:
         lines += ["", *halves(arms, pairs)]
+    lines += on_the_way(arms)
     spaces = {name: first_row(arm)["asymmetric"] for name, arm in arms.items() if "asymmetric" in first_row(arm)}
     if spaces:
         kinds = [(kind, form) for kind, forms in next(iter(spaces.values())).items() for form in forms]
@@ -113,6 +113,41 @@ def section(arms: dict[str, Tree]) -> list[str]:
             "The teacher itself: " + ", ".join(f"{form} {score:.4f}" for form, score in teacher.items()) + ".",
         ]
     return lines
+
+
+def logged(name: str, arm: Tree) -> list[str]:
+    """What the last quarter of an arm's steps says beside the loss, mean of seeds, a paragraph each."""
+    rows = [row["logged"] for row in arm["seeds"].values()]
+    found = {term: float(np.mean([row[term] for row in rows])) for term in rows[0] if all(term in row for row in rows)}
+    lines = [sentence.format(found[term], **found) for term, sentence in LOGGED.items() if term in found]
+    shuffled = {term.removesuffix(SHUFFLED): value for term, value in found.items() if term.endswith(SHUFFLED)}
+    more = [f"{term} {value / found[f'{term}_matched'] - 1:.1%}" for term, value in shuffled.items()]
+    lines += [f"with other documents' vectors the decoders' losses rise: {', '.join(more)}."] if more else []
+    return [f"\n{name}: {line}" for line in lines]
+
+
+def on_the_way(arms: dict[str, Tree]) -> list[str]:
+    """Table of the dev sample at the end of each stage, for arms that have several, mean of seeds."""
+    from retort.trainers.methods.ckd import accumulated_degradation
+
+    lines = []
+    for name, arm in arms.items():
+        each = [ends_of_stages(row["dev sample"]) for row in arm["seeds"].values()]
+        if len(each[0]) < 3:  # noqa: PLR2004 - the start and one stage
+            continue
+        means = {stage: float(np.mean([own[stage] for own in each])) for stage in each[0]}
+        lost = np.mean([accumulated_degradation([*own.values()]) for own in each])
+        lines.append(f"| {name} | {', '.join(f'{s} {v:.3f}' for s, v in means.items())} | {lost:.3f} |")
+    if not lines:
+        return []
+    head = ["| arm | nDCG@10 on a sample of dev, at the start and at each stage's end | sum of all losses on the way |"]
+    return ["", *head, "|---|---|---|", *lines]
+
+
+def ends_of_stages(found: list[Tree]) -> dict[str, float]:
+    """The first figure of all as `start`, then each stage's last."""
+    own = [line for line in found if "dev_sample_ndcg" in line]
+    return {"start": own[0]["dev_sample_ndcg"]} | {line["stage"]: line["dev_sample_ndcg"] for line in own[1:]}
 
 
 def first_row(arm: Tree) -> Tree:
