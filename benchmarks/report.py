@@ -133,7 +133,7 @@ def on_the_way(arms: dict[str, Tree]) -> list[str]:
     lines = []
     for name, arm in arms.items():
         each = [ends_of_stages(row["dev sample"]) for row in arm["seeds"].values()]
-        if len(each[0]) < 3:  # noqa: PLR2004 - the start and one stage
+        if len(each[0]) < 3:
             continue
         means = {stage: float(np.mean([own[stage] for own in each])) for stage in each[0]}
         lost = np.mean([accumulated_degradation([*own.values()]) for own in each])

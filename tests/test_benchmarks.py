@@ -522,6 +522,26 @@ class TestProtocol:
         line = report.change("arm", "base", arms)
         assert "+0.2500 " in line and "direction (1)" in line
 
+    def test_what_the_report_says_of_stages_and_terms(self, protocol):
+        report = import_module("report")
+
+        def arm(*seeds):
+            return {"seeds": {str(s): row for s, row in enumerate(seeds)}}
+
+        def row(figures, **terms):
+            stages = ["first", "first", "second", "third"]
+            found = [{"stage": s, "dev_sample_ndcg": f} for s, f in zip(stages, figures, strict=False)]
+            return {"dev sample": [*found, {"stage": "third"}], "logged": terms}
+
+        falling = arm(row([0.3, 0.5, 0.4, 0.1], beneficial=0.25), row([0.3, 0.5, 0.4, 0.5], beneficial=0.5))
+        masked = arm(row([0.3, 0.5], context_matched=4.0, context_shuffled=5.0, context=4.5))
+        lines = report.on_the_way({"falling": falling, "masked": masked})
+        assert lines[3:] == ["| falling | start 0.300, first 0.500, second 0.400, third 0.300 | 0.250 |"]
+        assert report.logged("x", falling) == ["\nx: the last stage follows its teacher on 37.5% of the queries."]
+        told = "with other documents' vectors the decoders' losses rise: context 25.0%."
+        assert report.logged("x", masked) == [f"\nx: {told}"]
+        assert report.on_the_way({"masked": masked}) == []
+
     def test_what_was_logged(self, protocol, tmp_path):
         """Terms of the loss and what is logged beside them, over the last quarter of the steps."""
         lines = [
