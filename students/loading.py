@@ -560,7 +560,8 @@ def stated_kind(
             return ""
     if not config.is_file():
         return ""
-    return _STATED.get(read_config(config).get("model_type", "SentenceTransformer"), "")
+    default = "SentenceTransformer" if config.with_name(MODULES).is_file() else ""  # of versions that knew no other
+    return _STATED.get(read_config(config).get("model_type", default), "")
 
 
 def set_precision(model: BaseModel, precision: Precision, device: str) -> None:
