@@ -58,14 +58,17 @@ def _asked_of(notice: Notice, given: argparse.Namespace, filters: dict[str, Any]
     headers = {"authorization": f"Bearer {os.environ[KEY]}"} if notice.knows_key else {}
     try:  # straight: it is on this machine
         said = httpx.post(f"{url}/ask", json=body, headers=headers, timeout=60, trust_env=False)
-        lines = [line.removeprefix("data: ") for line in said.text.splitlines() if line.startswith("data: ")]
+        lines = [line.removeprefix("data: ") for line in said.text.split("\n") if line.startswith("data: ")]
     except httpx.HTTPError as error:
         msg = f"The index at {given.store} is held by retort serve at {url}, which does not answer: {error}"
         raise DocumentStoreError(msg) from error
     events = [json.loads(line) for line in lines] if said.is_success else [{"event": "error"} | said.json()]
     for event in events:
         if event["event"] == "error":
-            msg = f"retort serve, which holds the index at {given.store} ({url}): {event['detail']}"
+            detail = event["detail"]
+            if isinstance(detail, list):  # of what is no request of its
+                detail = "; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in detail)
+            msg = f"retort serve, which holds the index at {given.store} ({url}): {detail}"
             raise DocumentStoreError(msg)
     return events
 

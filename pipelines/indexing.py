@@ -22,7 +22,15 @@ from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from haystack_integrations.document_stores.retort.edge_documents import as_kept, to_point
 from haystack_integrations.document_stores.retort.shared_shard import index_exists
-from retort.pipelines.load import how_to_build, is_url, load_pipeline, missing_index, store_spec
+from retort.pipelines.load import (
+    SIMILARITIES,
+    built_similarity,
+    how_to_build,
+    is_url,
+    load_pipeline,
+    missing_index,
+    store_spec,
+)
 from retort.pipelines.shards import Shards
 from retort.students import (
     FILE_STAMP,
@@ -33,11 +41,10 @@ from retort.students import (
     SPARSE_STUDENT_STAMP,
     STAMP_PREFIX,
     STUDENT_STAMP,
-    Manifest,
-    Student,
+    read_manifest,
     read_space,
 )
-from retort.students.files import found_from_index, relative_to_index, resolve_model
+from retort.students.files import found_from_index, relative_to_index
 from retort.students.hashing import canonical_json
 from retort.students.images import ImageError
 from retort.students.sparse import SparseStudent
@@ -135,16 +142,21 @@ def index_documents(
     first = state is None or state.is_main_process
     name, store = _absolute(student), str(store)
     trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    dim = _dimension(name, **trust) if is_url(store) else None  # a folder takes that of the first embedding
+    manifest = read_manifest(name, **trust)
+    if manifest.similarity and manifest.similarity not in SIMILARITIES:
+        msg = f"{name} compares by {manifest.similarity}, and an index does so by {', '.join(SIMILARITIES)} alone."
+        raise DocumentStoreError(msg)
     quantization, storage = _kept(store, quantization, storage)
-    places: dict[str, Any] = {"student": name, "index": store, "embedding_dim": dim, "quantization": quantization}
+    places: dict[str, Any] = {"student": name, "index": store, "similarity": SIMILARITIES.get(manifest.similarity)}
+    places |= {"embedding_dim": manifest.dim if is_url(store) else None}  # a folder takes that of the first embedding
+    places |= {"quantization": quantization}
     places |= {"storage": storage, "sentences": sentences} | trust
     images = None if images is None else images.resolve()
 
     def named(model: str) -> str:
         return model if is_url(store) else relative_to_index(model, store)
 
-    stamps = {SPACE_STAMP: read_space(name, **trust), STUDENT_STAMP: named(name)}
+    stamps = {SPACE_STAMP: manifest.space, STUDENT_STAMP: named(name)}
     if images is not None:
         pipeline = load_pipeline("indexing_images", **places, images=str(images))
     elif sparse is None:
@@ -275,7 +287,7 @@ def _fill(
 def open_store(store: str) -> QdrantEdgeDocumentStore | QdrantDocumentStore:
     """Create the document store of a folder or URL; nothing is opened yet."""
     kind = QdrantDocumentStore if is_url(store) else QdrantEdgeDocumentStore
-    return kind.from_dict(store_spec(store))
+    return kind.from_dict(store_spec(store, similarity=built_similarity(store) or "cosine"))
 
 
 def reader(
@@ -410,11 +422,6 @@ def _changed(store: Any, documents: list[Document], stamps: dict[str, str]) -> l
 def _absolute(student: str) -> str:
     """Name a folder so that it is found from anywhere."""
     return str(Path(student).resolve()) if Path(student).is_dir() else student
-
-
-def _dimension(student: str, *, trust_remote_code: bool) -> int:
-    manifest = Manifest.read(Path(resolve_model(student)))
-    return manifest.dim if manifest is not None else Student.load(student, trust_remote_code=trust_remote_code).dim
 
 
 def _refuse_other_root(store: Any, place: str, files: set[str], root: str) -> None:

@@ -3,11 +3,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading the pipelines that come with retort, bound to a student, a store and a ranker."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import yaml
+
+from retort.students.files import resolve_model
+from retort.students.manifest import Manifest, ManifestError
 
 if TYPE_CHECKING:
     from haystack import Pipeline
@@ -28,6 +32,9 @@ def is_url(store: str) -> bool:
     return store.startswith(("http://", "https://"))
 
 
+# How an index compares what a model compares by, by sentence-transformers' names.
+SIMILARITIES = {"cosine": "cosine", "dot": "dot_product", "euclidean": "l2"}
+_ENGINES = {"Cosine": "cosine", "Dot": "dot_product", "Euclid": "l2"}  # as an index' own configuration has them
 SERVER_QUANTIZATIONS: dict[str, dict[str, Any]] = {  # as `QdrantEdgeDocumentStore` has them
     "int8": {"scalar": {"type": "int8", "quantile": 0.99, "always_ram": True}},
     "binary": {"binary": {"always_ram": True}},
@@ -54,9 +61,40 @@ def how_to_build(store: str) -> str:
     return f"Build one: retort index STUDENT --documents DIR --store {store}"
 
 
+def similarity_for(student: str, index: str) -> str:
+    """
+    Say how embeddings are compared: as a folder's index does, else as the student's manifest has it, else by cosine.
+
+    :param student:
+        The student.
+    :param index:
+        Folder of the index, or URL of a collection on a Qdrant server.
+    :returns:
+        As `QdrantEdgeDocumentStore` has it.
+    """
+    if not is_url(index) and (built := built_similarity(index)):
+        return built
+    try:
+        manifest = Manifest.read(Path(resolve_model(student)))
+    except (ManifestError, OSError):  # the loading says what is wrong
+        return "cosine"
+    return SIMILARITIES.get(manifest.similarity if manifest else "", "cosine")
+
+
+def built_similarity(folder: str) -> str | None:
+    """Read how an index in a folder compares embeddings; None where there are none."""
+    try:
+        with Path(folder, "edge_config.json").open(encoding="utf-8") as file:
+            vectors = json.load(file)["vectors"]
+        return _ENGINES.get(next(iter(vectors.values()))["distance"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):  # opening it says what is wrong
+        return None
+
+
 def store_spec(
     store: str,
     *,
+    similarity: str = "cosine",
     embedding_dim: int | None = None,
     sparse: bool = False,
     quantization: str | None = None,
@@ -68,6 +106,8 @@ def store_spec(
     :param store:
         Folder of an index, or URL of a collection: `http://HOST:6333/COLLECTION`. The server's key, if it wants one,
         is taken from the environment variable QDRANT_API_KEY.
+    :param similarity:
+        How embeddings are compared, as `QdrantEdgeDocumentStore` has it.
     :param embedding_dim:
         Dimension of the embeddings; only a server's collection must be told.
     :param sparse:
@@ -86,6 +126,7 @@ def store_spec(
 
     if not is_url(store):
         kept = {"quantization": quantization, "storage": storage}
+        kept |= {} if similarity == "cosine" else {"similarity": similarity}
         return {"type": EDGE_STORE, "init_parameters": {"path": store} | {k: v for k, v in kept.items() if v}}
     if storage:
         msg = f"{store}: a server keeps embeddings by its collection's own settings; storage is for folders."
@@ -103,7 +144,7 @@ def store_spec(
     parameters = {
         "url": url,
         "index": collection,
-        "similarity": "cosine",
+        "similarity": similarity,
         "api_key": {"type": "env_var", "env_vars": ["QDRANT_API_KEY"], "strict": False},
         "progress_bar": False,
     }
@@ -124,6 +165,7 @@ def pipeline_yaml(
     ranker: str = RANKER,
     sparse: str = SPARSE,
     images: str | None = None,
+    similarity: str | None = None,
     embedding_dim: int | None = None,
     quantization: str | None = None,
     storage: str | None = None,
@@ -145,6 +187,8 @@ def pipeline_yaml(
         Takes the place of the sparse student.
     :param images:
         Folder that the paths of images are relative to, for pipelines that read them; None: the working directory.
+    :param similarity:
+        How the index compares embeddings; None: see `similarity_for`.
     :param embedding_dim:
         Dimension of the student's embeddings, for an index on a server.
     :param quantization:
@@ -171,6 +215,7 @@ def pipeline_yaml(
             if node == store_spec(shipped):
                 return store_spec(
                     index or shipped,
+                    similarity=similarity or similarity_for(student or STUDENT, index or shipped),
                     embedding_dim=embedding_dim,
                     sparse=hybrid,
                     quantization=quantization,

@@ -77,7 +77,7 @@ class Asked(BaseModel):
 
     question: str = Field(min_length=1, max_length=LONGEST_QUESTION)
     other: bool = False
-    top_k: int = Field(default=3, ge=1, le=10)
+    top_k: int = Field(default=3, ge=1, le=MOST)
     filters: dict[str, Any] | list[str] | None = None
 
 

@@ -5,7 +5,7 @@
 
 from retort.students.backends.sessions import ExportError
 from retort.students.files import DamagedFileError
-from retort.students.handle import StudentHandle, read_space
+from retort.students.handle import StudentHandle, read_manifest, read_space
 from retort.students.loading import PrecisionError, RemoteCodeError
 from retort.students.manifest import Manifest, ManifestError
 from retort.students.ranker import Ranker
@@ -51,6 +51,7 @@ __all__ = [
     "Student",
     "StudentHandle",
     "document_string",
+    "read_manifest",
     "read_space",
     "save_student",
 ]

@@ -83,10 +83,15 @@ class StudentHandle(Generic[Loaded]):
         return student
 
 
-def read_space(model: str, kind: type[Student] = Student, *, trust_remote_code: bool = False) -> str:
-    """Return the space of a student: from its manifest if it has one, else by loading it as `kind`."""
+def read_manifest(model: str, kind: type[Student] = Student, *, trust_remote_code: bool = False) -> Manifest:
+    """Return the manifest of a student: from its folder if it has one, else by loading it as `kind`."""
     manifest = Manifest.read(Path(resolve_model(model)))
-    return manifest.space if manifest is not None else kind.load(model, trust_remote_code=trust_remote_code).space
+    return manifest if manifest is not None else kind.load(model, trust_remote_code=trust_remote_code).manifest
+
+
+def read_space(model: str, kind: type[Student] = Student, *, trust_remote_code: bool = False) -> str:
+    """Return the space of a student; parameters as in `read_manifest`."""
+    return read_manifest(model, kind, trust_remote_code=trust_remote_code).space
 
 
 def _identity(model: str) -> tuple[str, int]:

@@ -186,11 +186,29 @@ def _semantics(module: Any, *, images: bool = True) -> dict[str, Any]:
     tokenizer = getattr(module, "tokenizer", None)
     if tokenizer is not None:
         found["tokenizer"] = hash_text(_tokenizer_json(tokenizer))
+    if own := own_preparation(module):
+        found["preparation"] = own
     if images and "image" in getattr(module, "modalities", ()) and (pictures := image_processor(module)) is not None:
         # Not its class, nor what the run of it needs: a machine with torchvision has another, which does the same.
         settings = pictures.to_dict()
         found["images"] = {name: settings[name] for name in sorted(_IMAGE_SETTINGS & settings.keys())}
     return found
+
+
+def own_preparation(module: Any) -> dict[str, Any]:
+    """
+    List what a module does to texts before its weights see them, beside its prompt and its length.
+
+    :returns:
+        Empty of all but a few models.
+    """
+    found = {name: getattr(module, name, None) for name in ("processing_kwargs", "query_expansion")}
+    tokenizer: Any = getattr(module, "tokenizer", None)
+    if getattr(tokenizer, "truncation_side", "right") != "right":
+        found["truncation_side"] = tokenizer.truncation_side
+    if any(kind.__name__ == "StaticEmbedding" for kind in type(module).__mro__) and tokenizer.truncation:
+        found["truncation"] = tokenizer.truncation
+    return {name: value for name, value in found.items() if value}
 
 
 def _clean(config: dict[str, Any]) -> dict[str, Any]:

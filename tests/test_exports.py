@@ -157,6 +157,20 @@ class TestGraphs:
         assert not np.allclose(graph.encode_query(TEXTS[:1]), graph.encode_document(TEXTS[:1]), atol=1e-3)
 
 
+@pytest.mark.parametrize("own", ["truncation_side", "processing_kwargs"])
+def test_texts_prepared_in_another_way(tiny_model, tmp_path, own):
+    """It is part of the space; and a graph, which knows a length and a prompt alone, would give other vectors."""
+    kwargs = {"tokenizer_kwargs": {"truncation_side": "left"}} if own == "truncation_side" else {}
+    model, plain = tiny_model(1, layers=1, **kwargs), tiny_model(1, layers=1)
+    if own == "processing_kwargs":
+        model[0].processing_kwargs = {"text": {"max_length": 6}}
+    folder = tmp_path / "student"
+    assert save_student(model, folder).space != save_student(plain, tmp_path / "plain").space
+    with pytest.raises(ExportError, match=f"prepares texts in its own way \\({own}\\)"):
+        export_student(folder)
+    assert Student.load(folder, device="cpu").form == "float32"
+
+
 @pytest.mark.parametrize("prompts", [{"query": "in and : "}, {}])
 def test_a_pooling_that_leaves_prompts_out_is_not_exported(tiny_model, tmp_path, caplog, prompts):
     """A graph pools all tokens, also those of a prefix that comes with a call."""

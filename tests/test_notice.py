@@ -17,6 +17,11 @@ from retort.serving.notice import Notice, put_up, read_notice
 KEY = "a-key-of-the-tests"
 
 
+# As the server tells it: characters at which Python would cut lines stand there as they are.
+PASSAGE = '{"number": 1, "id": "a\u2028b", "title": "c\u0085d", "score": 1}'
+SAID = f'data: {{"event": "passages", "passages": [{PASSAGE}]}}\n\ndata: {{"event": "done", "best_score": 0}}\n\n'
+
+
 @pytest.fixture
 def server():
     """What answers as `retort serve` does, and keeps the keys that it gets."""
@@ -35,7 +40,7 @@ def server():
         def do_POST(self):
             self.rfile.read(int(self.headers["content-length"]))
             keys.append(self.headers["authorization"])
-            self.answer(b'data: {"event": "passages", "passages": []}\n\ndata: {"event": "done", "best_score": 0}\n\n')
+            self.answer(SAID.encode())
 
         def log_message(self, *_):
             pass
@@ -61,6 +66,13 @@ def test_the_key_goes_to_nobody_who_has_not_got_it(server, index, own):
     put_up(index, server.url, "t", own)
     main(["ask", "Who reads this?", "--store", index])
     assert server.keys == [f"Bearer {KEY}" if own == KEY else None]
+
+
+def test_what_it_says(server, index, capsys):
+    put_up(index, server.url, "t", None)
+    main(["ask", "Who reads this?", "--store", index, "--json"])
+    (document,) = json.loads(capsys.readouterr().out)["documents"]
+    assert (document["id"], document["title"]) == ("a\u2028b", "c\u0085d")
 
 
 def test_a_notice_does_not_prove_it_for_another_address(server, index):

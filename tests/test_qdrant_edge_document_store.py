@@ -425,6 +425,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 class TestWriting:
+    def test_no_policy(self, store):
+        store.write_documents([Document(id="0", content="old")])
+        with pytest.raises(ValueError, match="must be a DuplicatePolicy, such as DuplicatePolicy.OVERWRITE"):
+            store.write_documents([Document(id="0", content="new")], policy="overwrite")
+
     @pytest.mark.parametrize("policy", [DuplicatePolicy.NONE, DuplicatePolicy.OVERWRITE])
     def test_last_one_stays(self, store, policy):
         docs = [Document(id="a", content="1"), Document(id="b"), Document(id="a", content="2")]

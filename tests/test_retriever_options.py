@@ -87,6 +87,13 @@ class TestScaleScore:
 
 
 class TestGroups:
+    def test_a_value_that_a_document_has_twice(self, tmp_path):
+        store = QdrantEdgeDocumentStore(path=str(tmp_path / "twice"))
+        tagged = [Document(id=i, embedding=QUERY, meta={"tags": ["a", "a"]}) for i in "xyz"]
+        store.write_documents(tagged)
+        retriever = StudentRetriever(document_store=store, group_by="tags", group_size=3)
+        assert ids(retriever.run(query_embedding=QUERY)) == ["x", "y", "z"]
+
     @pytest.mark.parametrize("field", ["file", "meta.file", "meta.deep.file"])
     def test_best_of_each_value(self, retriever, field):
         """c is the third of x, e is of y and of z, f of none. Group after group, as from a server."""

@@ -16,6 +16,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tiny import everything, opened, pool, run_killed, spec, stage, tiny_config
+from tokenizers import Tokenizer
 
 from haystack_integrations.components.embedders.retort import (
     StudentDocumentEmbedder,
@@ -83,6 +84,24 @@ def learns_and_comes_back(started: SentenceTransformer, folder, **options) -> No
     export_student(folder, None, precision="float32")
     graph = Student.load(str(folder), backend="onnx")
     np.testing.assert_allclose(graph.encode_document(kept), started.encode(kept), atol=1e-5)
+
+
+def test_a_table_that_cuts_texts(table, tmp_path):
+    """As sentence-transformers does, and it is part of the space."""
+    copytree(table, tmp_path / "cut")
+    (tmp_path / "cut" / "retort.json").unlink()
+    words = Tokenizer.from_file(str(tmp_path / "cut" / "tokenizer.json"))
+    assert words.truncation is None
+    words.enable_truncation(2)
+    words.save(str(tmp_path / "cut" / "tokenizer.json"))
+    long = ["the ship in the storm.", "bread"]
+    student, plain = Student.load(tmp_path / "cut"), SentenceTransformer(str(tmp_path / "cut"), device="cpu")
+    np.testing.assert_allclose(student.encode_document(long), plain.encode(long), atol=1e-6)
+    assert student.space != Student.load(table).space
+    save_student(plain, tmp_path / "saved")
+    export_student(tmp_path / "saved", None, precision="float32")
+    graph = Student.load(tmp_path / "saved", backend="onnx")
+    np.testing.assert_allclose(graph.encode_document(long), plain.encode(long), atol=1e-6)
 
 
 def test_views_of_documents(table):

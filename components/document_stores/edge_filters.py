@@ -18,6 +18,7 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
+from dateutil.parser import isoparse
 from haystack import Document
 from haystack.errors import FilterError
 from haystack.utils.filters import COMPARISON_OPERATORS, LOGICAL_OPERATORS, document_matches_filter
@@ -235,10 +236,15 @@ def _is_number(value: Any) -> bool:
 def _as_datetime(value: Any) -> datetime | None:
     if isinstance(value, datetime):
         return value
+    if not isinstance(value, str):
+        return None
     try:
         return datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return None
+    except ValueError:
+        try:
+            return isoparse(value)  # as Haystack: it knows 24:00
+        except (ValueError, OverflowError):
+            return None
 
 
 def _moment(path: str, *, after: datetime | None = None, before: datetime | None = None) -> _Native:

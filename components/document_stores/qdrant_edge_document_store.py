@@ -304,6 +304,9 @@ class QdrantEdgeDocumentStore:
         if not isinstance(documents, list) or not all(isinstance(document, Document) for document in documents):
             msg = "`documents` must be a list of Documents."
             raise ValueError(msg)
+        if not isinstance(policy, DuplicatePolicy):
+            msg = f"`policy` must be a DuplicatePolicy, such as DuplicatePolicy.OVERWRITE; it is {policy!r}."
+            raise ValueError(msg)
         if not documents:
             return 0
         if self.recreate_index and not self._is_recreated:

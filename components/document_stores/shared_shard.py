@@ -192,7 +192,8 @@ class SharedShard:
             raise DocumentStoreError(msg)
         if self._distance != DISTANCES[similarity]:
             built = next((name for name, distance in DISTANCES.items() if distance == self._distance), self._distance)
-            msg = f"The index at {self.path} was built with similarity='{built}', not with '{similarity}'."
+            msg = f"The index at {self.path} was built with similarity='{built}', not with '{similarity}'. "
+            msg += "Set the store's similarity to that, or index into another folder."
             raise DocumentStoreError(msg)
 
     def _check_kept(self, parameter: str, wanted: str | None, kept: str | None) -> None:

@@ -559,9 +559,9 @@ class _Answer(NamedTuple):
             value: Any = document.meta
             for key in str(self.group_by).split("."):
                 value = value.get(key) if isinstance(value, dict) else None
-            for one in value if isinstance(value, list) else [value]:
-                if isinstance(one, (str, int, float)):
-                    groups[type(one), one].append(document)
+            each = value if isinstance(value, list) else [value]
+            for place in dict.fromkeys((type(one), one) for one in each if isinstance(one, (str, int, float))):
+                groups[place].append(document)
         return [group[: self.group_size] for group in groups.values()]
 
 

@@ -29,6 +29,7 @@ from retort.students.backends.sessions import ExportError, Sessions, import_for_
 from retort.students.backends.static import WEIGHTS, StaticEncoder, static_encoder
 from retort.students.encoding import CPU_TOKENS, TOKENISED, collect, collect_sparse, image_patches, plan_chunks
 from retort.students.files import replace_folder
+from retort.students.hashing import own_preparation
 from retort.students.images import image_processor, refuse_images
 from retort.students.layers import attend_step_by_step
 from retort.students.loading import NO_QUANTIZATION
@@ -368,6 +369,9 @@ def _write(modules: list[Any], output: str, folder: Path, precision: ExportPreci
             "The model's pooling leaves out the prompt's tokens (include_prompt=False), which an ONNX graph cannot do: "
             "it runs in torch alone."
         )
+        raise ExportError(msg)
+    if own := ", ".join(own_preparation(modules[0])):
+        msg = f"The model prepares texts in its own way ({own}), which an ONNX graph cannot do: it runs in torch alone."
         raise ExportError(msg)
     tokenizer = modules[0].tokenizer
     if not getattr(tokenizer, "is_fast", False):

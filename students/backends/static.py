@@ -32,7 +32,7 @@ class StaticEncoder:
     :param table:
         `[v, d]` float32, a row a token.
     :param tokenizer:
-        Its own: padding and truncation are switched off. Safe to use from several threads.
+        Its own, which may cut texts: padding is switched off. Safe to use from several threads.
     :param prompt:
         Put before each text.
     :param words:
@@ -64,7 +64,6 @@ class StaticEncoder:
         self.prompt = prompt
         self.normalize = normalize
         tokenizer.no_padding()
-        tokenizer.no_truncation()
 
     @property
     def megabytes(self) -> float:

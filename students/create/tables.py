@@ -93,6 +93,7 @@ def static(
     rank = torch.ones_like(table[:, 0]).index_copy(0, ids, torch.arange(1, len(ids) + 1).to(table.dtype))
     table *= (sif / (sif + 1 / (rank * math.log(max(len(ids), 2)))))[:, None]
     table /= table.norm(dim=1).mean().clamp(min=1e-12)  # a learning rate then suits any teacher
+    words.backend_tokenizer.no_truncation()  # a table reads any length
     tower = StaticEmbedding(words.backend_tokenizer, embedding_weights=table.clone())
     similarity = {"similarity_fn_name": model.similarity_fn_name}
     return assemble(SentenceTransformer, [tower, Normalize()], **similarity | options)
