@@ -41,6 +41,7 @@ from retort.trainers.methods.cotmae import ContextReconstruction
 from retort.trainers.recipe import Recipe
 from retort.trainers.roles import ModelInfo, StepContext
 from retort.trainers.run import run_recipe
+from retort.trainers.run_folder import write_corpus
 from retort.trainers.runtime.errors import DataError, RecipeError
 from retort.trainers.runtime.rng import rng_for
 
@@ -508,6 +509,15 @@ class TestRuns:
         (tmp_path / "texts" / "sea.txt").unlink()
         main([*command, "--documents", str(tmp_path / "texts"), "--resume"])
         assert read_corpus_ids(out / "data") == kept
+        (tmp_path / "others").mkdir()
+        (tmp_path / "others" / "sea.txt").write_text("the ship is in the sea.")
+        with pytest.raises(SystemExit):
+            main([*command, "--documents", str(tmp_path / "others"), "--resume"])
+        assert f"holds a run of other documents ({tmp_path / 'texts'})" in capsys.readouterr().err
+        assert read_corpus_ids(out / "data") == kept
+        (out / "recipe.yaml").unlink()  # as if it had failed before it began
+        write_corpus(tmp_path / "others", out)
+        assert read_corpus_ids(out / "data") == ["sea.txt#0"]
         with pytest.raises(SystemExit):
             main([*command, "--documents", "a", "--data", "b"])
 

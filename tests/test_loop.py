@@ -37,6 +37,7 @@ from retort.trainers.engine.validation import Validation
 from retort.trainers.recipe import Recipe, TrainingSection
 from retort.trainers.roles import StepContext
 from retort.trainers.run import run_recipe
+from retort.trainers.run_folder import _decisive
 from retort.trainers.runtime.distributed import ProcessGroup
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.stages import open_stage
@@ -173,6 +174,18 @@ class TestRun:
         assert metrics == json.loads((reference / "metrics.json").read_text())
         with pytest.raises(RecipeError, match="another recipe or other data"):
             run_recipe(Recipe.from_dict(recipe_tree, overrides=["training.seed=1"]), beir, reference, resume=True)
+
+    def test_how_often_is_asked_is_no_part_of_a_recipe(self):
+        """Wherever what asks may stand: a run that stopped at its limit goes on with a higher one."""
+
+        def at_most(calls, texts=3):
+            generator = {"type": "haystack.Some", "init_parameters": {"timeout": calls, "model": "m"}}
+            asked = {"generator": generator, "max_calls": calls, "concurrency": calls, "most": texts}
+            source = {"type": "retort.Source", "init_parameters": asked}
+            return _decisive({"text": {"type": "retort.Views", "init_parameters": {"queries": [source], "views": 2}}})
+
+        assert at_most(10) == at_most(20) != at_most(20, texts=4)
+        assert at_most(10)["text"]["init_parameters"]["views"] == 2
 
     def test_a_resolved_recipe_refuses_other_data(self, reference, beir, tmp_path):
         with (beir / "qrels" / "train.tsv").open("a") as qrels:

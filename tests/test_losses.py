@@ -143,6 +143,18 @@ class TestSentenceTransformers:
         self.assert_equal(terms["flops_query"][0].sum(), query, columns[:1])
         self.assert_equal(terms["flops_document"][0].sum(), document, columns[1:])
 
+    def test_flops_of_a_side_that_is_not_there(self, columns):
+        """A part of a batch may have documents alone."""
+        out = self.encoded([column.relu() for column in columns])
+        out.queries, batch = out.queries[:0], lists(torch.tensor(T))
+        batch.queries = []
+        terms = terms_of(Flops(rise=0.0), out, batch, self.CTX)
+        assert {name: bool(counts) for name, (_, counts) in terms.items()} == {
+            "flops_query": False,
+            "flops_document": True,
+        }
+        assert all(values.isfinite().all() for values, _ in terms.values())
+
     @pytest.mark.parametrize("row", [0, 1])
     def test_losses_of_a_rankers_lists(self, row):
         """One list at a time: its RankNet is a mean over all pairs of a batch. Its ListMLE is a sum over a list."""

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -590,22 +590,50 @@ class TestRetries:
         class GoneError(BaseException):
             pass
 
-        class Interrupted(Future):
-            def result(self, timeout=None):
-                told.wait(5)
-                raise GoneError
+        def interrupted(waiting, **options):
+            monkeypatch.undo()
+            told.wait(5)
+            raise GoneError
 
         def answer(_):
             told.set()
             return error(429, "slower", headers={"Retry-After": "200"})
 
         told = threading.Event()
-        monkeypatch.setattr("concurrent.futures.thread._base.Future", Interrupted)
+        monkeypatch.setattr(calls, "wait", interrupted)
         with serving(answer) as server:
             started = time.monotonic()
             with pytest.raises(GoneError):
                 filled(teacher(server.url, options={"concurrency": 2}), tmp_path, texts(9, "query"), "query")
             assert time.monotonic() - started < 20
+
+    def test_what_came_before_an_interruption(self, monkeypatch):
+        """Also behind a slow call, and what is in work comes still: all of it is paid."""
+
+        def answer(item):
+            begun.append(item)
+            if item == 0:
+                slow.wait(5)
+            return 10 * item
+
+        def interrupted(waiting, **options):
+            while sum(future.done() for future in waiting) < 3:
+                time.sleep(0.01)
+            monkeypatch.undo()
+            slow.set()
+            raise KeyboardInterrupt
+
+        begun, got, slow = [], {}, threading.Event()
+        monkeypatch.setattr(calls, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            for item, found in calls.Caller(retries=0, concurrency=4).each(answer, range(9), probe=-1):
+                got[item] = found
+        assert got == {item: 10 * item for item in begun} == {0: 0, 1: 10, 2: 20, 3: 30}
+
+    def test_answers_in_order(self):
+        """A slow one holds up those behind it, not those that are kept as they come."""
+        numbered = [(2, "c"), (0, "a"), (1, "b"), (4, "e")]
+        assert [*calls.in_order(iter(numbered))] == ["a", "b", "c"]
 
     def test_a_pause_that_is_too_long(self, tmp_path, naps):
         with serving(lambda _: error(429, "come tomorrow", headers={"Retry-After": "86400"})) as server:

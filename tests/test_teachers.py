@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from tiny import pool, spec, stage
+from tiny import pool, spec, stage, write_pictures
 
 from retort.students import save_student
+from retort.students.images import ImageFile
 from retort.trainers.build import build_recipe
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import TextStore
@@ -145,6 +146,39 @@ class TestEmbedderTeacher:
         assert teacher.dim == fast.dim == 16
         for side in ("query", "document"):
             assert np.allclose(teacher.encode(TEXTS.texts, side), fast.encode(TEXTS.texts, side), atol=1e-6)
+
+    @pytest.mark.parametrize("similarity", ["cos", "euclidean"])
+    def test_a_similarity_that_nobody_learns_from(self, spec, similarity, recipe_tree, beir, tmp_path):
+        """Before anything is done: the student could not be compared with it at the end."""
+        given = {"text_embedder": spec["text"], "document_embedder": spec["document"], "similarity": similarity}
+        recipe_tree["teachers"]["teacher"] = {
+            "type": "retort.trainers.teachers.embedder.EmbedderTeacher",
+            "init_parameters": given,
+        }
+        with pytest.raises(RecipeError, match=f"teachers.teacher: its similarity is '{similarity}'; a student learns"):
+            run_recipe(Recipe.from_dict(recipe_tree), beir, tmp_path / "run")
+        assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+    @pytest.mark.parametrize("first", [False, True])
+    def test_an_image_that_is_refused(self, spec, first, tmp_path):
+        """It is set aside, also where it would have been what nobody can refuse."""
+        images = [ImageFile(path) for path in sorted((write_pictures(tmp_path / "p") / "images").iterdir())[:6]]
+        bad = images[0 if first else 3]
+
+        def documents(given):
+            if bad in given:
+                error = RuntimeError("no image")
+                error.status_code = 400
+                raise error
+            return [[1.0, 2.0]] * len(given)
+
+        teacher = EmbedderTeacher(text_embedder=spec["text"], document_embedder=spec["document"])
+        teacher._documents = documents
+        parts = [*teacher.encode_parts(images, "document")]
+        assert {row: cause for part in parts for row, cause in part.refused.items()} == {images.index(bad): "no image"}
+        assert sorted(row for part in parts for row in part.rows) == [n for n in range(6) if images[n] != bad]
+        (alone,) = teacher.encode_parts([bad], "document")  # an image that was taken before tells
+        assert alone.refused == {0: "no image"}
 
     def test_another_makers_components(self, tiny_student):
         """House embedders of sentence-transformers, by YAML."""

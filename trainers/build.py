@@ -393,6 +393,10 @@ def _build_distiller(
     if "bm25" in vectors:
         msg = "teachers.bm25: figures of that name are BM25's; give the teacher another name."
         raise RecipeError(msg)
+    for name, t in vectors.items():
+        if t.similarity not in {"cosine", "dot"}:
+            msg = f"teachers.{name}: its similarity is {t.similarity!r}; a student learns from cosine or dot alone."
+            raise RecipeError(msg)
     deep = any(o.needs_layers for pairs in objectives.values() for o, _ in pairs)
     info = ModelInfo(
         student_dim=dimension,

@@ -28,6 +28,8 @@ from retort.trainers.teachers.score_store import ScoreStore, kept_kind
 from retort.trainers.teachers.vector_cache import VectorCache
 from retort.trainers.views import DocumentViews, document_vectors
 
+PAIRS = 2**16  # of vectors, compared at a time
+
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
@@ -233,16 +235,12 @@ class TrainingContext:
         return hash_text(key + teacher.data_key(self.data)), kept
 
     def _vector_scores(self, name: str, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
-        left, right = self.vectors(name, "query")[queries], self.vectors(name, "document")[documents]
+        asks, answers = self.vectors(name, "query"), self.vectors(name, "document")
         self.kinds[name] = "scores"
         cosine = self.similarity(name) == "cosine"
-        if issparse(left):
-            found = np.asarray(left.multiply(right).sum(axis=1)).ravel()
-            norms = sparse_norm(left, axis=1) * sparse_norm(right, axis=1) if cosine else 1.0
-            return (found / np.maximum(norms, 1e-12)).astype(np.float32)
-        if cosine:
-            left, right = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in (left, right))
-        return np.einsum("md,md->m", left, right).astype(np.float32)
+        blocks = [slice(start, start + PAIRS) for start in range(0, len(queries), PAIRS)]  # a vector each takes memory
+        found = [_pair_scores(asks[queries[own]], answers[documents[own]], cosine=cosine) for own in blocks]
+        return np.concatenate([np.empty(0, np.float32), *found])
 
     def teacher(self, name: str) -> Teacher:
         """
@@ -286,3 +284,14 @@ class TrainingContext:
             msg = "the student is a ranker: it has no vectors to mine with. Name a teacher."
             raise RecipeError(msg)
         return self._student
+
+
+def _pair_scores(left: Any, right: Any, *, cosine: bool) -> np.ndarray:
+    """Compare each vector of one array, or sparse matrix, with that of the other."""
+    if issparse(left):
+        found = np.asarray(left.multiply(right).sum(axis=1)).ravel()
+        norms = sparse_norm(left, axis=1) * sparse_norm(right, axis=1) if cosine else 1.0
+        return (found / np.maximum(norms, 1e-12)).astype(np.float32)
+    if cosine:
+        left, right = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in (left, right))
+    return np.einsum("md,md->m", left, right).astype(np.float32)

@@ -398,12 +398,14 @@ class Flops(Objective):
             "flops_document": (output.documents, self.document_weight),
         }
         return {
-            name: (vectors.abs().mean(0) ** 2).sum()[None] * weight * share for name, (vectors, weight) in sides.items()
+            name: ((vectors.abs().sum(0) / max(1, len(vectors))) ** 2).sum()[None] * weight * share
+            for name, (vectors, weight) in sides.items()
         }
 
     def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:  # noqa: ARG002
-        """Both count."""
-        return {name: batch.index.new_ones(1, dtype=torch.bool) for name in ("flops_query", "flops_document")}
+        """Both count, but for a side that a part of the batch has nothing of."""
+        there = {"flops_query": batch.queries, "flops_document": batch.documents}
+        return {name: batch.index.new_full((1,), len(texts) > 0, dtype=torch.bool) for name, texts in there.items()}
 
 
 class Alignment(Objective):

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from retort.students.files import read_json, replace_file, replace_folder
-from retort.students.hashing import hash_text
+from retort.students.files import read_json, replace_file, replace_folder, write_json
+from retort.students.hashing import canonical_json, hash_text
 from retort.students.redaction import redacted
 from retort.trainers.build import BuiltRecipe
 from retort.trainers.data.beir import is_beir
@@ -28,6 +28,8 @@ from retort.trainers.teachers.haystack import without_incidental
 
 if TYPE_CHECKING:
     from haystack import Document
+
+SOURCE = "source.json"  # of a corpus of documents: what it was made of
 
 
 def resolve(recipe: Recipe, train: RetrievalData, dev: RetrievalData) -> Recipe:
@@ -81,10 +83,20 @@ def _compared(recipe: Recipe) -> dict[str, Any]:
     tree = redacted(recipe.to_dict())
     for part in ("teachers", "candidates"):
         tree[part] = {name: without_incidental(spec) for name, spec in tree[part].items()}
+    tree["data"] = _decisive(tree["data"])
     for stage in tree["stages"]:
-        if isinstance(stage["queries"], dict):
-            stage["queries"] = without_incidental(stage["queries"])
+        stage |= {name: _decisive(stage[name]) for name in ("queries", "candidates", "batches", "selector")}
     return tree
+
+
+def _decisive(node: Any) -> Any:
+    """Describe a part of a recipe without how often, and at which price, its components ask, wherever they stand."""
+    if isinstance(node, list):
+        return [_decisive(one) for one in node]
+    if not isinstance(node, dict):
+        return node
+    found = {name: _decisive(value) for name, value in node.items()}
+    return without_incidental(found) if isinstance(found.get("type"), str) else found
 
 
 def models_of(built: BuiltRecipe) -> dict[str, str]:
@@ -128,7 +140,7 @@ def refuse_other_models(models: dict[str, str], out: Path, former: dict[str, str
 
 def write_corpus(documents: str | Path | Sequence[Document], out: Path, *, on_error: OnError = "skip") -> Path:
     """
-    Write documents into a run folder, as a corpus alone. What is there already stays: a run goes on with it.
+    Write documents into a run folder, as a corpus alone. What a run began with stays: it goes on with that.
 
     :param documents:
         A folder, a file or a BEIR folder, as `read_source` reads them; or Haystack documents.
@@ -140,17 +152,40 @@ def write_corpus(documents: str | Path | Sequence[Document], out: Path, *, on_er
         The data folder within, for `run_recipe`. Passages of one file are `FILE#0`, `FILE#1`, and share no words.
     :raises DataError:
         If no text can be read.
+    :raises RecipeError:
+        If a run there began with other documents.
     """
     folder = out / "data"
     with _lock(out, timeout=-1):  # several processes of one run come here at once
-        if not is_beir(folder):
+        source = _source_of(documents, out)
+        kept = read_json(folder / SOURCE, "Delete it.") if (folder / SOURCE).is_file() else None
+        began = (out / "recipe.yaml").is_file()
+        same = kept == source or bool(kept and source["place"] and kept["place"] == source["place"])
+        if began and kept and not same:
+            msg = f"{out} holds a run of other documents ({kept['place'] or 'given in Python'}). Give another --out."
+            raise RecipeError(msg)
+        if not is_beir(folder) or not (began or kept == source):
             if isinstance(documents, str | Path):
                 documents = read_source(documents, overlap=0, on_error=on_error, leave_out=out).documents
             else:
                 documents = without_blank(documents, on_error).documents
             with replace_folder(folder) as aside:
                 write_documents(aside, documents)
+                write_json(aside / SOURCE, source)
     return folder
+
+
+def _source_of(documents: str | Path | Sequence[Document], out: Path) -> dict[str, str]:
+    """Identify documents without reading them: by their place, and by names, sizes and times of files."""
+    if not isinstance(documents, str | Path):
+        ids = hash_text(canonical_json([[d.id, d.content, str(d.meta.get("title", ""))] for d in documents]))
+        return {"place": "", "content": ids}
+    place = Path(documents).resolve()
+    files = [place] if place.is_file() else sorted(place.rglob("*"))
+    hidden = {file for file in files if any(part.startswith(".") for part in file.relative_to(place).parts)}
+    own = [file for file in files if file.is_file() and file not in hidden and out.resolve() not in file.parents]
+    found = [[str(file), (seen := file.stat()).st_size, seen.st_mtime_ns] for file in own]
+    return {"place": str(place), "content": hash_text(canonical_json(found))}
 
 
 def _lock(out: Path, timeout: float) -> FileLock:

@@ -13,8 +13,6 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
-from heapq import merge
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,7 +190,9 @@ class HaystackRetriever:
                 continue
             size = REMOTE_BLOCK if self._components.remote else WRITE_BLOCK
             calls = [documents[i : i + size] for i in range(0, len(documents), size)]
-            for _, embedded in self._components.each(self._embed, calls, probe=[Document(content="text")]):
+            probe = (-1, [Document(content="text")])
+            answers = self._components.each(lambda one: self._embed(one[1]), list(enumerate(calls)), probe=probe)
+            for embedded in in_order((number, answer) for (number, _), answer in answers):
                 if isinstance(embedded, Refusal):
                     msg = f"{self._specs['document_embedder']['type']} refuses documents: {embedded.cause}"
                     raise TeacherError(msg)
@@ -262,11 +262,8 @@ class HaystackRetriever:
             if local
             else self._components.each(once, rest, probe=(-1, "text"))
         )
-        yield from merge(
-            ((number, Refusal("its embedder refuses it.")) for number in sorted(refused)),
-            ((number, found) for (number, _), found in answers),
-            key=itemgetter(0),
-        )
+        yield from ((number, Refusal("its embedder refuses it.")) for number in sorted(refused))
+        yield from ((number, found) for (number, _), found in answers)
 
     def _search(self, query: str, top_k: int, vector: list[float] | None = None) -> dict[str, float]:
         try:

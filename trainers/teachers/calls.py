@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -174,8 +174,8 @@ class Caller:
         """
         Call for each item.
 
-        After a failure no further call begins and none is repeated; answers of calls that had begun still come, as they
-        are paid, and then the failure is raised.
+        Answers come as they arrive. After a failure, or an interruption, no further call begins and none is repeated;
+        answers of calls that had begun still come, as they are paid, and then it is raised.
 
         :param call:
             What is called.
@@ -191,8 +191,9 @@ class Caller:
         :raises TeacherError:
             If a call fails for good, or the probe is refused.
         """
-        waiting: deque[tuple[Item, Future[Answer | Refusal]]] = deque()
-        todo, failure, stop = deque(items), None, threading.Event()
+        waiting: dict[Future[Answer | Refusal], Item] = {}  # in the order of their calls
+        failure: BaseException | None = None
+        todo, stop = deque(items), threading.Event()
 
         def one(item: Item) -> Answer | Refusal:
             try:
@@ -206,8 +207,17 @@ class Caller:
                 while waiting or (todo and failure is None):
                     while todo and failure is None and len(waiting) < self._concurrency:
                         item = todo.popleft()
-                        waiting.append((item, pool.submit(one, item)))
-                    item, future = waiting.popleft()
+                        waiting[pool.submit(one, item)] = item
+                    try:
+                        wait(waiting, return_when=FIRST_COMPLETED)
+                    except BaseException as error:  # an interruption: calls in work are paid, and a second one ends all
+                        if failure is not None:
+                            raise
+                        failure = error
+                        stop.set()
+                        continue
+                    future = next(future for future in waiting if future.done())
+                    item = waiting.pop(future)
                     try:
                         answer = future.result()
                         if isinstance(answer, Refusal):
@@ -279,12 +289,13 @@ def _wait(seconds: float, stop: threading.Event) -> None:
 
 
 def in_order(answers: Iterator[tuple[int, Answer]]) -> Iterator[Answer]:
-    """Give answers as far as their numbers run from 0; after a failure the rest is passed over, until it is raised."""
-    given = 0
+    """Give answers as far as their numbers run from 0, whatever order they come in."""
+    given, early = 0, {}
     for number, answer in answers:
-        if number == given:
+        early[number] = answer
+        while given in early:
+            yield early.pop(given)
             given += 1
-            yield answer
 
 
 class _Here(Executor):

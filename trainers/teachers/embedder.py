@@ -45,6 +45,7 @@ class Embedders:
             msg = f"the two embedders are to give vectors of {' and '.join(map(str, sorted(named)))} dimensions."
             raise RecipeError(msg)
         self.named_dim: int | None = next(iter(named), None)
+        self._taken: Any = None  # an image that was embedded
 
     def vectors_key(self, side: Side) -> str:
         """Return the key of one side's vectors: the other side's embedder does not decide them."""
@@ -90,11 +91,21 @@ class Embedders:
     def encode_parts(self, texts: list[str], side: Side) -> Iterator[EncodedPart]:
         """Give the vectors of texts call by call; see `Teacher.encode_parts`."""
         size = 1 if side == "query" else self._batch_size if self.remote else max(1, len(texts))
-        probe: str = texts[0] if of_images(texts) else PROBE
+        images, alone = of_images(texts), set[int]()
+
+        def probe() -> Any:
+            """What nobody can refuse: a word, or an image that was taken before, else one that is not in question."""
+            if not images:
+                return PROBE
+            return self._taken or next((text for row, text in enumerate(texts) if row not in alone), texts[0])
 
         def ask(rows: list[int]) -> list[np.ndarray | Refusal] | Refusal:
-            own = [texts[row] if row >= 0 else probe for row in rows]
-            return self._checked(own, self._query(own[0]) if side == "query" else self._documents(own), side)
+            own = [texts[row] if row >= 0 else probe() for row in rows]
+            alone.update(rows if len(rows) == 1 else ())
+            found = self._checked(own, self._query(own[0]) if side == "query" else self._documents(own), side)
+            if images and not isinstance(found, Refusal):
+                self._taken = next((o for o, one in zip(own, found, strict=True) if not isinstance(one, Refusal)), None)
+            return found
 
         def halves(rows: list[int]) -> list[list[int]]:
             return [] if len(rows) == 1 else [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
