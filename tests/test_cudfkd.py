@@ -33,10 +33,10 @@ from retort.trainers.encoder_output import PairOutput
 from retort.trainers.losses import self_paced_latent, self_paced_weights
 from retort.trainers.methods.cudfkd import SelfPacedKL, UsefulQueries, adversarial_weight, best_of, scored, worth_of
 from retort.trainers.recipe import Recipe, dump_yaml
-from retort.trainers.roles import StepContext
+from retort.trainers.roles import QuerySource, StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
-from retort.trainers.stages import open_stage
+from retort.trainers.stages import _with_queries, open_stage
 from retort.trainers.teachers.chat_generator import ChatModel
 
 HOWS = ["hard", "linear", "log"]
@@ -644,3 +644,27 @@ class TestNoCorpus:
         cudfkd_tree["data"] = {"corpus": spec(PROPOSALS)}
         with pytest.raises(RecipeError, match="is no corpus source"):
             run_recipe(Recipe.from_dict(cudfkd_tree), tmp_path / "made", tmp_path / "run")
+
+
+def test_nobody_asks_about_what_is_held_out(beir, tmp_path):
+    """Nor takes words of it, or of its copy."""
+
+    class Watched(Proposals):
+        def of(self, data):
+            seen.extend(data.corpus.ids)
+            return super().of(data)
+
+    class Titles(QuerySource):
+        def of(self, data):
+            return [[title] for title in data.corpus.titles]
+
+    data, seen = read_beir(beir, "train"), []
+    texts = [f"x{row}a x{row}b x{row}c x{row}d x{row}e" for row in range(len(data.corpus))]
+    corpus = TextStore([*data.corpus.ids, "copy"], [*texts, texts[3]], ["t"] * (len(texts) + 1))
+    out = {corpus.ids[3], corpus.ids[7]}
+    context = TrainingContext(replace(data, corpus=corpus, held_out=frozenset(out)), {}, tmp_path)
+    found = _with_queries(context, Watched(pool=200, most=3), tmp_path / "q.jsonl", 0, "x").data
+    assert seen == [i for i in corpus.ids if i not in {*out, "copy"}]
+    words = {word for text in found.queries.texts for word in text.split()}
+    assert words and not words & {*texts[3].split(), *texts[7].split()}
+    assert len(_with_queries(context, Titles(), tmp_path / "t.jsonl", 0, "x").data.queries) == 1

@@ -160,6 +160,15 @@ class RetrievalData:
         corpus = self.corpus
         return {int(corpus.first_rows[corpus.rows[i]]) for i in self.held_out if i in corpus.rows}
 
+    def without_held_out(self) -> "RetrievalData":
+        """Return the data without the documents that are held out, and their copies."""
+        held_out = self.held_out_rows()
+        if not held_out:
+            return self
+        corpus = self.corpus.select(row for row, first in enumerate(self.corpus.first_rows) if first not in held_out)
+        qrels = {q: {d: grade for d, grade in own.items() if d in corpus.rows} for q, own in self.qrels.items()}
+        return RetrievalData(self.name, corpus, self.queries, qrels)
+
     def subset(self, rows: Iterable[int]) -> "RetrievalData":
         """Return the data of these rows of `queries` only, with the whole corpus."""
         queries = self.queries.select(rows)

@@ -251,10 +251,9 @@ class PieceKL(TeacherObjective):
             raise ValueError(msg)
         self.levels = {PASSAGE: ("fgd_passages", passages), SENTENCE: ("fgd_sentences", sentences)}
         self.scope: Scope = one_of("scope", scope, ("list", "intra", "both"))
-        self.within = 0.5 if scope == "both" else 1.0
         self.document: Target = one_of("document", document, ("maxp", "whole"))
         self.scores_documents = document == "whole"
-        self.temperature = temperature
+        self.within, self.temperature = 0.5 if scope == "both" else 1.0, temperature
 
     def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:
         """Lists count of which two documents, or pieces, are scored."""
@@ -271,30 +270,28 @@ class PieceKL(TeacherObjective):
         """Scores of each query's documents, without their pieces."""
         student, teacher = output.list_scores(batch), self.list_teacher(output, batch, ctx)
         documents = batch.index.shape[1] - batch.derived_candidates
-        target = teacher[:, :documents]
         if self.document == "maxp":
-            of_pieces = teacher[:, documents:].detach().nan_to_num()
-            target = best_passages(of_pieces, self._places(batch, ctx.teacher, PASSAGE), documents)
-        return student[:, :documents], target, batch.mask[:, :documents]
+            passages = self._places(batch, ctx.teacher, PASSAGE)
+            teacher = best_passages(teacher[:, documents:].detach().nan_to_num(), passages, documents)
+        return student[:, :documents], teacher[:, :documents], batch.mask[:, :documents]
 
     def forward(self, output: Any, batch: CandidateBatch, ctx: StepContext) -> Values:
         """One value a query."""
         tau = self.temperature if ctx.temperature is None else ctx.temperature
         values = {"fgd_documents": list_kl(*self.compared(output, batch, ctx), tau)}
         documents = batch.index.shape[1] - batch.derived_candidates
-        student, teacher = output.list_scores(batch), self.list_teacher(output, batch, ctx)
-        pieces, of_pieces = student[:, documents:], teacher[:, documents:]
-        passages = self._places(batch, ctx.teacher, PASSAGE)
+        pieces, of_pieces = (
+            output.list_scores(batch)[:, documents:],
+            self.list_teacher(output, batch, ctx)[:, documents:],
+        )
+        none = pieces.new_zeros(len(pieces))
         for kind, name in self._used():
             places = self._places(batch, ctx.teacher, kind)
-            value = torch.zeros_like(student[:, 0])
-            if self.scope != "intra":
-                value = list_kl(pieces, of_pieces, places >= 0, tau)
-            if self.scope != "list":
-                value = value + self.within * intra_kl(pieces, of_pieces, places, documents, tau)
-            values[name] = self.levels[kind][1] * value
-        vectors = output.documents[batch.index[:, documents:]].detach()
-        ctx.logged_terms["fgd_piece_cosine"] = piece_cosine(vectors, passages)
+            over = none if self.scope == "intra" else list_kl(pieces, of_pieces, places >= 0, tau)
+            within = none if self.scope == "list" else intra_kl(pieces, of_pieces, places, documents, tau)
+            values[name] = self.levels[kind][1] * (over + self.within * within)
+        vectors, passages = output.documents[batch.index[:, documents:]], self._places(batch, ctx.teacher, PASSAGE)
+        ctx.logged_terms["fgd_piece_cosine"] = piece_cosine(vectors.detach(), passages)
         return values
 
     def _used(self) -> list[tuple[int, str]]:
