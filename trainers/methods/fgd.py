@@ -258,11 +258,10 @@ class PieceKL(TeacherObjective):
     def valid(self, batch: CandidateBatch, teacher: str | None = None) -> Masks:
         """Lists count of which two documents, or pieces, are scored."""
         scored, documents = self.scored(batch, teacher), batch.index.shape[1] - batch.derived_candidates
+        counts = scored[:, :documents].sum(-1)
         if self.document == "maxp":
             places = self._places(batch, teacher, PASSAGE)
             counts = (places[:, None] == torch.arange(documents, device=places.device)[:, None]).any(-1).sum(-1)
-        else:
-            counts = scored[:, :documents].sum(-1)
         own = {name: (self._places(batch, teacher, kind) >= 0).sum(-1) > 1 for kind, name in self._used()}
         return {"fgd_documents": counts > 1} | own
 
@@ -280,10 +279,8 @@ class PieceKL(TeacherObjective):
         tau = self.temperature if ctx.temperature is None else ctx.temperature
         values = {"fgd_documents": list_kl(*self.compared(output, batch, ctx), tau)}
         documents = batch.index.shape[1] - batch.derived_candidates
-        pieces, of_pieces = (
-            output.list_scores(batch)[:, documents:],
-            self.list_teacher(output, batch, ctx)[:, documents:],
-        )
+        both = output.list_scores(batch), self.list_teacher(output, batch, ctx)
+        pieces, of_pieces = (scores[:, documents:] for scores in both)
         none = pieces.new_zeros(len(pieces))
         for kind, name in self._used():
             places = self._places(batch, ctx.teacher, kind)
