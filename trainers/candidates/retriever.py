@@ -12,7 +12,6 @@ import unicodedata
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -265,6 +264,45 @@ class HaystackRetriever:
         yield from ((number, Refusal("its embedder refuses it.")) for number in sorted(refused))
         yield from ((number, found) for (number, _), found in answers)
 
+    def search_kept(
+        self, cache: Path, corpus: TextStore, top_k: int, queries: dict[bytes, str]
+    ) -> Iterator[tuple[bytes, dict[str, float] | Refusal]]:
+        """
+        Search for the queries that nobody searched for before, and keep what is found for each.
+
+        :param cache:
+            The cache folder.
+        :param corpus:
+            What is searched.
+        :param top_k:
+            Documents a query, at most.
+        :param queries:
+            The queries by their item ids.
+        :returns:
+            Each item id with what was found, first what was kept.
+        :raises TeacherError:
+            As `search`.
+        """
+        folder = cache / "searches" / hash_text(f"retriever {self.key} {top_k} {corpus.hash}")
+        folder.mkdir(parents=True, exist_ok=True)
+        with sole_writer(folder, folder / ".lock"):
+            kept, refused = _Hits(folder / "hits.jsonl"), SetAside(folder)
+            refused.read()
+            known = kept.read({*queries}, corpus.rows)
+            before: dict[bytes, Any] = {i: Refusal("it was refused before.") for i in queries if i in refused.items}
+            yield from (before | known).items()
+            asked = [item for item in queries if item not in known and item not in before]
+            try:
+                for number, hits in self.search_parts([queries[item] for item in asked], top_k):
+                    item = asked[number]
+                    if isinstance(hits, Refusal):
+                        refused.add([item], queries[item], hits.cause)
+                    else:
+                        kept.add(item, hits)
+                    yield item, hits
+            finally:
+                refused.summary()
+
     def _search(self, query: str, top_k: int, vector: list[float] | None = None) -> dict[str, float]:
         try:
             inputs: dict[str, Any] = {"query": query} if "query" in self._takes else {}
@@ -316,14 +354,10 @@ class RetrieverMiner(Miner):
         self._retriever = HaystackRetriever(retriever=retriever, allowed_modules=allowed_modules, **options)
         self._opened: str | None = None
 
-    @cached_property
-    def _components_key(self) -> str:
-        return self._retriever.key
-
     def key(self, context: Context) -> str:
         """Identify the mined lists: they change with the components, the corpus and the queries."""
         data = f"{context.data.corpus.hash} {context.data.queries.hash}"
-        return hash_text(f"retriever {self._components_key} {self.depth} {data}")
+        return hash_text(f"retriever {self._retriever.key} {self.depth} {data}")
 
     def mine(self, context: Context, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -354,40 +388,21 @@ class RetrieverMiner(Miner):
         return rows, scores
 
     def _search_kept(self, context: Context, queries: TextStore) -> list[dict[str, float]]:
-        """Search for the queries that nobody searched for before, and keep what is found for each."""
-        corpus = context.data.corpus
-        key = hash_text(f"retriever {self._components_key} {self.depth} {corpus.hash}")
-        folder = context.cache / "searches" / key
-        folder.mkdir(parents=True, exist_ok=True)
         items = [item.tobytes() for item in queries.item_ids]
-        with sole_writer(folder, folder / ".lock"):
-            kept, refused = _Hits(folder / "hits.jsonl"), SetAside(folder)
-            refused.read()
-            known = kept.read({*items}, corpus.rows)
-            rest = {
-                item: text
-                for item, text in zip(items, queries.texts, strict=True)
-                if item not in known and item not in refused.items
-            }
-            asked = [*rest]
-            try:
-                for number, hits in self._retriever.search_parts([*rest.values()], self.depth):
-                    item = asked[number]
-                    if isinstance(hits, Refusal):
-                        refused.add([item], rest[item], hits.cause)
-                    else:
-                        kept.add(item, hits)
-                        known[item] = hits
-            except TeacherError as error:
-                if not known:
-                    raise
-                msg = (
-                    f"{error} Kept: searches for {len(known)} of {len({*items})} queries; the same command (train: "
-                    "with --resume) goes on from there."
-                )
-                raise TeacherError(msg) from error
-            finally:
-                refused.summary()
+        asked = dict(zip(items, queries.texts, strict=True))
+        known: dict[bytes, dict[str, float]] = {}
+        try:
+            for item, hits in self._retriever.search_kept(context.cache, context.data.corpus, self.depth, asked):
+                if not isinstance(hits, Refusal):
+                    known[item] = hits
+        except TeacherError as error:
+            if not known:
+                raise
+            msg = (
+                f"{error} Kept: searches for {len(known)} of {len(asked)} queries; the same command (train: "
+                "with --resume) goes on from there."
+            )
+            raise TeacherError(msg) from error
         return [known.get(item, {}) for item in items]
 
 

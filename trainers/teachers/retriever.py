@@ -13,7 +13,7 @@ import numpy as np
 
 from retort.students.hashing import hash_text
 from retort.trainers.candidates.retriever import HaystackRetriever
-from retort.trainers.data.texts import RetrievalData
+from retort.trainers.data.texts import RetrievalData, TextStore, item_id
 from retort.trainers.roles import Ask, Teacher
 from retort.trainers.teachers.calls import Refusal
 
@@ -46,6 +46,8 @@ class RetrieverTeacher(Teacher):
     ) -> None:
         self._depth = depth
         self._retriever = HaystackRetriever(retriever=retriever, allowed_modules=allowed_modules, **options)
+        self._cache: Path | None = None
+        self._corpus: TextStore | None = None
 
     @property
     def key(self) -> str:
@@ -58,12 +60,14 @@ class RetrieverTeacher(Teacher):
         return hash_text(f"retriever {self._depth} {self._retriever.former_key}")
 
     def keep_in(self, cache: Path) -> None:
-        """Keep what remote embedders give in a cache folder."""
+        """Keep in a cache folder what remote embedders give, and what remote retrievers find."""
         self._retriever.keep_in(cache)
+        self._cache = cache
 
     def open(self, data: RetrievalData) -> None:
         """Fill the retriever's document store; see `HaystackRetriever.open`."""
         self._retriever.open(data.corpus)
+        self._corpus = data.corpus
 
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
         """Score lists, one search each; see `Teacher.score`."""
@@ -72,7 +76,20 @@ class RetrieverTeacher(Teacher):
             yield _scores(ask, scores)
 
     def score_parts(self, asks: list[Ask]) -> Iterator[tuple[Ask, np.ndarray | str]]:
-        """Score lists, one search each; see `Teacher.score_parts`."""
+        """
+        Score lists, one search each; see `Teacher.score_parts`.
+
+        What a remote retriever finds for a query is kept: later lists of it cost nothing.
+        """
+        if self._retriever.asks_per_query and self._cache is not None and self._corpus is not None:
+            lists: dict[bytes, list[Ask]] = {}
+            for ask in asks:
+                lists.setdefault(item_id(ask.query), []).append(ask)
+            queries = {item: own[0].query for item, own in lists.items()}
+            for item, found in self._retriever.search_kept(self._cache, self._corpus, self._depth, queries):
+                for ask in lists[item]:
+                    yield ask, found.cause if isinstance(found, Refusal) else _scores(ask, found)
+            return
         for number, found in self._retriever.search_parts([ask.query for ask in asks], self._depth):
             yield asks[number], found.cause if isinstance(found, Refusal) else _scores(asks[number], found)
 
