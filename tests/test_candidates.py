@@ -310,6 +310,8 @@ class TestLists:
         assert [item_id(text) for text in made] == batch.document_items[4:]
         seen = {text for step in range(8) for text in source.batch(step).documents} - set(context.data.corpus.texts)
         assert len(seen) == len(made_texts(tokenizer, 30))  # 8 steps of 4 see all 30
+        none = opened(TextBatches(made=30, share=0.05), context, batch_size=14, teachers=["teacher"], student=student)
+        assert not hasattr(none, "_of_made") and none.batch(1).documents == plain.batch(1).documents  # nor asked about
 
     def test_made_texts_are_of_whole_words_and_the_same_each_time(self, tiny_model):
         tokenizer = tiny_model(1).tokenizer

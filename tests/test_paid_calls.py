@@ -1248,6 +1248,11 @@ class TestRuns:
         tokens = sum(map(len, [*train.queries.texts, *train.corpus.texts])) / 4
         assert plan.calls["t"].endswith(f"; {tokens:,.0f} tokens")
         assert plan.cost["t"] == pytest.approx(tokens * 2e-6)
+        made = priced.to_dict()
+        made["stages"][0]["batches"] = spec("retort.trainers.batches.texts.TextBatches", made=64)
+        more = plan_run(Recipe.from_dict(made, allow=priced.allow), train, tmp_path / "cache")
+        assert more.calls["t"].startswith(f"vectors of {len(train.queries) + len(train.corpus) + 64} texts;")
+        assert more.cost["t"] > 1.5 * plan.cost["t"]
         plans = [plan_run(self.at(tree, NOBODY), read_beir(beir, "train"), tmp_path / "cache")]
         with serving(answer) as server:
             for name, more in (("a", {}), ("b", {"batch_size": 5, "timeout": 9.0}), ("c", {"max_retries": 1})):

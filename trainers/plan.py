@@ -120,18 +120,21 @@ def _add_teacher(plan: Plan, built: BuiltRecipe, name: str, sample: list[str], d
     teacher = built.context.teachers[name]
     asks = [Ask("q", data.queries.items[0], [str(i) for i in range(len(sample))], sample)]
     queries, work = _asked_queries(built, name, data), _work(built, name, data)
-    texts, pairs = len(data.corpus) + len(queries), work.pairs
+    stages = [stage.name for stage in built.recipe.stages if name in built.teachers_of(stage)]
+    made = max((built.batches[stage].made for stage in stages), default=0)  # those of another stage are the same
+    texts, pairs = len(data.corpus) + len(queries) + made, work.pairs
     if teacher.gives == "vectors":
         plan.calls[name] = f"vectors of {texts:,} texts"
         if teacher.runs == "cached" and teacher.costs == "calls":
             caches = {side: built.context.vector_cache(name, side) for side in SIDES}
             missing = [caches["query"].missing(queries), caches["document"].missing(data.corpus)]
-            work = Work(queries=len(missing[0]), documents=len(missing[1]))
+            work = Work(queries=len(missing[0]), documents=len(missing[1]) + made)
             different = sum(len(set(store.first_rows.tolist())) for store in (queries, data.corpus))
-            if kept := different - work.queries - work.documents:
+            if kept := different + made - work.queries - work.documents:
                 plan.calls[name] += f", of which {kept:,} are there"
             if teacher.price is not None:
-                tokens = sum(len(text) for side in missing for text in side.values()) / CHARACTERS_A_TOKEN
+                asked = sum(len(text) for side in missing for text in side.values())
+                tokens = (asked + made * sum(map(len, sample)) / len(sample)) / CHARACTERS_A_TOKEN
                 plan.calls[name] += f"; {tokens:,.0f} tokens"
                 plan.cost[name] = tokens * teacher.price / 1e6
         plan.disk += texts * _dim(built) * FLOAT
@@ -152,7 +155,7 @@ def _add_teacher(plan: Plan, built: BuiltRecipe, name: str, sample: list[str], d
         untrained = built.trained_in_run.get(name)
         with nullcontext() if untrained is None else _as_it_teaches(teacher, untrained):
             if teacher.gives == "vectors":
-                plan.seconds[f"teacher {name}"] = _encoding_seconds(teacher, untrained, sample, data)
+                plan.seconds[f"teacher {name}"] = _encoding_seconds(teacher, untrained, sample, data, made)
             else:
                 plan.seconds[f"teacher {name}"] = _seconds_a_pair(teacher, untrained, asks, data) * pairs
 
@@ -165,13 +168,15 @@ def _asked_queries(built: BuiltRecipe, name: str, data: RetrievalData) -> TextSt
     return TextStore(map(str, range(len(texts))), texts)
 
 
-def _encoding_seconds(teacher: Teacher, untrained: BuiltRecipe | None, sample: list[str], data: RetrievalData) -> float:
+def _encoding_seconds(
+    teacher: Teacher, untrained: BuiltRecipe | None, sample: list[str], data: RetrievalData, made: int
+) -> float:
     """Seconds to encode the corpus and the queries, which are shorter; an untrained teacher is timed by its start."""
     encode = teacher.encode if untrained is None else partial(encode_vectors, untrained.distiller.student)
     queries = data.queries.items[:: max(1, len(data.queries) // SAMPLE)][:SAMPLE]
     a_document = _timed(lambda: encode(sample, "document")) / len(sample)
     a_query = _timed(lambda: encode(queries, "query")) / len(queries)
-    return a_document * len(data.corpus) + a_query * len(data.queries)
+    return a_document * (len(data.corpus) + made) + a_query * len(data.queries)
 
 
 def _seconds_a_pair(teacher: Teacher, untrained: BuiltRecipe | None, asks: list[Ask], data: RetrievalData) -> float:

@@ -846,6 +846,9 @@ class BatchSource:
     def bind(self, sources: dict[str, QuerySource]) -> None:
         """Take up what `source_specs` describes, before the first stage."""
 
+    #: How many documents of its own it asks the stage's teachers of vectors about, at most.
+    made: int = 0
+
     def query_texts(self, data: RetrievalData) -> list[str]:
         """List the texts of which it takes teachers' vectors as those of queries."""
         return data.queries.items

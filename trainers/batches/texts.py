@@ -48,7 +48,8 @@ class TextBatches(BatchSource):
         self._documents = max(1, round(inputs.batch_size * documents / (queries + documents)))
         self._queries = max(1, inputs.batch_size - self._documents)
         self.size = queries
-        if self.made:
+        self._made_a_batch = round(self.share * self._documents) if self.made else 0
+        if self._made_a_batch:
             self._made = made_texts(inputs.student.tokenizer, self.made)
             self._of_made = {
                 name: inputs.context.teacher_cache(name, "document", self._made) for name in inputs.vector_teachers
@@ -57,7 +58,7 @@ class TextBatches(BatchSource):
     def batch(self, step: int) -> CandidateBatch:
         """Build the batch of a step, on the CPU."""
         data = self._data
-        made = round(self.share * self._documents) if self.made else 0
+        made = self._made_a_batch
         query_rows = np.unique(picked(f"{self._seed} query", len(data.queries), self._queries, step)[0])
         rows = np.unique(picked(f"{self._seed} document", len(data.corpus), self._documents - made, step)[0])
         query_items, document_items = data.queries.item_ids[query_rows], data.corpus.item_ids[rows]
