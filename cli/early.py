@@ -49,7 +49,8 @@ def _train(given: argparse.Namespace) -> None:
 
 
 def _distill(given: argparse.Namespace) -> None:
-    _new_folder("--out", given.out)
+    if not given.plan:
+        _new_folder("--out", given.out)
     require_source(given.documents)
     teacher = given.teacher
     if teacher and Path(teacher).suffix in YAML:
