@@ -140,7 +140,7 @@ def on_the_way(arms: dict[str, Tree]) -> list[str]:
         lines.append(f"| {name} | {', '.join(f'{s} {v:.3f}' for s, v in means.items())} | {lost:.3f} |")
     if not lines:
         return []
-    head = ["| arm | nDCG@10 on a sample of dev, at the start and at each stage's end | sum of all losses on the way |"]
+    head = ["| arm | nDCG@10 on a sample of dev, at the start and at each stage's end | accumulated degradation |"]
     return ["", *head, "|---|---|---|", *lines]
 
 

@@ -21,10 +21,9 @@ from haystack_integrations.components.retrievers.retort.qdrant_server import Ser
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from haystack_integrations.document_stores.retort.edge_documents import as_kept, to_point
-from haystack_integrations.document_stores.retort.shared_shard import index_exists
+from haystack_integrations.document_stores.retort.shared_shard import built_similarity, index_exists
 from retort.pipelines.load import (
     SIMILARITIES,
-    built_similarity,
     how_to_build,
     is_url,
     load_pipeline,

@@ -3,7 +3,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading the pipelines that come with retort, bound to a student, a store and a ranker."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -34,7 +33,6 @@ def is_url(store: str) -> bool:
 
 # How an index compares what a model compares by, by sentence-transformers' names.
 SIMILARITIES = {"cosine": "cosine", "dot": "dot_product", "euclidean": "l2"}
-_ENGINES = {"Cosine": "cosine", "Dot": "dot_product", "Euclid": "l2"}  # as an index' own configuration has them
 SERVER_QUANTIZATIONS: dict[str, dict[str, Any]] = {  # as `QdrantEdgeDocumentStore` has them
     "int8": {"scalar": {"type": "int8", "quantile": 0.99, "always_ram": True}},
     "binary": {"binary": {"always_ram": True}},
@@ -72,6 +70,8 @@ def similarity_for(student: str, index: str) -> str:
     :returns:
         As `QdrantEdgeDocumentStore` has it.
     """
+    from haystack_integrations.document_stores.retort.shared_shard import built_similarity
+
     if not is_url(index) and (built := built_similarity(index)):
         return built
     try:
@@ -79,16 +79,6 @@ def similarity_for(student: str, index: str) -> str:
     except (ManifestError, OSError):  # the loading says what is wrong
         return "cosine"
     return SIMILARITIES.get(manifest.similarity if manifest else "", "cosine")
-
-
-def built_similarity(folder: str) -> str | None:
-    """Read how an index in a folder compares embeddings; None where there are none."""
-    try:
-        with Path(folder, "edge_config.json").open(encoding="utf-8") as file:
-            vectors = json.load(file)["vectors"]
-        return _ENGINES.get(next(iter(vectors.values()))["distance"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):  # opening it says what is wrong
-        return None
 
 
 def store_spec(

@@ -202,11 +202,13 @@ def own_preparation(module: Any) -> dict[str, Any]:
     :returns:
         Empty of all but a few models.
     """
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
     found = {name: getattr(module, name, None) for name in ("processing_kwargs", "query_expansion")}
     tokenizer: Any = getattr(module, "tokenizer", None)
     if getattr(tokenizer, "truncation_side", "right") != "right":
         found["truncation_side"] = tokenizer.truncation_side
-    if any(kind.__name__ == "StaticEmbedding" for kind in type(module).__mro__) and tokenizer.truncation:
+    if isinstance(module, StaticEmbedding) and tokenizer.truncation:
         found["truncation"] = tokenizer.truncation
     return {name: value for name, value in found.items() if value}
 

@@ -186,6 +186,10 @@ class TestRun:
 
         assert at_most(10) == at_most(20) != at_most(20, texts=4)
         assert at_most(10)["text"]["init_parameters"]["views"] == 2
+        trained = [
+            _decisive({"type": "retort.Trained", "init_parameters": {"training": {"batch_size": n}}}) for n in (3, 4)
+        ]
+        assert trained[0] != trained[1]  # of a teacher that is trained within the run it counts
 
     def test_a_resolved_recipe_refuses_other_data(self, reference, beir, tmp_path):
         with (beir / "qrels" / "train.tsv").open("a") as qrels:

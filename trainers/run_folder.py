@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from retort.students.hashing import canonical_json, hash_text
 from retort.students.redaction import redacted
 from retort.trainers.build import BuiltRecipe
 from retort.trainers.data.beir import is_beir
-from retort.trainers.data.documents import OnError, read_source, without_blank
+from retort.trainers.data.documents import OnError, list_files, read_source, without_blank
 from retort.trainers.data.synthesis import write_documents
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.recipe import Recipe, dump_yaml
@@ -181,10 +182,9 @@ def _source_of(documents: str | Path | Sequence[Document], out: Path) -> dict[st
         ids = hash_text(canonical_json([[d.id, d.content, str(d.meta.get("title", ""))] for d in documents]))
         return {"place": "", "content": ids}
     place = Path(documents).resolve()
-    files = [place] if place.is_file() else sorted(place.rglob("*"))
-    hidden = {file for file in files if any(part.startswith(".") for part in file.relative_to(place).parts)}
-    own = [file for file in files if file.is_file() and file not in hidden and out.resolve() not in file.parents]
-    found = [[str(file), (seen := file.stat()).st_size, seen.st_mtime_ns] for file in own]
+    of_folder = place.glob("corpus.*") if is_beir(place) else (path for path, _ in list_files(place, out))
+    files = [place] if place.is_file() else sorted(filter(os.path.isfile, of_folder))
+    found = [[str(file), (seen := file.stat()).st_size, seen.st_mtime_ns] for file in files]
     return {"place": str(place), "content": hash_text(canonical_json(found))}
 
 

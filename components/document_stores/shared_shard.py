@@ -454,6 +454,23 @@ def _close_unused(shard: SharedShard) -> None:
         shard.edge.close()
 
 
+def built_similarity(path: str) -> str | None:
+    """
+    Read how an index compares embeddings, without opening it.
+
+    :param path:
+        The folder.
+    :returns:
+        As `QdrantEdgeDocumentStore` has it; None where there are no embeddings, or no index that can be read.
+    """
+    try:
+        with open(os.path.join(path, _CONFIG_FILE), encoding="utf-8") as file:
+            distance = json.load(file)["vectors"][DENSE_VECTOR]["distance"]
+    except (OSError, ValueError, LookupError, TypeError):  # opening it says what is wrong
+        return None
+    return next((name for name, own in DISTANCES.items() if own == distance), None)
+
+
 def index_exists(path: str) -> bool:
     """
     Tell whether a folder is an index.

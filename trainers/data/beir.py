@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from retort.students.checks import HALF, has_half
 from retort.students.images import ImageFile, checked_images
 from retort.trainers.data.files import read_json_lines, read_lines
 from retort.trainers.data.texts import Item, RetrievalData, TextStore, document_text
@@ -165,8 +166,8 @@ def _read_texts(path: Path, fields: tuple[str, ...], empty: EmptyTexts) -> _Read
             msg = f"{path}, line {number}: {' and '.join(fields)} must be strings."
             raise DataError(msg)
         text = document_text(*values) if len(fields) > 1 else values[0].strip()
-        if not _is_unicode(text) or not _is_unicode(i):
-            msg = f"{path}, line {number}: {i!r} holds half of a surrogate pair, which is no character. Mend the text."
+        if has_half(text) or has_half(i):
+            msg = f"{path}, line {number}: {i!r} holds {HALF}. Mend the text."
             raise DataError(msg)
         if is_image(record):
             if not isinstance(record["image"], str) or not record["image"]:
@@ -237,14 +238,6 @@ def _qrels_cells(line: str) -> list[str]:
     if len(cells) == 4 and cells[1] in {"0", "Q0"}:  # noqa: PLR2004
         return [cells[0], *cells[2:]]
     return cells if "\t" in line else [line]  # ids may hold spaces
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _refuse_unknown(path: Path, what: str, unknown: list[str]) -> None:

@@ -32,8 +32,8 @@ Split = Literal["auto", "passages", "documents"]
 OVERLAP = 20  # words
 TOKENS_A_WORD = 1.4  # at most, of most texts: what a student reads is known in tokens
 MOST_FIT = 0.9  # of the files, to have one vector each
-# What ids, judgements and messages cannot hold: control characters, and bytes of a name that are not UTF-8.
 UNUSABLE_ID = "its id holds control characters, or is not UTF-8: change it"
+# What ids, judgements and messages cannot hold: control characters, and bytes of a name that are not UTF-8.
 _UNUSABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -230,8 +230,9 @@ def with_usable_ids(reading: Reading, on_error: OnError = "skip") -> Reading:
     :raises DataError:
         With `fail`, or if no other document is left, if there are any.
     """
-    kept = [document for document in reading.documents if not _UNUSABLE.search(document.id)]
-    reasons = {shown(d.id): UNUSABLE_ID for d in reading.documents if _UNUSABLE.search(d.id)}
+    odd = {document.id for document in reading.documents if _UNUSABLE.search(document.id)}
+    kept = [document for document in reading.documents if document.id not in odd]
+    reasons = dict.fromkeys(map(shown, sorted(odd)), UNUSABLE_ID)
     tell_left_out("documents", reasons, "documents", on_error if kept else "fail")
     return replace(reading, documents=kept)
 

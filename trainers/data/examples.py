@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from retort.students.checks import HALF
 from retort.trainers.data.beir import EmptyTexts
 from retort.trainers.data.files import HEADED, LABEL_COLUMNS, read_records, suffix_of
 from retort.trainers.data.texts import RetrievalData, TextStore, item_id
@@ -303,7 +304,7 @@ class _Texts:
             try:
                 found = item_id(text).hex()
             except UnicodeEncodeError as error:
-                msg = "a text holds half of a surrogate pair, which is no character. Mend the text."
+                msg = f"a text holds {HALF}. Mend the text."
                 raise DataError(msg) from error
             self._ids[text] = found
             self._texts.setdefault(found, text)

@@ -121,7 +121,7 @@ class KnowledgeFiltration(TeacherObjective):
 
     (see `filtration`, `unlikelihood`; Zhang et al. 2023, section 3.) The split is fixed when the stage opens, and again
     at each refresh. Queries without a positive have none, and do not count. A stage's `temperature` divides the
-    divergence's scores, not the split's.
+    divergence's scores, not the split's. A teacher that is worse than none is followed nowhere (ours).
 
     :param teacher:
         Name of a teacher that scores lists or gives vectors; not of one in the loop.
@@ -134,8 +134,6 @@ class KnowledgeFiltration(TeacherObjective):
         follows, fitted scores would be flat. False takes them as they are, cosines as cosines.
     :param live:
         Split by the student as it is at each step, not by that of the stage before (ours).
-
-    A teacher whose fitted scores are flat, because it is worse than none, is followed nowhere (ours).
 
     ```yaml
     - {type: retort.trainers.methods.ckd.KnowledgeFiltration, init_parameters: {teacher: second}, weight: 0.333}
@@ -174,7 +172,7 @@ class KnowledgeFiltration(TeacherObjective):
             pairs = [list(zip(scores, positive, strict=True)) for scores in (taught, own)]
             temperature, students = map(fitted_temperature, pairs)
             spread = mean_spread(pairs[0]) or 1.0
-        useful = _says_something(temperature, spread)
+        useful = _better_than_none(temperature, spread)
         better = [
             useful and quality(t / temperature, p) > quality(s / students, p)
             for t, s, p in zip(taught, own, positive, strict=True)
@@ -202,7 +200,7 @@ class KnowledgeFiltration(TeacherObjective):
             both = (teacher, student.detach() / ctx.state["own"])
             shares = (losses.log_distribution(scores, mask).exp() for scores in both)
             known, own = ((share * positive).sum(-1) for share in shares)
-            beneficial = (known > own) & _says_something(ctx.state["temperature"], ctx.state["spread"])
+            beneficial = (known > own) & _better_than_none(ctx.state["temperature"], ctx.state["spread"])
         else:
             beneficial = ctx.state["beneficial"][batch.list_rows]
         counts = self.valid(batch, ctx.teacher)["filtration"]
@@ -213,6 +211,6 @@ class KnowledgeFiltration(TeacherObjective):
         return {"filtration": filtration(student, teacher, beneficial, positive, mask, sharper, tau)}
 
 
-def _says_something(temperature: Any, spread: Any) -> Any:
-    """Tell whether a fit has not ended at its bound, where a teacher's scores are flat."""
+def _better_than_none(temperature: Any, spread: Any) -> Any:
+    """Tell whether the fit of a teacher's temperature has not ended at its bound, where scores are flat."""
     return temperature <= 0.9 * MOST * spread

@@ -280,8 +280,17 @@ class HaystackComponents:
         return _decisive_value(name, value, lambda spec: self._decisive(spec, set()))
 
 
-def _decisive_value(name: str, value: Any, decisive: Callable[[dict[str, Any]], Any]) -> Any:
-    """Give a parameter's value as it counts, None where it does not; `decisive` does that for components within."""
+def _decisive_value(
+    name: str, value: Any, decisive: Callable[[dict[str, Any]], Any], incidental: Collection[str] = INCIDENTAL
+) -> Any:
+    """
+    Give a parameter's value as it counts, None where it does not.
+
+    :param decisive:
+        Does that for components within.
+    :param incidental:
+        What does not count in a dictionary that is no component.
+    """
     if name == STORE:
         return value
     if isinstance(value, str) and "://" in value:
@@ -291,15 +300,15 @@ def _decisive_value(name: str, value: Any, decisive: Callable[[dict[str, Any]], 
         query = "&".join(part for part in url.query.split("&") if redacted(f"?{part}") == f"?{part}")  # keys stay out
         return f"{url.hostname}{url.path.rstrip('/')}{'?' if query else ''}{query}"
     if isinstance(value, list):
-        return [_decisive_value(name, one, decisive) for one in value]
+        return [_decisive_value(name, one, decisive, incidental) for one in value]
     if not isinstance(value, dict):
         return value
     if value.get("type") in {"env_var", "token"}:  # a secret, whatever it is called
         return None
     if _is_component(value):
         return decisive(value)
-    out = INCIDENTAL_GENERATION if name == "generation_kwargs" else INCIDENTAL
-    return {n: _decisive_value(n, v, decisive) for n, v in value.items() if n not in out}
+    out = INCIDENTAL_GENERATION if name == "generation_kwargs" else incidental
+    return {n: _decisive_value(n, v, decisive, incidental) for n, v in value.items() if n not in out}
 
 
 def without_incidental(spec: dict[str, Any], incidental: Collection[str] = INCIDENTAL_HERE) -> dict[str, Any]:
@@ -309,7 +318,8 @@ def without_incidental(spec: dict[str, Any], incidental: Collection[str] = INCID
         return without_incidental(component, INCIDENTAL)
 
     given = {n: v for n, v in (spec.get("init_parameters") or {}).items() if n not in incidental}
-    return spec | {"init_parameters": {n: _decisive_value(n, v, inner) for n, v in given.items()}}
+    own = {n: _decisive_value(n, v, inner, incidental) for n, v in given.items()}
+    return spec | {"init_parameters": own}
 
 
 def _takes(kind: Any) -> Mapping[str, inspect.Parameter]:
