@@ -6,8 +6,8 @@ Methods against each other under equal budgets: the same start, queries, list si
 
 Each arm and seed is a run of its own process, kept under `--work`; what is there is not run again, and the result is
 written anew as each ends. Teachers are trained once, on BM25's and the dual encoder's candidates, and teach all arms.
-Students are compared on all dev questions over the full corpus: p is of the paired randomisation test over questions,
-of each question's mean over seeds. Hybrids fuse scores with BM25's; the weight for one half of the questions is the
+Students are compared on all dev questions over the full corpus; `results/LEADERBOARD.md` has p over questions and over
+seeds (`boards.py`). Hybrids fuse scores with BM25's; the weight for one half of the questions is the
 best for the other half.
 
 `DATA/` (in RETORT_DATA) is a BEIR folder: `wiki` by default.
@@ -36,14 +36,13 @@ from arms import (
     PEER,
     RANKERS,
     START,
-    is_table,
     rankers_of,
     recipe_for,
     start_recipe,
     teacher_recipe,
 )
+from boards import write_boards
 
-LEAST_P = 0.001  # smaller ones are not told apart in METHODS.md
 RERANKED, DEPTH = 200, 50  # dev questions and documents of each, in the matrix of a ranker's generators
 
 
@@ -98,6 +97,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument("--teacher-steps", type=runner.positive, default=400, help="of 8 lists (default: %(default)s)")
     parser.add_argument("--work", type=Path, default=Path("runs/leaderboard"), help="default: %(default)s")
+    parser.add_argument("--report", action="store_true", help="make results/LEADERBOARD.md of the JSON, and no more")
     parser.add_argument("--one", nargs=2, metavar=("ARM", "SEED"), help=argparse.SUPPRESS)
     return parser
 
@@ -116,6 +116,9 @@ def parsed(command: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     arguments = parsed()
+    if arguments.report:
+        write_boards(runner.ROOT / "benchmarks" / "results")
+        return
     folder = runner.data_folder(arguments.data) / arguments.data
     work = arguments.work / arguments.data
     os.environ.setdefault("RETORT_CACHE", str((work / "cache").resolve()))  # teachers are asked once for all arms
@@ -397,7 +400,7 @@ def write_result(arguments: argparse.Namespace, work: Path) -> str:
         kept[START] = json.loads(row_path(work, START, 0).read_text())
     teachers = {n: json.loads(row_path(work, n, 0).read_text()) for n in RANKERS if row_path(work, n, 0).is_file()}
     given = {
-        k: v for k, v in vars(arguments).items() if k not in {"benchmark", "json", "one", "work", "rounds"}
+        k: v for k, v in vars(arguments).items() if k not in {"benchmark", "json", "one", "work", "rounds", "report"}
     } | GROUPS[arguments.group].sizes
     result = {
         "benchmark": "leaderboard",
@@ -410,7 +413,7 @@ def write_result(arguments: argparse.Namespace, work: Path) -> str:
     name = f"{arguments.group}-{arguments.data}-{given['queries'] or 'all'}-{arguments.steps}.json"
     write_json(arguments.json or runner.ROOT / "benchmarks" / "results" / name, result)
     if arguments.json is None:
-        write_methods(name.removesuffix(".json"), result)
+        write_boards(runner.ROOT / "benchmarks" / "results")
     lines = [[n, f"{m['ndcg@10']:.4f}", *["-"] * 7] for n, m in result["references"].items()]
     for arm, found in arms.items():
         test = found.get(f"against {arguments.baseline}")
@@ -439,90 +442,6 @@ def write_result(arguments: argparse.Namespace, work: Path) -> str:
         "MB",
     ]
     return format_table(header, lines)
-
-
-def write_methods(name: str, result: dict[str, Any]) -> None:
-    """Put the table into METHODS.md, in the place of the one that it holds of this name."""
-    from retort.students.files import replace_file
-
-    given = result["arguments"]
-    first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    query, document = given["tokens"]
-    table = bool(given.get("start")) and is_table(given["start"])
-    what = (
-        f"`{given['data']}` dev: {given['queries'] or 'all'} training queries, "
-        f"{given['steps']} steps of {given['batch_size']} lists of 1 + {given['negatives']}, "
-        + ("a table; rankers see " if table else f"layers {given['layers']} of MiniLM, ")
-        + f"{query}/{document} tokens"
-        + (f", {given['served_tokens']} of documents where compared." if given.get("served_tokens") else ".")
-        + (" The last state of each run." if given.get("keep") == "last" else " The best state on a dev sample.")
-        + (
-            " Lists are BM25's and MiniLM's, those of PROD's last stage the student's own."
-            if given.get("shared_lists")
-            else ""
-        )
-        + (" All arms start from `start`." if START in result["references"] else "")
-        + (
-            " BM25 teaches beside every other teacher."
-            if given.get("lexical") and not given.get("extra_teachers")
-            else ""
-        )
-        + (" BM25 teaches the rankers, too." if given.get("lexical") and given.get("extra_teachers") else "")
-        + (
-            f" Students' teachers have {given['extra_teachers']:g} times BM25's scores added."
-            if given.get("extra_teachers")
-            else ""
-        )
-        + " Hybrids add scores."
-    )
-    base = given["baseline"]
-    header = ["arm", "nDCG@10, mean (spread), seeds", f"to {base}", "to MiniLM-L6", "with BM25 (to BM25)", "s", "MB"]
-    lines = [first, what, "", f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    lines += [f"| {n} | {m['ndcg@10']:.4f} | | | | | |" for n, m in result["references"].items()]
-
-    def change(test: dict[str, float] | None) -> str:
-        if test is None:
-            return ""
-        p = "p < .001" if test["p"] < LEAST_P else f"p {test['p']:.3f}"
-        return f"{test['difference']:+.4f} ({p})"
-
-    for arm, found in result["arms"].items():
-        score, walls = found["ndcg@10"], found["wall_s"]
-        cells = [
-            arm,
-            f"{score['mean']:.4f} ({score['spread']:.4f}), {len(score['seeds'])}"
-            if len(score["seeds"]) > 1
-            else f"{score['mean']:.4f} (-), 1",
-            change(found.get(f"against {base}")),
-            change(found["against minilm"]),
-            f"{found['hybrid ndcg@10']:.4f} ({change(found['hybrid against bm25'])})",
-            f"{sum(walls) / len(walls):.0f}",
-            f"{found['peak_mb']:.0f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    for teacher, row in result["teachers"].items():
-        score, bm25 = row["metrics"]["ndcg@10"], row["bm25"]["ndcg@10"]
-        there = f"{score:.4f} on {row['metrics']['queries']} questions, BM25 {bm25:.4f}"
-        costs = f"{row['wall_s']:.0f} | {row['peak_mb']:.0f}"
-        lines.append(f"| teacher `{teacher}`, ordering BM25's first 20 | {there} | | | | {costs} |")
-    matrix = {arm: found["reranked"] for arm, found in result["arms"].items() if "reranked" in found}
-    if matrix:
-        generators = list(next(iter(matrix.values())))
-        lines += ["", f"| its ranker, on {DEPTH} of | {' | '.join(generators)} |", f"|{'---|' * (len(generators) + 1)}"]
-        for arm, cells_of in matrix.items():
-            shown = [
-                f"{c['ndcg@10']:.4f}" + (f" ({change(c['change'])})" if arm != base else "") for c in cells_of.values()
-            ]
-            lines.append(f"| {arm} | {' | '.join(shown)} |")
-    block = "\n".join([*lines, last])
-    path = runner.ROOT / "METHODS.md"
-    text = path.read_text(encoding="utf-8")
-    if first in text:
-        text = text[: text.index(first)] + block + text[text.index(last) + len(last) :]
-    else:
-        text = f"{text.rstrip()}\n\n{block}\n"
-    with replace_file(path) as aside:
-        aside.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

