@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from retort.students import Ranker, Student
     from retort.trainers.recipe import Recipe
-    from retort.workflows import distill, plan_distill, stamp, train
+    from retort.workflows import distill, plan_distill, plan_train, stamp, train
 
 __version__ = "0.1.0"
-__all__ = ["Ranker", "Recipe", "Student", "__version__", "distill", "plan_distill", "stamp", "train"]
+__all__ = ["Ranker", "Recipe", "Student", "__version__", "distill", "plan_distill", "plan_train", "stamp", "train"]
 
 _HOMES = {
     "Ranker": "retort.students",
@@ -36,6 +36,7 @@ _HOMES = {
     "Student": "retort.students",
     "distill": "retort.workflows",
     "plan_distill": "retort.workflows",
+    "plan_train": "retort.workflows",
     "stamp": "retort.workflows",
     "train": "retort.workflows",
 }

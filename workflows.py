@@ -58,11 +58,11 @@ from retort.trainers.from_documents import (
     refuse_other_student,
     shortened,
 )
-from retort.trainers.plan import plan_run
+from retort.trainers.plan import plan_corpus, plan_run
 from retort.trainers.recipe import Recipe, TrainingSection, component, read_yaml, trusts_code
 from retort.trainers.roles import QuerySource
 from retort.trainers.run import run_recipe
-from retort.trainers.run_folder import write_corpus
+from retort.trainers.run_folder import resolve, write_corpus
 from retort.trainers.runtime.errors import DataError, RecipeError, TeacherError
 from retort.trainers.teachers.calls import limited_calls
 from retort.trainers.teachers.embedder import Embedders
@@ -253,6 +253,40 @@ def distill(
             )
         _write_pipelines(out, trust_remote_code=trust)
     return outcome
+
+
+def plan_train(
+    data: str | Path | None,
+    out: str | Path,
+    *,
+    documents: str | Path | Sequence[Document] | None = None,
+    recipe: str | Path | Recipe = "kd",
+    teacher: str | dict[str, Any] | Any = None,
+    student: str | dict[str, Any] | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    allow: Sequence[str] = (),
+) -> list[str]:
+    """
+    Say what `train` takes: calls, time, memory, disk, money. Nothing is asked or written.
+
+    Parameters and errors are those of `train`. Where a recipe makes the corpus itself, only that is planned: the rest
+    goes by its texts.
+
+    :returns:
+        Lines to print.
+    """
+    if (data is None) == (documents is None):
+        msg = "plan_train: give data, or documents."
+        raise DataError(msg)
+    out = Path(out)
+    changed = changed_recipe(recipe, teacher=_from_yaml(teacher), student=student, settings=settings, allow=allow)
+    if data is not None and changed.data.corpus is not None and not Path(data).exists():
+        first = f"corpus: {changed.data.corpus.type} makes it first; plan again for the rest, which goes by its texts"
+        return [first, *plan_corpus(changed, cache_root(out)).lines()]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(str(data)) if documents is None else write_corpus(documents, Path(scratch))
+        training_data, dev = read_train_and_dev(folder, changed.data)
+        return plan_run(resolve(changed, training_data, dev), training_data, cache_root(out)).lines()
 
 
 def plan_distill(

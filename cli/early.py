@@ -41,7 +41,8 @@ def check(given: argparse.Namespace) -> None:
 
 
 def _train(given: argparse.Namespace) -> None:
-    _new_folder("--out", given.out)
+    if not given.plan:
+        _new_folder("--out", given.out)
     changed_recipe(given.recipe, settings=given.set, allow=given.allow)
     if given.documents:
         require_source(given.documents)

@@ -40,6 +40,7 @@ examples:
   retort train --recipe kd --data my-data --out runs/first
   retort train --recipe kd --data my-data --out runs/first --resume         go on after an interruption
   retort train --recipe kd --data my-data --out runs/long --set stages.1.steps=4000 --set training.precision=auto
+  retort train --recipe my-recipe.yaml --data my-data --out runs/own --plan    calls, time, memory and money; then stop
   retort train --recipe my-recipe.yaml --data my-data --out runs/own
   retort train --recipe ranker --data my-data --out runs/ranker
   retort train --recipe cotmae-small --documents handbook/ --out runs/trunk         pre-training; no queries are needed
@@ -233,6 +234,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--no-export", dest="export", action="store_false", help="write no ONNX graph, by which it runs without torch"
     )
     train.add_argument("--resume", action="store_true", help="go on with the run that --out holds")
+    train.add_argument("--plan", action="store_true", help="print what it takes, and stop: nobody is asked")
 
     recipe = add(
         "recipe", "List the recipes that come with retort, show one, or print their JSON Schema.", RECIPE_EPILOG

@@ -14,10 +14,15 @@ from retort.trainers.recipe import trusts_code
 from retort.trainers.run import run_recipe
 from retort.trainers.run_folder import write_corpus
 from retort.trainers.teachers.calls import limited_calls
+from retort.workflows import plan_train
 
 
 def run(given: argparse.Namespace) -> None:
-    """Train a student by a recipe, as `retort.train` does before it loads it, and print how good it became."""
+    """Train a student by a recipe, as `retort.train` does before it loads it, and print how good it is; or the plan."""
+    if given.plan:
+        options = {"recipe": given.recipe, "settings": given.set, "allow": given.allow}
+        print("\n".join(plan_train(given.data, given.out, documents=given.documents, **options)))
+        return
     recipe = changed_recipe(given.recipe, settings=given.set, allow=given.allow)
     with limited_calls(given.max_calls):
         data = given.data or write_corpus(given.documents, given.out)

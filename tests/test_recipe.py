@@ -746,7 +746,7 @@ def test_a_plan_times_local_models_and_calls_nothing_else(recipe_tree, beir, tmp
     )
     assert WordRanker.calls == []
     assert [name for name in planned.seconds if name.startswith("teacher")] == ["teacher sparse"]
-    assert planned.unknown == ["theirs"]
+    assert planned.unknown == ["teacher theirs"]
 
 
 @pytest.mark.parametrize("precision", ["float32", "auto"])

@@ -68,6 +68,8 @@ class BuiltRecipe:
         By stage where its queries come from, where they are not the data's.
     :param batches:
         By stage where its batches come from.
+    :param sources:
+        By their place in the recipe all sources of queries, those of batches and texts among them.
     :param texts:
         By stage what makes the texts of its lists, where it is not the documents alone.
     :param distiller:
@@ -85,6 +87,7 @@ class BuiltRecipe:
     miners: dict[str, Miner]
     selectors: dict[str, Selector]
     queries: dict[str, QuerySource]
+    sources: dict[str, QuerySource]
     batches: dict[str, BatchSource]
     texts: dict[str, TextTransform]
     distiller: Distiller
@@ -208,11 +211,17 @@ def _built(
     in_training: str = "",
 ) -> BuiltRecipe:
     selectors, batches = _by_stage(recipe, "selector"), _by_stage(recipe, "batches")
-    texts = {}
+    queries = _by_stage(recipe, "queries")
+    texts: dict[str, TextTransform] = {}
+    sources: dict[str, QuerySource] = {}  # by place
     for i, stage in enumerate(recipe.stages):
+        if stage.name in queries:
+            sources[f"stages.{i}.queries"] = queries[stage.name]
         specs, where = batches[stage.name].source_specs, f"stages.{i}.batches.init_parameters"
-        sources = {name: _query_source(recipe, spec, f"{where}.{name}") for name, spec in specs.items()}
-        batches[stage.name].bind({name: source for name, source in sources.items() if source is not None})
+        own = {name: _query_source(recipe, spec, f"{where}.{name}") for name, spec in specs.items()}
+        bound = {name: source for name, source in own.items() if source is not None}
+        batches[stage.name].bind(bound)
+        sources |= {f"{where}.{name}": source for name, source in bound.items()}
         if stage.name in selectors:
             where, selector = f"stages.{i}.selector", selectors[stage.name]
             _check_names(where, selector.teachers, context.teachers)
@@ -229,7 +238,10 @@ def _built(
             _check_names(f"stages.{i}.candidates.pool", (stage.candidates.pool.teacher,), context.teachers)
         if stage.candidates is not None and stage.candidates.text is not None:
             where, negatives = f"stages.{i}.candidates.text", stage.candidates.negatives
-            texts[stage.name] = _text_transform(recipe, stage.candidates.text, where, student, negatives, context)
+            transform, source = _text_transform(recipe, stage.candidates.text, where, student, negatives, context)
+            texts[stage.name] = transform
+            if source is not None:
+                sources[f"{where}.init_parameters.queries"] = source
         if stage.queries is not None:
             _check_sources(f"stages.{i}.queries", stage, miners, context)
     return BuiltRecipe(
@@ -237,7 +249,8 @@ def _built(
         context=context,
         miners=miners,
         selectors=selectors,
-        queries=_by_stage(recipe, "queries"),
+        queries=queries,
+        sources=sources,
         batches=batches,
         texts=texts,
         distiller=_build_distiller(recipe, student, context, batches, ask=ask),
@@ -278,7 +291,8 @@ def _by_stage(
 
 def _text_transform(
     recipe: Recipe, spec: Component, where: str, student: Any, negatives: int, context: TrainingContext
-) -> TextTransform:
+) -> tuple[TextTransform, QuerySource | None]:
+    """Create a transform, and where it gets questions from."""
     if is_ranker(student):
         msg = f"{where}: a ranker reads queries with documents already."
         raise RecipeError(msg)
@@ -291,7 +305,7 @@ def _text_transform(
     tokenizer = student.tokenizer
     room = room_of(tokenizer, max_tokens(student, "document"), prompt_for(student, "document"))
     _checked(where, transform.bind, source, tokenizer, negatives, room)
-    return transform
+    return transform, source
 
 
 def _query_source(recipe: Recipe, spec: Any, where: str) -> QuerySource | None:

@@ -28,7 +28,7 @@ from retort.trainers.build import BuiltRecipe, build_recipe
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.engine.loop import uses_bf16
 from retort.trainers.recipe import Recipe, Stage
-from retort.trainers.roles import Ask, Teacher, TextRequest, TextTransform, Work
+from retort.trainers.roles import Ask, CorpusSource, QuerySource, Teacher, TextRequest, TextTransform, Work
 from retort.trainers.runtime.rng import rng_for
 from retort.trainers.teachers.calls import CHARACTERS_A_TOKEN
 
@@ -57,8 +57,10 @@ class Plan:
         By teacher with a price, in its currency.
     :param assumed:
         Those of `seconds` that go by an assumed time a call: remote teachers are not asked for a sample.
+    :param generators:
+        By their place in the recipe: what generators of texts are asked for, at most.
     :param unknown:
-        Teachers whose time is not known: they are not asked for a sample, as that could cost.
+        Teachers and generators whose time is not known: they are not asked for a sample, as that could cost.
     """
 
     calls: dict[str, str] = field(default_factory=dict)
@@ -66,6 +68,7 @@ class Plan:
     memory: float = BASE_MEMORY
     disk: float = 0.0
     cost: dict[str, float] = field(default_factory=dict)
+    generators: dict[str, dict[str, float]] = field(default_factory=dict)
     assumed: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
@@ -76,14 +79,21 @@ class Plan:
     def lines(self) -> list[str]:
         """Give the plan as lines to print."""
         told = [f"teacher {name}: {calls}" for name, calls in self.calls.items()]
+        for place, asked in self.generators.items():
+            told.append(f"generator, {place}: up to {asked['calls']:,.0f} calls, {asked['tokens']:,.0f} tokens")
         for what, seconds in self.seconds.items():
             how = ", as it is not asked for a sample: a usual time a call" if what in self.assumed else ""
             told.append(f"time, {what}: about {_duration(seconds)}{how}")
         left_out = f", without {', '.join(self.unknown)}" if self.unknown else ""
         told.append(f"time, together: about {self.together()}{left_out}")
-        told += [f"time, teacher {name}: not known; it is not asked for a sample" for name in self.unknown]
+        told += [f"time, {name}: not known; it is not asked for a sample" for name in self.unknown]
         told.append(f"memory: about {self.memory / 1e9:.1f} GB; disk: about {self.disk / 1e6:.0f} MB")
         told += [f"money, teacher {name}: about {cost:.4f} at its price" for name, cost in self.cost.items()]
+        told += [
+            f"money, generator, {place}: about {asked['cost']:.4f} at its price"
+            for place, asked in self.generators.items()
+            if "cost" in asked
+        ]
         return told
 
 
@@ -99,10 +109,14 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
         The cache folder; nothing is written.
     """
     built = build_recipe(recipe, data, cache, ask=False)
+    built.refuse_missing_queries(Path(data.name))
     plan = Plan(disk=float(sum(map(len, data.corpus.items))))
     sample = data.corpus.items[:: max(1, len(data.corpus) // SAMPLE)][:SAMPLE]
     for name in sorted({n for one in (built, *built.trained_in_run.values()) for n in one.all_teachers()}):
         _add_teacher(plan, built, name, sample, data)
+    for within in (built, *built.trained_in_run.values()):
+        for place, source in within.sources.items():
+            _add_generator(plan, place, source, source.estimate(data, cache))
     for name, within in built.trained_in_run.items():
         plan.seconds[f"training teacher {name}"] = _training_seconds(within, sample)
         plan.memory += _weights(within) * ADAM
@@ -116,25 +130,57 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
     return plan
 
 
+def plan_corpus(recipe: Recipe, cache: Path) -> Plan:
+    """
+    Estimate what making a recipe's corpus will take, where there is none yet; a generator is not called.
+
+    :param recipe:
+        The recipe, with `data.corpus`.
+    :param cache:
+        The cache folder; nothing is written.
+    """
+    plan, spec = Plan(), recipe.data.corpus
+    if spec is None:
+        return plan
+    with recipe.located():
+        source = recipe.create(spec, "corpus", "data.corpus")
+        _add_generator(plan, "data.corpus", source, source.estimate(cache))
+    return plan
+
+
+def _add_generator(plan: Plan, place: str, source: QuerySource | CorpusSource, estimate: dict[str, float]) -> None:
+    if not estimate:
+        return
+    plan.generators[place] = estimate
+    if (seconds := source.assumed_seconds(estimate["calls"])) is None:
+        plan.unknown.append(f"generator, {place}")
+    else:
+        plan.seconds[f"generator, {place}"] = seconds
+        plan.assumed.append(f"generator, {place}")
+
+
 def _add_teacher(plan: Plan, built: BuiltRecipe, name: str, sample: list[str], data: RetrievalData) -> None:
     teacher = built.context.teachers[name]
-    asks = [Ask("q", data.queries.items[0], [str(i) for i in range(len(sample))], sample)]
+    asks = [Ask("q", [*data.queries.items, *sample][0], [str(i) for i in range(len(sample))], sample)]
     queries, work = _asked_queries(built, name, data), _work(built, name, data)
     stages = [stage.name for stage in built.recipe.stages if name in built.teachers_of(stage)]
     made = max((built.batches[stage].made for stage in stages), default=0)  # those of another stage are the same
-    texts, pairs = len(data.corpus) + len(queries) + made, work.pairs
+    own = [s for s in built.recipe.stages if s.name in stages and s.name in built.queries]
+    proposed = sum(_queries_of(built, stage, data) for stage in own)  # queries that stages make
+    texts, pairs = len(data.corpus) + len(queries) + made + proposed, work.pairs
     if teacher.gives == "vectors":
         plan.calls[name] = f"vectors of {texts:,} texts"
         if teacher.runs == "cached" and teacher.costs == "calls":
             caches = {side: built.context.vector_cache(name, side) for side in SIDES}
             missing = [caches["query"].missing(queries), caches["document"].missing(data.corpus)]
-            work = Work(queries=len(missing[0]), documents=len(missing[1]) + made)
+            work = Work(queries=len(missing[0]) + proposed, documents=len(missing[1]) + made)
             different = sum(len(set(store.first_rows.tolist())) for store in (queries, data.corpus))
-            if kept := different + made - work.queries - work.documents:
+            if kept := different + made + proposed - work.queries - work.documents:
                 plan.calls[name] += f", of which {kept:,} are there"
             if teacher.price is not None:
                 asked = sum(len(text) for side in missing for text in side.values())
                 tokens = (asked + made * sum(map(len, sample)) / len(sample)) / CHARACTERS_A_TOKEN
+                tokens += proposed * QUESTION
                 plan.calls[name] += f"; {tokens:,.0f} tokens"
                 plan.cost[name] = tokens * teacher.price / 1e6
         plan.disk += texts * _dim(built) * FLOAT
@@ -147,7 +193,7 @@ def _add_teacher(plan: Plan, built: BuiltRecipe, name: str, sample: list[str], d
             plan.cost[name] = estimate["cost"] * share
     if teacher.costs == "calls" or teacher.runs == "in_loop":
         if (assumed := teacher.assumed_seconds(work)) is None:
-            plan.unknown.append(name)
+            plan.unknown.append(f"teacher {name}")
         else:
             plan.seconds[f"teacher {name}"] = assumed
             plan.assumed.append(f"teacher {name}")
@@ -155,7 +201,7 @@ def _add_teacher(plan: Plan, built: BuiltRecipe, name: str, sample: list[str], d
         untrained = built.trained_in_run.get(name)
         with nullcontext() if untrained is None else _as_it_teaches(teacher, untrained):
             if teacher.gives == "vectors":
-                plan.seconds[f"teacher {name}"] = _encoding_seconds(teacher, untrained, sample, data, made)
+                plan.seconds[f"teacher {name}"] = _encoding_seconds(teacher, untrained, sample, data, made, proposed)
             else:
                 plan.seconds[f"teacher {name}"] = _seconds_a_pair(teacher, untrained, asks, data) * pairs
 
@@ -169,14 +215,14 @@ def _asked_queries(built: BuiltRecipe, name: str, data: RetrievalData) -> TextSt
 
 
 def _encoding_seconds(
-    teacher: Teacher, untrained: BuiltRecipe | None, sample: list[str], data: RetrievalData, made: int
+    teacher: Teacher, untrained: BuiltRecipe | None, sample: list[str], data: RetrievalData, made: int, proposed: int
 ) -> float:
     """Seconds to encode the corpus and the queries, which are shorter; an untrained teacher is timed by its start."""
     encode = teacher.encode if untrained is None else partial(encode_vectors, untrained.distiller.student)
-    queries = data.queries.items[:: max(1, len(data.queries) // SAMPLE)][:SAMPLE]
+    queries = data.queries.items[:: max(1, len(data.queries) // SAMPLE)][:SAMPLE] or sample
     a_document = _timed(lambda: encode(sample, "document")) / len(sample)
     a_query = _timed(lambda: encode(queries, "query")) / len(queries)
-    return a_document * (len(data.corpus) + made) + a_query * len(data.queries)
+    return a_document * (len(data.corpus) + made) + a_query * (len(data.queries) + proposed)
 
 
 def _seconds_a_pair(teacher: Teacher, untrained: BuiltRecipe | None, asks: list[Ask], data: RetrievalData) -> float:
@@ -204,13 +250,14 @@ def _work(built: BuiltRecipe, name: str, data: RetrievalData) -> Work:
                 continue
             drawn = stage.steps * within.recipe.training_of(stage).batch_size
             mined = math.ceil(stage.steps / (stage.refresh or stage.steps))
-            draws = math.ceil(drawn / len(data.queries)) if lists.order == "random" else mined
+            count = _queries_of(within, stage, data)
+            draws = math.ceil(drawn / count) if lists.order == "random" else mined
             depth = sum(within.miners[source].depth or len(data.corpus) for source in lists.sources)
             positives = judged if lists.positives == "all" else min(draws, judged)
-            queries = min(len(data.queries), drawn)
+            queries = min(count, drawn)
             if lists.filter is not None and lists.filter.teacher == name:  # it scores all that is mined
-                found.pairs += len(data.queries) * (depth + positives) * mined
-                found.lists += len(data.queries) * mined
+                found.pairs += count * (depth + positives) * mined
+                found.lists += count * mined
                 if name not in {n for o in within.distiller.objectives_of(stage.name) for n in o.teachers}:
                     continue
             named = [o for o in within.distiller.objectives_of(stage.name) if name in o.teachers]
@@ -220,9 +267,16 @@ def _work(built: BuiltRecipe, name: str, data: RetrievalData) -> Work:
                 found.pairs += queries * (min(depth * mined, draws * negatives) + positives)
             if stage.name in within.texts and any(o.takes_derived for o in named):
                 each = _derived_a_list(within.texts[stage.name], data, lists.negatives)
-                found.pairs += math.ceil(drawn / len(data.queries)) * queries * each
+                found.pairs += math.ceil(drawn / count) * queries * each
             found.lists += queries * mined
     return found
+
+
+def _queries_of(built: BuiltRecipe, stage: Stage, data: RetrievalData) -> int:
+    """Count a stage's queries; of those that it makes at most as many as it draws are known."""
+    if stage.name not in built.queries:
+        return max(1, len(data.queries))
+    return max(1, stage.steps * built.recipe.training_of(stage).batch_size)
 
 
 def _derived_a_list(text: TextTransform, data: RetrievalData, negatives: int) -> int:

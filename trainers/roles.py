@@ -625,6 +625,23 @@ class QuerySource:
             How often the stage was refreshed, where it is its `queries`; 0 where a text transform needs it.
         """
 
+    def estimate(self, data: RetrievalData, cache: Path | None = None) -> dict[str, float]:  # noqa: ARG002
+        """
+        Estimate the `calls` of a generator, `tokens` of their prompts and `cost`, at most; it is not asked.
+
+        :param data:
+            Whose documents it would be asked about.
+        :param cache:
+            Folder where a run keeps answers: what is there is not asked again.
+        :returns:
+            Empty of a source that asks no generator.
+        """
+        return {}
+
+    def assumed_seconds(self, calls: float) -> float | None:  # noqa: ARG002
+        """Assume how long so many calls take; None: it is not known."""
+        return None
+
     def of(self, data: RetrievalData) -> list[list[str]]:
         """List the queries of each document of a corpus, `n` lists, best first; some may be empty."""
         raise NotImplementedError
@@ -635,6 +652,14 @@ class CorpusSource:
 
     #: Names of the recipe's teachers that it asks.
     teachers: tuple[str, ...] = ()
+
+    def estimate(self, cache: Path) -> dict[str, float]:  # noqa: ARG002
+        """Estimate what a generator is asked for, as of `QuerySource`."""
+        return {}
+
+    def assumed_seconds(self, calls: float) -> float | None:  # noqa: ARG002
+        """Assume how long so many calls take; None: it is not known."""
+        return None
 
     def texts(self, context: Context) -> list[str]:
         """

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,13 +73,25 @@ class GeneratedTexts(CorpusSource):
         places = ("topic", "number")
         self._model = ChatModel(generator, prompt, places, allowed_modules=allowed_modules, **options)
 
+    def estimate(self, cache: Path) -> dict[str, float]:
+        """Estimate `calls`, `tokens` of the prompts and, with a price, `cost` of what is not kept yet."""
+        self._model.keep_in(cache)
+        return self._model.estimate(self._asked())
+
+    def assumed_seconds(self, calls: float) -> float | None:
+        """Assume a second a call of a remote model."""
+        return self._model.assumed_seconds(round(calls))
+
     def texts(self, context: Context) -> list[str]:
         """List the passages, those of a topic below each other; answers are kept in the cache folder."""
         self._model.keep_in(context.cache)
-        asked = [{"topic": topic, "number": str(number)} for topic in self.topics for number in range(1, self.each + 1)]
+        asked = self._asked()
         answers = dict(self._model.answers(asked))
         written = [answers[row] for row in range(len(asked))]
         return [whole_characters(text).strip() for text in written if isinstance(text, str)]
+
+    def _asked(self) -> list[dict[str, str]]:
+        return [{"topic": topic, "number": str(number)} for topic in self.topics for number in range(1, self.each + 1)]
 
 
 class ScoredNGrams(CorpusSource):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -124,6 +125,14 @@ class Proposals(QuerySource):
         self._number, self._progress = number, context.progress
         if self._generator is not None:
             self._generator.open(context, number)
+
+    def estimate(self, data: RetrievalData, cache: Path | None = None) -> dict[str, float]:
+        """Estimate what questions of all documents take: in time, each may be drawn."""
+        return {} if self._generator is None else self._generator.estimate(data, cache)
+
+    def assumed_seconds(self, calls: float) -> float | None:
+        """Assume what the generator's calls take."""
+        return None if self._generator is None else self._generator.assumed_seconds(calls)
 
     def of(self, data: RetrievalData) -> list[list[str]]:
         """

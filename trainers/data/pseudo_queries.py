@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from math import log
+from pathlib import Path
 from typing import Any
 
 from retort.students.segmentation import needs_dictionary, sentence_spans, token_spans, words_of
@@ -70,6 +71,17 @@ class Joined(QuerySource):
         """Get all of them ready."""
         for source in self.sources:
             source.open(context, number)
+
+    def estimate(self, data: RetrievalData, cache: Path | None = None) -> dict[str, float]:
+        """Add up what all of them estimate."""
+        total: Counter[str] = Counter()
+        for source in self.sources:
+            total.update(source.estimate(data, cache))
+        return dict(total)
+
+    def assumed_seconds(self, calls: float) -> float | None:
+        """Take the slowest of those that tell: the calls are not told apart."""
+        return max((s for source in self.sources if (s := source.assumed_seconds(calls)) is not None), default=None)
 
     def of(self, data: RetrievalData) -> list[list[str]]:
         """List the queries of each document."""
@@ -287,8 +299,10 @@ class GeneratedQuestions(QuerySource):
         """Keep answers in the cache folder, where no other place is named."""
         self._model.keep_in(context.cache)
 
-    def estimate(self, data: RetrievalData) -> dict[str, float]:
-        """Estimate `calls` and `tokens` of what is not kept yet."""
+    def estimate(self, data: RetrievalData, cache: Path | None = None) -> dict[str, float]:
+        """Estimate `calls`, `tokens` and, with a price, `cost` of what is not kept yet."""
+        if cache is not None:
+            self._model.keep_in(cache)
         return self._model.estimate([{"document": text, "most": str(self.most)} for text in data.corpus.texts])
 
     def assumed_seconds(self, calls: float) -> float | None:

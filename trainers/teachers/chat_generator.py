@@ -142,6 +142,7 @@ class ChatModel:
         if self._cache is None:
             yield
             return
+        self._cache.parent.mkdir(parents=True, exist_ok=True)
         with sole_writer(self._cache, Path(f"{self._cache}.lock")):
             yield
 
@@ -170,7 +171,6 @@ class ChatModel:
     def keep_in(self, folder: Path) -> None:
         """Keep answers in a cache folder, unless they are kept elsewhere."""
         if self._cache is None:
-            folder.mkdir(parents=True, exist_ok=True)
             self._cache = folder / "answers.jsonl"
 
     def _unknown(self, prompts: Iterable[str], kept: dict[str, str | Refusal]) -> list[str]:
