@@ -284,9 +284,11 @@ def plan_train(
         first = f"corpus: {changed.data.corpus.type} makes it first; plan again for the rest, which goes by its texts"
         return [first, *plan_corpus(changed, cache_root(out)).lines()]
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(str(data)) if documents is None else write_corpus(documents, Path(scratch))
+        folder = Path(str(data))
+        if documents is not None:  # `run`: what is locked lies beside it
+            folder = write_corpus(documents, Path(scratch, "run"), leave_out=out)
         training_data, dev = read_train_and_dev(folder, changed.data)
-        return plan_run(resolve(changed, training_data, dev), training_data, cache_root(out)).lines()
+        return plan_run(resolve(changed, training_data, dev), training_data, cache_root(out), dev).lines()
 
 
 def plan_distill(
@@ -335,8 +337,8 @@ def plan_distill(
         short = shortened(inputs.recipe, counts, inputs.passes)
         steps = ", ".join(f"{stage.name} {stage.steps}" for stage in short.stages)
         lines.append(f"recipe {short.name}: {steps} steps, {short.training.batch_size} queries each")
-        training_data, _ = read_train_and_dev(data, short.data)
-        plan = plan_run(short, training_data, cache_root(out))
+        training_data, dev = read_train_and_dev(data, short.data)
+        plan = plan_run(short, training_data, cache_root(out), dev)
         if isinstance(questions, GeneratedQuestions) and (seconds := questions.assumed_seconds(estimate["calls"])):
             plan.seconds["generator of queries"] = seconds
             plan.assumed.append("generator of queries")
@@ -344,7 +346,9 @@ def plan_distill(
         if inputs.reading.cut is not None:
             lines.append(f"index: {inputs.reading.cut.reason}")
         if recipe is None and teacher is None and not settings:
-            quick = plan_run(shortened(recipe_for(QUICK, None), counts, inputs.passes), training_data, cache_root(out))
+            quick = plan_run(
+                shortened(recipe_for(QUICK, None), counts, inputs.passes), training_data, cache_root(out), dev
+            )
             lines.append(
                 f"quicker: --recipe {QUICK} trains a table of token vectors, about {quick.together()} together"
             )
@@ -462,7 +466,6 @@ def generated_questions(
         msg = f"{where}: there is no parameter {unknown[0]!r}; there are: {known}."
         raise RecipeError(msg)
     cache = cache_root(out) / "answers.jsonl"
-    cache.parent.mkdir(parents=True, exist_ok=True)
     options = {"cache": str(cache), "allowed_modules": list(allow) or None} | parameters
     return GeneratedQuestions(generator={"type": spec.type, "init_parameters": spec.init_parameters}, **options)
 

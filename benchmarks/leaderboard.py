@@ -142,7 +142,7 @@ def refuse_other_settings(arguments: argparse.Namespace, work: Path) -> None:
     """Runs of other sizes are not to be mixed."""
     from retort.students.files import write_json
 
-    free = {"benchmark", "json", "one", "work", "rounds", "group", "arms", "seeds", "baseline"}
+    free = {"benchmark", "json", "one", "work", "rounds", "group", "arms", "seeds", "baseline", "report"}
     settings = {k: v for k, v in vars(arguments).items() if k not in free and v is not None}
     path = work / "settings.json"
     if path.is_file() and (found := json.loads(path.read_text())) != settings:
@@ -369,6 +369,7 @@ def write_result(arguments: argparse.Namespace, work: Path) -> str:
         scores = [row["metrics"]["ndcg@10"] for row in found]
         arms[arm] = {
             "ndcg@10": {"mean": float(np.mean(scores)), "spread": float(np.ptp(scores)), "seeds": scores},
+            "seed numbers": [row["seed"] for row in found],
             "mrr@10": float(np.mean([row["metrics"]["mrr@10"] for row in found])),
             "hybrid ndcg@10": float(np.mean([row["hybrid"]["ndcg@10"] for row in found])),
             "against minilm": against(arm, minilm),

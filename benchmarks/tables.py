@@ -59,8 +59,7 @@ def measure(arguments: argparse.Namespace, folder: Path, sets: dict[str, str]) -
         table = arguments.table
         if table is None:
             out = arguments.work / name
-            if not (out / "student").is_dir():
-                run_recipe(Recipe.from_yaml(recipe), folder / name, out, resume=out.exists())
+            run_recipe(Recipe.from_yaml(recipe), folder / name, out, resume=out.exists())  # a finished one is taken
             table = str(out / "student")
         result["sets"][name], rows = compared(arguments, folder / name, table)
         write_json(arguments.json or runner.ROOT / "benchmarks" / "results" / "tables.json", result)
@@ -71,6 +70,8 @@ def measure(arguments: argparse.Namespace, folder: Path, sets: dict[str, str]) -
 
 def compared(arguments: argparse.Namespace, folder: Path, table: str) -> tuple[dict[str, Any], list[list[str]]]:
     """Measure all models on one set; a difference has its interval and p over questions."""
+    import numpy as np
+
     from retort.students import Student, save_student
     from retort.students.create import lexical_layers, static_with_lexical
     from retort.trainers.data.beir import read_beir
@@ -82,7 +83,8 @@ def compared(arguments: argparse.Namespace, folder: Path, table: str) -> tuple[d
     data = read_beir(folder, "dev")
     texts = data.corpus.texts
     if arguments.queries:
-        data = data.subset(range(0, len(data.queries), max(1, len(data.queries) // arguments.queries)))
+        count = min(arguments.queries, len(data.queries))
+        data = data.subset(np.linspace(0, len(data.queries) - 1, count).astype(int))
     scratch = Path(tempfile.mkdtemp(prefix="retort-tables-"))
     found: dict[str, Any] = {"bm25": evaluate_bm25(data)}
     try:

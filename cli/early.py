@@ -43,10 +43,11 @@ def check(given: argparse.Namespace) -> None:
 def _train(given: argparse.Namespace) -> None:
     if not given.plan:
         _new_folder("--out", given.out)
-    changed_recipe(given.recipe, settings=given.set, allow=given.allow)
+    recipe = changed_recipe(given.recipe, settings=given.set, allow=given.allow)
     if given.documents:
         require_source(given.documents)
-    _data(given)
+    if recipe.data.corpus is None or (given.data and given.data.exists()):  # else it is made
+        _data(given)
 
 
 def _distill(given: argparse.Namespace) -> None:

@@ -714,7 +714,7 @@ class TestLines:
 @pytest.mark.parametrize("order", ["random", "top"])
 def test_a_plan_counts_at_least_the_pairs_that_are_asked(recipe_tree, beir, tmp_path, order):
     from retort.trainers.build import build_recipe
-    from retort.trainers.plan import _work
+    from retort.trainers.plan import _Stages, _work
     from retort.trainers.stages import open_stage
 
     lists = pool("bm25", negatives=2, order=order)
@@ -724,7 +724,7 @@ def test_a_plan_counts_at_least_the_pairs_that_are_asked(recipe_tree, beir, tmp_
     parts = build_recipe(Recipe.from_dict(recipe_tree), data, tmp_path / "cache")
     source = open_stage(parts, parts.recipe.stages[0], tmp_path).source
     asked = int(source.used(range(40)).sum())
-    assert asked <= _work(parts, "words", data).pairs <= 2 * asked
+    assert asked <= _work(_Stages(parts, data).asking("words"), "words", data).pairs <= 2 * asked
 
 
 def test_a_plan_times_local_models_and_calls_nothing_else(recipe_tree, beir, tmp_path, sparse_student, monkeypatch):

@@ -15,6 +15,7 @@ from retort.students.files import replace_folder
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.recipe import Recipe
+from retort.trainers.roles import CorpusSource, Teacher
 from retort.trainers.runtime.errors import RecipeError
 
 logger = logging.getLogger(__name__)
@@ -39,18 +40,7 @@ def make_corpus(recipe: Recipe, folder: Path, cache: Path) -> None:
     with recipe.located(), FileLock(cache / "made-corpus.lock"):  # several processes of one run come here at once
         if folder.exists():
             return
-        source = recipe.create(recipe.data.corpus, "corpus", "data.corpus")
-        if unknown := [name for name in source.teachers if name not in recipe.teachers]:
-            names = ", ".join(recipe.teachers) or "none"
-            msg = f"data.corpus: there is no teacher {unknown[0]!r}; there are: {names}."
-            raise RecipeError(msg)
-        teachers = {
-            name: recipe.create(recipe.teachers[name], "teacher", f"teachers.{name}") for name in source.teachers
-        }
-        for name, teacher in teachers.items():
-            if teacher.runs != "cached" or teacher.corpus_dependent:
-                msg = f"data.corpus: teacher {name!r} cannot be asked before there is a corpus; name another one."
-                raise RecipeError(msg)
+        source, teachers = corpus_source(recipe)
         nothing = RetrievalData(folder.name, TextStore([], []), TextStore([], []))
         drawn = source.texts(TrainingContext(nothing, teachers, cache))
         texts = [text for text in dict.fromkeys(drawn) if text]
@@ -61,3 +51,26 @@ def make_corpus(recipe: Recipe, folder: Path, cache: Path) -> None:
         with replace_folder(folder, new=True) as aside:
             (aside / "corpus.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         logger.info("%s: made a corpus of %d texts", folder, len(texts))
+
+
+def corpus_source(recipe: Recipe) -> tuple[CorpusSource, dict[str, Teacher]]:
+    """
+    Create a recipe's `data.corpus`, and the teachers that it asks.
+
+    :raises RecipeError:
+        If the source cannot be created, or asks a teacher that cannot be asked before training.
+    """
+    if recipe.data.corpus is None:
+        msg = "data.corpus: the recipe has none."
+        raise RecipeError(msg)
+    source: CorpusSource = recipe.create(recipe.data.corpus, "corpus", "data.corpus")
+    if unknown := [name for name in source.teachers if name not in recipe.teachers]:
+        names = ", ".join(recipe.teachers) or "none"
+        msg = f"data.corpus: there is no teacher {unknown[0]!r}; there are: {names}."
+        raise RecipeError(msg)
+    teachers = {name: recipe.create(recipe.teachers[name], "teacher", f"teachers.{name}") for name in source.teachers}
+    for name, teacher in teachers.items():
+        if teacher.runs != "cached" or teacher.corpus_dependent:
+            msg = f"data.corpus: teacher {name!r} cannot be asked before there is a corpus; name another one."
+            raise RecipeError(msg)
+    return source, teachers

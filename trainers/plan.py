@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +25,7 @@ from retort.students.scoring import is_ranker, score_numpy
 from retort.students.sparse import encode_vectors
 from retort.students.towers import SIDES, Side, max_tokens, route
 from retort.trainers.build import BuiltRecipe, build_recipe
+from retort.trainers.corpus import corpus_source
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.engine.loop import uses_bf16
 from retort.trainers.recipe import Recipe, Stage
@@ -59,6 +60,8 @@ class Plan:
         Those of `seconds` that go by an assumed time a call: remote teachers are not asked for a sample.
     :param generators:
         By their place in the recipe: what generators of texts are asked for, at most.
+    :param searches:
+        By remote retriever that mines: how often it searches, at most.
     :param unknown:
         Teachers and generators whose time is not known: they are not asked for a sample, as that could cost.
     """
@@ -69,6 +72,7 @@ class Plan:
     disk: float = 0.0
     cost: dict[str, float] = field(default_factory=dict)
     generators: dict[str, dict[str, float]] = field(default_factory=dict)
+    searches: dict[str, int] = field(default_factory=dict)
     assumed: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
@@ -81,6 +85,7 @@ class Plan:
         told = [f"teacher {name}: {calls}" for name, calls in self.calls.items()]
         for place, asked in self.generators.items():
             told.append(f"generator, {place}: up to {asked['calls']:,.0f} calls, {asked['tokens']:,.0f} tokens")
+        told += [f"retriever {name}: up to {count:,} searches" for name, count in self.searches.items()]
         for what, seconds in self.seconds.items():
             how = ", as it is not asked for a sample: a usual time a call" if what in self.assumed else ""
             told.append(f"time, {what}: about {_duration(seconds)}{how}")
@@ -97,7 +102,58 @@ class Plan:
         return told
 
 
-def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
+@dataclass
+class _Made:
+    """
+    Queries of a stage.
+
+    :param count:
+        How many there are, all refreshes together; at least 1.
+    :param mined:
+        How often each is mined for.
+    :param own:
+        How many of them the stage makes.
+    """
+
+    count: int
+    mined: int
+    own: int = 0
+
+
+class _Stages:
+    """All stages of a run, those of teachers that are trained within it among them, with their queries."""
+
+    def __init__(self, built: BuiltRecipe, data: RetrievalData) -> None:
+        self._of = [
+            (within, stage, self._queries(within, stage, data))
+            for within in (built, *built.trained_in_run.values())
+            for stage in within.recipe.stages
+        ]
+
+    def __iter__(self) -> Iterator[tuple[BuiltRecipe, Stage, _Made]]:
+        return iter(self._of)
+
+    def asking(self, name: str) -> list[tuple[BuiltRecipe, Stage, _Made]]:
+        """List those that ask a teacher."""
+        return [(within, stage, made) for within, stage, made in self if name in within.teachers_of(stage)]
+
+    @staticmethod
+    def _queries(within: BuiltRecipe, stage: Stage, data: RetrievalData) -> _Made:
+        openings = _openings(stage)
+        source = within.queries.get(stage.name)
+        if source is None:
+            return _Made(max(1, len(data.queries)), openings)
+        documents = data.without_held_out()
+        total = source.count(documents, openings)
+        once = total if openings == 1 else source.count(documents)
+        return _Made(max(1, total), max(1, round(openings * once / max(1, total))), total)
+
+
+def _openings(stage: Stage) -> int:
+    return math.ceil(stage.steps / (stage.refresh or stage.steps))
+
+
+def plan_run(recipe: Recipe, data: RetrievalData, cache: Path, dev: RetrievalData | None = None) -> Plan:
     """
     Estimate what a run will take; local models are timed on a few texts, remote ones are not called.
 
@@ -107,16 +163,18 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
         The training data.
     :param cache:
         The cache folder; nothing is written.
+    :param dev:
+        What the student is measured on; teachers of vectors are, too.
     """
     built = build_recipe(recipe, data, cache, ask=False)
     built.refuse_missing_queries(Path(data.name))
+    stages = _Stages(built, data)
     plan = Plan(disk=float(sum(map(len, data.corpus.items))))
     sample = data.corpus.items[:: max(1, len(data.corpus) // SAMPLE)][:SAMPLE]
     for name in sorted({n for one in (built, *built.trained_in_run.values()) for n in one.all_teachers()}):
-        _add_teacher(plan, built, name, sample, data)
-    for within in (built, *built.trained_in_run.values()):
-        for place, source in within.sources.items():
-            _add_generator(plan, place, source, source.estimate(data, cache))
+        _add_teacher(plan, built, stages, name, sample, data, dev)
+    _add_generators(plan, built, data, cache)
+    _add_searches(plan, stages)
     for name, within in built.trained_in_run.items():
         plan.seconds[f"training teacher {name}"] = _training_seconds(within, sample)
         plan.memory += _weights(within) * ADAM
@@ -132,54 +190,110 @@ def plan_run(recipe: Recipe, data: RetrievalData, cache: Path) -> Plan:
 
 def plan_corpus(recipe: Recipe, cache: Path) -> Plan:
     """
-    Estimate what making a recipe's corpus will take, where there is none yet; a generator is not called.
+    Estimate what making a recipe's corpus will take, where there is none yet; nobody is called.
 
     :param recipe:
         The recipe, with `data.corpus`.
     :param cache:
         The cache folder; nothing is written.
     """
-    plan, spec = Plan(), recipe.data.corpus
-    if spec is None:
-        return plan
+    plan = Plan()
     with recipe.located():
-        source = recipe.create(spec, "corpus", "data.corpus")
-        _add_generator(plan, "data.corpus", source, source.estimate(cache))
+        source, teachers = corpus_source(recipe)
+    texts, pairs = source.asked_texts()
+    for name, teacher in teachers.items():
+        work = Work(documents=texts) if teacher.gives == "vectors" else Work(pairs=pairs, lists=texts)
+        plan.calls[name] = f"vectors of {texts:,} texts" if work.documents else f"scores of {pairs:,} pairs"
+        if teacher.price is not None:
+            plan.cost[name] = (texts + 2 * pairs * (not work.documents)) * QUESTION * teacher.price / 1e6
+        _add_assumed(plan, f"teacher {name}", teacher.assumed_seconds(work))
+    _add_generator(plan, "data.corpus", source, source.estimate(cache))
     return plan
+
+
+def _add_assumed(plan: Plan, what: str, seconds: float | None) -> None:
+    """Note a time that is assumed, or that there is none to assume."""
+    if seconds is None:
+        plan.unknown.append(what)
+    else:
+        plan.seconds[what] = seconds
+        plan.assumed.append(what)
 
 
 def _add_generator(plan: Plan, place: str, source: QuerySource | CorpusSource, estimate: dict[str, float]) -> None:
     if not estimate:
         return
-    plan.generators[place] = estimate
-    if (seconds := source.assumed_seconds(estimate["calls"])) is None:
-        plan.unknown.append(f"generator, {place}")
+    seconds, what = source.assumed_seconds(estimate["calls"]), f"generator, {place}"
+    if (before := plan.generators.get(place)) is not None:  # another generator of the same place
+        estimate = {name: estimate.get(name, 0.0) + before.get(name, 0.0) for name in {**before, **estimate}}
+        plan.seconds[what] = plan.seconds.get(what, 0.0) + (seconds or 0.0)
     else:
-        plan.seconds[f"generator, {place}"] = seconds
-        plan.assumed.append(f"generator, {place}")
+        _add_assumed(plan, what, seconds)
+    plan.generators[place] = estimate
 
 
-def _add_teacher(plan: Plan, built: BuiltRecipe, name: str, sample: list[str], data: RetrievalData) -> None:
+def _add_generators(plan: Plan, built: BuiltRecipe, data: RetrievalData, cache: Path) -> None:
+    """Count what generators are asked: of those with the same prompt the one that is asked most, answers being kept."""
+    found: dict[str, tuple[list[str], QuerySource, dict[str, float]]] = {}
+    every = {"": built} | {f"teachers.{name}.init_parameters.": one for name, one in built.trained_in_run.items()}
+    for where, within in every.items():
+        for place, source in within.sources.items():
+            stage = within.recipe.stages[int(place.split(".")[1])]
+            for part in source.parts():
+                estimate = part.estimate(data, cache, _openings(stage))
+                if not estimate:
+                    continue
+                places, most, before = found.get(part.answers_key, ([], part, estimate))
+                if estimate["calls"] > before["calls"]:
+                    most, before = part, estimate
+                found[part.answers_key] = ([*dict.fromkeys([*places, f"{where}{place}"])], most, before)
+    for places, source, estimate in found.values():
+        _add_generator(plan, ", ".join(places), source, estimate)
+
+
+def _add_searches(plan: Plan, stages: _Stages) -> None:
+    """Count what remote retrievers are asked: a query once."""
+    for within, stage, made in stages:
+        for name in stage.candidates.sources if stage.candidates is not None else []:
+            if (seconds := within.miners[name].assumed_seconds(made.count)) is not None:
+                if made.count > plan.searches.get(name, 0):
+                    plan.searches[name] = made.count
+                    plan.seconds[f"retriever {name}"] = seconds
+                if f"retriever {name}" not in plan.assumed:
+                    plan.assumed.append(f"retriever {name}")
+
+
+def _add_teacher(
+    plan: Plan,
+    built: BuiltRecipe,
+    stages: _Stages,
+    name: str,
+    sample: list[str],
+    data: RetrievalData,
+    dev: RetrievalData | None,
+) -> None:
     teacher = built.context.teachers[name]
-    asks = [Ask("q", [*data.queries.items, *sample][0], [str(i) for i in range(len(sample))], sample)]
-    queries, work = _asked_queries(built, name, data), _work(built, name, data)
-    stages = [stage.name for stage in built.recipe.stages if name in built.teachers_of(stage)]
-    made = max((built.batches[stage].made for stage in stages), default=0)  # those of another stage are the same
-    own = [s for s in built.recipe.stages if s.name in stages and s.name in built.queries]
-    proposed = sum(_queries_of(built, stage, data) for stage in own)  # queries that stages make
-    texts, pairs = len(data.corpus) + len(queries) + made + proposed, work.pairs
+    question = data.queries.items[0] if len(data.queries) else str(sample[0])[: QUESTION * CHARACTERS_A_TOKEN]
+    asks = [Ask("q", question, [str(i) for i in range(len(sample))], sample)]
+    asking = stages.asking(name)
+    queries, work = _asked_queries(asking, data, dev), _work(asking, name, data)
+    proposed = sum(made.own for _, _, made in asking)  # queries that stages make
+    texts_made = max((within.batches[stage.name].made for within, stage, _ in asking), default=0)  # the same in all
+    cut = sum(made.count for within, stage, made in asking if within.batches[stage.name].cuts_passages)
+    extra = texts_made + cut
+    texts, pairs = len(data.corpus) + len(queries) + extra + proposed, work.pairs
     if teacher.gives == "vectors":
         plan.calls[name] = f"vectors of {texts:,} texts"
         if teacher.runs == "cached" and teacher.costs == "calls":
             caches = {side: built.context.vector_cache(name, side) for side in SIDES}
             missing = [caches["query"].missing(queries), caches["document"].missing(data.corpus)]
-            work = Work(queries=len(missing[0]) + proposed, documents=len(missing[1]) + made)
+            work = Work(queries=len(missing[0]) + proposed, documents=len(missing[1]) + extra)
             different = sum(len(set(store.first_rows.tolist())) for store in (queries, data.corpus))
-            if kept := different + made + proposed - work.queries - work.documents:
+            if kept := different + extra + proposed - work.queries - work.documents:
                 plan.calls[name] += f", of which {kept:,} are there"
             if teacher.price is not None:
                 asked = sum(len(text) for side in missing for text in side.values())
-                tokens = (asked + made * sum(map(len, sample)) / len(sample)) / CHARACTERS_A_TOKEN
+                tokens = (asked + extra * sum(map(len, sample)) / len(sample)) / CHARACTERS_A_TOKEN
                 tokens += proposed * QUESTION
                 plan.calls[name] += f"; {tokens:,.0f} tokens"
                 plan.cost[name] = tokens * teacher.price / 1e6
@@ -192,37 +306,36 @@ def _add_teacher(plan: Plan, built: BuiltRecipe, name: str, sample: list[str], d
         if "cost" in estimate:
             plan.cost[name] = estimate["cost"] * share
     if teacher.costs == "calls" or teacher.runs == "in_loop":
-        if (assumed := teacher.assumed_seconds(work)) is None:
-            plan.unknown.append(f"teacher {name}")
-        else:
-            plan.seconds[f"teacher {name}"] = assumed
-            plan.assumed.append(f"teacher {name}")
+        _add_assumed(plan, f"teacher {name}", teacher.assumed_seconds(work))
     elif teacher.costs == "time":
         untrained = built.trained_in_run.get(name)
         with nullcontext() if untrained is None else _as_it_teaches(teacher, untrained):
             if teacher.gives == "vectors":
-                plan.seconds[f"teacher {name}"] = _encoding_seconds(teacher, untrained, sample, data, made, proposed)
+                documents = len(data.corpus) + extra
+                counts = {"query": len(queries) + proposed, "document": documents}
+                plan.seconds[f"teacher {name}"] = _encoding_seconds(teacher, untrained, sample, data, counts)
             else:
                 plan.seconds[f"teacher {name}"] = _seconds_a_pair(teacher, untrained, asks, data) * pairs
 
 
-def _asked_queries(built: BuiltRecipe, name: str, data: RetrievalData) -> TextStore:
-    """List what a teacher of vectors is asked for as queries: the data's, and what stages put beside them."""
-    stages = [stage.name for stage in built.recipe.stages if name in built.teachers_of(stage)]
-    own = [text for stage in stages for text in built.batches[stage].query_texts(data)]
-    texts = list(dict.fromkeys([*data.queries.items, *own]))
+def _asked_queries(
+    asking: list[tuple[BuiltRecipe, Stage, _Made]], data: RetrievalData, dev: RetrievalData | None
+) -> TextStore:
+    """List what a teacher of vectors is asked for as queries: the data's, dev's, and what stages put beside them."""
+    own = [text for within, stage, _ in asking for text in within.batches[stage.name].query_texts(data)]
+    texts = list(dict.fromkeys([*data.queries.items, *own, *(dev.queries.items if dev is not None else [])]))
     return TextStore(map(str, range(len(texts))), texts)
 
 
 def _encoding_seconds(
-    teacher: Teacher, untrained: BuiltRecipe | None, sample: list[str], data: RetrievalData, made: int, proposed: int
+    teacher: Teacher, untrained: BuiltRecipe | None, sample: list[str], data: RetrievalData, counts: dict[str, int]
 ) -> float:
     """Seconds to encode the corpus and the queries, which are shorter; an untrained teacher is timed by its start."""
     encode = teacher.encode if untrained is None else partial(encode_vectors, untrained.distiller.student)
     queries = data.queries.items[:: max(1, len(data.queries) // SAMPLE)][:SAMPLE] or sample
     a_document = _timed(lambda: encode(sample, "document")) / len(sample)
     a_query = _timed(lambda: encode(queries, "query")) / len(queries)
-    return a_document * (len(data.corpus) + made) + a_query * (len(data.queries) + proposed)
+    return a_document * counts["document"] + a_query * counts["query"]
 
 
 def _seconds_a_pair(teacher: Teacher, untrained: BuiltRecipe | None, asks: list[Ask], data: RetrievalData) -> float:
@@ -239,44 +352,42 @@ def _as_it_teaches(teacher: Any, untrained: BuiltRecipe) -> AbstractContextManag
     return torch.autocast(kind, torch.bfloat16, enabled=teacher.precision != "float32" and has_bfloat16(kind))
 
 
-def _work(built: BuiltRecipe, name: str, data: RetrievalData) -> Work:
+def _work(asking: list[tuple[BuiltRecipe, Stage, _Made]], name: str, data: RetrievalData) -> Work:
     """Count what a teacher is asked to score, at most: each epoch draws other negatives of a query's."""
     found = Work()
     judged = max(1, max(map(len, data.positives()), default=1))
-    for within in (built, *built.trained_in_run.values()):
-        for stage in within.recipe.stages:
-            lists = stage.candidates
-            if lists is None or name not in within.teachers_of(stage):
+    for within, stage, made in asking:
+        lists = stage.candidates
+        if lists is None:
+            continue
+        drawn, mined = stage.steps * within.recipe.training_of(stage).batch_size, made.mined
+        draws = math.ceil(drawn / made.count) if lists.order == "random" else mined
+        depths = (within.miners[source].depth or len(data.corpus) for source in lists.sources)
+        depth = min(sum(depths), len(data.corpus))
+        positives = judged if lists.positives == "all" else min(draws, judged)
+        queries = min(made.count, drawn)
+        named = [o for o in within.distiller.objectives_of(stage.name) if name in o.teachers]
+        selector = within.selectors.get(stage.name)
+        if selector is not None and name in selector.teachers:
+            asked = selector.asked_pairs(made.count, depth + positives) * mined
+            found.pairs += asked
+            found.lists += made.count * mined * (asked > 0)
+            if asked and not named:
                 continue
-            drawn = stage.steps * within.recipe.training_of(stage).batch_size
-            mined = math.ceil(stage.steps / (stage.refresh or stage.steps))
-            count = _queries_of(within, stage, data)
-            draws = math.ceil(drawn / count) if lists.order == "random" else mined
-            depth = sum(within.miners[source].depth or len(data.corpus) for source in lists.sources)
-            positives = judged if lists.positives == "all" else min(draws, judged)
-            queries = min(count, drawn)
-            if lists.filter is not None and lists.filter.teacher == name:  # it scores all that is mined
-                found.pairs += count * (depth + positives) * mined
-                found.lists += count * mined
-                if name not in {n for o in within.distiller.objectives_of(stage.name) for n in o.teachers}:
-                    continue
-            named = [o for o in within.distiller.objectives_of(stage.name) if name in o.teachers]
-            if not named or any(o.scores_documents for o in named):
-                pool = lists.pool if lists.pool is not None and lists.pool.asks == name else None
-                negatives = lists.negatives if pool is None else pool.size
-                found.pairs += queries * (min(depth * mined, draws * negatives) + positives)
-            if stage.name in within.texts and any(o.takes_derived for o in named):
-                each = _derived_a_list(within.texts[stage.name], data, lists.negatives)
-                found.pairs += math.ceil(drawn / count) * queries * each
-            found.lists += queries * mined
+        if lists.filter is not None and lists.filter.teacher == name:  # it scores all that is mined
+            found.pairs += made.count * (depth + positives) * mined
+            found.lists += made.count * mined
+            if not named:
+                continue
+        if not named or any(o.scores_documents for o in named):
+            pool = lists.pool if lists.pool is not None and lists.pool.asks == name else None
+            negatives = lists.negatives if pool is None else pool.size
+            found.pairs += queries * (min(depth * mined, draws * negatives) + positives)
+        if stage.name in within.texts and any(o.takes_derived for o in named):
+            each = _derived_a_list(within.texts[stage.name], data, lists.negatives)
+            found.pairs += math.ceil(drawn / made.count) * queries * each
+        found.lists += queries * mined
     return found
-
-
-def _queries_of(built: BuiltRecipe, stage: Stage, data: RetrievalData) -> int:
-    """Count a stage's queries; of those that it makes at most as many as it draws are known."""
-    if stage.name not in built.queries:
-        return max(1, len(data.queries))
-    return max(1, stage.steps * built.recipe.training_of(stage).batch_size)
 
 
 def _derived_a_list(text: TextTransform, data: RetrievalData, negatives: int) -> int:

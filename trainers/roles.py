@@ -566,6 +566,10 @@ class Miner:
         """Identify the mined lists: they change with whatever decides them, a model's weights among it."""
         raise NotImplementedError
 
+    def assumed_seconds(self, queries: int) -> float | None:  # noqa: ARG002
+        """Assume how long a remote retriever takes for so many queries; None: none is asked."""
+        return None
+
     def mine(self, context: Context, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
         """
         Rank the corpus for each query.
@@ -594,6 +598,17 @@ class Selector:
 
     def open(self, lists: CandidateLists) -> None:
         """Take up the stage's candidate lists, without teachers' scores; called before `keep`."""
+
+    def asked_pairs(self, queries: int, listed: int) -> int:  # noqa: ARG002
+        """
+        Count the pairs that it has teachers score as a stage opens or is refreshed, at most.
+
+        :param queries:
+            Queries of the stage.
+        :param listed:
+            Candidates of each.
+        """
+        return 0
 
     def keep(self, context: Context, enough: int) -> np.ndarray:
         """
@@ -625,7 +640,25 @@ class QuerySource:
             How often the stage was refreshed, where it is its `queries`; 0 where a text transform needs it.
         """
 
-    def estimate(self, data: RetrievalData, cache: Path | None = None) -> dict[str, float]:  # noqa: ARG002
+    #: Identifies whose answers it takes: sources of one key ask about each document once. '' of one without generator.
+    answers_key: str = ""
+
+    def parts(self) -> list[QuerySource]:
+        """List the sources that it consists of."""
+        return [self]
+
+    def count(self, data: RetrievalData, openings: int = 1) -> int:  # noqa: ARG002
+        """
+        Count the queries that it makes of a corpus, at most; a generator is not asked.
+
+        :param data:
+            The corpus.
+        :param openings:
+            How often the stage is opened or refreshed.
+        """
+        return sum(map(len, self.of(data)))
+
+    def estimate(self, data: RetrievalData, cache: Path | None = None, openings: int = 1) -> dict[str, float]:  # noqa: ARG002
         """
         Estimate the `calls` of a generator, `tokens` of their prompts and `cost`, at most; it is not asked.
 
@@ -633,6 +666,8 @@ class QuerySource:
             Whose documents it would be asked about.
         :param cache:
             Folder where a run keeps answers: what is there is not asked again.
+        :param openings:
+            As of `count`.
         :returns:
             Empty of a source that asks no generator.
         """
@@ -652,6 +687,10 @@ class CorpusSource:
 
     #: Names of the recipe's teachers that it asks.
     teachers: tuple[str, ...] = ()
+
+    def asked_texts(self) -> tuple[int, int]:
+        """Count the texts and the pairs that it asks each of its teachers about: those of vectors, those of scores."""
+        return 0, 0
 
     def estimate(self, cache: Path) -> dict[str, float]:  # noqa: ARG002
         """Estimate what a generator is asked for, as of `QuerySource`."""
@@ -873,6 +912,8 @@ class BatchSource:
 
     #: How many documents of its own it asks the stage's teachers of vectors about, at most.
     made: int = 0
+    #: It asks them about passages, each a document without one of its queries.
+    cuts_passages = False
 
     def query_texts(self, data: RetrievalData) -> list[str]:
         """List the texts of which it takes teachers' vectors as those of queries."""

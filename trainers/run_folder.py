@@ -139,7 +139,9 @@ def refuse_other_models(models: dict[str, str], out: Path, former: dict[str, str
         raise RecipeError(msg)
 
 
-def write_corpus(documents: str | Path | Sequence[Document], out: Path, *, on_error: OnError = "skip") -> Path:
+def write_corpus(
+    documents: str | Path | Sequence[Document], out: Path, *, on_error: OnError = "skip", leave_out: Path | None = None
+) -> Path:
     """
     Write documents into a run folder, as a corpus alone. What a run began with stays: it goes on with that.
 
@@ -149,6 +151,8 @@ def write_corpus(documents: str | Path | Sequence[Document], out: Path, *, on_er
         The run folder.
     :param on_error:
         As of `read_source`.
+    :param leave_out:
+        A folder whose files are not read, where it lies among the documents; None: the run folder.
     :returns:
         The data folder within, for `run_recipe`. Passages of one file are `FILE#0`, `FILE#1`, and share no words.
     :raises DataError:
@@ -167,7 +171,7 @@ def write_corpus(documents: str | Path | Sequence[Document], out: Path, *, on_er
             raise RecipeError(msg)
         if not is_beir(folder) or not (began or kept == source):
             if isinstance(documents, str | Path):
-                documents = read_source(documents, overlap=0, on_error=on_error, leave_out=out).documents
+                documents = read_source(documents, overlap=0, on_error=on_error, leave_out=leave_out or out).documents
             else:
                 documents = without_blank(documents, on_error).documents
             with replace_folder(folder) as aside:

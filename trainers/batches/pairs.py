@@ -32,6 +32,7 @@ class PairBatches(BatchSource):
     """
 
     brings_lists = True
+    cuts_passages = True
 
     def open(self, inputs: StageInputs) -> None:
         """Pair the queries with their passages; teachers give vectors of these."""

@@ -26,7 +26,7 @@ from retort.trainers.runtime.errors import RecipeError, TeacherError
 from retort.trainers.runtime.locks import sole_writer
 from retort.trainers.runtime.progress import progress_bar
 from retort.trainers.teachers.cache_folder import SetAside, append_line
-from retort.trainers.teachers.calls import Refusal, in_order
+from retort.trainers.teachers.calls import SECONDS_A_CALL, Refusal, in_order
 from retort.trainers.teachers.embedder import Embedders
 from retort.trainers.teachers.haystack import EMBEDDERS, HaystackComponents
 from retort.trainers.teachers.vector_cache import VectorCache
@@ -128,6 +128,10 @@ class HaystackRetriever:
         """Whether each search asks a server, beyond what `keep_in` keeps."""
         embeds = self._components.asks_server("text_embedder") and "text" not in self._paid
         return embeds or self._components.asks_server("retriever")
+
+    def assumed_seconds(self, queries: int) -> float | None:
+        """Assume how long so many searches take, where a server is asked; None: none is."""
+        return self._components.assumed_seconds(queries, SECONDS_A_CALL) if self.asks_per_query else None
 
     @property
     def key(self) -> str:
@@ -358,6 +362,10 @@ class RetrieverMiner(Miner):
         """Identify the mined lists: they change with the components, the corpus and the queries."""
         data = f"{context.data.corpus.hash} {context.data.queries.hash}"
         return hash_text(f"retriever {self._retriever.key} {self.depth} {data}")
+
+    def assumed_seconds(self, queries: int) -> float | None:
+        """Assume half a second a search of a server."""
+        return self._retriever.assumed_seconds(queries)
 
     def mine(self, context: Context, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
         """

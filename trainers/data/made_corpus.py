@@ -148,6 +148,10 @@ class ScoredNGrams(CorpusSource):
         self.words, self.parts, self.choices, self.seed = words, parts, choices, seed
         self.teachers = (teacher,)
 
+    def asked_texts(self) -> tuple[int, int]:
+        """Count the n-grams, and the pairs of them."""
+        return 2 * self.count, self.count * self.choices
+
     def texts(self, context: Context) -> list[str]:
         """
         Draw the n-grams, and put those together that belong together.

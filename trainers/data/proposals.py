@@ -126,9 +126,22 @@ class Proposals(QuerySource):
         if self._generator is not None:
             self._generator.open(context, number)
 
-    def estimate(self, data: RetrievalData, cache: Path | None = None) -> dict[str, float]:
-        """Estimate what questions of all documents take: in time, each may be drawn."""
-        return {} if self._generator is None else self._generator.estimate(data, cache)
+    @property
+    def answers_key(self) -> str:  # type: ignore[override]
+        """The generator's."""
+        return "" if self._generator is None else self._generator.answers_key
+
+    def count(self, data: RetrievalData, openings: int = 1) -> int:
+        """Count the pool of each opening, or `most` queries of each document."""
+        return openings * min(self.pool, self.most * len(np.unique(data.corpus.first_rows)))
+
+    def estimate(self, data: RetrievalData, cache: Path | None = None, openings: int = 1) -> dict[str, float]:
+        """Estimate what questions of as many documents as may be drawn take."""
+        if self._generator is None:
+            return {}
+        documents = len(np.unique(data.corpus.first_rows))
+        share = min(1.0, self.pool * openings / max(1, documents))
+        return {name: share * value for name, value in self._generator.estimate(data, cache).items()}
 
     def assumed_seconds(self, calls: float) -> float | None:
         """Assume what the generator's calls take."""

@@ -72,16 +72,13 @@ class Joined(QuerySource):
         for source in self.sources:
             source.open(context, number)
 
-    def estimate(self, data: RetrievalData, cache: Path | None = None) -> dict[str, float]:
-        """Add up what all of them estimate."""
-        total: Counter[str] = Counter()
-        for source in self.sources:
-            total.update(source.estimate(data, cache))
-        return dict(total)
+    def parts(self) -> list[QuerySource]:
+        """List the sources, those of sources among them."""
+        return [part for source in self.sources for part in source.parts()]
 
-    def assumed_seconds(self, calls: float) -> float | None:
-        """Take the slowest of those that tell: the calls are not told apart."""
-        return max((s for source in self.sources if (s := source.assumed_seconds(calls)) is not None), default=None)
+    def count(self, data: RetrievalData, openings: int = 1) -> int:
+        """Add up what all of them make."""
+        return sum(source.count(data, openings) for source in self.sources)
 
     def of(self, data: RetrievalData) -> list[list[str]]:
         """List the queries of each document."""
@@ -299,7 +296,16 @@ class GeneratedQuestions(QuerySource):
         """Keep answers in the cache folder, where no other place is named."""
         self._model.keep_in(context.cache)
 
-    def estimate(self, data: RetrievalData, cache: Path | None = None) -> dict[str, float]:
+    @property
+    def answers_key(self) -> str:  # type: ignore[override]
+        """Identify the generator with its prompt and how many questions it is to give."""
+        return self.key
+
+    def count(self, data: RetrievalData, openings: int = 1) -> int:  # noqa: ARG002
+        """Count `most` questions a document."""
+        return self.most * len(data.corpus)
+
+    def estimate(self, data: RetrievalData, cache: Path | None = None, openings: int = 1) -> dict[str, float]:  # noqa: ARG002
         """Estimate `calls`, `tokens` and, with a price, `cost` of what is not kept yet."""
         if cache is not None:
             self._model.keep_in(cache)

@@ -87,9 +87,7 @@ def best_of(utility: np.ndarray, cluster: np.ndarray, most: int, balance: float)
     cost = (place + 1) * np.log(place + 1) - place * np.log(np.maximum(place, 1))
     worth = np.empty(len(order))
     worth[order] = utility[order] - balance * cost
-    chosen = np.zeros(len(order), dtype=bool)
-    chosen[np.argsort(-worth, kind="stable")[:most]] = True
-    return chosen
+    return np.isin(np.arange(len(worth)), np.argsort(-worth, kind="stable")[:most])
 
 
 def scored(context: Context, lists: CandidateLists, teacher: str, scale: float | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,6 +162,10 @@ class UsefulQueries(Selector):
         self.adversarial = {"start": 0.0, "growth": 10.0, "begin": 0.25, "end": 0.75} | (adversarial or {})
         adversarial_weight(0, **self.adversarial)  # takes these four alone
         self.teachers = (teacher,)
+
+    def asked_pairs(self, queries: int, listed: int) -> int:
+        """The lists of all proposals."""
+        return queries * listed
 
     def open(self, lists: CandidateLists) -> None:
         """Take up the lists."""

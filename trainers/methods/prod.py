@@ -123,6 +123,10 @@ class ConfusingQueries(roles.Selector):
         self._miner = DenseMiner(model=model, depth=depth)
         self.teachers = (teacher, *self._miner.teachers)
 
+    def asked_pairs(self, queries: int, listed: int) -> int:  # noqa: ARG002
+        """All that is mined, of queries in the window."""
+        return queries * (self._miner.depth or 0)
+
     def keep(self, context: roles.Context, enough: int) -> np.ndarray:
         """
         Choose the queries.
