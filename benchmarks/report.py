@@ -206,11 +206,12 @@ def shown(p: float | None) -> str:
 
 
 def shares(name: str, arm: Tree, kinds: list[tuple[str, str]]) -> str:
-    """One line: what a student has of its teacher's nDCG@10 at the same size."""
+    """One line: what a student has of its own teacher's nDCG@10 at the same size."""
     rows = [row["asymmetric"] for row in arm["seeds"].values()]
     cells = []
     for kind, form in kinds:
         if kind != "teacher":
             score = np.mean([row[kind][form] for row in rows])
-            cells.append(f"{score / rows[0]['teacher'][form]:.1%} ({score:.4f})")
+            share = np.mean([row[kind][form] / row["teacher"][form] for row in rows])
+            cells.append(f"{share:.1%} ({score:.4f})")
     return f"| {name} | {' | '.join(cells)} |"
