@@ -17,8 +17,9 @@ INTRODUCTION = """\
 Made by `benchmarks/leaderboard.py --report` from `*.json` beside it; do not edit. What each arm is stands in
 `benchmarks/arms.py`. nDCG@10 of all dev questions over the full corpus. p over questions: paired randomisation of seed
 means, with its 95% interval; p over seeds: paired t. A difference counts where both p are below .05; of fewer than
-three seeds it is a direction. Hybrids add scores, those of `leaderboard-wiki-1500-200` ranks; p to MiniLM-L6 and to BM25 are over questions. Rankers order the
-first 50 documents of 200 questions. Where a start is a table, students read whole texts, and lengths are the rankers'.
+three seeds it is a direction. Hybrids add scores, those of `leaderboard-wiki-1500-200` ranks; p to MiniLM-L6 and to
+BM25 are over questions. Rankers order the first 50 documents of 200 questions. Where a start is a table, students read
+whole texts, and lengths are the rankers'.
 
 PROD ran without its second warm-up and with lists of 15 documents for its confusing queries, LEAD with a frozen
 teacher: both were corrected later. Newer methods stand in [REPORT.md](REPORT.md).
