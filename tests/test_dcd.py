@@ -25,7 +25,7 @@ from retort.trainers.distiller import Distiller, step_loss
 from retort.trainers.encoder_output import PairOutput
 from retort.trainers.engine.log import total
 from retort.trainers.methods.dcd import DynamicContrastive, confidence_weights, entropy_weights, shifted
-from retort.trainers.plan import _work
+from retort.trainers.plan import _Stages, _work
 from retort.trainers.recipe import Recipe
 from retort.trainers.recipe.schema import PoolSection
 from retort.trainers.roles import ModelInfo, StepContext
@@ -430,10 +430,10 @@ class TestRecipe:
         built = build_recipe(Recipe.from_dict(dcd_tree), data, tmp_path / "cache")
         source = open_stage(built, built.recipe.stages[0], tmp_path).source
         asked = int((source.used(range(16)) | source.pooled(range(16))).sum())
-        assert asked <= _work(built, "ranker", data).pairs <= 2 * asked
+        assert asked <= _work(_Stages(built, data).asking("ranker"), "ranker", data).pairs <= 2 * asked
         dcd_tree["stages"][0]["candidates"].pop("pool")
         without = build_recipe(Recipe.from_dict(dcd_tree), data, tmp_path / "cache")
-        assert _work(without, "ranker", data).pairs < asked
+        assert _work(_Stages(without, data).asking("ranker"), "ranker", data).pairs < asked
 
     @pytest.mark.parametrize(
         ("change", "message"),

@@ -23,7 +23,7 @@ from retort.trainers.data.beir import read_beir
 from retort.trainers.encoder_output import BatchEncoder, DenseOutput
 from retort.trainers.methods.ctkd import CurriculumTemperature
 from retort.trainers.methods.fgd import PASSAGE, SENTENCE, PieceKL, Pieces, best_passages, intra_kl, piece_cosine
-from retort.trainers.plan import _work
+from retort.trainers.plan import _Stages, _work
 from retort.trainers.recipe import Recipe
 from retort.trainers.roles import StepContext, TextRequest
 from retort.trainers.run import run_recipe
@@ -483,7 +483,7 @@ class TestRuns:
         monkeypatch.setattr(CrossEncoderTeacher, "score", lambda s, asks: (asked.extend(asks), real(s, asks))[1])
         open_stage(built, built.recipe.stages[0], tmp_path)
         pairs = sum(len(ask.documents) for ask in asked)
-        assert pairs <= _work(built, "ranker", data).pairs <= 3 * pairs
+        assert pairs <= _work(_Stages(built, data).asking("ranker"), "ranker", data).pairs <= 3 * pairs
 
     @pytest.mark.parametrize("teacher", ["teacher", "live"])
     def test_other_teachers(self, fgd_tree, beir, tmp_path, teacher):
