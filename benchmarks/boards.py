@@ -137,6 +137,6 @@ def difference(name: str, other: str, arms: dict[str, Tree]) -> str:
         f"{test['difference']:+.4f} ({test['low']:+.4f} to {test['high']:+.4f})",
         shown(test["p"]),
         shown(p_seeds),
-        f"{counts} ({test['seeds']})",
+        f"{counts} ({len(common)})",
     ]
     return f"| {' | '.join(cells)} |"

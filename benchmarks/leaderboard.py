@@ -7,8 +7,8 @@ Methods against each other under equal budgets: the same start, queries, list si
 Each arm and seed is a run of its own process, kept under `--work`; what is there is not run again, and the result is
 written anew as each ends. Teachers are trained once, on BM25's and the dual encoder's candidates, and teach all arms.
 Students are compared on all dev questions over the full corpus; `results/LEADERBOARD.md` has p over questions and over
-seeds (`boards.py`). Hybrids fuse scores with BM25's; the weight for one half of the questions is the
-best for the other half.
+seeds (`boards.py`). Hybrids fuse scores with BM25's; the weight for one half of the questions is the best for the other
+half.
 
 `DATA/` (in RETORT_DATA) is a BEIR folder: `wiki` by default.
 """

@@ -202,6 +202,20 @@ class TestCountsAreWhatIsAsked:
         return int(plan.calls["ranker"].split()[4].replace(",", ""))
 
 
+def test_searches_of_a_server_are_counted(tree, beir, tmp_path, monkeypatch):
+    """Each query once, whatever the stages; a local miner's are not."""
+    from retort.trainers.candidates.bm25 import BM25Miner
+
+    tree["stages"].append(copy.deepcopy(tree["stages"][0]) | {"name": "more"})
+    data = read_beir(beir, "train")
+    assert plan_run(Recipe.from_dict(tree), data, tmp_path).searches == {}
+    monkeypatch.setattr(BM25Miner, "assumed_seconds", lambda _, queries: 0.5 * queries)
+    plan = plan_run(Recipe.from_dict(tree), data, tmp_path)
+    assert plan.searches == {"bm25": len(data.queries)}
+    assert plan.seconds["retriever bm25"] == 0.5 * len(data.queries)
+    assert f"retriever bm25: up to {len(data.queries)} searches" in plan.lines()
+
+
 def test_the_same_prompt_is_paid_once(tree, beir, tmp_path, asked):
     """In two stages, and in a teacher that is trained within the run; another prompt is another."""
     text = spec("retort.trainers.methods.dual_cross_encoder.QuestionViews", views=1, queries=questions(price=2.0))

@@ -29,7 +29,7 @@ from retort.trainers.corpus import corpus_source
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.engine.loop import uses_bf16
 from retort.trainers.recipe import Recipe, Stage
-from retort.trainers.roles import Ask, CorpusSource, QuerySource, Teacher, TextRequest, TextTransform, Work
+from retort.trainers.roles import Ask, CorpusSource, Miner, QuerySource, Teacher, TextRequest, TextTransform, Work
 from retort.trainers.runtime.rng import rng_for
 from retort.trainers.teachers.calls import CHARACTERS_A_TOKEN
 
@@ -253,14 +253,15 @@ def _add_generators(plan: Plan, built: BuiltRecipe, data: RetrievalData, cache: 
 
 def _add_searches(plan: Plan, stages: _Stages) -> None:
     """Count what remote retrievers are asked: a query once."""
+    miners: dict[str, tuple[Miner, int]] = {}
     for within, stage, made in stages:
         for name in stage.candidates.sources if stage.candidates is not None else []:
-            if (seconds := within.miners[name].assumed_seconds(made.count)) is not None:
-                if made.count > plan.searches.get(name, 0):
-                    plan.searches[name] = made.count
-                    plan.seconds[f"retriever {name}"] = seconds
-                if f"retriever {name}" not in plan.assumed:
-                    plan.assumed.append(f"retriever {name}")
+            most = max(made.count, miners[name][1] if name in miners else 0)
+            miners[name] = within.miners[name], most
+    for name, (miner, count) in miners.items():
+        if (seconds := miner.assumed_seconds(count)) is not None:  # it asks a server
+            plan.searches[name] = count
+            _add_assumed(plan, f"retriever {name}", seconds)
 
 
 def _add_teacher(
