@@ -27,6 +27,7 @@ import yaml
 from haystack import Document, Pipeline
 from haystack.document_stores.errors import DocumentStoreError
 from haystack.document_stores.types import DuplicatePolicy
+from haystack.errors import FilterError
 from haystack.utils import Secret
 from qdrant_client import QdrantClient, models
 
@@ -357,6 +358,77 @@ class TestRetriever:
         assert [d.id for d in replaced.run(**query, filters=KITCHEN | {"value": "sea"})["documents"]] == ["1"]
         with pytest.raises(ValueError, match="cannot be merged"):
             merged.run(**query, filters=models.Filter())
+
+    def test_filters_find_what_they_find_in_a_folder(self, collection, query, tmp_path):
+        metas = {
+            "a": {"x": 1, "y": 2, "price": 1.5, "made": "2020-01-01T00:00:00+00:00", "odd key": 1},
+            "b": {"x": 1, "y": 3, "price": 2, "deep": {"k": 2.0}},
+            "c": {"x": 2, "y": 2, "topic": "u", "flag": True, "size": 2**60},
+        }
+        documents = [
+            Document(id=name, content=name, meta=meta, embedding=query["query_embedding"])
+            for name, meta in metas.items()
+        ]
+        store, edge = store_at(collection), QdrantEdgeDocumentStore(path=str(tmp_path / "edge"))
+        store.write_documents(documents)
+        edge.write_documents(documents)
+        both = [StudentRetriever(document_store=each, allow_unstamped=True) for each in (edge, store)]
+
+        def where(field, operator, value):
+            return {"field": field, "operator": operator, "value": value}
+
+        def joined(operator, *conditions):
+            return {"operator": operator, "conditions": list(conditions)}
+
+        none, one = where("meta.y", "in", []), where("meta.x", "==", 1)
+        expected = [
+            ("", none),
+            ("", joined("AND", one, none)),
+            ("bc", joined("NOT", one, where("meta.y", "==", 2))),
+            ("ab", where("x", "==", 1)),
+            ("a", where("meta.price", "==", 1.5)),
+            ("b", where("meta.price", "in", [2.0, "q", True])),
+            ("ab", where("meta.topic", "==", None)),
+            ("c", where("meta.topic", "!=", None)),
+            ("abc", where("meta.y", "not in", [])),
+            ("b", where("meta.y", "not in", [2, None])),
+            ("", joined("OR")),
+            ("abc", joined("AND")),
+            ("", joined("NOT")),
+            ("ac", where("id", "in", ["a", "c"])),
+            ("b", where("meta.deep.k", ">", 1)),
+            ("a", where("meta.odd key", "==", 1)),
+            ("c", where("meta.size", "==", 2**60)),
+            ("a", where("meta.made", ">=", "2020-01-01")),
+            ("", where("meta.x", "<", None)),
+            (
+                "ac",
+                joined(
+                    "OR", joined("NOT", one), joined("AND", one, where("meta.flag", "!=", True), where("y", "<", 3))
+                ),
+            ),
+        ]
+        for found, filters in expected:
+            for retriever in both:
+                ids = sorted(d.id for d in retriever.run(**query, filters=filters)["documents"])
+                assert "".join(ids) == found, (filters, retriever)
+
+    @pytest.mark.parametrize(
+        ("field", "operator", "value", "said"),
+        [
+            ("meta.x", "==", ["a"], "cannot compare with"),
+            ("meta.x", "in", [{"a": 1}], "cannot compare with"),
+            ("meta.x", "<", float("nan"), "it is no number"),
+            ("meta", "==", "a", "cannot filter by 'meta'"),
+            ('meta."x', "==", "a", "cannot filter by"),
+            ("meta.x", ">", "abc", "compares numbers and ISO 8601 dates"),
+        ],
+    )
+    def test_filters_that_a_server_cannot_take(self, store, query, field, operator, value, said):
+        with pytest.raises(FilterError, match=said):
+            StudentRetriever(document_store=store).run(
+                **query, filters={"field": field, "operator": operator, "value": value}
+            )
 
     def test_distances_become_similarities(self, collection, embedded, query, tmp_path):
         store, edge = (

@@ -187,7 +187,7 @@ def _one_of(path: str | None, values: list[Any]) -> _Native:
         elif _is_number(value):
             limits = RangeFloat(gte=float(value), lte=float(value))
             parts.append(_Native(_number(path, limits, partial(operator.eq, value)), exact=True))
-        elif (moment := _as_datetime(value)) is not None:
+        elif (moment := as_datetime(value)) is not None:
             parts.append(_moment(path, after=moment, before=moment))
         elif not isinstance(value, str):
             return _ANYTHING
@@ -203,7 +203,7 @@ def _ordered(path: str | None, comparison: str, value: Any) -> _Native:
             return _ANYTHING
         limits = RangeFloat(**{bound: float(value)})
         return _Native(_number(path, limits, lambda flag: holds(flag, value)), exact=True)
-    moment = _as_datetime(value)
+    moment = as_datetime(value)
     if moment is None:
         msg = f"Operator '{comparison}' compares numbers and ISO 8601 dates, got {value!r}"
         raise FilterError(msg)
@@ -233,7 +233,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and bool(value == 0 or _SMALLEST_KEPT <= abs(value) < _LARGEST_EXACT_INTEGER)  # type: ignore[operator]
 
 
-def _as_datetime(value: Any) -> datetime | None:
+def as_datetime(value: Any) -> datetime | None:
+    """Read a date as Haystack does; None if it is none."""
     if isinstance(value, datetime):
         return value
     if not isinstance(value, str):

@@ -37,7 +37,8 @@ from haystack_integrations.document_stores.qdrant.converters import (
     SPARSE_VECTORS_NAME,
     convert_qdrant_point_to_haystack_document,
 )
-from haystack_integrations.document_stores.qdrant.filters import convert_filters_to_qdrant
+
+from .server_filters import convert_server_filters
 
 _PAGE = 10_000
 
@@ -334,7 +335,7 @@ class ServerIndex:
     ) -> dict[str, Any]:
         common = {
             "collection_name": self.store.index,
-            "query_filter": convert_filters_to_qdrant(filters),
+            "query_filter": convert_server_filters(filters),
             "search_params": params,
             "limit": top_k,
             "with_payload": True,

@@ -1,0 +1,130 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""
+Haystack filters as filters of a Qdrant server, with the outcome that they have on a folder.
+
+qdrant-haystack's own converter drops a condition on no value (`in []` finds every document), takes `NOT` for "none of
+these", and knows neither null, floats nor names without `meta.`. Two things stay the server's: a condition on a list
+holds if it holds for any element, and a date without a time zone is UTC.
+"""
+
+import math
+import re
+from datetime import datetime
+from numbers import Real
+from typing import Any
+
+from haystack.errors import FilterError
+from qdrant_client.http.models import (
+    Condition,
+    DatetimeRange,
+    FieldCondition,
+    Filter,
+    HasIdCondition,
+    IsEmptyCondition,
+    MatchAny,
+    MatchValue,
+    PayloadField,
+    Range,
+)
+
+from haystack_integrations.document_stores.retort.edge_filters import as_datetime, convert_filters
+
+_ORDER = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
+_LARGEST_EXACT_INTEGER = 2**53  # ranges compare float64
+_NOBODY = HasIdCondition(has_id=[])
+
+
+def convert_server_filters(filters: dict[str, Any] | Filter | None) -> Filter | None:
+    """
+    Convert Haystack filters.
+
+    :param filters:
+        The filters; native ones stay as they are.
+    :returns:
+        The native filter.
+    :raises FilterError:
+        If the filters are malformed, or compare with what a server cannot compare: a list as a whole, a dictionary.
+
+    ```python
+    convert_server_filters({"field": "meta.topic", "operator": "in", "value": []})  # a filter that no document passes
+    ```
+    """
+    if not filters or isinstance(filters, Filter):
+        return filters or None
+    convert_filters(filters)  # what is malformed is refused as by a folder
+    return Filter(must=[_convert(filters)])
+
+
+def _convert(filters: dict[str, Any]) -> Condition:
+    if "field" in filters:
+        return _comparison(_path(filters["field"]), filters["operator"], filters["value"])
+    parts = [_convert(condition) for condition in filters["conditions"]]
+    if filters["operator"] == "OR":
+        return _any_of(parts)
+    whole = Filter(must=parts) if parts else _not(_NOBODY)
+    return whole if filters["operator"] == "AND" else _not(whole)
+
+
+def _any_of(parts: list[Condition]) -> Filter:
+    return Filter(should=parts) if parts else Filter(must=[_NOBODY])
+
+
+def _not(condition: Condition) -> Filter:
+    return Filter(must_not=[condition])
+
+
+def _path(field: str) -> str:
+    root, *keys = field.split(".")
+    if not keys and root in ("id", "content"):
+        return root
+    if not keys and root != "meta":
+        root, keys = "meta", [root]  # as Haystack reads a name that is no field of a document
+    if root != "meta" or not keys or any('"' in key or "\\" in key for key in keys):
+        msg = f"A Qdrant server cannot filter by {field!r}: name id, content or a field of meta, without quotes."
+        raise FilterError(msg)
+    return ".".join([root, *(key if _PLAIN.fullmatch(key) else f'"{key}"' for key in keys)])
+
+
+def _comparison(path: str, operator: str, value: Any) -> Condition:
+    if operator in _ORDER:
+        return _ordered(path, _ORDER[operator], value)
+    values = [value] if operator in ("==", "!=") else value
+    texts = [one for one in values if isinstance(one, str)]
+    parts: list[Condition] = [_field(path, match=MatchAny(any=texts))] if texts else []
+    parts += [_equal(path, one) for one in values if not isinstance(one, str)]
+    return _any_of(parts) if operator in ("==", "in") else _not(_any_of(parts))
+
+
+def _equal(path: str, value: Any) -> Condition:
+    if value is None:
+        return IsEmptyCondition(is_empty=PayloadField(key=path))
+    if isinstance(value, bool) or (isinstance(value, int) and abs(value) > _LARGEST_EXACT_INTEGER):
+        return _field(path, match=MatchValue(value=value))
+    if isinstance(value, Real):
+        return _field(path, range=Range(gte=_number(value), lte=_number(value)))
+    if isinstance(value, datetime):
+        return _field(path, range=DatetimeRange(gte=value, lte=value))
+    msg = f"A Qdrant server cannot compare with {value!r}: give a text, a number, true, false or null."
+    raise FilterError(msg)
+
+
+def _ordered(path: str, bound: str, value: Any) -> Condition:
+    if value is None:  # Haystack: nothing is greater or less than None
+        return _NOBODY
+    if isinstance(value, Real):
+        return _field(path, range=Range(**{bound: _number(value)}))
+    return _field(path, range=DatetimeRange(**{bound: as_datetime(value)}))
+
+
+def _field(path: str, **condition: Any) -> FieldCondition:
+    return FieldCondition(key=path, **condition)
+
+
+def _number(value: Any) -> float:
+    if not math.isfinite(value):
+        msg = f"A Qdrant server cannot compare with {value!r}: it is no number."
+        raise FilterError(msg)
+    return float(value)
