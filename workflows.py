@@ -43,7 +43,7 @@ from retort.trainers.data.documents import (
     without_blank,
 )
 from retort.trainers.data.pseudo_queries import GeneratedQuestions
-from retort.trainers.data.queries import read_asked
+from retort.trainers.data.queries import check_asked, read_asked
 from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.data.synthesis import hold_out, make_queries, write_training_data
 from retort.trainers.evaluation.dev import dev_sample
@@ -55,8 +55,10 @@ from retort.trainers.from_documents import (
     default_sources,
     distill_documents,
     passes_for,
+    refuse_other_kinds,
     refuse_other_student,
     shortened,
+    without_empty_pairs,
 )
 from retort.trainers.plan import plan_corpus, plan_run
 from retort.trainers.recipe import Recipe, TrainingSection, component, read_yaml, trusts_code
@@ -335,9 +337,10 @@ def plan_distill(
         by = ", ".join(sources)
         lines.append(f"queries, by {by}: about {counts['train']:,} to train on, {counts['dev']:,} for dev")
         short = shortened(inputs.recipe, counts, inputs.passes)
+        training_data, dev = read_train_and_dev(data, short.data)
+        short = without_empty_pairs(short, training_data)
         steps = ", ".join(f"{stage.name} {stage.steps}" for stage in short.stages)
         lines.append(f"recipe {short.name}: {steps} steps, {short.training.batch_size} queries each")
-        training_data, dev = read_train_and_dev(data, short.data)
         plan = plan_run(short, training_data, cache_root(out), dev)
         if isinstance(questions, GeneratedQuestions) and (seconds := questions.assumed_seconds(estimate["calls"])):
             plan.seconds["generator of queries"] = seconds
@@ -498,6 +501,7 @@ def _read_inputs(
     changed = with_weak_pairs(changed) if weak_pairs else changed
     places = [place.partition("=")[0] for place in settings]
     passes = None if isinstance(recipe, Recipe) else passes_for(None if recipe is None else str(recipe), places)
+    refuse_other_kinds(changed)
     refuse_other_student(changed, out, passes)
     if (out / "index").exists() and not (out / "student").exists():  # not after an hour of training
         msg = f"{out / 'index'} holds an index of another model. Give another --out, or delete it."
@@ -514,7 +518,7 @@ def _read_inputs(
     if isinstance(queries, str | Path):
         real = read_asked(queries, passages)
     else:
-        real = [(query, list(ids)) for query, ids in (queries or {}).items()]
+        real = check_asked(queries or {}, passages)
     sources = default_sources()
     if generator is not None:
         sources = {"generator": generated_questions(generator, out, allow), **sources}

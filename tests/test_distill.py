@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From documents alone: `retort distill`, and the trainer as a component."""
 
+import copy
 import json
 import logging
 import re
@@ -32,7 +33,7 @@ from retort.trainers import changes
 from retort.trainers.changes import changed_recipe, recipe_for, teacher_spec, with_weak_pairs
 from retort.trainers.data.beir import read_beir, read_corpus
 from retort.trainers.data.documents import choose_cut, read_documents
-from retort.trainers.data.queries import read_asked
+from retort.trainers.data.queries import check_asked, read_asked
 from retort.trainers.evaluation.fusion import fuse_cross_fitted
 from retort.trainers.evaluation.runs import read_rankings
 from retort.trainers.from_documents import distill_documents, judge, shortened, untrained_model
@@ -196,6 +197,21 @@ class TestCommand:
         assert len({entry["document_id"] for entry in made}) > 40
         assert "another recipe" in fails(capsys, *command[:-1])
 
+    @pytest.mark.usefixtures("without_export")
+    def test_weak_pairs_that_there_are_none_of(self, tmp_path, recipe, caplog):
+        """One sentence without a title has nothing to be paired with."""
+        documents = [
+            Document(id=f"{topic}{i}", content=f"{topic} {words.split()[i % 9]} of number{i} by the gate{i}")
+            for topic, words in TOPICS.items()
+            for i in range(12)
+        ]
+        said = retort.plan_distill(documents, tmp_path / "out", recipe=recipe, weak_pairs=True)
+        assert "align 5, distil 7 steps" in "\n".join(said)
+        for _ in range(2):
+            found = retort.distill(documents, tmp_path / "out", recipe=recipe, weak_pairs=True, dev_share=0.3)
+            assert found.metrics["student"]["queries"] > 0
+        assert "that stage is left out" in caplog.text
+
     def test_few_documents_are_not_seen_a_hundred_times(self, handbook, tmp_path, capsys):
         """Unless the user says so."""
         recipe = Recipe.from_yaml("kd_lexical")
@@ -206,6 +222,12 @@ class TestCommand:
 
         assert steps(few, 10) == [10 * 160 // 32, 32]  # the second stage sees queries alone
         assert steps(many, 10) == steps(few, None) == [stage.steps for stage in recipe.stages] == [4000, 240]
+        taught = Recipe.from_yaml("prod-small")  # so are stages of teachers that are trained in the run
+        before = {name: copy.deepcopy(spec.init_parameters.get("stages")) for name, spec in taught.teachers.items()}
+        for name, spec in shortened(taught, few, 10).teachers.items():
+            for stage, old in zip(spec.init_parameters.get("stages") or (), before[name] or (), strict=True):
+                assert stage["steps"] < old["steps"] and {**stage, "steps": 0} == {**old, "steps": 0}
+        assert {name: spec.init_parameters.get("stages") for name, spec in taught.teachers.items()} == before
         short = "student.init_parameters.max_tokens={query: 8, document: 16}"  # a plan times a step
         command = ["--documents", handbook, "--out", tmp_path / "out", "--plan", "--set", short]
         distill(*command, "--set", "stages.1.steps=500")
@@ -439,6 +461,18 @@ class TestBadInput:
             write_corpus(with_blank, tmp_path / "corpus", on_error="fail")
         assert len(read_corpus(write_corpus(with_blank, tmp_path / "corpus"))) == len(documents)
 
+    def test_one_id_and_texts_that_no_file_holds(self, tmp_path, caplog):
+        """The id of a Haystack document is of its content: copies have one."""
+        twins = [Document(content="the ship waits"), Document(content="the ship waits")]
+        half = Document(id="half", content="a \ud800 b")
+        folder = write_corpus([*twins, half], tmp_path / "corpus")
+        assert read_corpus(folder).texts == ["the ship waits"]
+        assert "half: it holds half of a surrogate pair" in caplog.text
+        with pytest.raises(DataError, match="half: it holds half of a surrogate pair"):
+            write_corpus([*twins, half], tmp_path / "other", on_error="fail")
+        with pytest.raises(DataError, match="Two documents have the id 'a', and other texts"):
+            write_corpus([Document(id="a", content=text) for text in ("one", "two")], tmp_path / "other")
+
     def test_other_scripts_are_pointed_out(self, caplog, tmp_path, recipe_tree):
         from retort.trainers.from_documents import write_data
 
@@ -475,10 +509,36 @@ class TestBadInput:
         with pytest.raises(DataError, match="its id holds control characters"):
             retort.plan_distill(documents, tmp_path / "out", recipe=recipe, on_error="fail")
 
-    def test_a_recipe_that_makes_no_embeddings(self, handbook, tmp_path, capsys):
-        error = fails(capsys, "--documents", handbook, "--out", tmp_path / "out", "--recipe", "ranker")
-        assert "recipe ranker: it makes a ranker student, and an index needs embeddings" in error
+    @pytest.mark.parametrize(
+        ("name", "change", "message"),
+        [
+            ("ranker", {}, "it makes a ranker student, and an index needs embeddings"),
+            ("ranker", {"student.type": "retort.students.create.ranker_with_heads"}, "it makes a ranker_with_heads"),
+            ("image_text", {}, "its student reads images, and these documents are texts"),
+            ("capstone", {}, "it is measured on documents with questions beside them"),
+        ],
+    )
+    def test_a_student_that_would_not_be_searched_as_it_was_measured(self, handbook, tmp_path, name, change, message):
+        for call in (retort.distill, retort.plan_distill):
+            with pytest.raises(RecipeError, match=f"recipe {name}: {message}"):
+                call(handbook, tmp_path / "out", recipe=name, settings=change)
         assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("queries", "message"),
+        [
+            ({" ": ["sea/page 0.md"]}, r"queries\[' '\]: expected"),
+            ({"x": []}, r"queries\['x'\]: expected"),
+            ({"x": None}, r"queries\['x'\]: expected"),
+            ({"x": "nowhere.md"}, r"queries\['x'\]: there is no document 'nowhere.md'"),
+            ({"x \ud800": "sea/page 0.md"}, "the query holds half of a surrogate pair"),
+        ],
+    )
+    def test_queries_given_in_python(self, handbook, tmp_path, recipe, queries, message):
+        """Before anything is made."""
+        with pytest.raises(DataError, match=message):
+            retort.distill(handbook, tmp_path / "out", recipe=recipe, queries=queries)
+        assert not (tmp_path / "out" / "data").exists()
 
 
 class TestQueries:
@@ -498,6 +558,8 @@ class TestQueries:
         assert read_asked(tmp_path / "q.csv", documents) == [
             ("where is the ship?", ["sea/page 0.md#0", "sea/page 1.md#0"])
         ]
+        given = {"where is the ship?": ["sea/page 0.md", "sea/page 1.md#0"], "a song?": "music/page 2.md"}
+        assert check_asked(given, documents) == read_asked(tmp_path / "q.jsonl", documents)
 
     @pytest.mark.parametrize(
         ("text", "message"),

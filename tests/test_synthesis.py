@@ -6,6 +6,7 @@
 import json
 import tracemalloc
 from dataclasses import replace
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -201,6 +202,12 @@ class TestMaking:
         texts = [" ".join(d.content.split()) for d in passages if d.id in trained]
         assert len(dev.queries) and not [q for q in dev.queries.texts if any(q in text for text in texts)]
 
+    def test_two_spellings_of_a_letter_are_one(self):
+        """As in BM25: a sentence that stands in documents of both sides is not trained on."""
+        text = "Ajoutez le sucre blanc et m\u00e9langez bien"
+        found = make_queries(documents(text, normalize("NFD", text)), {"s": Fixed([text], [])})
+        assert [rows for _, rows in found.kept["s"]] == [[0, 1]]
+
     @pytest.mark.parametrize(
         "query", ["the cat sat on the mat", "\u4e0a\u6d77\u6e2f\u53e3\u5f88\u5927\uff0c\u8239\u5f88\u591a"]
     )
@@ -289,6 +296,22 @@ class TestWriting:
         with pytest.raises(DataError, match="names the document 'x'"):
             write_training_data(many, self.made(many), tmp_path / "bad", held=held, asked=[("q", ["x"])])
         assert not (tmp_path / "bad").exists()
+
+    def test_a_real_query_is_not_trained_on(self, many, tmp_path):
+        """Whatever document the same words were made of."""
+        asked = [("Word9, and\n term9", ["d3"])]
+        held = hold_out(many, 0.1, asked)
+        assert not held[9]
+        write_training_data(many, self.made(many), tmp_path / "data", held=held, asked=asked)
+        texts = read_beir(tmp_path / "data", "train").queries.texts
+        assert "word8 and term8" in texts and "word9 and term9" not in texts
+
+    def test_a_titles_white_space_makes_no_other_text(self, tmp_path):
+        """What a teacher was paid for while queries were chosen is found again in training."""
+        documents = [Document(id=f"d{i}", content=f"word{i} term{i}", meta={"title": f" t{i} "}) for i in range(9)]
+        made = make_queries(documents, {"s": Fixed(*([f"word{i} and term{i}"] for i in range(9)))})
+        write_training_data(documents, made, tmp_path, held=hold_out(documents, 0.3))
+        assert read_beir(tmp_path, "dev").corpus.hash == documents_to_data("", documents).corpus.hash
 
     def test_real_queries_of_every_file(self, tmp_path):
         """Their passages alone are held out, and not all the files."""

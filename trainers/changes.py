@@ -18,6 +18,7 @@ from retort.trainers.runtime.errors import RecipeError
 TEACHER = "teacher"  # what recipes of several teachers call the one that another may take the place of
 TEACHERS = "retort.trainers.teachers"
 VECTORS, SCORES = "kd_lexical", "kd_scores"  # recipes for teachers of either kind, where documents are all there is
+WEAK_PAIRS = "weak-pairs"  # the stage of `with_weak_pairs`
 LOCAL = "vectors", "cached", "time"
 PAIRS, PAIR_STEPS, POOL = 128, 240, 2000  # of `with_weak_pairs`: pairs a step at least, steps, passages of the filter
 QUICK = "static_lexical"  # in place of the first, where there is no time
@@ -113,7 +114,7 @@ def with_weak_pairs(recipe: Recipe) -> Recipe:
     local = (name for name, kind in kinds.items() if (kind.gives, kind.runs, kind.costs) == LOCAL)
     guide = next(local, None)
     stage: dict[str, Any] = {
-        "name": "weak-pairs",
+        "name": WEAK_PAIRS,
         "batches": "pairs",
         "queries": {"type": "retort.trainers.data.weak_pairs.WeakPairs"},
         "lr": last["lr"],

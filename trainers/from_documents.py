@@ -20,6 +20,7 @@ import numpy as np
 from retort.students import Student
 from retort.students.files import read_json, read_or_remove, resolve_model, write_json
 from retort.students.hashing import canonical_json, hash_text
+from retort.trainers.changes import WEAK_PAIRS
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.documents import OnError, documents_to_data, with_usable_ids, without_blank
@@ -34,6 +35,7 @@ from retort.trainers.data.pseudo_queries import (
 from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.data.synthesis import Search, hold_out, make_queries, write_training_data
 from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.data.weak_pairs import WeakPairs
 from retort.trainers.evaluation.fusion import Rankings, fuse_cross_fitted, relative
 from retort.trainers.evaluation.metrics import mean, per_query
 from retort.trainers.evaluation.rank import DEPTH, Evaluation, evaluate_model
@@ -46,13 +48,15 @@ from retort.trainers.evaluation.runs import (
     read_scores,
     write_evaluation,
 )
-from retort.trainers.recipe import Recipe, trusts_code
+from retort.trainers.recipe import Recipe, Stage, trusts_code
+from retort.trainers.recipe.trust import load_role
 from retort.trainers.roles import QuerySource
 from retort.trainers.run import run_recipe
 from retort.trainers.run_folder import refuse_other_run, resolve
 from retort.trainers.runtime.errors import DataError, RecipeError
 from retort.trainers.search import search_vectors
 from retort.trainers.teachers.vector_cache import cache_root
+from retort.trainers.views import QuestionTexts
 
 if TYPE_CHECKING:
     from haystack import Document
@@ -66,7 +70,7 @@ WORDS_OF_THEIR_OWN = (
 )
 SPLIT = "dev"
 PASSES = 10  # chosen, not measured; over few documents a recipe's steps would be a hundred
-NOT_INDEXED = {"ranker", "sparse", "late_interaction"}
+NOT_INDEXED = {"ranker", "ranker_with_heads", "fusion_ranker", "sparse", "late_interaction"}
 FOREIGN_SHARE = 0.1
 
 Say = Callable[[str], None]
@@ -146,16 +150,13 @@ def distill_documents(
     :raises RecipeError:
         If `out` holds a run of other documents or another recipe.
     """
-    kind = recipe.student.type.rpartition(".")[2]
-    if kind in NOT_INDEXED:
-        msg = f"recipe {recipe.name}: it makes a {kind} student, and an index needs embeddings. Use `retort train`."
-        raise RecipeError(msg)
+    refuse_other_kinds(recipe)
     out = Path(out)
     documents = with_usable_ids(without_blank(documents, on_error), on_error).documents
     counts = write_data(documents, out, recipe, sources, asked, dev_share, say)
     told = f"{counts['documents']} documents; {counts['train']} queries to train on, {counts['dev']} for dev"
     say(f"{told} ({out / 'data' / 'card.md'})")
-    recipe = shortened(recipe, counts, passes)
+    recipe = fitted(recipe, out, counts, passes)
     done = (out / "metrics.json").is_file()
     say("the student is trained already" if done else f"training by the recipe {recipe.name} ...")
     run_recipe(recipe, out / "data", out, resume=True)
@@ -328,7 +329,7 @@ def untrained_model(recipe: Recipe) -> str | None:
 
 def shortened(recipe: Recipe, counts: Mapping[str, int], passes: int | None) -> Recipe:
     """
-    Return the recipe with fewer steps where there is little to learn from.
+    Return the recipe with fewer steps, of its own stages and of teachers', where there is little to learn from.
 
     :param recipe:
         The recipe.
@@ -341,10 +342,67 @@ def shortened(recipe: Recipe, counts: Mapping[str, int], passes: int | None) -> 
     if passes is None:
         return recipe
     recipe = copy.deepcopy(recipe)
+    for name, spec in recipe.teachers.items():
+        kind = load_role(spec.type, "teacher", f"teachers.{name}.type", recipe.allow)
+        if kind.runs == "trained_in_run":
+            teacher = recipe.create(spec, "teacher", f"teachers.{name}")
+            within = _shorten(teacher.recipe(recipe, name), counts, passes)
+            for tree, stage in zip(spec.init_parameters["stages"], within.stages, strict=True):
+                tree["steps"] = stage.steps
+    return _shorten(recipe, counts, passes)
+
+
+def _shorten(recipe: Recipe, counts: Mapping[str, int], passes: int) -> Recipe:
     for stage in recipe.stages:
         there = counts["train"] + (counts["documents"] if not stage.takes_lists else 0)
         stage.steps = min(stage.steps, math.ceil(passes * there / recipe.training_of(stage).batch_size))
     return recipe
+
+
+def refuse_other_kinds(recipe: Recipe) -> None:
+    """
+    Refuse a recipe whose student cannot be indexed and searched as it was measured.
+
+    :raises RecipeError:
+        If it makes no embeddings of texts, or compares with documents that have questions beside them.
+    """
+    kind = recipe.student.type.rpartition(".")[2]
+    if kind in NOT_INDEXED:
+        msg = f"recipe {recipe.name}: it makes a {kind} student, and an index needs embeddings. Use `retort train`."
+        raise RecipeError(msg)
+    if kind == "image_text":
+        msg = f"recipe {recipe.name}: its student reads images, and these documents are texts. Use `retort train`."
+        raise RecipeError(msg)
+    for i, stage in enumerate(recipe.stages):
+        spec = stage.candidates.text if stage.candidates else None
+        if spec and isinstance(recipe.create(spec, "text", f"stages.{i}.candidates.text"), QuestionTexts):
+            msg = (
+                f"recipe {recipe.name}: it is measured on documents with questions beside them, and the index would "
+                "hold them alone. Use `retort train`, and StudentMultiViewDocumentEmbedder for the index."
+            )
+            raise RecipeError(msg)
+
+
+def fitted(recipe: Recipe, out: Path, counts: Mapping[str, int], passes: int | None) -> Recipe:
+    """Return the recipe as it fits the training data of a folder: see `shortened` and `without_empty_pairs`."""
+    recipe = shortened(recipe, counts, passes)
+    if not any(map(_is_of_weak_pairs, recipe.stages)):
+        return recipe
+    return without_empty_pairs(recipe, read_train_and_dev(out / "data", recipe.data)[0])
+
+
+def without_empty_pairs(recipe: Recipe, data: RetrievalData) -> Recipe:
+    """Leave the stage over weak pairs out where the documents have none: no titles, headings or second sentences."""
+    if any(map(_is_of_weak_pairs, recipe.stages)) and not any(WeakPairs().of(data.without_held_out())):
+        logger.warning("The documents have no weak pairs, such as titles and texts: that stage is left out.")
+        recipe = copy.deepcopy(recipe)
+        recipe.stages = [stage for stage in recipe.stages if not _is_of_weak_pairs(stage)]
+    return recipe
+
+
+def _is_of_weak_pairs(stage: Stage) -> bool:
+    """Tell the stage of `with_weak_pairs`."""
+    return stage.name == WEAK_PAIRS and stage.queries is not None and stage.queries.type.endswith(".WeakPairs")
 
 
 def passes_for(recipe: str | None, changed: Iterable[str]) -> int | None:
@@ -356,7 +414,7 @@ def passes_for(recipe: str | None, changed: Iterable[str]) -> int | None:
 def refuse_other_student(recipe: Recipe, out: Path, passes: int | None) -> None:
     """Check early that a run folder is free, or holds this recipe's run; see `refuse_other_run`."""
     if (out / "recipe.yaml").is_file() and (kept := _kept_data(out)) is not None:
-        recipe = shortened(recipe, kept["counts"], passes)
+        recipe = fitted(recipe, out, kept["counts"], passes)
         refuse_other_run(resolve(recipe, *read_train_and_dev(out / "data", recipe.data)), out, resume=True)
 
 

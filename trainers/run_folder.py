@@ -21,7 +21,7 @@ from retort.trainers.build import BuiltRecipe
 from retort.trainers.data.beir import is_beir
 from retort.trainers.data.documents import OnError, list_files, read_source, without_blank
 from retort.trainers.data.synthesis import write_documents
-from retort.trainers.data.texts import RetrievalData
+from retort.trainers.data.texts import RetrievalData, whole_characters
 from retort.trainers.recipe import Recipe, dump_yaml
 from retort.trainers.roles import Teacher
 from retort.trainers.runtime.errors import RecipeError
@@ -183,8 +183,8 @@ def write_corpus(
 def _source_of(documents: str | Path | Sequence[Document], out: Path) -> dict[str, str]:
     """Identify documents without reading them: by their place, and by names, sizes and times of files."""
     if not isinstance(documents, str | Path):
-        ids = hash_text(canonical_json([[d.id, d.content, str(d.meta.get("title", ""))] for d in documents]))
-        return {"place": "", "content": ids}
+        texts = [[d.id, d.content, str(d.meta.get("title", ""))] for d in documents]
+        return {"place": "", "content": hash_text(whole_characters(canonical_json(texts)))}
     place = Path(documents).resolve()
     of_folder = place.glob("corpus.*") if is_beir(place) else (path for path, _ in list_files(place, out))
     files = [place] if place.is_file() else sorted(filter(os.path.isfile, of_folder))

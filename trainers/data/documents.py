@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from retort.students.checks import HALF, has_half
 from retort.students.images import IMAGE_SUFFIXES
 from retort.students.segmentation import PASSAGE_WORDS, passage_spans, token_spans
-from retort.trainers.data.beir import is_beir, is_image, read_records
+from retort.trainers.data.beir import BadRecord, is_beir, is_image, read_records
 from retort.trainers.data.converting import SUFFIXES, LeftOutError, read_file
 from retort.trainers.data.texts import RetrievalData, TextStore, document_text
 from retort.trainers.runtime.errors import DataError
@@ -47,8 +48,8 @@ class Reading:
     :param blank:
         Files without any text, or ids of such documents of a BEIR folder: what they once gave is gone.
     :param unread:
-        Files and folders that could not be read: what they once gave may still be there. Links, lock files and names
-        that cannot be used are not among them: the source does not have them.
+        Files and folders that could not be read, or ids of such records of a BEIR folder: what they once gave may still
+        be there. Links, lock files and names that cannot be used are not among them: the source does not have them.
     """
 
     documents: list[Document]
@@ -149,8 +150,8 @@ def read_source(
     :param tokens:
         How many the student reads of a document, where `split` depends on it.
     :param on_error:
-        What to do with a file that cannot be read or has no text, and with an empty document of a BEIR folder: `skip`
-        it and name it with the reason in one warning at the end, or `fail` then.
+        What to do with a file that cannot be read or has no text, and with an empty document or a malformed record of a
+        BEIR folder: `skip` it and name it with the reason in one warning at the end, or `fail` then.
     :param leave_out:
         A folder within that is not read, such as the one that is written to.
     :param may_be_blank:
@@ -159,15 +160,17 @@ def read_source(
         Documents with stable ids, `title` or `file_path` in their `meta` beside what the source gave; and what was
         left out.
     :raises DataError:
-        If no text can be read; if a BEIR folder is malformed; with `fail`, if anything was left out.
+        If no text can be read; if a BEIR folder's file is damaged; with `fail`, if anything was left out.
     """
     source, root = Path(source), source_root(source)
     if root is None:
         blank: set[str] = set()
-        documents = [_from_record(record, source) for record in read_records(source, skipped=blank)]
+        bad: list[BadRecord] = []
+        documents = [_from_record(record, source) for record in read_records(source, skipped=blank, bad=bad)]
         has_some = documents or may_be_blank
-        tell_left_out(source, dict.fromkeys(sorted(blank), "no text"), "documents", on_error if has_some else "fail")
-        return Reading(documents, sorted(blank))
+        reasons = dict.fromkeys(sorted(blank), "no text") | reasons_of(bad)
+        tell_left_out(source, reasons, "documents", on_error if has_some else "fail")
+        return Reading(documents, sorted(blank), [record.id for record in bad if record.id is not None])
     require_source(source)
     if source.is_file() and is_beir(source.parent) and source.name.startswith("corpus.jsonl"):
         msg = f"{source}: give the BEIR folder around it, {source.parent}."
@@ -202,21 +205,32 @@ def read_source(
 
 def without_blank(documents: Sequence[Document], on_error: OnError = "skip") -> Reading:
     """
-    Leave out and name the documents that have neither a title nor a text.
+    Leave out and name the documents that have neither a title nor a text, or one that no file can hold.
+
+    Of documents with one id and one text the first is kept.
 
     :param documents:
         Haystack documents.
     :param on_error:
         `skip` them and name them in one warning, or `fail`.
     :raises DataError:
-        With `fail`, or if no other document is left, if there are any.
+        With `fail`, or if no other document is left, if there are any. If two documents of one id have other texts.
     """
-    is_blank = [not document_text(str(d.meta.get("title") or ""), d.content or "").strip() for d in documents]
-    kept = [document for document, blank in zip(documents, is_blank, strict=True) if not blank]
-    ids = [document.id for document, blank in zip(documents, is_blank, strict=True) if blank]
-    reasons = dict.fromkeys(map(shown, ids), "no text")
+    kept: dict[str, str] = {}
+    result, reasons = Reading([]), {}
+    for document in documents:
+        text = document_text(str(document.meta.get("title") or ""), document.content or "")
+        if not text.strip() or has_half(text):
+            reasons[shown(document.id)] = f"it holds {HALF}: mend the text" if text.strip() else "no text"
+            (result.unread if text.strip() else result.blank).append(document.id)
+        elif document.id not in kept:
+            kept[document.id] = text
+            result.documents.append(document)
+        elif kept[document.id] != text:
+            msg = f"Two documents have the id {shown(document.id)!r}, and other texts: give each an id of its own."
+            raise DataError(msg)
     tell_left_out("Haystack documents", reasons, "documents", on_error if kept else "fail")
-    return Reading(kept, ids)
+    return result
 
 
 def with_usable_ids(reading: Reading, on_error: OnError = "skip") -> Reading:
@@ -343,6 +357,11 @@ def tell_left_out(source: str | Path, reasons: dict[str, str], what: str, on_err
         msg = f"{source}: {len(reasons)} {what} cannot be read. Mend them, or take them out:{lines}"
         raise DataError(msg)
     logger.warning("%s: %d %s left out:%s", source, len(reasons), what, lines)
+
+
+def reasons_of(bad: Sequence[BadRecord]) -> dict[str, str]:
+    """Name the records of a BEIR folder that cannot be read, for `tell_left_out`."""
+    return {f"line {record.line}": record.reason.removesuffix(".") for record in bad}
 
 
 def _passages(document: Document, words: int, overlap: int) -> Iterator[Document]:

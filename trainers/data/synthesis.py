@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -146,18 +147,23 @@ def make_queries(
 
 def _holders(texts: Sequence[str], queries: Iterable[str]) -> list[set[int]]:
     """List the rows of the texts in which each query stands word by word, up to case and punctuation."""
-    forms = [tuple(_UNIT.findall(query.lower())) for query in queries]
+    forms = [_form(query) for query in queries]
     rows: dict[tuple[str, ...], set[int]] = {form: set() for form in forms}
     lengths: dict[tuple[str, ...], set[int]] = defaultdict(set)
     for form in rows:
         lengths[form[:2]].add(len(form))
     for row, text in enumerate(texts):
-        units = _UNIT.findall(text.lower())
+        units = _form(text)
         for at, begin in enumerate(pairwise(units)):
             for length in lengths.get(begin, ()):
-                if (holding := rows.get(tuple(units[at : at + length]))) is not None:
+                if (holding := rows.get(units[at : at + length])) is not None:
                     holding.add(row)
     return [rows[form] for form in forms]
+
+
+def _form(text: str) -> tuple[str, ...]:
+    """Return the words of a text; case, punctuation and two spellings of a letter in Unicode do not count."""
+    return tuple(_UNIT.findall(normalize("NFC", text).lower()))
 
 
 def write_training_data(
@@ -172,7 +178,8 @@ def write_training_data(
     Write a BEIR folder: the documents, the queries, `train` and `dev`, and `card.md`, a page about it all.
 
     A query whose documents are held out is dev, another one train; those with documents of both kinds are left out, so
-    no text that dev asks for is trained on with a label. Real queries, if there are any, are dev in place of made ones.
+    no text that dev asks for is trained on with a label. Real queries, if there are any, are dev in place of made ones,
+    and what is asked in their words is not trained on.
 
     :param documents:
         The documents.
@@ -204,10 +211,11 @@ def write_training_data(
 
     for number, (text, positives) in enumerate(asked):
         add("dev", f"asked-{number}", text, positives)
+    real = {_form(text) for text, _ in asked}
     for name, kept in made.kept.items():
         for number, (text, rows) in enumerate(kept):
-            if held[rows].any() and not held[rows].all():
-                continue  # of documents on both sides
+            if (held[rows].any() and not held[rows].all()) or _form(text) in real:
+                continue  # of documents on both sides, or what a real query asks
             if not held[rows[0]]:
                 add("train", f"{name}-{number}", text, [ids[row] for row in rows])
             elif not asked:
@@ -297,7 +305,7 @@ def _place(name: str) -> float:
 
 def _record(document: Document) -> dict[str, Any]:
     meta = {name: value for name, value in document.meta.items() if name != "title" and _is_plain(value)}
-    title = str(document.meta.get("title") or "")
+    title = str(document.meta.get("title") or "").strip()  # as `documents_to_data`: a text's vector is paid for once
     return {"_id": document.id, "title": title, "text": document.content or "", "metadata": meta}
 
 
