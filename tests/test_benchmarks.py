@@ -753,3 +753,28 @@ def test_what_is_forgotten_is_compared_question_by_question(monkeypatch):
     assert forgetting.changed(found, ["own", "other"]) == [
         ["r, half made, 0", "+0.0000 (+0.0000 to +0.0000), p 1.000", "-0.7500 (-0.7500 to -0.7500), p 0.000"]
     ]
+
+
+def test_length_of_passages(monkeypatch, tmp_path, beir, trunk):
+    """Whole documents are ranked as they are; of passages the best counts, and a file has as many places as one."""
+    from retort.students import Student
+    from retort.trainers.data.beir import read_beir
+    from retort.trainers.evaluation.rank import evaluate_model
+
+    result = tmp_path / "found.json"
+    given = ["--set", beir.name, "--arms", "500x64", "4x64", "4x5", "--teacher", trunk, "--seeds"]
+    monkeypatch.setattr(sys, "argv", ["length.py", *given, "--work", str(tmp_path / "work"), "--json", str(result)])
+    monkeypatch.setenv("RETORT_DATA", str(beir.parent))
+    monkeypatch.setenv("RETORT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(FOLDER)
+    import_module("length").main()
+    found = json.loads(result.read_text())["arms"]
+    data = read_beir(beir, "dev")
+    e = evaluate_model(Student.load(trunk, precision="auto"), data)
+    whole, cut, short = found.values()
+    assert whole["teacher"]["ndcg@10"] == pytest.approx([e.metrics["ndcg@10"]])
+    assert whole["passages"] == len(data.corpus) < cut["passages"] == short["passages"]
+    assert whole["cut short"] == cut["cut short"] == 0 < short["cut short"]
+    gap = cut["teacher"]["ndcg@10"][0] - whole["teacher"]["ndcg@10"][0]
+    assert cut["teacher"]["to the first"]["difference"] == pytest.approx(gap)
+    assert gap != 0
