@@ -52,8 +52,10 @@ def convert_server_filters(filters: dict[str, Any] | Filter | None) -> Filter | 
     convert_server_filters({"field": "meta.topic", "operator": "in", "value": []})  # a filter that no document passes
     ```
     """
-    if not filters or isinstance(filters, Filter):
-        return filters or None
+    if isinstance(filters, Filter):
+        return filters
+    if not filters:
+        return None
     convert_filters(filters)  # what is malformed is refused as by a folder
     return Filter(must=[_convert(filters)])
 
