@@ -5,6 +5,10 @@ export HAYSTACK_TELEMETRY_ENABLED := False
 export TOKENIZERS_PARALLELISM := false
 # Tests and workers: tiny matrices gain nothing from threads, and lose much on a busy machine.
 test test-all: export OMP_NUM_THREADS := 1
+# Their folders lie in memory where it has room: an index syncs to its disk a hundred times. What is compiled is kept.
+ROOMY := $(shell test -w /dev/shm && test "$$(df -k --output=avail /dev/shm | tail -1)" -gt 6000000 && echo /dev/shm)
+test test-all: export TMPDIR := $(or $(ROOMY),$(TMPDIR),/tmp)
+test test-all: export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: quickstart test test-all check format
 

@@ -21,7 +21,7 @@ from retort.examples.pydocs import corpus
 from retort.indexes import index_documents
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-PARTS = ("json", "random", "shutil", "bool")
+PARTS = ("shutil", "bool")
 QUESTION = "How can I copy a whole directory tree?"
 
 pytestmark = pytest.mark.integration

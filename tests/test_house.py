@@ -165,16 +165,19 @@ def test_exceptions_are_imported_late(name):
     assert not EXCEPTIONS[name] & {house_of(module) for module in early}
 
 
-def test_no_circles():
-    graph = import_graph({module_of(path): path for path in sources()})
+@pytest.fixture(scope="module")
+def graph():
+    return import_graph({module_of(path): path for path in sources()})
+
+
+def test_no_circles(graph):
     assert graph["retort.students.handle"] >= {"retort.students.ranker", "retort.students.student"}
     assert "retort.students.create.layers" in graph["retort.students.create.heads"]
     assert circles(graph) == []
 
 
-def test_methods_stand_apart():
+def test_methods_stand_apart(graph):
     """Recipes name them, nothing imports them, and they know nothing of what reads, runs or measures recipes."""
-    graph = import_graph({module_of(path): path for path in sources()})
     methods = {module for module in graph if module.startswith("retort.trainers.methods.")}
     closed = {f"retort.trainers.{name}" for name in APART_FROM_METHODS}
     assert all(any(module.startswith(name) for module in graph) for name in closed)

@@ -29,7 +29,6 @@ ENV = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHO
 EXACT = [
     "whole",
     "cached",
-    "both",
     "small",
     "ranker",
     "ranker_cached",
@@ -298,7 +297,6 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
     found = {
         "whole": whole,
         "cached": changed(whole, cache_gradients=True, tokens_per_chunk=24),
-        "both": changed(whole, accumulation=2, cache_gradients=True, tokens_per_chunk=24),
         "small": changed(whole, batch_size=1),  # fewer texts than ranks
         "ranker": ranker,
         "ranker_cached": changed(ranker, accumulation=2, cache_gradients=True, tokens_per_chunk=24),
@@ -337,7 +335,7 @@ def jobs(recipe_tree, prod_tree, r2anker_tree, trunk, tiny_ranker, tiny_student)
 
 def long(tree):
     tree = copy.deepcopy(tree)
-    tree["stages"][1]["steps"] = 60
+    tree["stages"][1]["steps"] = 20
     return tree
 
 
@@ -361,7 +359,7 @@ def test_two_ranks(jobs, data, tmp_path):
         ours, theirs = states(one / name, 0), states(two / name, 0)
         assert ours.keys() == theirs.keys()
         worst = {k: float((ours[k] - theirs[k]).abs().max()) for k in ours if ours[k].is_floating_point()}
-        assert max(worst.values()) < 1e-10, (name, max(worst, key=lambda k: worst[k]), max(worst.values()))
+        assert all(gap < 1e-10 for gap in worst.values()), (name, max(worst, key=lambda k: worst[k]))  # NaN, too
         lines = [[json.loads(line) for line in (o / name / "log.jsonl").read_text().splitlines()] for o in (one, two)]
         for mine, other in zip(*lines, strict=True):
             assert mine.get("terms", {}) == pytest.approx(other.get("terms", {}), abs=1e-9)
