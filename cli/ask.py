@@ -5,7 +5,7 @@
 
 import argparse
 import json
-import os
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,7 +15,7 @@ from haystack.errors import FilterError
 from retort.pipelines.filters import parse_filters
 from retort.pipelines.indexing import built_by
 from retort.serving.engine import Engine
-from retort.serving.notice import KEY, Notice, read_notice
+from retort.serving.notice import Notice, read_key, read_notice
 
 
 def run(given: argparse.Namespace) -> None:
@@ -26,7 +26,8 @@ def run(given: argparse.Namespace) -> None:
         msg = f"--filter: {error}"
         raise FilterError(msg) from error
     found = answers(given.question, _events(given, filters), given.top_k)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if given.json else format_answers(found))
+    ascii_only = "utf" not in (sys.stdout.encoding or "utf").lower()  # what a terminal lacks is escaped as JSON has it
+    print(json.dumps(found, indent=2, ensure_ascii=ascii_only) if given.json else format_answers(found))
 
 
 def _events(given: argparse.Namespace, filters: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -54,8 +55,8 @@ def _asked_of(notice: Notice, given: argparse.Namespace, filters: dict[str, Any]
     import httpx
 
     url = notice.url
-    body = {"question": given.question, "top_k": given.top_k, "filters": filters}
-    headers = {"authorization": f"Bearer {os.environ[KEY]}"} if notice.knows_key else {}
+    body = {"question": given.question, "other": notice.other, "top_k": given.top_k, "filters": filters}
+    headers = {"authorization": f"Bearer {read_key()}"} if notice.knows_key else {}
     try:  # straight: it is on this machine
         said = httpx.post(f"{url}/ask", json=body, headers=headers, timeout=60, trust_env=False)
         lines = [line.removeprefix("data: ") for line in said.text.split("\n") if line.startswith("data: ")]

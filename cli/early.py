@@ -74,6 +74,9 @@ def _ask(given: argparse.Namespace) -> None:
     if has_half(getattr(given, "question", "")):
         msg = "the question is not UTF-8: the terminal has another encoding (see `locale`)."
         raise DataError(msg)
+    if any(map(has_half, getattr(given, "filter", ()))):
+        msg = "--filter is not UTF-8: the terminal has another encoding (see `locale`)."
+        raise DataError(msg)
     if message := missing_index(given.store):
         raise DataError(message)
 

@@ -4,6 +4,7 @@
 """Parses the command line, calls, and turns errors that a user can mend into one line."""
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -449,6 +450,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     :param arguments:
         Arguments; by default those of the process. Errors that a user can mend end it with status 2.
     """
+    _print_anything()
     given = build_parser().parse_args(arguments)
     if given.command is None or (given.command == "recipe" and given.action is None):
         given.show_help()
@@ -485,6 +487,13 @@ MENDABLE = {
     "retort.students.images": ("ImageError",),
     "retort.trainers.runtime.errors": ("CacheError", "DataError", "RecipeError", "TeacherError"),
 }
+
+
+def _print_anything() -> None:
+    """Escape what the terminal's encoding lacks: else a document's text ends the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _quiet() -> None:

@@ -15,7 +15,7 @@ from haystack.document_stores.errors import DocumentStoreError
 
 from retort.pipelines.indexing import built_by
 from retort.pipelines.load import is_url
-from retort.serving.notice import KEY, put_up, read_notice, take_down
+from retort.serving.notice import KEY, put_up, read_key, read_notice, take_down
 from retort.students.redaction import redacted
 from retort.trainers.recipe import component, read_yaml
 from retort.trainers.recipe.trust import check_component
@@ -30,6 +30,7 @@ def run(given: argparse.Namespace) -> None:
     except ImportError as error:
         msg = f'serving needs `pip install "retort-haystack[serve]"` ({error.name} is missing).'
         raise RecipeError(msg) from error
+    key = read_key()
     with ExitStack() as stack:
         sockets = [stack.enter_context(one) for one in bind(given.host, given.port)]
         served = open_serving(given)
@@ -40,7 +41,6 @@ def run(given: argparse.Namespace) -> None:
         if served.rag is not None and served.engine.shows_images:
             msg = f"--generator: {given.store} holds images, of which a language model reads nothing. Leave it out."
             raise RecipeError(msg)
-        key = os.environ.get(KEY) or None
         local = all(is_loopback(one) for one in sockets)
         names = ["localhost", "127.0.0.1", "[::1]", address(given.host, sockets)]  # by the last `retort ask` calls
         if given.allowed_hosts:
@@ -58,10 +58,13 @@ def run(given: argparse.Namespace) -> None:
         url = f"http://{address(given.host, sockets)}:{sockets[0].getsockname()[1]}"
 
         def started() -> None:
-            put_up(given.store, url, served.token, key)
-            stack.callback(take_down, given.store)
+            for store, other in ((given.other, True), (given.store, False)):
+                if store:
+                    put_up(store, url, served.token, key, other=other)
+                    stack.callback(take_down, store)
             print(f"{found['documents']} documents of {redacted(given.store)}, by {found['student']}")
-            print(f"page: {url}/    chat: {url}/v1/chat/completions (model: chat)    API: {url}/docs")
+            api = f"    API: {url}/docs" if key is None else ""  # a browser sends no key there
+            print(f"page: {url}/    chat: {url}/v1/chat/completions (model: chat){api}")
             if key is None and not local:
                 print(f"no key is asked for: set {KEY} if others can reach {given.host}", file=sys.stderr)
             sys.stdout.flush()
@@ -69,9 +72,14 @@ def run(given: argparse.Namespace) -> None:
         Server(app, started, stack.close).run(sockets)
 
 
-def _held(error: DocumentStoreError, store: str) -> DocumentStoreError:
-    notice = read_notice(store)
-    return error if notice is None else DocumentStoreError(f"{error} It is served at {notice.url} already.")
+def _built_by(store: str) -> str:
+    try:
+        return built_by(store)
+    except DocumentStoreError as error:
+        if (notice := read_notice(store)) is None:
+            raise
+        msg = f"{error} It is served at {notice.url} already."
+        raise DocumentStoreError(msg) from error
 
 
 def _read_generator(given: argparse.Namespace) -> dict[str, Any] | None:
@@ -97,13 +105,10 @@ def open_serving(given: argparse.Namespace) -> Any:
         )
         raise FileNotFoundError(msg)
     generator = _read_generator(given)
-    try:
-        student = given.student or built_by(given.store)
-    except DocumentStoreError as error:
-        raise _held(error, given.store) from error
+    student = given.student or _built_by(given.store)
     threads = max(1, (os.cpu_count() or 1) // given.workers)
     options: dict[str, Any] = {"threads": threads, "trust_remote_code": given.trust_remote_code}
-    other = Engine(built_by(given.other), given.other, **options) if given.other else None
+    other = Engine(_built_by(given.other), given.other, **options) if given.other else None
     rag = None
     if generator is not None:
         rag = rag_pipeline(

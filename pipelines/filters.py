@@ -12,7 +12,9 @@ from haystack.errors import FilterError
 
 from haystack_integrations.document_stores.retort.edge_filters import convert_filters
 from retort.students import STAMP_PREFIX
+from retort.students.checks import HALF, has_half
 
+_TEXTS = ("id", "content")  # fields of a document whose values are texts
 _DEPTH = 64  # levels, as document stores have it
 _OPERATORS = {"=": "==", "==": "==", "!=": "!=", ">": ">", ">=": ">=", "<": "<", "<=": "<="}
 _CONDITION = re.compile(r"\s*(?P<field>[^=!<>\s]+)\s*(?P<operator>==|!=|>=|<=|=|>|<)(?P<value>.*)", re.DOTALL)
@@ -26,7 +28,8 @@ def parse_filters(conditions: Sequence[str]) -> dict[str, Any] | None:
     :param conditions:
         Each `FIELD=VALUE` (also `!=`, `>`, `>=`, `<`, `<=`), or a Haystack filter in JSON. A document must meet all. A
         field without a dot is one of the metadata, but for `id` and `content`. A value that is JSON is what it says:
-        `3`, `true`, `null`, `["a", "b"]` (one of them; with `!=` none of them); all else is a text.
+        `3`, `true`, `null`, `["a", "b"]` (one of them; with `!=` none of them); all else is a text. Those of `id` and
+        `content` are texts, numbers as well.
     :returns:
         Haystack filters; None for no condition.
     :raises FilterError:
@@ -39,6 +42,7 @@ def parse_filters(conditions: Sequence[str]) -> dict[str, Any] | None:
 
 
 def _parse(text: str) -> dict[str, Any]:
+    _refuse_halves(text)
     if text.lstrip().startswith("{"):
         try:
             filters = json.loads(text, parse_constant=_no_number)
@@ -51,10 +55,11 @@ def _parse(text: str) -> dict[str, Any]:
     if match is None:
         msg = f"{_shortened(text)} is no condition. {_WHAT}"
         raise FilterError(msg)
-    field, operator, value = match["field"], _OPERATORS[match["operator"]], _value(match["value"].strip())
+    field, operator = match["field"], _OPERATORS[match["operator"]]
+    value = (_text_value if field in _TEXTS else _value)(match["value"].strip())
     if isinstance(value, list):
         operator = {"==": "in", "!=": "not in"}.get(operator, operator)
-    found = {"field": field if "." in field or field in ("id", "content") else f"meta.{field}"}
+    found = {"field": field if "." in field or field in _TEXTS else f"meta.{field}"}
     found |= {"operator": operator, "value": value}
     check_filters(found)
     return found
@@ -65,6 +70,15 @@ def _value(text: str) -> Any:
         return json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
         return text
+
+
+def _text_value(text: str) -> Any:
+    """Read the value of a field of texts: a text, null or a list of these; numbers stay as they are written."""
+    value = _value(text)
+    if isinstance(value, list):
+        items = json.loads(text, parse_int=str, parse_float=str)
+        return [json.dumps(item) if isinstance(item, bool) else item for item in items]
+    return value if value is None or isinstance(value, str) else text
 
 
 def _no_number(text: str) -> float:
@@ -79,8 +93,9 @@ def check_filters(filters: Any) -> None:
     :param filters:
         What should be Haystack filters.
     :raises FilterError:
-        If they are malformed, or ask for what an index keeps for itself.
+        If they are malformed, hold what is no character, or ask for what an index keeps for itself.
     """
+    _refuse_halves(filters)
     todo = [(filters, 1)]
     while todo:
         node, depth = todo.pop()
@@ -107,6 +122,19 @@ def check_filters(filters: Any) -> None:
             raise FilterError(msg)
         todo.extend((condition, depth + 1) for condition in node.get("conditions", ()) if "field" not in node)
     convert_filters(filters)
+
+
+def _refuse_halves(filters: Any) -> None:
+    todo = [filters]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, str) and has_half(part):
+            msg = f"{_shortened(ascii(part))} holds {HALF}. Write it in UTF-8 (a terminal's encoding: see `locale`)."
+            raise FilterError(msg)
+        if isinstance(part, dict):
+            todo += [*part, *part.values()]
+        elif isinstance(part, list):
+            todo += part
 
 
 def _shortened(text: str) -> str:

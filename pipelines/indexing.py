@@ -35,6 +35,7 @@ from retort.students import (
     FILE_STAMP,
     IMAGE_STAMP,
     ROOT_STAMP,
+    SENTENCES_STAMP,
     SPACE_STAMP,
     SPARSE_SPACE_STAMP,
     SPARSE_STUDENT_STAMP,
@@ -46,6 +47,7 @@ from retort.students import (
 from retort.students.files import found_from_index, relative_to_index
 from retort.students.hashing import canonical_json
 from retort.students.images import ImageError
+from retort.students.sentences import passages_of
 from retort.students.sparse import SparseStudent
 
 logger = logging.getLogger(__name__)
@@ -126,7 +128,8 @@ def index_documents(
         How a folder's index keeps embeddings themselves, see there. None takes an index as it is, and for a new folder
         `float16`.
     :param sentences:
-        Keep vectors of sentences as well, for the answerer: it answers sooner, and indexing takes longer.
+        Keep vectors of sentences as well, for the answerer: it answers sooner, and indexing takes longer. Documents in
+        the index without them are embedded again; without this, unchanged documents keep theirs.
     :param trust_remote_code:
         Run code that the students bring along.
     :param on_error:
@@ -193,11 +196,13 @@ def index_documents(
             _refuse_other_space(there, stamps, store, name, sparse)
             if root is not None and not prune:
                 _refuse_other_root(target, store, files, root)
-    shards = Shards(Path(f"{store}.shards"), stamps, sentences=sentences and images is None)
+    sentences = sentences and images is None
+    shards = Shards(Path(f"{store}.shards"), stamps, sentences=sentences)
     blocks = [documents[start : start + BLOCK] for start in range(0, len(documents), BLOCK)]
     if state is None or is_url(store):  # a server is written to by all
         own = blocks if state is None else blocks[state.process_index :: state.num_processes]
-        _fill(writer, index, own, embed, stamps, progress, workers=SERVER_WRITERS if is_url(store) else 1)
+        workers = SERVER_WRITERS if is_url(store) else 1
+        _fill(writer, index, own, embed, stamps, progress, sentences=sentences, workers=workers)
     else:
         for block in blocks[state.process_index :: state.num_processes]:
             shards.put(block, embed)
@@ -266,6 +271,7 @@ def _fill(
     stamps: dict[str, str],
     progress: Callable[[str, int], AbstractContextManager[Callable[[int], Any]]],
     *,
+    sentences: bool,
     workers: int,
 ) -> None:
     """Embed what is new, block by block, and write the blocks before meanwhile."""
@@ -273,7 +279,7 @@ def _fill(
     pending: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(workers) as pool, progress("indexing", sum(map(len, blocks))) as update:
         for block in blocks:
-            fresh = _changed(writer.document_store, block, stamps) if filled else block
+            fresh = _changed(writer.document_store, block, stamps, sentences=sentences) if filled else block
             if fresh:
                 pending.append(pool.submit(writer.run, documents=embed(fresh)))
             while len(pending) > workers:  # bounds what waits in memory
@@ -401,8 +407,12 @@ def _with_ids(store: Any, ids: Sequence[str]) -> list[Document]:
     return list(store.filter_documents({"field": "id", "operator": "in", "value": list(ids)})) if ids else []
 
 
-def _changed(store: Any, documents: list[Document], stamps: dict[str, str]) -> list[Document]:
-    """List the documents that the index has not, or has with other texts, metadata, owners or spaces."""
+def _changed(store: Any, documents: list[Document], stamps: dict[str, str], *, sentences: bool) -> list[Document]:
+    """
+    List the documents that the index has not, or has with other texts, metadata, owners or spaces.
+
+    Where vectors of sentences are wanted, also those that lack them. Blank documents have none.
+    """
     stored = {d.id: d for d in _with_ids(store, [d.id for d in documents])}
 
     def same(document: Document) -> bool:
@@ -410,6 +420,8 @@ def _changed(store: Any, documents: list[Document], stamps: dict[str, str]) -> l
         if there is None or there.content != document.content or _owner(there.meta) != _owner(document.meta):
             return False
         if there.meta.get(IMAGE_STAMP) != document.meta.get(IMAGE_STAMP):
+            return False
+        if sentences and SENTENCES_STAMP not in there.meta and passages_of("", document.content or ""):
             return False
         # As JSON, which the index gives back, and with floats as the engine keeps them.
         before, now = (canonical_json(as_kept(_unstamped(meta))) for meta in (there.meta, document.meta))

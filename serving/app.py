@@ -32,6 +32,7 @@ from haystack.document_stores.errors import DocumentStoreError
 from haystack.errors import FilterError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import Route
 
 from haystack_integrations.components.retrievers.retort import SpaceMismatchError
 from retort.pipelines.filters import check_filters, parse_filters
@@ -39,6 +40,7 @@ from retort.pipelines.load import is_url, pipeline_yaml
 from retort.serving.engine import Engine
 from retort.serving.limits import CHATS, SECURITY, Guards, refusal
 from retort.serving.previews import Preview, preview_of
+from retort.students import DamagedFileError, ExportError, ManifestError, PrecisionError, RemoteCodeError
 from retort.students.extras import missing
 from retort.students.redaction import redacted
 
@@ -62,6 +64,8 @@ LONGEST_QUESTION = 2000  # characters
 MOST = 1000  # passages or answers at once
 LONGEST_ID = 4096  # characters
 READY_FOR = 2.0  # seconds
+MODELS = ("/v1/models", "/models")
+UNANSWERED = "The question could not be answered; the server's log says why."
 OK, NOT_FOUND, NOT_IMPLEMENTED, SERVER_ERROR = 200, 404, 501, 500
 EVENTS = "text/event-stream"
 POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
@@ -146,15 +150,19 @@ def serving() -> Serving:
     return _serving
 
 
-async def run_in_thread(call: Callable[[], Found]) -> Found:
+async def run_in_thread(call: Callable[[], Found], limiter: anyio.CapacityLimiter | None = None) -> Found:
     """
     Run a call in one of the few threads that models have.
 
+    :param call:
+        The call.
+    :param limiter:
+        What bounds its threads instead.
     :raises HTTPException:
         If the request's filters are malformed (422), or model or index cannot answer (503).
     """
     try:
-        return await run_sync(call, limiter=serving().limiter())
+        return await run_sync(call, limiter=limiter or serving().limiter())
     except Exception as error:
         if (reason := refused(error)) is None:
             raise
@@ -248,8 +256,8 @@ def create_app(
         """Tell that student and index are there and fit; looked at anew every other second at most."""
         async with checked["lock"]:
             if time.monotonic() > checked["until"]:
-                try:
-                    found = await run_in_thread(served.engine.check)
+                try:  # in a thread of its own: a probe cannot wait for the questions before it
+                    found = await run_in_thread(served.engine.check, anyio.CapacityLimiter(1))
                     places = {"student": shown(served.engine.student), "store": shown(served.engine.store)}
                     checked["said"] = (200, found | places)
                 except HTTPException as error:
@@ -320,6 +328,15 @@ def create_app(
             return Response(status_code=304, headers=headers)
         return Response(picture.data, media_type="image/jpeg", headers=headers)
 
+    created = int(time.time())
+
+    async def models(_: Request) -> JSONResponse:
+        model = {"id": CHAT, "name": CHAT, "object": "model", "created": created, "owned_by": "retort"}
+        return JSONResponse({"object": "list", "data": [model]})
+
+    # Before Hayhooks' own routes: those also list the pipelines that cannot chat.
+    app.router.routes[:0] = [Route(path, models, include_in_schema=False) for path in MODELS]
+
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         # Without the input, which is the caller's own.
@@ -331,6 +348,8 @@ def create_app(
         path, status, detail = request.url.path, error.status_code, error.detail
         if path in CHATS and status in (NOT_FOUND, NOT_IMPLEMENTED):
             status, detail = NOT_FOUND, f'There is no model of that name to chat with here. Ask for model="{CHAT}".'
+        if status == SERVER_ERROR:  # Hayhooks repeats the text of an error that nobody foresaw
+            detail = UNANSWERED
         return JSONResponse(refusal(path, status, detail), status, headers=error.headers)
 
     guards: Any = Guards
@@ -345,7 +364,16 @@ def create_app(
     return app
 
 
-_MENDABLE = (DocumentStoreError, SpaceMismatchError, OSError)
+_MENDABLE = (
+    DocumentStoreError,
+    SpaceMismatchError,
+    DamagedFileError,
+    ExportError,
+    ManifestError,
+    PrecisionError,
+    RemoteCodeError,
+    OSError,
+)
 
 
 async def _sent(first: dict[str, Any], events: Iterator[dict[str, Any]]) -> AsyncIterator[str]:
@@ -357,7 +385,7 @@ async def _sent(first: dict[str, Any], events: Iterator[dict[str, Any]]) -> Asyn
         yield _line({"event": "error", "detail": error.detail})
     except Exception:
         logger.exception("A question could not be answered.")
-        yield _line({"event": "error", "detail": "The question could not be answered; the server's log says why."})
+        yield _line({"event": "error", "detail": UNANSWERED})
 
 
 def _line(event: dict[str, Any]) -> str:

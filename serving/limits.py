@@ -63,7 +63,7 @@ class Guards:
         hosts: Sequence[str] = ("*",),
     ) -> None:
         self._app = app
-        self._key = b"Bearer " + api_key.encode() if api_key else None
+        self._key = api_key.encode() if api_key else None
         self._max_body = max_body
         self._max_requests = max_requests
         self._timeout = body_timeout
@@ -89,7 +89,7 @@ class Guards:
         if scope["path"] in OPEN or preflight:
             await self._app(scope, receive, send)
             return
-        if self._key is not None and not hmac.compare_digest(headers.get(b"authorization", b""), self._key):
+        if self._key is not None and not _has_key(headers.get(b"authorization", b""), self._key):
             detail = "This server wants a key: Authorization: Bearer KEY."
             await _refuse(scope, send, 401, detail, (b"www-authenticate", b"Bearer"), CLOSE)
             return
@@ -189,6 +189,11 @@ class Guards:
 
     async def _refuse_long(self, scope: Any, send: Any) -> None:
         await _refuse(scope, send, 413, f"The request is longer than {self._max_body} bytes.", CLOSE)
+
+
+def _has_key(authorization: bytes, key: bytes) -> bool:
+    scheme, _, credentials = authorization.partition(b" ")
+    return scheme.lower() == b"bearer" and hmac.compare_digest(credentials.strip(b" "), key)
 
 
 def _checked(body: bytes, halves: str) -> bytes:

@@ -18,7 +18,9 @@ import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 HEAD_TIMEOUT = 10.0  # seconds that the head of a request may take
+HEAD_BYTES = 65536  # that it may have
 CLIENT_CONNECTIONS = 512  # at a time; half the files that a process may usually have open
+TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 def is_loopback(one: socket.socket) -> bool:
@@ -93,7 +95,7 @@ def _explained(error: OSError, host: str, port: int) -> OSError:
 
 
 class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """HTTP, from clients that send the head of a request in time and have not too many connections."""
+    """HTTP, from clients that send a short head of a request in time and have not too many connections."""
 
     _clients: ClassVar[Counter[str]] = Counter()
 
@@ -101,6 +103,7 @@ class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         super().connection_made(transport)
         self._peer = self.client[0] if self.client else ""
         self._head: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
         self._clients[self._peer] += 1
         if self._clients[self._peer] > CLIENT_CONNECTIONS:
             transport.abort()
@@ -115,7 +118,17 @@ class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        # In pieces, so that no parser keeps more of a head: httptools has no bound of its own.
+        while data and not self.transport.is_closing():
+            before, piece = self.cycle, data[: HEAD_BYTES - self._head_bytes]
+            data = data[len(piece) :]
+            super().data_received(piece)
+            waits = self.cycle is before and (before is None or before.response_complete or not before.more_body)
+            self._head_bytes = self._head_bytes + len(piece) if waits else 0
+            if self._head_bytes >= HEAD_BYTES:
+                if before is None or before.response_complete:  # else it would cut into an answer
+                    self.transport.write(TOO_LARGE)
+                self.transport.close()
         self._watch()
 
     def _watch(self) -> None:
@@ -151,7 +164,13 @@ class Server(uvicorn.Server):
         # Who an address is from stands in a header that anybody can send, so it is believed where that is asked for.
         trusted = bool(os.environ.get("FORWARDED_ALLOW_IPS"))
         config = uvicorn.Config(
-            app, http=_Protocol, ws="none", proxy_headers=trusted, log_level="warning", timeout_graceful_shutdown=10
+            app,
+            http=_Protocol,
+            h11_max_incomplete_event_size=HEAD_BYTES,
+            ws="none",
+            proxy_headers=trusted,
+            log_level="warning",
+            timeout_graceful_shutdown=10,
         )
         super().__init__(config)
         self._started, self._stopped = started, stopped

@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import socket
 from contextlib import suppress
 from ipaddress import ip_address
@@ -33,13 +34,28 @@ def _path(store: str) -> Path:
 
 
 class Notice(NamedTuple):
-    """Where an index is served, and whether the server there has the key of this process."""
+    """Where an index is served, whether that server has the key of this process, and whether it is its other index."""
 
     url: str
     knows_key: bool
+    other: bool = False
 
 
-def put_up(store: str, url: str, token: str, key: str | None) -> None:
+def read_key() -> str | None:
+    """
+    Read the key of the environment; None: there is none.
+
+    :raises OSError:
+        If a header cannot carry it.
+    """
+    key = os.environ.get(KEY, "").rstrip("\r\n")  # files of secrets end with one
+    if not re.fullmatch("[!-~]*", key):
+        msg = f"{KEY} may hold ASCII letters, digits and signs only, without spaces. Set another key."
+        raise OSError(msg)
+    return key or None
+
+
+def put_up(store: str, url: str, token: str, key: str | None, *, other: bool = False) -> None:
     """
     Say where an index is served.
 
@@ -51,11 +67,13 @@ def put_up(store: str, url: str, token: str, key: str | None) -> None:
         What `/settings` there tells as `token`.
     :param key:
         What the server asks for. The notice proves that it is known, and does not tell it.
+    :param other:
+        Whether it is the server's other index.
     """
     if not is_url(store):
         proof = None if key is None else _proof(key, url, token)
         with suppress(OSError):
-            write_json(_path(store), {"url": url, "token": token, "proof": proof})
+            write_json(_path(store), {"url": url, "token": token, "proof": proof, "other": other})
 
 
 def take_down(store: str) -> None:
@@ -65,10 +83,15 @@ def take_down(store: str) -> None:
 
 
 def read_notice(store: str) -> Notice | None:
-    """Read where an index is served; None if there is no notice, an old one, or one of another machine."""
+    """
+    Read where an index is served; None if there is no notice, an old one, or one of another machine.
+
+    :raises OSError:
+        If it is served, and no header can carry the key of this process.
+    """
     import httpx
 
-    path, key = _path(store), os.environ.get(KEY)
+    path = _path(store)
     try:
         if not path.is_file():
             return None
@@ -78,9 +101,11 @@ def read_notice(store: str) -> Notice | None:
         said = httpx.get(f"{url}/settings", timeout=WITHIN, trust_env=False)  # straight: it is on this machine
         if said.json()["token"] != token:
             return None
-        return Notice(url, bool(key and told.get("proof") == _proof(key, url, token)))
+        proof, other = told.get("proof"), told.get("other") is True
     except (OSError, ValueError, LookupError, TypeError, RecursionError, httpx.HTTPError, httpx.InvalidURL):
         return None
+    key = read_key()
+    return Notice(url, bool(key and proof == _proof(key, url, token)), other)
 
 
 def _proof(key: str, url: str, token: str) -> str:

@@ -99,9 +99,23 @@ def delete_folder(path: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def visible_files(folder: Path) -> list[Path]:
+    """
+    List the files below a folder, sorted: none that is hidden or lies in a hidden folder, as `.DS_Store` and `.git` do.
+
+    Folders that vanish meanwhile are passed over; so may be files, before they are read.
+    """
+    paths = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in paths if path.is_file())
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes were writing below a folder; what live ones write is left alone."""
-    _remove_abandoned(folder.rglob(".*"))
+    for place, folders, names in os.walk(folder):  # `rglob` fails where a folder vanishes meanwhile
+        _remove_abandoned(Path(place, name) for name in (*folders, *names) if name.startswith("."))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from weakref import WeakValueDictionary
@@ -95,8 +96,12 @@ def read_space(model: str, kind: type[Student] = Student, *, trust_remote_code: 
 
 
 def _identity(model: str) -> tuple[str, int]:
-    """Real path and time of the last change of a folder; other names as they are, with 0."""
+    """Real path of a folder and time of the last change of what is not hidden; other names as they are, with 0."""
     folder = Path(resolve_model(model))
     if not folder.is_dir():
         return model, 0
-    return str(folder.resolve()), max((f.stat().st_mtime_ns for f in folder.glob("*")), default=1)
+    times = [1]
+    for path in folder.glob("[!.]*"):
+        with suppress(OSError):  # a link that leads nowhere, or a file that vanishes meanwhile
+            times.append(path.stat().st_mtime_ns)
+    return str(folder.resolve()), max(times)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
-from retort.students.files import read_json, reading, resolve_model
+from retort.students.files import read_json, reading, resolve_model, visible_files
 
 if TYPE_CHECKING:
     from sentence_transformers.base.model import BaseModel
@@ -264,7 +264,7 @@ def _refuse_damaged(folder: Path) -> None:
         "Restore it, or save the model again: a run saves its student once its metrics.json is deleted and it is "
         "resumed (`retort train` with --resume)."
     )
-    for file in sorted(folder.rglob("*")):
+    for file in visible_files(folder):
         if file.suffix == ".safetensors":
             with reading(file, mend), safe_open(file, "np"):
                 pass

@@ -23,7 +23,7 @@ _NO_END = (
     ",:;/%&#@\\?\uff1f\u061f\u037e\uff0c\u3001\u060c\uff1a\uff1b"  # other punctuation; a heading may be a question
 )
 # Scripts whose words stand without spaces: Thai, Lao, Myanmar, Khmer, Tai, kana, Han.
-_UNSPACED = re.compile(
+UNSPACED = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u1aad\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
     r"\uaa60-\uaadf\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
@@ -118,7 +118,7 @@ def token_spans(text: str) -> list[tuple[int, int]]:
     spans: list[tuple[int, int]] = []
     for match in re.finditer(r"\S+", text):
         start, end = match.span()
-        if _UNSPACED.search(match.group()):
+        if UNSPACED.search(match.group()):
             for left, right in _icu_words(match.group()):
                 if left == 0 or _WORD.search(match.group(), left, right):
                     spans.append((start + left, start + right))
@@ -187,8 +187,8 @@ def _is_short(piece: str) -> bool:
 
 def _words_at_sight(piece: str) -> float:
     """Two characters of a script without spaces count as a word: what is cited needs no dictionary."""
-    unspaced = len(_UNSPACED.findall(piece))
-    return len(_UNSPACED.sub("", piece).split()) + unspaced / 2
+    unspaced = len(UNSPACED.findall(piece))
+    return len(UNSPACED.sub("", piece).split()) + unspaced / 2
 
 
 def _is_heading(block: str, *, alone: bool) -> bool:

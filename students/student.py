@@ -416,6 +416,15 @@ class Student(LoadedModel["SentenceTransformer"]):
         return self._model is not None and not has_image_tower(self._model)
 
     @property
+    def encodes_documents(self) -> bool:
+        """Whether it has a document side: of one over documents that an API embeds it has none."""
+        if self._model is None:
+            return "document" in self._encoders
+        from retort.students.modules.remote import RemoteDocuments
+
+        return not isinstance(route(self._model, "document")[0], RemoteDocuments)
+
+    @property
     def space(self) -> str:
         """Hash of the document side (see `retort.students.hashing`)."""
         return self.manifest.space

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ADAM: reference values, dark examples and what they are made of, the schedule, and a killed run."""
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,8 @@ from tiny import assert_comes_back, everything, lists, log_of, spec, terms_of
 from transformers import AutoTokenizer
 
 from retort.trainers import losses
+from retort.trainers.build import build_recipe
+from retort.trainers.data.beir import read_beir
 from retort.trainers.encoder_output import PairOutput
 from retort.trainers.methods.adam import NOISY, REINFORCED, DarkExamples, DarkKL, difficulty, mask, mix, pieces
 from retort.trainers.recipe import Recipe
@@ -255,3 +258,26 @@ def test_a_teacher_in_the_loop_is_refused(list_tree, beir, tmp_path, trunk):
     list_tree["stages"][0]["objectives"] = [spec("retort.trainers.methods.adam.DarkKL", teacher="live")]
     with pytest.raises(RecipeError, match="teacher 'live' must score mined lists before training"):
         run_recipe(Recipe.from_dict(list_tree), beir, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "why"),
+    [
+        ({"type": "retort.trainers.teachers.bm25.BM25Teacher"}, "scores documents of the corpus"),
+        (spec("RankerTeacher", ranker={"type": "tiny_components.WordRanker"}, listwise=True), "scores whole lists"),
+    ],
+)
+def test_a_teacher_that_cannot_score_dark_examples_is_refused(list_tree, beir, tmp_path, teacher, why):
+    """Before the first stage: what an earlier one learns and pays would be lost."""
+    list_tree["teachers"]["lists"] = teacher
+    dark = copy.deepcopy(list_tree["stages"][0]) | {"name": "dark", "teacher": "lists"}
+    dark["candidates"]["text"] = spec("retort.trainers.methods.adam.DarkExamples")
+    dark["objectives"] = [spec("ListwiseKL"), spec("retort.trainers.methods.adam.DarkKL")]
+    list_tree["stages"][0]["objectives"] = [spec("Contrastive")]
+    list_tree["stages"].append(dark)
+    recipe = Recipe.from_dict(list_tree, allow=["tiny_components"])
+    with pytest.raises(RecipeError, match=rf"stages.1: teacher 'lists' {why}"):
+        run_recipe(recipe, beir, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    dark["objectives"] = [spec("ListwiseKL")]  # of standard candidates
+    build_recipe(Recipe.from_dict(list_tree, allow=["tiny_components"]), read_beir(beir, "train"), tmp_path / "cache")

@@ -439,6 +439,28 @@ class TestCommand:
             main([*index, "--on-error", "fail"])
         assert "4 documents cannot be indexed. Mend or remove them:" in capsys.readouterr().err
 
+    def test_malformed_records_of_a_beir_folder(self, tiny_student, beir, tmp_path, capsys, caplog):
+        """What the index has of them stays, also with --prune."""
+        index = ["index", tiny_student, "--documents", str(beir), "--store", str(tmp_path / "index")]
+        main(index)
+        lines = (beir / "corpus.jsonl").read_text().splitlines()
+        bad = [
+            '{"_id": "d00", "text": "a\\ud83d"}',
+            '{"_id": "d01", "text": "a", "metadata": ["b"]}',
+            '{"_id": 7, "text": "a"}',
+            '{"_id": "d03", "text": "the rose"}',
+        ]
+        (beir / "corpus.jsonl").write_text("\n".join([*bad, *lines[3:-1]]))
+        caplog.clear()
+        main([*index, "--prune"])
+        assert "38 documents in" in capsys.readouterr().out  # without the third and the last
+        (record,) = caplog.records
+        assert "4 documents left out:\n  line 1: 'd00' holds half of a surrogate pair" in record.message
+        assert record.message.endswith("line 5: the id 'd03' was already used in line 4. Ids must be unique")
+        with pytest.raises(SystemExit):
+            main([*index, "--on-error", "fail"])
+        assert "4 documents cannot be read" in capsys.readouterr().err
+
     def test_nothing_but_blank_files(self, tiny_student, tmp_path, capsys):
         (tmp_path / "docs").mkdir()
         (tmp_path / "docs" / "a.txt").write_text("\n")

@@ -3,13 +3,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import gzip
 import json
+import re
 
 import numpy as np
 import pytest
 from tiny import write_jsonl
 
 from retort.trainers.data.beir import read_beir
-from retort.trainers.data.documents import documents_to_data, read_documents
+from retort.trainers.data.documents import documents_to_data, read_documents, read_source
 from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.data.texts import TextStore, document_text, item_id
 from retort.trainers.evaluation.rank import evaluate_rows
@@ -224,14 +225,38 @@ class TestDocuments:
     @pytest.mark.parametrize(
         ("line", "message"),
         [
-            ('{"_id": "d00", "text": "a"}', "was already used in line 1"),
+            ('{"_id": "d00", "text": "a"}', "line 41: the id 'd00' was already used in line 1"),
             ('{"_id": "x", "text": "a", "metadata": "b"}', "line 41: metadata must be an object"),
+            ('{"_id": "x", "text": "a", "metadata": ["b"]}', "line 41: metadata must be an object"),
+            ('{"_id": "x", "text": "a\\ud800"}', "line 41: 'x' holds half of a surrogate pair"),
+            ('{"_id": "x\\ud800", "text": "a"}', r"line 41: 'x\\ud800' holds half of a surrogate pair"),
+            ('{"_id": "x", "title": 5, "text": "a"}', "line 41: title and text must be strings"),
+            ('{"_id": 7, "text": "a"}', 'line 41: expected an object with a string "_id"'),
+            ('["x"]', 'line 41: expected an object with a string "_id"'),
+            ('{"_id": "x", "text": ', "line 41: not valid JSON .*column"),
         ],
     )
-    def test_beir_passages_are_checked(self, beir, line, message):
-        append(beir / "corpus.jsonl", line + "\n")
+    def test_bad_beir_records_are_left_out(self, beir, line, message, caplog):
+        append(beir / "corpus.jsonl", line + '\n{"_id": "last", "text": "the ship"}\n')
+        documents = read_documents(beir)
+        assert [d.id for d in documents[38:]] == ["d46", "d47", "last"]
+        assert "the" in documents[0].content  # of two with one id the first
+        (record,) = caplog.records
+        assert re.search(rf"1 documents left out:\n  {message}", record.message)
         with pytest.raises(DataError, match=message):
-            read_documents(beir)
+            read_documents(beir, on_error="fail")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("Once upon a time\nthere was a ship.\n", "line 1: not valid JSON"),
+            ('{"_id": 1}\n[]\n', "line 1: expected an obj"),
+        ],
+    )
+    def test_a_beir_corpus_without_a_good_record(self, beir, text, message):
+        (beir / "corpus.jsonl").write_text(text)
+        with pytest.raises(DataError, match=message):
+            read_source(beir, may_be_blank=True)
 
     def test_a_folder_of_files(self, tmp_path):
         from docx import Document as Docx

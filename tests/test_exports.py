@@ -252,6 +252,38 @@ class TestChanged:
         again = Student.load(str(folder), backend="onnx", precision="float32").encode_query(TEXTS)
         np.testing.assert_array_equal(again, before)
 
+    def test_files_that_are_no_part_of_the_model_decide_nothing(self, exported, tmp_path):
+        """Those that an export of an earlier version names: it named all."""
+        folder = tmp_path / "student"
+        shutil.copytree(exported, folder)
+        foreign = [".git/index", ".DS_Store", "1_Pooling/.config.json", "notes.txt", "onnx/int8/.DS_Store"]
+        foreign += ["onnx/int8/Thumbs.db", "onnx/int8/.git/config.json"]
+        for name in foreign:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text("{}")
+        (folder / ".#config.json").symlink_to("nowhere")
+        manifest = Manifest.read(folder)
+        own = manifest.exports[0]["made_of"]
+        assert onnx.made_of(folder) == own
+        assert own.keys() == {
+            p.relative_to(folder).as_posix()
+            for p in folder.rglob("*.json")
+            if "onnx" not in p.parts and not p.name.startswith((".", "retort."))
+        } | {"model.safetensors"}
+        earlier = own | dict.fromkeys([*foreign, ".gone", "gone.md"], "0" * 64)
+        replace(manifest, exports=[e | {"made_of": earlier} for e in manifest.exports]).write(folder)
+        for precision in ("float32", "int8"):
+            Student.load(str(folder), backend="onnx", precision=precision)
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "modules.json", "1_Pooling/config.json"])
+    def test_each_file_of_the_model_decides(self, exported, tmp_path, name):
+        folder = tmp_path / "student"
+        shutil.copytree(exported, folder)
+        with (folder / name).open("a") as file:
+            file.write(" ")
+        with pytest.raises(ExportError, match=f"was made of another {name} than the student now has"):
+            Student.load(str(folder), backend="onnx", precision="float32")
+
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_an_int8_vector_hangs_on_no_text_beside_it(exported, threads):
@@ -374,6 +406,12 @@ class TestChoice:
         fewer = exports.judged(reference[1:], reference[1:], tolerance)
         assert (fewer["good"], fewer["lossy"]) == (False, False)
         assert exports.judged(reference[1:], reference[1:], tolerance, exact=True)["good"]
+
+    def test_of_a_model_that_finds_nothing_no_loss_can_be_told(self):
+        nothing = np.zeros(200)
+        judged = exports.judged(nothing, nothing, 0.01)
+        assert (judged["good"], judged["lossy"]) == (False, False)
+        assert exports.judged(nothing, nothing, 0.01, exact=True)["good"]  # something must be served
 
     @pytest.mark.usefixtures("as_exported")
     def test_of_few_questions_float32_is_served(self, exported, beir, tmp_path, capsys):

@@ -21,6 +21,7 @@ from retort.students.files import (
     remove_leftovers,
     replace_file,
     replace_folder,
+    visible_files,
 )
 
 
@@ -128,6 +129,29 @@ class TestLeftovers:
                 assert aside.exists()
         assert len(created) == 2
         assert names(tmp_path) == ["new"]
+
+    def test_folders_that_vanish_meanwhile_are_passed_over(self, tmp_path, monkeypatch):
+        """As those do that another process writes aside."""
+        scandir = os.scandir
+
+        def interrupted(path):
+            if Path(path).name == "b":
+                Path(path).rmdir()
+            return scandir(path)
+
+        (tmp_path / "a" / "b").mkdir(parents=True)
+        write_folder(tmp_path / "c")
+        monkeypatch.setattr(os, "scandir", interrupted)
+        assert visible_files(tmp_path) == [tmp_path / "c" / "in" / "b"]
+        (tmp_path / "a" / "b").mkdir()
+        remove_leftovers(tmp_path)
+
+    def test_hidden_files_are_not_listed(self, tmp_path):
+        for name in (".git/index", "a/.git/index", "a/b", "a/.b", ".c", "d"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        (tmp_path / "link").symlink_to("nowhere")
+        assert visible_files(tmp_path) == [tmp_path / "a" / "b", tmp_path / "d"]
 
     def test_other_hidden_files_stay(self, tmp_path):
         kept = [".lock", ".a.b", f".{'0' * 32}", f"a.{'0' * 32}", f".a.{'0' * 31}"]

@@ -26,6 +26,14 @@ def condition(field, operator, value):
         ("day>2024-01-31", condition("meta.day", ">", "2024-01-31")),
         ("meta.author.name=Ann", condition("meta.author.name", "==", "Ann")),
         ("id=a", condition("id", "==", "a")),
+        ("id=1", condition("id", "==", "1")),
+        ("id!=007", condition("id", "!=", "007")),
+        ('id="1"', condition("id", "==", "1")),
+        ("id=true", condition("id", "==", "true")),
+        ("id=null", condition("id", "==", None)),
+        ('id=[1, 2.50, "a", null, true]', condition("id", "in", ["1", "2.50", "a", None, "true"])),
+        ("content!=[3]", condition("content", "not in", ["3"])),
+        ("content=3", condition("content", "==", "3")),
         ("done=true", condition("meta.done", "==", True)),
         ("end=null", condition("meta.end", "==", None)),
         ('code="3"', condition("meta.code", "==", "3")),
@@ -55,6 +63,13 @@ def test_what_is_no_condition(text):
         parse_filters([text])
 
 
+@pytest.mark.parametrize("text", ["topic=caf\udce9", "caf\udce9=1", 'topic="\\ud83d"', "\ud83d", '{"\udce9": '])
+def test_what_is_no_character(text):
+    with pytest.raises(FilterError, match=r"holds half of a surrogate pair, .* Write it in UTF-8") as error:
+        parse_filters([text])
+    str(error.value).encode()
+
+
 NESTED = condition("meta.a", "==", 1)
 for _ in range(64):
     NESTED = {"operator": "NOT", "conditions": [NESTED]}
@@ -80,6 +95,10 @@ for _ in range(64):
         (condition("_retort_root", "!=", "/home"), "are the index's own"),
         (condition('meta."_retort_root"', ">", 1), "are the index's own"),
         ({"operator": "NOT", "conditions": [condition("meta._retort_file", "in", [])]}, "are the index's own"),
+        (condition("meta.\ud83d", "==", 1), "holds half of a surrogate pair"),
+        (condition("meta.a", "\ud83d", 1), "holds half of a surrogate pair"),
+        (condition("meta.a", "in", ["a", "\ud83d"]), "holds half of a surrogate pair"),
+        ({"operator": "NOT", "conditions": [condition("id", "==", "\ud83d")]}, "holds half of a surrogate pair"),
         (NESTED, "nested more than 64 levels deep"),
     ],
 )

@@ -170,6 +170,27 @@ class TestNames:
         assert asyncio.run(call(b"{}", host=host, path="/"))[0] == status  # the page, too
 
 
+class TestKey:
+    @pytest.mark.parametrize(
+        ("authorization", "status"),
+        [
+            (b"Bearer the-key", 200),
+            (b"bearer the-key", 200),
+            (b"BEARER  the-key ", 200),
+            (b"Bearer the-kez", 401),
+            (b"bearer The-Key", 401),
+            (b"Basic the-key", 401),
+            (b"Bearer", 401),
+            (b"the-key", 401),
+            (b"Bearer \xff", 401),
+            (b"", 401),
+        ],
+    )
+    def test_the_scheme_is_read_in_any_case(self, authorization, status):
+        call = Caller(api_key="the-key")
+        assert asyncio.run(call(b"{}", headers=[(b"authorization", authorization)]))[0] == status
+
+
 class TestBounds:
     def test_half_of_the_places_is_for_others(self):
         async def full():

@@ -39,6 +39,7 @@ from retort.trainers.methods.prod import ConfusingQueries
 from retort.trainers.objectives import judged
 from retort.trainers.recipe import DataSection, Recipe, TrainingSection
 from retort.trainers.roles import Derived, TextTransform
+from retort.trainers.runtime.rng import rng_for
 from retort.trainers.search import search_vectors
 from retort.trainers.stages import _with_queries, open_stage
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
@@ -329,6 +330,22 @@ class TestEvaluation:
         sample = dev_sample(data, TrainingSection(dev_queries=1, dev_documents=1))
         assert sample.corpus.ids == ["one", "kitchen0", "kitchen1"]
         assert per_query({"bread": sample.corpus.ids}, sample.qrels)["bread"]["ndcg@10"] == 1.0
+
+    @pytest.mark.parametrize("of_ranker", [False, True])
+    @pytest.mark.parametrize("every", [1, 3, 7])
+    def test_the_dev_sample_asks_what_tells_students_apart(self, numbered, every, of_ranker):
+        """Queries without a positive score 0, whatever is trained. Where all have one, the draw goes by nothing else."""
+        qrels = {q: {d: int(i % every == 0) for d in own} for i, (q, own) in enumerate(numbered.qrels.items())}
+        data, training = replace(numbered, qrels=qrels), TrainingSection(dev_queries=4, dev_documents=5)
+        sample = ranker_sample(data, training)[0] if of_ranker else dev_sample(data, training)
+        order = rng_for("dev sample", data.queries.hash).permutation(len(data.queries))
+        positive = [row for row in order if row % every == 0]
+        assert sample.queries.ids == [data.queries.ids[row] for row in sorted(positive[:4])]
+
+    @pytest.mark.parametrize("draw", [dev_sample, lambda *given: ranker_sample(*given)[0]])
+    def test_a_dev_sample_of_queries_without_any_positive(self, numbered, draw):
+        data = replace(numbered, qrels={q: dict.fromkeys(own, 0) for q, own in numbered.qrels.items()})
+        assert len(draw(data, TrainingSection(dev_queries=4, dev_documents=5)).queries) == 4
 
     def test_the_dev_sample_takes_no_misses_for_neighbours(self, data):
         data = data.subset([3, 4])

@@ -5,6 +5,7 @@
 
 import json
 import logging
+import re
 import shutil
 import sys
 from contextlib import closing
@@ -199,6 +200,18 @@ class TestCorpus:
         assert "out: ../outside.png lies out of the folder" in caplog.text
         with pytest.raises(DataError, match="3 images cannot be read"):
             indexed(pictures, on_error="fail")
+
+    def test_malformed_records(self, indexed, pictures, caplog):
+        """One that was good stays in the index; a first line that is no JSON hides no images."""
+        lines = (pictures / "corpus.jsonl").read_text().splitlines()
+        indexed(pictures)
+        broken = json.dumps(json.loads(lines[0]) | {"metadata": ["x"]})
+        (pictures / "corpus.jsonl").write_text("\n".join(["no JSON", broken, *lines[1:], lines[1], '{"_id": 7}']))
+        assert holds_images(pictures)
+        caplog.clear()
+        assert len(indexed(pictures, prune=True)) == 20
+        (record,) = [r for r in caplog.records if "left out" in r.message]
+        assert re.findall(r"line \d+", record.message) == ["line 1", "line 2", "line 22", "line 3", "line 23"]
 
     def test_texts_among_them(self, indexed, pictures):
         with (pictures / "corpus.jsonl").open("a") as corpus:

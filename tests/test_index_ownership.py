@@ -15,7 +15,7 @@ from tiny import write_jsonl
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.indexes import index_documents
 from retort.pipelines.load import load_pipeline
-from retort.students import FILE_STAMP, ROOT_STAMP, Student
+from retort.students import FILE_STAMP, ROOT_STAMP, SENTENCES_STAMP, Student
 
 stand_in, place = test_server_store.stand_in, test_server_store.place  # fixtures
 LONG = "the ship in the sea. " * 100  # four passages
@@ -74,6 +74,17 @@ class TestFoldersOfDocuments:
         first = indexed(corpus)
         monkeypatch.setattr(Student, "encode_document", None)  # nothing is embedded again
         assert indexed(corpus).keys() == first.keys()
+
+    def test_vectors_of_sentences_come_later_and_stay(self, indexed, tmp_path, monkeypatch):
+        """A document of a title alone has none."""
+        corpus = write_corpus(tmp_path / "corpus", d1={}, d2={"title": "sea"})
+        with (corpus / "corpus.jsonl").open("a") as file:
+            file.write('{"_id": "d3", "title": "ship", "text": ""}')
+        assert not any(SENTENCES_STAMP in d.meta for d in indexed(corpus, sentences=False).values())
+        found = indexed(corpus)
+        assert {name for name, d in found.items() if SENTENCES_STAMP in d.meta} == {"d1", "d2"}
+        monkeypatch.setattr(Student, "encode_document", None)  # nothing is embedded again
+        assert indexed(corpus) == indexed(corpus, sentences=False) == found
 
     def test_beside_a_file_of_that_name(self, indexed, tmp_path):
         files = write_files(tmp_path / "files", a="the ship.")

@@ -21,6 +21,7 @@ from retort.students.encoding import encode_parts
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.build import build_recipe
 from retort.trainers.data.proposals import Proposals
+from retort.trainers.data.pseudo_queries import sentences_of
 from retort.trainers.data.read import read_data
 from retort.trainers.distiller import step_loss
 from retort.trainers.encoder_output import BatchEncoder
@@ -219,6 +220,36 @@ class TestQueries:
         queries_tree["stages"][0]["candidates"]["sources"] = ["given"]
         with pytest.raises(RecipeError, match=r"stages.0.queries: .* no documents for its queries"):
             build_recipe(Recipe.from_dict(queries_tree, allow=ALLOW), data, tmp_path)
+
+    @pytest.mark.parametrize("batches", ["lists", "pairs"])
+    def test_positives_that_the_data_do_not_have(self, queries_tree, beir, tmp_path, batches):
+        """A stage that makes its queries brings their positives along."""
+        one = queries_tree["stages"][0]
+        if batches == "pairs":
+            del one["candidates"], one["refresh"]
+            one |= {"batches": "pairs", "objectives": [spec("Contrastive")]}
+        data = read_data(beir, "train")
+        data.qrels = {q: dict.fromkeys(own, 0) for q, own in data.qrels.items()}
+        build_recipe(Recipe.from_dict(queries_tree, allow=ALLOW), data, tmp_path)
+        del one["queries"]
+        if batches == "lists":
+            with pytest.raises(RecipeError, match="stage expanded: Contrastive needs positives, but none of the 30"):
+                build_recipe(Recipe.from_dict(queries_tree, allow=ALLOW), data, tmp_path)
+
+    def test_no_sentence_of_what_is_held_out(self, queries_tree, beir, tmp_path, monkeypatch):
+        """Dev's own queries were made of it."""
+        monkeypatch.setattr(Proposals, "of", lambda self, data: [["the ship"] for _ in data.corpus.ids])
+        one = queries_tree["stages"][0]
+        del one["candidates"], one["refresh"]
+        one |= {"batches": "queries", "objectives": [spec("Alignment", projection=True)], "teacher": "teacher"}
+        data = read_data(beir, "train")
+        data.held_out = frozenset(data.corpus.ids[:20])
+        built = build_recipe(Recipe.from_dict(queries_tree, allow=ALLOW), data, tmp_path)
+        seen, real = [], built.batches["expanded"].query_texts
+        monkeypatch.setattr(built.batches["expanded"], "query_texts", lambda data: seen.extend(real(data)) or seen)
+        open_stage(built, built.recipe.stages[0], tmp_path / "out")
+        assert seen[0] == "the ship"
+        assert not {s for text in data.corpus.texts[:20] for s in sentences_of(text)} & set(seen[1:])
 
     def test_a_source_without_any_query(self, queries_tree, beir, tmp_path, monkeypatch):
         monkeypatch.setattr(Proposals, "of", lambda self, data: [[] for _ in data.corpus.ids])

@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from retort.serving import listening
-from retort.serving.listening import Server, address, bind, is_loopback
+from retort.serving.listening import HEAD_BYTES, Server, address, bind, is_loopback
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 WITHIN = 5  # seconds
@@ -27,7 +27,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": b"up"})
 
 
-def serve(check, host="127.0.0.1"):
+def serve(check, host="127.0.0.1", served=app):
     """Serve until a check, run in a thread on the port, has ended; its result."""
     sockets = bind(host, 0)
     port = sockets[0].getsockname()[1]
@@ -35,7 +35,7 @@ def serve(check, host="127.0.0.1"):
     async def both():
         started = asyncio.Event()
         ended = []
-        server = Server(app, started.set, lambda: ended.append(port))
+        server = Server(served, started.set, lambda: ended.append(port))
         running = asyncio.create_task(server.serve(sockets))
         await asyncio.wait_for(started.wait(), WITHIN)
         try:
@@ -114,6 +114,15 @@ class TestBinding:
 
 
 class TestServer:
+    @pytest.fixture(params=["httptools_impl.HttpToolsProtocol", "h11_impl.H11Protocol"])
+    def parser(self, request):
+        """Which of the two reads HTTP."""
+        module, name = request.param.split(".")
+        base = getattr(pytest.importorskip(f"uvicorn.protocols.http.{module}"), name)
+        own, listening._Protocol.__bases__ = listening._Protocol.__bases__, (base,)
+        yield
+        listening._Protocol.__bases__ = own
+
     def test_it_says_that_it_listens_once_it_does(self):
         assert serve(ask).endswith(b"up")
 
@@ -149,6 +158,50 @@ class TestServer:
             return True
 
         assert serve(twice)
+
+    @pytest.mark.usefixtures("parser")
+    @pytest.mark.parametrize("before", [0, 1])
+    def test_a_head_without_an_end(self, before):
+        """It ends at a bound, whichever parser is there."""
+        head = REQUEST[:-2] + b"x: "
+
+        def long(port):
+            said = []
+            for size in (HEAD_BYTES // 2, HEAD_BYTES):
+                with socket.create_connection(("127.0.0.1", port), timeout=WITHIN) as one:
+                    for _ in range(before):
+                        one.sendall(REQUEST)
+                        assert answer(one).endswith(b"up")
+                    one.sendall(head.ljust(size, b"x"))
+                    if size < HEAD_BYTES:
+                        one.sendall(b"\r\n\r\n")
+                    said.append(answer(one))
+            return said
+
+        short, endless = serve(long)
+        assert short.endswith(b"up")
+        assert endless.startswith(b"HTTP/1.1 431 ")
+
+    @pytest.mark.usefixtures("parser")
+    def test_a_long_body_is_no_head(self):
+        size = 5 * HEAD_BYTES
+
+        async def reads(scope, receive, send):
+            if scope["type"] == "http":
+                got = 0
+                while got < size:
+                    got += len((await receive())["body"])
+            await app(scope, receive, send)
+
+        def twice(port):
+            with socket.create_connection(("127.0.0.1", port), timeout=WITHIN) as one:
+                for _ in range(2):
+                    one.sendall(REQUEST.replace(b"GET", b"POST")[:-2] + b"Content-Length: %d\r\n\r\n" % size)
+                    one.sendall(b"x" * size)
+                    assert answer(one).endswith(b"up")
+            return True
+
+        assert serve(twice, served=reads)
 
     def test_connections_of_one_client(self, monkeypatch):
         monkeypatch.setattr(listening, "CLIENT_CONNECTIONS", 3)

@@ -34,7 +34,7 @@ from retort.trainers.engine.loop import Loop
 from retort.trainers.engine.optimizers import schedule_factor
 from retort.trainers.engine.progress import RunProgress
 from retort.trainers.engine.validation import Validation
-from retort.trainers.recipe import Recipe, TrainingSection
+from retort.trainers.recipe import DataSection, Recipe, TrainingSection
 from retort.trainers.roles import StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.run_folder import _decisive
@@ -391,6 +391,7 @@ class TestBadInput:
         recipe = Recipe.from_dict(recipe_tree)
         with pytest.raises(RecipeError, match=r"stage distil: Contrastive needs positives, but none of the 30 queries"):
             run_recipe(recipe, beir, tmp_path / "x" / "run")
+        assert not (tmp_path / "x" / "run").exists()  # known before the first stage
 
     def test_queries_without_a_positive_are_masked_and_counted(self, recipe_tree, beir, tmp_path):
         path = beir / "qrels" / "train.tsv"
@@ -453,6 +454,52 @@ class TestBadInput:
             RecipeError, match="8 dimensions, teacher 'teacher' has 16. Give the student a head .* set projection: true"
         ):
             run_recipe(Recipe.from_dict(recipe_tree, overrides=overrides), beir, tmp_path / "x" / "run")
+
+
+class TestQueriesWithoutCandidates:
+    """Those that have no positive, where `negatives` is 0."""
+
+    @pytest.fixture
+    def few(self, recipe_tree, beir) -> dict:
+        path = beir / "qrels" / "train.tsv"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line.replace("\t1\n", "\t0\n") if i % 8 else line for i, line in enumerate(lines)))
+        recipe_tree["training"] |= {"batch_size": 2, "evaluate_every": 0}
+        recipe_tree["candidates"].pop("own")
+        recipe_tree["stages"] = [stage("few", 8, teacher="teacher", candidates=pool("bm25", negatives=0))]
+        return recipe_tree
+
+    @pytest.mark.parametrize(
+        ("objective", "parts"),
+        [
+            ("Contrastive", 2),
+            ("InBatchKL", 2),
+            ("retort.trainers.methods.nkd.NKD", 1),
+            ("retort.trainers.methods.mtd.ConsensusAndDifference", 1),
+            ("retort.trainers.methods.ar2.Adversarial", 1),
+        ],
+    )
+    def test_they_teach_nothing(self, few, beir, tmp_path, objective, parts):
+        few["stages"][0]["objectives"] = [spec(objective)]
+        few["training"]["accumulation"] = parts
+        if "mtd" in objective:
+            few["stages"][0]["objectives"] = [spec(objective, teacher=["teacher"])]
+        run_recipe(Recipe.from_dict(few), beir, tmp_path / "run")
+        steps = [line for line in log_of(tmp_path / "run") if line["event"] == "step"]
+        assert len(steps) == 8 and any(line["grad_norm"] == 0 for line in steps)
+
+    def test_texts_that_depend_on_the_list(self, few, beir, tmp_path):
+        few["stages"][0]["candidates"]["text"] = spec(
+            "retort.trainers.methods.capstone.Expansion", queries=spec("TrainingQuestions", most=100)
+        )
+        few["stages"][0]["objectives"] = [spec("Contrastive")]
+        built = build_recipe(Recipe.from_dict(few), read_train_and_dev(beir, DataSection())[0], tmp_path / "cache")
+        source = open_stage(built, built.recipe.stages[0], tmp_path / "out").source
+        batches = [source.batch(step) for step in range(8)]
+        empty = [batch for batch in batches if not batch.mask.any()]
+        assert empty and all(batch.index.shape == (2, 1) and len(batch.documents) == 1 for batch in empty)
+        assert [len(part.documents) for part in empty[0].split(2)] == [1, 1]
+        assert len(empty[0].split(3)) == 2
 
 
 class TestStep:

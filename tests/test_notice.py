@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from retort.cli import main
-from retort.serving.notice import Notice, put_up, read_notice
+from retort.serving.notice import Notice, put_up, read_key, read_notice
 
 KEY = "a-key-of-the-tests"
 
@@ -25,7 +25,7 @@ SAID = f'data: {{"event": "passages", "passages": [{PASSAGE}]}}\n\ndata: {{"even
 @pytest.fixture
 def server():
     """What answers as `retort serve` does, and keeps the keys that it gets."""
-    keys = []
+    keys, bodies = [], []
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self, body: bytes) -> None:
@@ -38,7 +38,7 @@ def server():
             self.answer(b'{"token": "t"}')
 
         def do_POST(self):
-            self.rfile.read(int(self.headers["content-length"]))
+            bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
             keys.append(self.headers["authorization"])
             self.answer(SAID.encode())
 
@@ -46,7 +46,7 @@ def server():
             pass
 
     running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    running.keys, running.url = keys, f"http://127.0.0.1:{running.server_port}"
+    running.keys, running.bodies, running.url = keys, bodies, f"http://127.0.0.1:{running.server_port}"
     threading.Thread(target=running.serve_forever, daemon=True).start()
     yield running
     running.shutdown()
@@ -66,6 +66,37 @@ def test_the_key_goes_to_nobody_who_has_not_got_it(server, index, own):
     put_up(index, server.url, "t", own)
     main(["ask", "Who reads this?", "--store", index])
     assert server.keys == [f"Bearer {KEY}" if own == KEY else None]
+
+
+@pytest.mark.parametrize("key", ["kl\xfcssel", "two words", "a\nb", "tab\t", " \n", "caf\udce9"])
+def test_a_key_that_no_header_can_carry(server, index, key, monkeypatch, capsys):
+    put_up(index, server.url, "t", "another-key")
+    monkeypatch.setenv("RETORT_API_KEY", key)
+    for command in (["ask", "Who reads this?"], ["serve"]):
+        with pytest.raises(SystemExit) as stop:
+            main([*command, "--store", index])
+        assert stop.value.code == 2
+        said = capsys.readouterr().err
+        assert said.startswith("retort: error: RETORT_API_KEY may hold ASCII letters, digits and signs only")
+        assert said.count("\n") == 1
+    assert not server.bodies
+
+
+@pytest.mark.parametrize(
+    ("held", "key"), [(KEY, KEY), (f"{KEY}\n", KEY), (f"{KEY}\r\n", KEY), ("\n", None), ("", None)]
+)
+def test_a_key_from_a_file_ends_with_its_line(held, key, monkeypatch):
+    monkeypatch.setenv("RETORT_API_KEY", held)
+    assert read_key() == key
+    monkeypatch.delenv("RETORT_API_KEY")
+    assert read_key() is None
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_the_index_that_is_asked(server, index, other):
+    put_up(index, server.url, "t", None, other=other)
+    main(["ask", "Who reads this?", "--store", index])
+    assert [body["other"] for body in server.bodies] == [other]
 
 
 def test_what_it_says(server, index, capsys):

@@ -14,6 +14,7 @@ import tempfile
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from haystack_integrations.document_stores.retort import (
 )
 from haystack_integrations.document_stores.retort.edge_documents import point_id
 from haystack_integrations.document_stores.retort.edge_filters import document_matches
+from retort.students import files
 
 TYPE = "haystack_integrations.document_stores.retort.qdrant_edge_document_store.QdrantEdgeDocumentStore"
 
@@ -617,17 +619,73 @@ class TestRecreateIndex:
         """The second empties nothing that the first has written."""
         store = QdrantEdgeDocumentStore(path, recreate_index=True)
         QdrantEdgeDocumentStore(path).write_documents(documents(3))
-        checked, others = qdrant_edge_document_store.to_point, [documents(1, start=7)]
+        made = qdrant_edge_document_store.to_point
+        other = threading.Thread(target=store.write_documents, args=(documents(1, start=7),), daemon=True)
 
         def interrupted(*arguments):
-            if others:
-                store.write_documents(others.pop())
-            return checked(*arguments)
+            if other.ident is None:
+                other.start()
+                other.join(0.2)
+            return made(*arguments)
 
         monkeypatch.setattr(qdrant_edge_document_store, "to_point", interrupted)
         store.write_documents(documents(1, start=9))
+        other.join(10)
         assert sorted(d.id for d in store.filter_documents()) == ["d00007", "d00009"]
         store.close()
+
+    @pytest.mark.parametrize("update", [False, True])
+    def test_another_store_writes_meanwhile(self, path, monkeypatch, update):
+        """It waits for the index, and finds the new one."""
+        first, store = QdrantEdgeDocumentStore(path), QdrantEdgeDocumentStore(path, recreate_index=True)
+        first.write_documents(documents(3))
+        replaced = shared_shard.replace_folder
+        everything = {"field": "meta.n", "operator": ">=", "value": 0}
+        call = partial(first.update_by_filter, everything, {"seen": True})
+        call = call if update else partial(first.write_documents, documents(1, start=7))
+        other = threading.Thread(target=call, daemon=True)
+
+        @contextlib.contextmanager
+        def interrupted(*arguments):
+            with replaced(*arguments) as aside:
+                other.start()
+                other.join(0.2)
+                yield aside
+
+        monkeypatch.setattr(shared_shard, "replace_folder", interrupted)
+        store.write_documents(documents(1, start=9))
+        other.join(10)
+        found = {d.id: d.meta.get("seen") for d in store.filter_documents()}
+        assert found == ({"d00009": True} if update else {"d00007": None, "d00009": None})
+        first.close()
+        store.close()
+
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [
+            ({}, {"quantization": "int8", "storage": "float16", "similarity": "dot_product"}),
+            ({"quantization": "int8", "storage": "turbo8"}, {"quantization": "turbo4", "storage": "float32"}),
+            ({"quantization": "binary", "storage": "float16", "similarity": "l2"}, {}),
+        ],
+    )
+    def test_it_takes_all_settings_of_the_store(self, path, before, after):
+        first = QdrantEdgeDocumentStore(path, **before)
+        first.write_documents(documents(3))
+        store = QdrantEdgeDocumentStore(path, recreate_index=True, **after)
+        assert store.write_documents(documents(2, dim=6, start=7)) == 2
+        with pytest.raises(DocumentStoreError):
+            QdrantEdgeDocumentStore(path).write_documents(documents(1, dim=8))
+        store.write_documents(documents(1, dim=6, start=9))
+        store.close()
+        first.close()
+        store = QdrantEdgeDocumentStore(path, **after)
+        new = {"quantization": None, "storage": "float32", "similarity": "cosine"} | after
+        found = store.describe()
+        assert {name: found[name] for name in new} == new
+        assert (found["embedding_dim"], found["documents"]) == (6, 3)
+        assert sorted(d.id for d in store.search([1.0] * 6)) == ["d00007", "d00008", "d00009"]
+        store.close()
+        assert os.listdir(os.path.dirname(path)) == ["index"]
 
     def test_writing_empties_it_once(self, path):
         """Also for another dimension and similarity. Reading does not."""
@@ -653,6 +711,43 @@ class TestRecreateIndex:
         store.write_documents(documents(3))
         with pytest.raises(DocumentStoreError):
             QdrantEdgeDocumentStore(path, recreate_index=True).write_documents([Document(id="bad", **fields)])
+        assert store.count_documents() == 3
+
+    def test_nothing_is_lost_for_duplicates(self, store, path):
+        store.write_documents(documents(3))
+        with pytest.raises(DuplicateDocumentError, match=f"of stored ones in {path} or"):
+            QdrantEdgeDocumentStore(path, recreate_index=True).write_documents(
+                documents(1) * 2, policy=DuplicatePolicy.FAIL
+            )
+        assert store.count_documents() == 3
+
+    @pytest.mark.parametrize(
+        ("owner", "name"),
+        [(shared_shard.SharedShard, "upsert"), (shared_shard.SharedShard, "flush"), (files, "_exchange")],
+    )
+    def test_nothing_is_lost_whatever_fails(self, store, path, monkeypatch, owner, name):
+        store.write_documents(documents(3))
+        recreating = QdrantEdgeDocumentStore(path, recreate_index=True, quantization="int8")
+
+        def fail(*_):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as failing:
+            failing.setattr(owner, name, fail)
+            with pytest.raises(DocumentStoreError, match=rf"Cannot replace the index at {path}: .*Free space"):
+                recreating.write_documents(documents(1, start=7))
+        assert len(store.search([1.0] * 8)) == 3
+        assert recreating.write_documents(documents(1, start=7)) == 1
+        recreating.close()
+        store.close()
+        assert os.listdir(os.path.dirname(path)) == ["index"]
+
+    def test_a_forked_process_replaces_nothing(self, store, path, monkeypatch):
+        store.write_documents(documents(3))
+        with monkeypatch.context() as forked:
+            forked.setattr(os, "getpid", lambda: -1)
+            with pytest.raises(DocumentStoreError, match="in use by another process"):
+                QdrantEdgeDocumentStore(path, recreate_index=True).write_documents(documents(1, start=7))
         assert store.count_documents() == 3
 
     def test_nothing_to_empty(self, path):

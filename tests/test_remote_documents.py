@@ -3,6 +3,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Students whose documents an API embeds: training, their space, and what a saved one refuses."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from haystack import Document
@@ -12,7 +15,10 @@ from tiny import assert_comes_back, everything, recipe, spec, stage, tiny_config
 from tiny_server import DIM, serving
 
 from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder, StudentTextEmbedder
-from retort.students import Manifest, ManifestError, Student
+from haystack_integrations.components.readers.retort import ExtractiveAnswerer
+from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+from retort.cli import main
+from retort.students import SPACE_STAMP, STUDENT_STAMP, Manifest, ManifestError, Student, create, save_student
 from retort.students.hashing import remote_space
 from retort.students.loading import read_remote_documents
 from retort.trainers.data.beir import read_beir
@@ -145,6 +151,7 @@ class TestTraining:
         texts = ["bread and butter", "the sea"]
         assert np.allclose(graph.encode_query(texts), torch_.encode_query(texts), atol=1e-5)
         assert graph.space == torch_.space
+        assert (graph.encodes_documents, torch_.encodes_documents) == (False, False)
         with pytest.raises(ManifestError, match="encodes queries only: another component embeds its documents"):
             graph.encode_document(texts)
 
@@ -184,3 +191,99 @@ class TestTraining:
             refused("gives vectors of 16 dimensions: set dim: 16", wide)
             refused("query tower has 16 dimensions, the document tower 8", remote(dim=8))
             refused("query: .*remote_documents is for documents only", lambda _, s: s.update(query=s["document"]))
+
+
+TEXTS = {
+    "harbour": "The storm came at noon. The ship lay in the harbour with the captain.",
+    "kitchen": "Bread needs salt. The oven is hot.",
+}
+
+
+class TestAsking:
+    """Sentences have no vectors: the nearest passages answer with those that share words with the question."""
+
+    @pytest.fixture(scope="class")
+    def folder(self, tiny_student, tmp_path_factory) -> str:
+        """Folder of a student that encodes queries only."""
+        model = create.two_towers(
+            query=spec("pretrained", model=tiny_student),
+            document=spec("retort.students.create.remote_documents", teacher="api", dim=DIM),
+        )
+        remote = model[0].sub_modules["document"][0]
+        remote.source = SOURCE
+        path = tmp_path_factory.mktemp("students") / "remote"
+        save_student(model, path)
+        return str(path)
+
+    @pytest.fixture
+    def store(self, folder, tmp_path) -> Path:
+        """An index that somebody else's embedder filled: the harbour is nearest to its question."""
+        student = Student.load(folder)
+        asked = student.encode_query(["where is the ship?"])[0]
+        meta = {SPACE_STAMP: student.space, STUDENT_STAMP: folder}
+        store = QdrantEdgeDocumentStore(path=str(tmp_path / "index"))
+        store.write_documents(
+            [
+                Document(id=name, content=text, embedding=vector.tolist(), meta=meta)
+                for (name, text), vector in zip(TEXTS.items(), (asked, -asked), strict=True)
+            ]
+        )
+        store.close()
+        return tmp_path / "index"
+
+    def test_by_the_answerer(self, folder, tiny_student):
+        assert Student.load(tiny_student).encodes_documents
+        filler = "The bee is near the rose. " * 70
+        documents = [
+            Document(id="long", content=f"{filler}\n\nThe captain of the SHIP sleeps. {filler}", score=0.2),
+            Document(id="other", content="Bread needs salt. The oven is hot.", score=-0.5),
+            Document(id="blank", content=""),
+            Document(id="unscored", content="A ship. The ship of the captain is here."),
+        ]
+        answerer = ExtractiveAnswerer(model=folder, top_k=9)
+        found = answerer.run(query="Where is the ship of the captain?", documents=documents)
+        assert [(a.document.id, a.data, a.score) for a in found["answers"]] == [
+            ("long", "The captain of the SHIP sleeps.", 0.2),
+            ("other", "The oven is hot.", -0.5),
+            ("unscored", "The ship of the captain is here.", 0.0),
+        ]
+        assert found["best_score"] == 0.2
+        for answer in found["answers"]:
+            span, within = answer.document_offset, answer.context_offset
+            assert answer.document.content[span.start : span.end] == answer.data
+            assert answer.context[within.start : within.end] == answer.data
+        assert len(answerer.run(query="ship", documents=documents, top_k=1)["answers"]) == 1
+        assert answerer.run(query="ship", documents=[]) == {"answers": [], "best_score": 0.0}
+        chinese = Document(
+            content="Bread needs much salt.\n\n\u4e0a\u6d77\u6e2f\u662f\u4e2d\u56fd\u6700\u5927\u7684\u6e2f\u53e3\u3002"
+        )
+        (answer,) = answerer.run(query="\u4e0a\u6d77", documents=[chinese])["answers"]
+        assert answer.data.startswith("\u4e0a\u6d77")
+
+    def test_by_the_command(self, store, capsys):
+        main(["ask", "where is the ship?", "--store", str(store), "--json"])
+        found = json.loads(capsys.readouterr().out)
+        assert [(a["document"], a["text"]) for a in found["answers"]] == [
+            ("harbour", "The ship lay in the harbour with the captain."),
+            ("kitchen", "The oven is hot."),
+        ]
+        assert found["best_score"] == pytest.approx(1, abs=1e-2)
+
+    def test_by_the_server(self, folder, store):
+        from starlette.testclient import TestClient
+
+        from retort.serving.app import Serving, create_app
+        from retort.serving.engine import Engine
+
+        served = Serving(Engine(folder, str(store)))
+        try:
+            client = TestClient(create_app(served))
+            assert client.get("/ready").status_code == 200
+            read = client.post("/extractive_qa/run", json={"query": "where is the ship?"}).json()["result"]
+            assert read["answerer"]["answers"][0]["data"] == "The ship lay in the harbour with the captain."
+            chat = {"model": "chat", "messages": [{"role": "user", "content": "where is the ship?"}]}
+            said = client.post("/v1/chat/completions", json=chat).json()["choices"][0]["message"]["content"]
+            assert said.startswith("The ship lay in the harbour with the captain. [1]")
+            assert '"event": "answer"' in client.post("/ask", json={"question": "where is the ship?"}).text
+        finally:
+            served.close()

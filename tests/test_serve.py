@@ -12,12 +12,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+from haystack.errors import FilterError
 from tiny import MINILM, write_jsonl
 
 from retort.cli import main
@@ -38,6 +40,7 @@ QUESTION = "Where do we gather when the fire alarm sounds?"
 ANSWER = "When the alarm sounds, take the stairs and gather at the fountain."
 KEY = "a-key-of-the-tests"
 SECRET = "what nobody else should read"
+UNANSWERED = "The question could not be answered; the server's log says why."
 ANY = "0.0.0.0"  # noqa: S104
 
 
@@ -92,14 +95,18 @@ def server(place):
     options = ["--max-requests", "8", "--max-body", "5000", "--body-timeout", "5"]
     running = Running(place, "--store", "index", "--other", "other", *options)
     yield running
-    assert json.loads((place / "index.served.json").read_text())["url"] == running.url
+    notices = {False: place / "index.served.json", True: place / "other.served.json"}
+    for other, notice in notices.items():
+        content = json.loads(notice.read_text())
+        assert (content["url"], content["other"]) == (running.url, other)
     assert running.stop() in {0, -signal.SIGTERM}
-    assert not (place / "index.served.json").exists()
+    assert not any(notice.exists() for notice in notices.values())
 
 
 class TestApi:
     def test_asking(self, server):
         assert server.client.get("/ready").json()["documents"] == 5
+        assert f"API: {server.url}/docs\n" in server.log.read_text()
         passages, *answers, done = server.ask(QUESTION)
         assert [event["event"] for event in (passages, *answers, done)] == [
             "passages",
@@ -291,16 +298,20 @@ class TestApi:
         shutil.copytree(place / "index", place / "copy", ignore=shutil.ignore_patterns("*.lock"))
         options = [QUESTION, "--top-k", "1", "--json", "--filter", "letters<6"]
         answers = []
-        for store in ("index", "copy"):
+        for store in ("index", "other", "copy"):
             main(["ask", "--store", store, *options])
             answers.append(json.loads(capsys.readouterr().out))
-        assert answers[0] == answers[1]
+        assert answers[0] == answers[1] == answers[2]
         assert answers[0]["answers"][0]["text"] == ANSWER
         assert {d["id"] for d in answers[0]["documents"]} == {"badge", "fire", "lunch"}
         for arguments, message in [
             (["ask", "--store", "index", QUESTION, "--student", "student"], "Leave --student out"),
             (["ask", "--store", "index", QUESTION, "--filter", "letters"], "--filter: letters is no condition"),
             (["serve", "--store", "index", "--port", "0"], f"It is served at {server.url} already."),
+            (
+                ["serve", "--store", "copy", "--student", "student", "--other", "other", "--port", "0"],
+                f"It is served at {server.url} already.",
+            ),
         ]:
             with pytest.raises(SystemExit):
                 main(arguments)
@@ -340,7 +351,7 @@ class TestApi:
         assert "".join(pieces) == whole
         parts = [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]
         assert client.chat.completions.create(model="chat", messages=parts).choices[0].message.content == whole
-        assert "chat" in [model.id for model in client.models.list()]
+        assert [model.id for model in client.models.list()] == ["chat"]
         for name in ("gpt-4o", "search", "\u202e"):
             with pytest.raises(NotFoundError, match='Ask for model="chat"'):
                 client.chat.completions.create(model=name, messages=messages)
@@ -361,6 +372,7 @@ def test_a_key_and_a_language_model(place):
     try:
         assert running.client.get("/").status_code == 200
         assert running.client.get("/settings").json()["key"] is True
+        assert "(model: chat)\n" in running.log.read_text()  # without /docs, which a browser opens without the key
         for headers in ({}, {"authorization": "Bearer wrong"}):
             answer = running.client.post("/ask", json={"question": QUESTION}, headers=headers)
             assert answer.status_code == 401
@@ -552,6 +564,39 @@ class TestStarting:
         assert "Was it built with another model?" in capsys.readouterr().err
 
 
+class TestWaiting:
+    """Within this process, on an engine that answers when it is let."""
+
+    def test_readiness_waits_for_no_question(self):
+        from retort.serving.app import Serving, create_app
+
+        class Slow:
+            student, store, trust_remote_code = "student", "index", False
+            freed = threading.Event()
+
+            def answer(self, *_, **__):
+                assert self.freed.wait(30)
+                yield {"event": "done"}
+
+            def check(self):
+                return {"documents": 1}
+
+        engine = Slow()
+
+        async def probe():
+            transport = httpx.ASGITransport(create_app(Serving(engine, workers=1)))
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+                questions = [asyncio.create_task(client.post("/ask", json={"question": "ship"})) for _ in range(3)]
+                try:
+                    await asyncio.sleep(0.1)
+                    return (await asyncio.wait_for(client.get("/ready"), 5)).json()["documents"]
+                finally:
+                    engine.freed.set()
+                    await asyncio.gather(*questions)
+
+        assert in_a_thread(probe()) == 1
+
+
 class TestFailing:
     """Within this process, on an engine that breaks after its first event."""
 
@@ -560,6 +605,7 @@ class TestFailing:
         from starlette.testclient import TestClient
 
         from retort.serving.app import Serving, create_app
+        from retort.students import ExportError
 
         class Breaking:
             student, store, trust_remote_code = "student", "index", False
@@ -567,6 +613,9 @@ class TestFailing:
             def answer(self, question, top_k, filters):
                 yield {"event": "passages", "passages": [question, top_k]}
                 raise RuntimeError(SECRET)
+
+            def search(self, question, **_):
+                raise {"ship": RuntimeError, "filter": FilterError, "export": ExportError}[question](SECRET)
 
         return TestClient(create_app(Serving(Breaking())))
 
@@ -581,8 +630,22 @@ class TestFailing:
         said = client.post("/ask", json={"question": "ship"})
         events = [json.loads(line[6:]) for line in said.text.splitlines() if line]
         assert [event["event"] for event in events] == ["passages", "error"]
-        assert events[1]["detail"] == "The question could not be answered; the server's log says why."
+        assert events[1]["detail"] == UNANSWERED
         assert SECRET in caplog.text
+
+    @pytest.mark.parametrize("name", ["search", "extractive_qa"])
+    def test_what_nobody_foresaw_is_not_told(self, client, name):
+        said = client.post(f"/{name}/run", json={"query": "ship"})
+        assert (said.status_code, said.json()["detail"]) == (500, UNANSWERED)
+        for question, status in (("filter", 422), ("export", 503)):
+            said = client.post(f"/{name}/run", json={"query": question})
+            assert (said.status_code, said.json()["detail"]) == (status, SECRET)
+
+    def test_nor_in_a_chat(self, client):
+        for stream in (False, True):
+            chat = {"model": "chat", "messages": [{"role": "user", "content": "ship"}], "top_k": 1, "stream": stream}
+            said = client.post("/v1/chat/completions", json=chat)
+            assert (said.status_code, said.json()["error"]["message"]) == (500, UNANSWERED)
 
 
 def in_a_thread(awaited):

@@ -4,6 +4,8 @@
 import errno
 import gc
 import json
+import os
+import shutil
 import sys
 import threading
 import weakref
@@ -297,6 +299,25 @@ class TestHandle:
         gc.collect()
         assert student() is None
         assert first.student.dim == 16
+
+    @pytest.mark.parametrize("name", [".#config.json", "gone.json"])
+    def test_links_that_lead_nowhere_are_passed_over(self, tiny_student, tmp_path, name):
+        """An editor's lock is one."""
+        folder = tmp_path / "student"
+        shutil.copytree(tiny_student, folder)
+        (folder / name).symlink_to("nowhere")
+        assert StudentHandle(Student, str(folder)).student.dim == 16
+
+    def test_a_file_that_is_saved_over_is_a_change_and_a_hidden_one_is_none(self, tiny_student, tmp_path):
+        folder = tmp_path / "student"
+        shutil.copytree(tiny_student, folder)
+        first, same, other = (StudentHandle(Student, str(folder)) for _ in range(3))
+        student = first.student
+        for name, handle in ((".DS_Store", same), ("config.json", other)):
+            with (folder / name).open("a") as file:
+                file.write(" ")
+            os.utime(folder / name, (2**32, 2**32))
+            assert (handle.student is student) == (handle is same)
 
     def test_a_handle_that_is_dropped_keeps_no_model(self, tiny_student):
         """As of components that nobody closed."""

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from haystack import Document, component
 from tiny import pool, spec, stage, write_pictures
 
 from retort.students import save_student
@@ -27,11 +28,23 @@ from retort.trainers.runtime import locks
 from retort.trainers.runtime.errors import CacheError, RecipeError
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 from retort.trainers.teachers.embedder import EmbedderTeacher
-from retort.trainers.teachers.haystack import is_local
+from retort.trainers.teachers.haystack import HaystackComponents, is_local
 from retort.trainers.teachers.vector_cache import VectorCache
 
 TEXTS = TextStore(["1", "2", "3", "4", "5"], ["the ship", "bread", "rose and bee", "the sea", "a b c ship"])
 EMBEDDERS = "haystack_integrations.components.embedders"
+
+
+@component
+class NestedRanker:
+    """A ranker that may hold another."""
+
+    def __init__(self, *, model: object = None, batch_size: int = 8, backend: str = "torch") -> None:
+        self.model, self.batch_size, self.backend = model, batch_size, backend
+
+    @component.output_types(documents=list[Document])
+    def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict:
+        return {"documents": documents}
 
 
 def fake(texts: list[str]) -> np.ndarray:
@@ -207,6 +220,53 @@ class TestEmbedderTeacher:
         first = EmbedderTeacher(**specs).key
         save_student(tiny_model(2), tmp_path / "t")
         assert EmbedderTeacher(**specs).key != first
+
+    @pytest.mark.parametrize(
+        "more",
+        [
+            {"batch_size": 4},
+            {"progress_bar": False},
+            {"device": {"type": "single", "device": "cpu"}},
+            {"encode_kwargs": {"batch_size": 4}, "local_files_only": True},
+        ],
+    )
+    def test_the_key_of_local_models_goes_by_what_they_answer(self, tiny_student, tmp_path, more):
+        """Whoever runs out of memory goes on with smaller batches, or elsewhere."""
+
+        def embedders(**parameters):
+            kind = f"{EMBEDDERS}.sentence_transformers.sentence_transformers"
+            parameters = {"model": tiny_student, "encode_kwargs": {}} | parameters
+            return EmbedderTeacher(
+                text_embedder={"type": f"{kind}_text_embedder.SentenceTransformersTextEmbedder",
+                               "init_parameters": parameters},
+                document_embedder={"type": f"{kind}_document_embedder.SentenceTransformersDocumentEmbedder",
+                                   "init_parameters": parameters},
+            )  # fmt: skip
+
+        one, other = embedders(), embedders(**more)
+        assert one.key == other.key
+        assert one.key != embedders(**more, normalize_embeddings=True).key
+        assert one.former_key != other.former_key != other.key
+        VectorCache(tmp_path, other.former_key, "document").fill(TEXTS, fake, lambda _: None)
+        kept = VectorCache(tmp_path, other.vectors_key("document"), "document", former_key=other.former_key)
+        assert not kept.missing(TEXTS)
+
+    def test_what_stands_within_a_local_component(self):
+        def key(**parameters):
+            within = {"type": "test_teachers.NestedRanker", "init_parameters": {"model": "m"} | parameters}
+            ranker = {"type": "test_teachers.NestedRanker", "init_parameters": {"model": within}}
+            return HaystackComponents({"ranker": ranker}, allowed_modules=["test_teachers"]).key
+
+        assert key() == key(batch_size=4, backend="onnx") != key(model="n")
+
+    def test_searches_of_a_local_retriever_are_found(self):
+        """What is kept of them knows no former key."""
+        store = {"type": "haystack.document_stores.in_memory.document_store.InMemoryDocumentStore"}
+        store |= {"init_parameters": {}}
+        kind = "haystack.components.retrievers.in_memory.bm25_retriever.InMemoryBM25Retriever"
+        spec = {"type": kind, "init_parameters": {"document_store": store, "scale_score": False, "top_k": 3}}
+        components = HaystackComponents({"retriever": spec})
+        assert components.key == components.former_key
 
     def test_untrusted_components_are_refused(self):
         spec = {"type": "subprocess.Popen", "init_parameters": {"args": "true"}}

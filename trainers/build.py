@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -25,6 +25,7 @@ from retort.students.scoring import is_ranker, score_parts
 from retort.students.sparse import is_sparse
 from retort.students.towers import SIDES, max_tokens, prompt_for, route
 from retort.students.views import room_of
+from retort.trainers.batches.sampling import refuse_derived
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.pseudo_queries import Joined
 from retort.trainers.data.texts import RetrievalData
@@ -244,6 +245,13 @@ def _built(
                 sources[f"{where}.init_parameters.queries"] = source
         if stage.queries is not None:
             _check_sources(f"stages.{i}.queries", stage, miners, context)
+    distiller = _build_distiller(recipe, student, context, batches, ask=ask)
+    for i, stage in enumerate(recipe.stages):
+        objectives = distiller.objectives_of(stage.name)
+        if stage.name in texts and texts[stage.name].derives:
+            _check_derived(f"stages.{i}", objectives, context)
+        if stage.name not in queries and batches[stage.name].needs_lists and not batches[stage.name].brings_lists:
+            _check_positives(stage, objectives, context.data)
     return BuiltRecipe(
         recipe=recipe,
         context=context,
@@ -253,7 +261,7 @@ def _built(
         sources=sources,
         batches=batches,
         texts=texts,
-        distiller=_build_distiller(recipe, student, context, batches, ask=ask),
+        distiller=distiller,
         trunk=fingerprint_of(student),
         trained_in_run=trained_in_run,
         in_training=in_training,
@@ -319,7 +327,7 @@ def _query_source(recipe: Recipe, spec: Any, where: str) -> QuerySource | None:
 def _check_sources(where: str, stage: Stage, miners: dict[str, Miner], context: TrainingContext) -> None:
     """Refuse miners that look up what only the data's own queries have."""
     data = context.data
-    without = context.over(RetrievalData(data.name, data.corpus, data.queries))
+    without = context.over(replace(data, qrels={}, given={}))
     for name in stage.candidates.sources if stage.candidates else []:
         if not any(context.teachers[asked].runs == "trained_in_run" for asked in miners[name].teachers):
             _checked(where, miners[name].key, without)
@@ -479,6 +487,24 @@ def _check_objective(where: str, kind: str, objective: Objective, student: Any, 
         raise RecipeError(msg)
     if live is not None and objective.lr is not None and objective.turn is None:
         msg = f"{where}: lr is the teacher's in its turn; without `turn` set it at the teacher, beside `train: true`."
+        raise RecipeError(msg)
+
+
+def _check_derived(where: str, objectives: list[Objective], context: TrainingContext) -> None:
+    """Refuse teachers of scores that cannot score the candidates that a text transform derives."""
+    for name in sorted({name for o in objectives if o.takes_derived for name in o.teachers}):
+        if context.teachers[name].runs != "in_loop" and context.teachers[name].gives != "vectors":
+            _checked(where, refuse_derived, name, context.teachers[name], context.known_kind(name))
+
+
+def _check_positives(stage: Stage, objectives: list[Objective], data: RetrievalData) -> None:
+    """Refuse objectives that need positives where the data, of which the stage's lists are made, have none."""
+    needy = [type(o).__name__ for o in objectives if o.needs_positives]
+    if needy and len(data.queries) and not any(map(len, data.positives())):
+        msg = (
+            f"stage {stage.name}: {', '.join(needy)} needs positives, but none of the {len(data.queries)} queries has "
+            "one. Give qrels, or use objectives that need no labels (InBatchKL, ListwiseKL, Alignment)."
+        )
         raise RecipeError(msg)
 
 

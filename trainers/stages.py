@@ -18,7 +18,7 @@ from retort.trainers.candidates.filters import filter_negatives
 from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.candidates.mining import build_lists
 from retort.trainers.context import TrainingContext
-from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.data.texts import TextStore
 from retort.trainers.engine.loop import OpenedStage, States
 from retort.trainers.recipe import Stage
 from retort.trainers.roles import QuerySource, Selector, StageInputs
@@ -221,4 +221,4 @@ def _with_queries(
     known = {item.tobytes(): [corpus.ids[row] for row in rows] for item, rows in asked}
     for name, item in zip(queries.ids, queries.item_ids, strict=True):
         qrels[name] |= dict.fromkeys(known.get(item.tobytes(), ()), 1)
-    return context.over(RetrievalData(context.data.name, corpus, queries, qrels))
+    return context.over(replace(context.data, queries=queries, qrels=qrels, given={}))

@@ -49,6 +49,7 @@ from .shared_shard import (
     create_index,
     in_call,
     release,
+    replace_index,
     require_room,
 )
 
@@ -125,7 +126,8 @@ class QdrantEdgeDocumentStore:
             (`turbo8`: a cosine of .9998 or more to what was written). `None` takes an index as it is, and builds a
             new one with `float32`.
         :param recreate_index:
-            Whether the first writing empties the index, whatever embeddings it was built for. Reading does not.
+            Whether the first writing replaces the index, whatever it was built for, by a new one of this store's
+            settings. If the documents cannot be written, the index stays as it is. Reading replaces nothing.
         :raises ValueError:
             If `similarity`, `quantization` or `storage` is unknown, or `embedding_dim` is not above 0.
         """
@@ -265,21 +267,40 @@ class QdrantEdgeDocumentStore:
 
     # Writing
 
-    def _recreate(self, documents: list[Document]) -> None:
+    def _recreate(self, documents: list[Document], policy: DuplicatePolicy) -> int | None:
         """
-        Empty the index, but not for documents that cannot be written.
+        Write documents to a new index, and put it in the place of the one that is there.
+
+        Return their number, or `None` where there is nothing to replace, or no longer.
         """
-        embedding_dimension(documents, self.embedding_dim, self.path)
-        for document in documents:
-            to_point(document, self.similarity)
-        with self._use(check=False) as shard:  # what it was built for need not fit
-            if shard is None:
-                self._is_recreated = True
-                return
-            with shard.lock:
-                if not self._is_recreated:  # else another thread did so, and may have written meanwhile
-                    shard.clear(recreate_index=True)
-                self._is_recreated = True
+        while True:
+            with self._use(check=False) as shard:  # what it was built for need not fit
+                if shard is None:
+                    self._is_recreated = True
+                    return None
+                shard.check_process()
+                with shard.lock:
+                    if self._is_recreated:  # another thread did so, and may have written meanwhile
+                        return None
+                    if not shard.is_current():  # another store replaced it meanwhile
+                        continue
+                    with replace_index(shard, self.quantization) as fresh:
+                        written = self._write(fresh, documents, policy)
+                    self._is_recreated = True
+            if self._shard is shard:  # else closed meanwhile
+                with self._use():  # held from now on, as after any writing
+                    pass
+            return written
+
+    def _write(self, shard: SharedShard, documents: list[Document], policy: DuplicatePolicy) -> int:
+        documents = self._resolve_duplicates(shard, documents, policy)
+        dim = embedding_dimension(documents, shard.embedding_dim or self.embedding_dim, shard.path)
+        points = [to_point(document, self.similarity) for document in documents]
+        require_room(shard.path, ROOM_TO_WRITE + sum(most_bytes(document) for document in documents))
+        if dim is not None and shard.embedding_dim is None:
+            shard.create_vectors(dim, self.similarity, self.storage or "float32")
+        shard.upsert(points)
+        return len(documents)
 
     def write_documents(self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE) -> int:
         """
@@ -310,16 +331,13 @@ class QdrantEdgeDocumentStore:
         if not documents:
             return 0
         if self.recreate_index and not self._is_recreated:
-            self._recreate(documents)
-        with self._use_or_create() as shard, shard.lock:
-            documents = self._resolve_duplicates(shard, documents, policy)
-            dim = embedding_dimension(documents, shard.embedding_dim or self.embedding_dim, shard.path)
-            points = [to_point(document, self.similarity) for document in documents]
-            require_room(shard.path, ROOM_TO_WRITE + sum(most_bytes(document) for document in documents))
-            if dim is not None and shard.embedding_dim is None:
-                shard.create_vectors(dim, self.similarity, self.storage or "float32")
-            shard.upsert(points)
-        return len(documents)
+            written = self._recreate(documents, policy)
+            if written is not None:
+                return written
+        while True:
+            with self._use_or_create() as shard, shard.lock:
+                if shard.is_current():  # else another store replaced it meanwhile
+                    return self._write(shard, documents, policy)
 
     async def write_documents_async(
         self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE
@@ -466,19 +484,22 @@ class QdrantEdgeDocumentStore:
         operation: Callable[[list[Any]], UpdateOperation],
         size: Callable[[Record], int] | None = None,
     ) -> int:
-        with self._use() as shard:
-            if shard is None:
-                return 0
-            with shard.lock:
-                ids, room = [], 0
-                for record in self._records(filters, with_payload=size is not None):
-                    ids.append(record.id)
-                    room += size(record) if size else 0
-                if room:
-                    require_room(shard.path, ROOM_TO_WRITE + room)
-                if ids:
-                    shard.update(operation(ids))
-            return len(ids)
+        while True:
+            with self._use() as shard:
+                if shard is None:
+                    return 0
+                with shard.lock:
+                    if not shard.is_current():  # another store replaced it meanwhile
+                        continue
+                    ids, room = [], 0
+                    for record in self._records(filters, with_payload=size is not None):
+                        ids.append(record.id)
+                        room += size(record) if size else 0
+                    if room:
+                        require_room(shard.path, ROOM_TO_WRITE + room)
+                    if ids:
+                        shard.update(operation(ids))
+                return len(ids)
 
     # Reading
 

@@ -16,7 +16,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakSet, WeakValueDictionary
@@ -128,7 +128,7 @@ class SharedShard:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._folder = _identity(path)
+        self._folder: tuple[int, int] | None = _identity(path)
         self.lock = threading.RLock()
         self.stores: WeakSet[ShardUser] = WeakSet()
         self.calls = 0  # in flight: the last of them closes what no store holds any more
@@ -153,7 +153,7 @@ class SharedShard:
 
     def is_current(self) -> bool:
         """
-        Tell whether the folder is still there: a shard whose folder was deleted goes on without a word.
+        Tell whether the folder is still there: a shard whose folder was deleted or replaced goes on without a word.
 
         :returns:
             Whether it is.
@@ -162,6 +162,28 @@ class SharedShard:
             return _identity(self.path) == self._folder
         except FileNotFoundError:
             return False
+
+    def check_process(self) -> None:
+        """
+        Check that this process opened the index.
+
+        :raises DocumentStoreError:
+            If the process was forked after that.
+        """
+        if self._process != os.getpid():
+            raise DocumentStoreError(_in_use(self.path))
+
+    def retire(self) -> None:
+        """
+        Let go of the folder, which is about to be replaced: whoever uses the index next opens it anew.
+
+        `OPEN_LOCK` must be held, by a call on this shard. Other calls in flight go on with what they have open.
+        """
+        self._folder = None
+        self.stores.clear()
+        _OPEN.pop(self.path, None)
+        if self.calls == 1:  # Windows renames no folder whose files are open
+            self.edge.close()
 
     def check(self, embedding_dim: int | None, similarity: str, quantization: str | None, storage: str | None) -> None:
         """
@@ -178,8 +200,7 @@ class SharedShard:
         :raises DocumentStoreError:
             If they do not, or if the process was forked after the index was opened.
         """
-        if self._process != os.getpid():
-            raise DocumentStoreError(_in_use(self.path))
+        self.check_process()
         self._check_kept("quantization", quantization, self.quantization)
         if self.embedding_dim is None:
             return
@@ -390,19 +411,52 @@ def create_index(path: str, quantization: str | None) -> None:
 
 
 def _create_index(path: str, quantization: str | None) -> None:
+    try:
+        with replace_folder(Path(path), new=True) as aside:
+            _create_shard(aside, quantization)
+    except OSError:
+        if not index_exists(path):  # else somebody else was faster
+            raise
+
+
+def _create_shard(folder: Path, quantization: str | None) -> None:
     # The engine wants one kind of vector at least; dense ones follow once their dimension is known.
     config = EdgeConfig(
         sparse_vectors={SPARSE_VECTOR: EdgeSparseVectorParams()},
         hnsw_config=HNSW,
         quantization_config=QUANTIZATIONS[quantization] if quantization else None,
     )
-    try:
-        with replace_folder(Path(path), new=True) as aside:
-            require_room(str(aside), ROOM_TO_WRITE)
-            EdgeShard.create(str(aside), config).close()
-    except OSError:
-        if not index_exists(path):  # else somebody else was faster
-            raise
+    require_room(str(folder), ROOM_TO_WRITE)
+    EdgeShard.create(str(folder), config).close()
+
+
+@contextmanager
+def replace_index(shard: SharedShard, quantization: str | None) -> Iterator[SharedShard]:
+    """
+    Yield an empty index beside another one; on success it takes that one's place, on any error it is removed.
+
+    :param shard:
+        The index to replace. A call on it must be in flight, with its `lock` held.
+    :param quantization:
+        As of `create_index`.
+    :raises DocumentStoreError:
+        If it cannot be replaced. The index that was there stays as it is.
+    """
+    with (
+        _clear_errors(f"replace the index at {shard.path}"),
+        ExitStack() as lock,
+        replace_folder(Path(shard.path)) as aside,
+    ):
+        _create_shard(aside, quantization)
+        fresh = SharedShard(str(aside))
+        fresh.path = shard.path  # what messages name
+        try:
+            yield fresh
+            fresh.flush()
+        finally:
+            fresh.edge.close()
+        lock.enter_context(OPEN_LOCK)  # until the folders are exchanged, nobody may open the index or create one
+        shard.retire()
 
 
 def release(store: ShardUser, shard: SharedShard) -> None:

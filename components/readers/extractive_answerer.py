@@ -4,9 +4,12 @@
 """Answers with the sentences of the retrieved documents that a student finds nearest to the question."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, groupby
+from math import log1p
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +20,7 @@ from haystack.utils import ComponentDevice, Secret
 from haystack_integrations.components.embedders.retort.model_component import ModelComponent, device_of
 from retort.students import SENTENCES_STAMP, Student
 from retort.students.checks import positive
+from retort.students.segmentation import words_of
 from retort.students.sentences import Passage, passages_of, unit, unpack
 
 
@@ -33,6 +37,11 @@ class ExtractiveAnswerer(ModelComponent[Student]):
 
     Vectors that `StudentDocumentEmbedder` kept in the documents (`sentences`) are used if they are of this student and
     of the text as it is; what has none is embedded.
+
+    A student that encodes queries only, as of an index that an API filled, has no vectors of sentences. Each of the
+    first `max_documents` documents then gives one answer, in their order: of its sentences the one that shares most
+    words with the question, rare words weighing more. Its score is the document's, and no threshold applies: what
+    cosines of another model say is not known.
 
     ### Usage example
 
@@ -76,7 +85,8 @@ class ExtractiveAnswerer(ModelComponent[Student]):
         :param max_documents:
             How many of the given documents to read, and how many passages of these.
         :param score_threshold:
-            No answer below it: cosines of this student that low are chance.
+            No answer below it: cosines of this student that low are chance. Without effect where the student encodes
+            queries only; so is `document_weight`.
         :param document_weight:
             The weight $w$ of the document's similarity, between 0 and 1.
         :param device:
@@ -139,7 +149,8 @@ class ExtractiveAnswerer(ModelComponent[Student]):
             Answers to return, at most, for this question.
         :returns:
             `answers`, best first, empty if no sentence reaches the threshold; `best_score` of any sentence (0 without
-            one), so that a caller can tell how near it was.
+            one), so that a caller can tell how near it was. Where the student encodes queries only, `answers` in the
+            order of the documents, and the `best_score` of a document that is read.
         :raises ValueError:
             If `top_k` is not above 0.
         """
@@ -148,6 +159,9 @@ class ExtractiveAnswerer(ModelComponent[Student]):
         read = [part for document in documents[: self.max_documents] for part in _read(document, student)]
         if not read:
             return {"answers": [], "best_score": 0.0}
+        if not student.encodes_documents:
+            best_score = max(part.document.score or 0.0 for part in read)
+            return {"answers": _by_words(query, read)[:top_k], "best_score": best_score}
         asked = unit(student.encode_query([query]))[0]
         near = _passages(read, student) @ asked
         if len(read) > self.max_documents:
@@ -208,6 +222,33 @@ class _Part:
             context=passage.text,
             context_offset=ExtractedAnswer.Span(start, end),
         )
+
+
+def _by_words(query: str, parts: list[_Part]) -> list[ExtractedAnswer]:
+    r"""
+    Cite of each document the sentence that shares most words with the question.
+
+    A word that stands in $n$ of all $N$ sentences weighs $\log(1 + (N - n + 1/2) / (n + 1/2))$, as in BM25. Ties go to
+    the earlier sentence.
+
+    :param query:
+        The question.
+    :param parts:
+        Passages of documents, each document's together.
+    :returns:
+        One answer a document, in their order.
+    """
+    asked = set(words_of(query.casefold()))
+    spans = [(part, *span) for part in parts for span in part.spans]
+    shared = [asked & set(words_of(part.passage.text[start:end].casefold())) for part, start, end in spans]
+    counts = Counter(chain.from_iterable(shared))
+    weights = {word: log1p((len(spans) - n + 0.5) / (n + 0.5)) for word, n in counts.items()}
+    scores = [sum(weights[word] for word in sorted(words)) for words in shared]
+    answers = []
+    for _, rows in groupby(range(len(spans)), key=lambda row: id(spans[row][0].document)):
+        part, start, end = spans[max(rows, key=scores.__getitem__)]
+        answers.append(part.answer(query, start, end, part.document.score or 0.0))
+    return answers
 
 
 def _read(document: Document, student: Student) -> list[_Part]:

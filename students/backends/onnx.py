@@ -17,9 +17,9 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -28,7 +28,7 @@ from retort.students.backends.images import PREPARATION, ImageGraphEncoder, Imag
 from retort.students.backends.sessions import ExportError, Sessions, import_for_onnx, open_session
 from retort.students.backends.static import WEIGHTS, StaticEncoder, static_encoder
 from retort.students.encoding import CPU_TOKENS, TOKENISED, collect, collect_sparse, image_patches, plan_chunks
-from retort.students.files import replace_folder
+from retort.students.files import replace_folder, visible_files
 from retort.students.hashing import own_preparation
 from retort.students.images import image_processor, refuse_images
 from retort.students.layers import attend_step_by_step
@@ -44,6 +44,9 @@ ExportPrecision = Literal["float32", "int8"]
 FOLDER, GRAPH, TOKENIZER = "onnx", "model.onnx", "tokenizer.json"
 _SAMPLE = ["a text", "another text that is longer than the first", "and one more"]
 _TOLERANCE = 1e-3  # float32 in another order of operations
+# Weights, graphs, configuration, tokenizers and code. Other files in a student's folder decide nothing.
+_SUFFIXES = {".safetensors", ".bin", ".onnx", ".json", ".model", ".jinja", ".py"}
+_VOCABULARIES = {"vocab.txt", "merges.txt"}
 
 
 class Graph:
@@ -228,7 +231,9 @@ def open_export(
             f"again. Make it anew: `retort export {student} --precision {precision}`."
         )
         raise ExportError(msg)
-    if odd := [n for n, digest in entry.get("made_of", {}).items() if _sha256(student / n) not in {digest, None}]:
+    # Earlier versions recorded every file.
+    made = {name: digest for name, digest in entry.get("made_of", {}).items() if _is_of_model(name)}
+    if odd := [name for name, digest in made.items() if _sha256(student / name) not in {digest, None}]:
         msg = (
             f"{folder} was made of another {odd[0]} than the student now has. Make it anew: "
             f"`retort export {student} --precision {precision}`."
@@ -258,26 +263,38 @@ def open_export(
 
 
 def made_of(student: Path) -> dict[str, str]:
-    """Hash a student's own files: weights that are saved over leave manifest and exports as they are."""
-    files = sorted(p for p in student.rglob("*") if p.is_file() and FOLDER not in p.relative_to(student).parts)
-    names = [p.relative_to(student).as_posix() for p in files if p.name not in {MANIFEST_FILE, "README.md"}]
-    return {name: str(_sha256(student / name)) for name in names}
+    """Hash the files that decide a student's model: saving over them leaves manifest and exports as they are."""
+    names = [path.relative_to(student).as_posix() for path in visible_files(student)]
+    hashes = {name: _sha256(student / name) for name in names if _is_of_model(name)}
+    return {name: digest for name, digest in hashes.items() if digest is not None}
+
+
+def _is_of_model(name: str) -> bool:
+    """Tell whether a file, named as in a student's folder, decides what the student's model computes."""
+    path = PurePosixPath(name)
+    if FOLDER in path.parts or path.name == MANIFEST_FILE or any(part.startswith(".") for part in path.parts):
+        return False
+    return path.suffix in _SUFFIXES or path.name in _VOCABULARIES
 
 
 def _sha256(path: Path) -> str | None:
     """Hash a file; one that is not there says nothing: an export runs without the weights."""
     if not path.is_file():
         return None
-    with path.open("rb") as content:
+    with suppress(FileNotFoundError), path.open("rb") as content:  # it may vanish meanwhile
         return hashlib.file_digest(content, "sha256").hexdigest()
+    return None
 
 
 def export_fingerprint(folder: Path, parent: str) -> str:
     """Hash an export's files, and the fingerprint of the student it was made of."""
     digest = hashlib.sha256(parent.encode())
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(str(path.relative_to(folder)).encode())
-        digest.update(path.read_bytes())
+    for path in visible_files(folder):
+        if _is_of_model(path.relative_to(folder).as_posix()):
+            with suppress(FileNotFoundError):  # it may vanish meanwhile, and the hash is another one
+                content = path.read_bytes()
+                digest.update(str(path.relative_to(folder)).encode())
+                digest.update(content)
     return digest.hexdigest()
 
 

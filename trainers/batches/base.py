@@ -134,17 +134,22 @@ class CandidateBatch:
         """
         Cut the batch into parts of equally many queries, for gradient accumulation; empty parts are left out.
 
-        A part holds the documents of its own lists only; mere texts are divided as the queries are.
+        A part holds the documents of its own lists only, or the first of all where these are empty; mere texts are
+        divided as the queries are.
         """
         if parts == 1:
             return [self]
         rows = torch.arange(len(self.queries)).tensor_split(parts)
         texts = torch.arange(len(self.documents)).tensor_split(parts)
-        lists = self.index.shape[1] > 0
-        found = (
-            self.part(r, self.index[r][self.mask[r]].unique() if lists else t) for r, t in zip(rows, texts, strict=True)
-        )
+        if self.index.shape[1]:
+            texts = tuple(map(self._listed, rows))
+        found = (self.part(r, t) for r, t in zip(rows, texts, strict=True))
         return [part for part in found if part.queries or part.documents]
+
+    def _listed(self, rows: Tensor) -> Tensor:
+        """Ascending rows of the documents of some lists. Where these are empty, `index` names the first document."""
+        documents = self.index[rows][self.mask[rows]].unique()
+        return documents if len(documents) else self.index.new_zeros(min(1, len(rows), len(self.documents)))
 
     def part(self, rows: Tensor, documents: Tensor) -> CandidateBatch:
         """

@@ -178,8 +178,10 @@ class ListBatches(BatchSource):
         rows = np.concatenate([lists.rows[c] for c in chosen])
         rewrites = self._text is not None and self._text.rewrites
         unique = rows if rewrites else np.unique(rows)  # a document has a text for each list
+        if not len(rows):  # as of queries without a positive, with `negatives: 0`: one that is nobody's candidate
+            unique, rewrites = lists.rows[lists.offsets[numbers[:1]]], False
         derived, derived_scores = self._kept(step), self._scores
-        standard, extra = max(len(c) for c in chosen), max(map(len, derived), default=0)
+        standard, extra = max(1, *(len(c) for c in chosen)), max(map(len, derived), default=0)
         starts = np.cumsum([0, *(len(c) for c in chosen)])
         derived_starts = len(unique) + np.cumsum([0, *map(len, derived)])
         shape = (len(numbers), standard + extra)

@@ -14,7 +14,7 @@ import torch
 
 from retort.trainers.data.texts import TextStore
 from retort.trainers.encoder_output import similarities
-from retort.trainers.roles import Context
+from retort.trainers.roles import Context, Teacher
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.runtime.rng import rng_for
 from retort.trainers.teachers.vector_cache import VectorCache
@@ -57,6 +57,27 @@ class TeacherVectors:
         }
 
 
+def refuse_derived(name: str, teacher: Teacher, kind: str | None = None) -> None:
+    """
+    Refuse a teacher of scores that cannot score derived candidates.
+
+    :param name:
+        Its name.
+    :param teacher:
+        The teacher.
+    :param kind:
+        What it gives, `scores` or `ranks`; None: that is not known yet.
+    :raises RecipeError:
+        If it scores documents of the corpus, or whole lists, only.
+    """
+    if teacher.corpus_dependent:
+        msg = f"teacher {name!r} scores documents of the corpus; it cannot score derived ones."
+        raise RecipeError(msg)
+    if teacher.listwise or kind == "ranks":
+        msg = f"teacher {name!r} scores whole lists, without derived candidates; name one that scores pairs."
+        raise RecipeError(msg)
+
+
 class DerivedScores:
     """
     What teachers give derived candidates, asked for when a stage opens.
@@ -94,13 +115,9 @@ class DerivedScores:
         self._scores: dict[str, dict[tuple[int, str], float]] = {}
         teachers = context.teachers
         for name in score_teachers:
-            if teachers[name].corpus_dependent:
-                msg = f"teacher {name!r} scores documents of the corpus; it cannot score derived ones."
-                raise RecipeError(msg)
-            values = over.scores(name, queries, rows).tolist() if wanted and not teachers[name].listwise else []
-            if teachers[name].listwise or over.kinds.get(name) == "ranks":
-                msg = f"teacher {name!r} scores whole lists, without derived candidates; name one that scores pairs."
-                raise RecipeError(msg)
+            refuse_derived(name, teachers[name])
+            values = over.scores(name, queries, rows).tolist() if wanted else []
+            refuse_derived(name, teachers[name], over.kinds.get(name))
             self._scores[name] = dict(zip(wanted, values, strict=True))
 
     def of(self, teacher: str, query: int, texts: list[str]) -> list[float]:

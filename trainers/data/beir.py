@@ -8,9 +8,11 @@ A document or a query may be an image: a record with `image`, a path beside the 
 reads.
 """
 
+import json
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +27,24 @@ logger = logging.getLogger(__name__)
 EmptyTexts = Literal["error", "skip"]
 HELD_OUT = "held-out.jsonl"  # beside BEIR's own files: `_id` of documents of which no stage may make queries
 _GRADE = re.compile(r"\s*([+-]?\d{1,9})(?:\.0*)?\s*", re.ASCII)  # also as other tools write it: `1.0`, `+1`, `1 `
+
+
+@dataclass(frozen=True)
+class BadRecord:
+    """
+    A record of a corpus that cannot be read.
+
+    :param line:
+        Its line, from 1.
+    :param id:
+        Its id; None where it has none, or a record before has the same.
+    :param reason:
+        What is wrong, and the mend.
+    """
+
+    line: int
+    id: str | None
+    reason: str
 
 
 def read_beir(
@@ -85,7 +105,9 @@ def read_corpus(folder: str | Path, *, empty: EmptyTexts = "error") -> "_ReadTex
     return _read_texts(_jsonl(Path(folder), "corpus"), ("title", "text"), empty)
 
 
-def read_records(folder: str | Path, *, skipped: set[str] | None = None) -> Iterator[dict[str, Any]]:
+def read_records(
+    folder: str | Path, *, skipped: set[str] | None = None, bad: list[BadRecord] | None = None
+) -> Iterator[dict[str, Any]]:
     """
     Read the records of the corpus, metadata included, after the checks of `read_beir`.
 
@@ -93,20 +115,30 @@ def read_records(folder: str | Path, *, skipped: set[str] | None = None) -> Iter
         The folder.
     :param skipped:
         Gets the ids of documents without text, which are left out; None: they are errors.
+    :param bad:
+        Gets the records that are malformed, which are left out; of an id that occurs twice the first is kept. None:
+        they are errors.
     :returns:
         Records in the order of the file.
+    :raises DataError:
+        As `read_beir`; with `bad`, if the file is damaged or there are bad records and no others.
     """
-    corpus = read_corpus(folder, empty="error" if skipped is None else "skip")
-    kept = corpus.rows
+    path = _jsonl(Path(folder), "corpus")
+    empty: EmptyTexts = "error" if skipped is None else "skip"
+    corpus = _read_texts(path, ("title", "text"), empty, bad, metadata=True)
+    if bad and not corpus.rows and not corpus.skipped:
+        raise _error(path, bad[0])
     if skipped is not None:
         skipped |= corpus.skipped
-    path = _jsonl(Path(folder), "corpus")
-    for number, record in _records(path):
-        if not isinstance(record.get("metadata") or {}, dict):
-            msg = f"{path}, line {number}: metadata must be an object."
-            raise DataError(msg)
-        if record["_id"] in kept:
+    malformed = {record.line for record in bad or ()}
+    for number, record in _records(path, None if bad is None else []):
+        if record["_id"] in corpus.rows and number not in malformed:
             yield record
+
+
+def identified_records(folder: str | Path) -> Iterator[dict[str, Any]]:
+    """Read the records of the corpus that have an id, unchecked; all else is passed over."""
+    return (record for _, record in _records(_jsonl(Path(folder), "corpus"), []))
 
 
 def is_image(record: dict[str, Any]) -> bool:
@@ -141,38 +173,94 @@ def _jsonl(folder: Path, name: str) -> Path:
     raise DataError(msg)
 
 
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, record in read_json_lines(path):
-        if not isinstance(record, dict) or not isinstance(record.get("_id"), str):
-            msg = f'{path}, line {number}: expected an object with a string "_id".'
-            raise DataError(msg)
-        yield number, record
+def _records(path: Path, bad: list[BadRecord] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read what has an id, with its line; `bad` gets all else, None: it is an error."""
+    for number, record in read_json_lines(path) if bad is None else _json_values(path, bad):
+        if isinstance(record, dict) and isinstance(record.get("_id"), str):
+            yield number, record
+        else:
+            _refuse(path, BadRecord(number, None, 'expected an object with a string "_id".'), bad)
 
 
-def _read_texts(path: Path, fields: tuple[str, ...], empty: EmptyTexts) -> _ReadTexts:
+def _json_values(path: Path, bad: list[BadRecord]) -> Iterator[tuple[int, Any]]:
+    """Read one JSON value a line; `bad` gets the lines that are none."""
+    for number, line in read_lines(path):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                why = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+                bad.append(BadRecord(number, None, f"not valid JSON ({why}). Mend or remove the line."))
+            else:
+                yield number, value
+
+
+def _refuse(path: Path, record: BadRecord, bad: list[BadRecord] | None) -> None:
+    if bad is None:
+        raise _error(path, record)
+    bad.append(record)
+
+
+def _error(path: Path, record: BadRecord) -> DataError:
+    return DataError(f"{path}, line {record.line}: {record.reason}")
+
+
+def _complaint(record: dict[str, Any], fields: tuple[str, ...], *, metadata: bool) -> str:
+    """Say what is wrong with a record, and the mend; empty if nothing is."""
+    values = _values(record, fields)
+    if not all(isinstance(value, str) for value in values):
+        return f"{' and '.join(fields)} must be strings."
+    if has_half(record["_id"]) or any(map(has_half, values)):
+        return f"{record['_id']!r} holds {HALF}. Mend the text."
+    if is_image(record) and not (isinstance(record["image"], str) and record["image"]):
+        return f'"image" must be the path of a file; it is {record["image"]!r}.'
+    return "metadata must be an object." if metadata and not isinstance(record.get("metadata") or {}, dict) else ""
+
+
+def _values(record: dict[str, Any], fields: tuple[str, ...]) -> list[Any]:
+    return [record.get(name) or "" for name in fields]
+
+
+def _read_texts(
+    path: Path,
+    fields: tuple[str, ...],
+    empty: EmptyTexts,
+    bad: list[BadRecord] | None = None,
+    *,
+    metadata: bool = False,
+) -> _ReadTexts:
+    """
+    Read texts and images by id.
+
+    :param path:
+        The file.
+    :param fields:
+        What a text is made of.
+    :param empty:
+        As of `read_beir`.
+    :param bad:
+        Gets the records that are malformed; None: they are errors.
+    :param metadata:
+        Check the metadata, too.
+    """
     texts: dict[str, Item] = {}
     titles: dict[str, str] = {}
     lines: dict[str, int] = {}
     skipped = set()
     images: dict[int, tuple[str, str]] = {}  # by line the id, and the path beside the file
-    for number, record in _records(path):
+    for number, record in _records(path, bad):
         i = record["_id"]
         if i in lines:
-            msg = f"{path}, line {number}: the id {i!r} was already used in line {lines[i]}. Ids must be unique."
-            raise DataError(msg)
+            reason = f"the id {i!r} was already used in line {lines[i]}. Ids must be unique."
+            _refuse(path, BadRecord(number, None, reason), bad)
+            continue
+        if reason := _complaint(record, fields, metadata=metadata):
+            _refuse(path, BadRecord(number, i, reason), bad)
+            continue
         lines[i] = number
-        values = [record.get(name) or "" for name in fields]
-        if not all(isinstance(value, str) for value in values):
-            msg = f"{path}, line {number}: {' and '.join(fields)} must be strings."
-            raise DataError(msg)
+        values = _values(record, fields)
         text = document_text(*values) if len(fields) > 1 else values[0].strip()
-        if has_half(text) or has_half(i):
-            msg = f"{path}, line {number}: {i!r} holds {HALF}. Mend the text."
-            raise DataError(msg)
         if is_image(record):
-            if not isinstance(record["image"], str) or not record["image"]:
-                msg = f'{path}, line {number}: "image" must be the path of a file; it is {record["image"]!r}.'
-                raise DataError(msg)
             images[number] = i, record["image"]
             texts[i] = titles[i] = ""  # keeps its place
         elif text:

@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retort.students.images import IMAGE_SUFFIXES, ImageFile, checked_images
-from retort.trainers.data.beir import is_beir, is_image, read_records
+from retort.trainers.data.beir import BadRecord, identified_records, is_beir, is_image, read_records
 from retort.trainers.data.converting import SUFFIXES
 from retort.trainers.data.documents import (
     OnError,
     Reading,
     list_files,
     nothing_to_read,
+    reasons_of,
     refused_name,
     require_source,
     shown,
     source_root,
     tell_left_out,
 )
-from retort.trainers.data.files import read_json_lines
 from retort.trainers.runtime.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,14 +41,16 @@ def read_images(source: str | Path, *, on_error: OnError = "skip", may_be_blank:
         Folder of images (`IMAGE_SUFFIXES`, searched deeply, but for hidden folders and files), one of them, or a BEIR
         folder all of whose documents are images.
     :param on_error:
-        What to do with an image that cannot be read: `skip` it and name it with the reason in a warning, or `fail`.
+        What to do with an image, or a record of a BEIR folder, that cannot be read: `skip` it and name it with the
+        reason in a warning, or `fail`.
     :param may_be_blank:
         Return no document, rather than raise, if all files are empty: an index loses the last that it had.
     :returns:
         Documents with stable ids and, in `meta`, `title` and `file_path`, relative to the folder; and what was left
         out: empty files as `blank`, others as `unread`.
     :raises DataError:
-        If no image can be read; if a BEIR folder is malformed or holds texts; with `fail`, if anything was left out.
+        If no image can be read; if a BEIR folder's file is damaged or holds texts; with `fail`, if anything was left
+        out.
     """
     from haystack import Document
 
@@ -94,8 +95,7 @@ def holds_images(source: str | Path) -> bool:
     """
     source = Path(source)
     if is_beir(source):
-        first = next(_records(source), {})
-        return isinstance(first, dict) and is_image(first)
+        return is_image(next(identified_records(source), {}))
     files = list_files(source, None) if source.is_dir() else iter([(source, "")])
     suffixes = {path.suffix.lower() for path, _ in files}
     return bool(suffixes & set(IMAGE_SUFFIXES)) and not suffixes & set(SUFFIXES)
@@ -110,8 +110,9 @@ def readable(name: str) -> str:
 def _of_corpus(folder: Path, on_error: OnError, *, may_be_blank: bool) -> Reading:
     """Read the images that a corpus names; `read_records` warns of each that cannot be read."""
     unread: set[str] = set()
+    bad: list[BadRecord] = []
     result, reasons, inside = Reading([]), {}, folder.resolve()
-    for record in read_records(folder, skipped=unread):
+    for record in read_records(folder, skipped=unread, bad=bad):
         name = str(record.get("image") or "")
         if not is_image(record):
             msg = f"{folder}: {record['_id']!r} is a text, where images are read. Take a student that reads texts."
@@ -121,10 +122,13 @@ def _of_corpus(folder: Path, on_error: OnError, *, may_be_blank: bool) -> Readin
         else:
             reasons[record["_id"]] = f"{name} lies out of the folder"
             result.unread.append(record["_id"])
-    if unread:
-        for record in _records(folder):
-            if (i := record["_id"]) in unread:
-                (result.blank if _is_empty(folder / (record.get("image") or "")) else result.unread).append(i)
+    reasons |= reasons_of(bad)
+    result.unread += [record.id for record in bad if record.id is not None]
+    left = set(unread)
+    for record in identified_records(folder) if left else ():
+        if (i := record["_id"]) in left:
+            left.discard(i)
+            (result.blank if _is_empty(folder / str(record.get("image") or "")) else result.unread).append(i)
     if on_error == "fail" or not result.documents:
         reasons |= dict.fromkeys(sorted(unread), "it cannot be read, as said above")
     may_lack = result.documents or (result.blank and may_be_blank)
@@ -138,12 +142,6 @@ def _from_record(record: dict[str, Any]) -> Document:
     name = record["image"]
     title = record.get("title") or readable(name)
     return Document(id=record["_id"], meta={**(record.get("metadata") or {}), "title": title, "file_path": name})
-
-
-def _records(folder: Path) -> Iterator[dict[str, Any]]:
-    """Read a corpus that was checked before, or whose first record is asked for."""
-    path = next(path for end in ("", ".gz") if (path := folder / f"corpus.jsonl{end}").is_file())
-    return (record for _, record in read_json_lines(path))
 
 
 def _is_empty(path: Path) -> bool:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
-from unicodedata import normalize
+from unicodedata import category, normalize
 
 import numpy as np
 
-from retort.students.segmentation import needs_dictionary, sentence_spans, token_spans, words_of
+from retort.students.segmentation import UNSPACED, sentence_spans, token_spans, words_of
 from retort.trainers.data.pseudo_queries import FirstSentences, Headings, Joined, Titles
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.roles import QuerySource
 
 _BLANK_LINE = re.compile(r"\n\s*\n")
+_OF_WORDS = "_\u200c\u200d"  # the last two are joiners
 _QUESTION_MARKS = "?\uff1f\u061f"
 FEWEST_WORDS = 2  # of a query
 SHORTEST_PASSAGE = 5  # words
@@ -197,9 +198,23 @@ def without(query: str, text: str, *, lines: bool = False) -> str:
     words = r"\s+".join(map(re.escape, query.split()))
     line = re.compile(rf"^[# \t]*{words}[# \t]*$", re.IGNORECASE | re.MULTILINE)
     rest, count = line.subn("", text)
-    if not count and not lines:
-        spaced = not needs_dictionary(query)  # words of other scripts stand without spaces
-        left = r"(?<!\w)" if spaced and re.match(r"\w", query) else ""
-        right = r"(?!\w)" if spaced and re.search(r"\w$", query) else ""
-        rest = re.sub(f"{left}{words}{right}", "", text, count=1, flags=re.IGNORECASE)
+    if words and not count and not lines:
+        rest = _without_words(re.compile(words, re.IGNORECASE), text)
     return rest.strip()
+
+
+def _without_words(query: re.Pattern[str], text: str) -> str:
+    """Remove a query where it first stands as whole words; where words stand without spaces, where it first stands."""
+    found = query.search(text)
+    while found is not None:
+        start, end = found.span()
+        if UNSPACED.search(found.group()) or not (_within_word(text, start) or _within_word(text, end)):
+            return text[:start] + text[end:]
+        found = query.search(text, start + 1)
+    return text
+
+
+def _within_word(text: str, place: int) -> bool:
+    """Tell whether a place lies within a word. Marks, such as vowel signs, and joiners belong to their words."""
+    sides = text[max(0, place - 1) : place + 1]
+    return len(sides) > 1 and all(c.isalnum() or c in _OF_WORDS or category(c).startswith("M") for c in sides)

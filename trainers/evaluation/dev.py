@@ -46,13 +46,12 @@ def dev_sample(dev: RetrievalData, training: TrainingSection) -> RetrievalData:
     Draw the fixed dev sample: queries, their positives, what BM25 takes for similar, and random documents.
 
     :param dev:
-        The dev split.
+        The dev split. Only queries with a positive are drawn, if one has any: the others score 0 whatever is trained.
     :param training:
         Sizes and seed; the seed of the sample does not depend on it.
     """
     rng = rng_for("dev sample", dev.queries.hash)
-    order = rng.permutation(len(dev.queries))[: training.dev_queries]
-    sample = dev.subset(np.sort(order))
+    sample = _drawn(dev, rng, training.dev_queries)
     # As judged, by ids: of copies of a document, that is the one that measures look for.
     rows = {dev.corpus.rows[d] for judged in sample.qrels.values() for d, grade in judged.items() if grade > 0}
     if dev.of_texts:
@@ -61,6 +60,16 @@ def dev_sample(dev: RetrievalData, training: TrainingSection) -> RetrievalData:
     spare = [int(r) for r in rng.permutation(len(dev.corpus)) if int(r) not in rows]
     rows |= set(spare[: max(0, training.dev_documents - len(rows))])
     return RetrievalData(dev.name, dev.corpus.select(sorted(rows)), sample.queries, sample.qrels)
+
+
+def _drawn(dev: RetrievalData, rng: np.random.Generator, most: int) -> RetrievalData:
+    """Draw queries with a positive, as measures look for it: by the query's own id. If none has one, draw any."""
+    order = rng.permutation(len(dev.queries))
+    graded = (max(dev.qrels.get(query, {}).values(), default=0) for query in dev.queries.ids)
+    positive = np.fromiter((grade > 0 for grade in graded), dtype=bool, count=len(dev.queries))
+    if positive.any():
+        order = order[positive[order]]
+    return dev.subset(np.sort(order[:most]))
 
 
 def dev_sampler(
@@ -102,10 +111,10 @@ def ranker_sample(dev: RetrievalData, training: TrainingSection) -> tuple[Retrie
     """
     Draw the fixed dev sample of a ranker: queries, and BM25's first documents of the full corpus for each.
 
-    Where there are images, BM25 cannot say: each query has its positives and random documents, in random order.
+    Queries are drawn as for `dev_sample`. Where there are images, BM25 cannot say: each query has its positives and
+    random documents, in random order.
     """
-    order = rng_for("dev sample", dev.queries.hash).permutation(len(dev.queries))[: training.dev_queries]
-    sample = dev.subset(np.sort(order))
+    sample = _drawn(dev, rng_for("dev sample", dev.queries.hash), training.dev_queries)
     if dev.of_texts:
         return sample, BM25(dev.corpus.texts).search(sample.queries.texts, training.dev_depth)[0]
     depth = min(training.dev_depth, len(dev.corpus))

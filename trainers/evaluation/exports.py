@@ -185,7 +185,8 @@ def judged(reference: np.ndarray, form: np.ndarray, tolerance: float, *, exact: 
 
     Where no sampled question changes, the bootstrap's interval is 0 to 0, however few they are. A form that loses all
     of nDCG@10 on a share $3t$ of questions changes none of $n \ge 1/t$ with probability
-    $(1 - 3t)^n \le e^{-3} \approx .05$. With fewer questions no form passes.
+    $(1 - 3t)^n \le e^{-3} \approx .05$. With fewer questions no form passes, nor where the float32 model finds nothing
+    that could be lost.
 
     :param reference:
         `[q]` nDCG@10 of the float32 model, one a question.
@@ -200,11 +201,12 @@ def judged(reference: np.ndarray, form: np.ndarray, tolerance: float, *, exact: 
     """
     test = paired_test(reference, form)
     allowed = -tolerance * float(reference.mean())
+    tells = float(reference.mean()) > 0 and round(len(reference) * tolerance, 9) >= 1
     return {
         "difference": test.difference,
         "low": test.low,
         "high": test.high,
-        "good": test.low >= allowed and (exact or round(len(reference) * tolerance, 9) >= 1),
+        "good": test.low >= allowed and (exact or tells),
         "lossy": test.high < allowed,
     }
 

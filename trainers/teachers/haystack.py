@@ -46,6 +46,7 @@ INCIDENTAL = {
 }  # fmt: skip
 # Of local components: where and by what they run.
 PLACES = {"device", "backend", "local_files_only", "trust_remote_code"}
+NOT_OF_LOCAL = INCIDENTAL | PLACES
 # The same among an LLM's `generation_kwargs`.
 INCIDENTAL_GENERATION = {
     "user", "metadata", "store", "service_tier", "stream", "stream_options", "extra_headers", "timeout",
@@ -184,16 +185,25 @@ class HaystackComponents:
         """
         What decides the answers.
 
-        Of local components it is their canonical YAML, the content of local paths and package versions; of remote ones
-        the revision and their parameters, defaults included, without `INCIDENTAL` ones. Of a server's address the host,
-        the path and the query count, as another provider's model may have the same name.
+        Of local components it is their canonical YAML without `INCIDENTAL` parameters and `PLACES` (a local retriever's
+        has them), the content of local paths and package versions; of remote ones the revision and their parameters,
+        defaults included, without `INCIDENTAL` ones. Of a server's address the host, the path and the query count, as
+        another provider's model may have the same name.
         """
-        return hash_text(canonical_json([self.key_of(n) for n in self.specs])) if self._remote else self.former_key
+        if self._remote:
+            return hash_text(canonical_json([self.key_of(n) for n in self.specs]))
+        if "retriever" in self.specs:  # mined lists and searches know no former key
+            return self.former_key
+        return self._key_with({n: without_incidental(s, NOT_OF_LOCAL, NOT_OF_LOCAL) for n, s in self.specs.items()})
 
     @cached_property
     def former_key(self) -> str:
         """The key as it was when every parameter counted; caches may still go by it."""
-        parts: list[Any] = [self.specs, self._revision]
+        return self._key_with(self.specs)
+
+    def _key_with(self, specs: dict[str, dict[str, Any]]) -> str:
+        """Hash components as described, with what their YAML does not say."""
+        parts: list[Any] = [specs, self._revision]
         for spec in self.specs.values():
             parts += [package_versions(spec["type"]), local_content(spec["init_parameters"])]
         return hash_text(canonical_json(parts))
@@ -311,11 +321,22 @@ def _decisive_value(
     return {n: _decisive_value(n, v, decisive, incidental) for n, v in value.items() if n not in out}
 
 
-def without_incidental(spec: dict[str, Any], incidental: Collection[str] = INCIDENTAL_HERE) -> dict[str, Any]:
-    """Describe what asks components, such as a teacher, without how they are reached, and how often they are asked."""
+def without_incidental(
+    spec: dict[str, Any], incidental: Collection[str] = INCIDENTAL_HERE, within: Collection[str] = INCIDENTAL
+) -> dict[str, Any]:
+    """
+    Describe what asks components, such as a teacher, without how they are reached, and how often they are asked.
+
+    :param spec:
+        Its `{type, init_parameters}`.
+    :param incidental:
+        Its parameters that do not count.
+    :param within:
+        The same of components within it.
+    """
 
     def inner(component: dict[str, Any]) -> dict[str, Any]:
-        return without_incidental(component, INCIDENTAL)
+        return without_incidental(component, within, within)
 
     given = {n: v for n, v in (spec.get("init_parameters") or {}).items() if n not in incidental}
     own = {n: _decisive_value(n, v, inner, incidental) for n, v in given.items()}
