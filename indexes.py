@@ -10,7 +10,6 @@ from typing import Any
 from retort.pipelines import indexing
 from retort.students import Manifest
 from retort.students.files import resolve_model
-from retort.students.segmentation import PASSAGE_WORDS
 from retort.trainers.data.documents import OnError, Reading, read_source, source_root
 from retort.trainers.data.images import holds_images, read_images
 from retort.trainers.runtime.errors import DataError
@@ -22,6 +21,7 @@ def index_documents(
     source: str | Path,
     store: str | Path,
     *,
+    passage_words: int | None = None,
     sparse: str | None = None,
     prune: bool = False,
     quantization: str | None = None,
@@ -40,6 +40,8 @@ def index_documents(
         What to read (see `read_source`, and `read_images` for images); files are cut as the student was made for.
     :param store:
         Folder of the index, or URL of a collection on a Qdrant server.
+    :param passage_words:
+        Words of a passage, at most, in place of what the student was made for.
     :param sparse:
         A sparse student, whose embeddings documents get as well.
     :param prune:
@@ -61,7 +63,7 @@ def index_documents(
         images.
     """
     manifest = Manifest.read(Path(resolve_model(student)))
-    words = manifest.passage_words if manifest is not None else 0
+    words = passage_words or (manifest.passage_words if manifest is not None else 0) or None
     images = holds_images(source) if manifest is None else manifest.kind == "image_text"
     if images and sparse is not None:
         msg = f"{student} reads images, which have no sparse embeddings: leave --sparse out."
@@ -70,7 +72,7 @@ def index_documents(
     def read() -> Reading:
         if images:
             return read_images(source, on_error=on_error, may_be_blank=True)
-        return read_source(source, words=words or PASSAGE_WORDS, on_error=on_error, may_be_blank=True)
+        return read_source(source, words=words, on_error=on_error, may_be_blank=True)
 
     folder = source_root(source)
     return index_reading(

@@ -162,6 +162,7 @@ def distill(
     queries: str | Path | Mapping[str, Sequence[str]] | None = None,
     generator: str | Path | dict[str, Any] | Any = None,
     split: Split = "auto",
+    passage_words: int | None = None,
     dev_share: float = 0.1,
     weak_pairs: bool = False,
     deadline: float | None = None,
@@ -196,6 +197,8 @@ def distill(
         What gets a vector. `passages`: each passage of a file. `documents`: each file; one that is longer than what the
         student reads has several. `auto`: documents, if the student reads more than a passage and nine of ten files
         fit. Haystack documents and BEIR folders are taken as they are.
+    :param passage_words:
+        Words of a passage, at most; None: 150. The student notes it, and `retort index` cuts alike.
     :param dev_share:
         Share of the documents whose queries are kept for dev; without effect where real ones are given.
     :param weak_pairs:
@@ -225,7 +228,18 @@ def distill(
     out = Path(out)
     with stopping_after(deadline), limited_calls(max_calls):
         inputs = _read_inputs(
-            documents, out, recipe, teacher, queries, generator, split, weak_pairs, settings, allow, on_error
+            documents,
+            out,
+            recipe,
+            teacher,
+            queries,
+            generator,
+            split,
+            passage_words,
+            weak_pairs,
+            settings,
+            allow,
+            on_error,
         )
         if inputs.reading.cut is not None:
             say(f"index: {inputs.reading.cut.reason}")
@@ -302,6 +316,7 @@ def plan_distill(
     queries: str | Path | Mapping[str, Sequence[str]] | None = None,
     generator: str | Path | dict[str, Any] | Any = None,
     split: Split = "auto",
+    passage_words: int | None = None,
     dev_share: float = 0.1,
     weak_pairs: bool = False,
     settings: Mapping[str, Any] | Sequence[str] = (),
@@ -319,7 +334,7 @@ def plan_distill(
     """
     out = Path(out)
     inputs = _read_inputs(
-        documents, out, recipe, teacher, queries, generator, split, weak_pairs, settings, allow, on_error
+        documents, out, recipe, teacher, queries, generator, split, passage_words, weak_pairs, settings, allow, on_error
     )
     passages = inputs.reading.documents
     sources = dict(inputs.sources)
@@ -491,6 +506,7 @@ def _read_inputs(
     queries: str | Path | Mapping[str, Sequence[str]] | None,
     generator: Any,
     split: Split,
+    passage_words: int | None,
     weak_pairs: bool,
     settings: Mapping[str, Any] | Sequence[str],
     allow: Sequence[str],
@@ -509,7 +525,9 @@ def _read_inputs(
     if isinstance(documents, str | Path):
         tokens = changed.student.init_parameters.get("max_tokens")
         tokens = tokens.get("document") if isinstance(tokens, dict) else tokens  # a table has one for both sides
-        reading = read_source(documents, split=split, tokens=tokens, on_error=on_error, leave_out=out)
+        reading = read_source(
+            documents, words=passage_words, split=split, tokens=tokens, on_error=on_error, leave_out=out
+        )
         folder = source_root(documents)
     else:
         reading, folder = without_blank(list(documents), on_error), None

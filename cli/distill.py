@@ -27,6 +27,7 @@ def run(given: argparse.Namespace) -> None:
         "queries": given.queries,
         "generator": given.generator,
         "split": given.split,
+        "passage_words": given.passage_words,
         "dev_share": given.dev_share,
         "weak_pairs": given.weak_pairs,
         "settings": given.set,

@@ -20,6 +20,7 @@ def run(given: argparse.Namespace) -> None:
         given.student,
         given.documents,
         given.store,
+        passage_words=given.passage_words,
         sparse=given.sparse,
         prune=given.prune,
         quantization=given.quantization,

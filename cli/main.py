@@ -193,6 +193,7 @@ ALLOW = "trust types of this module, ask this server, or, with trust_remote_code
 TRUST = "run code that a model's folder brings along; only if you trust it"
 
 
+PASSAGES = "words of a passage, at most (default: 150, or as the student was made for)"
 MAX_CALLS = "calls of remote teachers and generators, at most; then stop, keeping what came"
 ON_ERROR = "a file that cannot be read or has no text: name it and go on, or stop"
 
@@ -268,6 +269,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="auto",
         help="what gets a vector: passages of files, or whole files, several for a long one (default: by their length)",
     )
+    distill.add_argument("--passage-words", type=positive, default=None, metavar="N", help=PASSAGES)
     distill.add_argument("--dev-share", type=float, default=0.1, help="share of the documents that is kept for dev")
     distill.add_argument(
         "--weak-pairs", action="store_true", help="train on titles, headings and the like, too, before the last stage"
@@ -334,6 +336,7 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument("student", help="student or model folder, or Hub id")
     index.add_argument("--documents", required=True, type=Path, help="folder of documents, one file, or BEIR folder")
     index.add_argument("--store", required=True, metavar="STORE", help="folder of the index, or URL of a collection")
+    index.add_argument("--passage-words", type=positive, default=None, metavar="N", help=PASSAGES)
     index.add_argument("--sparse", metavar="STUDENT", help="sparse student as well, for hybrid retrieval")
     index.add_argument(
         "--quantization",

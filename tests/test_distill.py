@@ -11,6 +11,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -384,27 +385,58 @@ class TestSplit:
         found = choose_cut(split, tokens, lengths)
         assert found.words == words and reason in found.reason
 
-    @pytest.mark.parametrize(("split", "message"), [("documents", "set max_tokens.document"), ("pages", "one of auto")])
-    def test_mistakes(self, split, message):
+    def test_passages_of_another_length(self):
+        assert choose_cut("passages", 512, [], 75).words == choose_cut("auto", 160, [300], 75).words == 75
+        assert choose_cut("auto", 160, [100], 75).words == 114  # the file fits, and is longer than a passage
+
+    @pytest.mark.parametrize(
+        ("split", "words", "message"),
+        [
+            ("documents", None, "set max_tokens.document"),
+            ("pages", None, "one of auto"),
+            ("documents", 75, "passage_words: 75; with split: documents there are no passages"),
+        ],
+    )
+    def test_mistakes(self, split, words, message):
         with pytest.raises(DataError, match=message):
-            choose_cut(split, None, [100])
+            choose_cut(split, None, [100], words)
+
+    def test_short_passages_share_a_quarter_at_most(self, tmp_path):
+        (tmp_path / "a.txt").write_text(" ".join(f"word{i}" for i in range(40)))
+        found = [d.content.split() for d in read_documents(tmp_path, words=8)]
+        assert max(map(len, found)) == 8
+        assert {len(set(one) & set(other)) for one, other in pairwise(found)} == {2}
+        with pytest.raises(ValueError, match="passage_words must be above 0"):
+            read_documents(tmp_path, words=0)
 
     @pytest.mark.usefixtures("without_export")
-    def test_documents_are_trained_and_served(self, handbook, recipe_tree, tmp_path, capsys):
-        """As long as the student reads; `retort index` cuts files as the student was made for."""
+    @pytest.mark.parametrize(
+        ("how", "reason", "words"),
+        [
+            (["--split", "documents"], "file, several of a longer one: 0 of 60 files fit into the 30 tokens", 21),
+            (["--passage-words", "18"], "passage of 18 words: 0 of 60 files fit into the 30 tokens", 18),
+        ],
+    )
+    def test_what_is_cut_otherwise_is_trained_and_served(
+        self, handbook, recipe_tree, tmp_path, capsys, how, reason, words
+    ):
+        """As long as the student reads, or as the user says; `retort index` cuts files as the student was made for."""
         recipe_tree["student"]["init_parameters"]["max_tokens"] = {"query": 16, "document": 30}
         for stage in recipe_tree["stages"]:
             stage["steps"] = 1
         (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe_tree))
         out = tmp_path / "out"
         options = ["--documents", handbook, "--out", out, "--recipe", tmp_path / "small.yaml", "--dev-share", "0.3"]
-        distill(*options, "--split", "documents")
+        distill(*options, *how)
         said = capsys.readouterr().out
-        assert "one vector a file, several of a longer one: 0 of 60 files fit into the 30 tokens" in said
+        assert f"one vector a {reason}" in said
         count = int(re.search(r"(\d+) documents;", said)[1])
-        assert count > 100 and Manifest.read(out / "student").passage_words == 21
+        assert count > 100 and Manifest.read(out / "student").passage_words == words
         main(["index", str(out / "student"), "--documents", str(handbook), "--store", str(out / "index")])
         assert f"{count} documents in" in capsys.readouterr().out
+        short = ["--documents", str(handbook), "--store", str(tmp_path / "short"), "--passage-words", "9"]
+        main(["index", str(out / "student"), *short])
+        assert int(capsys.readouterr().out.split()[0]) > 1.5 * count
         assert "other documents" in fails(capsys, *options)
 
 

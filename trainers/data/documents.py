@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from retort.students.checks import HALF, has_half
+from retort.students.checks import HALF, has_half, positive
 from retort.students.images import IMAGE_SUFFIXES
 from retort.students.segmentation import PASSAGE_WORDS, passage_spans, token_spans
 from retort.trainers.data.beir import BadRecord, is_beir, is_image, read_records
@@ -73,7 +73,7 @@ class Cut:
     reason: str = ""
 
 
-def choose_cut(split: Split, tokens: int | None, lengths: list[int]) -> Cut:
+def choose_cut(split: Split, tokens: int | None, lengths: list[int], words: int | None = None) -> Cut:
     """
     Choose what gets a vector: a passage, or as much of a file as the student reads.
 
@@ -84,22 +84,27 @@ def choose_cut(split: Split, tokens: int | None, lengths: list[int]) -> Cut:
         How many the student reads of a document; None: that is not known.
     :param lengths:
         Words of each file.
+    :param words:
+        Of a passage, at most; None: `PASSAGE_WORDS`.
     :raises DataError:
-        If documents are wanted, and it is not known how long they may be.
+        If documents are wanted, and it is not known how long they may be, or `words` says it of passages.
     """
     if split not in get_args(Split):
         msg = f"split: {split!r}; it is one of {', '.join(get_args(Split))}."
         raise DataError(msg)
-    most = 0 if tokens is None else int(tokens / TOKENS_A_WORD)
+    most, passage = 0 if tokens is None else int(tokens / TOKENS_A_WORD), words or PASSAGE_WORDS
+    if split == "documents" and words:
+        msg = f"passage_words: {words}; with split: documents there are no passages. Leave one of the two out."
+        raise DataError(msg)
     if split == "documents" and not most:
         msg = "split: documents; the recipe does not say how much of one the student reads: set max_tokens.document."
         raise DataError(msg)
     fit = sum(length <= most for length in lengths)
     figures = f"{fit:,} of {len(lengths):,} files fit into the {tokens} tokens that the student reads"
-    if split == "documents" or (split == "auto" and most > PASSAGE_WORDS and fit >= MOST_FIT * len(lengths)):
+    if split == "documents" or (split == "auto" and most > passage and fit >= MOST_FIT * len(lengths)):
         return Cut(most, f"one vector a file, several of a longer one: {figures}")
     why = f": {figures}" if split == "auto" and most else ""
-    return Cut(PASSAGE_WORDS, f"one vector a passage of {PASSAGE_WORDS} words{why}")
+    return Cut(passage, f"one vector a passage of {passage} words{why}")
 
 
 def read_documents(source: str | Path, **options: Any) -> list[Document]:
@@ -124,7 +129,7 @@ def require_source(source: str | Path) -> None:
 def read_source(
     source: str | Path,
     *,
-    words: int = PASSAGE_WORDS,
+    words: int | None = None,
     overlap: int = OVERLAP,
     split: Split = "passages",
     tokens: int | None = None,
@@ -142,9 +147,9 @@ def read_source(
         folders and files), or one such file.
     :param words:
         Length of the passages into which files are cut, at most; they end with a sentence where one ends in their
-        second half. BEIR passages are not cut.
+        second half. BEIR passages are not cut. None: `PASSAGE_WORDS`.
     :param overlap:
-        Words that two passages share, at most if whole sentences fit, else so many.
+        Words that two passages share, at most if whole sentences fit, else so many; of short ones a quarter at most.
     :param split:
         Other than `passages`: what is chosen in place of `words` (see `choose_cut`).
     :param tokens:
@@ -195,10 +200,9 @@ def read_source(
     if not documents and not reasons:
         raise DataError(nothing_to_read(source, seen, SUFFIXES))
     tell_left_out(source, reasons, "files", on_error if documents or (result.blank and may_be_blank) else "fail")
-    if split != "passages":
-        lengths = [len(token_spans(document.content or "")) for document in documents]
-        result.cut = choose_cut(split, tokens, lengths)
-        words = result.cut.words
+    lengths = [len(token_spans(document.content or "")) for document in documents] if split != "passages" else []
+    result.cut = choose_cut(split, tokens, lengths, None if words is None else positive("passage_words", words))
+    words, overlap = result.cut.words, min(overlap, result.cut.words // 4)
     result.documents = [passage for document in documents for passage in _passages(document, words, overlap)]
     return result
 
