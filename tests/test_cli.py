@@ -102,7 +102,8 @@ class TestIndexAndAsk:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         store = tmp_path / "together"
-        code = "from retort.cli import main; from retort.pipelines import indexing; indexing.BLOCK = 16; main()"
+        code = "import sys; sys.modules['PIL'] = None; "  # texts need no Pillow
+        code += "from retort.cli import main; from retort.pipelines import indexing; indexing.BLOCK = 16; main()"
         command = [sys.executable, "-c", code, "index", tiny_student, "--documents", str(beir), "--store", str(store)]
         place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
         ranks = [

@@ -12,6 +12,7 @@ from importlib import import_module
 import pytest
 import yaml
 from test_cli import fail, say
+from tiny import two_stages, write_beir
 
 from retort.students import Student
 from retort.students.card import model_card
@@ -70,15 +71,22 @@ class TestCompare:
             compare(scores(1, 2, 3), scores(1, 2))
 
 
+@pytest.fixture(scope="module")
+def trained(tokenizer_path, tiny_student, tmp_path_factory):
+    """A folder of two runs, which differ in their seed."""
+    folder = tmp_path_factory.mktemp("trained")
+    data, tree = write_beir(folder / "data"), two_stages(tokenizer_path, tiny_student)
+    for seed in (1, 2):
+        tree["training"]["seed"] = seed
+        run_recipe(Recipe.from_dict(tree), data, folder / "runs" / str(seed))
+    return folder / "runs"
+
+
 class TestCommand:
     @pytest.fixture
-    def runs(self, recipe_tree, beir, tmp_path):
-        found = []
-        for seed in (1, 2):
-            recipe_tree["training"]["seed"] = seed
-            found.append(tmp_path / "runs" / str(seed))
-            run_recipe(Recipe.from_dict(recipe_tree), beir, found[-1])
-        return [str(run) for run in found]
+    def runs(self, trained, tmp_path):
+        shutil.copytree(trained, tmp_path / "runs")
+        return [str(tmp_path / "runs" / seed) for seed in ("1", "2")]
 
     def test_runs(self, runs, beir, tmp_path, capsys):
         out = say(capsys, "compare", *runs, "--split", "dev", "--json", str(tmp_path / "c.json"))

@@ -14,7 +14,7 @@ import pytest
 from tiny import WORDS, draw_shape
 
 from retort.students import Ranker, Student, save_student
-from retort.students.create import ranker, sparse, static
+from retort.students.create import sparse, static
 from retort.students.images import ImageFile
 from retort.students.sparse import SparseStudent
 from retort.trainers.evaluation.exports import export_student
@@ -32,7 +32,7 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def served(tiny_model, tiny_student, image_student, trunk, tmp_path_factory):
+def served(tiny_model, tiny_student, tiny_ranker, image_student, trunk, tmp_path_factory):
     """Folder of exported students of each kind, and what the process without training's packages got of them."""
     folder = tmp_path_factory.mktemp("served")
     lengths = {"query": 16, "document": 32}
@@ -40,13 +40,13 @@ def served(tiny_model, tiny_student, image_student, trunk, tmp_path_factory):
         "dense": tiny_model(1, layers=1, max_tokens=lengths, prompts={"query": "what ", "document": "the "}),
         "static": static(tiny_student),
         "sparse": sparse(trunk, layers=[0], seed=1, max_tokens=lengths),
-        "ranker": ranker(trunk, layers=[0], seed=3),
     }
     for kind, model in models.items():
         save_student(model, folder / kind)
         export_student(folder / kind, precision="float32")
-    shutil.copytree(image_student, folder / "images")
-    export_student(folder / "images", precision="float32")
+    for kind, ready in (("ranker", tiny_ranker), ("images", image_student)):
+        shutil.copytree(ready, folder / kind)
+        export_student(folder / kind, precision="float32")
     (folder / "shapes").mkdir()
     for shape in SHAPES:
         draw_shape(shape, "red").save(folder / "shapes" / f"{shape}.png")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from common_fixtures import traced_key
 from haystack import Document
 from sentence_transformers import SentenceTransformer
 from tiny import killed, tiny_config, write_jsonl
@@ -133,7 +135,7 @@ class TestGraphs:
 
     def test_a_sparse_student(self, trunk, tmp_path):
         folder = tmp_path / "sparse"
-        save_student(sparse(trunk, layers=[0], seed=1), folder)
+        save_student(sparse(trunk, layers=[0], seed=1, max_tokens={"query": 16, "document": 32}), folder)
         export_student(folder, precision="float32")
         plain, graph = (SparseStudent.load(str(folder), backend=b) for b in ("torch", "onnx"))
         wanted = plain.encode_document(TEXTS)
@@ -144,7 +146,7 @@ class TestGraphs:
         towers = [
             {
                 "type": "retort.students.create.from_config",
-                "init_parameters": {"config": tiny_config(layers), "tokenizer": tokenizer_path, "seed": layers},
+                "init_parameters": {"config": tiny_config(layers), "tokenizer": tokenizer_path, "seed": 1},
             }
             for layers in (1, 2)
         ]
@@ -155,6 +157,30 @@ class TestGraphs:
         for side in ("query", "document"):
             np.testing.assert_allclose(graph.encode(TEXTS, side), plain.encode(TEXTS, side), atol=1e-5)
         assert not np.allclose(graph.encode_query(TEXTS[:1]), graph.encode_document(TEXTS[:1]), atol=1e-3)
+
+
+def test_which_models_the_tests_trace_once(tiny_model):
+    """Those of the same weights and settings: see `_each_graph_traced_once`."""
+    inputs = {"input_ids": torch.zeros(2, 3, dtype=torch.int64)}
+
+    def key(change=lambda _: None, output="sentence_embedding", modality="text", inputs=inputs, **options):
+        model = tiny_model(1, layers=1, **options)
+        change(model)
+        return traced_key(list(model), output, inputs, modality)
+
+    assert key() == key() == key(prompts={"query": "what "}) == key(max_tokens={"query": 7, "document": 12})
+    others = [
+        key(lambda model: next(model.parameters()).data[0, 0].add_(1e-3)),
+        key(lambda model: model.append(torch.nn.Identity())),
+        key(lambda model: setattr(model[0].model.config, "layer_norm_eps", 1e-3)),
+        key(lambda model: model.half()),
+        key(pooling="cls"),
+        key(output="scores"),
+        key(modality="image"),
+        key(inputs={"input_ids": inputs["input_ids"][:1]}),
+        key(inputs={"pixel_values": inputs["input_ids"]}),
+    ]
+    assert len({key(), *others}) == 1 + len(others)
 
 
 @pytest.mark.parametrize("own", ["truncation_side", "processing_kwargs"])
@@ -194,7 +220,7 @@ class TestCut:
         """A model of sentence-transformers that cuts its vectors of 16 to 6 dimensions."""
         tower = {"type": "retort.students.create.from_config"}
         towers = [
-            tower | {"init_parameters": {"config": tiny_config(layers), "tokenizer": tokenizer_path, "seed": layers}}
+            tower | {"init_parameters": {"config": tiny_config(layers), "tokenizer": tokenizer_path, "seed": 1}}
             for layers in (1, 2)
         ]
         made = {

@@ -12,7 +12,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import assert_comes_back, everything, lists, pool, run_killed, spec, stage, terms_of
+from tiny import (
+    assert_comes_back,
+    everything,
+    lists,
+    pool,
+    prod_stages,
+    run_killed,
+    spec,
+    stage,
+    terms_of,
+    two_stages,
+    write_beir,
+)
 
 from retort.students import Student
 from retort.trainers.build import build_recipe
@@ -130,11 +142,17 @@ class TestAnchor:
 
 
 class TestRun:
+    @pytest.fixture(scope="class")
+    def trained(self, tokenizer_path, tiny_student, trunk, tmp_path_factory):
+        """A folder of a run and its cache."""
+        folder = tmp_path_factory.mktemp("trained")
+        recipe = Recipe.from_dict(prod_stages(two_stages(tokenizer_path, tiny_student), trunk))
+        run_recipe(recipe, write_beir(folder / "data"), folder / "reference" / "run")
+        return folder / "reference"
+
     @pytest.fixture
-    def reference(self, prod_tree, beir, tmp_path):
-        out = tmp_path / "reference" / "run"
-        run_recipe(Recipe.from_dict(prod_tree), beir, out)
-        return out
+    def reference(self, trained, tmp_path):
+        return shutil.copytree(trained, tmp_path / "reference") / "run"
 
     def test_killed_in_each_stage_and_in_the_teacher(self, reference, prod_tree, beir, tmp_path, monkeypatch):
         """Steps in the order they are made: 3 of `dual`, 4 of the teacher, 5 of `cross`, 6 of `round` in two halves."""

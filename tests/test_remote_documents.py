@@ -4,14 +4,17 @@
 """Students whose documents an API embeds: training, their space, and what a saved one refuses."""
 
 import json
+import shutil
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from haystack import Document
 from sentence_transformers import SentenceTransformer
 from test_paid_calls import specs
-from tiny import assert_comes_back, everything, recipe, spec, stage, tiny_config
+from tiny import assert_comes_back, everything, recipe, spec, stage, tiny_config, write_beir
 from tiny_server import DIM, serving
 
 from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder, StudentTextEmbedder
@@ -46,35 +49,36 @@ def pair(url: str, **document) -> dict:
     return pair
 
 
+def of_a_server(tokenizer_path: str, url: str, **document) -> dict:
+    """Describe LEAF for queries alone, over documents that a server embeds."""
+    query = spec("from_config", config=tiny_config(1, DIM), tokenizer=tokenizer_path, seed=5)
+    remote = spec("retort.students.create.remote_documents", teacher="api", dim=DIM)
+    teacher = "retort.trainers.teachers.embedder.EmbedderTeacher"
+    return recipe(
+        student=spec("two_towers", query=query, document=remote),
+        teachers={"api": spec(teacher, **pair(url, **document), revision="1")},
+        candidates={},
+        stages=[
+            stage(
+                "align",
+                6,
+                spec("retort.trainers.methods.leaf.VectorRegression"),
+                batches="queries",
+                teacher="api",
+            )
+        ],
+        batch_size=8,
+        evaluate_every=3,
+        checkpoint_every=2,
+        dev_queries=5,
+        dev_documents=20,
+    )
+
+
 @pytest.fixture
 def tree(tokenizer_path):
-    """LEAF for queries alone, over documents that a server embeds."""
-
-    def build(url: str, **document) -> dict:
-        query = spec("from_config", config=tiny_config(1, DIM), tokenizer=tokenizer_path, seed=5)
-        remote = spec("retort.students.create.remote_documents", teacher="api", dim=DIM)
-        teacher = "retort.trainers.teachers.embedder.EmbedderTeacher"
-        return recipe(
-            student=spec("two_towers", query=query, document=remote),
-            teachers={"api": spec(teacher, **pair(url, **document), revision="1")},
-            candidates={},
-            stages=[
-                stage(
-                    "align",
-                    6,
-                    spec("retort.trainers.methods.leaf.VectorRegression"),
-                    batches="queries",
-                    teacher="api",
-                )
-            ],
-            batch_size=8,
-            evaluate_every=3,
-            checkpoint_every=2,
-            dev_queries=5,
-            dev_documents=20,
-        )
-
-    return build
+    """Describes a run by a server's address."""
+    return partial(of_a_server, tokenizer_path)
 
 
 class TestTheSpace:
@@ -112,21 +116,37 @@ class TestTheSpace:
 
 
 class TestTraining:
-    def test_a_run(self, tree, beir, tmp_path):
-        with serving() as server:
-            trained, train = Recipe.from_dict(tree(server.url)), read_beir(beir, "train")
-            plan = plan_run(trained, train, tmp_path / "cache")
-            assert server.requests == []
-            metrics = run_recipe(trained, beir, tmp_path / "run")
-            dev = len(read_beir(beir, "dev").queries)
-            assert plan.calls["api"] == f"vectors of {len(server.answered) - dev} texts"
-            assert len(server.requests) < len(server.answered)  # documents go together
-        folder = tmp_path / "run" / "student"
+    @pytest.fixture(scope="class")
+    def trained(self, tokenizer_path, tmp_path_factory):
+        """A run: its folder, its figures, its plan, and what the server was asked before, during and in all."""
+        folder = tmp_path_factory.mktemp("trained")
+        data = write_beir(folder / "data")
+        with serving() as server, pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OPENAI_API_KEY", "none")
+            recipe, train = Recipe.from_dict(of_a_server(tokenizer_path, server.url)), read_beir(data, "train")
+            plan = plan_run(recipe, train, folder / "cache")
+            requests_of_the_plan = len(server.requests)
+            metrics = run_recipe(recipe, data, folder / "run")
+            return SimpleNamespace(
+                folder=folder / "run",
+                metrics=metrics,
+                plan=plan,
+                requests_of_the_plan=requests_of_the_plan,
+                requests=len(server.requests),
+                texts=len(server.answered),
+            )
+
+    def test_a_run(self, trained, beir, tmp_path):
+        assert trained.requests_of_the_plan == 0
+        dev = len(read_beir(beir, "dev").queries)
+        assert trained.plan.calls["api"] == f"vectors of {trained.texts - dev} texts"
+        assert trained.requests < trained.texts  # documents go together
+        folder = shutil.copytree(trained.folder, tmp_path / "run") / "student"
         manifest = Manifest.read(folder)
         assert manifest.space == remote_space(**SOURCE)
         assert manifest.dim == DIM
         assert manifest.max_tokens["document"] is None
-        assert metrics["dev"]["student"]["ndcg@10"] > 0
+        assert trained.metrics["dev"]["student"]["ndcg@10"] > 0
         assert read_remote_documents(str(folder)) == {
             **SOURCE, "prompt": "", "separator": "\n", "meta_fields": []
         }  # fmt: skip
@@ -142,10 +162,8 @@ class TestTraining:
         plain = SentenceTransformer(str(folder), trust_remote_code=True)
         assert np.allclose(plain.encode_query(["bread"]), student.encode_query(["bread"]), atol=1e-6)
 
-    def test_an_export_runs_queries(self, tree, beir, tmp_path):
-        with serving() as server:
-            run_recipe(Recipe.from_dict(tree(server.url)), beir, tmp_path / "run")
-        folder = tmp_path / "run" / "student"
+    def test_an_export_runs_queries(self, trained, tmp_path):
+        folder = shutil.copytree(trained.folder, tmp_path / "run") / "student"
         export_student(folder, precision="float32")
         graph, torch_ = Student.load(str(folder), backend="onnx"), Student.load(str(folder))
         texts = ["bread and butter", "the sea"]

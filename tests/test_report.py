@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from test_cli import fail, say
-from tiny import pool, spec, stage, write_jsonl
+from tiny import pool, prod_stages, spec, stage, two_stages, write_beir, write_jsonl
 
 from retort.trainers.data.beir import read_beir
 from retort.trainers.evaluation import plots
@@ -50,11 +50,18 @@ class Page(HTMLParser):
         self.text += data
 
 
+@pytest.fixture(scope="module")
+def trained(tokenizer_path, tiny_student, trunk, tmp_path_factory):
+    """A folder of a run and its cache."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = Recipe.from_dict(prod_stages(two_stages(tokenizer_path, tiny_student), trunk))
+    run_recipe(recipe, write_beir(folder / "data"), folder / "runs" / "a<b>")
+    return folder / "runs"
+
+
 @pytest.fixture
-def run(prod_tree, beir, tmp_path):
-    out = tmp_path / "runs" / "a<b>"
-    run_recipe(Recipe.from_dict(prod_tree), beir, out)
-    return out
+def run(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "runs") / "a<b>"
 
 
 def test_the_page(run, beir, capsys, tmp_path):

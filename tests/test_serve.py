@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -88,6 +89,16 @@ def place(tmp_path_factory) -> Path:
     shutil.copytree(place / "index", place / "other")
     (place / "report.html").write_text("<!doctype html><title>The run</title><p>How good it is.")
     return place
+
+
+@pytest.fixture(scope="module")
+def light(place) -> Path:
+    """An index of an exported student, which is served without torch."""
+    with tarfile.open(Path(__file__).parent / "saved" / "0.1.0.tar.xz") as archive:
+        kept = [member for member in archive.getmembers() if "students/dense" in member.name]
+        archive.extractall(place, members=kept, filter="data")
+    index_documents(str(place / "students" / "dense"), place / "data", place / "light")
+    return place / "light"
 
 
 @pytest.fixture(scope="module")
@@ -364,10 +375,10 @@ class TestApi:
         assert "How good it is" in server.client.get("/report").text
 
 
-def test_a_key_and_a_language_model(place):
+def test_a_key_and_a_language_model(place, light):
     generator = place / "llm.yaml"
     generator.write_text("type: haystack.components.generators.chat.mock.MockChatGenerator\n")
-    shutil.copytree(place / "index", place / "rag")  # an index belongs to one process
+    shutil.copytree(light, place / "rag")  # an index belongs to one process
     running = Running(place, "--store", "rag", "--generator", str(generator), key=KEY)
     try:
         assert running.client.get("/").status_code == 200
@@ -496,10 +507,10 @@ class TestPage:
         expect(page.get_by_role("status")).to_have_text("No answer.")
         expect(page.locator(".none")).to_be_visible()
 
-    def test_the_index_gone_and_the_server_gone(self, browser, place):
+    def test_the_index_gone_and_the_server_gone(self, browser, place, light):
         from playwright.sync_api import expect
 
-        shutil.copytree(place / "index", place / "lost")
+        shutil.copytree(light, place / "lost")
         running = Running(place, "--store", "lost")
         try:
             page = browser.new_page()

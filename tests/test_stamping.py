@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Indexes that Haystack's own embedders wrote: compared, stamped and searched by an asymmetric student."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,9 +13,9 @@ from haystack.components.embedders import OpenAIDocumentEmbedder
 from haystack.components.writers import DocumentWriter
 from haystack.core.errors import PipelineRuntimeError
 from haystack.document_stores.errors import DocumentStoreError
-from test_remote_documents import key, pair, tree  # noqa: F401 - fixtures
+from test_remote_documents import key, of_a_server, pair  # noqa: F401 - a fixture
 from test_server_store import new_collection, stand_in  # noqa: F401
-from tiny import TOPICS
+from tiny import TOPICS, write_beir
 from tiny_server import DIM, serving
 
 from haystack_integrations.components.embedders.retort import StudentTextEmbedder
@@ -177,13 +178,22 @@ class TestOfALocalModel:
 
 
 class TestOfAnAPI:
+    @pytest.fixture(scope="class")
+    def trained(self, tokenizer_path, tmp_path_factory):
+        """A server, and a run that learned its vectors."""
+        folder = tmp_path_factory.mktemp("trained")
+        with serving(by_model) as server, pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OPENAI_API_KEY", "none")
+            recipe = Recipe.from_dict(of_a_server(tokenizer_path, server.url))
+            run_recipe(recipe, write_beir(folder / "data"), folder / "run")
+            yield server, folder / "run"
+
     @pytest.fixture
-    def made(self, tree, beir, tmp_path):  # noqa: F811
+    def made(self, trained, tmp_path):
         """A server, a student of its vectors, and the index that Haystack's embedder wrote, in YAML."""
-        with serving(by_model) as server:
-            described = tree(server.url)
-            run_recipe(Recipe.from_dict(described), beir, tmp_path / "run")
-            yield server, str(tmp_path / "run" / "student"), pair(server.url)["document_embedder"], tmp_path
+        server, run = trained
+        shutil.copytree(run, tmp_path / "run")
+        return server, str(tmp_path / "run" / "student"), pair(server.url)["document_embedder"], tmp_path
 
     def written(self, folder, embedder: dict) -> str:
         store = QdrantEdgeDocumentStore(path=str(folder))

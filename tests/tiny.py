@@ -218,6 +218,93 @@ def write_jsonl(path: Path, records: list[dict]) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
+def write_beir(folder: Path) -> Path:
+    """Write a BEIR folder of 40 documents in 5 topics, 30 training and 10 dev queries."""
+    (folder / "qrels").mkdir(parents=True)
+    corpus, queries = [], []
+    judged: dict[str, list[str]] = {"train": [], "dev": []}
+    for t, (topic, words) in enumerate(TOPICS.items()):
+        names = words.split()
+        for i in range(8):
+            chosen = " ".join(names[(i + k) % 10] for k in range(2 + i % 5))
+            corpus.append({"_id": f"d{t}{i}", "title": topic, "text": f"the {chosen} in the {topic}."})
+            query = {"_id": f"q{t}{i}", "text": f"what is the {names[i]} near the {topic}?"}
+            queries.append(query)
+            split = "dev" if i >= 6 else "train"
+            judged[split].append(f"{query['_id']}\td{t}{i}\t1\n")
+    write_jsonl(folder / "corpus.jsonl", corpus)
+    write_jsonl(folder / "queries.jsonl", queries)
+    for split, lines in judged.items():
+        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+    return folder
+
+
+def two_stages(tokenizer_path: str, tiny_student: str) -> dict:
+    """Describe a two-stage recipe over tiny models that uses every objective, dropout and a learned projection."""
+    return recipe(
+        student=spec("from_config", config=tiny_config(1, 8, 0.1), tokenizer=tokenizer_path, seed=5),
+        teachers={"teacher": spec("BiEncoderTeacher", model=tiny_student, device="cpu")},
+        candidates={"bm25": spec("BM25Miner", depth=6), "own": spec("DenseMiner", model="student", depth=6)},
+        stages=[
+            stage("align", 5, spec("Alignment", projection=True), batches="texts", teacher="teacher"),
+            stage(
+                "distil",
+                7,
+                spec("Alignment", projection=True, distance="mse"),
+                spec("InBatchKL", weight=0.5),
+                spec("ListwiseKL", weight=0.5, student_temperature=2.0),
+                spec("Contrastive", scope="in_batch"),
+                teacher="teacher",
+                candidates=pool("bm25", "own", negatives=3),
+            ),
+        ],
+        batch_size=4,
+        evaluate_every=3,
+        checkpoint_every=2,
+        log_every=1,
+        dev_queries=5,
+        dev_documents=20,
+    )
+
+
+def prod_stages(recipe_tree: dict, trunk: str) -> dict:
+    """Describe PROD over tiny models: warm-up, a dual-encoder stage, a ranker trained on the way, a round that may be refreshed."""
+    ranker = spec(
+        "TrainedInRunRanker",
+        student=spec("ranker", trunk=trunk, layers=[0]),
+        training={"batch_size": 3, "dev_depth": 5},
+        stages=[stage("rank", 4, spec("Contrastive", scope="list"), candidates=pool("own", negatives=2))],
+    )
+    loss = [
+        spec("Contrastive", scope="list", weight=0.1),
+        spec("ListwiseKL", student_temperature=4.0, weight=0.9),
+        spec("AnchorKL", weight=1.0),
+    ]
+    return recipe_tree | {
+        "teachers": {**recipe_tree["teachers"], "ranker": ranker},
+        "stages": [
+            stage(
+                "dual",
+                3,
+                spec("InBatchKL", student_temperature=4.0),
+                teacher="teacher",
+                candidates=pool("bm25", negatives=1),
+            ),
+            stage("cross", 5, *loss, teacher="ranker", anchor="start", candidates=pool("own", negatives=3)),
+            stage(
+                "round",
+                6,
+                *loss,
+                teacher="ranker",
+                anchor="start",
+                refresh=3,
+                selector=spec("ConfusingQueries", rule="above", depth=30),
+                candidates=pool("own", negatives=3, order="top"),
+            ),
+        ],
+    }
+
+
 def lists(teacher: torch.Tensor) -> CandidateBatch:
     """Give a batch of `[B, N]` lists whose first candidate is the positive, scored by teacher `t`."""
     b, n = teacher.shape

@@ -85,7 +85,7 @@ def run_all(jobs: dict[str, dict], data: Path, out: Path) -> None:
 if __name__ == "__main__":
     import two_ranks  # under its own name, as recipes know it
 
-    os.fsync = lambda handle: None  # as in conftest.py
+    os.fsync = lambda handle: None  # as in common_fixtures.py
     jobs, data, out = sys.argv[1:]
     two_ranks.run_all(json.loads(Path(jobs).read_text()), Path(data), Path(out))
     PartialState().destroy_process_group()  # left to the end of the process, its threads may abort it
