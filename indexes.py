@@ -41,7 +41,7 @@ def index_documents(
     :param store:
         Folder of the index, or URL of a collection on a Qdrant server.
     :param passage_words:
-        Words of a passage, at most, in place of what the student was made for.
+        Words of a passage, at most; None: as the student was made for, else 150.
     :param sparse:
         A sparse student, whose embeddings documents get as well.
     :param prune:
@@ -63,7 +63,8 @@ def index_documents(
         images.
     """
     manifest = Manifest.read(Path(resolve_model(student)))
-    words = passage_words or (manifest.passage_words if manifest is not None else 0) or None
+    if passage_words is None and manifest is not None:
+        passage_words = manifest.passage_words or None
     images = holds_images(source) if manifest is None else manifest.kind == "image_text"
     if images and sparse is not None:
         msg = f"{student} reads images, which have no sparse embeddings: leave --sparse out."
@@ -72,7 +73,7 @@ def index_documents(
     def read() -> Reading:
         if images:
             return read_images(source, on_error=on_error, may_be_blank=True)
-        return read_source(source, words=words, on_error=on_error, may_be_blank=True)
+        return read_source(source, words=passage_words, on_error=on_error, may_be_blank=True)
 
     folder = source_root(source)
     return index_reading(

@@ -446,6 +446,8 @@ class TestSplit:
         short = ["--documents", str(handbook), "--store", str(tmp_path / "short"), "--passage-words", "9"]
         main(["index", str(out / "student"), *short])
         assert int(capsys.readouterr().out.split()[0]) > 1.5 * count
+        main(["index", str(out / "student"), *short[:4]])  # cut anew: of the shorter passages nothing is left
+        assert f"{count} documents in" in capsys.readouterr().out
         assert "other documents" in fails(capsys, *options)
 
 

@@ -183,7 +183,6 @@ def draw_shape(shape: str, colour: str, size: int = 16) -> Any:
 def write_pictures(folder: Path) -> Path:
     """Write a BEIR folder whose documents are drawn shapes, with captions of the tests' words as queries."""
     (folder / "images").mkdir(parents=True)
-    (folder / "qrels").mkdir()
     corpus, queries = [], []
     judged: dict[str, list[str]] = {"train": [], "dev": []}
     colours = dict(zip(("red", "blue", "green", "black", "orange"), TOPICS, strict=True))
@@ -195,11 +194,7 @@ def write_pictures(folder: Path) -> Path:
             queries.append({"_id": f"q-{name}", "text": f"a {TOPICS[topic].split()[column]} of the {topic}"})
             split = "dev" if (row + column) % 5 == 0 else "train"
             judged[split].append(f"q-{name}\t{name}\t1\n")
-    write_jsonl(folder / "corpus.jsonl", corpus)
-    write_jsonl(folder / "queries.jsonl", queries)
-    for split, lines in judged.items():
-        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
-    return folder
+    return write_folder(folder, corpus, queries, judged)
 
 
 TINY_VISION = {
@@ -218,9 +213,18 @@ def write_jsonl(path: Path, records: list[dict]) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
+def write_folder(folder: Path, corpus: list[dict], queries: list[dict], judged: dict[str, list[str]]) -> Path:
+    """Write a BEIR folder; `judged` has the lines of each split."""
+    (folder / "qrels").mkdir(parents=True)
+    write_jsonl(folder / "corpus.jsonl", corpus)
+    write_jsonl(folder / "queries.jsonl", queries)
+    for split, lines in judged.items():
+        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+    return folder
+
+
 def write_beir(folder: Path) -> Path:
     """Write a BEIR folder of 40 documents in 5 topics, 30 training and 10 dev queries."""
-    (folder / "qrels").mkdir(parents=True)
     corpus, queries = [], []
     judged: dict[str, list[str]] = {"train": [], "dev": []}
     for t, (topic, words) in enumerate(TOPICS.items()):
@@ -232,11 +236,7 @@ def write_beir(folder: Path) -> Path:
             queries.append(query)
             split = "dev" if i >= 6 else "train"
             judged[split].append(f"{query['_id']}\td{t}{i}\t1\n")
-    write_jsonl(folder / "corpus.jsonl", corpus)
-    write_jsonl(folder / "queries.jsonl", queries)
-    for split, lines in judged.items():
-        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
-    return folder
+    return write_folder(folder, corpus, queries, judged)
 
 
 def two_stages(tokenizer_path: str, tiny_student: str) -> dict:

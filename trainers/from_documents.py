@@ -414,8 +414,9 @@ def passes_for(recipe: str | None, changed: Iterable[str]) -> int | None:
 def refuse_other_student(recipe: Recipe, out: Path, passes: int | None) -> None:
     """Check early that a run folder is free, or holds this recipe's run; see `refuse_other_run`."""
     if (out / "recipe.yaml").is_file() and (kept := _kept_data(out)) is not None:
-        recipe = fitted(recipe, out, kept["counts"], passes)
-        refuse_other_run(resolve(recipe, *read_train_and_dev(out / "data", recipe.data)), out, resume=True)
+        train, dev = read_train_and_dev(out / "data", recipe.data)
+        recipe = without_empty_pairs(shortened(recipe, kept["counts"], passes), train)
+        refuse_other_run(resolve(recipe, train, dev), out, resume=True)
 
 
 def _teacher_searches(recipe: Recipe, data: RetrievalData, out: Path) -> list[Search]:

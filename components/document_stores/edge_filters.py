@@ -11,6 +11,7 @@ matching document through and, only where that one lets others through as well, 
 """
 
 import operator
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
@@ -40,6 +41,7 @@ _ORDER: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "<": ("lt", operator.lt),
     "<=": ("lte", operator.le),
 }
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _DEPTH = 64  # levels of conditions; at some hundreds Python gives up, and with a higher limit the process ends
 _NOT_STORED = ("score", "embedding", "sparse_embedding")
 _SMALLEST_KEPT = 1e-8
@@ -149,7 +151,7 @@ def _comparison(filters: dict[str, Any]) -> _Native:
     if field in _NOT_STORED:
         msg = f"Documents cannot be filtered by '{field}', only by id, content, blob and meta."
         raise FilterError(msg)
-    path = _payload_path(field)
+    path = payload_path(field)
     if comparison in _ORDER:
         return _ordered(path, comparison, value)
     if comparison in ("==", "!="):
@@ -161,9 +163,9 @@ def _comparison(filters: dict[str, Any]) -> _Native:
     return native if comparison in ("==", "in") else _negated(native)
 
 
-def _payload_path(field: str) -> str | None:
+def payload_path(field: str) -> str | None:
     """
-    Return the engine's path of a field, `None` where only Python can look it up.
+    Return Qdrant's path of a field; None if it has none, so that only Python can look it up.
     """
     root, *keys = field.split(".")
     if not keys and root in ("id", "content"):
@@ -172,7 +174,7 @@ def _payload_path(field: str) -> str | None:
         root, keys = "meta", [root]  # as Haystack reads a name that is no field of a document
     if root != "meta" or not keys or any('"' in key or "\\" in key for key in keys):
         return None
-    return ".".join(["meta", *(f'"{key}"' for key in keys)])
+    return ".".join(["meta", *(key if _PLAIN.fullmatch(key) else f'"{key}"' for key in keys)])
 
 
 def _one_of(path: str | None, values: list[Any]) -> _Native:

@@ -10,7 +10,6 @@ holds if it holds for any element, and a date without a time zone is UTC.
 """
 
 import math
-import re
 from datetime import datetime
 from numbers import Real
 from typing import Any
@@ -29,10 +28,9 @@ from qdrant_client.http.models import (
     Range,
 )
 
-from haystack_integrations.document_stores.retort.edge_filters import as_datetime, convert_filters
+from haystack_integrations.document_stores.retort.edge_filters import as_datetime, convert_filters, payload_path
 
 _ORDER = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
-_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _LARGEST_EXACT_INTEGER = 2**53  # ranges compare float64
 _NOBODY = HasIdCondition(has_id=[])
 
@@ -79,15 +77,11 @@ def _not(condition: Condition) -> Filter:
 
 
 def _path(field: str) -> str:
-    root, *keys = field.split(".")
-    if not keys and root in ("id", "content"):
-        return root
-    if not keys and root != "meta":
-        root, keys = "meta", [root]  # as Haystack reads a name that is no field of a document
-    if root != "meta" or not keys or any('"' in key or "\\" in key for key in keys):
+    path = payload_path(field)
+    if path is None:
         msg = f"A Qdrant server cannot filter by {field!r}: name id, content or a field of meta, without quotes."
         raise FilterError(msg)
-    return ".".join([root, *(key if _PLAIN.fullmatch(key) else f'"{key}"' for key in keys)])
+    return path
 
 
 def _comparison(path: str, operator: str, value: Any) -> Condition:

@@ -92,7 +92,8 @@ def choose_cut(split: Split, tokens: int | None, lengths: list[int], words: int 
     if split not in get_args(Split):
         msg = f"split: {split!r}; it is one of {', '.join(get_args(Split))}."
         raise DataError(msg)
-    most, passage = 0 if tokens is None else int(tokens / TOKENS_A_WORD), words or PASSAGE_WORDS
+    most = 0 if tokens is None else int(tokens / TOKENS_A_WORD)
+    passage = words or PASSAGE_WORDS
     if split == "documents" and words:
         msg = f"passage_words: {words}; with split: documents there are no passages. Leave one of the two out."
         raise DataError(msg)
@@ -166,8 +167,12 @@ def read_source(
         left out.
     :raises DataError:
         If no text can be read; if a BEIR folder's file is damaged; with `fail`, if anything was left out.
+    :raises ValueError:
+        If `words` is not above 0.
     """
     source, root = Path(source), source_root(source)
+    if words is not None:
+        positive("passage_words", words)
     if root is None:
         blank: set[str] = set()
         bad: list[BadRecord] = []
@@ -201,7 +206,7 @@ def read_source(
         raise DataError(nothing_to_read(source, seen, SUFFIXES))
     tell_left_out(source, reasons, "files", on_error if documents or (result.blank and may_be_blank) else "fail")
     lengths = [len(token_spans(document.content or "")) for document in documents] if split != "passages" else []
-    result.cut = choose_cut(split, tokens, lengths, None if words is None else positive("passage_words", words))
+    result.cut = choose_cut(split, tokens, lengths, words)
     words, overlap = result.cut.words, min(overlap, result.cut.words // 4)
     result.documents = [passage for document in documents for passage in _passages(document, words, overlap)]
     return result
