@@ -66,6 +66,20 @@ def route(model: BaseModel, side: Side, modality: Modality | None = None) -> lis
     return modules
 
 
+def normalizes(model: BaseModel, side: Side) -> bool:
+    """Say whether the vectors of a side have length 1."""
+    from sentence_transformers.base.modules import Normalize
+
+    return any(isinstance(module, Normalize) for module in route(model, side))
+
+
+def compares_cosines(model: BaseModel) -> bool:
+    """Say whether a bi-encoder's scores are cosines, in name or because its vectors have length 1."""
+    if model.similarity_fn_name == "dot":
+        return all(normalizes(model, side) for side in SIDES)
+    return bool(model.similarity_fn_name == "cosine")
+
+
 def prompt_for(model: BaseModel, side: Side) -> str:
     """Return the prompt that sentence-transformers puts before a text of this side ('' if none)."""
     prompts = (model.prompts[name] for name in _PROMPT_NAMES[side] if name in model.prompts)

@@ -11,6 +11,8 @@ import torch
 from tiny import assert_comes_back, everything, lists, log_of, pool, spec, stage, terms_of
 
 from retort.students import Student
+from retort.trainers.build import build_recipe
+from retort.trainers.data.read import read_data
 from retort.trainers.distiller import step_loss
 from retort.trainers.encoder_output import DenseOutput, PairOutput
 from retort.trainers.losses import listwise_kl
@@ -175,6 +177,14 @@ def test_a_student_of_dot_products(tree, trunk, beir, tmp_path, monkeypatch):
     torch.testing.assert_close(seen[0].in_batch_scores(), seen[0].queries @ seen[0].documents.T)
     assert not torch.allclose(seen[0].queries.norm(dim=-1), torch.ones(4))
     assert Student.load(str(tmp_path / "dot" / "run" / "student")).manifest.similarity == "dot"
+
+
+def test_products_of_unit_vectors_are_scaled_as_cosines(tree, tiny_student, beir, tmp_path):
+    """They lie in [-1, 1] as well: unscaled, a softmax over them would be flat."""
+    for more, scale in (({}, 20.0), ({"normalize": False}, 1.0)):
+        tree["student"] = spec("pretrained", model=tiny_student, similarity_fn_name="dot", **more)
+        built = build_recipe(Recipe.from_dict(tree), read_data(beir, "train"), tmp_path)
+        assert built.distiller.scale == scale
 
 
 def test_the_ranker_begins(tree, beir, tmp_path):

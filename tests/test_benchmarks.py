@@ -24,7 +24,7 @@ from retort.trainers.data.beir import read_beir
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.evaluation.rank import evaluate_model
 from retort.trainers.recipe import Recipe
-from retort.trainers.roles import Ask, StepContext
+from retort.trainers.roles import Ask, StepContext, Turn
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -430,11 +430,16 @@ class TestProtocol:
                 assert protocol.recipe_of(given, other, 0) != tree, (name, other)
 
     def test_arms_have_the_steps_lists_and_lengths_of_their_baselines(self, protocol, given):
-        """But for the data and views that make up an arm, and for what comes before the labels."""
+        """But for the data and views that make up an arm, for what comes before the labels, and for a ranker's turns."""
+
+        def steps_of_the_student(stage):
+            specs = [spec.get("init_parameters", {}) for spec in stage["objectives"]]
+            turns = [Turn(**parameters["turn"]) for parameters in specs if "turn" in parameters]
+            return sum(all(step % turn.cycle >= turn.steps for turn in turns) for step in range(stage["steps"]))
 
         def budget(arm):
             tree = protocol.recipe_of(given, arm, 0)
-            after = [stage["steps"] for stage in tree["stages"] if stage["name"] != "pre-train"]
+            after = [steps_of_the_student(stage) for stage in tree["stages"] if stage["name"] != "pre-train"]
             sizes = tree["training"].get("batch_size"), sum(after)
             lists = {stage["candidates"]["negatives"] for stage in tree["stages"] if "candidates" in stage}
             return tree["student"]["init_parameters"]["max_tokens"], sizes, lists if len(lists) == 1 else None

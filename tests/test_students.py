@@ -35,6 +35,7 @@ from retort.students.encoding import encode_numpy, encode_texts, plan_chunks, to
 from retort.students.files import replace_file, resolve_model
 from retort.students.hashing import fingerprint_of, space_of
 from retort.students.sparse import SparseStudent
+from retort.students.towers import compares_cosines
 from retort.trainers.recipe import Recipe
 from retort.trainers.run import run_recipe
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
@@ -554,6 +555,23 @@ class TestCreate:
     def test_a_wrong_length(self, tiny_student):
         with pytest.raises(ValueError, match=r"max_tokens.document=65: must lie between 3 and the model's 64"):
             pretrained(tiny_student, max_tokens={"document": 65})
+
+    @pytest.mark.parametrize(
+        ("options", "cosines"),
+        [
+            ({}, True),
+            ({"similarity_fn_name": "dot"}, True),  # of vectors of length 1 they are the same
+            ({"similarity_fn_name": "dot", "normalize": False}, False),
+            ({"similarity_fn_name": "euclidean"}, False),
+        ],
+    )
+    def test_products_of_vectors_as_they_are(self, tiny_student, options, cosines):
+        started, texts = pretrained(tiny_student, **options), ["alpha beta", "gamma"]
+        vectors = torch.from_numpy(started.encode(texts))
+        unit = torch.nn.functional.normalize(vectors, dim=-1)
+        assert torch.allclose(vectors, unit) == ("normalize" not in options)
+        torch.testing.assert_close(unit, torch.from_numpy(pretrained(tiny_student).encode(texts)))
+        assert compares_cosines(started) == cosines
 
     def test_parts_that_do_not_learn(self, tiny_student):
         learn = {

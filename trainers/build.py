@@ -23,7 +23,7 @@ from retort.students.modules.remote import RemoteDocuments
 from retort.students.pieces import check_pieces
 from retort.students.scoring import is_ranker, score_parts
 from retort.students.sparse import is_sparse
-from retort.students.towers import SIDES, max_tokens, prompt_for, route
+from retort.students.towers import SIDES, compares_cosines, max_tokens, prompt_for, route
 from retort.students.views import room_of
 from retort.trainers.batches.sampling import refuse_derived
 from retort.trainers.context import TrainingContext
@@ -465,7 +465,7 @@ def _build_distiller(
 
 def _scale(recipe: Recipe, student: SentenceTransformer | CrossEncoder) -> float:
     """Return the factor on a student's scores."""
-    cosines = not is_ranker(student) and student.similarity_fn_name == "cosine"
+    cosines = not is_ranker(student) and compares_cosines(student)
     return recipe.training.scale or (COSINE_SCALE if cosines else 1.0)
 
 

@@ -33,7 +33,7 @@ def pretrained(
     pooling: str | None = None,
     frozen: Sequence[str] = (),
     dim: int | None = None,
-    normalize: bool = False,
+    normalize: bool | None = None,
     seed: int = 0,
     **options: Any,
 ) -> SentenceTransformer:
@@ -52,7 +52,8 @@ def pretrained(
     :param dim:
         Give it a new head, a linear map to vectors of so many dimensions, such as a teacher's; it stays in the student.
     :param normalize:
-        Give its vectors length 1, where the model does not yet: an encoder of Hugging Face does not.
+        True gives its vectors length 1, where the model does not yet: an encoder of Hugging Face does not. False leaves
+        them as they are before, for plain dot products. By default as the model has it.
     :param seed:
         Seed of the head.
     :param options:
@@ -73,6 +74,8 @@ def pretrained(
         _put_head(started, dim, seed)
     if normalize and not any(isinstance(module, Normalize) for module in started):
         started.append(Normalize())
+    elif normalize is False and isinstance(started[-1], Normalize):
+        started.pop(-1)
     parts = dict(started.named_modules())
     for name in [frozen] if isinstance(frozen, str) else frozen:
         if name not in parts:

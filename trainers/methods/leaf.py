@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from retort.students.encoding import encode_parts
-from retort.students.towers import SIDES, Side, route
+from retort.students.towers import SIDES, Side, normalizes, route
 from retort.trainers.candidates.lists import CandidateLists, texts_of
 from retort.trainers.objectives import Alignment, one_of
 from retort.trainers.roles import Context, Masks, ModelInfo, StepContext, Values
@@ -125,7 +125,7 @@ class VectorRegression(Alignment):
         self._widths = {
             s: min(h.in_features + (h.linear.bias is not None) for h in own) for s, own in heads.items() if own
         }
-        self._unit = {side: _normalises(info.student, side) for side in SIDES}
+        self._unit = {side: normalizes(info.student, side) for side in SIDES}
         if self.head == "fitted" and not self._widths:
             msg = "VectorRegression: head: fitted needs a linear head: set the maker's dim, or head: given."
             raise ValueError(msg)
@@ -159,7 +159,7 @@ class VectorRegression(Alignment):
         targets = np.asarray(context.vectors(str(self.teacher), side), dtype=np.float32)[rows]
         there = ~np.isnan(targets).any(1)
         rows, targets = rows[there], targets[there]
-        if _normalises(student, side):
+        if normalizes(student, side):
             targets = targets / np.linalg.norm(targets, axis=1, keepdims=True).clip(min=1e-12)
         if not len(rows):
             return np.zeros((0, head.in_features)), targets
@@ -206,12 +206,6 @@ class VectorRegression(Alignment):
     def valid(self, batch: Any, teacher: str | None = None) -> Masks:
         """All texts count that the teacher gave a vector of."""
         return {"leaf": torch.cat([*super().valid(batch, teacher).values()])}
-
-
-def _normalises(student: Any, side: Side) -> bool:
-    from sentence_transformers.base.modules import Normalize
-
-    return any(isinstance(module, Normalize) for module in route(student, side))
 
 
 def _heads(student: Any, side: Side) -> list[Any]:

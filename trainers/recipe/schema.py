@@ -163,7 +163,8 @@ class TrainingSection(_Section):
         (Matryoshka, Kusupati et al. 2022). All terms that compare scores are computed at each and averaged; terms that
         compare the vectors themselves see them whole.
     :param scale:
-        Factor on the student's scores; by default 20 for cosines, 1 for dot products and a ranker's logits.
+        Factor on the student's scores; by default 20 for cosines, which dot products of vectors of
+        length 1 are, too; 1 for other dot products and a ranker's logits.
     :param weight_decay:
         AdamW's, on matrices only.
     :param warmup:

@@ -10,6 +10,7 @@ from typing import Any
 from retort.students.hashing import fingerprint_of
 from retort.students.late_interaction import is_late_interaction
 from retort.students.scoring import is_ranker
+from retort.students.towers import compares_cosines
 from retort.trainers.encoder_output import COSINE_SCALE
 from retort.trainers.roles import Gives, Teacher
 from retort.trainers.runtime.errors import RecipeError
@@ -89,4 +90,4 @@ class LiveTeacher(Teacher):
         """Factor on its scores."""
         if self._scale is not None:
             return self._scale
-        return COSINE_SCALE if self.gives == "vectors" and self.similarity == "cosine" else 1.0
+        return COSINE_SCALE if self.gives == "vectors" and compares_cosines(self.model) else 1.0
