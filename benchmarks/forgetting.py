@@ -88,12 +88,16 @@ def measure(arguments: argparse.Namespace, folder: Path) -> str:
         rows.append([name, *(f"{scores[s]:.4f}" for s in sets), *(f"{share:.1%}" for share in shares)])
     tables = [format_table(["nDCG@10", *sets, "kept of its own", "kept outside"], rows)]
     if changes := changed(found, list(sets)):
-        tables.append(format_table(["to the same as it is", *sets], changes))
+        tables.append(format_table(["to the same as it is, which is compared with the teacher", *sets], changes))
     return "\n\n".join(tables)
 
 
 def changed(found: dict[str, Any], sets: list[str]) -> list[list[str]]:
-    """Compare each arm with its recipe as it is, of the same seed and CPU: the difference, its 95% interval and p."""
+    """
+    Compare each arm with its recipe as it is, of the same seed and CPU, and that with the teacher.
+
+    Each cell has the difference, its 95% interval and p.
+    """
     import numpy as np
 
     from retort.trainers.evaluation.significance import paired_test
@@ -102,7 +106,8 @@ def changed(found: dict[str, Any], sets: list[str]) -> list[list[str]]:
     for name, scores in found.items():
         recipe, *rest = name.split(", ")
         plain = found.get(f"{recipe}, {PLAIN}, {rest[-1]}", {}) if rest else {}
-        if scores is plain or "questions" not in plain or "questions" not in scores:
+        plain = found["teacher"] if scores is plain else plain
+        if "questions" not in plain or "questions" not in scores:
             continue
         if plain.get("cpu") != scores.get("cpu"):  # another machine's rounding
             continue

@@ -202,7 +202,8 @@ class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpF
     """Shows defaults, but for those that only say that nothing is set."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+        unsaid = action.nargs == 0 or action.default in (None, False, [], " ")  # flags say themselves what they change
+        return action.help if unsaid else super()._get_help_string(action)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -373,7 +374,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="meta fields that were embedded before the content; default: title; without a name: none",
     )
-    stamp.add_argument("--separator", default=" ", help="what stood between them")
+    stamp.add_argument("--separator", default=" ", help="what stood between them (default: a space)")
     stamp.add_argument("--allow", action="append", default=[], metavar="NAME", help=ALLOW)
     stamp.add_argument("--trust-remote-code", action="store_true", help=TRUST)
 

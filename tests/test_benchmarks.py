@@ -747,6 +747,7 @@ def test_what_is_forgotten_is_compared_question_by_question(monkeypatch):
     same, worse = {"own": [0.5] * 20, "other": [1.0] * 20}, {"own": [0.5] * 20, "other": [0.25] * 20}
     found = {
         "bm25": {"own": 0.5, "questions": same},
+        "teacher": {"own": 0.5, "questions": worse},
         "r, as it is, 0": {"own": 0.5, "questions": same},
         "r, half made, 0": {"own": 0.5, "questions": worse},
         "r, half made, 1": {"own": 0.5, "questions": worse},  # the plain one of its seed is not there
@@ -756,7 +757,8 @@ def test_what_is_forgotten_is_compared_question_by_question(monkeypatch):
         "old, half made, 0": {"own": 0.5},  # of before questions were kept
     }
     assert forgetting.changed(found, ["own", "other"]) == [
-        ["r, half made, 0", "+0.0000 (+0.0000 to +0.0000), p 1.000", "-0.7500 (-0.7500 to -0.7500), p 0.000"]
+        ["r, as it is, 0", "+0.0000 (+0.0000 to +0.0000), p 1.000", "+0.7500 (+0.7500 to +0.7500), p 0.000"],
+        ["r, half made, 0", "+0.0000 (+0.0000 to +0.0000), p 1.000", "-0.7500 (-0.7500 to -0.7500), p 0.000"],
     ]
 
 
