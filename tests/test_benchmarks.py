@@ -762,6 +762,18 @@ def test_what_is_forgotten_is_compared_question_by_question(monkeypatch):
     ]
 
 
+def test_a_manual_page(monkeypatch):
+    """Its summary, and the text without requests and escapes; one without either is none."""
+    monkeypatch.syspath_prepend(FOLDER)
+    read_page = import_module("languages").read_page
+    text = "Zeigt \\fBDateien\\fP an.\n.PP\n" * 20
+    page = '.\\" comment\n.TH LS 1\n.SH NAME\nls \\- Dateien und mehr auflisten\n.SH TEXT\n.B \\-a\n' + text
+    summary, body = read_page(page)
+    assert summary == "Dateien und mehr auflisten"
+    assert body.startswith("-a Zeigt Dateien an. Zeigt") and ".PP" not in body
+    assert read_page(page.replace(" \\- ", " ")) is None and read_page(page.removesuffix(text)) is None
+
+
 def test_length_of_passages(monkeypatch, tmp_path, beir, trunk):
     """Whole documents are ranked as they are; of passages the best counts, and a file has as many places as one."""
     from retort.students import Student

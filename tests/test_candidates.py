@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import opened
 
+from retort.students.hashing import hash_text
 from retort.trainers.batches.lists import ListBatches
 from retort.trainers.batches.sampling import picked
 from retort.trainers.batches.texts import TextBatches
@@ -20,6 +21,7 @@ from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.made_texts import made_texts, whole_words
 from retort.trainers.data.texts import RetrievalData, TextStore, item_id
+from retort.trainers.languages import language_of
 from retort.trainers.roles import Miner
 from retort.trainers.runtime.errors import DataError
 from retort.trainers.search import BM25, search_vectors, top_rows
@@ -46,6 +48,32 @@ class TestBM25:
         rows, scores = BM25(["running shoes", "bread"]).search(["runs"], 2)
         assert rows[0].tolist() == [0, -1]
         assert scores[0, 0] > 0
+
+    @pytest.mark.parametrize(
+        ("language", "texts", "query", "found"),
+        [
+            ("german", ["die häuser der stadt und das meer", "er hat das brot nicht"], "haus der bäcker", 0),
+            ("russian", ["он был в домах и на море", "не хлеб, а это рыба"], "в доме", 0),
+            ("english", ["die casting in an alloy", "houses by the sea"], "a house", 1),
+            ("english", ["Rohrzange 12 mm", "Haus"], "häuser", -1),  # what could be any is stemmed as English
+        ],
+    )
+    def test_stems_of_the_corpus_language(self, language, texts, query, found):
+        """Told by its stop words, which find nothing themselves."""
+        index = BM25(texts)
+        assert index.language == language_of(texts) == language
+        assert index.search([query], 2)[0].tolist() == [[found, -1]]
+        assert language_of(texts * 2000) == language
+
+    def test_lists_of_other_rules_are_others(self, context):
+        data = RetrievalData("d", TextStore(["a"], ["das haus ist nicht an der see"]), context.data.queries)
+        key = BM25Miner().key(SimpleNamespace(data=data))
+        english = hash_text(f"bm25 hits 0.9 0.4 50 {data.corpus.hash} {data.queries.hash}")
+        assert key != english
+        data = RetrievalData("d", TextStore(["a"], ["a house by the sea"]), context.data.queries)
+        assert BM25Miner().key(SimpleNamespace(data=data)) == hash_text(
+            f"bm25 hits 0.9 0.4 50 {data.corpus.hash} {data.queries.hash}"
+        )
 
     def test_ties_keep_the_order_and_misses_are_left_out(self):
         """Unknown words, stop words, words of another script, nothing at all."""

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.sparse.linalg import norm
 
 from retort.students.segmentation import needs_dictionary, words_of
+from retort.trainers.languages import language_of, stemmer_name, stop_words
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,10 @@ K1, B = 0.9, 0.4
 
 class BM25:
     """
-    Lucene's BM25 with k1 0.9, b 0.4, Porter stemmer and English stop words, over `bm25s`; words of any script.
+    Lucene's BM25 with k1 0.9, b 0.4, over `bm25s`; words of any script, of languages with spaces and without.
+
+    Words are stemmed, and stop words left out, as the documents' language has them (`languages.language_of`): one of
+    `LANGUAGES`, or else English, with Porter's stemmer.
 
     :param texts:
         The documents.
@@ -36,7 +40,8 @@ class BM25:
         import Stemmer
 
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # importing it sets DEBUG
-        self._stemmer = Stemmer.Stemmer("porter")
+        self.language = language_of(texts)
+        self._stemmer = Stemmer.Stemmer(stemmer_name(self.language))
         self._index = bm25s.BM25(method="lucene", k1=K1, b=B)
         self._size = len(texts)
         tokens = self._tokens(texts)
@@ -46,12 +51,12 @@ class BM25:
 
     def _tokens(self, texts: Sequence[str]) -> list[list[str]]:
         import bm25s
-        from bm25s.stopwords import STOPWORDS_EN
 
+        stopped = stop_words(self.language)
         texts = [normalize("NFC", text) for text in texts]  # two spellings of a word are one
         tokens = bm25s.tokenize(
             texts,
-            stopwords="en",
+            stopwords=list(stopped),
             stemmer=self._stemmer,
             return_ids=False,
             show_progress=False,
@@ -59,7 +64,7 @@ class BM25:
         for i, text in enumerate(texts):
             if needs_dictionary(text):  # its pattern takes a Chinese sentence for one word, and cuts Hindi ones up
                 words = [word for word in words_of(text.lower()) if len(word) > 1 or needs_dictionary(word)]
-                tokens[i] = self._stemmer.stemWords([word for word in words if word not in STOPWORDS_EN])
+                tokens[i] = self._stemmer.stemWords([word for word in words if word not in stopped])
         return tokens
 
     def search(self, queries: Sequence[str], top_k: int) -> tuple[np.ndarray, np.ndarray]:

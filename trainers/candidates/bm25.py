@@ -9,6 +9,7 @@ import numpy as np
 
 from retort.students.hashing import hash_text
 from retort.trainers.data.texts import TextStore
+from retort.trainers.languages import ENGLISH, language_of
 from retort.trainers.roles import Context, Miner
 from retort.trainers.search import K1, B
 
@@ -28,7 +29,9 @@ class BM25Miner(Miner):
 
     def key(self, context: Context) -> str:
         """Identify the mined lists: they change with the corpus and the queries."""
-        return hash_text(f"bm25 hits {K1} {B} {self.depth} {context.data.corpus.hash} {context.data.queries.hash}")
+        language = language_of(context.data.corpus.texts)
+        rules = f"{K1} {B}" if language == ENGLISH else f"{K1} {B} {language}"
+        return hash_text(f"bm25 hits {rules} {self.depth} {context.data.corpus.hash} {context.data.queries.hash}")
 
     def mine(self, context: Context, queries: TextStore) -> tuple[np.ndarray, np.ndarray]:
         """
