@@ -53,7 +53,8 @@ def pretrained(
         Give it a new head, a linear map to vectors of so many dimensions, such as a teacher's; it stays in the student.
     :param normalize:
         True gives its vectors length 1, where the model does not yet: an encoder of Hugging Face does not. False leaves
-        them as they are before, for plain dot products. By default as the model has it.
+        them as they are before, for plain dot products; where directions alone were trained, lengths rank badly at
+        first. By default as the model has it.
     :param seed:
         Seed of the head.
     :param options:
