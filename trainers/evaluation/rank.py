@@ -58,7 +58,7 @@ class Evaluation:
 
 
 def evaluate_bm25(data: RetrievalData) -> Evaluation:
-    """Evaluate BM25 (Lucene, k1 0.9, b 0.4, Porter, English stop words) over the whole corpus."""
+    """Evaluate BM25 (`search.BM25`: Lucene, k1 0.9, b 0.4) over the whole corpus."""
     started = time.perf_counter()
     index = BM25(data.corpus.texts)
     rate = len(data.corpus) / (time.perf_counter() - started)
