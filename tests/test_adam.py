@@ -42,6 +42,15 @@ def state_of(scores=STANDARD, **options):
     return DarkKL(teacher="t", **options).open(context, own)
 
 
+def mined_lists():
+    """A batch of the standard lists, as mined, with two dark examples behind each; and the student's scores."""
+    batch = lists(torch.cat([torch.tensor(STANDARD), DARK[:, 1:]], dim=1))
+    batch.labels[:, 1:] = -1  # nobody judged them
+    batch.derived, batch.derived_documents = torch.ones(3, 2, dtype=torch.int8), 6
+    batch.list_rows = torch.arange(3)
+    return batch, PairOutput(torch.cat([STUDENT_STANDARD, STUDENT[:, 1:]], dim=1))
+
+
 def test_the_order_is_of_the_scores_that_are_trained_on():
     """Of cosines, scaled: a flat list and a sharp one differ little before."""
     cosines = np.array([[0.9, 0.8, 0.7], [0.9, 0.88, 0.1], [0.9, 0.5, 0.45]])
@@ -99,15 +108,31 @@ class TestReferenceValues:
         assert all_kept.tolist() == pytest.approx([0.143672, 0.096347, 0.033460], abs=1e-6)
 
     def test_joint_lists(self):
-        batch = lists(torch.cat([torch.tensor(STANDARD), DARK[:, 1:]], dim=1))
-        batch.derived, batch.derived_documents = torch.ones(3, 2, dtype=torch.int8), 6
-        batch.list_rows = torch.arange(3)
-        student = torch.cat([STUDENT_STANDARD, STUDENT[:, 1:]], dim=1)
+        batch, output = mined_lists()
         objective = DarkKL(teacher="t", keep=(1, 1), joint=True)
         ctx = StepContext("s", 0, 1, state=state_of())
-        values = terms_of(objective, PairOutput(student), batch, ctx)["dark_kl"][0]
+        values = terms_of(objective, output, batch, ctx)["dark_kl"][0]
         assert ctx.logged_terms["hard_entropy"][0].tolist() == pytest.approx([0.274313, 0.832396, 0.884452], abs=1e-6)
         assert values.tolist() == pytest.approx([0.355760, 0.117579, 0.055701], abs=1e-6)
+
+    def test_standard_negatives_take_no_part(self):
+        """Be they judged or not: the positive and its dark examples are alone."""
+        batch, output = mined_lists()
+        for labels in (-1, 0):
+            batch.labels[:, 1:] = labels
+            ctx = StepContext("s", 0, 1, state=state_of())
+            values = terms_of(DarkKL(teacher="t", keep=(1, 1)), output, batch, ctx)["dark_kl"][0]
+            assert values.tolist() == pytest.approx([0.143672, 0.096347, 0.033460], abs=1e-6)
+
+    def test_a_stages_temperature_takes_the_place_of_the_own_one(self):
+        batch, output = mined_lists()
+        own, of_stage = (
+            DarkKL(teacher="t", keep=(1, 1), **options)(
+                output, batch, StepContext("s", 0, 1, state=state_of(), temperature=tau)
+            )["dark_kl"]
+            for options, tau in (({"temperature": 3.0}, None), ({}, torch.tensor(3.0, dtype=torch.float64)))
+        )
+        torch.testing.assert_close(own, of_stage)
 
     def test_words(self):
         assert mix(N, P[2:4], 4) == ["n1", "n2", "n3", "n4", "p3", "p4"]
@@ -126,10 +151,10 @@ class TestDarkExamples:
         rng = np.random.default_rng(0)
         return TextRequest(data, query, rows, np.array(positive), 0, 1, epoch, rng)
 
-    def derived(self, texts=None, positive=None, epoch=0, **options):
+    def derived(self, texts=None, positive=None, epoch=0, query=0, **options):
         texts = texts or [" ".join(f"{letter}{i}" for i in range(20)) for letter in "pabc"]
         return DarkExamples(**{"reinforced": 2, "noisy": 2} | options).derived(
-            self.request(texts, positive or [True] + [False] * (len(texts) - 1), epoch=epoch)
+            self.request(texts, positive or [True] + [False] * (len(texts) - 1), query=query, epoch=epoch)
         )
 
     def test_kinds_and_lengths(self):
@@ -159,6 +184,15 @@ class TestDarkExamples:
         """A teacher that is dear is asked for two dark lists a query, however often it is drawn."""
         texts = [tuple(one.text for one in self.derived(epoch=epoch)) for epoch in range(6)]
         assert texts[0] == texts[2] == texts[4] and texts[1] == texts[3] == texts[5] and texts[0] != texts[1]
+
+    def test_each_query_has_draws_of_its_own(self):
+        assert self.derived(query=0) != self.derived(query=1)
+
+    def test_a_span_is_a_share_of_the_negative(self):
+        """However long the positive is."""
+        texts = [" ".join(f"{letter}{i}" for i in range(size)) for letter, size in (("p", 60), ("a", 20))]
+        (one,) = self.derived(texts, reinforced=1, noisy=0, reinforce=(0.5, 0.5))
+        assert [word[0] for word in one.text.split()].count("p") == 10
 
     def test_long_texts_are_cut_first(self):
         """What is put behind the model's last token would change nothing."""
@@ -231,6 +265,16 @@ class TestSelfPacedLearning:
 
     def test_easy_queries_first(self):
         assert state_of()["order"].tolist() == pytest.approx([0, 2 / 3, 1 / 3])
+
+    def test_a_longer_list_does_not_come_later_for_that(self):
+        """Its positive is further above the negatives than that of a list with one negative only."""
+        assert state_of(np.array([[4.0, 1.0, 1.0], [3.8, 1.0, np.nan]]))["order"].tolist() == [0.0, 0.5]
+
+    def test_the_order_is_at_the_objectives_temperature(self):
+        """At a high one, which negative is near the positive matters less."""
+        scores = np.array([[3.0, 2.9, -9.0], [2.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+        for tau, easiest_first in ((1.0, [1, 0, 2]), (9.0, [0, 1, 2])):
+            assert state_of(scores, temperature=tau)["order"].argsort().tolist() == easiest_first
 
     def test_queries_that_the_teacher_did_not_score_come_never(self):
         scores = STANDARD.copy()

@@ -109,6 +109,22 @@ def test_the_sum_is_of_what_counts():
     assert summed[1] == pytest.approx(summed[0], abs=1e-6)
 
 
+def test_a_sum_is_over_the_queries_of_the_whole_step():
+    """The batch may be a part of it: two queries of eight."""
+    ctx = StepContext("s", 0, 1, queries=8)
+    total, mean = (
+        Adversarial(teacher="t", reduction=reduction)(PairOutput(G), lists(D), ctx)["adversarial"]
+        for reduction in ("sum", "mean")
+    )
+    torch.testing.assert_close(total, 8 * mean)
+
+
+@pytest.mark.parametrize("form", ["paper", "code"])
+def test_no_gradient_reaches_the_ranker(form):
+    ranker, positive = D.clone().requires_grad_(), torch.tensor([[True, False, False, False]] * 2)
+    assert not adversarial(G, ranker, positive, ~positive, form=form).requires_grad
+
+
 def test_descending_raises_what_the_ranker_takes_for_the_positive():
     scores = G.clone().requires_grad_(True)
     values(scores).sum().backward()

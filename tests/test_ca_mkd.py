@@ -195,6 +195,21 @@ class TestConfidence:
         hot = weights_of(toy, calibration="standardize", temperatures={"t1": 50.0})
         assert float(hot[0, 0]) < float(plain[0, 0])
 
+    def test_padding_changes_no_weight(self, toy):
+        """Scores are standardised over the list alone."""
+        plain = weights_of(toy, calibration="standardize")
+
+        def padded(values, fill):
+            return torch.nn.functional.pad(values, (0, 3), value=fill)
+
+        toy.teacher_scores = {name: padded(scores + 5, 0.0) for name, scores in toy.teacher_scores.items()}
+        toy.labels, toy.mask, toy.index = padded(toy.labels, -1), padded(toy.mask, False), padded(toy.index, 0)
+        torch.testing.assert_close(weights_of(toy, calibration="standardize"), plain)
+
+    def test_no_gradient_reaches_the_teachers(self, toy):
+        toy.teacher_scores = {name: scores.clone().requires_grad_() for name, scores in toy.teacher_scores.items()}
+        assert not weights_of(toy).requires_grad
+
     def test_a_spoilt_teacher_is_told(self):
         """A copy whose scores are shuffled for some queries weighs less on these."""
         rng = torch.Generator().manual_seed(0)

@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -81,6 +82,10 @@ class TestReferenceValues:
         averaged = mean_of_views(VIEWS, np.array([0]), "dot")
         assert float(best[0, 0]) == pytest.approx(2.0, abs=1e-6)
         assert float(averaged[0] @ QUERY[0]) == pytest.approx(1.5, abs=1e-6)
+
+
+def test_case_and_the_way_accents_are_written_make_no_other_words():
+    assert plain_words("Straße café") == plain_words(normalize("NFD", "STRASSE CAFÉ"))
 
 
 @pytest.mark.parametrize(("steps", "parts"), [(20000, 3), (25000, 4), (10, 3), (3, 5), (1, 1)])
@@ -226,6 +231,15 @@ class TestCurriculum:
         others = [["boil points", "boiling of steel"]] * 3
         for stem, best in ((True, "boil points"), (False, "boiling of steel")):
             assert drawn(expansion(others, stem=stem, parts=2), 8)[0] == {best}
+
+    def test_the_list_s_query_has_stems_as_well(self, expansion):
+        """Its `boiling` is the `boils` of the first question."""
+        others = [["boils red", "sky over red green blue water"]] * 3
+        assert drawn(expansion(others, parts=2), 8)[0] == {"boils red"}
+
+    def test_pseudo_queries_are_cut(self, expansion):
+        transform = expansion([["ship sail wave storm"]] * 3, query_tokens=2, train_with="random")
+        assert drawn(transform, 0, draws=1)[0] == {"ship sail"}
 
     def test_the_other_ways_to_train(self, expansion):
         assert drawn(expansion(train_with="random"), 0)[:2] == [set(RANKED)] * 2

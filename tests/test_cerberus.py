@@ -183,6 +183,17 @@ class TestHeadKL:
         torch.testing.assert_close(terms["head_labels"][0], expected)
         assert loss == pytest.approx(0.346599 + expected.mean().item(), abs=1e-6)
 
+    def test_labels_count_alike_for_all_heads_whoever_teaches_them(self, per_head):
+        several, _ = per_head(["t1", "t1", "t3"], label_weight=0.5)
+        each, _ = per_head(label_weight=0.5)
+        torch.testing.assert_close(several["head_labels"][0], each["head_labels"][0])
+
+    def test_what_is_compared_with_a_teacher_are_its_own_heads_scores(self, toy):
+        output = PairOutput(H.mean(0), views={"head": H.permute(1, 2, 0)})
+        for head, name in enumerate(TEACHERS):
+            ctx = StepContext("s", 0, 1, teacher=name)
+            torch.testing.assert_close(HeadKL(teacher=TEACHERS).compared(output, toy, ctx)[0], H[head])
+
     def test_queries_without_labels_or_scores(self, per_head, toy):
         """Of a teacher that scored nothing the others' heads learn; no gradient is NaN."""
         batch = copy.copy(toy)

@@ -35,11 +35,12 @@ FULL = torch.ones_like(POSITIVE)
 BENEFICIAL = {"t1": [True, True], "t2": [False, True], "t3": [False, False]}
 
 
-def values_of(objective, batch, beneficial, temperature=1.0, spread=None, own=1.0, student=S):
+def values_of(objective, batch, beneficial, temperature=1.0, spread=None, own=1.0, student=S, tau=None):
     batch.list_rows = torch.arange(2)
     divisors = {"temperature": temperature, "spread": temperature if spread is None else spread, "own": own}
     state = {"beneficial": torch.tensor(beneficial)} | {name: torch.tensor(value) for name, value in divisors.items()}
-    ((values, counts),) = terms_of(objective, PairOutput(student), batch, StepContext("s", 0, 1, state=state)).values()
+    ctx = StepContext("s", 0, 1, state=state, temperature=tau)
+    ((values, counts),) = terms_of(objective, PairOutput(student), batch, ctx).values()
     assert counts.all()
     return values
 
@@ -94,6 +95,17 @@ def test_certain_students_and_teachers_stay_finite():
         values = unlikelihood(scores, teacher, positive, mask)
         values.sum().backward()
         assert values.isfinite().all() and (values >= 0).all() and scores.grad.isfinite().all()
+
+
+def test_unlikelihood_is_bounded():
+    """A wrong candidate that the student is sure of costs no more than one with a share of 1 - 1e-6."""
+    sure = torch.tensor([[0.0, 1e4, 0.0]], dtype=torch.float64)
+    found = unlikelihood(sure, sure, POSITIVE[:1, :3], FULL[:1, :3])
+    assert float(found) == pytest.approx(-np.log(1e-6))
+
+
+def test_no_gradient_reaches_the_teacher():
+    assert not unlikelihood(S, T2.clone().requires_grad_(), POSITIVE, FULL).requires_grad
 
 
 def test_a_batch_of_tokens_is_the_papers_objective():
@@ -153,13 +165,20 @@ class TestTheSplit:
         found = [float(state["temperature"]) for state in states]
         assert [t / found[1] for t in found] == pytest.approx([0.01, 1, 30], rel=1e-3)
 
+    def test_nor_does_the_students_scale(self):
+        """A better student with flat scores would know less than the teacher, were they not calibrated."""
+        for factor in (0.01, 1.0, 30.0):
+            assert self.opened(S, student=T1 * factor)["beneficial"].tolist() == [False, False]
+
     def test_missing_scores(self):
         scores = T1.clone()
         scores[0] = torch.nan
         assert self.opened(scores, calibrate=False)["beneficial"].tolist() == [False, True]
 
-    def test_a_malicious_teacher_is_beneficial_nowhere(self):
-        assert self.opened(-T1, student=T1)["beneficial"].tolist() == [False, False]
+    @pytest.mark.parametrize("student", [T1, T2])
+    def test_a_malicious_teacher_is_beneficial_nowhere(self, student):
+        """On the first query the second student is worse than flat scores, which are what fits such a teacher."""
+        assert self.opened(-T1, student=student)["beneficial"].tolist() == [False, False]
 
     def test_not_even_where_the_student_is_worse_than_no_knowledge(self):
         """Its fitted scores are flat, which is better than wrong; what it takes for relevant is still seen."""
@@ -195,8 +214,9 @@ class TestTheSplit:
         toy.teacher_scores["t1"], worse = -T1, -10 * T1
         state = {name: float(v) for name, v in self.opened(-T1, student=worse).items() if name != "beneficial"}
         objective = KnowledgeFiltration(teacher="t1", live=True)
-        found = values_of(objective, toy, [True, True], student=worse, **state)
-        torch.testing.assert_close(found, unlikelihood(worse, -T1 / state["spread"], POSITIVE, FULL))
+        for own in (state["own"], 1.0):  # the student's scores made flat, too, or as wrong as they are
+            found = values_of(objective, toy, [True, True], student=worse, **state | {"own": own})
+            torch.testing.assert_close(found, unlikelihood(worse, -T1 / state["spread"], POSITIVE, FULL))
 
     def test_the_student_as_it_is_has_a_temperature_too(self, toy):
         objective = KnowledgeFiltration(teacher="t1", live=True)
@@ -208,6 +228,11 @@ class TestTheSplit:
     def test_a_temperature_divides_the_teachers_scores(self, toy):
         found = values_of(KnowledgeFiltration(teacher="t1"), toy, [True, True], temperature=2.0)
         torch.testing.assert_close(found, losses.listwise_kl(S, T1 / 2, FULL))
+
+    def test_a_stages_temperature_divides_both_sides(self, toy):
+        found = values_of(KnowledgeFiltration(teacher="t1"), toy, [True, True], tau=torch.tensor(2.0))
+        expected = losses.listwise_kl(S, T1, FULL, student_temperature=2.0, teacher_temperature=2.0)
+        torch.testing.assert_close(found, expected)
 
 
 class TestFittedTemperature:

@@ -90,6 +90,10 @@ def computed(source, tiny_model):
     return model, batch, BatchEncoder(ctx.processes).encode(model, batch, 1.0, views=objective.views), objective, ctx
 
 
+def hidden(text) -> np.ndarray:
+    return text.labels != masking.IGNORED
+
+
 class TestReferenceValues:
     @pytest.mark.parametrize(("size", "encoder", "decoder"), [(126, 38, 57), (100, 30, 45), (50, 15, 22), (3, 1, 1)])
     def test_how_many_are_hidden(self, size, encoder, decoder):
@@ -171,8 +175,37 @@ class TestSpans:
         assert rebuilt == spans.swapped(seen) != seen
         own, _ = sides("self")
         assert own == [seen, seen]
-        masks = [[t.labels != masking.IGNORED for t in extras[name]] for name in ("masked", "context")]
+        masks = [[hidden(text) for text in extras[name]] for name in ("masked", "context")]
         assert any((a != b).any() for a, b in zip(masks[0], spans.swapped(masks[1]), strict=True))
+
+    def test_encoder_and_decoder_have_draws_of_their_own(self, source):
+        """By a common one all that is hidden from the encoder would be hidden from the decoder, too."""
+        contained = []
+        for step in range(8):
+            extras = source.batch(step).document_extras
+            for own, other in zip(extras["masked"], spans.swapped(extras["context"]), strict=True):
+                contained.append((hidden(other) | ~hidden(own)).all())
+        assert np.mean(contained) < 0.6
+
+    def test_shares_of_encoder_and_decoder(self, source):
+        source.encoder_share, source.decoder_share = 0.1, 0.9
+        extras = source.batch(0).document_extras
+        encoder, decoder = (np.mean([hidden(t).mean() for t in extras[name]]) for name in ("masked", "context"))
+        assert encoder < 0.3 and decoder > 0.5
+
+    def test_a_text_that_comes_again_is_masked_anew(self, source, monkeypatch):
+        monkeypatch.setattr(source, "pair_texts", lambda *_: ("the ship sail in the harbour wave.",) * 2)
+        masks = {tuple(hidden(source.batch(step).document_extras["masked"][0]).tolist()) for step in range(5)}
+        assert len(masks) > 1
+
+    def test_each_epoch_draws_a_span_and_its_context(self, source, monkeypatch):
+        """The latter of any kind."""
+        assert len({source.pair_texts(0, epoch) for epoch in range(12)}) > 2
+        kinds = []
+        monkeypatch.setattr(spans, "context_of", lambda d, span, kind, *_: kinds.append(kind) or d.spans[span])
+        for epoch in range(40):
+            source.pair_texts(0, epoch)
+        assert set(kinds) == {"nearby", "overlap", "random"}
 
     def test_parts_have_their_own(self, source):
         whole = source.batch(0)
@@ -276,6 +309,17 @@ class TestMasks:
         assert not masking.hide_words(read, 0.3, rng_for(0)).any()
         assert not masking.hide_keywords(read, 0.3, np.array([]), rng_for(0)).any()
 
+    def test_the_first_token_is_never_hidden(self):
+        """Be it no special one: decoders put the vector in its place."""
+
+        class Plain:
+            is_fast, all_special_ids = False, [0]
+
+            def __call__(self, text, **_):
+                return {"input_ids": [7, 8, 9]}
+
+        assert masking.tokenize(Plain(), "the ship sail", None).words.tolist() == [-1, 1, 2]
+
     def test_a_tokenizer_without_a_mask_token(self):
         with pytest.raises(ValueError, match="SpanBatches: the student's tokenizer has no mask token"):
             masking.check_mask_token(object(), "SpanBatches")
@@ -330,6 +374,29 @@ class TestBottleneck:
         vectors = decoders.pool_tokens(model, parts["tokens"], parts["token_mask"])
         mask = parts["token_mask"][..., None]
         torch.testing.assert_close(vectors, (parts["tokens"] * mask).sum(1) / mask.sum(1))
+
+    def test_pads_take_no_part_in_the_mean(self, source, tiny_model):
+        """Nor in what a decoder rebuilds from it."""
+        torch.manual_seed(3)
+        model, batch = tiny_model(pooling="mean"), source.batch(0)
+        objective = ContextReconstruction(layers=1)
+        objective.bind(ModelInfo(16, {}, {}, student=model))
+        objective.eval()
+        ctx = StepContext("s", 1, 8, model=model)
+        output = BatchEncoder(ctx.processes).encode(model, batch, 1.0, views=objective.views)
+        tokens = output.views["tokens"][1]
+        values, there = objective(output, batch, ctx)["context"], tokens.mask.bool()
+        assert not there.all()
+        tokens.states = tokens.states.where(there[..., None], 99.0)
+        torch.testing.assert_close(objective(output, batch, ctx)["context"], values)
+
+    def test_decoders_do_not_look_at_pads(self, tiny_model):
+        encoder = decoders.document_encoder(tiny_model())
+        torch.manual_seed(0)
+        decoder, vectors, embedded = decoders.WeakDecoder(encoder, 1).eval(), torch.randn(1, 16), torch.randn(1, 6, 16)
+        there = torch.tensor([[True] * 4 + [False] * 2])
+        alone = decoder(vectors, embedded[:, :4], there[:, :4])
+        torch.testing.assert_close(decoder(vectors, embedded, there)[:, :4], alone)
 
     def test_without_decoders_it_is_masked_language_modelling(self, source, tiny_model):
         objective = ContextReconstruction(weight=0.0)
@@ -400,6 +467,15 @@ class TestHead:
         torch.nn.init.zeros_(objective.head.bias)
         objective.warm_start(student, context)
         assert not objective.head.bias.any()
+
+    def test_the_table_that_it_is_tied_to_learns(self, computed):
+        """Not by way of the encoder alone."""
+        model, batch, output, objective, ctx = computed
+        tokens = output.views["tokens"][1]
+        tokens.states = tokens.states.detach()
+        table = decoders.document_encoder(model).get_input_embeddings().weight
+        objective(output, batch, ctx)["mlm"].sum().backward()
+        assert table.grad.any()
 
     def test_the_weight_is_of_decoders_alone(self, computed):
         """What the encoder predicts itself counts as it is."""

@@ -334,7 +334,7 @@ class TestUsefulQueries:
 
     CORNERS = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
 
-    def kept(self, queries, scores, **options):
+    def kept(self, queries, scores, listed=(0, 1, 2, 3), **options):
         scores = np.asarray(scores, dtype=np.float32)
         context = SimpleNamespace(
             data=RetrievalData("d", TextStore("abcd", "abcd"), TextStore("wxyz", "wxyz")),
@@ -345,9 +345,10 @@ class TestUsefulQueries:
             scale=lambda _: 1.0,
             scores=lambda _, rows, documents: scores[rows, documents],
         )
-        unknown = np.full(16, -1, dtype=np.int8)
-        none = np.zeros(16, dtype=np.int64)
-        own = CandidateLists(np.arange(4), np.arange(0, 17, 4), np.arange(16) % 4, unknown, unknown, none, ["labels"])
+        size = 4 * len(listed)
+        unknown = np.full(size, -1, dtype=np.int8)
+        offsets, rows, none = np.arange(0, size + 1, 4), np.arange(size) % 4, np.zeros(size, dtype=np.int64)
+        own = CandidateLists(np.array(listed), offsets, rows, unknown, unknown, none, ["labels"])
         selector = UsefulQueries(teacher="t", share=0.5, clusters=4, **{"balance": 0.0, "typical": 0.0} | options)
         selector.open(own)
         return np.flatnonzero(selector.keep(context, 99)).tolist()
@@ -360,6 +361,11 @@ class TestUsefulQueries:
         """Its mean is 0 and its variance 1 in both dimensions."""
         queries = [[5, 0], [0.5, 0], [0, 0.4], [0, -9]]
         assert self.kept(queries, np.eye(4), typical=1.0) == [1, 2]
+
+    def test_queries_without_a_list_are_passed_over(self):
+        """The others keep their own vectors."""
+        queries = [[0, 0.4], [5, 0], [0.5, 0], [0, 0]]
+        assert self.kept(queries, np.eye(4), listed=(1, 2), typical=1.0) == [2]
 
     def test_from_all_over_the_corpus(self):
         """Clusters are those of the teacher's favourites, whatever the queries were made of."""

@@ -223,6 +223,10 @@ class TestLists:
         assert {most: [len(own) for own in each] for most, each in texts.items()} == {1: [1, 1, 1], 2: [2, 1, 1]}
         assert texts[1][0][0].startswith("where are ships [SEP] The sea.")
 
+    def test_questions_are_cut(self, views):
+        first = views(views=1, query_tokens=2).document_views(TestSources.DATA)[0][0]
+        assert first.startswith("where are [SEP] The sea.")
+
     def test_without_hard_negatives_it_warns(self, views, caplog):
         with caplog.at_level(logging.WARNING):
             views(negatives=0)

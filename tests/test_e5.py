@@ -71,9 +71,11 @@ class TestReferenceValues:
         same = terms_of(Contrastive(), output, batch, HERE)["contrastive"][0]
         assert contrastive(output, batch).equal(same)
 
-    def test_all_pairs(self):
-        output = DenseOutput(QUERIES, PASSAGES, 1.0, "cosine")
-        values = contrastive(output, of_pairs(torch.eye(2).bool()), parity="code", temperature=0.02)
+    @pytest.mark.parametrize(("scale", "temperature"), [(1.0, 0.02), (50.0, 1.0)])
+    def test_all_pairs(self, scale, temperature):
+        """Scaled by either: so are the similarities of queries, and of passages, with each other."""
+        output = DenseOutput(QUERIES, PASSAGES, scale, "cosine")
+        values = contrastive(output, of_pairs(torch.eye(2).bool()), parity="code", temperature=temperature)
         assert float(values.mean()) == pytest.approx(0.707762, abs=1e-6)
 
     @pytest.mark.parametrize(("tau", "value"), [(0.01, 1.324827), (0.02, 0.668646)])
@@ -204,6 +206,12 @@ class TestFilter:
         """Of one passage: none but it can be above."""
         assert sum(self.kept(tmp_path, [0.5, 0.4, 0.3, 0.2, 0.1], OWN, pool=1, top=2)) == 5
         assert 1 <= sum(self.kept(tmp_path, [0.5, 0.4, 0.3, 0.2, 0.1], OWN, pool=1, top=1)) <= 5
+
+    def test_another_seed_draws_another_pool(self, tmp_path):
+        """Of one passage, so that the pairs that are kept are those above it, and its own."""
+        scores = [0.5, 0.4, 0.3, 0.2, 0.1]
+        kept = {tuple(self.kept(tmp_path / str(seed), scores, OWN, pool=1, top=1, seed=seed)) for seed in range(8)}
+        assert len(kept) > 1
 
     def test_queries_without_a_passage(self, tmp_path):
         assert self.kept(tmp_path, [0.5, 0.4], {"x": [], "y": [0]}) == [False, True]

@@ -155,6 +155,18 @@ class TestPieceKL:
         alone = losses.listwise_kl(student[:, :2], teacher[:, :2], torch.ones(1, 2).bool())
         assert float(intra_kl(student, teacher, three, 2)) == pytest.approx(float(alone) / 2)
 
+    def test_documents_without_a_piece_are_not_in_the_mean(self):
+        student, teacher = torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[0.0, 3.0, 5.0]])
+        alone = losses.listwise_kl(student[:, :2], teacher[:, :2], torch.ones(1, 2).bool())
+        assert float(intra_kl(student, teacher, torch.tensor([[0, 0, -1]]), 3)) == pytest.approx(float(alone))
+
+    def test_within_documents_each_query_has_its_own_temperature(self):
+        student, teacher = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(0))
+        places, tau = torch.tensor([[0, 0, 1, 1]] * 2), torch.tensor([[1.0], [3.0]])
+        rows = (slice(0, 1), slice(1, 2))
+        each = [intra_kl(student[row], teacher[row], places[row], 2, float(tau[row])) for row in rows]
+        torch.testing.assert_close(intra_kl(student, teacher, places, 2, tau), torch.cat(each))
+
     def test_the_best_passage_scores_a_document(self):
         scores, places = torch.tensor([[0.5, -1, 4, 1, 0]]), torch.tensor([[0, 0, -1, 2, 2]])
         assert best_passages(scores, places, 3).nan_to_num(-9).tolist() == [[0.5, -9, 1]]
@@ -165,6 +177,16 @@ class TestPieceKL:
         student = output.list_scores(batch)[:, :2]
         assert float(value) == pytest.approx(float(losses.listwise_kl(student, target, torch.ones(1, 2).bool())))
         assert not PieceKL(teacher="t").scores_documents
+
+    def test_a_passage_without_a_score_is_not_the_best(self):
+        """Where all others' are below 0."""
+        teacher = TEACHER - 10
+        teacher[0, 4] = torch.nan  # else the best of the first document
+        batch, output = of_pieces(teacher=teacher)
+        value = values_of(batch, output, document="maxp")[0]["fgd_documents"]
+        target = torch.tensor([[0.5, 1]], dtype=torch.float64)
+        student = output.list_scores(batch)[:, :2]
+        assert float(value) == pytest.approx(float(losses.listwise_kl(student, target, torch.ones(1, 2).bool())))
 
     def test_sentences_have_a_loss_of_their_own(self):
         batch, output = of_pieces(kinds=[1, 1, 2, 2, 2])
@@ -279,6 +301,26 @@ class TestPieces:
             assert sum(one.kind == SENTENCE for one in kept) == 2
             assert kept == transform.kept(request, derived, {"t": scores.tolist()})
         assert len(transform.kept(request, derived, {})) == 8  # a teacher in the loop is asked later
+
+    def test_the_positives_best_sentence_is_kept_though_another_documents_is_better(self, pieces):
+        transform = pieces(passage_tokens=4, sentences=2)
+        request = request_of([TEXT, TEXT.lower()])
+        derived = transform.derived(request)
+        own, others = ([i for i, x in enumerate(derived) if (x.kind, x.piece[0]) == (SENTENCE, n)] for n in (0, 1))
+        scores = np.zeros(len(derived))
+        scores[own[-1]], scores[others] = 1.0, 2.0
+        assert derived[own[-1]] in transform.kept(request, derived, {"t": scores.tolist()})
+
+    def test_what_is_kept_beside_the_best_is_drawn_anew(self, pieces):
+        """As often as pieces are: after two epochs it comes again."""
+        transform = pieces(passage_tokens=4, passages=3, sentences=0, lists=2)
+        requests = [request_of([TEXT], epoch=epoch) for epoch in range(4)]
+        derived = [transform.derived(request) for request in requests]
+        kept = [
+            transform.kept(request, own, {"t": [0.0] * len(own)})
+            for request, own in zip(requests, derived, strict=True)
+        ]
+        assert kept[0] == kept[2] != kept[1] == kept[3]
 
     def test_mistakes(self):
         with pytest.raises(ValueError, match="passages and lists are at least 1, sentences at least 0"):

@@ -151,6 +151,11 @@ class TestLayers:
         assert len({tuple(pairs) for pairs in drawn}) > 5
         assert max(pairs[-1][1] for pairs in drawn) == 5  # the last layer can be drawn
 
+    def test_each_stage_draws_pairs_of_its_own(self):
+        steps, objective = (0, 10, 20), bound(12, 6, pairs=3)
+        first, second = ([objective.layers(StepContext(name, step, 100)) for step in steps] for name in "ab")
+        assert first != second
+
     def test_other_choices(self):
         assert bound(12, 6, pairs=3, choose="last").layers(StepContext("s", 0, 1)) == [(9, 3), (10, 4), (11, 5)]
         assert bound(12, 6, pairs=3, choose="skip").layers(StepContext("s", 0, 1)) == [(3, 1), (7, 3), (11, 5)]

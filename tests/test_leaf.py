@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from tiny import assert_comes_back, everything, lists, log_of, spec, stage, terms_of, tiny_config
+from sentence_transformers.base.modules import Dense
+from tiny import WORDS, assert_comes_back, everything, lists, log_of, spec, stage, terms_of, tiny_config
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from retort.students import Student, create, save_student
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.splits import read_train_and_dev
+from retort.trainers.data.texts import TextStore
 from retort.trainers.encoder_output import DenseOutput
 from retort.trainers.engine.optimizers import schedule_factor
 from retort.trainers.evaluation.exports import export_student
@@ -122,6 +124,11 @@ class TestReferenceValues:
         states, width = STATES.numpy(), STATES.shape[1]
         np.testing.assert_allclose((states.T @ states + 0.1 * np.eye(width)) @ weight, states.T @ THEIRS.numpy())
         assert not bias.any()
+
+    def test_the_bias_is_held_back_as_the_weights_are(self):
+        solved = np.vstack(least_squares(STATES.numpy(), THEIRS.numpy(), ridge=0.1))
+        wide = np.concatenate([STATES.numpy(), np.ones((4, 1))], axis=1)
+        np.testing.assert_allclose((wide.T @ wide + 0.1 * np.eye(3)) @ solved, wide.T @ THEIRS.numpy())
 
     def test_a_cycles_learning_rate(self):
         """21-G: of the recipe, were its cycles of 1,000 steps; each begins anew."""
@@ -343,6 +350,41 @@ class TestAFittedHead:
         run_recipe(Recipe.from_dict(tree), beir, tmp_path / "run")
         assert Student.load(str(tmp_path / "run" / "student")).manifest.space == Student.load(teacher).manifest.space
 
+    VECTORS = 3 * np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    TEXTS = tuple(" ".join(WORDS[row : row + 5]) for row in range(40))
+
+    @staticmethod
+    def fitted(student, vectors=VECTORS, texts=TEXTS) -> torch.Tensor:
+        """Give the last head's weights after it was fitted to what a teacher gives for some texts."""
+        store = TextStore(map(str, range(len(texts))), texts)
+        context = SimpleNamespace(data=SimpleNamespace(queries=store, corpus=store), vectors=lambda *_: vectors)
+        VectorRegression(teacher="t", head="fitted").warm_start(student, context)
+        return [module for module in student if isinstance(module, Dense)][-1].linear.weight.detach().clone()
+
+    def test_a_student_of_length_1_is_fitted_to_directions(self, trunk):
+        unit = self.VECTORS / np.linalg.norm(self.VECTORS, axis=1, keepdims=True)
+        student = create.from_layers(trunk, [0], dim=3, normalize=True)
+        torch.testing.assert_close(self.fitted(student), self.fitted(student, unit))
+
+    def test_a_text_that_the_teacher_refused_takes_no_part(self, trunk):
+        refused = self.VECTORS.copy()
+        refused[2] = np.nan
+        student, others = create.from_layers(trunk, [0], dim=3), np.arange(40) != 2
+        expected = self.fitted(student, self.VECTORS[others], np.array(self.TEXTS)[others].tolist())
+        torch.testing.assert_close(self.fitted(student, refused), expected, atol=1e-4, rtol=1e-4)
+
+    def test_a_student_in_training_goes_on_training(self, trunk):
+        student = create.from_layers(trunk, [0], dim=3).train()
+        self.fitted(student)
+        assert student.training
+
+    def test_of_several_heads_the_last_is_fitted(self, trunk):
+        last = Dense(in_features=8, out_features=3, activation_function=torch.nn.Identity())
+        student = SentenceTransformer(modules=[*create.from_layers(trunk, [0], dim=8), last])
+        first, second = (student[place].linear.weight.detach().clone() for place in (-2, -1))
+        assert not torch.equal(self.fitted(student), second)
+        assert torch.equal(student[-2].linear.weight, first)
+
     def test_without_a_head(self, tree, beir, tmp_path):
         tree["student"]["init_parameters"] |= {"dim": None, "config": tiny_config(1, 2) | {"hidden_size": 16}}
         with pytest.raises(RecipeError, match="head: fitted needs a linear head"):
@@ -350,8 +392,6 @@ class TestAFittedHead:
 
     def test_a_layer_with_an_activation_is_none(self, tree, tiny_student):
         """Least squares knows of no activation."""
-        from sentence_transformers.base.modules import Dense
-
         model = create.from_config(**tree["student"]["init_parameters"])
         bent = Dense(in_features=16, out_features=16)  # a hyperbolic tangent, where nothing is said
         info = ModelInfo(

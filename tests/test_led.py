@@ -16,7 +16,7 @@ from retort.trainers.losses import contrastive, listwise_kl
 from retort.trainers.methods.led import RankConsistency
 from retort.trainers.objectives import Flops
 from retort.trainers.recipe import Recipe
-from retort.trainers.roles import StepContext
+from retort.trainers.roles import ModelInfo, StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import RecipeError
 
@@ -40,6 +40,7 @@ class TestReferenceValues:
             ({"positives": False}, 0.566667, 3),
             ({"margin": 0.1}, 0.4, 6),
             ({"min_gap": 2.0}, 0.25, 4),
+            ({"min_gap": 3.0}, 0.25, 4),  # 8 and 5 are just as far apart
         ],
     )
     def test_a_list(self, options, value, pairs):
@@ -94,6 +95,18 @@ def test_ties_missing_scores_and_padding_are_no_pairs():
     pairs = RankConsistency(teacher="t").pairs(batch)
     assert pairs.nonzero().tolist() == [[0, 0, 3], [0, 1, 3]]
     assert not RankConsistency(teacher="t", min_gap=2.5).pairs(batch).any()
+
+
+def test_a_gap_is_of_the_teachers_own_similarities():
+    """Of a teacher that gives vectors, without the scale that divergences give them."""
+    batch = lists(X)
+    angles = torch.tensor([0.0, 0.2, 0.5, 1.0], dtype=torch.float64)
+    vectors = torch.stack([angles.cos(), angles.sin()], dim=1)
+    batch.teacher_scores, batch.teacher_vectors = {}, {"t": (vectors[:1], vectors)}
+    objective = RankConsistency(teacher="t", min_gap=0.3)
+    objective.bind(ModelInfo(2, {"t": 2}, {"t": "cosine"}))
+    gaps = angles.cos()[:, None] - angles.cos()
+    assert torch.equal(objective.pairs(batch)[0], gaps >= 0.3)
 
 
 def test_the_mean_is_over_pairs_not_queries():

@@ -31,6 +31,7 @@ PASSAGES = "retort.trainers.methods.master.PassageBatches"
 LOSS = "retort.trainers.methods.master.MultiTaskReconstruction"
 QUESTIONS = "retort.trainers.data.pseudo_queries.GeneratedQuestions"
 MOCK = "haystack.components.generators.chat.mock.MockChatGenerator"
+LONG = " ".join("ship sail harbour captain wave anchor storm fish island tide".split() * 3)
 
 
 @pytest.fixture
@@ -46,6 +47,21 @@ def whole(text) -> list[int]:
 
 def hidden(text) -> np.ndarray:
     return text.labels != masking.IGNORED
+
+
+@pytest.fixture
+def of_texts(tmp_path, tiny_model):
+    """Give a function: a source of some passages, of which a query may ask for the first."""
+
+    def make(*texts, batch_size=3, query=None, **options):
+        queries, qrels = TextStore([], []), {}
+        if query is not None:
+            queries, qrels = TextStore(["q"], [query]), {"q": {"0": 1}}
+        data = RetrievalData("d", TextStore(map(str, range(len(texts))), texts), queries, qrels)
+        context = TrainingContext(data, {}, tmp_path)
+        return opened(master.PassageBatches(**options), context, batch_size=batch_size, student=tiny_model())
+
+    return make
 
 
 class TestReferenceValues:
@@ -158,10 +174,26 @@ class TestPassages:
         assert found == {" ".join(words[n : n + 4]) for n in range(7)}
         assert masking.crop(tokenizer, "ship sail", 4, rng_for(0)) == "ship sail"
 
-    def test_a_passage_of_one_word_has_no_neighbour(self, tiny_model, tmp_path):
-        corpus = TextStore(["a", "b"], ["ship", "ship sail"])
-        context = TrainingContext(RetrievalData("d", corpus, TextStore([], [])), {}, tmp_path)
-        source = opened(master.PassageBatches(), context, batch_size=6, student=tiny_model())
+    def test_a_passage_that_comes_again_is_cropped_and_masked_anew(self, of_texts):
+        for length, form in ((8, whole), (40, lambda text: hidden(text).tolist())):
+            source = of_texts(LONG, length=length)
+            forms = [form(source.batch(step).document_extras["masked"][0]) for step in range(8)]
+            assert len(set(map(tuple, forms))) > 1
+
+    def test_queries_are_hidden_by_the_decoders_share(self, of_texts):
+        source = of_texts(LONG, query=LONG, length=40, encoder_share=0.1, decoder_share=0.9)
+        extras = source.batch(0).document_extras
+        encoder, decoder = (hidden(extras[name][0]).mean() for name in ("masked", "queries"))
+        assert encoder < 0.3 and decoder > 0.6
+
+    def test_smoothing_is_what_it_is_set_to(self, of_texts, monkeypatch):
+        seen, real = set(), master.keyword_weights
+        monkeypatch.setattr(master, "keyword_weights", lambda counts, s: seen.add(s) or real(counts, s))
+        of_texts(LONG, smoothing=1.5).batch(0)
+        assert seen == {1.5}
+
+    def test_a_passage_of_one_word_has_no_neighbour(self, of_texts):
+        source = of_texts("ship", "ship sail", batch_size=6)
         assert source._forms(0, rng_for(0))["neighbour"] == [None] * 3
         assert source._forms(1, rng_for(0))["neighbour"][1] is not None
 

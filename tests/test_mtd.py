@@ -116,6 +116,10 @@ class TestConsensus:
         expected = -losses.log_distribution(S[:1], mask)[0, 0]
         assert float(values[0]) == pytest.approx(float(expected))
 
+    def test_unsure_candidates_stay_in_the_soft_term(self, per_query):
+        few, all_ = (per_query(["t1", "t3"], negatives=share)[1]["mtd_teachers"] for share in (0.15, 1.0))
+        assert few == all_
+
 
 class TestMissingScores:
     @staticmethod
@@ -206,3 +210,11 @@ def test_temperatures_are_of_the_scores_that_are_trained_on(teacher_scale, expec
     fitted = ConsensusAndDifference(teacher=["t"]).open(context, own)["temperatures"]
     torch.testing.assert_close(state["temperatures"], fitted)
     assert fitted != 1.0
+
+
+def test_each_teacher_has_a_temperature_of_its_own(toy):
+    objective = ConsensusAndDifference(teacher=["t1", "t3"])
+    state = {"temperatures": torch.tensor([2.0, 5.0])}
+    for name, expected in (("t1", T1 / 2), ("t3", T3 / 5)):
+        _, own, _ = objective.compared(PairOutput(S), toy, StepContext("s", 0, 1, teacher=name, state=state))
+        torch.testing.assert_close(own, expected)

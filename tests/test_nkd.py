@@ -91,6 +91,13 @@ def test_a_positive_alone_is_certain(width):
     assert losses.marginal_nll(scores, batch.labels == 1, batch.mask)[2] == 0
 
 
+def test_queries_without_labels_have_no_part_in_the_mean_confidence():
+    """The only query that has one weighs 1."""
+    batch = batch_of(FIRST & torch.tensor([[False], [True]]))
+    values = terms_of(TeacherFreeNKD(), PairOutput(S), batch, HERE)["tf_nkd"][0]
+    assert float(values[1]) == pytest.approx(-float(S[1].log_softmax(-1)[0]))
+
+
 def test_positives_never_compete_with_each_other():
     """What the positives score changes nothing of the distributed term."""
     moved = S + 3.0 * BOTH
@@ -114,6 +121,27 @@ def test_nothing_reaches_the_teacher_nor_the_weights():
 def test_a_query_without_labels_takes_the_teachers_best():
     unlabelled = BOTH & torch.tensor([[False], [True]])
     assert {n: v.tolist() for n, v in nkd(S, unlabelled).items()} == {n: v.tolist() for n, v in nkd(S, BOTH).items()}
+
+
+def test_padding_is_never_the_teachers_best():
+    """Not even of scores that are all below 0, which padding has."""
+    teacher, scores = (torch.nn.functional.pad(values, (0, 1)) for values in (T1 - 9, S))
+    batch = batch_of(torch.zeros_like(teacher, dtype=torch.bool), teacher)
+    batch.mask[:, 5] = False
+    terms = terms_of(NKD(teacher="t"), PairOutput(scores), batch, HERE)
+    torch.testing.assert_close({name: values for name, (values, _) in terms.items()}, nkd(S, FIRST & False))
+
+
+@pytest.mark.parametrize("tau", [[3.0], [3.0, 2.0]])
+def test_a_stages_temperature_takes_the_place_of_the_own_one(tau):
+    """One for all queries, or one for each."""
+    warm = StepContext("s", 0, 1, temperature=torch.tensor(tau, dtype=torch.float64)[:, None])
+    terms = terms_of(NKD(teacher="t"), PairOutput(S), batch_of(BOTH), warm)
+    for row in (0, 1):
+        expected = nkd(S, BOTH, temperature=tau[row % len(tau)])
+        assert {n: float(v[row]) for n, (v, _) in terms.items()} == pytest.approx(
+            {n: float(v[row]) for n, v in expected.items()}
+        )
 
 
 def test_scores_of_two_teachers_are_summed():
