@@ -33,7 +33,7 @@ from retort.trainers.plan import plan_run
 from retort.trainers.recipe import Recipe
 from retort.trainers.roles import TextRequest
 from retort.trainers.run import run_recipe
-from retort.trainers.runtime.errors import DataError, TeacherError
+from retort.trainers.runtime.errors import DataError, RecipeError, TeacherError
 from retort.trainers.teachers.embedder import EmbedderTeacher
 
 
@@ -545,7 +545,9 @@ class TestRuns:
     def test_what_reads_text_alone_is_refused_before_the_first_step(self, image_tree, pictures, tmp_path):
         tree = copy.deepcopy(image_tree)
         tree["candidates"] = {"random": spec("BM25Miner", depth=3)}
-        with pytest.raises(DataError, match="is an image"):
+        with pytest.raises(
+            RecipeError, match=r"^candidates.random: .*circle.png is an image, and something of this run"
+        ):
             run_recipe(Recipe.from_dict(tree), pictures, tmp_path / "run")
 
     def test_text_transforms_refuse_images(self, pictures):
