@@ -15,6 +15,7 @@ from retort.trainers.build import build_recipe
 from retort.trainers.data.read import read_data
 from retort.trainers.distiller import step_loss
 from retort.trainers.encoder_output import DenseOutput, PairOutput
+from retort.trainers.evaluation import dev
 from retort.trainers.losses import listwise_kl
 from retort.trainers.methods.ar2 import Adversarial, adversarial
 from retort.trainers.objectives import TeacherContrastive
@@ -177,6 +178,18 @@ def test_a_game_killed_in_both_turns(tree, beir, tmp_path, monkeypatch):
     assert first != second
     assert any(name.startswith("teachers/ranker/student.") for name in expected)
     assert_comes_back(tree, beir, tmp_path, monkeypatch, expected, (1, 2, 4))
+
+
+def test_a_ranker_that_does_not_look_at_queries(tree, beir, tmp_path, monkeypatch, caplog):
+    """It pulls the student down, and nobody else would say why."""
+    for sensitivity, said in ((0.5, True), (0.98, False)):
+        monkeypatch.setattr(dev, "query_sensitivity", lambda *_, sensitivity=sensitivity: sensitivity)
+        caplog.clear()
+        metrics = run_recipe(Recipe.from_dict(tree), beir, tmp_path / str(sensitivity) / "run")["dev"]
+        assert (
+            metrics["query sensitivity of teachers"] == {"ranker": sensitivity} and "query sensitivity" not in metrics
+        )
+        assert (", teacher ranker: it scores a document nearly alike" in caplog.text) is said
 
 
 def test_a_student_of_dot_products(tree, trunk, beir, tmp_path, monkeypatch):

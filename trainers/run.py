@@ -139,14 +139,7 @@ def train_built(
         if home is not None and not is_ranker(student):
             dev = dev_sample(dev, recipe.training)  # the run around measures it over the full corpus, by its vectors
         metrics, found = final_metrics(student, dev, context, list(teachers), recipe.training, vars(progress), views)
-        if (sensitivity := metrics["dev"].get("query sensitivity", 1.0)) < MIN_QUERY_SENSITIVITY:
-            logger.warning(
-                "%s: it scores a document nearly alike whatever the query (dev positives are above the same document "
-                "with another query %.0f times in 100; 50 is chance). It may have learnt by heart which documents are "
-                "positives: give it more queries, fewer steps or a lower lr.",
-                recipe.name,
-                100 * sensitivity,
-            )
+        _warn_of_learning_by_heart(recipe.name, metrics["dev"])
         save_student(
             student,
             out / "student",
@@ -180,3 +173,18 @@ def train_teacher(built: BuiltRecipe, name: str, *, home: Path, dev: RetrievalDa
         teacher.train_as(within.distiller.student)
         train_built(within, folder, dev, accelerator, home=home)
     teacher.load(folder / "student")
+
+
+def _warn_of_learning_by_heart(run: str, measured: dict[str, Any]) -> None:
+    """Warn of rankers that hardly look at queries: the one that was trained, and those in the loop."""
+    own = {run: measured["query sensitivity"]} if "query sensitivity" in measured else {}
+    live = measured.get("query sensitivity of teachers", {}).items()
+    for name, sensitivity in (own | {f"{run}, teacher {teacher}": value for teacher, value in live}).items():
+        if sensitivity < MIN_QUERY_SENSITIVITY:
+            logger.warning(
+                "%s: it scores a document nearly alike whatever the query (dev positives are above the same document "
+                "with another query %.0f times in 100; 50 is chance). It may have learnt by heart which documents are "
+                "positives: give it more queries, fewer steps or a lower lr.",
+                name,
+                100 * sensitivity,
+            )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -140,7 +141,7 @@ def final_metrics(
 
     A bi-encoder, BM25, and each teacher that gives vectors, rank the full corpus for all dev queries. A ranker ranks
     BM25's first documents for the dev sample, beside BM25 itself: all dev queries would take too long. Of a ranker it
-    is also measured whether it looks at the query (`query_sensitivity`).
+    is also measured whether it looks at the query (`query_sensitivity`), and of rankers in the loop, which teach.
 
     :returns:
         The metrics, and the evaluations by name: `student`, `bm25` and teachers. Without dev queries both are empty.
@@ -173,6 +174,19 @@ def final_metrics(
         "candidates": {"bm25": found["bm25"].metrics} if dev.of_texts else {},
     }
     if is_ranker(student):
-        sensitivity = query_sensitivity(sample, lambda pairs: score_numpy(student, pairs))
+        sensitivity = query_sensitivity(sample, partial(score_numpy, student))
         metrics |= {} if math.isnan(sensitivity) else {"query sensitivity": sensitivity}
+    if live := _live_sensitivities(dev, context, asked, training):
+        metrics["query sensitivity of teachers"] = live
     return {"dev": metrics, "training": progress}, found
+
+
+def _live_sensitivities(
+    dev: RetrievalData, context: TrainingContext, asked: list[str], training: TrainingSection
+) -> dict[str, float]:
+    """Say by name how well rankers in the loop look at queries of the dev sample, where that can be said."""
+    live: dict[str, Any] = {name: context.teachers[name] for name in asked if context.teachers[name].runs == "in_loop"}
+    models = {name: teacher.model for name, teacher in live.items() if is_ranker(teacher.model)}
+    sample = dev_sample(dev, training) if models else dev
+    found = {name: query_sensitivity(sample, partial(score_numpy, model)) for name, model in models.items()}
+    return {name: sensitivity for name, sensitivity in found.items() if not math.isnan(sensitivity)}
