@@ -55,7 +55,7 @@ student = retort.train(
         "training.evaluate_every": 0,
     },
 )
-print(f"{student.manifest.kind}, {student.manifest.dim} dimensions, {student.num_parameters / 1e6:.0f}M parameters")
+print(f"{student.manifest.kind}, {student.manifest.dim} dimensions")
 
 # %% How good is it? All queries over all documents; the student saw most of them, its teacher and BM25 none.
 data = read_data(work, "train")
