@@ -243,6 +243,10 @@ class TestRun:
         assert log_of(out)[1]["terms"] != log_of(reference)[1]["terms"]
 
 
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
 class TestResume:
     @pytest.mark.parametrize("killed_at", [1, 4, 6, 9, 12])
     def test_bit_for_bit_after_a_kill_at_step(self, reference, recipe_tree, beir, tmp_path, monkeypatch, killed_at):
@@ -271,6 +275,18 @@ class TestResume:
         np.random.seed(999)
         run_recipe(Recipe.from_dict(recipe_tree), beir, out, resume=True)
         assert_equal_runs(reference, out)
+
+    def test_no_checkpoint_too_many_stays(self, reference, recipe_tree, beir, tmp_path, monkeypatch):
+        """Of a run that was killed between writing its last one and deleting the first."""
+        out = tmp_path / "killed" / "run"
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr("retort.trainers.engine.checkpoints.prune_checkpoints", lambda *_: None)
+            patched.setattr("retort.trainers.run.save_student", interrupt)
+            run_recipe(Recipe.from_dict(recipe_tree), beir, out)
+        kept = [{p.name for p in (run / "checkpoints").glob("step-*")} for run in (reference, out)]
+        assert kept[0] < kept[1]
+        run_recipe(Recipe.from_dict(recipe_tree), beir, out, resume=True)
+        assert {p.name for p in (out / "checkpoints").glob("step-*")} == kept[0]
 
     @pytest.mark.parametrize(
         "overrides", [["training.precision=auto", "training.keep=last"], ["training.patience=1", "stages.1.lr=1e-9"]]

@@ -21,7 +21,7 @@ from retort.trainers.build import BuiltRecipe, build_recipe
 from retort.trainers.corpus import make_corpus
 from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.data.texts import RetrievalData
-from retort.trainers.engine.checkpoints import list_checkpoints
+from retort.trainers.engine.checkpoints import list_checkpoints, prune_checkpoints
 from retort.trainers.engine.loop import Loop, make_accelerator
 from retort.trainers.evaluation.dev import dev_sample, dev_sampler, final_metrics
 from retort.trainers.evaluation.runs import MEASURE_AGAIN, write_evaluation
@@ -129,6 +129,8 @@ def train_built(
         accelerator=accelerator,
         tracked=home is None,  # a teacher's steps would fall among the student's
     )
+    if processes.is_main:  # a run may have been killed after writing its last one, before deleting the first
+        prune_checkpoints(out / "checkpoints", recipe.training.keep_checkpoints)
     checkpoints = list_checkpoints(out / "checkpoints")
     progress = loop.run(checkpoints[-1] if checkpoints else None)
     teachers = {name: context.teachers[name] for name in built.all_teachers()}

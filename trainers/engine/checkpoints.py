@@ -61,6 +61,11 @@ def save_checkpoint(
     with replace_folder(folder / f"step-{state['global_step']:08d}") as aside:
         save_tensors(tensors, aside / _TENSORS)
         write_json(aside / "state.json", state)
+    prune_checkpoints(folder, keep)
+
+
+def prune_checkpoints(folder: Path, keep: int) -> None:
+    """Delete the oldest checkpoints beyond `keep`."""
     for old in list_checkpoints(folder)[:-keep]:
         delete_folder(old)
 
