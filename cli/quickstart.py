@@ -53,9 +53,9 @@ def run(given: argparse.Namespace) -> None:
     engine.close()
     teacher, student = figures[TEACHER_ROW], figures[STUDENT_ROW]
     print(
-        f"\nThe student keeps {student['ndcg@10'] / teacher['ndcg@10']:.1%} of the nDCG@10 its teacher has of texts "
-        f"cut alike, at {teacher['documents_per_s'] / student['documents_per_s']:.0%} of its encoding time, on its own "
-        "corpus.\n"
+        f"\nThe student keeps {student['ndcg@10'] / teacher['ndcg@10']:.1%} of its teacher's nDCG@10 at "
+        f"{teacher['documents_per_s'] / student['documents_per_s']:.0%} of its encoding time, on its own corpus, both "
+        "with texts cut at the student's length.\n"
         "On other corpora it keeps less (`retort evaluate --zero-shot` tells): train a student on yours.\n\nnext:\n"
         f"  {_command('serve', '--store', out / 'index')}      a page in the browser\n"
         f"  {_command('ask', 'How do I read a CSV file with named columns?', '--store', out / 'index')}\n"

@@ -232,7 +232,7 @@ class TestCurriculum:
         for stem, best in ((True, "boil points"), (False, "boiling of steel")):
             assert drawn(expansion(others, stem=stem, parts=2), 8)[0] == {best}
 
-    def test_the_list_s_query_has_stems_as_well(self, expansion):
+    def test_the_query_of_a_list_has_stems_as_well(self, expansion):
         """Its `boiling` is the `boils` of the first question."""
         others = [["boils red", "sky over red green blue water"]] * 3
         assert drawn(expansion(others, parts=2), 8)[0] == {"boils red"}

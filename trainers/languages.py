@@ -29,7 +29,7 @@ LANGUAGES = (
 ENGLISH = "english"
 SAMPLE, CHARACTERS = 1000, 1000  # texts, and the first characters of each, that are looked at
 LEAST_WORDS = 5  # of a language's stop words, that occur: each may be a word of another language
-LEAST_SHARE = 0.15  # of all words, that are a language's stop words; running text has twice as many
+LEAST_SHARE = 0.15  # of all words, that are a language's stop words
 MARGIN = 2.0  # times as many as English ones: languages share short words
 
 
