@@ -251,7 +251,8 @@ def _built(
         if stage.name in texts and texts[stage.name].derives:
             _check_derived(f"stages.{i}", objectives, context)
         if stage.name not in queries and batches[stage.name].needs_lists and not batches[stage.name].brings_lists:
-            _check_positives(stage, objectives, context.data)
+            labelled = sum(map(bool, map(len, context.data.positives())))
+            refuse_without_positives(stage, objectives, len(context.data.queries), labelled)
     return BuiltRecipe(
         recipe=recipe,
         context=context,
@@ -497,13 +498,18 @@ def _check_derived(where: str, objectives: list[Objective], context: TrainingCon
             _checked(where, refuse_derived, name, context.teachers[name], context.known_kind(name))
 
 
-def _check_positives(stage: Stage, objectives: list[Objective], data: RetrievalData) -> None:
-    """Refuse objectives that need positives where the data, of which the stage's lists are made, have none."""
+def refuse_without_positives(stage: Stage, objectives: list[Objective], queries: int, with_positive: int) -> None:
+    """
+    Refuse objectives that need positives where none of a stage's queries has one.
+
+    :raises RecipeError:
+        If there are queries, and such an objective.
+    """
     needy = [type(o).__name__ for o in objectives if o.needs_positives]
-    if needy and len(data.queries) and not any(map(len, data.positives())):
+    if needy and queries and not with_positive:
         msg = (
-            f"stage {stage.name}: {', '.join(needy)} needs positives, but none of the {len(data.queries)} queries has "
-            "one. Give qrels, or use objectives that need no labels (InBatchKL, ListwiseKL, Alignment)."
+            f"stage {stage.name}: {', '.join(needy)} needs positives, but none of the {queries} queries has one. Give "
+            "qrels, or use objectives that need no labels (InBatchKL, ListwiseKL, Alignment)."
         )
         raise RecipeError(msg)
 

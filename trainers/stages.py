@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from retort.students.files import reading, replace_file
-from retort.trainers.build import BuiltRecipe, refuse_ranks
+from retort.trainers.build import BuiltRecipe, refuse_ranks, refuse_without_positives
 from retort.trainers.candidates.filters import filter_negatives
 from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.candidates.mining import build_lists
@@ -67,7 +67,8 @@ def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
     :param number:
         How often the stage was refreshed before.
     :raises RecipeError:
-        If a teacher gives an order where its scores are needed, or the stage's query source makes no query.
+        If a teacher gives an order where its scores are needed, an objective needs positives where there are none, or
+        the stage's query source makes no query.
     """
     recipe, objectives = built.recipe, built.distiller.objectives_of(stage.name)
     place = next(i for i, other in enumerate(recipe.stages) if other.name == stage.name)
@@ -111,6 +112,7 @@ def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) 
     inputs.vector_teachers = [name for name in names if name not in scorers]
     inputs.derived_vector_teachers = [name for name in inputs.vector_teachers if name in seen]
     source.open(inputs)
+    refuse_without_positives(stage, objectives, source.size, source.queries_with_positive)
 
     def fix_state(former: States) -> States:
         states = {}

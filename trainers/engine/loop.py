@@ -272,8 +272,6 @@ class Loop:
                     self.log.write(self._where, event="opened", **opened.figures)
         self.distiller.take_state(state)
         progress.lists = source.lists_hash
-        if source.size:
-            self._refuse_hopeless(stage, source)
         return source
 
     def _step(
@@ -324,15 +322,6 @@ class Loop:
                 f"{value}. Lower lr, or look at the teacher's vectors. The last checkpoint stands."
             )
             raise FloatingPointError(msg)
-
-    def _refuse_hopeless(self, stage: Stage, source: BatchSource) -> None:
-        needy = [type(o).__name__ for o in self.distiller.objectives_of(stage.name) if o.needs_positives]
-        if needy and source.queries_with_positive == 0:
-            msg = (
-                f"stage {stage.name}: {', '.join(needy)} needs positives, but none of the {source.size} queries has "
-                "one. Give qrels, or use objectives that need no labels (InBatchKL, ListwiseKL, Alignment)."
-            )
-            raise RecipeError(msg)
 
     def _is_due(self, optimizers: AlternatingOptimizers, training: TrainingSection) -> bool:
         """Whether the student is to be evaluated within the stage."""

@@ -27,8 +27,8 @@ class BM25Teacher(Teacher):
 
     @property
     def key(self) -> str:
-        """Its parameters; the store adds the data's hash."""
-        return f"bm25-{K1}-{B}"
+        """Its parameters; the store adds the data's hash, which tells the language too."""
+        return f"bm25-{K1}-{B}-by-language"
 
     def open(self, data: RetrievalData) -> None:
         """Index the corpus."""
