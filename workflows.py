@@ -251,6 +251,7 @@ def distill(
             asked=inputs.queries,
             dev_share=dev_share,
             passes=inputs.passes,
+            on_error=on_error,
             say=say,
         )
         trust = trusts_code(inputs.recipe.student.init_parameters)
@@ -258,13 +259,16 @@ def distill(
         _note_passages(out / "student", inputs.reading)
         say("indexing ...")
         if inputs.folder is None:
-            index_documents(str(outcome.student), out / "data", out / "index", trust_remote_code=trust)
+            index_documents(
+                str(outcome.student), out / "data", out / "index", on_error=on_error, trust_remote_code=trust
+            )
         else:  # as `retort index` does: passages belong to their files, so that it can go on with this index
             index_reading(
                 str(outcome.student),
                 lambda: inputs.reading,
                 out / "index",
                 folder=inputs.folder,
+                on_error=on_error,
                 trust_remote_code=trust,
             )
         _write_pipelines(out, trust_remote_code=trust)

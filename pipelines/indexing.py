@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -169,69 +169,73 @@ def index_documents(
             SPARSE_SPACE_STAMP: read_space(_absolute(sparse), SparseStudent, **trust),
             SPARSE_STUDENT_STAMP: named(_absolute(sparse)),
         }
-    root = None if folder is None else str(folder.resolve())
-    source = read()
-    documents = _owned(source.documents, root)
-    documents = _storable(documents if images is None else _stamped(documents, images, on_error), on_error)
-    files = {d.meta[FILE_STAMP] for d in documents} if root is not None else set()
-    writer: Any = pipeline.get_component("writer")
-    # Not `pipeline.run`: Haystack copies what runs along a connection, vectors number by number.
-    embedders: list[Any] = [pipeline.get_component(n) for n in pipeline.graph.nodes if n not in ("converter", "writer")]
+    with ExitStack() as opened:  # also where something fails: an embedded index belongs to one process
+        opened.callback(pipeline.close)
+        root = None if folder is None else str(folder.resolve())
+        source = read()
+        documents = _owned(source.documents, root)
+        documents = _storable(documents if images is None else _stamped(documents, images, on_error), on_error)
+        files = {d.meta[FILE_STAMP] for d in documents} if root is not None else set()
+        writer: Any = pipeline.get_component("writer")
+        # Not `pipeline.run`: Haystack copies what runs along a connection, vectors number by number.
+        embedders: list[Any] = [
+            pipeline.get_component(n) for n in pipeline.graph.nodes if n not in ("converter", "writer")
+        ]
 
-    def embed(block: list[Document]) -> list[Document]:
-        for embedder in embedders:
-            block = embedder.run(documents=block)["documents"]
-        return [replace(d, meta=d.meta | {key: stamps[key] for key in stamps if key in d.meta}) for d in block]
+        def embed(block: list[Document]) -> list[Document]:
+            for embedder in embedders:
+                block = embedder.run(documents=block)["documents"]
+            return [replace(d, meta=d.meta | {key: stamps[key] for key in stamps if key in d.meta}) for d in block]
 
-    target = writer.document_store
-    index = reader(target)
-    if quantization and isinstance(index, ServerIndex):
-        index.require_quantization(target.quantization_config)
-    if first or is_url(store):  # all who write look first
-        there = index.sample_meta()
-        if there is None and not documents:
-            msg = f"There is no {'text' if images is None else 'image'} to index."
-            raise DocumentStoreError(msg)
-        if there is not None:
-            _refuse_other_space(there, stamps, store, name, sparse)
-            if root is not None and not prune:
-                _refuse_other_root(target, store, files, root)
-    sentences = sentences and images is None
-    shards = Shards(Path(f"{store}.shards"), stamps, sentences=sentences)
-    blocks = [documents[start : start + BLOCK] for start in range(0, len(documents), BLOCK)]
-    if state is None or is_url(store):  # a server is written to by all
-        own = blocks if state is None else blocks[state.process_index :: state.num_processes]
-        workers = SERVER_WRITERS if is_url(store) else 1
-        _fill(writer, index, own, embed, stamps, progress, sentences=sentences, workers=workers)
-    else:
-        for block in blocks[state.process_index :: state.num_processes]:
-            shards.put(block, embed)
-        state.wait_for_everyone()
-        if first:
-            for block in blocks:
-                writer.run(documents=shards.take(block))
-    if state is not None:
-        state.wait_for_everyone()
-    if not first:
-        pipeline.close()
-        return 0, 0
-    if prune:
-        before = index.document_ids() if isinstance(index, ServerIndex) else {d.id for d in index.filter_documents()}
-        before -= _unread_passages(target, source.unread, root)
-    elif root is None:
-        before = {d.id for d in _with_ids(target, source.blank) if _owner(d.meta) is None}
-    else:
-        before = set(_passages(target, files | set(source.blank), "==", root))
-    stale = sorted(before - {d.id for d in source.documents})
-    for start in range(0, len(stale), BLOCK):
-        target.delete_documents(stale[start : start + BLOCK])
-    if not is_url(store):  # a server does so by itself
-        target.optimize()
-        shards.clear()  # also those of a launch that was killed
-    count = int(target.count_documents())
-    index.close()
-    pipeline.close()
-    return count, len(stale)
+        target = writer.document_store
+        index = reader(target)
+        opened.callback(index.close)
+        if quantization and isinstance(index, ServerIndex):
+            index.require_quantization(target.quantization_config)
+        if first or is_url(store):  # all who write look first
+            there = index.sample_meta()
+            if there is None and not documents:
+                msg = f"There is no {'text' if images is None else 'image'} to index."
+                raise DocumentStoreError(msg)
+            if there is not None:
+                _refuse_other_space(there, stamps, store, name, sparse)
+                if root is not None and not prune:
+                    _refuse_other_root(target, store, files, root)
+        sentences = sentences and images is None
+        shards = Shards(Path(f"{store}.shards"), stamps, sentences=sentences)
+        blocks = [documents[start : start + BLOCK] for start in range(0, len(documents), BLOCK)]
+        if state is None or is_url(store):  # a server is written to by all
+            own = blocks if state is None else blocks[state.process_index :: state.num_processes]
+            workers = SERVER_WRITERS if is_url(store) else 1
+            _fill(writer, index, own, embed, stamps, progress, sentences=sentences, workers=workers)
+        else:
+            for block in blocks[state.process_index :: state.num_processes]:
+                shards.put(block, embed)
+            state.wait_for_everyone()
+            if first:
+                for block in blocks:
+                    writer.run(documents=shards.take(block))
+        if state is not None:
+            state.wait_for_everyone()
+        if not first:
+            return 0, 0
+        if prune:
+            before = (
+                index.document_ids() if isinstance(index, ServerIndex) else {d.id for d in index.filter_documents()}
+            )
+            before -= _unread_passages(target, source.unread, root)
+        elif root is None:
+            before = {d.id for d in _with_ids(target, source.blank) if _owner(d.meta) is None}
+        else:
+            before = set(_passages(target, files | set(source.blank), "==", root))
+        stale = sorted(before - {d.id for d in source.documents})
+        for start in range(0, len(stale), BLOCK):
+            target.delete_documents(stale[start : start + BLOCK])
+        if not is_url(store):  # a server does so by itself
+            target.optimize()
+            shards.clear()  # also those of a launch that was killed
+        count = int(target.count_documents())
+        return count, len(stale)
 
 
 def _kept(store: str, quantization: str | None, storage: str | None) -> tuple[str | None, str | None]:

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -169,7 +169,8 @@ def _in_use(path: Path) -> Iterator[bool]:
         yield False
         return
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH)
+        with suppress(OSError):  # where there are no locks, what is abandoned is never told from what is in use
+            fcntl.flock(handle, fcntl.LOCK_SH)
         yield path.exists()
     finally:
         os.close(handle)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ _FEWEST_TOKENS = 3  # two special ones and a word
 
 # In the order in which sentence-transformers' encode_query and encode_document look them up.
 _PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
+PROMPT_NAMES = tuple(chain.from_iterable(_PROMPT_NAMES.values()))
 
 
 def reads_images(model: BaseModel) -> bool:

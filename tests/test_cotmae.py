@@ -220,6 +220,11 @@ class TestSpans:
         ):
             opened(spans.SpanBatches(), context, batch_size=4, student=tiny_model())
 
+    def test_a_student_that_reads_one_token(self, beir, tmp_path, tiny_model):
+        context = TrainingContext(read_data(beir, "train"), {}, tmp_path)
+        with pytest.raises(RecipeError, match=r"the student reads 3 tokens of a document; raise max_tokens.document"):
+            opened(spans.SpanBatches(), context, batch_size=4, student=tiny_model(max_tokens={"document": 3}))
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
@@ -416,12 +421,12 @@ def tiny_encoder(kind: str, size: int):
     config = tiny_config() | {"model_type": kind, "vocab_size": size, "pad_token_id": 0}
     if kind == "distilbert":
         config |= {"dim": 16, "n_heads": 2, "n_layers": 2, "hidden_dim": 32}
-    if kind == "electra":
+    if kind in {"electra", "albert"}:
         config |= {"embedding_size": 8}
     return AutoConfig.for_model(**config)
 
 
-KINDS = ["bert", "roberta", "distilbert", "xlm-roberta", "mpnet", "electra", "modernbert"]
+KINDS = ["bert", "roberta", "distilbert", "xlm-roberta", "mpnet", "electra", "albert", "modernbert"]
 
 
 class TestHead:
@@ -509,6 +514,11 @@ class TestHead:
         for student in (static(tiny_student), sparse(sparse_student)):
             with pytest.raises(ValueError, match="ContextReconstruction: the student must be a dense encoder"):
                 ContextReconstruction().bind(ModelInfo(16, {}, {}, student=student))
+
+    def test_embeddings_of_another_width(self, tiny_model, monkeypatch):
+        monkeypatch.setattr(decoders, "embed_tokens", lambda *_: torch.zeros(1, 1, 8))
+        with pytest.raises(ValueError, match="bert reads embeddings of 8 entries, and its states have 16"):
+            ContextReconstruction().bind(ModelInfo(16, {}, {}, student=tiny_model()))
 
     def test_pooling_in_several_ways(self, tiny_model):
         with pytest.raises(ValueError, match="the student pools in several ways at once"):

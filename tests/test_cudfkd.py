@@ -328,6 +328,24 @@ class TestProposals:
         with pytest.raises(ValueError, match=r"share must lie in \(0, 1\]"):
             UsefulQueries(teacher="t", share=0)
 
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"balance": -20.0}, "certainty, balance and typical are at least 0"),
+            ({"adversarial": {"grow": 4.0}}, "adversarial: there is no 'grow'; there are: start, growth, begin, end"),
+            ({"adversarial": {"begin": 0.9, "end": 0.1}}, "0 <= begin <= end <= 1"),
+            ({"adversarial": {"growth": -4.0}}, "start and growth at least 0"),
+        ],
+    )
+    def test_what_would_turn_the_choice_round(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            UsefulQueries(teacher="t", **options)
+
+    @pytest.mark.parametrize("options", [{"rate": -1.0}, {"start": -5.0}, {"rate": float("nan")}])
+    def test_a_pace_that_falls(self, options):
+        with pytest.raises(ValueError, match=f"SelfPacedKL: {next(iter(options))} is at least 0"):
+            SelfPacedKL(teacher="t", **options)
+
 
 class TestUsefulQueries:
     """Four queries over four documents, one a corner of a square around the origin."""

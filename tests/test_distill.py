@@ -214,6 +214,27 @@ class TestCommand:
             assert found.metrics["student"]["queries"] > 0
         assert "that stage is left out" in caplog.text
 
+    @pytest.mark.usefixtures("without_export")
+    def test_titles_over_hardly_any_text_are_no_weak_pairs(self, tmp_path, recipe, caplog):
+        documents = [
+            Document(id=f"{topic}{i}", content=f"# On {topic} number{i}\n\n{words.split()[i % 9]} gate{i}.")
+            for topic, words in TOPICS.items()
+            for i in range(12)
+        ]
+        retort.distill(documents, tmp_path / "out", recipe=recipe, weak_pairs=True, dev_share=0.3)
+        assert "that stage is left out" in caplog.text
+
+    def test_what_cannot_be_created_is_refused_before_queries_are_made(self, handbook, tmp_path, recipe, capsys):
+        command = ["--documents", handbook, "--out", tmp_path / "out", "--recipe", recipe]
+        said = fails(capsys, *command, "--set", "stages.0.objectives.0.type=retort.trainers.objectives.No")
+        assert "stages.0.objectives.0.type: there is no" in said
+        assert not (tmp_path / "out" / "data").exists()
+
+    def test_one_process_alone(self, handbook, tmp_path, recipe, monkeypatch):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(RecipeError, match="distilling of documents runs in one process"):
+            distill_documents(read_documents(handbook), tmp_path / "out", recipe=Recipe.from_yaml(recipe))
+
     def test_few_documents_are_not_seen_a_hundred_times(self, handbook, tmp_path, capsys):
         """Unless the user says so."""
         recipe = Recipe.from_yaml("kd_lexical")

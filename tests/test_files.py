@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files and folders are whole or absent, on the disk before they are renamed, and leave nothing behind when killed."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -111,6 +112,18 @@ class TestLeftovers:
             write_folder(tmp_path / "f")
             (one / "c").write_text("one")
         assert names(tmp_path) == ["a", "f", "f/c"]
+
+    def test_where_nothing_can_be_locked(self, tmp_path, monkeypatch):
+        def refuse(*_):
+            raise OSError(errno.ENOSYS, "Function not implemented")
+
+        monkeypatch.setattr(files.fcntl, "flock", refuse)
+        write_file(tmp_path / "a")
+        write_folder(tmp_path / "f")
+        with replace_file(tmp_path / "b") as aside:
+            aside.write_text("new")
+            remove_leftovers(tmp_path)  # it may be in use: it stays
+        assert names(tmp_path) == ["a", "b", "f", "f/in", "f/in/b"]
 
     @pytest.mark.parametrize(("replace", "create"), [(replace_file, "touch"), (replace_folder, "mkdir")])
     def test_what_has_just_been_created_is_created_again(self, tmp_path, monkeypatch, replace, create):

@@ -417,6 +417,19 @@ class TestBadInput:
             run_recipe(recipe, beir, tmp_path / "x" / "run")
         assert not (tmp_path / "x" / "run").exists()  # known before the first stage
 
+    @pytest.mark.parametrize(
+        ("prompts", "message"),
+        [
+            ({"querry": "query: "}, "there is no side 'querry'; there are: query, document, passage, corpus"),
+            ({"query": 3}, "must be a mapping of sides to texts"),
+            ({"query": "word " * 40}, "the prompt of its query side leaves no room for a text in 16 tokens: 'word word"),
+        ],
+    )
+    def test_prompts_that_no_text_would_get(self, recipe_tree, beir, tmp_path, prompts, message):
+        recipe_tree["student"]["init_parameters"] |= {"prompts": prompts, "max_tokens": {"query": 16}}
+        with pytest.raises(RecipeError, match=f"student.*{message}"):
+            run_recipe(Recipe.from_dict(recipe_tree), beir, tmp_path / "x" / "run")
+
     def test_queries_without_a_positive_are_masked_and_counted(self, recipe_tree, beir, tmp_path):
         path = beir / "qrels" / "train.tsv"
         lines = path.read_text().splitlines(keepends=True)

@@ -243,7 +243,7 @@ class TestRuns:
 
     def test_none_is_left(self, tree, pages, tmp_path):
         tree["stages"][0]["selector"] = spec("test_pairs.Even", none=True)
-        with pytest.raises(RecipeError, match="no query was left to train on. Look at the selector"):
+        with pytest.raises(RecipeError, match="no query was left to train on. Look at what selects them"):
             self.run(tree, pages, tmp_path / "run")
 
     def test_what_dev_asks_for_is_left_out(self, tree, pages, tmp_path):
@@ -262,6 +262,8 @@ class TestRuns:
             ({"batches": "texts"}, "stages.0.selector: it is for batches of lists or pairs"),
             ({"selector": None, "queries": None, "refresh": 3}, "stages.0.refresh: there are no lists, queries or"),
             ({"queries": spec(PAIRS, kinds=["caption"])}, "queries.*kinds: there is no 'caption'"),
+            ({"queries": spec(PAIRS, kinds=[])}, "queries.*WeakPairs: kinds must name one at least"),
+            ({"queries": spec(PAIRS, most_documents=0)}, "most_documents be above 0; it is 0"),
         ],
     )
     def test_mistakes(self, tree, pages, tmp_path, change, message):

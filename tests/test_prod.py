@@ -205,7 +205,7 @@ class TestRun:
         log = [json.loads(line) for line in (tmp_path / "x" / "run" / "log.jsonl").read_text().splitlines()]
         assert next(set(line["terms"]) for line in log if "terms" in line) == {"loss", "contrastive", "listwise_kl"}
 
-    def test_a_stage_without_queries_is_passed_over(self, prod_tree, beir, tmp_path, monkeypatch):
+    def test_a_stage_without_queries_is_passed_over(self, prod_tree, beir, tmp_path, monkeypatch, caplog):
         monkeypatch.setattr(
             ConfusingQueries, "keep", lambda _, context, enough: np.zeros(len(context.data.queries), dtype=bool)
         )
@@ -214,6 +214,7 @@ class TestRun:
         log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
         assert [line["stage"] for line in log if line["event"] == "no_queries"] == ["round"]
         assert log[-1]["global_step"] == 8
+        assert "stage round: no query is left to train on; it is left out." in caplog.messages
         prod_tree["stages"] = prod_tree["stages"][2:]
         with pytest.raises(RecipeError, match="stage round: no query was left to train on"):
             run_recipe(Recipe.from_dict(prod_tree), beir, tmp_path / "y" / "run")

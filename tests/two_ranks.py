@@ -4,12 +4,14 @@
 """
 Runs recipes in this process, or as one of several that `accelerate launch` started; see test_ranks.py.
 
-Each rank leaves everything it learned in `rank-N.safetensors`, as it stood at every stage's end.
+Each rank leaves everything it learned in `rank-N.safetensors`, as it stood at every stage's end, and in `work-N.json`
+how many texts and lists it worked on for the first one, by model.
 """
 
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from safetensors.torch import save_file
 
 from retort.students import create
 from retort.trainers import run
+from retort.trainers.context import TrainingContext
 from retort.trainers.engine.loop import Loop
 from retort.trainers.recipe import Recipe
 from retort.trainers.run import run_recipe
@@ -66,7 +69,15 @@ def run_all(jobs: dict[str, dict], data: Path, out: Path) -> None:
             state = {f"{self.progress.stage}.{name}": t.clone() for name, t in self.distiller.state_dict().items()}
             save_file(state, self.run_folder / f"rank-{self.processes.rank}-{self.progress.stage}.safetensors")
 
+    worked: Counter[str] = Counter()
+    work = TrainingContext.work
+
+    def counting(self: TrainingContext, task: Any, items: list[Any]) -> Any:
+        worked[" ".join(filter(None, task))] += len(items)
+        return work(self, task, items)
+
     Loop._save = saving  # type: ignore[method-assign]
+    TrainingContext.work = counting  # type: ignore[method-assign]
     whole = run.final_metrics
     try:
         for name, tree in jobs.items():
@@ -76,9 +87,11 @@ def run_all(jobs: dict[str, dict], data: Path, out: Path) -> None:
             torch.set_default_dtype(build)  # what objectives create
             folder = data / "pictures" if name == "images" else data
             run_recipe(Recipe.from_dict(tree, allow=["two_ranks", "skeletons"]), folder, out / name)
+            (out / f"work-{PartialState().process_index}.json").write_text(json.dumps(worked))
     finally:
         torch.set_default_dtype(torch.float32)
         Loop._save = real  # type: ignore[method-assign]
+        TrainingContext.work = work  # type: ignore[method-assign]
         run.final_metrics = whole
 
 

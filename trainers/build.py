@@ -23,7 +23,7 @@ from retort.students.modules.remote import RemoteDocuments
 from retort.students.pieces import check_pieces
 from retort.students.scoring import is_ranker, score_parts
 from retort.students.sparse import is_sparse
-from retort.students.towers import SIDES, compares_cosines, max_tokens, prompt_for, route
+from retort.students.towers import PROMPT_NAMES, SIDES, compares_cosines, max_tokens, prompt_for, route
 from retort.students.views import room_of
 from retort.trainers.batches.sampling import refuse_derived
 from retort.trainers.context import TrainingContext
@@ -168,6 +168,7 @@ def build_recipe(recipe: Recipe, data: RetrievalData, cache: Path, *, ask: bool 
 def _build(recipe: Recipe, data: RetrievalData, cache: Path, *, ask: bool) -> BuiltRecipe:
     words = [item for item in data.corpus.items if not isinstance(item, ImageFile)]  # what makers may count
     extra = {"seed": recipe.training.seed, "corpus": words}
+    _check_prompts(recipe)
     student = recipe.create(recipe.student, "student", "student", **extra)
     teachers: dict[str, Any] = {
         name: recipe.create(spec, "teacher", f"teachers.{name}") for name, spec in recipe.teachers.items()
@@ -180,6 +181,7 @@ def _build(recipe: Recipe, data: RetrievalData, cache: Path, *, ask: bool) -> Bu
         if getattr(teacher, "gives", None) not in get_args(Gives):
             msg = f"teachers.{name}: {recipe.teachers[name].type} must say what it gives: {', '.join(get_args(Gives))}."
             raise RecipeError(msg)
+    _check_room(student)
     context = TrainingContext(data, teachers, cache, student)
     context.student_scale = _scale(recipe, student)
     if not is_ranker(student) and isinstance(remote := route(student, "document")[0], RemoteDocuments):
@@ -287,6 +289,27 @@ def _bind_documents(remote: RemoteDocuments, student: Any, context: TrainingCont
     remote.source, remote.encode = source, context.document_encoder(name)
 
 
+def _check_prompts(recipe: Recipe) -> None:
+    """Refuse prompts that no side has, and what is no text."""
+    where, prompts = "student.init_parameters.prompts", recipe.student.init_parameters.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
+        msg = f"{where}: must be a mapping of sides to texts; it is {prompts!r}."
+        raise RecipeError(msg)
+    if odd := [name for name in prompts if name not in PROMPT_NAMES]:
+        msg = f"{where}: there is no side {odd[0]!r}; there are: {', '.join(PROMPT_NAMES)}."
+        raise RecipeError(msg)
+
+
+def _check_room(student: Any) -> None:
+    """Refuse prompts that leave no room for a text: all vectors would be alike."""
+    for side in () if is_ranker(student) else SIDES:
+        prompt, most = prompt_for(student, side), max_tokens(student, side)
+        room = room_of(student.tokenizer, most, prompt) if prompt else None
+        if room is not None and room < 1:
+            msg = f"student: the prompt of its {side} side leaves no room for a text in {most} tokens: {prompt[:60]!r}."
+            raise RecipeError(msg)
+
+
 def _by_stage(
     recipe: Recipe, role: Literal["selector", "batches", "queries", "temperature", "weighting"]
 ) -> dict[str, Any]:
@@ -296,6 +319,21 @@ def _by_stage(
         for i, stage in enumerate(recipe.stages)
         if (spec := getattr(stage, role)) is not None
     }
+
+
+def refuse_unknown_parts(recipe: Recipe, place: int) -> None:
+    """
+    Create the parts of a stage that need no data, and forget them.
+
+    :raises RecipeError:
+        If one cannot be created.
+    """
+    stage = recipe.stages[place]
+    for role in ("selector", "batches", "queries", "temperature", "weighting"):
+        if (spec := getattr(stage, role)) is not None:
+            recipe.create(spec, role, f"stages.{place}.{role}", teacher=stage.teacher)
+    for j, spec in enumerate(stage.objectives):
+        recipe.create(spec, "objective", f"stages.{place}.objectives.{j}", teacher=stage.teacher)
 
 
 def _text_transform(

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.sparse import issparse
+from scipy.sparse import issparse, vstack
 from scipy.sparse.linalg import norm as sparse_norm
 
 from retort.students.hashing import fingerprint_of, hash_text
@@ -20,7 +20,7 @@ from retort.students.sparse import encode_vectors
 from retort.students.towers import SIDES, Side
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.encoder_output import COSINE_SCALE
-from retort.trainers.roles import Teacher
+from retort.trainers.roles import Ask, EncodedPart, Teacher
 from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.runtime.progress import progress_bar
 from retort.trainers.search import BM25
@@ -29,6 +29,7 @@ from retort.trainers.teachers.vector_cache import VectorCache
 from retort.trainers.views import DocumentViews, document_vectors
 
 PAIRS = 2**16  # of vectors, compared at a time
+Share = Callable[[Any, list[Any], Sequence[Any]], Iterator[tuple[np.ndarray, Any]]]  # see `ProcessGroup.share`
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -63,12 +64,14 @@ class TrainingContext:
         self.progress = 0.0  # of the stage, as it opens or is refreshed
         self.student_scale = 1.0  # factor on its scores
         self.kinds: dict[str, str] = {}  # of teachers that were asked for scores: `scores` or `ranks`
+        self.share: Share | None = None  # has other processes do their part of `work`
         self._vectors: dict[tuple[str, str, Side], Any] = {}
 
     def over(self, data: RetrievalData) -> TrainingContext:
         """Return the same models over other data."""
         other = TrainingContext(data, self.teachers, self.cache, self._student)
         other.views, other.progress, other.student_scale = self.views, self.progress, self.student_scale
+        other.share = self.share
         if data.corpus is self.data.corpus and "bm25" in vars(self):
             vars(other)["bm25"] = self.bm25
         return other
@@ -116,10 +119,9 @@ class TrainingContext:
 
     def teacher_cache(self, name: str, side: Side, texts: TextStore) -> VectorCache:
         """Return a teacher's cache, filled for these texts."""
-        teacher = self.teacher(name)
         cache = self.vector_cache(name, side)
         with progress_bar(f"teacher {name}: {side} texts", len(texts)) as update:
-            cache.fill(texts, lambda block: teacher.encode_parts(block, side), update)
+            cache.fill(texts, lambda block: self._encoded_parts(name, side, block), update)
         return cache
 
     def vector_cache(self, name: str, side: Side) -> VectorCache:
@@ -144,15 +146,13 @@ class TrainingContext:
 
     def document_encoder(self, name: str) -> Callable[[list[str]], np.ndarray]:
         """Return a function that gives a teacher's vectors of documents; those of the corpus are asked for together."""
-        teacher = self.teacher(name)
         caches: list[VectorCache] = []
 
         def encode(texts: list[str]) -> np.ndarray:
             if not caches:
                 caches.append(self.teacher_cache(name, "document", self.data.corpus))
             store = TextStore(map(str, range(len(texts))), texts)
-            ask = partial(teacher.encode_parts, side="document")
-            caches[0].fill(store, ask, lambda _: None)
+            caches[0].fill(store, partial(self._encoded_parts, name, "document"), lambda _: None)
             return caches[0].gather(store.item_ids)
 
         return encode
@@ -211,7 +211,7 @@ class TrainingContext:
         key, former = self._store_keys(name)
         store = ScoreStore(self.cache, key, former_key=former)
         with progress_bar(f"teacher {name}: pairs", len(queries)) as update:
-            store.fill(teacher, self.data, queries, documents, update)
+            store.fill(teacher, self.data, queries, documents, update, ask=partial(self._scored_parts, name))
         found = store.gather(self.data.queries.item_ids[queries], self.data.corpus.item_ids[documents])[0]
         self.kinds[name] = store.kind or "scores"
         return found
@@ -268,10 +268,53 @@ class TrainingContext:
 
         def encode(own: list[str]) -> Any:
             with progress_bar(f"encoding {side} texts with the student", len(own)) as update:
-                return encode_vectors(student, own, side, progress=update)
+                if self.share is None or not own:
+                    return encode_vectors(student, own, side, progress=update)
+                rows, vectors = [], []
+                for some, found in self.share(("student", side), own, own):
+                    rows.append(some)
+                    vectors.append(found)
+                    update(len(some))
+            joined = vstack(vectors, format="csr") if issparse(vectors[0]) else np.concatenate(vectors)
+            return joined[np.argsort(np.concatenate(rows), kind="stable")]
 
         views = self._averaged() if side == "document" else None
         return document_vectors(texts, encode, student.similarity_fn_name, views)[0]
+
+    def work(self, task: tuple[str, Side | None], items: list[Any]) -> Any:
+        """
+        Do what the processes of a run share; each has the same models.
+
+        :param task:
+            A model's name and a side; without one a teacher scores lists.
+        :param items:
+            Texts, or lists (`Ask`).
+        :returns:
+            The student's vectors, or the parts that the teacher gives.
+        """
+        name, side = task
+        if name == "student":
+            return encode_vectors(self._current(), items, side or "document")
+        teacher = self.teachers[name]
+        return list(teacher.score_parts(items) if side is None else teacher.encode_parts(items, side))
+
+    def _encoded_parts(self, name: str, side: Side, texts: list[str]) -> Iterator[EncodedPart]:
+        """Ask a teacher, in all processes if they share it; see `Teacher.encode_parts`."""
+        if self.share is None or not self.teachers[name].shared:
+            yield from self.teachers[name].encode_parts(texts, side)
+            return
+        for rows, parts in self.share((name, side), texts, texts):
+            for part in parts:
+                refused = {int(rows[row]): cause for row, cause in part.refused.items()}
+                yield EncodedPart(rows[part.rows].tolist(), part.vectors, refused)
+
+    def _scored_parts(self, name: str, asks: list[Ask]) -> Iterator[tuple[Ask, np.ndarray | str]]:
+        """Ask a teacher, in all processes if they share it; see `Teacher.score_parts`."""
+        if self.share is None or not self.teachers[name].shared:
+            yield from self.teachers[name].score_parts(asks)
+            return
+        for _, parts in self.share((name, None), asks, [ask.documents for ask in asks]):
+            yield from parts
 
     def _averaged(self) -> DocumentViews | None:
         return self.views if self.views is not None and self.views.rule.combine == "mean" else None

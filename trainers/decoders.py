@@ -51,7 +51,10 @@ def document_encoder(model: Any) -> Any:
 def embed_tokens(encoder: Any, ids: Tensor) -> Tensor:
     """`[n, t, h]`: what an encoder's first layer reads of token ids `[n, t]`, positions and normalisation included."""
     embedded = encoder.embeddings(input_ids=ids)
-    return encoder.embeddings_project(embedded) if hasattr(encoder, "embeddings_project") else embedded
+    if hasattr(encoder, "embeddings_project"):  # ELECTRA's, where the two widths differ
+        return encoder.embeddings_project(embedded)
+    widen = getattr(getattr(encoder, "encoder", None), "embedding_hidden_mapping_in", None)  # ALBERT's
+    return embedded if widen is None else widen(embedded)
 
 
 def pool_tokens(model: Any, states: Tensor, mask: Tensor) -> Tensor:
@@ -244,6 +247,13 @@ class Reconstruction(Objective):
             msg = f"{type(self).__name__}: the student pools in several ways at once; set one, such as pooling: cls."
             raise ValueError(msg)
         self.padding = info.student.tokenizer.pad_token_id
+        read = embed_tokens(encoder, torch.tensor([[self.padding]], device=encoder.device)).shape[-1]
+        if read != encoder.config.hidden_size:
+            msg = (
+                f"{type(self).__name__}: {encoder.config.model_type} reads embeddings of {read} entries, and its "
+                f"states have {encoder.config.hidden_size}; take another architecture."
+            )
+            raise ValueError(msg)
         tasks = self.tasks if self.weight else ()
         self.decoders = nn.ModuleDict({task: WeakDecoder(encoder, self.count) for task in tasks})
 

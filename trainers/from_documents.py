@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 from retort.students import Student
 from retort.students.files import read_json, read_or_remove, resolve_model, write_json
 from retort.students.hashing import canonical_json, hash_text
+from retort.trainers.build import refuse_unknown_parts
 from retort.trainers.changes import WEAK_PAIRS
 from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
@@ -35,7 +37,7 @@ from retort.trainers.data.pseudo_queries import (
 from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.data.synthesis import Search, hold_out, make_queries, write_training_data
 from retort.trainers.data.texts import RetrievalData, TextStore
-from retort.trainers.data.weak_pairs import WeakPairs
+from retort.trainers.data.weak_pairs import brings_pairs
 from retort.trainers.evaluation.fusion import Rankings, fuse_cross_fitted, relative
 from retort.trainers.evaluation.metrics import mean, per_query
 from retort.trainers.evaluation.rank import DEPTH, Evaluation, evaluate_model
@@ -148,8 +150,14 @@ def distill_documents(
     :raises DataError:
         If the documents do not give enough queries, or with `fail`, if one has no text.
     :raises RecipeError:
-        If `out` holds a run of other documents or another recipe.
+        If `out` holds a run of other documents or another recipe, or this is one of several processes.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        msg = (
+            "distilling of documents runs in one process: each of several would make the data. Run it alone; then "
+            f"`accelerate launch -m retort.cli train --data {Path(out) / 'data'}` trains in several."
+        )
+        raise RecipeError(msg)
     refuse_other_kinds(recipe)
     out = Path(out)
     documents = with_usable_ids(without_blank(documents, on_error), on_error).documents
@@ -364,7 +372,8 @@ def refuse_other_kinds(recipe: Recipe) -> None:
     Refuse a recipe whose student cannot be indexed and searched as it was measured.
 
     :raises RecipeError:
-        If it makes no embeddings of texts, or compares with documents that have questions beside them.
+        If it makes no embeddings of texts, or compares with documents that have questions beside them; or if a part
+        of a stage cannot be created, which the training would tell only after the queries are made.
     """
     kind = recipe.student.type.rpartition(".")[2]
     if kind in NOT_INDEXED:
@@ -374,6 +383,7 @@ def refuse_other_kinds(recipe: Recipe) -> None:
         msg = f"recipe {recipe.name}: its student reads images, and these documents are texts. Use `retort train`."
         raise RecipeError(msg)
     for i, stage in enumerate(recipe.stages):
+        refuse_unknown_parts(recipe, i)
         spec = stage.candidates.text if stage.candidates else None
         if spec and isinstance(recipe.create(spec, "text", f"stages.{i}.candidates.text"), QuestionTexts):
             msg = (
@@ -392,9 +402,11 @@ def fitted(recipe: Recipe, out: Path, counts: Mapping[str, int], passes: int | N
 
 
 def without_empty_pairs(recipe: Recipe, data: RetrievalData) -> Recipe:
-    """Leave the stage over weak pairs out where the documents have none: no titles, headings or second sentences."""
-    if any(map(_is_of_weak_pairs, recipe.stages)) and not any(WeakPairs().of(data.without_held_out())):
-        logger.warning("The documents have no weak pairs, such as titles and texts: that stage is left out.")
+    """Leave the stage over weak pairs out where the documents have none: no title, heading or sentence with a rest."""
+    if any(map(_is_of_weak_pairs, recipe.stages)) and not brings_pairs(data.without_held_out()):
+        logger.warning(
+            "The documents have no weak pairs, such as titles with texts of five words: that stage is left out."
+        )
         recipe = copy.deepcopy(recipe)
         recipe.stages = [stage for stage in recipe.stages if not _is_of_weak_pairs(stage)]
     return recipe

@@ -541,6 +541,11 @@ class Teacher:
         yield from zip(asks, self.score(asks), strict=True)
 
     @property
+    def shared(self) -> bool:
+        """Whether the processes of a run share its work: a model on this machine, which need not be opened before."""
+        return self.costs == "time" and type(self).open is Teacher.open
+
+    @property
     def local_student(self) -> Any:
         """The loaded bi-encoder, if it is one on this machine; a run then measures what its queries cost."""
         return None

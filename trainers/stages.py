@@ -36,7 +36,8 @@ class StageOpener:
     :param out:
         As `open_stage` takes it.
     :param processes:
-        The first rank mines and asks teachers; the others then find everything in the cache.
+        The first rank mines, and asks remote teachers; the work of local ones and of the student is shared. The others
+        then find everything in the cache.
     :param train_teacher:
         Trains the teacher of a name, if it is trained within the run and is not yet.
     """
@@ -50,8 +51,12 @@ class StageOpener:
         """Open a stage that was refreshed `number` times before."""
         for name in self.built.teachers_of(stage):
             self.train_teacher(name)
-        with self.processes.main_first():
-            return open_stage(self.built, stage, self.out, number=number)
+        context = self.built.context
+        with self.processes.main_first(context.work):
+            context.share = self.processes.share if self.processes.leads else None
+            opened = open_stage(self.built, stage, self.out, number=number)
+        context.share = None
+        return opened
 
 
 def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) -> OpenedStage:

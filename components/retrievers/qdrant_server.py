@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
+from grpc import RpcError, StatusCode
 from haystack import Document
 from haystack.dataclasses import SparseEmbedding
 from haystack.document_stores.errors import DocumentStoreError
@@ -89,7 +90,7 @@ class ServerIndex:
         self.store = store
         self._lock = threading.Lock()
         self._client: QdrantClient | None = None
-        self._async_client: tuple[asyncio.AbstractEventLoop, AsyncQdrantClient] | None = None
+        self._async_clients: dict[asyncio.AbstractEventLoop, AsyncQdrantClient] = {}  # connections belong to a loop
         self._vectors: _Vectors | None = None
 
     @property
@@ -123,9 +124,9 @@ class ServerIndex:
 
     async def close_async(self) -> None:
         """Close everything, see `close`."""
-        opened, self._async_client = self._async_client, None
-        if opened is not None and opened[0] is asyncio.get_running_loop():
-            await opened[1].close()
+        opened = self._async_clients.pop(asyncio.get_running_loop(), None)
+        if opened is not None:
+            await opened.close()
         await self.store.close_async()
         await asyncio.to_thread(self.close)
 
@@ -161,11 +162,17 @@ class ServerIndex:
         with self._clear_errors():
             vectors = self._vectors or (await asyncio.to_thread(self._open))[1]
             request = self._request(vectors, query_embedding, **options)
-            loop = asyncio.get_running_loop()
-            if self._async_client is None or self._async_client[0] is not loop:  # connections belong to a loop
-                self._async_client = (loop, AsyncQdrantClient(**self.store._prepare_client_params()))
-            points = (await self._async_client[1].query_points(**request)).points
+            points = (await self._client_of_loop().query_points(**request)).points
             return _documents(vectors, query_embedding, points)
+
+    def _client_of_loop(self) -> AsyncQdrantClient:
+        """Return this event loop's client; those of loops that are closed are let go."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._async_clients:
+            for closed in [other for other in self._async_clients if other.is_closed()]:
+                del self._async_clients[closed]
+            self._async_clients[loop] = AsyncQdrantClient(**self.store._prepare_client_params())
+        return self._async_clients[loop]
 
     def sample_meta(self) -> dict[str, Any] | None:
         """
@@ -356,6 +363,7 @@ class ServerIndex:
                 f"The query embedding has the shape {query.shape}, but the collection at {self.address} holds "
                 f"embeddings of {vectors.dim} dimensions. Was it built with another model?"
             )
+            self._vectors = None  # it is looked at again
             raise DocumentStoreError(msg)
         if not np.isfinite(query).all():
             msg = "The query embedding holds NaN or infinity."
@@ -374,13 +382,16 @@ class ServerIndex:
         try:
             yield
         except UnexpectedResponse as error:
+            self._vectors = None  # the collection may be another one by now
             if error.status_code == HTTPStatus.NOT_FOUND:  # it was deleted meanwhile
                 raise MissingCollectionError(self._missing()) from error
             raise DocumentStoreError(self._failed(error)) from error
-        except ApiException as error:
+        except (ApiException, RpcError) as error:
+            if isinstance(error, RpcError) and error.code() is StatusCode.NOT_FOUND:
+                raise MissingCollectionError(self._missing()) from error
             raise DocumentStoreError(self._failed(error)) from error
 
-    def _failed(self, error: ApiException) -> str:
+    def _failed(self, error: Exception) -> str:
         return f"The Qdrant server of {self.address} failed: {' '.join(str(error).split())}"
 
 

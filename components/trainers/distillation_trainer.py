@@ -140,6 +140,7 @@ class DistillationTrainer:
         from retort.trainers.data.pseudo_queries import GeneratedQuestions
         from retort.trainers.from_documents import default_sources, distill_documents, passes_for
         from retort.trainers.recipe import trusts_code
+        from retort.trainers.teachers.vector_cache import cache_root
 
         documents = [Document.from_dict(d) if isinstance(d, dict) else d for d in documents]
         if (queries or {}).keys() != (qrels or {}).keys():
@@ -150,7 +151,8 @@ class DistillationTrainer:
         ]
         sources = default_sources()
         if self.generator is not None:
-            cache = Path(self.out) / "answers.jsonl"
+            former = Path(self.out) / "answers.jsonl"
+            cache = former if former.is_file() else cache_root(Path(self.out)) / "answers.jsonl"
             cache.parent.mkdir(parents=True, exist_ok=True)
             options = {"cache": str(cache), "allowed_modules": self.allow} | (self.generator_options or {})
             sources = {"generator": GeneratedQuestions(generator=self.generator, **options), **sources}

@@ -235,6 +235,9 @@ class SpanBatches(BatchSource):
         self._pairs = max(1, inputs.batch_size // 2)
         self._length = min(self.length, max_tokens(inputs.student, "document") or self.length)
         self._room = self._length - self._tokenizer.num_special_tokens_to_add()
+        if self._room < 2:  # noqa: PLR2004 - a span has two tokens
+            msg = f"SpanBatches: the student reads {self._length} tokens of a document; raise max_tokens.document."
+            raise RecipeError(msg)
         texts = join_passages(inputs.context.data.corpus, self.group)
         documents = (
             cut_document(text, self._tokenizer, self._room, self._targets(row)) for row, text in enumerate(texts)

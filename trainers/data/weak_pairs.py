@@ -87,7 +87,7 @@ class WeakPairs(QuerySource):
     :param most_documents:
         Leave out what stands in more documents, such as the heading "Introduction".
     :raises ValueError:
-        If there is no such kind.
+        If there is no such kind, or none is named.
 
     ```yaml
     queries:
@@ -100,6 +100,9 @@ class WeakPairs(QuerySource):
         self.kinds = list(KINDS) if kinds is None else kinds
         if unknown := [kind for kind in self.kinds if kind not in KINDS]:
             msg = f"kinds: there is no {unknown[0]!r}; there are: {', '.join(KINDS)}."
+            raise ValueError(msg)
+        if not self.kinds or most_documents < 1:
+            msg = f"WeakPairs: kinds must name one at least, and most_documents be above 0; it is {most_documents}."
             raise ValueError(msg)
         self.most_documents = most_documents
 
@@ -169,9 +172,7 @@ def pairs_of(data: RetrievalData) -> Pairs:
     bodies = data.corpus.without_titles()
     for query, (text, documents) in enumerate(zip(data.queries.texts, data.positives(), strict=True)):
         for document in documents.tolist():
-            entitled = text.casefold().split() == data.corpus.titles[document].casefold().split()
-            passage = without(text, (bodies if entitled else data.corpus).texts[document], lines=entitled)
-            if len(words_of(passage)) >= SHORTEST_PASSAGE:
+            if passage := _passage(text, document, data.corpus, bodies):
                 pairs.append((query, rows.setdefault(passage, len(rows))))
                 of_document[document].add(pairs[-1][1])
     own = []
@@ -180,6 +181,20 @@ def pairs_of(data: RetrievalData) -> Pairs:
         own.append(np.array(sorted(same.union(*(of_document.get(d, ()) for d in documents.tolist()))), dtype=np.int64))
     queries, chosen = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     return Pairs(queries, chosen, TextStore(map(str, range(len(rows))), rows), own)
+
+
+def brings_pairs(data: RetrievalData) -> bool:
+    """Tell whether any document has a text that `pairs_of` would pair with its rest."""
+    bodies = data.corpus.without_titles()
+    own = enumerate(WeakPairs().of(data))
+    return any(_passage(text, document, data.corpus, bodies) for document, texts in own for text in texts)
+
+
+def _passage(query: str, document: int, corpus: TextStore, bodies: TextStore) -> str:
+    """Take a query out of a document; '' if hardly anything is left."""
+    entitled = query.casefold().split() == corpus.titles[document].casefold().split()
+    passage = without(query, (bodies if entitled else corpus).texts[document], lines=entitled)
+    return passage if len(words_of(passage)) >= SHORTEST_PASSAGE else ""
 
 
 def without(query: str, text: str, *, lines: bool = False) -> str:

@@ -9,6 +9,7 @@ It knows nothing of methods or batches: `distiller(batch, ctx) -> terms` is all 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -43,6 +44,7 @@ from retort.trainers.runtime.progress import progress_bar
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+logger = logging.getLogger(__name__)
 
 States = dict[str, State]  # what objectives fixed for a stage, by their place
 
@@ -200,7 +202,10 @@ class Loop:
             checkpoint = None
         if self.progress.best_step < 0:
             names = ", ".join(stage.name for stage in stages)
-            msg = f"stage {names}: no query was left to train on. Look at the selector."
+            msg = (
+                f"stage {names}: no query was left to train on. Look at what selects them, or at what they are made "
+                "of: pairs need five words beside the query."
+            )
             raise RecipeError(msg)
         self.validation.load_best()
         return self.progress
@@ -226,6 +231,9 @@ class Loop:
                     self.distiller.take_anchor(stage.name)
                 if not source.size:
                     self.log.write(self._where, event="no_queries")
+                    if self.processes.is_main:
+                        left = "is left out" if progress.step == 0 else f"ends after {progress.step} steps"
+                        logger.warning("stage %s: no query is left to train on; it %s.", stage.name, left)
                     if progress.step > 0:
                         self.validation.run(progress, self._where, training)
                     break

@@ -13,7 +13,7 @@ through the vectors reach only the texts it encoded; what objectives own gets it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,9 @@ from torch import Tensor, distributed
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+SHARED = 1024  # items a rank, that are shared out at a time
+DoShare = Callable[[Any, list[Any]], Any]
 
 
 class ProcessGroup:
@@ -36,11 +39,17 @@ class ProcessGroup:
     def __init__(self, accelerator: Accelerator | None = None) -> None:
         self.world_size = accelerator.num_processes if accelerator else 1
         self.rank = accelerator.process_index if accelerator else 0
+        self._work: DoShare | None = None  # while this rank goes ahead of the others
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files, mines and asks teachers."""
+        """Whether this process writes files, mines and asks remote teachers."""
         return self.rank == 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process goes ahead of others, and may share out work."""
+        return self._work is not None and self.world_size > 1
 
     def deal(self, texts: Sequence[Any]) -> list[np.ndarray]:
         """
@@ -113,13 +122,63 @@ class ProcessGroup:
             distributed.barrier()
 
     @contextmanager
-    def main_first(self) -> Iterator[None]:
-        """Let the first rank go ahead; the others follow once it is through. If it fails, the launcher ends them."""
-        if not self.is_main:
-            self.barrier()
-        yield
+    def main_first(self, work: DoShare | None = None) -> Iterator[None]:
+        """
+        Let the first rank go ahead; the others follow once it is through. If it fails, the launcher ends them.
+
+        :param work:
+            `work(task, items)` does what the first rank shares out on its way; see `share`.
+        """
         if self.is_main:
-            self.barrier()
+            self._work = work
+            try:
+                yield
+            finally:
+                self._work = None
+            self.broadcast(None)
+        else:
+            while (shared := self.broadcast(None)) is not None:
+                self._work_on(work, *shared)
+            yield
+
+    def share(self, task: Any, items: list[Any], sizes: Sequence[Any]) -> Iterator[tuple[np.ndarray, Any]]:
+        """
+        Have some work done by all ranks: the first one calls it within `main_first`, to which the work was given.
+
+        :param task:
+            What is to be done; it is pickled.
+        :param items:
+            What it is done with; they are pickled.
+        :param sizes:
+            Something of each item's length, by which they are divided; see `deal`.
+        :yields:
+            The rows of the items that a rank had, and what its work gave.
+        :raises Exception:
+            What a rank's work raised, after the others' answers.
+        """
+        failed = None
+        for start in range(0, len(items), SHARED * self.world_size):
+            part = slice(start, start + SHARED * self.world_size)
+            dealt = self.deal(sizes[part])
+            shares = [[items[start + row] for row in rows] for rows in dealt]
+            self.broadcast((task, shares))
+            for rows, answer in zip(dealt, self._work_on(self._work, task, shares), strict=True):
+                if isinstance(answer, Exception):
+                    failed = failed or answer
+                elif len(rows):
+                    yield start + rows, answer
+            if failed is not None:
+                raise failed
+
+    def _work_on(self, work: DoShare | None, task: Any, shares: list[list[Any]]) -> list[Any]:
+        """Do this rank's share; return every rank's answer, or what it raised."""
+        own: Any = None
+        try:
+            if work is not None and shares[self.rank]:
+                own = work(task, shares[self.rank])
+        except Exception as error:
+            own = error
+        return self.all_gather(own)
 
     def all_gather(self, value: Any) -> list[Any]:
         """Return every rank's value, in the order of ranks."""

@@ -28,6 +28,7 @@ PATIENCE = {"nothing": 60.0, "time": 60.0, "calls": 1.0}  # seconds after which 
 PAIR = pa.binary(32)
 DAMAGED = "Delete it: its pairs are then scored again."
 UNKNOWN = -1  # list
+AskParts = Callable[[list[Ask]], Iterator[tuple[Ask, np.ndarray | str]]]
 
 
 class ScoreStore:
@@ -99,6 +100,8 @@ class ScoreStore:
         query_rows: np.ndarray,
         document_rows: np.ndarray,
         progress: Callable[[int], None],
+        *,
+        ask: AskParts | None = None,
     ) -> int:
         """
         Ask the teacher for what is missing.
@@ -116,6 +119,8 @@ class ScoreStore:
             `[m]` rows of documents, one for each entry of `query_rows`.
         :param progress:
             Called with the number of pairs after each list.
+        :param ask:
+            Does what the teacher's `score_parts` does; None takes that.
         :returns:
             How many pairs were scored.
         :raises TeacherError:
@@ -134,7 +139,7 @@ class ScoreStore:
                 teacher.open(data)
                 try:
                     for block in _blocks(asks):
-                        done += self._score(teacher, data, block, progress)
+                        done += self._score(teacher, data, block, progress, ask or teacher.score_parts)
                 finally:
                     self._refused.summary()
         except TeacherError as error:
@@ -173,7 +178,14 @@ class ScoreStore:
             [q.tobytes() + d.tobytes() in items for q, d in zip(queries, documents, strict=True)], dtype=bool
         )
 
-    def _score(self, teacher: Teacher, data: RetrievalData, asks: list[Ask], progress: Callable[[int], None]) -> int:
+    def _score(
+        self,
+        teacher: Teacher,
+        data: RetrievalData,
+        asks: list[Ask],
+        progress: Callable[[int], None],
+        score_parts: AskParts,
+    ) -> int:
         pairs: list[bytes] = []
         scores: list[np.ndarray] = []
         lists: list[int] = []
@@ -193,7 +205,7 @@ class ScoreStore:
                 column.clear()
 
         try:
-            for ask, found in teacher.score_parts(asks):
+            for ask, found in score_parts(asks):
                 query = data.queries.item_ids[data.queries.rows[ask.query_id]].tobytes()
                 items = [query + data.corpus.item_ids[data.corpus.rows[i]].tobytes() for i in ask.document_ids]
                 if isinstance(found, str):
