@@ -10,7 +10,7 @@ import hmac
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from retort.serving.strict_json import parse
@@ -50,6 +50,8 @@ class Guards:
         Seconds that a body may take to arrive (then 408), and a client to take a piece of the answer.
     :param hosts:
         Names that the server may be called by, without a port, `*.example.com` for all below; `*`: any.
+    :param fields:
+        By path all fields that a body may have: a misspelt filter would be no filter.
     """
 
     def __init__(
@@ -61,12 +63,14 @@ class Guards:
         max_requests: int,
         body_timeout: float,
         hosts: Sequence[str] = ("*",),
+        fields: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._app = app
         self._key = api_key.encode() if api_key else None
         self._max_body = max_body
         self._max_requests = max_requests
         self._timeout = body_timeout
+        self._fields = fields or {}
         self._hosts = [host.lower() for host in hosts]
         self._share = max(1, max_requests // 2)
         self._running: Counter[str] = Counter()
@@ -110,7 +114,8 @@ class Guards:
             return
         if body:
             try:  # in a chat, a client may have cut an emoji in two
-                body = _checked(body, "ignore" if scope["path"] in CHATS else "strict")
+                halves = "ignore" if scope["path"] in CHATS else "strict"
+                body = _checked(body, halves, self._fields.get(scope["path"]))
             except ValueError as error:
                 await _refuse(scope, send, 422, f"The body cannot be used: {error}.")
                 return
@@ -196,9 +201,13 @@ def _has_key(authorization: bytes, key: bytes) -> bool:
     return scheme.lower() == b"bearer" and hmac.compare_digest(credentials.strip(b" "), key)
 
 
-def _checked(body: bytes, halves: str) -> bytes:
+def _checked(body: bytes, halves: str, fields: Sequence[str] | None) -> bytes:
+    value = parse(body)
+    if fields is not None and isinstance(value, dict) and (odd := [name for name in value if name not in fields]):
+        msg = f"there is no field {odd[0]!r}; there are: {', '.join(fields)}"
+        raise ValueError(msg)
     try:
-        return json.dumps(parse(body), ensure_ascii=False).encode("utf-8", halves)
+        return json.dumps(value, ensure_ascii=False).encode("utf-8", halves)
     except UnicodeEncodeError as error:
         msg = "a text holds half of a surrogate pair"
         raise ValueError(msg) from error

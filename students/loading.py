@@ -50,6 +50,7 @@ OWN_MODULES = frozenset(
 MODULES, CONFIG = "modules.json", "config_sentence_transformers.json"
 _OF_A_STUDENT = (MODULES, "config.json")
 _STATED = {"SentenceTransformer": "dense", "SparseEncoder": "sparse", "CrossEncoder": "ranker"}
+GIVE = "Give a model folder, a Hugging Face Hub id, or 'package:NAME/SUBFOLDER'."
 PROMPTS = ("prompts", "default_prompt_name")  # in CONFIG
 SAVED = (*PROMPTS, "similarity_fn_name", "truncate_dim")  # likewise, of encoders
 
@@ -166,6 +167,24 @@ def names_dtype(*kwargs: Kwargs) -> bool:
     return any(name in (values or {}) for values in kwargs for name in ("dtype", "torch_dtype"))
 
 
+def refuse_missing(path: str) -> None:
+    """
+    Refuse a folder that is not there, or is a run with its student within; a Hub id may be anywhere.
+
+    :param path:
+        As `resolve_model` gives it.
+    :raises FileNotFoundError:
+        If it is neither a folder of a model nor a Hub id.
+    """
+    folder = Path(path)
+    if not (folder / "config.json").is_file() and any((folder / "student" / name).is_file() for name in _OF_A_STUDENT):
+        msg = f"{path!r} is a run; its model is in {str(folder / 'student')!r}."
+        raise FileNotFoundError(msg)
+    if not folder.is_dir() and (path.count("/") > 1 or ("/" in path and folder.parent.is_dir())):  # no Hub id
+        msg = f"No model at {path!r}. {GIVE}"
+        raise FileNotFoundError(msg)
+
+
 def load_model(
     kind: type[Model],
     model: str,
@@ -197,19 +216,14 @@ def load_model(
     folder = Path(path)
     # What is wrong with them is no fault of the folder's.
     transformers_kwargs(**{name: options.get(name) for name in KWARGS})
-    if not (folder / "config.json").is_file() and any((folder / "student" / name).is_file() for name in _OF_A_STUDENT):
-        msg = f"{path!r} is a run; its model is in {str(folder / 'student')!r}."
-        raise FileNotFoundError(msg)
-    msg = f"No model at {path!r}. Give a model folder, a Hugging Face Hub id, or 'package:NAME/SUBFOLDER'."
-    if not folder.is_dir():
-        if path.count("/") > 1 or ("/" in path and folder.parent.is_dir()):  # no Hub id
-            raise FileNotFoundError(msg)
-        if not options.get("local_files_only") and is_offline():
-            options["local_files_only"] = True  # else each of its files is asked for again and again
-            msg = (
-                f"No model {path!r}: it is no folder, and this machine is offline: the Hugging Face Hub cannot be "
-                "reached, and it was not downloaded before. Give a folder or 'package:NAME/SUBFOLDER', or connect."
-            )
+    refuse_missing(path)
+    msg = f"No model at {path!r}. {GIVE}"
+    if not folder.is_dir() and not options.get("local_files_only") and is_offline():
+        options["local_files_only"] = True  # else each of its files is asked for again and again
+        msg = (
+            f"No model {path!r}: it is no folder, and this machine is offline: the Hugging Face Hub cannot be "
+            "reached, and it was not downloaded before. Give a folder or 'package:NAME/SUBFOLDER', or connect."
+        )
     import torch
 
     try:

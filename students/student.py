@@ -32,6 +32,7 @@ from retort.students.loading import (
     names_dtype,
     names_own_modules,
     pick_device,
+    refuse_missing,
     refuse_remote_code,
     set_precision,
     stated_kind,
@@ -215,6 +216,8 @@ class LoadedModel(Generic[Model]):
         known = Manifest.read(folder)
         if known is not None:
             cls._refuse_other_kind(known.kind, model)
+        else:
+            refuse_missing(resolve_model(model))
         backend, chosen = choose(known, backend, precision, device, changed=cut is not None, kwargs=kwargs)
         if backend == "onnx" and known is not None:
             refuse_remote_code(str(folder), trust_remote_code=trust_remote_code)

@@ -4,6 +4,7 @@
 import asyncio
 import copy
 import logging
+import threading
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from haystack_integrations.components.readers.retort import ExtractiveAnswerer
 from haystack_integrations.components.retrievers.retort import SpaceMismatchError, StudentRetriever
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.students import SPACE_STAMP, STUDENT_STAMP, Student
+from retort.students.backends import exports
 from retort.students.segmentation import sentence_spans
 
 DOCUMENTS = [
@@ -143,6 +145,26 @@ class TestStudentTextEmbedder:
         embedder = StudentTextEmbedder(model="./nowhere")
         with pytest.raises(FileNotFoundError, match="No model at './nowhere'"):
             embedder.run(text="a")
+
+    def test_a_missing_student_is_named_without_torch(self, monkeypatch):
+        monkeypatch.setattr(exports, "has_torch", lambda: False)
+        with pytest.raises(FileNotFoundError, match="No model at './nowhere'"):
+            StudentTextEmbedder(model="./nowhere").run(text="a")
+
+    def test_the_event_loop_stays_free_while_a_pipeline_loads_it(self, tiny_student, monkeypatch):
+        """Haystack warms components up before the first run: in the loop, where they have no other way."""
+        threads: list[int] = []
+        warm_up = StudentTextEmbedder.warm_up
+
+        def noted(embedder: StudentTextEmbedder) -> None:
+            threads.append(threading.get_ident())
+            warm_up(embedder)
+
+        monkeypatch.setattr(StudentTextEmbedder, "warm_up", noted)
+        pipeline = Pipeline()
+        pipeline.add_component("embedder", StudentTextEmbedder(model=tiny_student))
+        assert asyncio.run(pipeline.run_async({"embedder": {"text": "a"}}))["embedder"]["embedding"]
+        assert threads and threading.get_ident() not in threads
 
 
 class TestStudentDocumentEmbedder:
@@ -359,6 +381,15 @@ class TestExtractiveAnswerer:
         found = ExtractiveAnswerer(model=tiny_student, score_threshold=1.01).run(query="the ship", documents=DOCUMENTS)
         assert found["answers"] == []
         assert 0 < found["best_score"] <= 1
+
+    def test_documents_of_a_request_and_queries_of_another_kind(self, tiny_student):
+        answerer = ExtractiveAnswerer(model=tiny_student, score_threshold=-1.0)
+        found, expected = (
+            answerer.run(query="the ship", documents=own) for own in ([d.to_dict() for d in DOCUMENTS], DOCUMENTS)
+        )
+        assert [a.data for a in found["answers"]] == [a.data for a in expected["answers"]]
+        with pytest.raises(TypeError, match="expects a string as query, not NoneType"):
+            answerer.run(query=None, documents=DOCUMENTS)
 
     @pytest.mark.parametrize("documents", [[], [Document(content="")], [Document(content=None)]])
     def test_nothing_to_read(self, tiny_student, documents):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from haystack import Document, Pipeline
+from haystack.core.serialization import component_from_dict, component_to_dict
 from haystack.utils import ComponentDevice
 
 from haystack_integrations.components.embedders.retort import (
@@ -76,6 +77,28 @@ def documents_of(model, **options):
 def test_all_but_two_parameters_are_taken(ours, theirs):
     expected = inspect.signature(theirs.__init__).parameters.keys()
     assert expected - inspect.signature(ours.__init__).parameters.keys() <= MISSING
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (StudentTextEmbedder, SentenceTransformersTextEmbedder),
+        (StudentDocumentEmbedder, SentenceTransformersDocumentEmbedder),
+        (StudentDocumentImageEmbedder, SentenceTransformersDocumentImageEmbedder),
+        (StudentSparseTextEmbedder, SentenceTransformersSparseTextEmbedder),
+        (StudentSparseDocumentEmbedder, SentenceTransformersSparseDocumentEmbedder),
+        (StudentRanker, SentenceTransformersSimilarityRanker),
+    ],
+)
+def test_what_haystack_wrote_loads_with_another_type(ours, theirs):
+    """Its YAML has a null for each parameter that was not set, those among them that are not taken."""
+    written = component_to_dict(theirs(model="m"), "c")
+    swapped = written | {"type": f"{ours.__module__}.{ours.__qualname__}"}
+    assert component_from_dict(ours, swapped, "c").model == "m"
+    if written["init_parameters"].keys() & MISSING:
+        swapped["init_parameters"] |= {"encode_kwargs": {"precision": "int8"}}
+        with pytest.raises(TypeError, match="encode_kwargs"):
+            component_from_dict(ours, swapped, "c")
 
 
 @pytest.mark.parametrize(

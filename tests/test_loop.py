@@ -422,7 +422,10 @@ class TestBadInput:
         [
             ({"querry": "query: "}, "there is no side 'querry'; there are: query, document, passage, corpus"),
             ({"query": 3}, "must be a mapping of sides to texts"),
-            ({"query": "word " * 40}, "the prompt of its query side leaves no room for a text in 16 tokens: 'word word"),
+            (
+                {"query": "word " * 40},
+                "the prompt of its query side leaves no room for a text in 16 tokens: 'word word",
+            ),
         ],
     )
     def test_prompts_that_no_text_would_get(self, recipe_tree, beir, tmp_path, prompts, message):

@@ -37,6 +37,7 @@ from haystack_integrations.document_stores.retort import (
 )
 from haystack_integrations.document_stores.retort.edge_documents import point_id
 from haystack_integrations.document_stores.retort.edge_filters import document_matches
+from haystack_integrations.document_stores.retort.shared_shard import SharedShard
 from retort.students import files
 
 TYPE = "haystack_integrations.document_stores.retort.qdrant_edge_document_store.QdrantEdgeDocumentStore"
@@ -742,6 +743,18 @@ class TestRecreateIndex:
         store.close()
         assert os.listdir(os.path.dirname(path)) == ["index"]
 
+    def test_a_forked_process_closes_without_writing(self, store, path, monkeypatch):
+        store.write_documents(documents(4))
+        optimized: list[str] = []
+        monkeypatch.setattr(SharedShard, "optimize_or_warn", lambda shard: optimized.append(shard.path))
+        with monkeypatch.context() as forked:
+            forked.setattr(os, "getpid", lambda: -1)
+            store.close()
+        assert optimized == []
+        store.count_documents()
+        store.close()
+        assert optimized == [os.path.realpath(path)]
+
     def test_a_forked_process_replaces_nothing(self, store, path, monkeypatch):
         store.write_documents(documents(3))
         with monkeypatch.context() as forked:
@@ -1064,6 +1077,22 @@ class TestFilters:
             with pytest.raises(FilterError):
                 use(filters)
         assert store.count_documents() == 1
+
+    @pytest.mark.parametrize("filters", [{}, None])
+    def test_without_filters_nothing_is_deleted_or_updated(self, store, filters):
+        """A filter that a caller left out is no wish to delete everything."""
+        store.write_documents(documents(2))
+        for use in (store.delete_by_filter, lambda f: store.update_by_filter(f, {"seen": True})):
+            with pytest.raises(FilterError, match="No filters are given.* call delete_all_documents"):
+                use(filters)
+        assert store.count_documents() == 2 == len(store.filter_documents(filters))
+        assert "seen" not in store.sample_meta()
+
+    def test_tensors_are_embeddings(self, store):
+        import torch
+
+        store.write_documents([Document(id="a", content="a", embedding=torch.ones(8))])
+        assert store.search([1.0] * 8, top_k=1)[0].id == "a"
 
     def test_selective_filter_in_search(self, store):
         docs = [*documents(500, tags=["a"]), *documents(2, start=500, tags="a")]

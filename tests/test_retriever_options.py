@@ -91,7 +91,7 @@ class TestGroups:
         store = QdrantEdgeDocumentStore(path=str(tmp_path / "twice"))
         tagged = [Document(id=i, embedding=QUERY, meta={"tags": ["a", "a"]}) for i in "xyz"]
         store.write_documents(tagged)
-        retriever = StudentRetriever(document_store=store, group_by="tags", group_size=3)
+        retriever = StudentRetriever(document_store=store, group_by="tags", group_size=None)
         assert ids(retriever.run(query_embedding=QUERY)) == ["x", "y", "z"]
 
     @pytest.mark.parametrize("field", ["file", "meta.file", "meta.deep.file"])

@@ -216,6 +216,17 @@ class TestApi:
             if "chat" in path:
                 assert said.json()["error"]["message"] == said.json()["detail"]
 
+    @pytest.mark.parametrize("path", ["/ask", "/search/run", "/extractive_qa/run"])
+    def test_a_misspelt_filter_is_refused(self, server, path):
+        body = {"question" if path == "/ask" else "query": QUESTION, "filter": ["title=lunch"]}
+        said = server.client.post(path, json=body)
+        assert said.status_code == 422
+        assert "there is no field 'filter'; there are: " in said.json()["detail"]
+
+    @pytest.mark.parametrize("path", ["/", "/health", "/ready"])
+    def test_a_look_whether_it_is_up(self, server, path):
+        assert server.client.head(path).status_code == 200
+
     @pytest.mark.parametrize("top_k", [1, 2, None])
     def test_top_k(self, server, top_k):
         run = {"query": QUESTION, "top_k": top_k}

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shipped pipelines over HTTP: one real `hayhooks run` for all tests of this file."""
 
+import inspect
 import os
 import re
 import shutil
@@ -24,6 +25,8 @@ from tiny import MINILM, draw_shape, write_jsonl
 
 from haystack_integrations.components.rankers.retort import StudentRanker
 from retort.pipelines.load import IMAGE_STUDENT, INDEX, RANKER, SPARSE, STUDENT, pipeline_yaml
+from retort.serving.app import RUN_FIELDS
+from retort.serving.pipelines import ExtractiveQa, Search
 from retort.students import Student, save_student
 from retort.students.create import ranker, sparse
 from retort.students.files import resolve_model
@@ -236,6 +239,12 @@ def test_filters_and_top_k_are_inputs(server, name, component, output):
     everything |= {a["document"]["id"] for a in found.get("answerer", {}).get("answers", [])}
     assert expected in everything <= {"vacation", expected}
     assert len(server.run(name, query=question)[component][output]) > 1
+
+
+def test_the_fields_that_a_body_may_have():
+    """`Guards` refuses others, before Hayhooks drops them."""
+    for wrapper in (Search, ExtractiveQa):
+        assert tuple(inspect.signature(wrapper.run_api_async).parameters)[1:] == RUN_FIELDS
 
 
 def test_many_at_once(server):

@@ -86,7 +86,9 @@ def to_point(document: Document, similarity: str) -> Point:
         raise DocumentStoreError(msg)
     vector: dict[str, Any] = {}
     if document.embedding is not None:
-        vector[DENSE_VECTOR] = as_compared(document.embedding, similarity)
+        embedding: Any = document.embedding
+        own = embedding if isinstance(embedding, list) else np.asarray(embedding, dtype=np.float32)
+        vector[DENSE_VECTOR] = as_compared(own, similarity)
     if document.sparse_embedding is not None:
         vector[SPARSE_VECTOR] = sparse_vector(document.sparse_embedding, f"of document {document.id!r}")
 

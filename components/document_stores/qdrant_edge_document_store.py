@@ -14,6 +14,7 @@ from haystack import Document, default_from_dict, default_to_dict
 from haystack.dataclasses import SparseEmbedding
 from haystack.document_stores.errors import DocumentStoreError, DuplicateDocumentError
 from haystack.document_stores.types import DuplicatePolicy
+from haystack.errors import FilterError
 from qdrant_edge import (
     PayloadSelector,
     QuantizationSearchParams,
@@ -424,7 +425,7 @@ class QdrantEdgeDocumentStore:
         :returns:
             The number of documents deleted.
         :raises FilterError:
-            If the filters are malformed.
+            If the filters are malformed, or none are given: see `delete_all_documents`.
         """
         return self._update_matching(filters, UpdateOperation.delete_points)
 
@@ -450,7 +451,7 @@ class QdrantEdgeDocumentStore:
         :returns:
             The number of documents updated.
         :raises FilterError:
-            If the filters are malformed.
+            If the filters are malformed, or none are given.
         :raises DocumentStoreError:
             If the fields cannot be stored, or the disk has no room for all documents with them.
         """
@@ -484,6 +485,9 @@ class QdrantEdgeDocumentStore:
         operation: Callable[[list[Any]], UpdateOperation],
         size: Callable[[Record], int] | None = None,
     ) -> int:
+        if not filters:
+            msg = "No filters are given, which would be all documents. For those, call delete_all_documents()."
+            raise FilterError(msg)
         while True:
             with self._use() as shard:
                 if shard is None:
@@ -534,7 +538,7 @@ class QdrantEdgeDocumentStore:
         :returns:
             The documents, in an order of no meaning that stays the same.
         :raises FilterError:
-            If the filters are malformed.
+            If the filters are malformed, or none are given.
         """
         records = self._records(filters, with_payload=True, with_vector=self.return_embedding)
         return [to_document(record) for record in records]

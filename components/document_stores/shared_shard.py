@@ -170,8 +170,12 @@ class SharedShard:
         :raises DocumentStoreError:
             If the process was forked after that.
         """
-        if self._process != os.getpid():
+        if not self.is_of_this_process():
             raise DocumentStoreError(_in_use(self.path))
+
+    def is_of_this_process(self) -> bool:
+        """Tell whether this process opened it; one that was forked after that must not write."""
+        return self._process == os.getpid()
 
     def retire(self) -> None:
         """
@@ -502,7 +506,7 @@ def _close_unused(shard: SharedShard) -> None:
     try:
         if _OPEN.get(shard.path) is shard:
             del _OPEN[shard.path]
-            if shard.is_current():
+            if shard.is_current() and shard.is_of_this_process():
                 shard.optimize_or_warn()
     finally:
         shard.edge.close()

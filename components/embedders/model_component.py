@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What components that load a model share: one model per process, loaded at the first run, and their YAML."""
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _SHORTEST = 1e-12  # of vectors that are divided by their length
 _LENGTH = 512  # tokens of a text, for models that do not cut theirs
+_NOT_HERE = {"encode_kwargs", "quantization_ranges"}  # parameters of Haystack's components that these have not
 _LOADING = ("precision", "backend", "threads", "revision", "local_files_only", "trust_remote_code", *KWARGS)
 
 
@@ -98,6 +100,9 @@ class ModelComponent(Generic[Loaded]):
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """Create the component from its description."""
         parameters = dict(data.get("init_parameters", {}))
+        for name in (_NOT_HERE & parameters.keys()) - inspect.signature(cls.__init__).parameters.keys():
+            if parameters[name] is None:  # Haystack writes its own components' like this where they were not set
+                del parameters[name]
         for name in KWARGS:
             if parameters.get(name):
                 parameters[name] = deepcopy(parameters[name])
@@ -119,6 +124,10 @@ class ModelComponent(Generic[Loaded]):
     def warm_up(self) -> None:
         """Load the model, once."""
         _ = self._handle.student
+
+    async def warm_up_async(self) -> None:
+        """Load the model, once, in a thread: the event loop stays free."""
+        await asyncio.to_thread(self.warm_up)
 
     def close(self) -> None:
         """Give the model back; it leaves memory when no component uses it."""

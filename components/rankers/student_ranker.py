@@ -186,6 +186,8 @@ class StudentRanker(ModelComponent[Ranker]):
         if not isinstance(query, str):
             msg = f"StudentRanker expects a string as query, not {type(query).__name__}."
             raise TypeError(msg)
+        if isinstance(documents, list):
+            documents = [Document.from_dict(d) if isinstance(d, dict) else d for d in documents]
         if not isinstance(documents, list) or not all(isinstance(d, Document) for d in documents):
             msg = "StudentRanker expects a list of Documents."
             raise TypeError(msg)

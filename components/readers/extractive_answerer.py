@@ -151,9 +151,15 @@ class ExtractiveAnswerer(ModelComponent[Student]):
             `answers`, best first, empty if no sentence reaches the threshold; `best_score` of any sentence (0 without
             one), so that a caller can tell how near it was. Where the student encodes queries only, `answers` in the
             order of the documents, and the `best_score` of a document that is read.
+        :raises TypeError:
+            If `query` is not a string.
         :raises ValueError:
             If `top_k` is not above 0.
         """
+        if not isinstance(query, str):
+            msg = f"ExtractiveAnswerer expects a string as query, not {type(query).__name__}."
+            raise TypeError(msg)
+        documents = [Document.from_dict(d) if isinstance(d, dict) else d for d in documents]
         top_k = self.top_k if top_k is None else positive("top_k", top_k)
         student = self._handle.student
         read = [part for document in documents[: self.max_documents] for part in _read(document, student)]

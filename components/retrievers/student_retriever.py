@@ -99,7 +99,7 @@ class StudentRetriever:
         trust_remote_code: bool = False,
         scale_score: bool = False,
         group_by: str | None = None,
-        group_size: int = 3,
+        group_size: int | None = 3,
     ) -> None:
         """
         Create the retriever.
@@ -205,7 +205,7 @@ class StudentRetriever:
         self.trust_remote_code = trust_remote_code
         self.scale_score = scale_score
         self.group_by = group_by
-        self.group_size = positive("group_size", group_size)
+        self.group_size = 3 if group_size is None else positive("group_size", group_size)
         self._space: str | None = None
         self._warned = False
 
@@ -228,6 +228,10 @@ class StudentRetriever:
                 raise ValueError(msg)
         if self.student is not None and self._space is None:
             self._space = read_space(self.student, trust_remote_code=self.trust_remote_code)
+
+    async def warm_up_async(self) -> None:
+        """Read the space of `student` in a thread; see `warm_up`."""
+        await asyncio.to_thread(self.warm_up)
 
     def close(self) -> None:
         """Close the document store."""
