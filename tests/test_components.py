@@ -235,6 +235,10 @@ class TestStudentRetriever:
         assert everything.run(**arguments, score_threshold=1.1)["documents"] == []
         second = everything.run(**arguments)["documents"][1].score
         assert len(everything.run(**arguments, score_threshold=second)["documents"]) == 2
+        assert everything.run(**arguments)["documents"][0].embedding is None
+        assert len(everything.run(**arguments, return_embedding=True)["documents"][0].embedding) == 16
+        with_them = StudentRetriever(document_store=store, return_embedding=True)
+        assert with_them.run(**arguments, return_embedding=False)["documents"][0].embedding is None
         for top_k in (0, -1):
             for more in ({}, {"query_sparse_embedding": SparseEmbedding([0], [1.0])}):
                 with pytest.raises(ValueError, match=f"top_k must be above 0; it is {top_k}"):

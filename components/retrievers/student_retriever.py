@@ -256,6 +256,7 @@ class StudentRetriever:
         scale_score: bool | None = None,
         group_by: str | None = None,
         group_size: int | None = None,
+        return_embedding: bool | None = None,
     ) -> dict[str, Any]:
         """
         Find the nearest documents.
@@ -284,6 +285,8 @@ class StudentRetriever:
             Meta field to group by, for this query.
         :param group_size:
             Documents of a group, at most, for this query.
+        :param return_embedding:
+            Whether the documents have their embeddings, for this query.
         :returns:
             `documents`, best first, with scores.
         :raises SpaceMismatchError:
@@ -297,7 +300,7 @@ class StudentRetriever:
             _one_of(query_embedding=query_embedding, embedding=embedding),
             _one_of(query_sparse_embedding=query_sparse_embedding, sparse_embedding=sparse_embedding),
         )
-        answer = self._answer(len(queries), top_k, score_threshold, scale_score, group_by, group_size)
+        answer = self._answer(len(queries), top_k, score_threshold, scale_score, group_by, group_size, return_embedding)
         found = []
         for query in queries:
             options, depth = self._arguments(filters, answer), answer.depth
@@ -325,6 +328,7 @@ class StudentRetriever:
         scale_score: bool | None = None,
         group_by: str | None = None,
         group_size: int | None = None,
+        return_embedding: bool | None = None,
     ) -> dict[str, Any]:
         """
         Find the nearest documents; parameters and result as `run`.
@@ -353,6 +357,8 @@ class StudentRetriever:
             Meta field to group by, for this query.
         :param group_size:
             Documents of a group, at most, for this query.
+        :param return_embedding:
+            Whether the documents have their embeddings, for this query.
         :returns:
             `documents`, best first, with scores.
         """
@@ -361,7 +367,7 @@ class StudentRetriever:
             _one_of(query_embedding=query_embedding, embedding=embedding),
             _one_of(query_sparse_embedding=query_sparse_embedding, sparse_embedding=sparse_embedding),
         )
-        answer = self._answer(len(queries), top_k, score_threshold, scale_score, group_by, group_size)
+        answer = self._answer(len(queries), top_k, score_threshold, scale_score, group_by, group_size, return_embedding)
         found = []
         for query in queries:
             options, depth = self._arguments(filters, answer), answer.depth
@@ -384,6 +390,7 @@ class StudentRetriever:
         scale_score: bool | None,
         group_by: str | None,
         group_size: int | None,
+        return_embedding: bool | None,
     ) -> "_Answer":
         """Say what a query asks for, over what the retriever was set to."""
         wanted = self.top_k if top_k is None else positive("top_k", top_k)
@@ -401,6 +408,7 @@ class StudentRetriever:
             scales=scales,
             group_by=None if field is None else field.removeprefix("meta."),
             group_size=size,
+            embedding=self.return_embedding if return_embedding is None else return_embedding,
         )
 
     def _arguments(self, filters: dict[str, Any] | Filter | None, answer: "_Answer") -> dict[str, Any]:
@@ -408,7 +416,7 @@ class StudentRetriever:
         return {
             "top_k": answer.depth,
             "filters": self._filters(filters),
-            "return_embedding": self.return_embedding,
+            "return_embedding": answer.embedding,
             **self._search,
         }
 
@@ -534,6 +542,7 @@ class _Answer(NamedTuple):
     scales: bool
     group_by: str | None
     group_size: int
+    embedding: bool
 
     @property
     def kept(self) -> int:
