@@ -336,6 +336,13 @@ class TestEvaluation:
         assert 0 < steady.low < steady.difference < steady.high
         # Seeds alike, standard error .1 / sqrt(3 * 400) of questions and a little of seeds.
         assert steady.sees < 2.8 * 0.02
+        # Other questions are drawn as well as other seeds.
+        same = np.tile(rng.normal(0.1, 0.3, 200), (2, 1))
+        asked = paired_seeds(np.zeros((2, 200)), same, draws=2000)
+        assert (asked.high - asked.low) / 2 == pytest.approx(1.96 * 0.3 / 200**0.5, rel=0.15)
+        assert asked.sees == pytest.approx(2.8 * 0.3 / 200**0.5, rel=0.15)
+        draws = [paired_test(base[0], base[1], draws=50, seed=seed) for seed in (0, 0, 1)]
+        assert draws[0] == draws[1] != draws[2]
         one = paired_seeds(base[:1], base[:1] + 0.1)
         assert (one.p_seeds, one.significant, one.seeds) == (None, False, 1)
         assert paired_seeds(base[:2], base[:2] + 0.1).p_seeds is None

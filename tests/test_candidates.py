@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from retort.trainers.batches.sampling import picked
 from retort.trainers.batches.texts import TextBatches
 from retort.trainers.candidates.bm25 import BM25Miner
 from retort.trainers.candidates.dense import DenseMiner
+from retort.trainers.candidates.drawn import RandomMiner
 from retort.trainers.candidates.given import GivenMiner
 from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.candidates.mining import build_lists, mine
@@ -64,6 +66,20 @@ class TestBM25:
         assert index.language == language_of(texts) == language
         assert index.search([query], 2)[0].tolist() == [[found, -1]]
         assert language_of(texts * 2000) == language
+
+    @pytest.mark.parametrize(
+        ("texts", "language"),
+        [
+            (["Das Haus Ist Nicht Weit Und Der Weg Ist Gut"], "german"),  # headings
+            (["das haus ist nicht weit und der weg ist gut"] + ["zug"] * 40, "english"),  # few of all words
+            (["der zug und der weg und der see"] * 9, "english"),  # few different ones
+            (["das ist nicht gut und der weg the of and a is in it to for"], "english"),  # as many English ones
+            (["by the sea it is warm"] * 1000 + ["das haus ist nicht weit und der weg ist gut"] * 3000, "german"),
+            ([], "english"),
+        ],
+    )
+    def test_the_language_of_most(self, texts, language):
+        assert language_of(texts) == language
 
     def test_lists_of_other_rules_are_others(self, context):
         data = RetrievalData("d", TextStore(["a"], ["das haus ist nicht an der see"]), context.data.queries)
@@ -118,6 +134,13 @@ class TestDense:
                 p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
         assert miner.key(context) != key
         assert not np.array_equal(mine(miner, context)[0], before)
+
+    def test_queries_of_later_blocks(self, context, monkeypatch):
+        miner = DenseMiner(model="teacher", depth=4)
+        whole = miner.mine(context, context.data.queries)[0]
+        monkeypatch.setattr("retort.trainers.candidates.mining.MINING_BLOCK", 10)
+        assert np.array_equal(mine(miner, context)[0], whole)
+        assert miner.key(context) != DenseMiner(model="teacher", depth=5).key(context)
 
     def test_the_lexical_index_is_built_once(self, context, monkeypatch):
         monkeypatch.setattr("retort.trainers.candidates.mining.MINING_BLOCK", 10)
@@ -224,6 +247,25 @@ class TestGiven:
             GivenMiner().key(context)
 
 
+class TestRandom:
+    def test_a_query_has_its_own_and_the_same_each_time(self, context):
+        rows, scores = mine(RandomMiner(depth=5), context)
+        assert rows.shape == (30, 5) and not scores.any()
+        assert all(len({*drawn}) == 5 for drawn in rows.tolist())
+        assert len({tuple(drawn) for drawn in rows.tolist()}) > 20
+        again = RandomMiner(depth=5).mine(context, context.data.queries.select([3, 1]))[0]
+        assert np.array_equal(again, rows[[3, 1]])
+        assert not np.array_equal(mine(RandomMiner(depth=5, seed=1), context)[0], rows)
+
+    def test_other_draws_are_other_lists(self, context):
+        miners = (RandomMiner(), RandomMiner(seed=1), RandomMiner(depth=3))
+        assert len({miner.key(context) for miner in miners}) == 3
+
+    def test_a_corpus_smaller_than_the_list(self, context):
+        rows = mine(RandomMiner(depth=99), context)[0]
+        assert all(sorted(drawn) == list(range(40)) for drawn in rows.tolist())
+
+
 class TestLists:
     @pytest.fixture
     def lists(self, context) -> CandidateLists:
@@ -266,6 +308,26 @@ class TestLists:
             assert np.array_equal(getattr(again, name), getattr(lists, name)), name
         assert again.sources == lists.sources
         assert np.array_equal(again.scores["t"], lists.scores["t"])
+
+    def test_scores_of_a_pool_stay_with_their_documents(self, context, tmp_path):
+        """Whichever queries or documents are left, and in the file."""
+        lists = build_lists(context, {"bm25": BM25Miner(depth=4)})
+        lists.pool_scores = np.arange(len(lists.rows), dtype=np.float32)
+        of = dict(zip(zip(lists.owners, lists.rows, strict=True), lists.pool_scores, strict=True))
+        kept = lists.only(np.arange(30) % 2 == 1)
+        kept = kept.entries(np.arange(len(kept.rows)) % 3 > 0)
+        kept.save(tmp_path / "l.parquet", context.data)
+        for found in (kept, CandidateLists.load(tmp_path / "l.parquet", context.data)):
+            pairs = zip(found.owners, found.rows, strict=True)
+            assert found.pool_scores.tolist() == [of[pair] for pair in pairs]
+
+    def test_the_hash_knows_all_that_is_trained_on(self, context, lists):
+        """By it a run that goes on tells whether its lists are those that it began with."""
+        other = lists.found_by ^ (lists.found_by > 1) * 2
+        scores = np.zeros(len(lists.rows), dtype=np.float32)
+        changes = [{}, {"found_by": other}, {"scores": {"t": scores}}, {"scores": {"t": scores + 1}}]
+        changes += [{"pool_scores": scores + 2}, {"pool_scores": scores + 3}, {"labels": np.abs(lists.labels)}]
+        assert len({replace(lists, **change).hash for change in changes}) == len(changes)
 
     def test_batches_are_a_function_of_the_step(self, context, lists):
         def make(seed: int = 0) -> ListBatches:
@@ -425,3 +487,13 @@ class TestSources:
             mined = less.rows[span][less.source[span] > 0]
             assert not set(mined) & set(context.data.corpus.first_rows[top[number, :2]])
         assert len(less.rows) < len(whole.rows)
+
+    def test_ranks_from_one_to_another(self, context):
+        miner = BM25Miner(depth=5)
+        some = build_lists(context, {"a": miner}, skip=1, end=3)
+        top = mine(miner, context)[0]
+        for number in range(len(some)):
+            span = slice(some.offsets[number], some.offsets[number + 1])
+            mined = {*some.rows[span][some.source[span] > 0].tolist()}
+            wanted = context.data.corpus.first_rows[top[number, 1:3]]
+            assert mined == {*wanted.tolist()} - {*context.data.positives()[number].tolist()}

@@ -252,8 +252,8 @@ def test_fusion_takes_its_weights_from_the_other_half():
 
 
 def test_rankings_come_back_as_they_were(tmp_path):
-    """Ids that are names of files have spaces."""
-    found = {"q 1": ["a b.md#1", "c"], "q2": ["Q0 d", "a b.md#1"]}
+    """Ids that are names of files have spaces, or what other programs take for the end of a line."""
+    found = {"q 1": ["a b.md#1", "c\u2028d\x0c"], "q2": ["Q0 d", "a b.md#1"]}
     write_evaluation(tmp_path, "dev", Evaluation("a model", {}, {"q 1": {"ndcg@10": 1.0}}, found))
     assert read_rankings(tmp_path, "dev") == found
     assert not read_scores(tmp_path, "dev")
@@ -265,6 +265,17 @@ def test_rankings_come_back_as_they_were(tmp_path):
     # BM25 finds nothing where all queries are in another language than the documents.
     write_evaluation(tmp_path, "dev", Evaluation("bm25", {}, {"q 1": {"ndcg@10": 0.0}}, {"q 1": []}, {"q 1": []}))
     assert read_rankings(tmp_path, "dev") == read_scores(tmp_path, "dev") == {}
+
+
+def test_figures_of_a_sample_are_of_its_queries(tmp_path, beir):
+    """As of rankers, which do not rank for all dev queries."""
+    data = read_beir(beir, "dev")
+    sample = data.subset(range(3))
+    found = dict.fromkeys(sample.queries.ids, data.corpus.ids[:2])
+    write_evaluation(tmp_path, "dev", Evaluation("a model", {}, {q: {"ndcg@10": 1.0} for q in found}, found), data)
+    assert other_data(tmp_path, "dev", sample) is None
+    other = replace(sample, qrels={q: {"d11": 1} for q in found})
+    assert other_data(tmp_path, "dev", other) == "other texts or judgements"
 
 
 def test_figures_without_a_hash_are_known_by_queries_and_documents(tmp_path, beir):

@@ -8,7 +8,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
-from itertools import combinations, pairwise
+from itertools import chain, combinations, pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,6 +28,7 @@ from retort.trainers.corpus import make_corpus
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.made_corpus import GeneratedTexts, ScoredNGrams
 from retort.trainers.data.proposals import DIFFICULTIES, Proposals, admitted
+from retort.trainers.data.pseudo_queries import KeyPhrases, sentences_of
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.encoder_output import PairOutput
 from retort.trainers.losses import self_paced_latent, self_paced_weights
@@ -274,6 +275,8 @@ class TestProposals:
         first = [next(row for row, own in enumerate(found) if own) for found in asked]
         assert sorted(first[:3]) == [0, 1, 2]
         assert first[3] == first[0]
+        pairs = [self.proposed(data, tmp_path, number, pool=2) for number in range(3)]
+        assert [sum(bool(found[row]) for found in pairs) for row in range(3)] == [2, 2, 2]
 
     def test_draws_depend_on_seed_and_refresh_alone(self, data, tmp_path):
         options = {"pool": 9, "order": "all", "most": 3}
@@ -301,6 +304,50 @@ class TestProposals:
             for own, text in zip(found[:3], data.corpus.texts, strict=False)
         )
 
+    def test_words_that_are_left_keep_their_order(self, data, tmp_path, monkeypatch):
+        for way, share in (("half of a sentence", 1 / 2), ("third of a sentence", 1 / 3), ("fifth of a sentence", 0.2)):
+            monkeypatch.setattr("retort.trainers.data.proposals.DIFFICULTIES", {way: 0.0})
+            for number in range(3):
+                query = self.proposed(data, tmp_path, number, pool=3)[0][0].split()
+                fits = [
+                    len(query) == max(2, round(share * len(words)))
+                    for words in map(str.split, sentences_of(data.corpus.texts[0]))
+                    if all(word in left for left in [iter(words)] for word in query)
+                ]
+                assert any(fits)
+
+    def test_any_sentence_is_drawn(self, data, tmp_path, monkeypatch):
+        monkeypatch.setattr("retort.trainers.data.proposals.DIFFICULTIES", {"sentence": 0.0})
+        drawn = {self.proposed(data, tmp_path, number, pool=3)[0][0] for number in range(12)}
+        assert drawn == {*sentences_of(data.corpus.texts[0])}
+
+    def test_halves_of_two_documents(self, data, tmp_path, monkeypatch):
+        monkeypatch.setattr("retort.trainers.data.proposals.DIFFICULTIES", {"two documents": 0.0})
+        own, *others = ([s.split() for s in sentences_of(text)] for text in data.corpus.texts[:3])
+        every = [*own, *chain.from_iterable(others)]
+        halves = {" ".join(a[: (len(a) + 1) // 2] + b[len(b) // 2 :]) for a in own for b in every}
+        for number in range(3):
+            assert self.proposed(data, tmp_path, number, pool=3)[0][0] in halves
+
+    def test_the_rarest_words(self, data, tmp_path, monkeypatch):
+        monkeypatch.setattr("retort.trainers.data.proposals.DIFFICULTIES", {"key phrase": 0.0})
+        assert self.proposed(data, tmp_path, pool=3)[:2] == [own[:1] for own in KeyPhrases().of(data)[:2]]
+
+    def test_titles_are_no_queries_and_long_ones_are_cut(self, tmp_path):
+        corpus = TextStore("a", ["Old ships The ship sails the sea today."], ["Old ships"])
+        data = RetrievalData("d", corpus, TextStore([], []))
+        assert self.proposed(data, tmp_path) == [["The ship sails the sea today."]]
+        assert self.proposed(data, tmp_path, words=3) == [["The ship sails"]]
+
+    def test_counts_of_queries_and_of_a_generators_questions(self, data):
+        """A pool an opening, or `most` of each different document; of the documents the share that may be drawn."""
+        assert [Proposals(pool=pool, most=2).count(data, 3) for pool in (5, 99)] == [3 * 5, 3 * 2 * 3]
+        generator = {"type": MOCK, "init_parameters": {}}
+        calls = [Proposals(pool=1, generator=generator).estimate(data, openings=n)["calls"] for n in (1, 2, 3, 9)]
+        assert calls == pytest.approx([calls[3] / 3, calls[3] * 2 / 3, calls[3], calls[3]])
+        assert calls[3] > 0
+        assert Proposals(pool=1, generator=generator).answers_key != Proposals(pool=1).answers_key == ""
+
     def test_a_generator_is_asked_about_what_was_drawn_for_it(self, data, tmp_path, monkeypatch):
         asked = []
 
@@ -323,8 +370,9 @@ class TestProposals:
     def test_mistakes(self):
         with pytest.raises(ValueError, match="order must be one of easy_first, .*; it is 'odd'"):
             Proposals(order="odd")
-        with pytest.raises(ValueError, match="pool and most must be above 0"):
-            Proposals(pool=0)
+        for options in ({"pool": 0}, {"most": 0}, {"words": 1}):
+            with pytest.raises(ValueError, match="pool and most must be above 0, words at least 2"):
+                Proposals(**options)
         with pytest.raises(ValueError, match=r"share must lie in \(0, 1\]"):
             UsefulQueries(teacher="t", share=0)
 

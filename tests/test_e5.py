@@ -4,6 +4,7 @@
 """E5: reference values, what the filter keeps, prompts and pooling, and a killed run."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,6 +79,12 @@ class TestReferenceValues:
         values = contrastive(output, of_pairs(torch.eye(2).bool()), parity="code", temperature=temperature)
         assert float(values.mean()) == pytest.approx(0.707762, abs=1e-6)
 
+    def test_the_stages_temperature_takes_the_place_of_its_own(self):
+        output, batch = DenseOutput(QUERIES, PASSAGES, 1.0, "cosine"), of_pairs(torch.eye(2).bool())
+        objective = PairContrastive(parity="code", temperature=7.0)
+        values = objective(output, batch, replace(HERE, temperature=torch.tensor(0.02)))["contrastive"]
+        assert float(values.mean()) == pytest.approx(0.707762, abs=1e-6)
+
     @pytest.mark.parametrize(("tau", "value"), [(0.01, 1.324827), (0.02, 0.668646)])
     def test_divergence(self, tau, value):
         """The teacher's logits as they are, the student's over tau, and no factor."""
@@ -101,6 +108,7 @@ class TestReferenceValues:
         others = np.array([[0.5, 0.79, 0.81, 0.2], [0.61, 0.62, 0.2, 0.1]])
         everyone = np.ones_like(others, dtype=bool)
         assert ranks(own, others, everyone).tolist() == [2, 3]
+        assert ranks(own, own[:, None] - 5e-7, everyone[:, :1]).tolist() == [2, 2]  # as near as equal vectors may be
         own[0] = others[1, 0] = np.nan  # texts that the model gave no vector of
         assert ranks(own, others, everyone).tolist() == [5, 2]
 
@@ -191,6 +199,10 @@ class TestFilter:
         scores = [0.80, 0.5, 0.79, 0.81, 0.2]
         assert self.kept(tmp_path, scores, OWN) == [True, False, False, True, False]
         assert self.kept(tmp_path, scores, OWN, top=3) == [True, False, True, True, False]
+
+    def test_more_pairs_than_are_ranked_at_a_time(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("retort.trainers.methods.e5.BLOCK", 2)
+        assert self.kept(tmp_path, [0.80, 0.5, 0.79, 0.81, 0.2], OWN, top=3) == [True, False, True, True, False]
 
     def test_ties_count_against_a_pair(self, tmp_path):
         assert self.kept(tmp_path, [0.5] * 5, OWN) == [False] * 5

@@ -6,6 +6,7 @@
 import json
 import unicodedata
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from retort.trainers.context import TrainingContext
 from retort.trainers.data.pseudo_queries import TrainingQuestions
 from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.data.texts import RetrievalData, TextStore
-from retort.trainers.evaluation.dev import dev_sample, ranker_sample
+from retort.trainers.evaluation.dev import dev_sample, dev_sampler, ranker_sample
 from retort.trainers.evaluation.metrics import per_query
 from retort.trainers.evaluation.rank import (
     DEPTH,
@@ -132,9 +133,11 @@ class TestMining:
     def test_what_is_left_moves_up(self, context):
         """The query itself was the first hit; it takes no place of what `skip` leaves out."""
         rows, scores = mine(BM25Miner(depth=5), context)
-        raw = context.bm25.search(context.data.queries.texts, 5)[0]
+        raw, worth = context.bm25.search(context.data.queries.texts, 5)
         assert "itself" in names(context.data, raw[0][:3])
-        assert rows[0].tolist() == [*[r for r in raw[0] if context.data.corpus.ids[r] != "itself"], -1]
+        others = [r != context.data.corpus.rows["itself"] for r in raw[0]]
+        assert rows[0].tolist() == [*raw[0][others], -1]
+        assert scores[0, :4].tolist() == worth[0][others].tolist()
         assert np.isnan(scores[0, 4])
         assert np.isfinite(scores[0, :4]).all()
 
@@ -276,10 +279,10 @@ class TestHeldOut:
 class TestEvaluation:
     @pytest.fixture
     def numbered(self) -> RetrievalData:
-        """150 documents that are the queries 0 to 149; the one that answers each is the next. `7` answers itself."""
+        """150 documents that are the queries 0 to 149; each answered by the next. `7` answers itself, `9` does not."""
         ids = [str(i) for i in range(150)]
         texts = [f"ship {'wave ' * (i % 9)}harbour{i} harbour{(i + 1) % 150}" for i in range(150)]
-        qrels = {q: {str((int(q) + 1) % 150): 1} for q in ids[:20]} | {"7": {"7": 1}}
+        qrels = {q: {str((int(q) + 1) % 150): 1} for q in ids[:20]} | {"7": {"7": 1}, "9": {"9": 0, "10": 1}}
         return RetrievalData("n", TextStore(ids, texts), TextStore(ids[:20], texts[:20]), qrels)
 
     @pytest.mark.parametrize("system", ["bm25", "model", "vectors", "sparse"])
@@ -301,6 +304,7 @@ class TestEvaluation:
         if system == "vectors":
             assert found.metrics["mrr@10"] == 1.0
             assert found.rankings["3"][0] == "4"
+            assert found.scores["3"][0] == pytest.approx(0.5 / 1.25**0.5)  # its own, not that of what was left out
 
     def test_misses_are_not_ranked(self, data):
         data.qrels.update({f"miss{i}": {"copy": 1} for i in range(4)})
@@ -326,7 +330,7 @@ class TestEvaluation:
 
     def test_the_dev_sample_has_the_copy_that_is_judged(self, data):
         """Without it nothing that a model finds would count. `copy` is the same text, before it."""
-        data = replace(data.subset([2]), qrels={"bread": {"one": 1}})
+        data = replace(data.subset([2]), qrels={"bread": {"one": 1, "two": 0}})
         sample = dev_sample(data, TrainingSection(dev_queries=1, dev_documents=1))
         assert sample.corpus.ids == ["one", "kitchen0", "kitchen1"]
         assert per_query({"bread": sample.corpus.ids}, sample.qrels)["bread"]["ndcg@10"] == 1.0
@@ -341,6 +345,26 @@ class TestEvaluation:
         order = rng_for("dev sample", data.queries.hash).permutation(len(data.queries))
         positive = [row for row in order if row % every == 0]
         assert sample.queries.ids == [data.queries.ids[row] for row in sorted(positive[:4])]
+
+    def test_a_querys_own_document_takes_no_place_of_the_first_ten(self, monkeypatch):
+        """The document that answers `0` is the tenth after it."""
+        ids = [str(i) for i in range(12)]
+        data = RetrievalData("n", TextStore(ids, ids), TextStore(["0"], ["x"]), {"0": {"10": 1}})
+        vectors = {"query": np.ones((1, 1)), "document": np.arange(12, 0, -1.0)[:, None]}
+        monkeypatch.setattr("retort.trainers.evaluation.dev.encode_vectors", lambda *given: vectors[given[2]])
+        score = dev_sampler(data, SimpleNamespace(similarity_fn_name="dot"), TrainingSection())
+        assert score() == pytest.approx(1 / np.log2(11))
+
+    def test_a_sample_for_a_ranker_of_images_is_in_random_order(self, numbered, monkeypatch):
+        """BM25 cannot order them. With the positives first, one that ranks nothing would look perfect."""
+        monkeypatch.setattr(RetrievalData, "of_texts", False)
+        sample, candidates = ranker_sample(numbered, TrainingSection(dev_queries=20, dev_depth=5))
+        positives = [rows.tolist() for rows in sample.positives()]
+        assert all(
+            {*own} <= {*row} and len({*row}) == 5 for own, row in zip(positives, candidates.tolist(), strict=True)
+        )
+        first = [row[0] in own for own, row in zip(positives, candidates.tolist(), strict=True)]
+        assert 0 < sum(first) < 15
 
     @pytest.mark.parametrize("draw", [dev_sample, lambda *given: ranker_sample(*given)[0]])
     def test_a_dev_sample_of_queries_without_any_positive(self, numbered, draw):

@@ -19,14 +19,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny import pool, run_killed, spec, stage, tiny_config, two_stages, write_beir
 
 from retort.students import Student
+from retort.students.files import DamagedFileError
 from retort.students.layers import collect_rows, join_rows
 from retort.trainers.build import build_recipe
 from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.distiller import step_loss
+from retort.trainers.engine import checkpoints
 from retort.trainers.engine import loop as loop_module
 from retort.trainers.engine.checkpoints import list_checkpoints
 from retort.trainers.engine.log import RunLog, read_log
@@ -146,6 +149,22 @@ class TestRun:
         assert load_file(path)["weight"].item() == 2
         assert (progress.best_step, progress.best, progress.since_best) == (2, 0.5, 2)
 
+    def test_an_equal_state_is_no_better_one(self, tmp_path):
+        student, scores = torch.nn.Linear(1, 1), iter([0.5, 0.5, 0.5])
+        log, path = SimpleNamespace(write=lambda *_, **__: None), tmp_path / "best.safetensors"
+        learning = []
+        distiller = SimpleNamespace(
+            student=student, train=lambda: learning.append(True), eval=lambda: learning.append(False)
+        )
+        validation, progress = Validation(distiller, lambda: next(scores), path, log, ProcessGroup()), RunProgress()
+        for step in range(3):
+            torch.nn.init.constant_(student.weight, step)
+            progress.global_step = step
+            validation.run(progress, {}, TrainingSection())
+        assert load_file(path)["weight"].item() == progress.best_step == 0
+        assert progress.since_best == 2
+        assert learning == [False, True] * 3  # dropout is on again
+
     def test_patience_counts_within_the_stage(self, recipe_tree, beir, tmp_path, monkeypatch):
         """The second stage begins below the first's best and rises: it is not stopped, also after a kill."""
         scores = [0.1, 0.9, 0.9, 0.2, 0.3, 0.4, 0.3, 0.3]
@@ -245,6 +264,50 @@ class TestRun:
 
 def interrupt(*_, **__):
     raise KeyboardInterrupt
+
+
+class TestCheckpoints:
+    @pytest.fixture
+    def save(self, tmp_path):
+        def save(step: int, rng=(), keep: int = 9):
+            module = torch.nn.Linear(1, 1)
+            checkpoints.save_checkpoint(tmp_path, module, {}, {"global_step": step}, [*rng], keep=keep)
+            return tmp_path / f"step-{step:08d}"
+
+        return save
+
+    def test_the_newest_whole_ones_stay(self, save, tmp_path):
+        folders = [save(step, keep=2) for step in (2, 10, 9)]
+        assert list_checkpoints(tmp_path) == [folders[2], folders[1]]
+        (tmp_path / "step-00000011").mkdir()  # of another program
+        assert list_checkpoints(tmp_path) == [folders[2], folders[1]]
+
+    def test_each_process_has_its_own_random_numbers(self, save):
+        states, drawn = [], []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            states.append(checkpoints.rng_state())
+            drawn.append(torch.rand(3))
+        checkpoint = save(1, states)
+        for rank in (0, 1):
+            checkpoints.load_rng(checkpoint, rank)
+            assert torch.equal(torch.rand(3), drawn[rank])
+        torch.manual_seed(2)
+        checkpoints.load_rng(checkpoint, 2)  # unknown: it keeps its own
+        assert torch.equal(torch.rand(3), drawn[1])
+
+    def test_other_values_than_were_written_are_refused(self, save):
+        checkpoint = save(1)
+        path = checkpoint / "state.safetensors"
+        with safe_open(path, "pt") as file:
+            kept = file.metadata()
+        tensors = load_file(path)
+        tensors["module::bias"] += 1
+        save_file(tensors, path, kept)
+        with pytest.raises(DamagedFileError, match="other values than were written"):
+            checkpoints.read_state(checkpoint)
+        save_file(tensors, path)  # as version 0.1.0 did
+        assert checkpoints.read_state(checkpoint) == {"global_step": 1}
 
 
 class TestResume:

@@ -54,6 +54,8 @@ def kept(scores=SCORES, **bounds) -> list[int]:
         ({}, {5}),  # what has no score is not known to be a negative
         ({"absolute_margin": 0.5}, {2, 5}),
         ({"absolute_margin": 1.5}, {2, 3, 5}),
+        ({"absolute_margin": 1.0}, {2, 5}),  # at a bound it stays
+        ({"relative_margin": 0.1}, {2, 5}),
         ({"relative_margin": 0.05}, {2, 5}),
         ({"relative_margin": 0.2}, {2, 3, 5}),
         ({"max_score": 8.0}, {2, 3, 5, 7}),

@@ -5,6 +5,7 @@
 
 import json
 from dataclasses import replace
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
 from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.data.texts import RetrievalData, TextStore, document_text, share_corpus
-from retort.trainers.data.weak_pairs import WeakPairs, pairs_of, without
+from retort.trainers.data.weak_pairs import Questions, WeakPairs, pairs_of, without
 from retort.trainers.recipe import Recipe
 from retort.trainers.recipe.schema import DataSection
 from retort.trainers.roles import Selector
@@ -59,14 +60,27 @@ class TestKinds:
         every = WeakPairs().of(corpus(self.PAGE, titles=["Harbour rules"]))[0]
         assert every[:4] == [one for kind in ("title", "heading", "question", "abstract") for one in self.of(kind)]
 
+    def test_in_the_order_of_the_kinds(self):
+        assert self.of("heading", "title") == ["Mooring a ship", "Harbour rules"]
+
     def test_questions_of_other_scripts_and_at_the_end(self):
         texts = ["船在哪里？船在港口里等潮水。", "The ship waits. What for?", "ما هي السفينة؟ هي في الميناء."]
         assert WeakPairs(kinds=["question"]).of(corpus(*texts)) == [["船在哪里？"], [], ["ما هي السفينة؟"]]
+
+    def test_the_first_question_of_several(self):
+        text = "Where is the ship? It is here. What is the rope for? It holds the ship."
+        assert WeakPairs(kinds=["question"]).of(corpus(text)) == [["Where is the ship?"]]
+        assert Questions(most=2).of(corpus(text)) == [["Where is the ship?", "What is the rope for?"]]
 
     def test_an_abstract_needs_a_body(self):
         assert WeakPairs(kinds=["abstract"]).of(corpus("One paragraph. It is all.", "")) == [[], []]
         long = "word " * 60 + "end.\n\nAnother paragraph. It goes on."
         assert WeakPairs(kinds=["abstract"]).of(corpus(long)) == [[" ".join(["word"] * 48)]]
+
+    def test_an_abstract_of_two_lines(self):
+        """Sentences make a paragraph, however the last one ends; the query is one line."""
+        text = "Is the rope\ntied fast? It must hold the ship!\n\nAnother paragraph. It goes on."
+        assert WeakPairs(kinds=["abstract"]).of(corpus(text)) == [["Is the rope tied fast? It must hold the ship!"]]
 
     def test_what_stands_in_many_documents_says_little(self):
         texts = [f"## About this page\n\nThe text number {i} is here." for i in range(4)]
@@ -155,13 +169,29 @@ class TestPairs:
         ]
         contents.append("On ships they wrote a poem and a song.")
         data = corpus(*contents, titles=["On ships"] * 4)
-        data = replace(data, queries=TextStore("q", ["on ships"]), qrels={"q": dict.fromkeys(data.corpus.ids, 1)})
+        data = replace(data, queries=TextStore("q", ["on SHIPS"]), qrels={"q": dict.fromkeys(data.corpus.ids, 1)})
         assert pairs_of(data).passages.texts == [
             body,
             f"{body} So is the sail.",
             f"An introduction.\n\n\n\n{body}",
             contents[3],
         ]
+
+    def test_the_shortest_passage(self):
+        data = judged(["On salt. It is white and dry.", "On salt. It is very white."], {"On salt.": [0, 1]})
+        assert pairs_of(data).passages.texts == ["It is white and dry."]
+
+    def test_what_comes_of_the_query_itself_is_no_negative(self):
+        """A document with the query's id is the query."""
+        data = judged(list(self.TEXTS), {"On ships.": [0], "On bread.": [1]})
+        data = replace(data, queries=TextStore(["1", "q1"], data.queries.texts), qrels={"1": {"0": 1}, "q1": {"1": 1}})
+        assert [own.tolist() for own in pairs_of(data).own] == [[0, 1], [1]]
+
+    def test_a_query_in_another_spelling_is_the_passage(self):
+        """Letters and accents apart, as files of macOS have them."""
+        passage = "The caf\u00e9 by the sea is warm."
+        data = judged([f"On bread. {passage}", "On salt."], {"On bread.": [0], normalize("NFD", passage): [1]})
+        assert [own.tolist() for own in pairs_of(data).own] == [[0], [0]]
 
     def test_without_queries(self):
         assert pairs_of(corpus(*self.TEXTS)).rows.shape == (0,)

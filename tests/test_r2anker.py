@@ -117,17 +117,17 @@ class TestJointDivergence:
 
     @pytest.fixture
     def pooled(self, monkeypatch):
-        """Measure one query with four documents, from the ranker's scores and what each source found."""
+        """Measure from the ranker's scores and what each source found; by default one query with four documents."""
 
-        def measure(ranker, mined):
+        def measure(ranker, mined, owners=(0, 0, 0, 0), rows=(0, 1, 2, 3), first_rows=(0, 1, 2, 3)):
             pool = SimpleNamespace(
-                labels=np.full(4, -1),
-                found_by=np.full(4, 2),
-                owners=np.zeros(4, dtype=int),
-                rows=np.arange(4),
-                query_rows=[0],
+                labels=np.full(len(rows), -1),
+                found_by=np.full(len(rows), 2),
+                owners=np.array(owners),
+                rows=np.array(rows),
+                query_rows=[*dict.fromkeys(owners)],
             )
-            corpus = SimpleNamespace(first_rows=np.arange(4))
+            corpus = SimpleNamespace(first_rows=np.array(first_rows))
             context = SimpleNamespace(data=SimpleNamespace(corpus=corpus), scores=lambda *_: ranker)
             monkeypatch.setattr("retort.trainers.methods.r2anker.build_lists", lambda *_: pool)
             monkeypatch.setattr(
@@ -157,6 +157,22 @@ class TestJointDivergence:
         scaled = {name: (rows, [[factor * s for s in own] for own in scores]) for name, (rows, scores) in mined.items()}
         measured = pooled(factor * ranker, scaled)
         assert [*measured.sources.values(), measured.mixture] == pytest.approx(expected)
+
+    def test_queries_that_cannot_be_compared_are_passed_over(self, pooled):
+        """One negative, or one that the ranker did not score, says nothing. Where no query is left all is 0."""
+        mined = {"a": ([[0, 1], [2, -1], [0, 1]], [[2.0, 1.0], [1.0, np.nan], [1.0, 5.0]])}
+        scores = np.array([3.0, 7.0, 1.0, np.nan, 2.0])
+        measured = pooled(scores, mined, owners=(0, 0, 1, 2, 2), rows=(0, 1, 2, 0, 1))
+        assert measured == pooled(scores[:2], mined, owners=(0, 0), rows=(0, 1))
+        assert measured.mixture > 0
+        nothing = pooled(scores[2:3], mined, owners=(1,), rows=(2,))
+        assert (nothing.sources, nothing.mixture, nothing.uniform, nothing.tempered) == ({"a": 0}, 0, 0, {"a": 0})
+
+    def test_a_copy_counts_as_the_first(self, pooled):
+        """The pool holds the first of equal documents; a source may find another."""
+        ranker, scores = np.array([2.0, 1.0, 0.0, -1.0]), [[1.0, 5.0, 2.0, 0.0]]
+        expected = pooled(ranker, {"a": ([[0, 1, 2, 3]], scores)})
+        assert pooled(ranker, {"a": ([[4, 1, 2, 3]], scores)}, first_rows=(0, 1, 2, 3, 0)) == expected
 
     def test_it_is_over_negatives(self, beir, tiny_student, tmp_path):
         """Positives, and what nobody but the judgements names, say nothing of sources."""

@@ -6,6 +6,7 @@
 import asyncio
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -159,12 +160,35 @@ class TestComponent:
         assert [d.id for d in kept] == [d.id for d in scaled[:2]]
         assert len(component.run(query="a ship", documents=DOCUMENTS, top_k=3)["documents"]) == 3
         assert component.run(query="a ship", documents=[]) == {"documents": []}
+        bounded = StudentRanker(model=tiny_ranker, score_threshold=least, top_k=1)
+        assert bounded.run(query="a ship", documents=DOCUMENTS)["documents"] == scaled[:1]
+        assert bounded.run(query="a ship", documents=DOCUMENTS, top_k=9)["documents"] == scaled[:2]
 
     def test_copies_count_once(self, tiny_ranker):
         low = Document(id="x", content="ship", score=0.1)
         high = Document(id="x", content="bread", score=0.9)
         found = StudentRanker(model=tiny_ranker).run(query="a", documents=[low, high])["documents"]
         assert [d.content for d in found] == ["bread"]
+        same = [replace(high, content=text) for text in ("rose", "salt")]
+        assert [d.content for d in StudentRanker(model=tiny_ranker).run(query="a", documents=same)["documents"]] == [
+            "rose"
+        ]
+
+    def test_equal_scores_keep_their_order(self, tiny_ranker):
+        same = [Document(id=name, content="the ship") for name in "bca"]
+        assert [d.id for d in StudentRanker(model=tiny_ranker).run(query="a", documents=same)["documents"]] == [*"bca"]
+
+    def test_length_and_separator(self, tiny_ranker, monkeypatch):
+        asked, real = [], Ranker.score_heads
+
+        def score(self, pairs, **options):
+            asked.append((pairs, self.manifest.max_tokens["pair"]))
+            return real(self, pairs, **options)
+
+        monkeypatch.setattr(Ranker, "score_heads", score)
+        component = StudentRanker(model=tiny_ranker, max_tokens=8, embedding_separator=" bread ")
+        component.run(query="a ship", documents=DOCUMENTS)
+        assert asked == [([("a ship", f"sea bread {d.content}") for d in DOCUMENTS], 8)]
 
     def test_async_and_yaml(self, tiny_ranker):
         pipeline = Pipeline()

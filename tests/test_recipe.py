@@ -348,6 +348,15 @@ class TestExtends:
         assert mine.stages[2].steps == 4
         assert "extends" not in mine.to_dict()
 
+    def test_what_is_of_another_type_has_nothing_of_the_old_one(self, write):
+        """A null may stand where there is nothing to take out."""
+        random = "retort.trainers.candidates.drawn.RandomMiner"
+        text = f"extends: kd\ncandidates: {{bm25: {{type: {random}}}}}\ntraining: {{tokens_per_chunk: null}}"
+        mine, kd = Recipe.from_yaml(write(text)), Recipe.from_yaml("kd")
+        assert kd.candidates["bm25"].init_parameters
+        assert mine.candidates["bm25"] == Component(type=random)
+        assert mine.training == kd.training
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [
@@ -495,6 +504,16 @@ def test_types_are_frozen():
     assert named <= FROZEN
     for kind in FROZEN | aliases.TYPES.keys():
         assert callable(load_type(kind, "type"))
+
+
+def test_names_of_earlier_versions():
+    """At any depth; what is not ours keeps its own."""
+    objective = {"type": "retort.trainers.methods.ca_mkd.Confidence", "init_parameters": {"besides": {"a": 1}}}
+    others = {"type": "haystack.X", "init_parameters": {"besides": 1}}
+    tree = {"stages": [{"objectives": [objective, others]}], "teachers": {"t": {"type": next(iter(aliases.TYPES))}}}
+    found = aliases.with_current_names(tree)
+    assert found["stages"][0]["objectives"] == [objective | {"init_parameters": {"extra_teachers": {"a": 1}}}, others]
+    assert found["teachers"]["t"] == {"type": next(iter(aliases.TYPES.values()))}
 
 
 def test_an_override_leaves_what_shares_an_anchor():

@@ -7,6 +7,7 @@ import asyncio
 import math
 import os
 import tempfile
+from dataclasses import replace
 
 import pytest
 from haystack import Document, Pipeline, component
@@ -16,6 +17,7 @@ from haystack.dataclasses import SparseEmbedding
 from haystack_integrations.components.retrievers.retort import SpaceMismatchError, StudentRetriever
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
+from retort.students import SPACE_STAMP, SPARSE_SPACE_STAMP
 from retort.students.fusing import score_points
 
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
@@ -117,6 +119,16 @@ class TestGroups:
         retriever = StudentRetriever(document_store=store, top_k=3, group_by="file", group_size=2)
         assert ids(retriever.run(query_embedding=QUERY)) == ["m000", "m001", "a", "b", "d", "e"]
 
+    def test_searches_on_for_the_rest_of_a_group(self, retriever):
+        """The first four are three of x and one of y."""
+        found = retriever.run(query_embedding=QUERY, group_by="file", group_size=2, top_k=2)
+        assert ids(found) == ["a", "b", "d", "e"]
+
+    def test_a_number_and_its_text_are_two_values(self, store):
+        store.write_documents([Document(id=i, embedding=QUERY, meta={"n": n}) for i, n in (("x", 1), ("y", "1"))])
+        retriever = StudentRetriever(document_store=store, group_by="n", group_size=1)
+        assert sorted(ids(retriever.run(query_embedding=QUERY))) == ["x", "y"]
+
     @pytest.mark.parametrize("size", [0, -1])
     def test_size(self, retriever, size):
         with pytest.raises(ValueError, match="group_size must be"):
@@ -145,6 +157,12 @@ class TestFusionOfScores:
         expected = [("e", 1 + 0.3 / 0.69), ("a", 1.0), ("b", 0.65 / 0.69)]
         assert [(d.id, pytest.approx(d.score, abs=1e-5)) for d in found] == expected
 
+    def test_more_documents_than_are_fused(self, retriever):
+        """As many of each ranking as are asked for, at least."""
+        retriever.fusion_depth = 1
+        both = {"query_embedding": QUERY, "query_sparse_embedding": SparseEmbedding([1], [1.0])}
+        assert sorted(ids(retriever.run(**both))) == ["a", "b", "e"]
+
     @pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [math.nan, 1.0], [1.0, math.inf]])
     def test_weights(self, store, weights):
         with pytest.raises(ValueError, match="fusion_weights must be two numbers"):
@@ -159,6 +177,18 @@ class TestFusionOfScores:
         retriever.allow_unstamped = False
         with pytest.raises(SpaceMismatchError, match="no sparse embeddings.*or set allow_unstamped=True"):
             retriever.run(query_embedding=QUERY, query_sparse_embedding=SparseEmbedding([99], [1.0]))
+
+    def test_a_query_without_any_known_term_of_another_sparse_model(self, store):
+        """That it finds nothing is no answer: the index tells by a sample that another model filled it."""
+        stamps = {SPACE_STAMP: "own", SPARSE_SPACE_STAMP: "others"}
+        store.write_documents([replace(d, meta={**d.meta, **stamps}) for d in documents()])
+        retriever = StudentRetriever(document_store=store)
+        both = {"query_embedding": QUERY, "space": "own", "query_sparse_embedding": SparseEmbedding([99], [1.0])}
+        assert len(retriever.run(**both, sparse_space="others")["documents"]) == 6
+        with pytest.raises(SpaceMismatchError, match="was built by"):
+            retriever.run(**both, sparse_space="own")
+        with pytest.raises(SpaceMismatchError, match="was built by"):
+            asyncio.run(retriever.run_async(**both, sparse_space="own"))
 
     def test_a_list_that_was_cut_off(self, store):
         """Its least is worth nothing: others may have nearly as much. One that holds all it could is not cut off."""

@@ -4,7 +4,7 @@
 """Sentences, words and passages of texts in any script."""
 
 import random
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from unicodedata import normalize
 
@@ -143,6 +143,16 @@ class TestPassages:
         spans = list(passage_spans(text, 30, 10))
         assert [text[start:end] for start, end in spans[:-1]] == [(sentence * 4).strip()] * 16
         assert spans[1][0] == 3 * len(sentence)  # one sentence fits into the overlap
+
+    def test_an_overlap_as_long_as_a_passage(self):
+        """Each passage begins after the one before."""
+        assert [*islice(passage_spans("a b c d e f", 3, 3), 9)] == [(0, 5), (2, 7), (4, 9), (6, 11)]
+
+    def test_a_sentence_that_ends_in_the_first_half_ends_no_passage(self):
+        for words, first in ((5, 10), (6, 6)):
+            text = "word " * (words - 1) + "end. And " + "goes on " * 10
+            (_, end), *_ = passage_spans(text, 10, 0)
+            assert len(text[:end].split()) == first
 
     @pytest.mark.parametrize(
         ("text", "passages"),

@@ -102,7 +102,8 @@ class TestAnswers:
         assert not any(SENTENCES_STAMP in document.meta for document in kept[3:])
 
     @pytest.mark.parametrize(
-        ("options", "times"), [({}, 1), ({"prefix": "about "}, 2), ({"meta_fields_to_embed": []}, 2)]
+        ("options", "times"),
+        [({}, 1), ({"prefix": "about "}, 2), ({"suffix": " now"}, 2), ({"meta_fields_to_embed": []}, 2)],
     )
     def test_a_text_that_was_embedded_is_not_embedded_again(self, kept, tiny_student, monkeypatch, options, times):
         """The document itself is the passage, if the model saw it alike: else the passage is another text."""
@@ -176,8 +177,10 @@ class TestHeadings:
             ("What is the return policy?\n\nA month, at the counter.", ["A month, at the counter."]),
             ("It is in the harbour now.\n\nPage 3 of 12\n\nIt was at sea.", ["It is in the harbour now.", "It was at sea."]),
             ("It is in the harbour.\n\n17", ["It is in the harbour."]),
+            ("One two three four five six seven eight nine ten\n\nIt is in the harbour.", ["It is in the harbour."]),
             ("It is here.\n\n© 2026 The Harbour Company. All rights reserved.", ["It is here."]),
             ("退货政策\n\n您可以在一个月内退货。", ["您可以在一个月内退货。"]),
+            ("退货政策以及您在本店购物的所有权利\n\n您可以退货。", ["您可以退货。"]),  # 17 characters
             ("Политика возврата\n\nТовар можно вернуть за месяц.", ["Товар можно вернуть за месяц."]),
             ("वापसी नीति\n\nआप एक महीने में लौटा सकते हैं।", ["आप एक महीने में लौटा सकते हैं।"]),
             # not headings
@@ -185,6 +188,9 @@ class TestHeadings:
             ("A ship is here. And a tail that was cut", ["A ship is here.", "And a tail that was cut"]),
             ('He said (as one says) "all is well."', ['He said (as one says) "all is well."']),
             ("Opening hours 9 to 5", ["Opening hours 9 to 5"]),
+            ("- two onions\n\nIt is in the harbour.", ["- two onions", "It is in the harbour."]),
+            ("“It is so.”\n\nIt is in the harbour.", ["“It is so.”", "It is in the harbour."]),
+            ("I II III IV V VI VII VIII IX X XI\n\nIt is here.", ["I II III IV V VI VII VIII IX X XI", "It is here."]),
             ("Return policy\n\nContents", ["Return policy", "Contents"]),
             ("", []),
         ],

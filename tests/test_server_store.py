@@ -34,6 +34,7 @@ from qdrant_client import QdrantClient, models
 from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder, StudentTextEmbedder
 from haystack_integrations.components.retrievers.retort import SpaceMismatchError, StudentRetriever, qdrant_server
 from haystack_integrations.components.retrievers.retort.qdrant_server import ServerIndex
+from haystack_integrations.components.retrievers.retort.server_filters import convert_server_filters
 from haystack_integrations.document_stores.qdrant import QdrantDocumentStore
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.cli import main
@@ -429,6 +430,11 @@ class TestRetriever:
             StudentRetriever(document_store=store).run(
                 **query, filters={"field": field, "operator": operator, "value": value}
             )
+
+    def test_numbers_that_ranges_cannot_tell_apart(self):
+        """Ranges compare float64."""
+        native = convert_server_filters({"field": "meta.n", "operator": "==", "value": 2**53 + 1})
+        assert native.must[0].should[0].match == models.MatchValue(value=2**53 + 1)
 
     def test_distances_become_similarities(self, collection, embedded, query, tmp_path):
         store, edge = (

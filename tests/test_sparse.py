@@ -6,6 +6,7 @@
 import asyncio
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -174,6 +175,18 @@ class TestTeacher:
         found, scores = SparseMiner(model=sparse_student, depth=4).mine(context, data.queries)
         np.testing.assert_allclose(scores, -np.sort(-products, axis=1)[:, :4], rtol=1e-5)
         np.testing.assert_allclose(np.take_along_axis(products, found, axis=1), scores, rtol=1e-5)
+
+    def test_mined_lists_change_with_the_corpus_and_the_depth(self, beir, sparse_student, tmp_path):
+        data = read_beir(beir, "train")
+        fewer = replace(data, corpus=data.corpus.select(range(9, -1, -1)))
+        whole, part = (TrainingContext(d, {}, tmp_path / "cache") for d in (data, fewer))
+        miner = SparseMiner(model=sparse_student, depth=4)
+        miner.mine(whole, data.queries)
+        found = miner.mine(part, data.queries)  # a stage with a corpus of its own comes next
+        np.testing.assert_array_equal(found, SparseMiner(model=sparse_student, depth=4).mine(part, data.queries))
+        assert found[0].max() < 10
+        keys = {miner.key(whole), miner.key(part), SparseMiner(model=sparse_student, depth=5).key(whole)}
+        assert len(keys) == 3
 
 
 class TestComponents:

@@ -111,4 +111,6 @@ def test_odd_folders_are_refused_before_anything_is_measured(beir, other, capsys
     assert f"{tmp_path / 'gone'} does not exist" in fail(capsys, *given, str(tmp_path / "gone"))
     twin = shutil.copytree(other, tmp_path / "twin" / "other")
     assert "another data set has the name 'other', too" in fail(capsys, *given, str(other), str(twin))
+    twin = shutil.copytree(other, tmp_path / "twin" / beir.name)
+    assert f"another data set has the name {beir.name!r}, too" in fail(capsys, *given, str(twin))
     assert "leave out --rerank" in fail(capsys, *given, str(other), "--rerank", "x")
