@@ -220,10 +220,7 @@ def index_documents(
         if not first:
             return 0, 0
         if prune:
-            before = (
-                index.document_ids() if isinstance(index, ServerIndex) else {d.id for d in index.filter_documents()}
-            )
-            before -= _unread_passages(target, source.unread, root)
+            before = index.document_ids() - _unread_passages(target, source.unread, root)
         elif root is None:
             before = {d.id for d in _with_ids(target, source.blank) if _owner(d.meta) is None}
         else:

@@ -23,6 +23,7 @@ from retort.trainers import losses
 from retort.trainers.build import build_recipe
 from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.candidates.mining import build_lists
+from retort.trainers.changes import changed_recipe
 from retort.trainers.context import TrainingContext
 from retort.trainers.corpus import make_corpus
 from retort.trainers.data.beir import read_beir
@@ -373,26 +374,27 @@ class TestProposals:
         for options in ({"pool": 0}, {"most": 0}, {"words": 1}):
             with pytest.raises(ValueError, match="pool and most must be above 0, words at least 2"):
                 Proposals(**options)
-        with pytest.raises(ValueError, match=r"share must lie in \(0, 1\]"):
+        with pytest.raises(ValueError, match="0 < share <= 1, clusters > 0"):
             UsefulQueries(teacher="t", share=0)
 
+    @pytest.mark.parametrize("schedule", [{"grow": 4.0}, {"begin": 0.9, "end": 0.1}, {"end": 7}])
+    def test_schedules_that_are_none(self, schedule):
+        with pytest.raises(ValueError, match="adversarial: start, growth, begin <= end <= 1 alone"):
+            UsefulQueries(teacher="t", adversarial=schedule)
+
     @pytest.mark.parametrize(
-        ("options", "message"),
+        ("place", "value"),
         [
-            ({"balance": -20.0}, "certainty, balance and typical are at least 0"),
-            ({"adversarial": {"grow": 4.0}}, "adversarial: there is no 'grow'; there are: start, growth, begin, end"),
-            ({"adversarial": {"begin": 0.9, "end": 0.1}}, "0 <= begin <= end <= 1"),
-            ({"adversarial": {"growth": -4.0}}, "start and growth at least 0"),
+            ("selector.init_parameters.balance", -20),
+            ("selector.init_parameters.certainty", -1),
+            ("selector.init_parameters.adversarial", {"growth": -4}),
+            ("objectives.0.init_parameters.rate", -1),
+            ("objectives.0.init_parameters.start", -5),
         ],
     )
-    def test_what_would_turn_the_choice_round(self, options, message):
-        with pytest.raises(ValueError, match=message):
-            UsefulQueries(teacher="t", **options)
-
-    @pytest.mark.parametrize("options", [{"rate": -1.0}, {"start": -5.0}, {"rate": float("nan")}])
-    def test_a_pace_that_falls(self, options):
-        with pytest.raises(ValueError, match=f"SelfPacedKL: {next(iter(options))} is at least 0"):
-            SelfPacedKL(teacher="t", **options)
+    def test_what_would_turn_the_choice_or_the_pace_round(self, place, value):
+        with pytest.raises(RecipeError, match=rf"stages.0.{place}.*must be at least 0"):
+            changed_recipe("cudfkd-small", settings={f"stages.0.{place}": value})
 
 
 class TestUsefulQueries:

@@ -1088,6 +1088,11 @@ class TestFilters:
         assert store.count_documents() == 2 == len(store.filter_documents(filters))
         assert "seen" not in store.sample_meta()
 
+    def test_ids_alone(self, store):
+        assert store.document_ids() == set()
+        store.write_documents(documents(700))
+        assert store.document_ids() == {d.id for d in documents(700)}
+
     def test_tensors_are_embeddings(self, store):
         import torch
 

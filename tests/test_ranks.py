@@ -21,6 +21,8 @@ from tiny import TINY_VISION, pool, spec, stage, write_pictures
 from two_ranks import run_all
 
 from retort.trainers.engine.checkpoints import list_checkpoints
+from retort.trainers.runtime import distributed
+from retort.trainers.runtime.distributed import ProcessGroup
 
 SCRIPT = Path(__file__).parent / "two_ranks.py"
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
@@ -435,3 +437,46 @@ def comes_back(tree, data, out) -> None:
     assert [k for k in finished[0] if not torch.equal(finished[0][k], finished[1][k])] == []
     students = [load_file(o / "student" / "model.safetensors") for o in (whole, killed)]
     assert all(torch.equal(students[0][k], students[1][k]) for k in students[0])
+
+
+class TestSharing:
+    """The first of two processes, and what the second one would answer."""
+
+    @pytest.fixture
+    def group(self, monkeypatch):
+        group = ProcessGroup()
+        group.world_size, group.theirs, group.sent = 2, [], []
+        monkeypatch.setattr(group, "broadcast", group.sent.append)
+        monkeypatch.setattr(group, "all_gather", lambda own: [own, group.theirs.pop(0)])
+        return group
+
+    def test_each_does_its_own(self, group, monkeypatch):
+        monkeypatch.setattr(distributed, "SHARED", 2)
+        items = ["a", "bbb", "cc", "d", "eeeee"]
+        group.theirs = [["cc", "d"], None]
+        with group.main_first(lambda task, own: [task, *own]):
+            assert group.leads
+            found = [(rows.tolist(), answer) for rows, answer in group.share("upper", items, items)]
+        assert found == [([1, 0], ["upper", "bbb", "a"]), ([2, 3], ["cc", "d"]), ([4], ["upper", "eeeee"])]
+        shares = [[["bbb", "a"], ["cc", "d"]], [["eeeee"], []]]
+        assert group.sent == [*(("upper", own) for own in shares), None]  # then the others follow
+        assert not group.leads
+
+    def test_what_one_raises_is_raised_after_what_the_others_gave(self, group):
+        group.theirs = [ValueError("theirs")]
+        found = []
+        with group.main_first(lambda _, own: own), pytest.raises(ValueError, match="theirs"):
+            for rows, _ in group.share("x", ["a", "b"], ["a", "b"]):
+                found.append(rows.tolist())
+        assert found == [[0]]
+
+    def test_the_first_ones_own_error_does_not_leave_the_others_waiting(self, group):
+        group.theirs = [["b"]]
+
+        def fail(*_):
+            msg = "own"
+            raise ValueError(msg)
+
+        with group.main_first(fail), pytest.raises(ValueError, match="own"):
+            list(group.share("x", ["a", "b"], ["a", "b"]))
+        assert group.theirs == []  # it took part in collecting the answers

@@ -59,6 +59,7 @@ _TIE_WINDOW = 1000
 # How many times as many as are asked for are found by quantised embeddings, to choose from by the true ones.
 _OVERSAMPLING = {"int8": 2.0, "binary": 4.0, "turbo8": 2.0, "turbo4": 3.0, "turbo2": 4.0}
 _META = PayloadSelector.Include(["meta"])
+_ID = PayloadSelector.Include(["id"])
 
 
 class QdrantEdgeDocumentStore:
@@ -740,6 +741,15 @@ class QdrantEdgeDocumentStore:
             oversampling=oversampling,
             ignore_quantization=ignore_quantization,
         )
+
+    def document_ids(self) -> set[str]:
+        """
+        Read the ids of all documents, and nothing else of them.
+
+        :returns:
+            The ids.
+        """
+        return {(record.payload or {})["id"] for record in self._records(with_payload=_ID)}
 
     def _records(
         self,

@@ -12,7 +12,6 @@ count little at first. The curriculum, its weights and schedules are those of th
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import numpy as np
@@ -30,7 +29,6 @@ from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.runtime.rng import rng_for
 
 DISAGREEMENT_TEMPERATURE = 3.0  # of the adversarial term
-SCHEDULE = {"start": 0.0, "growth": 10.0, "begin": 0.25, "end": 0.75}  # of the adversarial term
 SAMPLE = 1024  # lists, for the pace
 REACHED = 0.75  # of a stage's steps, when the pace has come to its last value
 
@@ -38,18 +36,6 @@ REACHED = 0.75  # of a stage's steps, when the pace has come to its last value
 def adversarial_weight(at: float, *, start: float, growth: float, begin: float, end: float) -> float:
     """Weight of the adversarial term: `start`, and from `begin` to `end` `growth` more for each unit of `at`."""
     return start + growth * (min(max(at, begin), end) - begin)
-
-
-def _schedule(given: dict[str, float]) -> dict[str, float]:
-    """Complete and check the schedule of the adversarial term."""
-    values = SCHEDULE | given
-    if odd := sorted(values.keys() - SCHEDULE.keys()):
-        msg = f"UsefulQueries: adversarial: there is no {odd[0]!r}; there are: {', '.join(SCHEDULE)}."
-        raise ValueError(msg)
-    if not (0 <= values["begin"] <= values["end"] <= 1 and min(values["start"], values["growth"]) >= 0):
-        msg = f"UsefulQueries: adversarial: 0 <= begin <= end <= 1, start and growth at least 0; it is {values}."
-        raise ValueError(msg)
-    return values
 
 
 def worth_of(teacher: Tensor, student: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,7 +131,7 @@ class UsefulQueries(Selector):
     :param teacher_scale:
         As in `TeacherObjective`.
     :raises ValueError:
-        If the share is none, or a weight or the schedule would turn the choice round.
+        If the share or the schedule is none.
 
     ```yaml
     selector: {type: retort.trainers.methods.cudfkd.UsefulQueries, init_parameters: {share: 0.5}}
@@ -167,19 +153,15 @@ class UsefulQueries(Selector):
         clusters: int = 32,
         teacher_scale: float | None = None,
     ) -> None:
-        if not 0 < share <= 1 or clusters < 1:
-            msg = f"UsefulQueries: share must lie in (0, 1], clusters above 0; they are {share} and {clusters}."
+        schedule = {"start": 0.0, "growth": 10.0, "begin": 0.25, "end": 0.75} | (adversarial or {})
+        known = len(schedule) == 4 and schedule["begin"] <= schedule["end"] <= 1  # noqa: PLR2004
+        if not 0 < share <= 1 or clusters < 1 or not known:
+            msg = "UsefulQueries: 0 < share <= 1, clusters > 0; adversarial: start, growth, begin <= end <= 1 alone."
             raise ValueError(msg)
         self.selection = one_of("selection", selection, ("utility", "random"))
         self.teacher, self.share, self.teacher_scale = teacher, share, teacher_scale
         self.certainty, self.balance, self.typical, self.clusters = certainty, balance, typical, clusters
-        self.adversarial = _schedule(adversarial or {})
-        if min(certainty, balance, typical) < 0:
-            msg = (
-                "UsefulQueries: certainty, balance and typical are at least 0, or the worst queries are kept; they are "
-                f"{certainty}, {balance} and {typical}."
-            )
-            raise ValueError(msg)
+        self.adversarial = schedule
         self.teachers = (teacher,)
 
     def asked_pairs(self, queries: int, listed: int) -> int:
@@ -255,8 +237,6 @@ class SelfPacedKL(ListwiseKL):
         $a$.
     :param teacher_scale:
         As in `TeacherObjective`.
-    :raises ValueError:
-        If the pace starts below 0, or falls.
 
     ```yaml
     - {type: retort.trainers.methods.cudfkd.SelfPacedKL, init_parameters: {temperature: 1.0}, weight: 1.0}
@@ -277,10 +257,6 @@ class SelfPacedKL(ListwiseKL):
         super().__init__(teacher=teacher, student_temperature=temperature, teacher_scale=teacher_scale)
         self.how = one_of("how", how, ("log", "linear", "hard", "none"))
         self.granularity = one_of("granularity", granularity, ("query", "batch"))
-        for name, value in (("start", start), ("rate", rate)):
-            if value is not None and not 0 <= value < math.inf:
-                msg = f"SelfPacedKL: {name} is at least 0; it is {value}."
-                raise ValueError(msg)
         self.start, self.rate, self.temperature = start, rate, temperature
 
     def open(self, context: Context, lists: CandidateLists | None) -> State:

@@ -44,7 +44,7 @@ _ABOVE_0 = re.compile(
     r"(.*_)?(temperature|scale|tokens)|alpha|concurrency|depth|dim|initial|least|lr|most|pairs|parts|r|redraw|saturation|sif|"
     "span|window|words"
 )
-_AT_LEAST_0 = re.compile("(.*_)?weight|price|retries|views")
+_AT_LEAST_0 = re.compile("(.*_)?weight|balance|begin|certainty|growth|price|rate|retries|start|typical|views")
 _NOT_EMPTY = {"model", "trunk", "teacher", "tokenizer"}  # parameters that name something
 
 
