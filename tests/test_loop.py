@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,7 +35,7 @@ from retort.trainers.engine import loop as loop_module
 from retort.trainers.engine.checkpoints import list_checkpoints
 from retort.trainers.engine.log import RunLog, read_log
 from retort.trainers.engine.loop import Loop
-from retort.trainers.engine.optimizers import schedule_factor
+from retort.trainers.engine.optimizers import AlternatingOptimizers, schedule_factor
 from retort.trainers.engine.progress import RunProgress
 from retort.trainers.engine.validation import Validation
 from retort.trainers.recipe import DataSection, Recipe, TrainingSection
@@ -750,6 +751,42 @@ def test_learning_rate_is_a_function_of_the_step():
     assert rates["cosine"][:3] == [0.5, 1.0, 1.0]
     assert rates["cosine"][6] == pytest.approx(0.5)
     assert rates["cosine"][9] == pytest.approx((1 - math.cos(math.pi / 8)) / 2)
+
+
+class TwoTurns(torch.nn.Linear):
+    """Two steps of the student, then one of a live teacher, and so on."""
+
+    turns = ("student", "student", "live")
+
+    def turn_at(self, stage: str, step: int) -> str:
+        return self.turns[step % 3]
+
+    def enter(self, stage: str, turn: str) -> list:
+        return list(self.parameters())
+
+    def parameter_groups_of(self, stage: str, turn: str) -> list:
+        return []
+
+    def highest_rate(self, stage: str, turn: str, lr: float) -> float:
+        return lr if turn == "student" else 2 * lr
+
+
+def test_each_turn_has_a_schedule_of_its_own_steps():
+    """Whose last step costs no more than its first."""
+    steps = 20_000
+    plan = SimpleNamespace(name="s", steps=steps, lr=0.5, schedule="cosine")
+    training = SimpleNamespace(weight_decay=0.0, warmup=0.1, lr_floor=0.1)
+    optimizers = AlternatingOptimizers(TwoTurns(2, 2), plan, training)
+    of_all = [TwoTurns.turns[step % 3] for step in range(steps)]
+    for step in (0, 1, 2, 3, 4, 1999, 2000, 12_345, steps - 2, steps - 1):
+        turn = of_all[step]
+        share = schedule_factor("cosine", 0.1, of_all[:step].count(turn), of_all.count(turn), 0.1)
+        assert optimizers.take(step) == (0.5 if turn == "student" else 1.0) * share
+    tracemalloc.start()
+    optimizers.take(steps - 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000  # bytes: the steps before are not gone through
 
 
 def test_without_a_terminal_long_work_says_how_far_it_is(monkeypatch, caplog):

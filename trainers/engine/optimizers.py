@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import math
+from array import array
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,12 @@ class AlternatingOptimizers:
     def __init__(self, distiller: Distiller, stage: Stage, training: TrainingSection) -> None:
         self._distiller, self._stage, self._training = distiller, stage, training
         self._whose = [distiller.turn_at(stage.name, step) for step in range(stage.steps)]
+        # Steps a turn, and for each step how many of its turn come before it.
+        self._steps: Counter[str] = Counter()
+        self._done = array("q")
+        for turn in self._whose:
+            self._done.append(self._steps[turn])
+            self._steps[turn] += 1
         self._turn = ""
         self.learning: list[torch.nn.Parameter] = []
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -110,7 +118,7 @@ class AlternatingOptimizers:
             self._turn = turn
             self.learning = self._distiller.enter(self._stage.name, turn)
             self._distiller.train()
-        done, steps = self._whose[:step].count(turn), self._whose.count(turn)
+        done, steps = self._done[step], self._steps[turn]
         training = self._training
         share = schedule_factor(self._stage.schedule, training.warmup, done, steps, training.lr_floor)
         own = [part.at(step, self._stage.steps) for part in self._groups[turn] for _ in range(2)]  # two groups each
