@@ -32,7 +32,7 @@ from retort.trainers.data.splits import read_train_and_dev
 from retort.trainers.distiller import step_loss
 from retort.trainers.engine import checkpoints
 from retort.trainers.engine import loop as loop_module
-from retort.trainers.engine.checkpoints import list_checkpoints
+from retort.trainers.engine.checkpoints import list_checkpoints, load_rng, rng_state, save_checkpoint
 from retort.trainers.engine.log import RunLog, read_log
 from retort.trainers.engine.loop import Loop
 from retort.trainers.engine.optimizers import AlternatingOptimizers, schedule_factor
@@ -787,6 +787,22 @@ def test_each_turn_has_a_schedule_of_its_own_steps():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20_000  # bytes: the steps before are not gone through
+
+
+def test_a_checkpoint_holds_the_random_state_of_apples_gpus(tmp_path, monkeypatch):
+    now = torch.tensor([1, 2, 3], dtype=torch.uint8)
+    taken = []
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: now)
+    monkeypatch.setattr(torch.mps, "set_rng_state", taken.append)
+    save_checkpoint(tmp_path, torch.nn.Linear(1, 1), {}, {"global_step": 1}, [rng_state()], keep=1)
+    (checkpoint,) = list_checkpoints(tmp_path)
+    load_rng(checkpoint, 0)
+    assert torch.equal(taken.pop(), now)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    load_rng(checkpoint, 0)
+    assert not taken
+    assert "mps" not in rng_state()
 
 
 def test_without_a_terminal_long_work_says_how_far_it_is(monkeypatch, caplog):
