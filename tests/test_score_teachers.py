@@ -427,6 +427,19 @@ def test_bm25_teaches_what_it_finds(context, lists):
     assert found.max() > found.min() >= 0
 
 
+def test_bm25_scores_the_corpus_that_it_was_opened_for_last(context):
+    teacher, ids = BM25Teacher(), ["a", "b"]
+    queries = context.data.queries
+    asks = [Ask("q", "ship", ids, ["", ""])]
+    for texts, best in ((["the ship", "bread", "butter"], 0), (["bread", "the ship", "butter"], 1)):
+        data = RetrievalData("one", TextStore([*ids, "c"], texts), queries)
+        teacher.open(data)
+        assert next(teacher.score(asks)).argmax() == best
+        index = teacher._index
+        teacher.open(replace(data, qrels={"x": {"a": 1}}))  # the same corpus
+        assert teacher._index is index
+
+
 def test_given_scores(context, lists):
     with pytest.raises(TeacherError, match="gives no scores"):
         GivenTeacher().open(context.data)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from retort.trainers.data.texts import RetrievalData
+from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.roles import Ask, Teacher
 from retort.trainers.search import BM25, K1, B
 
@@ -23,7 +23,7 @@ class BM25Teacher(Teacher):
 
     def __init__(self) -> None:
         self._index: BM25 | None = None
-        self._rows: dict[str, int] = {}
+        self._corpus: TextStore | None = None
 
     @property
     def key(self) -> str:
@@ -31,14 +31,15 @@ class BM25Teacher(Teacher):
         return f"bm25-{K1}-{B}-by-language"
 
     def open(self, data: RetrievalData) -> None:
-        """Index the corpus."""
-        if self._index is None:
-            self._index, self._rows = BM25(data.corpus.texts), data.corpus.rows
+        """Index the corpus, once while it is the same."""
+        if self._corpus is not data.corpus:
+            self._index, self._corpus = BM25(data.corpus.texts), data.corpus
 
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
         """Score lists; see `Teacher.score`."""
-        if self._index is None:
+        if self._index is None or self._corpus is None:
             msg = "open it first."
             raise RuntimeError(msg)
+        rows = self._corpus.rows
         for ask, scores in zip(asks, self._index.scores([a.query for a in asks]), strict=True):
-            yield scores[[self._rows[i] for i in ask.document_ids]].astype(np.float32)
+            yield scores[[rows[i] for i in ask.document_ids]].astype(np.float32)
