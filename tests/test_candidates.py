@@ -10,6 +10,7 @@ import torch
 from tiny import opened
 
 from retort.students.hashing import hash_text
+from retort.trainers import search as search_module
 from retort.trainers.batches.lists import ListBatches
 from retort.trainers.batches.sampling import picked
 from retort.trainers.batches.texts import TextBatches
@@ -120,6 +121,57 @@ class TestDense:
     def test_ties_by_row(self):
         rows, _ = search_vectors(np.ones((1, 2), np.float32), np.ones((6, 2), np.float32), 6, similarity="dot")
         assert rows[0].tolist() == list(range(6))
+
+    @pytest.mark.parametrize("several", [False, True], ids=["one vector", "several"])
+    @pytest.mark.parametrize(("similarity", "top_k"), [("dot", 4), ("dot", 30), ("cosine", 200)])
+    def test_chunks_change_nothing(self, monkeypatch, similarity, top_k, several):
+        """With ties, more hits than a chunk has documents, vectors of NaN, and documents of several vectors."""
+        rng = np.random.default_rng(3)
+        signs = np.sign(rng.normal(size=(40, 16))).astype(np.float32)
+        queries, documents = signs[:8], signs[8:]  # cosines are multiples of 1/8: all sums are exact, and many equal
+        if similarity == "dot":
+            queries, documents = np.array([[1, 0], [-1, 0], [2, 1]], np.float32), np.zeros((32, 2), np.float32)
+            documents[:, 0] = rng.permutation(32)  # of each score two, which no cut parts
+        documents = np.concatenate([documents, documents[::-1]])
+        documents[[5, 58]] = np.nan
+        starts = None
+        if several:
+            counts = rng.integers(1, 5, size=64)
+            documents, starts = np.repeat(documents, counts, axis=0), np.cumsum(counts) - counts
+
+        def search() -> tuple[np.ndarray, np.ndarray]:
+            return search_vectors(queries, documents, top_k, similarity=similarity, block=5, starts=starts)
+
+        expected = search()
+        assert top_k < 64 or np.sort(expected[0][0]).tolist() == [-1, -1, *(i for i in range(64) if i not in (5, 58))]
+        asked, compared = [], search_module._compared
+        monkeypatch.setattr(search_module, "_compared", lambda v, *rest: asked.append(len(v)) or compared(v, *rest))
+        monkeypatch.setattr(search_module, "CHUNK", 7)
+        rows, scores = search()
+        assert np.array_equal(scores, expected[1], equal_nan=True)
+        assert np.array_equal(rows, expected[0])
+        assert max(asked[1:]) <= 7
+        assert sum(asked[1:]) == len(documents)
+
+    def test_on_the_best_device_in_full_float32(self, monkeypatch):
+        """But for vectors that it may not take, and where the CPU is asked for."""
+        ones, devices, compared = np.ones((2, 2), np.float32), [], search_module._compared
+        matmul = torch.backends.cuda.matmul
+
+        def on_cpu(vectors, similarity, device):
+            devices.append((device, matmul.fp32_precision))
+            return compared(vectors, similarity, "cpu")
+
+        monkeypatch.setattr(search_module, "_compared", on_cpu)
+        monkeypatch.setattr(search_module, "pick_device", lambda device: device or "cuda")
+        before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
+        try:
+            for vectors, options in ((ones, {}), (ones, {"device": "cpu"}), (ones.astype(np.float64), {})):
+                search_vectors(vectors, vectors, 1, similarity="dot", **options)
+            assert devices == [(device, "ieee") for device in ("cpu", "cuda", "cpu", "cpu", "cpu", "cpu")]
+            assert matmul.fp32_precision == "tf32"
+        finally:
+            matmul.fp32_precision = before
 
     def test_unknown_similarity(self):
         with pytest.raises(ValueError, match="cosine or dot"):
