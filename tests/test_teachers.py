@@ -4,10 +4,12 @@
 import ast
 import json
 import os
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,13 +21,15 @@ from tiny import pool, spec, stage, write_pictures
 from retort.students import save_student
 from retort.students.images import ImageFile
 from retort.trainers.build import build_recipe
+from retort.trainers.context import TrainingContext
 from retort.trainers.data.beir import read_beir
-from retort.trainers.data.texts import TextStore
+from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.plan import plan_run
 from retort.trainers.recipe import Recipe
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime import locks
 from retort.trainers.runtime.errors import CacheError, RecipeError
+from retort.trainers.teachers import vector_cache
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
 from retort.trainers.teachers.embedder import EmbedderTeacher
 from retort.trainers.teachers.haystack import HaystackComponents, is_local
@@ -103,6 +107,44 @@ class TestVectorCache:
         early = VectorCache(tmp_path, "k", "query")
         VectorCache(tmp_path, "k", "query").fill(TEXTS, fake, lambda n: None)
         assert early.fill(TEXTS, fake, lambda n: None) == 0
+
+    def test_a_context_reads_a_cache_once(self, tmp_path, monkeypatch):
+        """And what comes later; a cache that was deleted and filled anew it reads as one that is new."""
+        opened, real = [], vector_cache._open_block
+        monkeypatch.setattr(vector_cache, "_open_block", lambda path: opened.append(path) or real(path))
+        teacher = SimpleNamespace(gives="vectors", vectors_key=lambda side: "k", former_key="")
+        context = TrainingContext(RetrievalData("d", TEXTS, TEXTS), {"t": teacher}, tmp_path)
+        VectorCache(tmp_path, "k", "query").fill(TEXTS.select([0, 1]), fake, lambda n: None)
+        cache = context.vector_cache("t", "query")
+        assert len(cache.missing(TEXTS)) == len(TEXTS) - 2
+        opened.clear()
+        assert context.over(context.data).vector_cache("t", "query") is cache
+        assert opened == []
+        VectorCache(tmp_path, "k", "query").fill(TEXTS, fake, lambda n: None)
+        assert not context.vector_cache("t", "query").missing(TEXTS)
+        name = min(path.name for path in cache.folder.glob("*.npy"))
+        shutil.rmtree(cache.folder)
+        assert context.vector_cache("t", "query").dim is None
+        VectorCache(tmp_path, "k", "query").fill(TEXTS, lambda texts: np.ones((len(texts), 3)), lambda n: None)
+        assert context.vector_cache("t", "query").gather(TEXTS.item_ids).tolist() == [[1, 1, 1]] * len(TEXTS)
+        next(cache.folder.glob("*.npy")).rename(cache.folder / name)
+        assert len(context.vector_cache("t", "query").gather(TEXTS.item_ids)) == len(TEXTS)
+
+    def test_places_are_those_of_a_dictionary(self):
+        """Of an item that stands in several blocks the last one counts."""
+        rng = np.random.default_rng(0)
+        places, expected = vector_cache._Places(), {}
+        known = np.frombuffer(rng.bytes(16 * 300), "V16")
+        for number in range(60):
+            blocks = {f"{number}{part}": rng.permutation(known)[: rng.integers(0, 9)] for part in "ab"}
+            places.add(blocks)
+            for name, ids in blocks.items():
+                expected |= {item.tobytes(): (name, row) for row, item in enumerate(ids)}
+            found = zip(*(values.tolist() for values in places.of(known)), strict=True)
+            at = {i.tobytes(): (places.names[b], row) for i, (b, row) in zip(known, found, strict=True) if b >= 0}
+            assert at == expected
+            assert len(places) == len(expected)
+        assert len(places._runs) < 10
 
     def test_one_writer(self, tmp_path, monkeypatch, caplog):
         """Another waits for it, and has nothing left to do."""

@@ -66,12 +66,14 @@ class TrainingContext:
         self.kinds: dict[str, str] = {}  # of teachers that were asked for scores: `scores` or `ranks`
         self.share: Share | None = None  # has other processes do their part of `work`
         self._vectors: dict[tuple[str, str, Side], Any] = {}
+        self._caches: dict[tuple[str, Side], VectorCache] = {}  # by key: reading a large one takes a minute
 
     def over(self, data: RetrievalData) -> TrainingContext:
         """Return the same models over other data."""
         other = TrainingContext(data, self.teachers, self.cache, self._student)
         other.views, other.progress, other.student_scale = self.views, self.progress, self.student_scale
         other.share = self.share
+        other._caches = self._caches
         if data.corpus is self.data.corpus and "bm25" in vars(self):
             vars(other)["bm25"] = self.bm25
         return other
@@ -127,7 +129,12 @@ class TrainingContext:
     def vector_cache(self, name: str, side: Side) -> VectorCache:
         """Return a teacher's cache as it is; it is not asked."""
         teacher = self.teacher(name)
-        return VectorCache(self.cache, teacher.vectors_key(side), side, former_key=teacher.former_key)
+        key = teacher.vectors_key(side), side
+        if key in self._caches:
+            self._caches[key].refresh()
+        else:
+            self._caches[key] = VectorCache(self.cache, *key, former_key=teacher.former_key)
+        return self._caches[key]
 
     def kept_vectors(self, name: str, side: Side, most: int) -> np.ndarray:
         """

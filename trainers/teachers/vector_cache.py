@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -59,23 +61,46 @@ class VectorCache:
             take_over(root / "vectors" / former_key / side, self.folder)
         #: Dimension of the vectors; None while there are none.
         self.dim: int | None = None
-        self._where: dict[bytes, tuple[str, int]] = {}
+        self._places = _Places()
+        self._files: dict[str, tuple[int, int]] = {}  # blocks that are known, to tell when they are other files
         self._refused = SetAside(self.folder)
+        self._read_new()
+
+    def refresh(self) -> None:
+        """Learn what changed on disk since the last look, as a new instance would."""
+        if self._files.items() <= self._on_disk().items():
+            self._read_new()
+        else:
+            self._read_anew()
+
+    def _on_disk(self) -> dict[str, tuple[int, int]]:
+        files: dict[str, tuple[int, int]] = {}
+        for path in self.folder.glob("*.npy"):
+            with suppress(FileNotFoundError):  # another process joined parts meanwhile
+                files[path.name] = _stamp(path)
+        return files
+
+    def _read_anew(self) -> None:
+        """Forget what is known, and read what is there."""
+        self._places, self._files, self.dim = _Places(), {}, None
         self._read_new()
 
     def _read_new(self) -> None:
         """Learn which vectors are there, also those that another process wrote meanwhile."""
         self._refused.read()
-        known = {name for name, _ in self._where.values()}
+        blocks: dict[str, np.ndarray] = {}
+        files: dict[str, tuple[int, int]] = {}
         for path in sorted(self.folder.glob("*.npy")):
-            if path.name not in known:
+            if path.name not in self._files:
                 try:
-                    rows = _open_block(path)
+                    files[path.name], rows = _stamp(path), _open_block(path)
                 except FileNotFoundError:  # another process joined parts meanwhile
                     self._read_new()
                     return
                 self._take_dim(rows["vector"].shape[1], f"{path} holds")
-                self._where.update({i.tobytes(): (path.name, row) for row, i in enumerate(rows["id"])})
+                blocks[path.name] = np.array(rows["id"])  # a copy: else each would keep its file open
+        self._places.add(blocks)
+        self._files |= files
 
     def _take_dim(self, dim: int, who: str) -> None:
         if self.dim not in {None, dim}:
@@ -125,7 +150,8 @@ class VectorCache:
                     self._refused.summary()
         except TeacherError as error:
             msg = (
-                f"{error} Kept: {len(self._where)} vectors; the same command (train: with --resume) goes on from there."
+                f"{error} Kept: {len(self._places)} vectors; the same command (train: with --resume) goes on from "
+                "there."
             )
             raise TeacherError(msg) from error
         return done
@@ -152,7 +178,8 @@ class VectorCache:
         path = self.folder / f"{items[0].hex()}{suffix}"
         with replace_file(path) as aside, aside.open("wb") as file:
             np.save(file, rows)
-        self._where.update({item: (path.name, row) for row, item in enumerate(items)})
+        self._places.add({path.name: rows["id"]})
+        self._files[path.name] = _stamp(path)
 
     def _join_parts(self) -> None:
         """Join the parts of a block, also those that a kill left; while the lock is held."""
@@ -163,6 +190,7 @@ class VectorCache:
             self._write([item.tobytes() for item in rows["id"]], rows["vector"], ".npy")
             for path in some:
                 path.unlink()
+                self._files.pop(path.name, None)
 
     def gather(self, item_ids: np.ndarray) -> np.ndarray:
         """
@@ -178,37 +206,101 @@ class VectorCache:
         try:
             return self._gather(item_ids)
         except FileNotFoundError:  # another process joined parts meanwhile
-            self._where.clear()
-            self._read_new()
+            self._read_anew()
             return self._gather(item_ids)
 
     def _gather(self, item_ids: np.ndarray) -> np.ndarray:
-        wanted: dict[str, tuple[list[int], list[int]]] = {}
-        for at, item in enumerate(one.tobytes() for one in item_ids):
-            if item in self._where or item not in self._refused.items:
-                name, row = self._where[item]
-                for column, value in zip(wanted.setdefault(name, ([], [])), (at, row), strict=True):
-                    column.append(value)
-        found = np.full((len(item_ids), self.dim or 0), np.nan, dtype=np.float32)
-        for name, (ats, rows) in wanted.items():
-            vectors = _open_block(self.folder / name)["vector"][rows]
+        places = self._places
+        blocks, rows = places.of(item_ids)
+        for item in (one.tobytes() for one in item_ids[blocks < 0]):
+            if item not in self._refused.items:
+                raise KeyError(item)
+        result = np.full((len(item_ids), self.dim or 0), np.nan, dtype=np.float32)
+        known = np.argsort(blocks, kind="stable")[np.count_nonzero(blocks < 0) :]
+        for ats in np.split(known, np.flatnonzero(np.diff(blocks[known])) + 1) if len(known) else []:
+            path = self.folder / places.names[blocks[ats[0]]]
+            vectors = _open_block(path)["vector"][rows[ats]]
             if not np.isfinite(vectors).all():
-                msg = f"{self.folder / name} is damaged: it has vectors that are not finite. {DAMAGED}"
+                msg = f"{path} is damaged: it has vectors that are not finite. {DAMAGED}"
                 raise DamagedFileError(msg)
-            found[ats] = vectors
-        return found
+            result[ats] = vectors
+        return result
 
     def missing(self, texts: TextStore) -> dict[bytes, str]:
         """Return the texts that the teacher was not asked for, by their ids."""
-        items = (item.tobytes() for item in texts.item_ids)
-        where, refused = self._where, self._refused.items
-        return {i: t for i, t in zip(items, texts.items, strict=True) if i not in where and i not in refused}
+        unknown = np.flatnonzero(self._places.of(texts.item_ids)[0] < 0).tolist()
+        items = {texts.item_ids[row].tobytes(): texts.items[row] for row in unknown}
+        return {item: text for item, text in items.items() if item not in self._refused.items}
+
+
+class _Places:
+    """
+    Block and row of each item's vector, in arrays sorted by id: a dictionary would take six times the memory.
+
+    Each array is more than twice as long as the next, so that adding a block seldom sorts all items again.
+    """
+
+    def __init__(self) -> None:
+        #: The blocks' file names, by number.
+        self.names: list[str] = []
+        self._runs: list[_Run] = []
+
+    def add(self, blocks: Mapping[str, np.ndarray]) -> None:
+        """Add the ids `[n]` V16 of blocks by name; of an item's places the last one counts."""
+        added = [
+            _Run(ids, np.full(len(ids), number), np.arange(len(ids)))
+            for number, ids in enumerate(blocks.values(), len(self.names))
+            if len(ids)
+        ]
+        self.names += blocks
+        if added:
+            runs = [*self._runs, _joined(added)]
+            while len(runs) > 1 and len(runs[-2].ids) <= 2 * len(runs[-1].ids):
+                runs[-2:] = [_joined(runs[-2:])]
+            self._runs = runs
+
+    def of(self, item_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers `[n]` of the items' blocks and their rows there `[n]`; -1 where unknown."""
+        blocks, rows = np.full((2, len(item_ids)), -1)
+        for run in reversed(self._runs):
+            left = np.flatnonzero(blocks < 0)
+            left = left[np.argsort(item_ids[left])]  # neighbours are near each other in memory
+            at = np.searchsorted(run.ids, item_ids[left]).clip(max=len(run.ids) - 1)
+            same = run.ids[at] == item_ids[left]
+            blocks[left[same]], rows[left[same]] = run.blocks[at[same]], run.rows[at[same]]
+        return blocks, rows
+
+    def __len__(self) -> int:
+        return len(_joined(self._runs).ids) if self._runs else 0
+
+
+class _Run(NamedTuple):
+    """Items with the numbers of their blocks and their rows there."""
+
+    ids: np.ndarray
+    blocks: np.ndarray
+    rows: np.ndarray
+
+
+def _joined(runs: list[_Run]) -> _Run:
+    """Join runs, sorted by id; of an item's places the last one counts."""
+    ids = np.concatenate([run.ids for run in runs])
+    order = np.argsort(ids, kind="stable")
+    ids = ids[order]
+    last = np.append(ids[1:] != ids[:-1], True)
+    blocks, rows = (np.concatenate(values, dtype=np.int32)[order[last]] for values in list(zip(*runs, strict=True))[1:])
+    return _Run(ids[last], blocks, rows)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Tell a file from another of its name."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 def _open_block(path: Path) -> np.ndarray:
     """Map a block into memory."""
-    file = path.stat()
-    return _mapped(path, file.st_ino, file.st_mtime_ns)
+    return _mapped(path, *_stamp(path))
 
 
 @lru_cache(maxsize=64)
@@ -216,7 +308,7 @@ def _mapped(path: Path, *_: int) -> np.ndarray:
     """Keep blocks open, as long as they are the same files: each costs a file handle."""
     with reading(path, DAMAGED):
         rows = np.load(path, mmap_mode="r")
-        if rows["id"].ndim != 1 or rows["vector"].ndim != 2:  # noqa: PLR2004
+        if rows["id"].dtype != "V16" or rows["id"].ndim != 1 or rows["vector"].ndim != 2:  # noqa: PLR2004
             msg = f"it holds {rows.dtype}"
             raise ValueError(msg)
         return rows
