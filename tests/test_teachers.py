@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from haystack import Document, component
 from tiny import pool, spec, stage, write_pictures
@@ -31,6 +32,7 @@ from retort.trainers.runtime import locks
 from retort.trainers.runtime.errors import CacheError, RecipeError
 from retort.trainers.teachers import vector_cache
 from retort.trainers.teachers.bi_encoder import BiEncoderTeacher
+from retort.trainers.teachers.cross_encoder import CrossEncoderTeacher
 from retort.trainers.teachers.embedder import EmbedderTeacher
 from retort.trainers.teachers.haystack import HaystackComponents, is_local
 from retort.trainers.teachers.vector_cache import VectorCache
@@ -173,6 +175,22 @@ class TestVectorCache:
         with pytest.raises(CacheError, match=message):
             cache.fill(TEXTS, lambda texts: vectors, lambda n: None)
         assert not list(cache.folder.glob("*.npy"))
+
+
+@pytest.mark.parametrize("kind", [BiEncoderTeacher, CrossEncoderTeacher])
+@pytest.mark.parametrize(
+    ("kwargs", "key"),
+    [
+        ({}, "1d37cd80990a8db620326c211b069363d2f4ed316eaa4e6956042558ea8af66d"),
+        ({"num_labels": 1}, "a376075331211a5ec37ae04935b6604fb9912a3ae6522825d4f67a0dd632a418"),
+    ],
+)
+def test_keys_of_local_models_stay(monkeypatch, kind, kwargs, key):
+    """What is kept under the keys of earlier versions is found again."""
+    monkeypatch.setattr("retort.trainers.teachers.local_model.version", lambda _: "5.6.0")
+    teacher = kind(model="m", model_kwargs=kwargs, tokenizer_kwargs={}, device="cpu", revision="1")
+    vars(teacher)["_loaded"] = SimpleNamespace(fingerprint="f1", model=SimpleNamespace(dtype=torch.float32))
+    assert teacher.key == key
 
 
 class TestBiEncoderTeacher:

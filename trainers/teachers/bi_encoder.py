@@ -5,20 +5,16 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from importlib.metadata import version
-from typing import Any
-
 import numpy as np
 
-from retort.students.hashing import canonical_json, hash_text
-from retort.students.loading import Kwargs, Precision, check_precision
+from retort.students.loading import Kwargs, Precision
 from retort.students.student import Student
 from retort.students.towers import Side
-from retort.trainers.roles import Gives, Teacher
+from retort.trainers.roles import Gives
+from retort.trainers.teachers.local_model import LocalModelTeacher
 
 
-class BiEncoderTeacher(Teacher):
+class BiEncoderTeacher(LocalModelTeacher):
     """
     A sentence-transformers model, or a student of earlier days.
 
@@ -47,7 +43,6 @@ class BiEncoderTeacher(Teacher):
     """
 
     gives: Gives = "vectors"
-    costs = "time"
     _kind = Student
 
     def __init__(
@@ -65,33 +60,25 @@ class BiEncoderTeacher(Teacher):
         tokenizer_kwargs: Kwargs = None,
         config_kwargs: Kwargs = None,
     ) -> None:
-        check_precision(precision)
-        self.model = model
-        self._options: dict[str, Any] = {
-            "device": device,
-            "precision": precision,
-            "backend": "torch",
-            "max_query_tokens": max_query_tokens,
-            "max_document_tokens": max_document_tokens,
-            "revision": revision,
-            "token": token,
-            "trust_remote_code": trust_remote_code,
-        }
-        kwargs = {"model_kwargs": model_kwargs, "tokenizer_kwargs": tokenizer_kwargs, "config_kwargs": config_kwargs}
-        self._kwargs = {name: values for name, values in kwargs.items() if values}
-        self._options |= self._kwargs
+        super().__init__(
+            model,
+            device=device,
+            precision=precision,
+            max_query_tokens=max_query_tokens,
+            max_document_tokens=max_document_tokens,
+            revision=revision,
+            token=token,
+            trust_remote_code=trust_remote_code,
+            model_kwargs=model_kwargs,
+            tokenizer_kwargs=tokenizer_kwargs,
+            config_kwargs=config_kwargs,
+        )
 
-    @cached_property
+    @property
     def student(self) -> Student:
         """The loaded model."""
-        return self._kind.load(self.model, **self._options)
-
-    @cached_property
-    def key(self) -> str:
-        """The model's fingerprint (weights, tokenizer, prompts, lengths), its dtype, the library, and kwargs."""
-        library = version("sentence-transformers")
-        parts = [self.student.fingerprint, str(self.student.model.dtype), library, self._kwargs]
-        return hash_text(canonical_json(parts if self._kwargs else parts[:-1]))
+        student: Student = self._loaded
+        return student
 
     @property
     def local_student(self) -> Student:

@@ -6,20 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
-from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 
-from retort.students.hashing import canonical_json, hash_text
-from retort.students.loading import Kwargs, Precision, check_precision
+from retort.students.loading import Kwargs, Precision
 from retort.students.ranker import Ranker
-from retort.trainers.roles import Ask, Teacher
+from retort.trainers.roles import Ask
 from retort.trainers.runtime.errors import TeacherError
+from retort.trainers.teachers.local_model import LocalModelTeacher
 
 
-class CrossEncoderTeacher(Teacher):
+class CrossEncoderTeacher(LocalModelTeacher):
     """
     A sentence-transformers `CrossEncoder`, or a ranker of earlier days; the pairs of a whole block in one sorted list.
 
@@ -46,7 +43,7 @@ class CrossEncoderTeacher(Teacher):
     """
 
     gives = "scores"
-    costs = "time"
+    _kind = Ranker
 
     def __init__(
         self,
@@ -62,35 +59,22 @@ class CrossEncoderTeacher(Teacher):
         tokenizer_kwargs: Kwargs = None,
         config_kwargs: Kwargs = None,
     ) -> None:
-        check_precision(precision)
-        self.model = model
-        self._options: dict[str, Any] = {
-            "device": device,
-            "precision": precision,
-            "backend": "torch",
-            "max_tokens": max_tokens,
-            "revision": revision,
-            "token": token,
-            "trust_remote_code": trust_remote_code,
-        }
-        kwargs = {"model_kwargs": model_kwargs, "tokenizer_kwargs": tokenizer_kwargs, "config_kwargs": config_kwargs}
-        self._kwargs = {name: values for name, values in kwargs.items() if values}
-        self._options |= self._kwargs
-
-    @cached_property
-    def _ranker(self) -> Ranker:
-        return Ranker.load(self.model, **self._options)
-
-    @property
-    def key(self) -> str:
-        """The model's fingerprint (weights, tokenizer, prompt, length), its dtype, the library, and kwargs."""
-        library = version("sentence-transformers")
-        parts = [self._ranker.fingerprint, str(self._ranker.model.dtype), library, self._kwargs]
-        return hash_text(canonical_json(parts if self._kwargs else parts[:-1]))
+        super().__init__(
+            model,
+            device=device,
+            precision=precision,
+            max_tokens=max_tokens,
+            revision=revision,
+            token=token,
+            trust_remote_code=trust_remote_code,
+            model_kwargs=model_kwargs,
+            tokenizer_kwargs=tokenizer_kwargs,
+            config_kwargs=config_kwargs,
+        )
 
     def score(self, asks: list[Ask]) -> Iterator[np.ndarray]:
         """Score a block at once; see `Teacher.score`."""
-        scores = self._ranker.score([(ask.query, document) for ask in asks for document in ask.documents])
+        scores = self._loaded.score([(ask.query, document) for ask in asks for document in ask.documents])
         if not np.isfinite(scores).all():
             msg = f"{self.model} gave scores that are not finite. Try precision float32, or look at the model."
             raise TeacherError(msg)
