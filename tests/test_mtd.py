@@ -191,7 +191,7 @@ def test_queries_without_labels_are_trained_on(list_tree, beir, tmp_path):
 def test_a_teacher_in_the_loop_is_refused(list_tree, beir, tmp_path, trunk):
     list_tree["teachers"]["live"] = spec("LiveTeacher", student=spec("from_layers", trunk=trunk, layers=[0]))
     list_tree["stages"][0]["objectives"] = [spec(MTD, teacher=["live", "ranker"])]
-    with pytest.raises(RecipeError, match="its teachers must score mined lists before training"):
+    with pytest.raises(RecipeError, match="teacher 'live' must score mined lists before training"):
         run_recipe(Recipe.from_dict(list_tree), beir, tmp_path / "run")
 
 

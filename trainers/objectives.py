@@ -149,6 +149,31 @@ class TeacherObjective(Objective):
             scores = scores + weight * (self._compared_by(name, batch).gather(1, batch.index) if own is None else own)
         return scores
 
+    def mined_lists(
+        self, context: Context, lists: CandidateLists | None, teachers: list[str], remedy: str = ""
+    ) -> CandidateLists:
+        """
+        Return a stage's mined lists, which teachers score before training, for `open`.
+
+        :param context:
+            As of `open`.
+        :param lists:
+            As of `open`.
+        :param teachers:
+            Some of the objective's teachers.
+        :param remedy:
+            What else the recipe may do, for the message.
+        :raises RecipeError:
+            If the stage has no mined lists, or a teacher is in the loop.
+        """
+        in_loop = [name for name in teachers if context.teachers[name].runs == "in_loop"]
+        if lists is None or in_loop:
+            reason = "It is in the loop." if in_loop else "The stage has none."
+            told = f"{type(self).__name__}: teacher {[*in_loop, *teachers][0]!r}"
+            msg = f"{told} must score mined lists before training{remedy}. {reason}"
+            raise RecipeError(msg)
+        return lists
+
     def mined_scores(self, context: Context, lists: CandidateLists | None, teacher: str) -> np.ndarray:
         """
         Return a teacher's scores of a stage's lists as training compares them, for `open`.
@@ -164,10 +189,7 @@ class TeacherObjective(Objective):
         :raises RecipeError:
             If the stage has no mined lists, or the teacher is in the loop.
         """
-        if lists is None or context.teachers[teacher].runs == "in_loop":
-            name = type(self).__name__
-            msg = f"{name}: teacher {teacher!r} must score mined lists before training; it is in the loop."
-            raise RecipeError(msg)
+        lists = self.mined_lists(context, lists, [teacher])
         if teacher in lists.scores:
             return lists.scores[teacher]
         scale = context.scale(teacher) if self.teacher_scale is None else self.teacher_scale

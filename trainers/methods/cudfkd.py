@@ -271,9 +271,7 @@ class SelfPacedKL(ListwiseKL):
         if self.how == "none" or (self.start is not None and self.rate is not None):
             return {}
         name = str(self.teacher)
-        if lists is None or context.teachers[name].runs == "in_loop":
-            msg = "SelfPacedKL: its teacher must score mined lists before training; or set start and rate."
-            raise RecipeError(msg)
+        lists = self.mined_lists(context, lists, [name], "; or set start and rate")
         keep = np.zeros(len(context.data.queries), dtype=bool)
         keep[lists.query_rows[:: max(1, len(lists) // SAMPLE)]] = True
         teacher, student, mask = scored(context, lists.only(keep), name, self.teacher_scale)

@@ -22,7 +22,6 @@ from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.candidates.lists import CandidateLists
 from retort.trainers.objectives import TeacherObjective, one_of
 from retort.trainers.roles import Compared, Context, Masks, StepContext, Values
-from retort.trainers.runtime.errors import RecipeError
 from retort.trainers.temperature import fitted_temperature
 
 SoftOn = Literal["difference", "labelled_and_consensus", "all"]
@@ -130,9 +129,7 @@ class ConsensusAndDifference(TeacherObjective):
         :raises RecipeError:
             If the stage has no mined lists, or a teacher is in the loop.
         """
-        if lists is None or any(context.teachers[name].runs == "in_loop" for name in self.each_teacher):
-            msg = "ConsensusAndDifference: its teachers must score mined lists before training."
-            raise RecipeError(msg)
+        lists = self.mined_lists(context, lists, self.each_teacher)
         cuts = lists.offsets[1:-1]
         positive = np.split(lists.labels == 1, cuts)
         fitted = []
