@@ -11,6 +11,7 @@ from itertools import chain
 import numpy as np
 
 from retort.students.segmentation import PASSAGE_WORDS, answer_spans, passage_spans, token_spans
+from retort.students.vectors import SHORTEST, unit
 
 # By bits, the levels above 0 that keep most of normally distributed numbers: Max, Quantizing for minimum distortion,
 # 1960.
@@ -21,7 +22,6 @@ _UPPER = {
 }
 _LEVELS = {bits: np.array([-x for x in reversed(upper)] + upper, np.float32) for bits, upper in _UPPER.items()}
 _DIGEST = 8  # bytes
-_SHORTEST = 1e-12  # of what vectors are divided by
 _SHARE = 0.6  # of what the document takes in the index otherwise
 _ENTRY = 500  # bytes that its id, metadata and entries in the engine's tables take there
 
@@ -107,12 +107,12 @@ def pack(space: str, passages: list[Passage], vectors: np.ndarray) -> str:
     """
     d = vectors.shape[1]
     whole, parts = vectors[: len(passages)], vectors[len(passages) :]
-    longest = np.maximum(np.abs(whole).max(axis=1, keepdims=True), _SHORTEST)
+    longest = np.maximum(np.abs(whole).max(axis=1, keepdims=True), SHORTEST)
     packed = np.rint(whole / longest * 127).astype(np.int8).tobytes()
     room = _SHARE * (4 * d + len(passages[0].content.encode(errors="replace")) + _ENTRY) * 3 / 4 - _DIGEST - len(packed)
     bits = next((bits for bits in (4, 3) if bits * parts.size <= 8 * room), 2)
     if len(parts):
-        deviation = np.maximum(np.sqrt((parts**2).mean(axis=1, keepdims=True)), _SHORTEST)
+        deviation = np.maximum(np.sqrt((parts**2).mean(axis=1, keepdims=True)), SHORTEST)
         codes = np.searchsorted((_LEVELS[bits][1:] + _LEVELS[bits][:-1]) / 2, parts / deviation)
         packed += np.packbits(codes[..., None] >> np.arange(bits) & 1).tobytes()
     return b64encode(_digest(space, d, passages) + bytes([bits]) + packed).decode("ascii")
@@ -150,11 +150,6 @@ def unpack(text: object, space: str, d: int, passages: list[Passage]) -> np.ndar
     flags = np.unpackbits(np.frombuffer(packed, np.uint8, offset=end), count=n * d * bits)
     codes = (flags.reshape(n, d, bits) << np.arange(bits, dtype=np.uint8)).sum(axis=2)
     return unit(np.concatenate([whole, _LEVELS[bits][codes]]))
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Divide vectors `[n, d]` by their lengths."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _SHORTEST)
 
 
 def _digest(space: str, d: int, passages: list[Passage]) -> bytes:

@@ -13,9 +13,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from retort.students.files import read_json, reading
+from retort.students.vectors import unit
 
 QUERY_TOKENS = 16  # a long question would leave no room for the document
-_SHORTEST = 1e-12  # of vectors that are divided by their length
 
 Combine = Literal["max", "mean"]
 Place = Literal["before", "after"]
@@ -180,5 +180,5 @@ def mean_of_views(vectors: np.ndarray, starts: np.ndarray, similarity: str) -> n
     counts = np.diff(np.append(starts, len(vectors)))
     means = np.add.reduceat(vectors, starts, axis=0) / counts[:, None]
     if similarity == "cosine":
-        means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), _SHORTEST)
+        means = unit(means)
     return means.astype(np.float32)

@@ -17,7 +17,8 @@ from retort.indexes import index_documents
 from retort.pipelines.load import load_pipeline
 from retort.students import SENTENCES_STAMP, Student
 from retort.students.segmentation import answer_spans, sentence_spans
-from retort.students.sentences import pack, passages_of, texts_to_keep, unit, unpack
+from retort.students.sentences import pack, passages_of, texts_to_keep, unpack
+from retort.students.vectors import unit
 
 SEA = "The ship is near the harbour. The captain is in the storm. The bread is in the oven."
 FILLER = "the bread in the oven is near the sugar and the salt of the kitchen. "
@@ -25,6 +26,15 @@ FILLER = "the bread in the oven is near the sugar and the salt of the kitchen. "
 
 def random_vectors(n: int, d: int = 384) -> np.ndarray:
     return unit(np.random.default_rng(0).standard_normal((n, d)).astype(np.float32))
+
+
+def test_unit_vectors():
+    vectors = np.random.default_rng(1).standard_normal((4, 3)).astype(np.float32)
+    vectors[1] = 0
+    found = unit(vectors)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), [1, 0, 1, 1], rtol=1e-6)
+    assert np.isnan(unit(np.array([[np.nan, 1.0]]))).all()
 
 
 @pytest.fixture(scope="module")

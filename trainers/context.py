@@ -18,6 +18,7 @@ from retort.students.hashing import fingerprint_of, hash_text
 from retort.students.scoring import is_ranker, score_numpy
 from retort.students.sparse import encode_vectors
 from retort.students.towers import SIDES, Side
+from retort.students.vectors import unit
 from retort.trainers.data.texts import RetrievalData, TextStore
 from retort.trainers.encoder_output import COSINE_SCALE
 from retort.trainers.roles import Ask, EncodedPart, Teacher
@@ -343,5 +344,5 @@ def _pair_scores(left: Any, right: Any, *, cosine: bool) -> np.ndarray:
         norms = sparse_norm(left, axis=1) * sparse_norm(right, axis=1) if cosine else 1.0
         return (found / np.maximum(norms, 1e-12)).astype(np.float32)
     if cosine:
-        left, right = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in (left, right))
+        left, right = unit(left), unit(right)
     return np.einsum("md,md->m", left, right).astype(np.float32)

@@ -14,6 +14,7 @@ import numpy as np
 
 from retort.students.images import refuse_images
 from retort.students.towers import Side, prompt_for, route
+from retort.students.vectors import unit
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 WEIGHTS, TOKENIZER = "static.safetensors", "tokenizer.json"
 BLOCK = 4096  # texts that are tokenised at once
 GATHERED = 200_000  # tokens whose vectors are looked up at once: documents are not cut
-_TINY = 1e-12
 
 
 class StaticEncoder:
@@ -105,9 +105,7 @@ class StaticEncoder:
                     tokens = np.fromiter((t for i in part for t in rows[i]), dtype=np.int64, count=counts[part].sum())
                     vectors = self._vectors(tokens, np.repeat(np.arange(len(part)), counts[part]))
                     means[part] = np.add.reduceat(vectors, starts) / counts[part, None]
-        if self.normalize:
-            means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), _TINY)
-        return means
+        return unit(means) if self.normalize else means
 
     def _vectors(self, tokens: np.ndarray, owner: np.ndarray) -> np.ndarray:
         """Look up tokens; those that their text has more than once share what a word weighs."""

@@ -18,6 +18,7 @@ from retort.students.loading import Precision
 from retort.students.ranker import Ranker
 from retort.students.sparse import load_student
 from retort.students.student import Student
+from retort.students.vectors import unit
 from retort.trainers.data.texts import RetrievalData
 from retort.trainers.evaluation.metrics import mean, per_query
 from retort.trainers.runtime.errors import DataError
@@ -311,7 +312,7 @@ def encoding_rates(students: dict[str, Student], texts: list[str], *, rounds: in
 def query_costs(student: Student, documents: Any, queries: list[str]) -> dict[str, float]:
     """Time single queries: `ms` from text to the top 100 of `documents` `[n, d]`, `ms_encode` of it; and `mb`."""
     if student.manifest.similarity == "cosine" and isinstance(documents, np.ndarray):  # once, as an index does
-        documents = documents / np.maximum(np.linalg.norm(documents, axis=1, keepdims=True), 1e-12)
+        documents = unit(documents)
 
     timed = []
     for text in _spread(queries):

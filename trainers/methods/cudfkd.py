@@ -20,6 +20,7 @@ from scipy.cluster.vq import kmeans2
 from scipy.sparse import issparse
 from torch import Tensor
 
+from retort.students.vectors import unit
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.candidates.lists import CandidateLists
@@ -206,7 +207,7 @@ class UsefulQueries(Selector):
             msg = f"UsefulQueries: the vectors of {name!r} are sparse; it needs dense ones for clusters."
             raise RecipeError(msg)
         if context.similarity(name) == "cosine":
-            both = [v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in both]
+            both = [unit(vectors) for vectors in both]
         queries, documents = map(np.nan_to_num, both)  # of refused texts there is none
         return queries, documents
 

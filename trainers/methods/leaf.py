@@ -25,6 +25,7 @@ from torch import Tensor
 
 from retort.students.encoding import encode_parts
 from retort.students.towers import SIDES, Side, normalizes, route
+from retort.students.vectors import unit
 from retort.trainers.candidates.lists import CandidateLists, texts_of
 from retort.trainers.objectives import Alignment, one_of
 from retort.trainers.roles import Context, Masks, ModelInfo, StepContext, Values
@@ -55,11 +56,11 @@ def rank_floor(targets: np.ndarray, width: int) -> float:
     :returns:
         0 or above; 0 for a subspace that is wide enough.
     """
-    unit = targets / np.linalg.norm(targets, axis=1, keepdims=True).clip(min=1e-12)
-    if width >= min(unit.shape):
+    targets = unit(targets)
+    if width >= min(targets.shape):
         return 0.0
-    directions = np.linalg.svd(unit, full_matrices=False)[2][:width]
-    return float(np.mean(2 - 2 * np.linalg.norm(unit @ directions.T, axis=1)))
+    directions = np.linalg.svd(targets, full_matrices=False)[2][:width]
+    return float(np.mean(2 - 2 * np.linalg.norm(targets @ directions.T, axis=1)))
 
 
 def least_squares(
@@ -160,7 +161,7 @@ class VectorRegression(Alignment):
         there = ~np.isnan(targets).any(1)
         rows, targets = rows[there], targets[there]
         if normalizes(student, side):
-            targets = targets / np.linalg.norm(targets, axis=1, keepdims=True).clip(min=1e-12)
+            targets = unit(targets)
         if not len(rows):
             return np.zeros((0, head.in_features)), targets
 
