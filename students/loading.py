@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from retort.students.files import read_json, reading, resolve_model, visible_files
+from retort.students.seeding import seeded
 
 if TYPE_CHECKING:
     from sentence_transformers.base.model import BaseModel
@@ -224,13 +225,10 @@ def load_model(
             f"No model {path!r}: it is no folder, and this machine is offline: the Hugging Face Hub cannot be "
             "reached, and it was not downloaded before. Give a folder or 'package:NAME/SUBFOLDER', or connect."
         )
-    import torch
-
     try:
         # Weights that a folder lacks, such as a pooler that nobody uses, are drawn: alike each time, as fingerprints
         # must be.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             loaded = open_model(kind, path, device=device, **options)
     except RemoteCodeError:
         raise

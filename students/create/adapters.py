@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from retort.students.create.encoders import pretrained
 from retort.students.makers import student_maker
+from retort.students.seeding import seeded
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -57,8 +58,6 @@ def lora(
     :raises ValueError:
         If the extra `peft` is not installed, or the model has no such layers.
     """
-    import torch
-
     try:
         from peft import LoraConfig
     except ImportError as error:
@@ -68,8 +67,7 @@ def lora(
     config = LoraConfig(
         r=r, lora_alpha=2 * r if alpha is None else alpha, lora_dropout=dropout, target_modules=target_modules
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         started.add_adapter(config)
     for name, parameter in started.named_parameters():
         if "lora_" in name:

@@ -17,6 +17,7 @@ from retort.students.loading import (
     transformers_kwargs,
 )
 from retort.students.makers import student_maker
+from retort.students.seeding import seeded
 from retort.students.towers import set_max_tokens
 
 if TYPE_CHECKING:
@@ -130,7 +131,6 @@ def from_config(
     :raises ValueError:
         If the configuration names no `model_type`.
     """
-    import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Normalize
     from sentence_transformers.sentence_transformer.modules import Pooling
@@ -144,8 +144,7 @@ def from_config(
     )
     words = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code, **kwargs.pop("processor_kwargs"))
     fields = {"vocab_size": len(words), "pad_token_id": words.pad_token_id} | config
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         encoder = AutoModel.from_config(AutoConfig.for_model(**fields))
     first = encoder_module(encoder, words, **kwargs)
     positions = encoder.config.max_position_embeddings
@@ -188,7 +187,6 @@ def _set_pooling(model: SentenceTransformer, name: str, mode: str) -> None:
 
 def _put_head(model: SentenceTransformer, dim: int, seed: int) -> None:
     """Put a linear map behind a model, in place; what normalises vectors stays last."""
-    import torch
     from sentence_transformers.base.modules import Dense, Normalize
 
     if dim < 1:
@@ -196,6 +194,5 @@ def _put_head(model: SentenceTransformer, dim: int, seed: int) -> None:
         raise ValueError(msg)
     width = int(model.get_embedding_dimension() or 0)
     place = len(model) - isinstance(model[-1], Normalize)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model.insert(place, Dense(width, dim, activation_function=None))

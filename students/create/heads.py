@@ -18,6 +18,7 @@ from retort.students.loading import (
     transformers_kwargs,
 )
 from retort.students.makers import student_maker
+from retort.students.seeding import seeded
 from retort.students.towers import set_max_tokens
 
 if TYPE_CHECKING:
@@ -56,12 +57,10 @@ def ranker(
     :raises ValueError:
         If the layers or the length are not there, or the trunk gives several scores a pair.
     """
-    import torch
     from sentence_transformers import CrossEncoder
 
     path = resolve_model(trunk)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         scores_pairs = any("For" in name for name in _architectures(path, trust_remote_code=trust_remote_code))
         started = open_model(
             CrossEncoder,
@@ -111,11 +110,9 @@ def late_interaction(
         Passed to `MultiVectorEncoder`, such as `revision`, `trust_remote_code`, `model_kwargs`, `tokenizer_kwargs` and
         `config_kwargs`.
     """
-    import torch
     from sentence_transformers import MultiVectorEncoder
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         started = open_model(MultiVectorEncoder, resolve_model(model), device="cpu", **options)
     set_max_tokens(started, **(max_tokens or {}))
     return in_training_dtype(started, options)
@@ -164,7 +161,6 @@ def sparse(
     :raises ValueError:
         If the layers or the lengths are not there.
     """
-    import torch
     from sentence_transformers import SparseEncoder
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sparse_encoder.modules import SpladePooling
@@ -178,8 +174,7 @@ def sparse(
         name: {**values, "trust_remote_code": trust_remote_code} for name, values in kwargs.items()
     }
     loading["transformer_task"] = "fill-mask"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         try:
             first = Transformer(path, **loading)
         except ValueError:  # a folder of modules: the first is the encoder

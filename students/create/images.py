@@ -13,6 +13,7 @@ from retort.students.create.towers import modules_of, tower
 from retort.students.files import resolve_model
 from retort.students.loading import assemble, load_model, load_tokenizer, open_model, refuse_remote_code
 from retort.students.makers import student_maker
+from retort.students.seeding import seeded
 from retort.students.towers import reads_images
 
 if TYPE_CHECKING:
@@ -66,7 +67,6 @@ def image_text(
                    patch_size: 4}
     ```
     """
-    import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Dense, Normalize, Router
     from sentence_transformers.sentence_transformer.modules import Pooling
@@ -82,8 +82,7 @@ def image_text(
         msg = "image_text: image: name either a model, or a config for random weights."
         raise ValueError(msg)
     dim = int(words.get_embedding_dimension() or 0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         first = _pretrained_vision(image["model"]) if "model" in image else _new_vision(image["config"])
         width = first.get_embedding_dimension()
         last = Dense(width, dim, activation_function=None)
@@ -171,13 +170,11 @@ def fusion_ranker(
                  intermediate_size: 384}
     ```
     """
-    import torch
     from sentence_transformers import CrossEncoder
 
     published = {"model": model, "layers": layers, "max_tokens": max_tokens}
     _refuse_other_way(published, {"towers": towers, "config": config})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         if towers is not None:
             return assemble(CrossEncoder, [_over_towers(towers, config or {})])
         return assemble(CrossEncoder, [_published(str(model), layers, max_tokens or _CAPTION)])

