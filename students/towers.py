@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from sentence_transformers.base.model import BaseModel
+    from torch import nn
 
 Side = Literal["query", "document"]
 Modality = Literal["text", "image"]
@@ -107,6 +109,22 @@ def positions_of(model: Any) -> int | None:
     return min((t.num_embeddings - (-1 if t.padding_idx is None else t.padding_idx) - 1 for t in tables), default=None)
 
 
+def longest_text(encoder: Any) -> float:
+    """Return the most tokens that an encoder is made for: those it has positions for; infinity if it states none."""
+    stated = getattr(encoder.config.get_text_config(), "max_position_embeddings", None)
+    limits = (limit for limit in (stated, positions_of(encoder)) if limit and limit > 0)  # XLNet states -1
+    return min(limits, default=math.inf)
+
+
+def limit_length(model: nn.Module) -> None:
+    """Let no encoder of a model read more tokens than it has vectors of positions for, in place: it would fail."""
+    from sentence_transformers.base.modules import Transformer
+
+    for module in model.modules():
+        if isinstance(module, Transformer) and (limit := positions_of(module)):
+            module.max_seq_length = min(module.max_seq_length or limit, limit)
+
+
 def set_max_tokens(model: BaseModel, *, query: int | None = None, document: int | None = None) -> None:
     """
     Set the lengths at which texts are cut; they are saved with the model.
@@ -125,8 +143,7 @@ def set_max_tokens(model: BaseModel, *, query: int | None = None, document: int 
             what = type(first).__name__ if not isinstance(first, Transformer) else "images"
             msg = f"max_tokens.{side}={length}: the {side} side starts with {what}, which has no length."
             raise ValueError(msg)
-        limit = first.config.get_text_config().max_position_embeddings
-        limit = min(limit, positions_of(first) or limit)
+        limit = longest_text(first)
         if not _FEWEST_TOKENS <= length <= limit:
             msg = f"max_tokens.{side}={length}: must lie between {_FEWEST_TOKENS} and the model's {limit} positions."
             raise ValueError(msg)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from retort.students.files import resolve_model
@@ -18,7 +19,7 @@ from retort.students.loading import (
 )
 from retort.students.makers import student_maker
 from retort.students.seeding import seeded
-from retort.students.towers import set_max_tokens
+from retort.students.towers import limit_length, longest_text, set_max_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,6 +70,7 @@ def pretrained(
     from sentence_transformers.base.modules import Normalize
 
     started = open_model(SentenceTransformer, resolve_model(model), device="cpu", **options)
+    limit_length(started)
     set_max_tokens(started, **(max_tokens or {}))
     if pooling is not None:
         _set_pooling(started, model, pooling)
@@ -147,9 +149,8 @@ def from_config(
     with seeded(seed):
         encoder = AutoModel.from_config(AutoConfig.for_model(**fields))
     first = encoder_module(encoder, words, **kwargs)
-    positions = encoder.config.max_position_embeddings
-    if not first.max_seq_length or first.max_seq_length > positions:
-        first.max_seq_length = positions
+    if (limit := longest_text(encoder)) < (first.max_seq_length or math.inf):
+        first.max_seq_length = int(limit)
     pool = Pooling(first.get_embedding_dimension(), pooling_mode=pooling)
     started = assemble(SentenceTransformer, [first, pool, Normalize()], **options)
     set_max_tokens(started, **(max_tokens or {}))

@@ -19,7 +19,7 @@ from retort.students.loading import (
 )
 from retort.students.makers import student_maker
 from retort.students.seeding import seeded
-from retort.students.towers import set_max_tokens
+from retort.students.towers import limit_length, longest_text, set_max_tokens
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, MultiVectorEncoder, SparseEncoder
@@ -75,8 +75,9 @@ def ranker(
         raise ValueError(msg)
     if layers is not None:
         cut_layers(started[0].model, layers, trunk)
+    limit_length(started)
     if max_tokens is not None:
-        limit = started[0].config.get_text_config().max_position_embeddings
+        limit = longest_text(started[0])
         if not FEWEST_PAIR_TOKENS <= max_tokens <= limit:
             between = f"between {FEWEST_PAIR_TOKENS} and the model's {limit} positions"
             msg = f"max_tokens={max_tokens}: must lie {between}."
@@ -114,6 +115,7 @@ def late_interaction(
 
     with seeded(seed):
         started = open_model(MultiVectorEncoder, resolve_model(model), device="cpu", **options)
+    limit_length(started)
     set_max_tokens(started, **(max_tokens or {}))
     return in_training_dtype(started, options)
 
@@ -186,6 +188,7 @@ def sparse(
     started = in_training_dtype(started, {"model_kwargs": model_kwargs, "config_kwargs": config_kwargs})
     if not has_head:
         _start_vocabulary_head(first)
+    limit_length(started)
     set_max_tokens(started, **(max_tokens or {}))
     return started
 

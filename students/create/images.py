@@ -14,7 +14,7 @@ from retort.students.files import resolve_model
 from retort.students.loading import assemble, load_model, load_tokenizer, open_model, refuse_remote_code
 from retort.students.makers import student_maker
 from retort.students.seeding import seeded
-from retort.students.towers import reads_images
+from retort.students.towers import longest_text, reads_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -203,7 +203,7 @@ def _published(model: str, layers: list[int] | None, max_tokens: int) -> Any:
     encoder = ViltForImageAndTextRetrieval.from_pretrained(path, use_safetensors=True).float()
     if layers is not None:
         cut_layers(encoder, layers, model)
-    limit = encoder.config.max_position_embeddings
+    limit = longest_text(encoder)
     if not FEWEST_TOKENS <= max_tokens <= limit:
         msg = f"max_tokens={max_tokens}: must lie between {FEWEST_TOKENS} and the model's {limit} positions."
         raise ValueError(msg)
