@@ -17,6 +17,7 @@ from sentence_transformers.base.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tiny import everything, opened, pool, run_killed, spec, stage, tiny_config
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from haystack_integrations.components.embedders.retort import (
     StudentDocumentEmbedder,
@@ -130,6 +131,23 @@ class TestStatic:
         teacher, model = SentenceTransformer(tiny_student, device="cpu"), static(tiny_student)
         found, wanted = model.encode(["bread", "ship"]), teacher.encode(["bread", "ship"])
         np.testing.assert_allclose((found * wanted).sum(1), 1.0, atol=1e-5)
+
+    @pytest.mark.parametrize("template", ["$A [SEP]", "[CLS] $A", "[CLS] [CLS] $A [SEP]", None])
+    def test_special_tokens_lie_where_the_tokenizer_puts_them(self, template, tiny_student, tmp_path):
+        """T5 and Qwen have one behind a text alone, Llama one before it, GPT-2 none."""
+        copytree(tiny_student, tmp_path / "teacher")
+        (tmp_path / "teacher" / "retort.json").unlink()
+        file = tmp_path / "teacher" / "tokenizer.json"
+        words = json.loads(file.read_text()) | {"post_processor": None}
+        file.write_text(json.dumps(words))
+        if template:
+            tokenizer = Tokenizer.from_file(str(file))
+            tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+            tokenizer.save(str(file))
+        teacher = SentenceTransformer(str(tmp_path / "teacher"), device="cpu")
+        assert len(teacher.tokenizer("bread")["input_ids"]) == len((template or "$A").split())
+        found = static(str(tmp_path / "teacher")).encode(["bread", "ship"])
+        np.testing.assert_allclose((found * teacher.encode(["bread", "ship"])).sum(1), 1.0, atol=1e-5)
 
     def test_frequent_tokens_weigh_less_and_special_ones_nothing(self, tiny_student):
         weights = static(tiny_student)[0].embedding.weight.norm(dim=1)

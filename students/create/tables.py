@@ -76,15 +76,15 @@ def static(
     if dim is not None and not 1 <= dim <= width:
         msg = f"static: dim={dim} must lie from 1 to the teacher's {width}."
         raise ValueError(msg)
-    first, *rest = words("")["input_ids"]
     special = set(words.all_special_ids)
     ids = torch.tensor([i for i in range(len(words)) if i not in special])
+    before, behind = _around_a_text(words, ids.tolist())
     table = torch.zeros(len(words), width, dtype=torch.float32)
     with torch.inference_mode():
         for block in ids.split(TOKENS_A_PASS):
-            rows = [torch.full_like(block, i) for i in (first, *rest)]
-            given = torch.stack([rows[0], block, *rows[1:]], dim=1)
-            seen = model({"input_ids": given, "attention_mask": torch.ones_like(given), "modality": "text"})
+            around = [[torch.full_like(block, i) for i in special_ids] for special_ids in (before, behind)]
+            texts = torch.stack([*around[0], block, *around[1]], dim=1)
+            seen = model({"input_ids": texts, "attention_mask": torch.ones_like(texts), "modality": "text"})
             table[block] = seen["sentence_embedding"].float()
     if dim is not None:
         own = table[ids] - table[ids].mean(0)
@@ -97,3 +97,14 @@ def static(
     tower = StaticEmbedding(words.backend_tokenizer, embedding_weights=table.clone())
     similarity = {"similarity_fn_name": model.similarity_fn_name}
     return assemble(SentenceTransformer, [tower, Normalize()], **similarity | options)
+
+
+def _around_a_text(tokenizer: Any, ids: list[int]) -> tuple[list[int], list[int]]:
+    """List the special tokens that a tokenizer puts before a text, and behind it; `ids` are those of its words."""
+    for text in map(tokenizer.decode, ids):
+        own = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if own:  # some tokens are no text
+            whole = tokenizer(text)["input_ids"]
+            start = next(i for i in range(len(whole)) if whole[i : i + len(own)] == own)
+            return whole[:start], whole[start + len(own) :]
+    return [], []
