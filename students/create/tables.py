@@ -36,7 +36,8 @@ def static(
     Each token of the teacher's vocabulary is passed through it alone (Model2Vec, Tulkens & van Dongen 2024); with `dim`
     the vectors are centred and cut to their main directions; they are weighted so that frequent tokens count less
     (Arora et al. 2017): $w = a / (a + p)$, where the probability $p$ of token number $r$ is taken as $1 / (r \ln v)$
-    (Zipf), vocabularies being ordered by frequency.
+    (Zipf), vocabularies being ordered by frequency. The number counts each token that is not special, also those that
+    no text has, such as BERT's `[unused1]`.
 
     :param teacher:
         A folder, a Hub id, or `package:NAME/SUBFOLDER` of a bi-encoder with a fast tokenizer.
