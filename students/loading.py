@@ -68,6 +68,8 @@ KWARGS = {
     "tokenizer_kwargs": "processor_kwargs",
     "config_kwargs": "config_kwargs",
 }
+# Where a model is read from: of the Hub, and what a file that was downloaded before lies in.
+PLACE = ("revision", "token", "local_files_only", "cache_folder")
 _RUNS_CODE = ("trust_remote_code", "allow_all_kernels")
 # What else arguments for transformers let in, and where: a folder has its own, in sentence_bert_config.json.
 _KERNELS, _PICKLES = {"use_kernels", "kernel_config", "allow_all_kernels"}, {"weights_only", "use_safetensors"}
@@ -161,6 +163,17 @@ def transformers_kwargs(
         msg = f"{odd[0]}: leave it out; whether code that a model brings along runs, `trust_remote_code` alone says."
         raise ValueError(msg)
     return {KWARGS[place]: values for place, values in kwargs.items()}
+
+
+def take_place(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Take what says where a model is read from (`PLACE`, or those named) out of a maker's options."""
+    return {name: options.pop(name) for name in names or PLACE if name in options}
+
+
+def place_for_transformers(place: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `PLACE` arguments as transformers and the Hub's client name them; those that are None are left out."""
+    named = {"cache_dir" if name == "cache_folder" else name: value for name, value in place.items()}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def names_dtype(*kwargs: Kwargs) -> bool:
@@ -328,7 +341,8 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False, **kwargs: Any
 
     path = resolve_model(model)
     kwargs |= _checked(path, kwargs, trust_remote_code=trust_remote_code)
-    return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **kwargs)
+    place = place_for_transformers(take_place(kwargs))
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **kwargs, **place)
 
 
 def assemble(kind: type[Model], modules: list[Any], **options: Any) -> Model:
@@ -342,10 +356,13 @@ def assemble(kind: type[Model], modules: list[Any], **options: Any) -> Model:
     :param options:
         Passed to `kind`.
     :raises ValueError:
-        If there are arguments for transformers among them, which nobody would see.
+        If there are arguments for loading a model among them, which nobody would see.
     """
     if odd := sorted(KWARGS.keys() & options.keys()):
         msg = f"{odd[0]}: no model of transformers is loaded here."
+        raise ValueError(msg)
+    if odd := sorted(name for name in PLACE if options.get(name) is not None):
+        msg = f"{odd[0]}: no model is loaded here; set it where the model is named."
         raise ValueError(msg)
     return kind(modules=modules, device="cpu", **options)
 
@@ -367,7 +384,7 @@ def _checked(path: str, options: Mapping[str, Any], *, trust_remote_code: bool) 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    fetching: dict[str, Any] = {name: options.get(name) for name in ("revision", "token", "local_files_only")}
+    fetching = place_for_transformers({name: options.get(name) for name in PLACE})
     try:
         folder = snapshot_download(path, allow_patterns=[MODULES, "*config*.json"], **fetching)
     except HFValidationError as error:

@@ -4,13 +4,16 @@
 """What all ways to start a student have in common: seeds, lengths, options of loading, architectures."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from tiny import TINY_VISION, spec, tiny_config
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-from retort.students import Ranker, Student, create
+from retort.students import Ranker, Student, create, loading, save_student
+from retort.students.create import encoders, heads, images
 from retort.students.encoding import encode_numpy
 from retort.students.scoring import score_numpy
 from retort.students.seeding import seeded
@@ -110,3 +113,120 @@ class TestLengths:
         config = {"model_type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
         made = create.from_config(config, tokenizer_path, max_tokens={"document": 50})
         assert encode_numpy(made, [self.LONG], "document").shape == (1, 16)
+
+
+PLACE = {"revision": "v1", "token": "secret", "local_files_only": True, "cache_folder": "downloads"}
+OF_TRANSFORMERS = {"cache_dir" if name == "cache_folder" else name: value for name, value in PLACE.items()}
+
+
+class TestPlaces:
+    """Which revision of which model of the Hub is loaded, and from where: each loader is told."""
+
+    @pytest.fixture
+    def told(self, monkeypatch):
+        """Spies on loaders: what each was told for a model, which then comes from its folder."""
+        calls: dict[str, list[dict]] = {}
+        within: list[str] = []  # loaders call others
+
+        def spy(owner, name: str, names: dict) -> None:
+            load = getattr(owner, name)
+
+            def noting(*args, **kwargs):
+                model = next(str(arg) for arg in args if isinstance(arg, str | Path))
+                if not within:
+                    calls.setdefault(model, []).append({key: kwargs.get(key) for key in names})
+                within.append(name)
+                try:
+                    return load(*args, **{key: value for key, value in kwargs.items() if key not in names})
+                finally:
+                    within.pop()
+
+            monkeypatch.setattr(owner, name, noting)
+
+        for module in (encoders, heads, images):
+            spy(module, "open_model", PLACE)
+        spy(images, "load_model", PLACE)
+        for owner in (
+            transformers.AutoConfig,
+            transformers.AutoTokenizer,
+            transformers.AutoProcessor,
+            transformers.AutoImageProcessor,
+            transformers.AutoModelForMaskedLM,
+            transformers.ViltForImageAndTextRetrieval,
+        ):
+            spy(owner, "from_pretrained", OF_TRANSFORMERS)
+        return calls
+
+    @staticmethod
+    def whole(calls: list[dict]) -> bool:
+        return bool(calls) and all(call in (PLACE, OF_TRANSFORMERS) for call in calls)
+
+    @pytest.fixture(scope="class")
+    def table(self, tiny_student, tmp_path_factory) -> str:
+        folder = tmp_path_factory.mktemp("table") / "student"
+        save_student(create.static(tiny_student), folder)
+        return str(folder)
+
+    def test_encoders_and_tables(self, told, tiny_student, table):
+        create.static(tiny_student, **PLACE)
+        create.static_with_lexical(table, corpus=["the ship"], dim=4, **PLACE)
+        create.from_layers(tiny_student, [0], **PLACE)
+        assert told == {tiny_student: [PLACE, PLACE], table: [PLACE]}
+
+    def test_layers_over_a_table(self, told, tiny_student, table):
+        """The revision is of the model, not of the table."""
+        create.layers_on_static(table, tiny_student, [0], **PLACE)
+        create.lexical_layers(table, tiny_student, corpus=["the ship"], dim=4, **PLACE)
+        assert PLACE in told[tiny_student]
+        assert OF_TRANSFORMERS in told[tiny_student]
+        assert told[table] == [PLACE | {"revision": None}] * 2
+
+    def test_heads(self, told, trunk):
+        create.sparse(trunk, **PLACE)
+        assert len(told[trunk]) >= 4  # twice the configuration, tokenizer and weights
+        assert self.whole(told.pop(trunk))
+        create.ranker(trunk, **PLACE)
+        assert told[trunk][:2] == [OF_TRANSFORMERS, PLACE]
+
+    def test_a_tokenizer(self, told, tokenizer_path):
+        create.from_config(tiny_config(1), tokenizer_path, **PLACE)
+        assert self.whole(told[tokenizer_path])
+
+    def test_images(self, told, image_student, tiny_student, tokenizer_path, tmp_path):
+        vision = tmp_path / "vision"
+        image = {"config": TINY_VISION}
+        create.image_text(tower(tiny_student), image)[0].sub_modules["image"][0].save(str(vision))
+        create.image_text(tower(tiny_student), {"model": str(vision), **PLACE})
+        assert PLACE in told[str(vision)]
+        create.fusion_ranker(towers=image_student, config=FUSION, **PLACE)
+        assert PLACE in told[image_student]
+        sizes = {name: value for name, value in TINY_VISION.items() if name != "model_type"}
+        kind = transformers.ViltForImageAndTextRetrieval
+        words = AutoTokenizer.from_pretrained(tokenizer_path)
+        vilt = kind(transformers.ViltConfig(vocab_size=len(words), **sizes))
+        for part in (words, images._square_images(16), vilt):
+            part.save_pretrained(tmp_path / "vilt")
+        create.fusion_ranker(str(tmp_path / "vilt"), **PLACE)
+        assert len(told[str(tmp_path / "vilt")]) == 3
+        assert self.whole(told[str(tmp_path / "vilt")])
+
+    def test_downloads_of_checked_files_lie_in_the_folder_as_well(self, monkeypatch, tiny_student):
+        seen = {}
+
+        def fetch(_, allow_patterns, **place):
+            seen.update(place)
+            return tiny_student
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+        assert loading._checked("some/model", PLACE, trust_remote_code=False) == {"revision": "tiny"}
+        assert seen == OF_TRANSFORMERS
+
+    @pytest.mark.parametrize("name", PLACE)
+    def test_refused_where_nothing_is_loaded(self, name, tiny_student):
+        odd = {name: PLACE[name]}
+        with pytest.raises(ValueError, match=f"{name}: no model is loaded here"):
+            create.two_towers(tower(tiny_student), tower(tiny_student), **odd)
+        with pytest.raises(ValueError, match=f"{name}: no model is loaded here"):
+            create.image_text(tower(tiny_student), {"config": TINY_VISION}, **odd)
+        with pytest.raises(ValueError, match=f"image.{name}: it is of a model"):
+            create.image_text(tower(tiny_student), {"config": TINY_VISION, **odd})

@@ -15,6 +15,7 @@ from retort.students.loading import (
     in_training_dtype,
     load_tokenizer,
     open_model,
+    take_place,
     transformers_kwargs,
 )
 from retort.students.makers import student_maker
@@ -129,7 +130,8 @@ def from_config(
     :param config_kwargs:
         Passed to transformers with the configuration.
     :param options:
-        Passed to `SentenceTransformer`.
+        `revision`, `token`, `local_files_only`, `cache_folder` of the tokenizer; others are passed to
+        `SentenceTransformer`.
     :raises ValueError:
         If the configuration names no `model_type`.
     """
@@ -144,7 +146,8 @@ def from_config(
     kwargs = transformers_kwargs(
         model_kwargs=model_kwargs, tokenizer_kwargs=tokenizer_kwargs, config_kwargs=config_kwargs
     )
-    words = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code, **kwargs.pop("processor_kwargs"))
+    loading = kwargs.pop("processor_kwargs") | take_place(options)
+    words = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code, **loading)
     fields = {"vocab_size": len(words), "pad_token_id": words.pad_token_id} | config
     with seeded(seed):
         encoder = AutoModel.from_config(AutoConfig.for_model(**fields))

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from retort.students.create.layers import cut_layers
 from retort.students.files import resolve_model
 from retort.students.loading import (
+    PLACE,
     Kwargs,
     assemble,
     in_training_dtype,
     open_model,
+    place_for_transformers,
     refuse_remote_code,
+    take_place,
     transformers_kwargs,
 )
 from retort.students.makers import student_maker
@@ -60,8 +63,10 @@ def ranker(
     from sentence_transformers import CrossEncoder
 
     path = resolve_model(trunk)
+    place = {name: options[name] for name in PLACE if name in options}
     with seeded(seed):
-        scores_pairs = any("For" in name for name in _architectures(path, trust_remote_code=trust_remote_code))
+        heads = _architectures(path, place, trust_remote_code=trust_remote_code)
+        scores_pairs = any("For" in name for name in heads)
         started = open_model(
             CrossEncoder,
             path,
@@ -86,12 +91,13 @@ def ranker(
     return in_training_dtype(started, options)
 
 
-def _architectures(path: str, *, trust_remote_code: bool) -> list[str]:
+def _architectures(path: str, place: dict[str, Any], *, trust_remote_code: bool) -> list[str]:
     """Look up for which tasks a model has heads already."""
     from transformers import AutoConfig
 
     refuse_remote_code(path, trust_remote_code=trust_remote_code)
-    return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).architectures or []
+    loading = place_for_transformers(place)
+    return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **loading).architectures or []
 
 
 @student_maker
@@ -159,7 +165,8 @@ def sparse(
     :param config_kwargs:
         Likewise.
     :param options:
-        Passed to `SparseEncoder`, such as `prompts`.
+        `revision`, `token`, `local_files_only`, `cache_folder` of the trunk; others are passed to `SparseEncoder`, such
+        as `prompts`.
     :raises ValueError:
         If the layers or the lengths are not there.
     """
@@ -168,12 +175,15 @@ def sparse(
     from sentence_transformers.sparse_encoder.modules import SpladePooling
 
     path = resolve_model(trunk)
-    has_head = any(name.endswith("ForMaskedLM") for name in _architectures(path, trust_remote_code=trust_remote_code))
+    place = take_place(options)
+    heads = _architectures(path, place, trust_remote_code=trust_remote_code)
+    has_head = any(name.endswith("ForMaskedLM") for name in heads)
     kwargs = transformers_kwargs(
         model_kwargs=model_kwargs, tokenizer_kwargs=tokenizer_kwargs, config_kwargs=config_kwargs
     )
     loading: dict[str, Any] = {
-        name: {**values, "trust_remote_code": trust_remote_code} for name, values in kwargs.items()
+        name: {**place_for_transformers(place), **values, "trust_remote_code": trust_remote_code}
+        for name, values in kwargs.items()
     }
     loading["transformer_task"] = "fill-mask"
     with seeded(seed):

@@ -11,7 +11,15 @@ from retort.students.create.encoders import encoder_module
 from retort.students.create.layers import cut_layers
 from retort.students.create.towers import modules_of, tower
 from retort.students.files import resolve_model
-from retort.students.loading import assemble, load_model, load_tokenizer, open_model, refuse_remote_code
+from retort.students.loading import (
+    PLACE,
+    assemble,
+    load_model,
+    load_tokenizer,
+    open_model,
+    place_for_transformers,
+    refuse_remote_code,
+)
 from retort.students.makers import student_maker
 from retort.students.seeding import seeded
 from retort.students.towers import longest_text, reads_images
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
 
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
-_IMAGE_KEYS = ("model", "config", "pooling", "frozen")
+_IMAGE_KEYS = ("model", "config", "pooling", "frozen", *PLACE)
 _CAPTION = 40  # tokens
 
 
@@ -43,7 +51,8 @@ def image_text(
     :param text:
         `{type, init_parameters}` of the text encoder, as in `two_towers`; with `frozen: true` it does not learn.
     :param image:
-        `model`: a vision model of Hugging Face, such as a ViT; or `config`: a transformers configuration with its
+        `model`: a vision model of Hugging Face, such as a ViT, with its `revision`, `token`, `local_files_only` and
+        `cache_folder`; or `config`: a transformers configuration with its
         `model_type`, `image_size` and `patch_size`, for random weights. `pooling` of its patches is `mean` by default;
         with `frozen: true` it does not learn, and only the map behind it does.
     :param seed:
@@ -81,9 +90,13 @@ def image_text(
     if ("model" in image) is ("config" in image):
         msg = "image_text: image: name either a model, or a config for random weights."
         raise ValueError(msg)
+    place = {name: image[name] for name in PLACE if name in image}
+    if place and "config" in image:
+        msg = f"image_text: image.{next(iter(place))}: it is of a model, not of a config."
+        raise ValueError(msg)
     dim = int(words.get_embedding_dimension() or 0)
     with seeded(seed):
-        first = _pretrained_vision(image["model"]) if "model" in image else _new_vision(image["config"])
+        first = _pretrained_vision(image["model"], place) if "model" in image else _new_vision(image["config"])
         width = first.get_embedding_dimension()
         last = Dense(width, dim, activation_function=None)
     first.requires_grad_(not image.get("frozen", False))
@@ -96,11 +109,11 @@ def image_text(
     return assemble(SentenceTransformer, [router], **options)
 
 
-def _pretrained_vision(model: str) -> Any:
+def _pretrained_vision(model: str, place: dict[str, Any]) -> Any:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
 
-    first = open_model(SentenceTransformer, resolve_model(model), device="cpu").float()[0]
+    first = open_model(SentenceTransformer, resolve_model(model), device="cpu", **place).float()[0]
     if not isinstance(first, Transformer) or "image" not in first.modalities or "text" in first.modalities:
         msg = f"image_text: image.model: {model} is no encoder of images alone, such as a ViT."
         raise ValueError(msg)
@@ -136,6 +149,10 @@ def fusion_ranker(
     layers: list[int] | None = None,
     max_tokens: int | None = None,
     seed: int = 0,
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    cache_folder: str | None = None,
 ) -> CrossEncoder:
     """
     Start a ranker of texts with images: a fusion model, which reads both at once.
@@ -155,6 +172,14 @@ def fusion_ranker(
         Of `model`: where texts are cut, special tokens included; by default 40. Towers have their own length.
     :param seed:
         Seed of new weights.
+    :param revision:
+        Revision of `model`, or of `towers`, on the Hub; the next three are of it as well.
+    :param token:
+        Token for the Hub.
+    :param local_files_only:
+        Take what was downloaded before.
+    :param cache_folder:
+        Where downloads lie.
     :raises ValueError:
         If both or neither of `model` and `towers` are named, or what is only for the other; or the towers read no
         images.
@@ -174,10 +199,16 @@ def fusion_ranker(
 
     published = {"model": model, "layers": layers, "max_tokens": max_tokens}
     _refuse_other_way(published, {"towers": towers, "config": config})
+    place: dict[str, Any] = {
+        "revision": revision,
+        "token": token,
+        "local_files_only": local_files_only,
+        "cache_folder": cache_folder,
+    }
     with seeded(seed):
         if towers is not None:
-            return assemble(CrossEncoder, [_over_towers(towers, config or {})])
-        return assemble(CrossEncoder, [_published(str(model), layers, max_tokens or _CAPTION)])
+            return assemble(CrossEncoder, [_over_towers(towers, config or {}, place)])
+        return assemble(CrossEncoder, [_published(str(model), layers, max_tokens or _CAPTION, place)])
 
 
 def _refuse_other_way(first: dict[str, Any], second: dict[str, Any]) -> None:
@@ -193,24 +224,26 @@ def _refuse_other_way(first: dict[str, Any], second: dict[str, Any]) -> None:
         raise ValueError(msg)
 
 
-def _published(model: str, layers: list[int] | None, max_tokens: int) -> Any:
+def _published(model: str, layers: list[int] | None, max_tokens: int, place: dict[str, Any]) -> Any:
     from transformers import AutoImageProcessor, ViltForImageAndTextRetrieval
 
     from retort.students.modules.fusion import FEWEST_TOKENS, FusionScorer
 
     path = resolve_model(model)
     refuse_remote_code(path)
-    encoder = ViltForImageAndTextRetrieval.from_pretrained(path, use_safetensors=True).float()
+    loading = place_for_transformers(place)
+    encoder = ViltForImageAndTextRetrieval.from_pretrained(path, use_safetensors=True, **loading).float()
     if layers is not None:
         cut_layers(encoder, layers, model)
     limit = longest_text(encoder)
     if not FEWEST_TOKENS <= max_tokens <= limit:
         msg = f"max_tokens={max_tokens}: must lie between {FEWEST_TOKENS} and the model's {limit} positions."
         raise ValueError(msg)
-    return FusionScorer(encoder, load_tokenizer(model), AutoImageProcessor.from_pretrained(path), max_tokens)
+    images = AutoImageProcessor.from_pretrained(path, **loading)
+    return FusionScorer(encoder, load_tokenizer(model, **place), images, max_tokens)
 
 
-def _over_towers(towers: str, config: dict[str, Any]) -> Any:
+def _over_towers(towers: str, config: dict[str, Any], place: dict[str, Any]) -> Any:
     from sentence_transformers import SentenceTransformer
 
     from retort.students.modules.fusion import TowerFusion
@@ -218,7 +251,7 @@ def _over_towers(towers: str, config: dict[str, Any]) -> Any:
     if "model_type" not in config:
         msg = "fusion_ranker: config: name its model_type, for example {model_type: bert, hidden_size: 192, ...}."
         raise ValueError(msg)
-    loaded = load_model(SentenceTransformer, towers, device="cpu").float()
+    loaded = load_model(SentenceTransformer, towers, device="cpu", **place).float()
     if not reads_images(loaded):
         msg = f"fusion_ranker: towers: {towers} reads text alone; name a student that reads images."
         raise ValueError(msg)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from retort.students.create.encoders import pretrained
 from retort.students.layers import layer_stack, layers_of
-from retort.students.loading import Kwargs, assemble
+from retort.students.loading import Kwargs, assemble, take_place
 from retort.students.makers import student_maker
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def layers_on_static(
     :param config_kwargs:
         Likewise.
     :param options:
-        Passed to `SentenceTransformer`.
+        `revision` of the trunk, and `token`, `local_files_only`, `cache_folder` of trunk and table; others are passed
+        to `SentenceTransformer`.
     :raises ValueError:
         If the table is none, or another vocabulary's or width's, or the trunk's layers are not known.
     """
@@ -93,10 +94,12 @@ def layers_on_static(
         "model_kwargs": model_kwargs,
         "tokenizer_kwargs": tokenizer_kwargs,
         "config_kwargs": config_kwargs,
+        **take_place(options, "revision"),
     }
-    first: Any = from_layers(trunk, layers, max_tokens=max_tokens, trust_remote_code=trust_remote_code, **kwargs)[0]
+    both = {"trust_remote_code": trust_remote_code, **take_place(options)}
+    first: Any = from_layers(trunk, layers, max_tokens=max_tokens, **both, **kwargs)[0]
     words = first.tokenizer
-    tower: Any = pretrained(table, trust_remote_code=trust_remote_code)[0]
+    tower: Any = pretrained(table, **both)[0]
     if not isinstance(tower, StaticEmbedding):
         msg = f"layers_on_static: {table} is no static student; make one with the recipe `static`."
         raise ValueError(msg)

@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from retort.students.create.encoders import from_config, pretrained
-from retort.students.loading import assemble
+from retort.students.loading import PLACE, assemble, take_place
 from retort.students.makers import student_maker
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def static_with_lexical(
     :param trust_remote_code:
         Run code that the table brings along.
     :param options:
-        Passed to `SentenceTransformer`, such as `prompts`.
+        `revision`, `token`, `local_files_only`, `cache_folder` of the table; others are passed to
+        `SentenceTransformer`, such as `prompts`.
     :raises ValueError:
         If the table is none, or there are no texts, or a number is not above 0.
     """
@@ -80,7 +81,7 @@ def static_with_lexical(
         msg = f"static_with_lexical: saturation={saturation} must be above 0."
         raise ValueError(msg)
     once = saturation is not None
-    started = pretrained(table, trust_remote_code=trust_remote_code)
+    started = pretrained(table, trust_remote_code=trust_remote_code, **take_place(options))
     meanings, words = _meanings_and_words("static_with_lexical", table, started, corpus, dim, weight, seed, once=once)
     tower: Any = started[0]
     if once:
@@ -188,7 +189,8 @@ def lexical_layers(
     :param trust_remote_code:
         Run code that table and tokenizer bring along.
     :param options:
-        As of `from_config`.
+        As of `from_config`: `revision` is the tokenizer's. `token`, `local_files_only` and `cache_folder` are the
+        table's as well.
     :raises ValueError:
         If the table is none, or another vocabulary's, or there are no texts, or a number is not above 0.
     """
@@ -199,7 +201,8 @@ def lexical_layers(
     if layers < 1 or dim <= 1:
         msg = f"lexical_layers: layers={layers} must be above 0, and dim={dim} above 1."
         raise ValueError(msg)
-    started = pretrained(table, trust_remote_code=trust_remote_code)
+    place = {name: options[name] for name in PLACE if name in options and name != "revision"}
+    started = pretrained(table, trust_remote_code=trust_remote_code, **place)
     if isinstance(started[0], CountedEmbedding):
         counted: Any = started[0]
         if counted.saturation != SATURATION:

@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from retort.students.create.encoders import pretrained
-from retort.students.loading import Kwargs, assemble
+from retort.students.loading import Kwargs, assemble, take_place
 from retort.students.makers import student_maker
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def static(
     :param config_kwargs:
         Likewise.
     :param options:
-        Passed to `SentenceTransformer`, such as `prompts`.
+        `revision`, `token`, `local_files_only`, `cache_folder` of the teacher; others are passed to
+        `SentenceTransformer`, such as `prompts`.
     :raises ValueError:
         If the dimension is not one, or the teacher's tokenizer not fast.
     """
@@ -68,7 +69,7 @@ def static(
         "tokenizer_kwargs": tokenizer_kwargs,
         "config_kwargs": config_kwargs,
     }
-    model = pretrained(teacher, trust_remote_code=trust_remote_code, **kwargs).eval()
+    model = pretrained(teacher, trust_remote_code=trust_remote_code, **kwargs, **take_place(options)).eval()
     words = model.tokenizer
     if not getattr(words, "is_fast", False):
         msg = f"static: {teacher} has no fast tokenizer."
