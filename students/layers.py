@@ -26,14 +26,63 @@ def layer_stack(model: Any) -> tuple[str, str]:
     """
     Name where a transformers model, with or without a head, keeps its layers, and the field that counts them.
 
+    Of an architecture that is not listed here it is the one list of as many modules as the configuration counts.
+
     :raises ValueError:
-        If that is not known for its architecture.
+        If there is no such list, or several.
     """
-    kind = model.base_model.config.model_type
-    if kind not in _LAYERS:
-        msg = f"where {kind!r} keeps its layers is not known; it is for {', '.join(sorted(_LAYERS))}."
+    encoder = model.base_model
+    kind = encoder.config.model_type
+    if kind in _LAYERS:
+        return _LAYERS[kind]
+    count: str = (getattr(encoder.config, "attribute_map", None) or {}).get("num_hidden_layers", "num_hidden_layers")
+    stacks = _lists_of(encoder, getattr(encoder.config, count, None))
+    if len(stacks) != 1:
+        msg = (
+            f"where {kind!r} keeps its layers is not known; it is for {_known()}, and where one list alone has as many "
+            f"modules as {count} says."
+        )
         raise ValueError(msg)
-    return _LAYERS[kind]
+    return stacks[0], count
+
+
+def _lists_of(encoder: nn.Module, size: int | None) -> list[str]:
+    """Name the lists of so many modules; of lists within lists the outer one."""
+    from torch import nn
+
+    found: list[str] = []
+    for name, module in encoder.named_modules():
+        if (
+            isinstance(module, nn.ModuleList)
+            and len(module) == size
+            and not name.startswith(tuple(f"{n}." for n in found))
+        ):
+            found.append(name)
+    return found
+
+
+def _known() -> str:
+    return ", ".join(sorted(_LAYERS))
+
+
+def has_known_layers(model: Any) -> bool:
+    """Tell whether a transformers model's architecture is among those listed here."""
+    return model.base_model.config.model_type in _LAYERS
+
+
+def check_states(model: Any) -> None:
+    """
+    Refuse a transformers model whose layers' states may not be what its head reads.
+
+    Many architectures normalise states only behind the last layer.
+
+    :raises ValueError:
+        If its architecture is not among those listed here.
+    """
+    if not has_known_layers(model):
+        kind = model.base_model.config.model_type
+        msg = f"what {kind!r} does behind its last layer is not known; it is for {_known()}."
+        raise ValueError(msg)
 
 
 def layers_of(model: Any) -> nn.ModuleList:
@@ -148,7 +197,10 @@ def head_scores(model: Any, states: Tensor) -> Tensor:
         `[c, t, h]` states of any of its layers.
     :returns:
         `[c]`, of its first label.
+    :raises ValueError:
+        As `check_states`.
     """
+    check_states(model)
     parts, base = dict(model.named_children()), dict(model.base_model.named_children())
     pooler = base.get("pooler") or parts.get("pooler")
     if "pre_classifier" in parts:  # DistilBERT

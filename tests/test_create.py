@@ -6,17 +6,21 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from sentence_transformers import SentenceTransformer, SparseEncoder
 from tiny import TINY_VISION, spec, tiny_config
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from retort.students import Ranker, Student, create, loading, save_student
 from retort.students.create import encoders, heads, images
 from retort.students.encoding import encode_numpy
+from retort.students.layers import layers_of
 from retort.students.scoring import score_numpy
 from retort.students.seeding import seeded
+from retort.trainers.build import _depth
 
 FUSION = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -230,3 +234,81 @@ class TestPlaces:
             create.image_text(tower(tiny_student), {"config": TINY_VISION}, **odd)
         with pytest.raises(ValueError, match=f"image.{name}: it is of a model"):
             create.image_text(tower(tiny_student), {"config": TINY_VISION, **odd})
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+SMALL |= {"max_position_embeddings": 64, "bos_token_id": 2, "eos_token_id": 3, "num_labels": 1}
+OTHERS = {
+    "modernbert": SMALL | {"cls_token_id": 2, "sep_token_id": 3, "local_attention": 4},
+    "qwen3": SMALL
+    | {
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "use_sliding_window": True,
+        "sliding_window": 3,
+        "max_window_layers": 2,
+    },
+    "llama": SMALL | {"num_key_value_heads": 1},
+}
+OTHERS = {kind: config | {"model_type": kind} for kind, config in OTHERS.items()}
+TEXTS = ["the ship in the storm near the harbour and the sea", "bread", "a rose and a bee"]
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+class TestOtherArchitectures:
+    """Layers of encoders that are built in another way than BERT."""
+
+    @pytest.fixture
+    def other(self, kind, tokenizer_path, tmp_path) -> str:
+        return write_model(tmp_path / "trunk", tokenizer_path, OTHERS[kind])
+
+    def test_encoders_come_back(self, kind, other, tmp_path):
+        state = torch.get_rng_state()
+        made = create.from_layers(other, [0, 1, 3])
+        assert torch.equal(torch.get_rng_state(), state)
+        config = made[0].model.config
+        assert len(layers_of(made[0].model)) == config.num_hidden_layers == 3
+        whole = AutoConfig.from_pretrained(other)
+        if hasattr(whole, "layer_types"):
+            assert config.layer_types == [whole.layer_types[i] for i in (0, 1, 3)]
+            assert len(set(config.layer_types)) == 2
+        with torch.no_grad():
+            made[0].model.get_input_embeddings().weight.mul_(20)  # so that attention matters
+        wanted = encode_numpy(made, TEXTS, "document")
+        save_student(made, tmp_path / "student")
+        np.testing.assert_allclose(Student.load(tmp_path / "student").encode_document(TEXTS), wanted, atol=1e-6)
+        plain = SentenceTransformer(str(tmp_path / "student"), device="cpu")
+        np.testing.assert_allclose(plain.encode_document(TEXTS), wanted, atol=1e-5)
+
+    def test_rankers_come_back(self, kind, other, tmp_path):
+        made = create.ranker(other, layers=[0, 3])
+        pairs = [("the ship", text) for text in TEXTS]
+        wanted = score_numpy(made, pairs)
+        save_student(made, tmp_path / "ranker")
+        found = Ranker.load(tmp_path / "ranker")
+        assert len(layers_of(found.model[0].model)) == 2
+        np.testing.assert_allclose(found.score(pairs), wanted, atol=1e-6)
+
+    def test_states_of_single_layers_are_refused(self, kind, other):
+        """They are normalised behind the last one alone."""
+        with pytest.raises(ValueError, match=f"cannot be divided .* what '{kind}' does behind its last layer"):
+            create.with_heads(other, heads=2)
+        with pytest.raises(ValueError, match=f"what '{kind}' does behind its last layer is not known; it is for bert"):
+            _depth(create.pretrained(other))
+
+
+def test_sparse_students_of_other_architectures_come_back(tokenizer_path, tmp_path):
+    other = write_model(tmp_path / "trunk", tokenizer_path, OTHERS["modernbert"], AutoModelForMaskedLM)
+    made = create.sparse(other, layers=[0, 3])
+    wanted = made.encode(TEXTS).to_dense()
+    save_student(made, tmp_path / "sparse")
+    found = SparseEncoder(str(tmp_path / "sparse"), device="cpu")
+    assert len(layers_of(found[0].model)) == 2
+    torch.testing.assert_close(found.encode(TEXTS).to_dense(), wanted)
+
+
+def test_a_layer_that_would_be_built_otherwise_is_refused(tokenizer_path, tmp_path):
+    """ModernBERT's first layer has no norm before attention."""
+    other = write_model(tmp_path / "trunk", tokenizer_path, OTHERS["modernbert"])
+    with pytest.raises(ValueError, match=r"layers=\[1, 3\]: layer 1 of .* would be number 0, which modernbert builds"):
+        create.from_layers(other, [1, 3])

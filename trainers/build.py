@@ -17,7 +17,7 @@ from retort.students.encoding import encode_parts
 from retort.students.hashing import fingerprint_of
 from retort.students.images import ImageFile
 from retort.students.late_interaction import is_late_interaction
-from retort.students.layers import evaluating, layers_of, set_dropout
+from retort.students.layers import check_states, evaluating, layers_of, set_dropout
 from retort.students.modules.heads import HeadsOfOneBody
 from retort.students.modules.remote import RemoteDocuments
 from retort.students.pieces import check_pieces
@@ -598,6 +598,8 @@ def _depth(model: Any) -> int:
     if len({encoder.config.get_text_config().hidden_size for encoder in encoders}) > 1:
         msg = "its two towers have states of different widths, which cannot be compared layer by layer."
         raise ValueError(msg)
+    for encoder in encoders:
+        check_states(encoder.model)
     return min(len(layers_of(encoder.model)) for encoder in encoders)
 
 

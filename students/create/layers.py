@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from retort.students.create.encoders import pretrained
-from retort.students.layers import layer_stack, layers_of
+from retort.students.layers import has_known_layers, layer_stack, layers_of
 from retort.students.loading import Kwargs, assemble, take_place
 from retort.students.makers import student_maker
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sentence_transformers import SentenceTransformer
+    from torch import nn
 
 
 @student_maker
@@ -133,7 +135,19 @@ def layers_on_static(
 
 
 def cut_layers(model: Any, layers: list[int], trunk: str) -> None:
-    """Keep some layers of a transformers model, in place; `trunk` is its name, for messages."""
+    """
+    Keep some layers of a transformers model, in place.
+
+    :param model:
+        The model, with or without a head.
+    :param layers:
+        Indexes of the layers to keep, from 0, in ascending order.
+    :param trunk:
+        Its name, for messages.
+    :raises ValueError:
+        If there are no such layers, where this architecture keeps its layers is not known, or a layer that is kept
+        would be built otherwise at its new place.
+    """
     try:
         stack = layers_of(model)
     except ValueError as error:
@@ -143,6 +157,37 @@ def cut_layers(model: Any, layers: list[int], trunk: str) -> None:
         msg = f"layers={layers}: {trunk} has {len(stack)} layers; give ascending indexes from 0 to {len(stack) - 1}."
         raise ValueError(msg)
     keep_layers(model, layers)
+    if not has_known_layers(model) and (odd := _built_otherwise(model)) is not None:
+        msg = (
+            f"layers={layers}: layer {layers[odd]} of {trunk} would be number {odd}, which {model.config.model_type} "
+            "builds otherwise, so that the student could not be loaded. Keep layers of one kind, and the first."
+        )
+        raise ValueError(msg)
+
+
+def _built_otherwise(model: Any) -> int | None:
+    """Return the first layer, if any, that a model of the same configuration has otherwise."""
+    import torch
+
+    encoder = model.base_model
+    with torch.device("meta"):
+        other = type(encoder)(copy.deepcopy(encoder.config))
+    for place, pair in enumerate(zip(layers_of(model), layers_of(other), strict=True)):
+        own, theirs = ([_facts(name, part) for name, part in layer.named_modules()] for layer in pair)
+        if own != theirs:
+            return place
+    return None
+
+
+def _facts(name: str, module: nn.Module) -> tuple[Any, ...]:
+    """Say what a module is, but for the values of its weights: its class, their sizes, and its numbers and names."""
+    sizes = {weight: tuple(values.shape) for weight, values in module.named_parameters(recurse=False)}
+    plain = {
+        attribute: value
+        for attribute, value in vars(module).items()
+        if isinstance(value, bool | int | float | str) and attribute != "training" and not attribute.startswith("_")
+    }
+    return name, type(module), sizes, plain
 
 
 def keep_layers(model: Any, layers: Iterable[int]) -> None:
@@ -152,6 +197,15 @@ def keep_layers(model: Any, layers: Iterable[int]) -> None:
     encoder = model.base_model  # without a ranker's head
     stack_name, count_name = layer_stack(model)
     stack, parent, leaf = layers_of(model), *stack_name.rpartition(".")[::2]
+    layers = list(layers)
     kept = nn.ModuleList(stack[i] for i in layers)
     setattr(encoder.get_submodule(parent), leaf, kept)
+    for name, value in encoder.config.to_dict().items():
+        if "layer" in name and isinstance(value, list) and len(value) == len(stack):  # such as layer_types
+            setattr(encoder.config, name, [value[i] for i in layers])
     setattr(encoder.config, count_name, len(kept))
+    for place, layer in enumerate(kept):
+        parts: list[Any] = list(layer.modules())
+        for module in parts:
+            if hasattr(module, "layer_idx"):  # where a decoder's layer finds its cache
+                module.layer_idx = place

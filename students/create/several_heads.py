@@ -12,7 +12,7 @@ from retort.students.checks import positive
 from retort.students.create.encoders import encoder_module, pretrained
 from retort.students.create.heads import ranker
 from retort.students.create.layers import cut_layers, keep_layers
-from retort.students.layers import layer_stack, layers_of
+from retort.students.layers import check_states, layer_stack, layers_of
 from retort.students.loading import assemble
 from retort.students.makers import student_maker
 from retort.students.seeding import seeded
@@ -193,6 +193,7 @@ def divide(
     """
     try:
         _, count = layer_stack(model)
+        check_states(model)
     except ValueError as error:
         msg = f"{name} cannot be divided into a body and heads: {error}"
         raise ValueError(msg) from error
