@@ -70,6 +70,7 @@ KWARGS = {
 }
 # Where a model is read from: of the Hub, and what a file that was downloaded before lies in.
 PLACE = ("revision", "token", "local_files_only", "cache_folder")
+_LOADED_WITH = "retort_loaded_with"  # attribute of encoders in memory: it may hold a token
 _RUNS_CODE = ("trust_remote_code", "allow_all_kernels")
 # What else arguments for transformers let in, and where: a folder has its own, in sentence_bert_config.json.
 _KERNELS, _PICKLES = {"use_kernels", "kernel_config", "allow_all_kernels"}, {"weights_only", "use_safetensors"}
@@ -332,7 +333,24 @@ def open_model(
     options |= transformers_kwargs(**{name: options.pop(name, None) for name in KWARGS})
     if kind in (SentenceTransformer, CrossEncoder) and not trust_remote_code and names_own_modules(path):
         return _put_together(kind, Path(path), **options)
-    return kind(path, trust_remote_code=trust_remote_code, **options)
+    loaded = kind(path, trust_remote_code=trust_remote_code, **options)
+    _note_loading(loaded, path, options, trust_remote_code=trust_remote_code)
+    return loaded
+
+
+def _note_loading(model: Any, path: str, options: Mapping[str, Any], *, trust_remote_code: bool) -> None:
+    """Note on a model's encoders how they were loaded; an adapter's base came from elsewhere."""
+    from transformers import PreTrainedModel
+
+    place = place_for_transformers({name: options.get(name) for name in PLACE})
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and module.name_or_path == path:
+            setattr(module, _LOADED_WITH, {"trust_remote_code": trust_remote_code, **place})
+
+
+def loaded_with(encoder: Any) -> dict[str, Any]:
+    """Return how a transformers model was loaded by `open_model`, for others of its checkpoint; empty if it was not."""
+    return dict(getattr(encoder, _LOADED_WITH, {}))
 
 
 def load_tokenizer(model: str, *, trust_remote_code: bool = False, **kwargs: Any) -> Any:

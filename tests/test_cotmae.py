@@ -27,7 +27,7 @@ from torch import nn
 
 import retort
 from retort.cli.main import main
-from retort.students import Student
+from retort.students import Student, save_student
 from retort.students.create import from_layers, pretrained
 from retort.students.encoding import encode_parts
 from retort.trainers import decoders
@@ -491,22 +491,36 @@ class TestHead:
         torch.testing.assert_close(heavier["context"], 2 * plain["context"])
         torch.testing.assert_close(heavier["mlm"], plain["mlm"])
 
-    def test_its_weights_are_of_the_revision_that_the_encoder_has(self, tokenizer_path, tmp_path, monkeypatch):
+    def test_it_is_loaded_as_the_encoder_was(self, tokenizer_path, tmp_path, monkeypatch):
         from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-        whole = AutoModelForMaskedLM.from_config(
-            tiny_encoder("bert", len(AutoTokenizer.from_pretrained(tokenizer_path)))
-        )
-        whole.save_pretrained(tmp_path)
-        encoder, asked = AutoModel.from_pretrained(tmp_path), []
-        load = AutoModelForMaskedLM.from_pretrained
+        words = AutoTokenizer.from_pretrained(tokenizer_path)
+        for part in (AutoModelForMaskedLM.from_config(tiny_encoder("bert", len(words))), words):
+            part.save_pretrained(tmp_path)
+        asked, load = [], AutoModelForMaskedLM.from_pretrained
         monkeypatch.setattr(
-            AutoModelForMaskedLM, "from_pretrained", lambda name, **o: asked.append(o["revision"]) or load(name, **o)
+            AutoModelForMaskedLM, "from_pretrained", lambda name, **o: asked.append((name, o)) or load(name)
         )
-        decoders.MaskedLMHead(encoder)
-        encoder.config._commit_hash = "0123abcd"  # where a model came from the Hub, transformers notes it here
-        decoders.MaskedLMHead(encoder)
-        assert asked == ["main", "0123abcd"]
+        place = {"revision": "0123abcd", "token": "secret", "local_files_only": True}
+        trunk, folders = str(tmp_path), {"cache_folder": str(tmp_path / "cache")}
+        decoders.MaskedLMHead(
+            copy.deepcopy(decoders.document_encoder(pretrained(trunk, trust_remote_code=True, **place, **folders)))
+        )
+        decoders.MaskedLMHead(decoders.document_encoder(from_layers(trunk, [0])))
+        decoders.MaskedLMHead(AutoModel.from_pretrained(trunk))
+        cache = {"cache_dir": folders["cache_folder"]}
+        safe = {"use_safetensors": True}
+        assert asked == [
+            (trunk, safe | place | cache | {"trust_remote_code": True}),
+            (trunk, safe | {"trust_remote_code": False}),
+            (trunk, safe),
+        ]
+
+    def test_a_token_is_not_saved(self, tiny_student, tmp_path):
+        save_student(pretrained(tiny_student, token="hf_secret"), tmp_path / "s")
+        assert not [
+            file for file in (tmp_path / "s").rglob("*") if file.is_file() and b"hf_secret" in file.read_bytes()
+        ]
 
     def test_what_has_none(self, tiny_student, sparse_student):
         from retort.students.create import sparse, static

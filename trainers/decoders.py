@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from retort.students.loading import loaded_with
 from retort.students.sparse import is_sparse
 from retort.students.towers import route
 from retort.trainers.batches.base import CandidateBatch
@@ -103,8 +104,9 @@ class MaskedLMHead(nn.Module):
         self.fresh = not own
         whole: Any
         if own:
-            revision = getattr(config, "_commit_hash", None) or "main"  # that of the encoder; folders have none
-            whole = AutoModelForMaskedLM.from_pretrained(config.name_or_path, revision=revision, use_safetensors=True)
+            whole = AutoModelForMaskedLM.from_pretrained(
+                config.name_or_path, use_safetensors=True, **loaded_with(encoder)
+            )
         else:
             whole = AutoModelForMaskedLM.from_config(copy.deepcopy(config))
         words = whole.get_output_embeddings()
