@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,10 +30,11 @@ from retort.trainers.teachers.vector_cache import VectorCache
 from retort.trainers.views import DocumentViews, document_vectors
 
 PAIRS = 2**16  # of vectors, compared at a time
-Share = Callable[[Any, list[Any], Sequence[Any]], Iterator[tuple[np.ndarray, Any]]]  # see `ProcessGroup.share`
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
+
+    from retort.trainers.runtime.distributed import ProcessGroup
 
 
 class TrainingContext:
@@ -65,7 +66,7 @@ class TrainingContext:
         self.progress = 0.0  # of the stage, as it opens or is refreshed
         self.student_scale = 1.0  # factor on its scores
         self.kinds: dict[str, str] = {}  # of teachers that were asked for scores: `scores` or `ranks`
-        self.share: Share | None = None  # has other processes do their part of `work`
+        self.processes: ProcessGroup | None = None  # those of the run, which may share `work`
         self._vectors: dict[tuple[str, str, Side], Any] = {}
         self._caches: dict[tuple[str, Side], VectorCache] = {}  # by key: reading a large one takes a minute
 
@@ -73,7 +74,7 @@ class TrainingContext:
         """Return the same models over other data."""
         other = TrainingContext(data, self.teachers, self.cache, self._student)
         other.views, other.progress, other.student_scale = self.views, self.progress, self.student_scale
-        other.share = self.share
+        other.processes = self.processes
         other._caches = self._caches
         if data.corpus is self.data.corpus and "bm25" in vars(self):
             vars(other)["bm25"] = self.bm25
@@ -276,10 +277,11 @@ class TrainingContext:
 
         def encode(own: list[str]) -> Any:
             with progress_bar(f"encoding {side} texts with the student", len(own)) as update:
-                if self.share is None or not own:
+                team = self._team()
+                if team is None or not own:
                     return encode_vectors(student, own, side, progress=update)
                 rows, vectors = [], []
-                for some, found in self.share(("student", side), own, own):
+                for some, found in team.share(("student", side), own, own):
                     rows.append(some)
                     vectors.append(found)
                     update(len(some))
@@ -306,22 +308,28 @@ class TrainingContext:
         teacher = self.teachers[name]
         return list(teacher.score_parts(items) if side is None else teacher.encode_parts(items, side))
 
+    def _team(self) -> ProcessGroup | None:
+        """Return the processes while the others wait for work; at other times each works alone."""
+        return self.processes if self.processes is not None and self.processes.leads else None
+
     def _encoded_parts(self, name: str, side: Side, texts: list[str]) -> Iterator[EncodedPart]:
         """Ask a teacher, in all processes if they share it; see `Teacher.encode_parts`."""
-        if self.share is None or not self.teachers[name].shared:
+        team = self._team() if self.teachers[name].shared else None
+        if team is None:
             yield from self.teachers[name].encode_parts(texts, side)
             return
-        for rows, parts in self.share((name, side), texts, texts):
+        for rows, parts in team.share((name, side), texts, texts):
             for part in parts:
                 refused = {int(rows[row]): cause for row, cause in part.refused.items()}
                 yield EncodedPart(rows[part.rows].tolist(), part.vectors, refused)
 
     def _scored_parts(self, name: str, asks: list[Ask]) -> Iterator[tuple[Ask, np.ndarray | str]]:
         """Ask a teacher, in all processes if they share it; see `Teacher.score_parts`."""
-        if self.share is None or not self.teachers[name].shared:
+        team = self._team() if self.teachers[name].shared else None
+        if team is None:
             yield from self.teachers[name].score_parts(asks)
             return
-        for _, parts in self.share((name, None), asks, [ask.documents for ask in asks]):
+        for _, parts in team.share((name, None), asks, [ask.documents for ask in asks]):
             yield from parts
 
     def _averaged(self) -> DocumentViews | None:

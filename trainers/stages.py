@@ -51,12 +51,9 @@ class StageOpener:
         """Open a stage that was refreshed `number` times before."""
         for name in self.built.teachers_of(stage):
             self.train_teacher(name)
-        context = self.built.context
-        with self.processes.main_first(context.work):
-            context.share = self.processes.share if self.processes.leads else None
-            opened = open_stage(self.built, stage, self.out, number=number)
-        context.share = None
-        return opened
+        self.built.context.processes = self.processes
+        with self.processes.main_first(self.built.context.work):
+            return open_stage(self.built, stage, self.out, number=number)
 
 
 def open_stage(built: BuiltRecipe, stage: Stage, out: Path, *, number: int = 0) -> OpenedStage:
