@@ -65,7 +65,6 @@ MOST = 1000  # passages or answers at once
 LONGEST_ID = 4096  # characters
 READY_FOR = 2.0  # seconds
 RUN_FIELDS = ("query", "filters", "top_k")  # of `pipelines.Search` and `ExtractiveQa`
-LOOKED_AT = ["GET", "HEAD"]  # as those do who watch whether a server is up
 MODELS = ("/v1/models", "/models")
 UNANSWERED = "The question could not be answered; the server's log says why."
 OK, NOT_FOUND, NOT_IMPLEMENTED, SERVER_ERROR = 200, 404, 501, 500
@@ -236,7 +235,8 @@ def create_app(
 
     policy = {"content-security-policy": POLICY, **{k.decode(): v.decode() for k, v in SECURITY}}
 
-    @app.api_route("/", methods=LOOKED_AT, include_in_schema=False)
+    @app.head("/", include_in_schema=False)
+    @app.get("/", include_in_schema=False)
     def page() -> Any:
         return FileResponse(PAGE / "index.html", headers=policy)
 
@@ -246,14 +246,16 @@ def create_app(
             return JSONResponse({"detail": "There is no such file."}, 404)
         return FileResponse(PAGE / name, headers=policy)
 
-    @app.api_route("/health", methods=LOOKED_AT, tags=["status"])
+    @app.head("/health", include_in_schema=False)  # as those do who watch whether a server is up
+    @app.get("/health", tags=["status"])
     def health() -> dict[str, str]:
         """Tell that the process answers."""
         return {"status": "up"}
 
     checked: dict[str, Any] = {"until": 0.0, "lock": asyncio.Lock()}
 
-    @app.api_route("/ready", methods=LOOKED_AT, tags=["status"])
+    @app.head("/ready", include_in_schema=False)
+    @app.get("/ready", tags=["status"])
     async def ready() -> Any:
         """Tell that student and index are there and fit; looked at anew every other second at most."""
         async with checked["lock"]:

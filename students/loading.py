@@ -379,7 +379,7 @@ def assemble(kind: type[Model], modules: list[Any], **options: Any) -> Model:
     if odd := sorted(KWARGS.keys() & options.keys()):
         msg = f"{odd[0]}: no model of transformers is loaded here."
         raise ValueError(msg)
-    if odd := sorted(name for name in PLACE if options.get(name) is not None):
+    if odd := sorted(name for name in PLACE if options.get(name)):
         msg = f"{odd[0]}: no model is loaded here; set it where the model is named."
         raise ValueError(msg)
     return kind(modules=modules, device="cpu", **options)

@@ -497,6 +497,11 @@ class TestBadInput:
         with pytest.raises(RecipeError, match=f"student.*{message}"):
             run_recipe(Recipe.from_dict(recipe_tree), beir, tmp_path / "x" / "run")
 
+    def test_a_prompt_of_the_models_own_name(self, recipe_tree, beir, tmp_path):
+        recipe_tree["student"]["init_parameters"] |= {"prompts": {"pair": "the "}, "default_prompt_name": "pair"}
+        built = build_recipe(Recipe.from_dict(recipe_tree), read_train_and_dev(beir, DataSection())[0], tmp_path)
+        assert built.distiller.student.default_prompt_name == "pair"
+
     def test_queries_without_a_positive_are_masked_and_counted(self, recipe_tree, beir, tmp_path):
         path = beir / "qrels" / "train.tsv"
         lines = path.read_text().splitlines(keepends=True)

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from safetensors.torch import load_file
 from tiny import TINY_VISION, pool, spec, stage, write_pictures
 from two_ranks import run_all
 
+from retort.trainers.context import TrainingContext
+from retort.trainers.data.read import read_data
 from retort.trainers.engine.checkpoints import list_checkpoints
 from retort.trainers.runtime import distributed
 from retort.trainers.runtime.distributed import ProcessGroup
@@ -469,6 +472,32 @@ class TestSharing:
             for rows, _ in group.share("x", ["a", "b"], ["a", "b"]):
                 found.append(rows.tolist())
         assert found == [[0]]
+
+    def test_contexts_made_on_the_way_work_alone_afterwards(self, group, beir, tmp_path):
+        """Else the first rank would ask others that do not listen."""
+        context = TrainingContext(read_data(beir, "train"), {}, tmp_path)
+        context.processes = group
+        with group.main_first(context.work):
+            derived = context.over(context.data)
+            assert derived._team() is group
+        assert derived._team() is None is context._team()
+
+    @pytest.mark.parametrize("held", [threading.Lock(), None])
+    def test_an_error_that_cannot_be_sent_names_its_cause(self, group, held):
+        class OddError(Exception):
+            def __init__(self, why, held):
+                super().__init__(why)
+                self.held = held
+
+        group.theirs = [["b"]]
+
+        def fail(*_):
+            msg = "the cause"
+            raise OddError(msg, held)
+
+        with group.main_first(fail), pytest.raises(RuntimeError, match="OddError: the cause") as caught:
+            list(group.share("x", ["a", "b"], ["a", "b"]))
+        assert "in fail" in caught.value.__notes__[0]
 
     def test_the_first_ones_own_error_does_not_leave_the_others_waiting(self, group):
         group.theirs = [["b"]]

@@ -427,6 +427,15 @@ def test_bm25_teaches_what_it_finds(context, lists):
     assert found.max() > found.min() >= 0
 
 
+def test_bm25_of_another_language_has_scores_of_its_own():
+    """English corpora keep those that they have."""
+    german = ["Der Hund ist in dem Haus und die Katze ist auf dem Dach", "Das ist nicht der Hund, und es ist spät"]
+    for texts, own in ((german, " german"), (["the dog is in the house", "a cat on the roof"], "")):
+        corpus = TextStore(map(str, range(len(texts))), texts)
+        assert BM25Teacher().data_key(RetrievalData("d", corpus, corpus)) == corpus.hash + own
+    assert BM25Teacher().key == "bm25-0.9-0.4"
+
+
 def test_bm25_scores_the_corpus_that_it_was_opened_for_last(context):
     teacher, ids = BM25Teacher(), ["a", "b"]
     queries = context.data.queries

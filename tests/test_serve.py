@@ -226,6 +226,8 @@ class TestApi:
     @pytest.mark.parametrize("path", ["/", "/health", "/ready"])
     def test_a_look_whether_it_is_up(self, server, path):
         assert server.client.head(path).status_code == 200
+        operations = [one["operationId"] for p in server.client.get("/openapi.json").json()["paths"].values() for one in p.values()]  # fmt: skip
+        assert len(operations) == len(set(operations))
 
     @pytest.mark.parametrize("top_k", [1, 2, None])
     def test_top_k(self, server, top_k):

@@ -291,11 +291,12 @@ def _bind_documents(remote: RemoteDocuments, student: Any, context: TrainingCont
 
 def _check_prompts(recipe: Recipe) -> None:
     """Refuse prompts that no side has, and what is no text."""
-    where, prompts = "student.init_parameters.prompts", recipe.student.init_parameters.get("prompts") or {}
+    options, where = recipe.student.init_parameters, "student.init_parameters.prompts"
+    prompts, known = options.get("prompts") or {}, (*PROMPT_NAMES, options.get("default_prompt_name"))
     if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
         msg = f"{where}: must be a mapping of sides to texts; it is {prompts!r}."
         raise RecipeError(msg)
-    if odd := [name for name in prompts if name not in PROMPT_NAMES]:
+    if odd := [name for name in prompts if name not in known]:
         msg = f"{where}: there is no side {odd[0]!r}; there are: {', '.join(PROMPT_NAMES)}."
         raise RecipeError(msg)
 

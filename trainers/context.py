@@ -68,7 +68,8 @@ class TrainingContext:
         self.kinds: dict[str, str] = {}  # of teachers that were asked for scores: `scores` or `ranks`
         self.processes: ProcessGroup | None = None  # those of the run, which may share `work`
         self._vectors: dict[tuple[str, str, Side], Any] = {}
-        self._caches: dict[tuple[str, Side], VectorCache] = {}  # by key: reading a large one takes a minute
+        #: With their keys, by teacher and side: reading a large one takes a minute.
+        self._caches: dict[tuple[str, Side], tuple[str, VectorCache]] = {}
 
     def over(self, data: RetrievalData) -> TrainingContext:
         """Return the same models over other data."""
@@ -131,12 +132,14 @@ class TrainingContext:
     def vector_cache(self, name: str, side: Side) -> VectorCache:
         """Return a teacher's cache as it is; it is not asked."""
         teacher = self.teacher(name)
-        key = teacher.vectors_key(side), side
-        if key in self._caches:
-            self._caches[key].refresh()
+        key = teacher.vectors_key(side)
+        former, cache = self._caches.get((name, side), ("", None))
+        if cache is None or former != key:
+            cache = VectorCache(self.cache, key, side, former_key=teacher.former_key)
         else:
-            self._caches[key] = VectorCache(self.cache, *key, former_key=teacher.former_key)
-        return self._caches[key]
+            cache.refresh()
+        self._caches[name, side] = key, cache
+        return cache
 
     def kept_vectors(self, name: str, side: Side, most: int) -> np.ndarray:
         """
@@ -314,8 +317,8 @@ class TrainingContext:
 
     def _encoded_parts(self, name: str, side: Side, texts: list[str]) -> Iterator[EncodedPart]:
         """Ask a teacher, in all processes if they share it; see `Teacher.encode_parts`."""
-        team = self._team() if self.teachers[name].shared else None
-        if team is None:
+        team = self._team()
+        if team is None or not self.teachers[name].shared:
             yield from self.teachers[name].encode_parts(texts, side)
             return
         for rows, parts in team.share((name, side), texts, texts):
@@ -325,8 +328,8 @@ class TrainingContext:
 
     def _scored_parts(self, name: str, asks: list[Ask]) -> Iterator[tuple[Ask, np.ndarray | str]]:
         """Ask a teacher, in all processes if they share it; see `Teacher.score_parts`."""
-        team = self._team() if self.teachers[name].shared else None
-        if team is None:
+        team = self._team()
+        if team is None or not self.teachers[name].shared:
             yield from self.teachers[name].score_parts(asks)
             return
         for _, parts in team.share((name, None), asks, [ask.documents for ask in asks]):

@@ -539,7 +539,7 @@ class QdrantEdgeDocumentStore:
         :returns:
             The documents, in an order of no meaning that stays the same.
         :raises FilterError:
-            If the filters are malformed, or none are given.
+            If the filters are malformed.
         """
         records = self._records(filters, with_payload=True, with_vector=self.return_embedding)
         return [to_document(record) for record in records]

@@ -124,7 +124,8 @@ class ServerIndex:
 
     async def close_async(self) -> None:
         """Close everything, see `close`."""
-        opened = self._async_clients.pop(asyncio.get_running_loop(), None)
+        with self._lock:
+            opened = self._async_clients.pop(asyncio.get_running_loop(), None)
         if opened is not None:
             await opened.close()
         await self.store.close_async()
@@ -168,11 +169,12 @@ class ServerIndex:
     def _client_of_loop(self) -> AsyncQdrantClient:
         """Return this event loop's client; those of loops that are closed are let go."""
         loop = asyncio.get_running_loop()
-        if loop not in self._async_clients:
-            for closed in [other for other in self._async_clients if other.is_closed()]:
-                del self._async_clients[closed]
-            self._async_clients[loop] = AsyncQdrantClient(**self.store._prepare_client_params())
-        return self._async_clients[loop]
+        with self._lock:
+            if loop not in self._async_clients:
+                for closed in [other for other in self._async_clients if other.is_closed()]:
+                    del self._async_clients[closed]
+                self._async_clients[loop] = AsyncQdrantClient(**self.store._prepare_client_params())
+            return self._async_clients[loop]
 
     def sample_meta(self) -> dict[str, Any] | None:
         """
@@ -387,6 +389,7 @@ class ServerIndex:
                 raise MissingCollectionError(self._missing()) from error
             raise DocumentStoreError(self._failed(error)) from error
         except (ApiException, RpcError) as error:
+            self._vectors = None
             if isinstance(error, RpcError) and error.code() is StatusCode.NOT_FOUND:
                 raise MissingCollectionError(self._missing()) from error
             raise DocumentStoreError(self._failed(error)) from error

@@ -13,6 +13,8 @@ through the vectors reach only the texts it encoded; what objectives own gets it
 
 from __future__ import annotations
 
+import pickle
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -177,7 +179,7 @@ class ProcessGroup:
             if work is not None and shares[self.rank]:
                 own = work(task, shares[self.rank])
         except Exception as error:
-            own = error
+            own = _sendable(error)
         return self.all_gather(own)
 
     def all_gather(self, value: Any) -> list[Any]:
@@ -187,6 +189,17 @@ class ProcessGroup:
         held: list[Any] = [None] * self.world_size
         distributed.all_gather_object(held, value)
         return held
+
+
+def _sendable(error: Exception) -> Exception:
+    """Return an error as another process can read it, with where it was raised."""
+    where = "".join(traceback.format_exception(error))
+    try:
+        error = pickle.loads(pickle.dumps(error))  # noqa: S301 - its own
+    except Exception:
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    error.add_note(f"Raised in a process that shares the work:\n{where}")
+    return error
 
 
 class _Gather(torch.autograd.Function):

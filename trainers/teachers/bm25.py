@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from retort.trainers.data.texts import RetrievalData, TextStore
+from retort.trainers.languages import ENGLISH, language_of
 from retort.trainers.roles import Ask, Teacher
 from retort.trainers.search import BM25, K1, B
 
@@ -27,8 +28,13 @@ class BM25Teacher(Teacher):
 
     @property
     def key(self) -> str:
-        """Its parameters; the store adds the data's hash, which tells the language too."""
-        return f"bm25-{K1}-{B}-by-language"
+        """Its parameters; the store adds what `data_key` gives."""
+        return f"bm25-{K1}-{B}"
+
+    def data_key(self, data: RetrievalData) -> str:
+        """The corpus, and its language unless that is English, as all were taken for before."""
+        language = language_of(data.corpus.texts)
+        return data.corpus.hash if language == ENGLISH else f"{data.corpus.hash} {language}"
 
     def open(self, data: RetrievalData) -> None:
         """Index the corpus, once while it is the same."""
