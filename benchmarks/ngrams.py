@@ -17,7 +17,7 @@ import numpy as np
 import runner
 
 RECIPE, TEACHER, MEASURE = "cudfkd-made", "teacher", "ndcg@10"
-RANDOM, SCORED = "random n-grams", "related n-grams"
+START, RANDOM, SCORED = "start", "random n-grams", "related n-grams"
 
 
 def main() -> None:
@@ -41,8 +41,8 @@ def measure(arguments: argparse.Namespace) -> str:
     result: dict[str, Any] = {"benchmark": arguments.benchmark, "recipe": RECIPE, "share": arguments.share, "sets": {}}
     with tempfile.TemporaryDirectory() as work:
         students = {
-            arm: [one_run(Path(work), arm, seed, arguments.share) for seed in range(arguments.rounds)]
-            for arm in ("start", RANDOM, SCORED)
+            arm: [one_run(Path(work), arm, seed, arguments.share) for seed in range(rounds)]
+            for arm, rounds in {START: 1, RANDOM: arguments.rounds, SCORED: arguments.rounds}.items()
         }
         loaded = {arm: [Student.load(str(own), precision="auto") for own in each] for arm, each in students.items()}
         scores = {
@@ -59,11 +59,11 @@ def measure(arguments: argparse.Namespace) -> str:
         rows.append([name, *(f"{np.mean(m):.4f}" for m in means.values()), gap, f"{change.p_questions:.4f}", p_seeds])
     result["machine"] = runner.describe_machine()
     write_json(arguments.json or runner.ROOT / "benchmarks" / "results" / f"{arguments.benchmark}.json", result)
-    return format_table([MEASURE, "start", RANDOM, SCORED, "change (95%)", "p, questions", "p, seeds"], rows)
+    return format_table([MEASURE, START, RANDOM, SCORED, "change (95%)", "p, questions", "p, seeds"], rows)
 
 
 def one_run(work: Path, arm: str, seed: int, share: float) -> Path:
-    """Train a student from nothing; `start` is the one before its first step."""
+    """Train a student from nothing; `START` is the one before its first step, up to a step of no size."""
     from retort.trainers.changes import changed_recipe
     from retort.trainers.corpus import make_corpus
     from retort.trainers.run import run_recipe
@@ -75,7 +75,7 @@ def one_run(work: Path, arm: str, seed: int, share: float) -> Path:
         "data.corpus.init_parameters.seed": seed,
         "stages.0.steps": max(1, round(recipe.stages[0].steps * share)),
     }
-    if arm == "start":
+    if arm == START:
         settings |= {"stages.0.steps": 1, "stages.0.lr": 1e-12}
     elif arm == RANDOM:
         settings["data.corpus.init_parameters.choices"] = 5  # none is left to choose from

@@ -231,8 +231,7 @@ def index_documents(
         if not is_url(store):  # a server does so by itself
             target.optimize()
             shards.clear()  # also those of a launch that was killed
-        count = int(target.count_documents())
-        return count, len(stale)
+        return int(target.count_documents()), len(stale)
 
 
 def _kept(store: str, quantization: str | None, storage: str | None) -> tuple[str | None, str | None]:

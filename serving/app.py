@@ -246,7 +246,7 @@ def create_app(
             return JSONResponse({"detail": "There is no such file."}, 404)
         return FileResponse(PAGE / name, headers=policy)
 
-    @app.head("/health", include_in_schema=False)  # as those do who watch whether a server is up
+    @app.head("/health", include_in_schema=False)  # uptime monitors ask so
     @app.get("/health", tags=["status"])
     def health() -> dict[str, str]:
         """Tell that the process answers."""

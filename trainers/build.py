@@ -51,6 +51,8 @@ from retort.trainers.views import DocumentViews
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
+StageRole = Literal["selector", "batches", "queries", "temperature", "weighting"]
+
 
 @dataclass
 class BuiltRecipe:
@@ -311,9 +313,7 @@ def _check_room(student: Any) -> None:
             raise RecipeError(msg)
 
 
-def _by_stage(
-    recipe: Recipe, role: Literal["selector", "batches", "queries", "temperature", "weighting"]
-) -> dict[str, Any]:
+def _by_stage(recipe: Recipe, role: StageRole) -> dict[str, Any]:
     """Create what fills a role, by the names of the stages that have it."""
     return {
         stage.name: recipe.create(spec, role, f"stages.{i}.{role}", teacher=stage.teacher)
@@ -322,19 +322,18 @@ def _by_stage(
     }
 
 
-def refuse_unknown_parts(recipe: Recipe, place: int) -> None:
+def refuse_unknown_parts(recipe: Recipe) -> None:
     """
-    Create the parts of a stage that need no data, and forget them.
+    Create the parts of all stages that need no data, and forget them.
 
     :raises RecipeError:
         If one cannot be created.
     """
-    stage = recipe.stages[place]
-    for role in ("selector", "batches", "queries", "temperature", "weighting"):
-        if (spec := getattr(stage, role)) is not None:
-            recipe.create(spec, role, f"stages.{place}.{role}", teacher=stage.teacher)
-    for j, spec in enumerate(stage.objectives):
-        recipe.create(spec, "objective", f"stages.{place}.objectives.{j}", teacher=stage.teacher)
+    for role in get_args(StageRole):
+        _by_stage(recipe, role)
+    for i, stage in enumerate(recipe.stages):
+        for j, spec in enumerate(stage.objectives):
+            recipe.create(spec, "objective", f"stages.{i}.objectives.{j}", teacher=stage.teacher)
 
 
 def _text_transform(

@@ -382,8 +382,8 @@ def refuse_other_kinds(recipe: Recipe) -> None:
     if kind == "image_text":
         msg = f"recipe {recipe.name}: its student reads images, and these documents are texts. Use `retort train`."
         raise RecipeError(msg)
+    refuse_unknown_parts(recipe)
     for i, stage in enumerate(recipe.stages):
-        refuse_unknown_parts(recipe, i)
         spec = stage.candidates.text if stage.candidates else None
         if spec and isinstance(recipe.create(spec, "text", f"stages.{i}.candidates.text"), QuestionTexts):
             msg = (
