@@ -18,10 +18,10 @@ from haystack.utils.hf import deserialize_hf_model_kwargs, serialize_hf_model_kw
 from retort.students.backends.exports import Backend, check_form
 from retort.students.handle import Loaded, StudentHandle
 from retort.students.loading import KWARGS, Precision
+from retort.students.vectors import unit
 
 logger = logging.getLogger(__name__)
 
-_SHORTEST = 1e-12  # of vectors that are divided by their length
 _LENGTH = 512  # tokens of a text, for models that do not cut theirs
 _NOT_HERE = {"encode_kwargs", "quantization_ranges"}  # parameters of Haystack's components that these have not
 _LOADING = ("precision", "backend", "threads", "revision", "local_files_only", "trust_remote_code", *KWARGS)
@@ -48,9 +48,7 @@ def tokens_of(batch_size: int | None, max_tokens: int | None) -> int | None:
 def finished(vectors: np.ndarray, truncate_dim: int | None, *, normalize: bool) -> np.ndarray:
     """Cut vectors `[n, d]` to their first dimensions and, if asked for, divide them by their lengths."""
     vectors = vectors[:, :truncate_dim]
-    if normalize:
-        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _SHORTEST)
-    return vectors
+    return unit(vectors) if normalize else vectors
 
 
 class ModelComponent(Generic[Loaded]):

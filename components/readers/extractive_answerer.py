@@ -21,7 +21,8 @@ from haystack_integrations.components.embedders.retort.model_component import Mo
 from retort.students import SENTENCES_STAMP, Student
 from retort.students.checks import positive
 from retort.students.segmentation import words_of
-from retort.students.sentences import Passage, passages_of, unit, unpack
+from retort.students.sentences import Passage, passages_of, unpack
+from retort.students.vectors import unit
 
 
 @component
