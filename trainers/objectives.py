@@ -30,6 +30,10 @@ class Contrastive(Objective):
         the query are left out.
     :param temperature:
         Divides the scores, which already carry the distiller's scale.
+
+    ```yaml
+    - {type: retort.trainers.objectives.Contrastive, init_parameters: {scope: list}, weight: 0.2}
+    ```
     """
 
     needs_positives = True
@@ -65,6 +69,10 @@ class TeacherContrastive(Objective):
         schedule of its own; the student rests, and in its own steps the teacher does. By default both learn at once.
     :param lr:
         The teacher's highest learning rate in its turn; by default the stage's.
+
+    ```yaml
+    - {type: retort.trainers.objectives.TeacherContrastive, init_parameters: {turn: {steps: 500, cycle: 2000}}}
+    ```
     """
 
     needs_positives = True
@@ -237,6 +245,10 @@ class ListwiseKL(TeacherObjective):
         As in `TeacherObjective`.
     :param extra_teachers:
         As in `TeacherObjective`.
+
+    ```yaml
+    - {type: retort.trainers.objectives.ListwiseKL, init_parameters: {student_temperature: 4.0, tau_squared: false}}
+    ```
     """
 
     needs_lists = True
@@ -294,6 +306,10 @@ class InBatchKL(ListwiseKL):
     Divergence from a teacher's similarities over all documents of the batch, formed from its vectors.
 
     Parameters as in `ListwiseKL`.
+
+    ```yaml
+    - {type: retort.trainers.objectives.InBatchKL, init_parameters: {teacher_scale: 20.0}}
+    ```
     """
 
     needs_lists = False
@@ -322,6 +338,10 @@ class MarginMSE(TeacherObjective):
     Squared difference of the student's and a teacher's margins between positives and negatives (`losses.margin_mse`).
 
     The teacher's scores must be raw: margins of probabilities are squashed. Parameters as in `TeacherObjective`.
+
+    ```yaml
+    - {type: retort.trainers.objectives.MarginMSE, init_parameters: {teacher: ranker}, weight: 0.05}
+    ```
     """
 
     needs_positives = True
@@ -343,6 +363,10 @@ class RankNet(TeacherObjective):
     Pairwise logistic loss on the teacher's order (`losses.rank_net`); scores or mere ranks will do.
 
     Parameters as in `TeacherObjective`.
+
+    ```yaml
+    - {type: retort.trainers.objectives.RankNet, init_parameters: {teacher: ranker}}
+    ```
     """
 
     needs_lists = True
@@ -371,6 +395,10 @@ class ListMLE(TeacherObjective):
     Likelihood of the teacher's order (`losses.list_mle`); scores or mere ranks will do.
 
     Parameters as in `TeacherObjective`.
+
+    ```yaml
+    - {type: retort.trainers.objectives.ListMLE, init_parameters: {teacher: ranker, extra_teachers: {bm25: 0.1}}}
+    ```
     """
 
     needs_lists = True
@@ -401,6 +429,10 @@ class Flops(Objective):
         Of the documents'.
     :param rise:
         Share of the stage's steps in which the weight rises.
+
+    ```yaml
+    - {type: retort.trainers.objectives.Flops, init_parameters: {query_weight: 0.01, document_weight: 0.005}}
+    ```
     """
 
     needs_vectors = True
@@ -440,6 +472,10 @@ class Alignment(Objective):
         `cosine`, `l2`, `squared` or `mse`.
     :param projection:
         Learn a linear map from the student's to the teacher's dimension. It is left out of the exported student.
+
+    ```yaml
+    - {type: retort.trainers.objectives.Alignment, init_parameters: {distance: l2, projection: true}}
+    ```
     """
 
     needs_vectors = True

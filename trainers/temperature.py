@@ -32,6 +32,10 @@ class LearnedTemperature(Temperature):
         Its upper bound.
     :raises ValueError:
         If the three are not above 0 and in order.
+
+    ```yaml
+    temperature: {type: retort.trainers.temperature.LearnedTemperature, init_parameters: {initial: 0.5, least: 0.1}}
+    ```
     """
 
     def __init__(self, *, initial: float = 1.0, least: float = 0.05, most: float = 10.0) -> None:

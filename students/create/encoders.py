@@ -66,6 +66,12 @@ def pretrained(
         it is float32.
     :raises ValueError:
         If there is no part of such a name, `dim` is not above 0, or the model does not pool tokens.
+
+    ```yaml
+    student:
+      type: retort.students.create.pretrained
+      init_parameters: {model: intfloat/e5-small-v2, prompts: {query: "query: ", document: "passage: "}, dim: 256}
+    ```
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Normalize
@@ -134,6 +140,15 @@ def from_config(
         `SentenceTransformer`.
     :raises ValueError:
         If the configuration names no `model_type`.
+
+    ```yaml
+    student:
+      type: retort.students.create.from_config
+      init_parameters:
+        config: {model_type: bert, hidden_size: 128, num_hidden_layers: 2, num_attention_heads: 2}
+        tokenizer: google-bert/bert-base-multilingual-cased
+        max_tokens: {query: 64, document: 256}
+    ```
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Normalize

@@ -59,6 +59,12 @@ def ranker(
         Passed to `CrossEncoder`, such as `revision`, `model_kwargs`, `tokenizer_kwargs` and `config_kwargs`.
     :raises ValueError:
         If the layers or the length are not there, or the trunk gives several scores a pair.
+
+    ```yaml
+    student:
+      type: retort.students.create.ranker
+      init_parameters: {trunk: intfloat/e5-small-v2, layers: [0, 3, 7, 11], max_tokens: 256}
+    ```
     """
     from sentence_transformers import CrossEncoder
 
@@ -116,6 +122,12 @@ def late_interaction(
     :param options:
         Passed to `MultiVectorEncoder`, such as `revision`, `trust_remote_code`, `model_kwargs`, `tokenizer_kwargs` and
         `config_kwargs`.
+
+    ```yaml
+    student:
+      type: retort.students.create.late_interaction
+      init_parameters: {model: colbert-ir/colbertv2.0, max_tokens: {query: 32, document: 180}}
+    ```
     """
     from sentence_transformers import MultiVectorEncoder
 
@@ -169,6 +181,12 @@ def sparse(
         as `prompts`.
     :raises ValueError:
         If the layers or the lengths are not there.
+
+    ```yaml
+    student:
+      type: retort.students.create.sparse
+      init_parameters: {trunk: distilbert/distilbert-base-uncased, max_tokens: {query: 32, document: 256}}
+    ```
     """
     from sentence_transformers import SparseEncoder
     from sentence_transformers.base.modules import Transformer

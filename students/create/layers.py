@@ -37,6 +37,12 @@ def from_layers(
         As of `pretrained`.
     :raises ValueError:
         If the layers are not there, or where this architecture keeps its layers is not known.
+
+    ```yaml
+    student:
+      type: retort.students.create.from_layers
+      init_parameters: {trunk: intfloat/e5-base-v2, layers: [0, 3, 7, 11], max_tokens: {query: 64, document: 256}}
+    ```
     """
     started = pretrained(trunk, max_tokens=max_tokens, **options)
     cut_layers(started[0].model, layers, trunk)
@@ -85,6 +91,12 @@ def layers_on_static(
         to `SentenceTransformer`.
     :raises ValueError:
         If the table is none, or another vocabulary's or width's, or the trunk's layers are not known.
+
+    ```yaml
+    student:
+      type: retort.students.create.layers_on_static
+      init_parameters: {table: runs/static/student, trunk: intfloat/e5-small-v2, layers: [0, 1]}
+    ```
     """
     import torch
     from sentence_transformers import SentenceTransformer

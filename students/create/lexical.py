@@ -69,6 +69,12 @@ def static_with_lexical(
         `SentenceTransformer`, such as `prompts`.
     :raises ValueError:
         If the table is none, or there are no texts, or a number is not above 0.
+
+    ```yaml
+    student:
+      type: retort.students.create.static_with_lexical
+      init_parameters: {table: runs/static/student, dim: 256, weight: 0.3}
+    ```
     """
     import torch
     from sentence_transformers import SentenceTransformer
@@ -193,6 +199,12 @@ def lexical_layers(
         table's as well.
     :raises ValueError:
         If the table is none, or another vocabulary's, or there are no texts, or a number is not above 0.
+
+    ```yaml
+    student:
+      type: retort.students.create.lexical_layers
+      init_parameters: {table: runs/static/student, tokenizer: intfloat/e5-small-v2, layers: 2, weight: 0.3}
+    ```
     """
     import torch
 

@@ -58,6 +58,12 @@ def static(
         `SentenceTransformer`, such as `prompts`.
     :raises ValueError:
         If the dimension is not one, or the teacher's tokenizer not fast.
+
+    ```yaml
+    student:
+      type: retort.students.create.static
+      init_parameters: {teacher: BAAI/bge-m3, dim: 256}
+    ```
     """
     import torch
     from sentence_transformers import SentenceTransformer

@@ -37,6 +37,14 @@ def two_towers(
         Passed to `SentenceTransformer`.
     :raises ValueError:
         If a tower's type is no maker or makes something else, or the dimensions differ.
+
+    ```yaml
+    student:
+      type: retort.students.create.two_towers
+      init_parameters:
+        query: {type: retort.students.create.static, init_parameters: {teacher: BAAI/bge-m3}}
+        document: {type: retort.students.create.pretrained, init_parameters: {model: BAAI/bge-m3}, frozen: true}
+    ```
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Router

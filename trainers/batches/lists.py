@@ -28,6 +28,11 @@ class ListBatches(BatchSource):
     With a `pool`, negatives are chosen from a larger sample; a teacher's scores of it come with the lists.
 
     Where the stage has a text transform, it makes the texts, and candidates that it derives come last in each list.
+
+    ```yaml
+    batches: lists                                 # the default
+    candidates: {sources: [bm25], negatives: 7}
+    ```
     """
 
     needs_lists = True

@@ -22,6 +22,11 @@ class QueryBatches(BatchSource):
 
     Half of each batch are sentences of the corpus, as if somebody had asked them: a few thousand queries say little
     about its words. What is held out for dev has no part in it: dev's own queries were made of it.
+
+    ```yaml
+    batches: queries
+    objectives: [{type: retort.trainers.objectives.Alignment}]
+    ```
     """
 
     def query_texts(self, data: RetrievalData) -> list[str]:

@@ -20,6 +20,11 @@ class BM25Miner(Miner):
 
     :param depth:
         Passages a query.
+
+    ```yaml
+    candidates:
+      bm25: {type: retort.trainers.candidates.bm25.BM25Miner, init_parameters: {depth: 100}}
+    ```
     """
 
     depth: int

@@ -21,6 +21,11 @@ class DenseMiner(Miner):
         Name of a teacher of the recipe, or `student`.
     :param depth:
         Passages a query.
+
+    ```yaml
+    candidates:
+      own: {type: retort.trainers.candidates.dense.DenseMiner, init_parameters: {model: student, depth: 100}}
+    ```
     """
 
     depth: int

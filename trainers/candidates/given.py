@@ -21,6 +21,11 @@ class GivenMiner(Miner):
 
     :param depth:
         Documents a query, at most; None takes all.
+
+    ```yaml
+    candidates:
+      given: {type: retort.trainers.candidates.given.GivenMiner, init_parameters: {depth: 30}}
+    ```
     """
 
     def __init__(self, *, depth: int | None = None) -> None:

@@ -342,6 +342,17 @@ class RetrieverMiner(Miner):
         Passages a query.
     :param options:
         Further parameters of `HaystackRetriever`.
+
+    ```yaml
+    candidates:
+      engine:
+        type: retort.trainers.candidates.retriever.RetrieverMiner
+        init_parameters:
+          retriever:
+            type: haystack.components.retrievers.in_memory.bm25_retriever.InMemoryBM25Retriever
+            init_parameters:
+              document_store: {type: haystack.document_stores.in_memory.document_store.InMemoryDocumentStore}
+    ```
     """
 
     depth: int

@@ -26,6 +26,13 @@ class SparseMiner(Miner):
         Passages a query.
     :param options:
         As those of `SparseEncoderTeacher`.
+
+    ```yaml
+    candidates:
+      splade:
+        type: retort.trainers.candidates.sparse.SparseMiner
+        init_parameters: {model: naver/splade-cocondenser-ensembledistil, depth: 200}
+    ```
     """
 
     depth: int

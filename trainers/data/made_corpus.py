@@ -50,7 +50,7 @@ class GeneratedTexts(CorpusSource):
         init_parameters:
           topics: [tides, harbours, lighthouses]
           generator: {type: haystack.components.generators.chat.openai.OpenAIChatGenerator}
-          revision: 2026-05-01
+          revision: "2026-05-01"
     ```
     """
 

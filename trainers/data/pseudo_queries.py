@@ -33,6 +33,10 @@ class TrainingQuestions(QuerySource):
 
     :param most:
         Questions a document, at most.
+
+    ```yaml
+    queries: {type: retort.trainers.data.pseudo_queries.TrainingQuestions, init_parameters: {most: 10}}
+    ```
     """
 
     def __init__(self, *, most: int = 3) -> None:
@@ -49,7 +53,13 @@ class TrainingQuestions(QuerySource):
 
 
 class Titles(QuerySource):
-    """Documents' titles, which texts have at their beginning and do not mark."""
+    """
+    Documents' titles, which texts have at their beginning and do not mark.
+
+    ```yaml
+    queries: {type: retort.trainers.data.pseudo_queries.Titles}
+    ```
+    """
 
     def of(self, data: RetrievalData) -> list[list[str]]:
         """List the title of each document."""
@@ -94,6 +104,10 @@ class KeySentences(QuerySource):
 
     :param most:
         Sentences a document, at most.
+
+    ```yaml
+    queries: {type: retort.trainers.data.pseudo_queries.KeySentences, init_parameters: {most: 10}}
+    ```
     """
 
     def __init__(self, *, most: int = 3) -> None:
@@ -140,6 +154,10 @@ class Headings(QuerySource):
 
     :param most:
         Headings a document, at most.
+
+    ```yaml
+    queries: {type: retort.trainers.data.pseudo_queries.Headings, init_parameters: {most: 3}}
+    ```
     """
 
     def __init__(self, *, most: int = 2) -> None:
@@ -167,6 +185,10 @@ class FirstSentences(QuerySource):
 
     :param words:
         Words that are kept, at most.
+
+    ```yaml
+    queries: {type: retort.trainers.data.pseudo_queries.FirstSentences, init_parameters: {words: 12}}
+    ```
     """
 
     def __init__(self, *, words: int = 16) -> None:
@@ -192,6 +214,10 @@ class Spans(QuerySource):
         Spans a document.
     :param seed:
         Seed of their places.
+
+    ```yaml
+    queries: {type: retort.trainers.data.pseudo_queries.Spans, init_parameters: {words: [6, 12], most: 2}}
+    ```
     """
 
     def __init__(self, *, words: tuple[int, int] = (4, 10), most: int = 1, seed: int = 0) -> None:
@@ -219,6 +245,10 @@ class KeyPhrases(QuerySource):
 
     :param words:
         Words a phrase.
+
+    ```yaml
+    queries: {type: retort.trainers.data.pseudo_queries.KeyPhrases, init_parameters: {words: 3}}
+    ```
     """
 
     def __init__(self, *, words: int = 4) -> None:
@@ -264,6 +294,16 @@ class GeneratedQuestions(QuerySource):
         Further modules that components may come from, such as `my_package`.
     :raises RecipeError:
         If the component is no chat generator, or the prompt has no place for the document.
+
+    ```yaml
+    queries:
+      type: retort.trainers.data.pseudo_queries.GeneratedQuestions
+      init_parameters:
+        generator:
+          type: haystack.components.generators.chat.openai.OpenAIChatGenerator
+          init_parameters: {model: gpt-4o-mini}
+        revision: "2024-07-18"
+    ```
     """
 
     def __init__(

@@ -30,6 +30,10 @@ class Questions(QuerySource):
 
     :param most:
         Questions a document, at most.
+
+    ```yaml
+    queries: {type: retort.trainers.data.weak_pairs.Questions, init_parameters: {most: 5}}
+    ```
     """
 
     def __init__(self, *, most: int = 1) -> None:
@@ -51,6 +55,10 @@ class FirstParagraphs(QuerySource):
 
     :param words:
         Words that are kept, at most.
+
+    ```yaml
+    queries: {type: retort.trainers.data.weak_pairs.FirstParagraphs, init_parameters: {words: 32}}
+    ```
     """
 
     def __init__(self, *, words: int = 48) -> None:

@@ -47,6 +47,10 @@ class Adversarial(TeacherObjective):
         `mean` over the queries that count; `sum`, as in the official code, weighs the term by how many they are.
     :param teacher_scale:
         As in `TeacherObjective`.
+
+    ```yaml
+    - {type: retort.trainers.methods.ar2.Adversarial, init_parameters: {form: paper}, weight: 0.5}
+    ```
     """
 
     needs_positives = True

@@ -57,6 +57,12 @@ class CurriculumTemperature(Temperature):
         Highest learning rate of $\theta$.
     :raises ValueError:
         If a parameter is out of its range.
+
+    ```yaml
+    temperature:
+      type: retort.trainers.methods.ctkd.CurriculumTemperature
+      init_parameters: {granularity: per_query, start: 1.0, span: 20.0}
+    ```
     """
 
     def __init__(

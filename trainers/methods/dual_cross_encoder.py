@@ -48,6 +48,16 @@ class QuestionViews(QuestionTexts):
         Cut questions after so many tokens.
     :raises ValueError:
         If a parameter is out of its range.
+
+    ```yaml
+    candidates:
+      sources: [bm25]
+      text:
+        type: retort.trainers.methods.dual_cross_encoder.QuestionViews
+        init_parameters:
+          queries: {type: retort.trainers.data.pseudo_queries.KeySentences, init_parameters: {most: 10}}
+          views: 10
+    ```
     """
 
     def __init__(

@@ -126,6 +126,11 @@ class PairContrastive(Contrastive):
         `paper` or `code`.
     :param temperature:
         Divides the scores further.
+
+    ```yaml
+    batches: pairs
+    objectives: [{type: retort.trainers.methods.e5.PairContrastive, init_parameters: {parity: paper}}]
+    ```
     """
 
     def __init__(self, *, parity: Literal["paper", "code"] = "paper", temperature: float = 1.0) -> None:

@@ -85,6 +85,10 @@ class LayerKL(LiveKL):
         the official code; those of layers that were never trained so can be huge.
     :param detach_targets:
         A teacher that learns is not moved towards the student.
+
+    ```yaml
+    - {type: retort.trainers.methods.lead.LayerKL, init_parameters: {pairs: 3, choose: last, scope: in_batch}}
+    ```
     """
 
     scores_only = False
@@ -181,6 +185,10 @@ class MutualKL(LiveKL):
     :param detach_targets:
         Each term moves one of the two only. The official code lets the first move the teacher as well, and the second
         the student.
+
+    ```yaml
+    - {type: retort.trainers.methods.lead.MutualKL, init_parameters: {both: true, scope: in_batch}}
+    ```
     """
 
     def __init__(

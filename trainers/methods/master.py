@@ -100,7 +100,7 @@ class PassageBatches(BatchSource):
     batches: {type: retort.trainers.methods.master.PassageBatches, init_parameters: {length: 128}}
     queries:
       type: retort.trainers.data.pseudo_queries.GeneratedQuestions
-      init_parameters: {generator: {type: haystack.components.generators.chat.OpenAIChatGenerator}}
+      init_parameters: {generator: {type: haystack.components.generators.chat.openai.OpenAIChatGenerator}, revision: v1}
     ```
     """
 

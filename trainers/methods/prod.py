@@ -38,6 +38,12 @@ class AnchorKL(Objective):
 
     :param temperature:
         $\tau$.
+
+    ```yaml
+    anchor: start                                  # the copy is made as the stage begins
+    objectives:
+      - {type: retort.trainers.methods.prod.AnchorKL, init_parameters: {temperature: 4.0}}
+    ```
     """
 
     needs_lists = True

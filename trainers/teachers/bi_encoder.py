@@ -40,6 +40,13 @@ class BiEncoderTeacher(LocalModelTeacher):
         Likewise.
     :param config_kwargs:
         Likewise.
+
+    ```yaml
+    teachers:
+      teacher:
+        type: retort.trainers.teachers.bi_encoder.BiEncoderTeacher
+        init_parameters: {model: BAAI/bge-m3, max_document_tokens: 512, precision: auto}
+    ```
     """
 
     gives: Gives = "vectors"

@@ -16,7 +16,13 @@ from retort.trainers.search import BM25, K1, B
 
 
 class BM25Teacher(Teacher):
-    """BM25's scores over the corpus, from 0 to some tens: a softmax over them wants a temperature of a few units."""
+    """
+    BM25's scores over the corpus, from 0 to some tens: a softmax over them wants a temperature of a few units.
+
+    ```yaml
+    teachers: {words: {type: retort.trainers.teachers.bm25.BM25Teacher}}
+    ```
+    """
 
     gives = "scores"
     costs = "nothing"

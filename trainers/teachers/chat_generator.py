@@ -229,6 +229,18 @@ class ChatGeneratorTeacher(Teacher):
     :raises RecipeError:
         If the component is no chat generator, the prompt lacks a place, the range is empty, or there is an API key and
         no revision.
+
+    ```yaml
+    teachers:
+      judge:
+        type: retort.trainers.teachers.chat_generator.ChatGeneratorTeacher
+        init_parameters:
+          generator:
+            type: haystack.components.generators.chat.openai.OpenAIChatGenerator
+            init_parameters: {model: gpt-4o-mini}
+          revision: "2024-07-18"
+          concurrency: 8
+    ```
     """
 
     gives = "scores"

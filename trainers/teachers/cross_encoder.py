@@ -40,6 +40,13 @@ class CrossEncoderTeacher(LocalModelTeacher):
         Likewise.
     :param config_kwargs:
         Likewise.
+
+    ```yaml
+    teachers:
+      ranker:
+        type: retort.trainers.teachers.cross_encoder.CrossEncoderTeacher
+        init_parameters: {model: BAAI/bge-reranker-v2-m3, max_tokens: 512, precision: auto}
+    ```
     """
 
     gives = "scores"

@@ -199,6 +199,20 @@ class EmbedderTeacher(Embedders, Teacher):
         Further modules that the components may come from (filled from `--allow`).
     :raises RecipeError:
         If a component has an API key and no revision is given, or the two are to give vectors of different dimensions.
+
+    ```yaml
+    teachers:
+      api:
+        type: retort.trainers.teachers.embedder.EmbedderTeacher
+        init_parameters:
+          text_embedder:
+            type: haystack.components.embedders.openai_text_embedder.OpenAITextEmbedder
+            init_parameters: {model: text-embedding-3-large}
+          document_embedder:
+            type: haystack.components.embedders.openai_document_embedder.OpenAIDocumentEmbedder
+            init_parameters: {model: text-embedding-3-large}
+          revision: "2024-01-25"
+    ```
     """
 
     gives = "vectors"

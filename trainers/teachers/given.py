@@ -15,7 +15,13 @@ from retort.trainers.runtime.errors import TeacherError
 
 
 class GivenTeacher(Teacher):
-    """The scores in the training data (see `retort.trainers.data.read`); documents without one have none."""
+    """
+    The scores in the training data (see `retort.trainers.data.read`); documents without one have none.
+
+    ```yaml
+    teachers: {given: {type: retort.trainers.teachers.given.GivenTeacher}}
+    ```
+    """
 
     gives = "scores"
     costs = "nothing"

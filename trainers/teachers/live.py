@@ -32,6 +32,15 @@ class LiveTeacher(Teacher):
         Its highest learning rate then; by default the stage's.
     :param scale:
         Factor on its scores; by default 20 for cosines, otherwise 1.
+
+    ```yaml
+    teachers:
+      teacher:
+        type: retort.trainers.teachers.live.LiveTeacher
+        init_parameters:
+          student: {type: retort.students.create.pretrained, init_parameters: {model: intfloat/e5-base-v2}}
+          train: true
+    ```
     """
 
     runs = "in_loop"

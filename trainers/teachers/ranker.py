@@ -58,6 +58,16 @@ class RankerTeacher(Teacher):
         Further modules that the component may come from (filled from `--allow`).
     :raises RecipeError:
         If the component is no ranker, scales or cuts whatever it is told, or has an API key and no revision is given.
+
+    ```yaml
+    teachers:
+      ranker:
+        type: retort.trainers.teachers.ranker.RankerTeacher
+        init_parameters:
+          ranker:
+            type: haystack_integrations.components.rankers.retort.student_ranker.StudentRanker
+            init_parameters: {model: runs/ranker/student}
+    ```
     """
 
     gives: Gives = "scores"  # until an answer is an order without scores

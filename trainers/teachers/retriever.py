@@ -31,6 +31,18 @@ class RetrieverTeacher(Teacher):
     :param options:
         Further parameters of `HaystackRetriever`: `text_embedder`, `document_embedder`, `revision`, `retries`,
         `concurrency`, `max_calls`, `allowed_modules`.
+
+    ```yaml
+    teachers:
+      engine:
+        type: retort.trainers.teachers.retriever.RetrieverTeacher
+        init_parameters:
+          depth: 100
+          retriever:
+            type: haystack.components.retrievers.in_memory.bm25_retriever.InMemoryBM25Retriever
+            init_parameters:
+              document_store: {type: haystack.document_stores.in_memory.document_store.InMemoryDocumentStore}
+    ```
     """
 
     gives = "scores"

@@ -19,6 +19,13 @@ class SparseEncoderTeacher(BiEncoderTeacher):
     A sentence-transformers `SparseEncoder`, or a sparse student of earlier days; parameters as of `BiEncoderTeacher`.
 
     It gives scores of lists: vectors over a vocabulary are too long to be kept for a whole corpus.
+
+    ```yaml
+    teachers:
+      splade:
+        type: retort.trainers.teachers.sparse_encoder.SparseEncoderTeacher
+        init_parameters: {model: naver/splade-cocondenser-ensembledistil}
+    ```
     """
 
     gives = "scores"

@@ -131,7 +131,22 @@ class TrainedInRun(Teacher):
 
 
 class TrainedInRunRanker(TrainedInRun):
-    """A cross-encoder that is trained within the run; parameters as in `TrainedInRun`."""
+    """
+    A cross-encoder that is trained within the run; parameters as in `TrainedInRun`.
+
+    ```yaml
+    teachers:
+      ranker:
+        type: retort.trainers.teachers.trained_in_run.TrainedInRunRanker
+        init_parameters:
+          student: {type: retort.students.create.ranker, init_parameters: {trunk: my-encoder}}
+          stages:
+            - name: rank
+              candidates: {sources: [bm25], negatives: 7}
+              steps: 1000
+              objectives: [{type: retort.trainers.objectives.Contrastive, init_parameters: {scope: list}}]
+    ```
+    """
 
     gives = "scores"
 
@@ -155,19 +170,20 @@ class TrainedInRunBiEncoder(TrainedInRun):
     A bi-encoder that is trained within the run; parameters as in `TrainedInRun`.
 
     ```yaml
-    dual:
-      type: retort.trainers.teachers.trained_in_run.TrainedInRunBiEncoder
-      init_parameters:
-        student: {type: retort.students.create.pretrained, init_parameters: {model: my-encoder}}
-        stages:
-          - name: warm-up
-            candidates: {sources: [bm25], negatives: 1}
-            steps: 1000
-            objectives: [{type: retort.trainers.objectives.Contrastive}]
-          - name: go-on
-            candidates: {sources: [dual], negatives: 1}     # a DenseMiner of `model: dual`: its own errors
-            steps: 250
-            objectives: [{type: retort.trainers.objectives.Contrastive}]
+    teachers:
+      dual:
+        type: retort.trainers.teachers.trained_in_run.TrainedInRunBiEncoder
+        init_parameters:
+          student: {type: retort.students.create.pretrained, init_parameters: {model: my-encoder}}
+          stages:
+            - name: warm-up
+              candidates: {sources: [bm25], negatives: 1}
+              steps: 1000
+              objectives: [{type: retort.trainers.objectives.Contrastive}]
+            - name: go-on
+              candidates: {sources: [dual], negatives: 1}     # a DenseMiner of `model: dual`: its own errors
+              steps: 250
+              objectives: [{type: retort.trainers.objectives.Contrastive}]
     ```
     """
 

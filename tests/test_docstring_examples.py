@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: 2026-present retort contributors
+#
+# SPDX-License-Identifier: Apache-2.0
+"""The YAML in docstrings of what a recipe may name: each makes a recipe, and its components are created."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+import retort.trainers
+from retort.students import create
+from retort.trainers import roles
+from retort.trainers.recipe import Recipe
+
+ROLES = (
+    roles.BatchSource,
+    roles.CorpusSource,
+    roles.Miner,
+    roles.Objective,
+    roles.QuerySource,
+    roles.Selector,
+    roles.Teacher,
+    roles.TeacherWeighting,
+    roles.Temperature,
+    roles.TextTransform,
+)
+# What others are made of, and no recipe names.
+BASES = {"Joined", "LiveKL", "LocalModelTeacher", "QuestionTexts", "Reconstruction", "TeacherObjective", "TrainedInRun"}
+STAGE = {"name": "example", "teacher": "teacher", "steps": 10, "candidates": {"sources": ["bm25"], "negatives": 7}}
+BASE: dict[str, Any] = {
+    "student": {"type": "retort.students.create.pretrained", "init_parameters": {"model": "my-encoder"}},
+    "teachers": {
+        name: {"type": "retort.trainers.teachers.bm25.BM25Teacher"}
+        for name in ("teacher", "ranker", "bm25", "dense", "words", "minilm", "e5", "second")
+    },
+    "candidates": {
+        "bm25": {"type": "retort.trainers.candidates.bm25.BM25Miner"},
+        "own": {"type": "retort.trainers.candidates.dense.DenseMiner", "init_parameters": {"model": "student"}},
+    },
+}
+
+
+def named() -> list[Any]:
+    """List all that a recipe may name by `type`."""
+    found: list[Any] = []
+    for module in pkgutil.walk_packages(retort.trainers.__path__, "retort.trainers."):
+        for kind in vars(importlib.import_module(module.name)).values():
+            own = inspect.isclass(kind) and kind.__module__ == module.name and not kind.__name__.startswith("_")
+            if own and kind not in ROLES and any(base in kind.__mro__ for base in ROLES) and kind.__name__ not in BASES:
+                found.append(kind)
+    return [*found, *(getattr(create, name) for name in create.__all__)]
+
+
+def examples(kind: Any) -> list[Any]:
+    texts = re.findall(r"^```yaml\n(.*?)^```", inspect.getdoc(kind) or "", re.MULTILINE | re.DOTALL)
+    return [yaml.safe_load(text) for text in texts]
+
+
+def recipe_of(example: Any) -> Recipe:
+    """Put an example where it belongs: objectives and keys of a stage into one, the rest beside it."""
+    parts = {"objectives": example} if isinstance(example, list) else dict(example)
+    of_recipe = {"student", "teachers", "data"}
+    if "sources" not in parts.get("candidates", {"sources": []}):
+        of_recipe.add("candidates")
+    tree, stage = dict(BASE), STAGE | {"objectives": [{"type": "retort.trainers.objectives.Contrastive"}]}
+    for key, value in parts.items():
+        if key not in of_recipe:
+            stage[key] = value
+        elif key in ("teachers", "candidates"):
+            tree[key] = tree[key] | value
+        else:
+            tree[key] = value
+    return Recipe.from_dict(tree | {"format": 1, "stages": [stage]}, allow=["api.openai.com"])
+
+
+def makers_of(student: Any) -> list[Any]:
+    """List a student's maker and those within, whose parameters must fit; none is called, as models are not here."""
+    if isinstance(student, list):
+        return [maker for item in student for maker in makers_of(item)]
+    if not isinstance(student, dict):
+        return []
+    found = [maker for value in student.values() for maker in makers_of(value)]
+    if str(student.get("type", "")).startswith("retort.students.create."):
+        maker = getattr(create, student["type"].rpartition(".")[-1])
+        inspect.signature(maker).bind(**student.get("init_parameters", {}))
+        found.append(maker)
+    return found
+
+
+@pytest.mark.parametrize("kind", named(), ids=lambda kind: kind.__name__)
+def test_an_example_makes_a_recipe_and_its_components(kind):
+    found = examples(kind)
+    assert found, "no example"
+    for example in found:
+        recipe = recipe_of(example)
+        created = []
+        for place, spec, role in recipe._components():
+            if role == "student":
+                created += makers_of({"type": spec.type, "init_parameters": spec.init_parameters})
+            else:
+                created.append(type(recipe.create(spec, role, ".".join(map(str, place)), teacher="teacher")))
+        assert kind in created
