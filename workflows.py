@@ -99,6 +99,16 @@ def train(
     """
     Train a student by a recipe, as `retort train` does, and load it.
 
+    ### Usage example
+
+    ```python
+    import retort
+
+    student = retort.train("my-data", "runs/kd", recipe="kd", settings={"stages.0.steps": 2000})
+    print(student.manifest.metrics)
+    vectors = student.encode_query(["How long is the warranty?"])
+    ```
+
     :param data:
         A BEIR folder, or training data as `retort.trainers.data.read` reads it; None: `documents` are trained on.
     :param out:
@@ -177,6 +187,15 @@ def distill(
 
     The same call goes on after an interruption; what is finished is not done again. `out` gets `data/` (a BEIR folder
     and `card.md`), a run folder's files with `student/`, `index/`, `pipelines/*.yml` and `report.html`.
+
+    ### Usage example
+
+    ```python
+    import retort
+
+    outcome = retort.distill("handbook", "runs/handbook", deadline=30)  # minutes
+    print(outcome.student, *outcome.verdict, sep="\\n")
+    ```
 
     :param documents:
         A folder, a file or a BEIR folder, as `read_source` reads them; or Haystack documents, in passages.
@@ -389,6 +408,32 @@ def stamp(
 ) -> int:
     """
     Compare an index that was made elsewhere with what a student expects, and stamp it, as `retort stamp` does.
+
+    ### Usage example
+
+    ```python
+    import retort
+
+    retort.stamp("http://localhost:6333/handbook", "runs/kd/student", meta_fields=[])
+    ```
+
+    ### Usage example
+
+    ```python
+    import retort
+
+    for line in retort.plan_distill("handbook", "runs/handbook", teacher="teacher.yaml", allow=["models.example.com"]):
+        print(line)
+    ```
+
+    ### Usage example
+
+    ```python
+    import retort
+
+    for line in retort.plan_train("my-data", "runs/kd", recipe="kd"):
+        print(line)
+    ```
 
     :param store:
         Folder of the index, URL of a collection on a Qdrant server, or a document store.

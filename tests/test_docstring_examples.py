@@ -1,12 +1,15 @@
 # SPDX-FileCopyrightText: 2026-present retort contributors
 #
 # SPDX-License-Identifier: Apache-2.0
-"""The YAML in docstrings of what a recipe may name: each makes a recipe, and its components are created."""
+"""Examples in docstrings: YAML makes a recipe, whose components are created; Python calls what there is."""
 
+import ast
 import importlib
 import inspect
 import pkgutil
 import re
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from retort.students import create
 from retort.trainers import roles
 from retort.trainers.recipe import Recipe
 
+ROOT = Path(__file__).parents[1]
 ROLES = (
     roles.BatchSource,
     roles.CorpusSource,
@@ -105,3 +109,40 @@ def test_an_example_makes_a_recipe_and_its_components(kind):
             else:
                 created.append(type(recipe.create(spec, role, ".".join(map(str, place)), teacher="teacher")))
         assert kind in created
+
+
+SOURCES = [
+    path
+    for path in sorted(ROOT.rglob("*.py"))
+    if path.relative_to(ROOT).parts[0] in {"components", "indexes.py", "students", "trainers", "workflows.py"}
+]
+PYTHON = [
+    pytest.param(textwrap.dedent(text), id=f"{path.stem}-{i}")
+    for path in SOURCES
+    for i, text in enumerate(
+        re.findall(r"^ *```python\n(.*?)^ *```", path.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    )
+]
+
+
+@pytest.mark.parametrize("text", PYTHON)
+def test_python_imports_what_there_is_and_calls_it_as_it_may_be_called(text):
+    tree = ast.parse(text)
+    names: dict[str, Any] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(str(node.module))
+            names |= {alias.name: getattr(module, alias.name) for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name: importlib.import_module(alias.name) for alias in node.names}
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        if (called := found_in(names, call.func)) is not None:
+            inspect.signature(called).bind(*call.args, **{word.arg: None for word in call.keywords if word.arg})
+
+
+def found_in(names: dict[str, Any], node: ast.expr) -> Any:
+    """Look up what a name or its attribute is; None for what the example makes itself."""
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    owner = found_in(names, node.value) if isinstance(node, ast.Attribute) else None
+    return None if owner is None else getattr(owner, node.attr)
