@@ -105,8 +105,8 @@ def one_seed(seed: int) -> dict[str, dict[str, float]]:
         """The official code's: sure, balanced, like the data's statistics; where both agree on the class, apart."""
         states = teacher[0](made)
         theirs = teacher[1:](states)
-        sure, apart = worth_of(theirs, student(made), torch.ones_like(theirs, dtype=torch.bool))
-        mean = theirs.softmax(-1).mean(0)
+        sure, apart = worth_of(theirs, student(made), torch.ones_like(theirs, dtype=torch.bool), detach=False)
+        mean = (theirs / TEMPERATURE).softmax(-1).mean(0)
         entropy = -(mean * mean.clamp(min=1e-12).log()).sum()
         norm = teacher[1]
         statistics = (states.mean(0) - norm.running_mean).norm() + (states.var(0) - norm.running_var).norm()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retort.students.layers import layers_of
+from retort.students.segmentation import trimmed
 from retort.students.towers import Side, max_tokens, prompt_for, route
 
 if TYPE_CHECKING:
@@ -122,8 +123,9 @@ def token_masks(model: BaseModel, texts: list[str], spans: np.ndarray, side: Sid
     import torch
 
     prompt, limit = prompt_for(model, side), max_tokens(model, side)
+    whole = [prompt + text for text in texts]
     read = route(model, side)[0].tokenizer(
-        [prompt + text for text in texts],
+        whole,
         truncation=limit is not None,
         max_length=limit,
         return_offsets_mapping=True,
@@ -131,7 +133,7 @@ def token_masks(model: BaseModel, texts: list[str], spans: np.ndarray, side: Sid
     )
     places = np.full(attention.shape, NO_PIECE, dtype=np.int64)
     for row, (offsets, there) in enumerate(zip(read["offset_mapping"], attention.bool().cpu().numpy(), strict=True)):
-        starts, ends = np.array(offsets).reshape(-1, 2).T - len(prompt)
+        starts, ends = np.array(trimmed(whole[row], offsets)).reshape(-1, 2).T - len(prompt)
         words = np.flatnonzero((starts >= 0) & (ends > starts))
         if len(words):
             starts[: words[0]], starts[words[-1] :] = starts[words[0]], starts[words[-1]]

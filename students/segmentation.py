@@ -5,7 +5,7 @@
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from unicodedata import category, normalize
 
@@ -127,6 +127,24 @@ def token_spans(text: str) -> list[tuple[int, int]]:
         else:
             spans.append((start, end))
     return [(at, min(at + _LONGEST_WORD, end)) for start, end in spans for at in range(start, end, _LONGEST_WORD)]
+
+
+def trimmed(text: str, offsets: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """
+    Move tokens' starts past white space: byte-level tokenizers count the space before a word to it.
+
+    :param text:
+        The text.
+    :param offsets:
+        Character offsets `(start, end)` of its tokens.
+    :returns:
+        The same; those of white space alone stay.
+    """
+    found = []
+    for start, end in offsets:
+        said = text[start:end].lstrip()
+        found.append((end - len(said) if said else start, end))
+    return found
 
 
 def passage_spans(

@@ -403,6 +403,33 @@ class TestBottleneck:
         alone = decoder(vectors, embedded[:, :4], there[:, :4])
         torch.testing.assert_close(decoder(vectors, embedded, there)[:, :4], alone)
 
+    def test_a_decoder_is_a_layer_of_bert(self, tokenizer_path):
+        """In its widths, with the same weights in its states, and in where it drops."""
+        from transformers import BertConfig, BertModel
+
+        config = BertConfig(**tiny_config() | {"hidden_dropout_prob": 0.3, "intermediate_size": 40})
+        torch.manual_seed(0)
+        encoder = BertModel(config)
+        theirs, ours = encoder.encoder.layer[0], decoders.WeakDecoder(encoder, 1).layers[0]
+        own = theirs.attention.self
+        joined = {
+            f"self_attn.in_proj_{kind}": torch.cat([getattr(part, kind) for part in (own.query, own.key, own.value)])
+            for kind in ("weight", "bias")
+        }
+        names = {
+            "self_attn.out_proj": theirs.attention.output.dense,
+            "linear1": theirs.intermediate.dense,
+            "linear2": theirs.output.dense,
+            "norm1": theirs.attention.output.LayerNorm,
+            "norm2": theirs.output.LayerNorm,
+        }
+        ours.load_state_dict(joined | {f"{n}.{k}": v for n, m in names.items() for k, v in m.state_dict().items()})
+        states = torch.randn(2, 5, config.hidden_size)
+        found = theirs.eval()(states)
+        torch.testing.assert_close(ours.eval()(states), found[0] if isinstance(found, tuple) else found)
+        dropped = [m.p for m in ours.modules() if isinstance(m, torch.nn.Dropout)]
+        assert sorted(dropped) == [0.0, 0.3, 0.3]  # none within the feed-forward part
+
     def test_without_decoders_it_is_masked_language_modelling(self, source, tiny_model):
         objective = ContextReconstruction(weight=0.0)
         objective.bind(ModelInfo(16, {}, {}, student=tiny_model()))

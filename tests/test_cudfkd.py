@@ -200,6 +200,13 @@ class TestWorth:
         p, q = (scores.div(3).log_softmax(-1)[0] for scores in (T1, S))
         assert apart.tolist() == pytest.approx([9 * float((p.exp() * (p - q)).sum()), 0.0])
 
+    @pytest.mark.parametrize("detach", [True, False])
+    def test_a_generator_learns_through_both(self, detach):
+        teacher, student = T1.clone().requires_grad_(), S.clone().requires_grad_()
+        worth_of(teacher, student, FULL, detach=detach)[1].sum().backward()
+        assert float(student.grad.abs().sum()) > 0
+        assert (teacher.grad is None) == detach
+
     def test_what_is_missing_takes_no_part(self):
         teacher, mask = T1.clone(), FULL.clone()
         teacher[0, 1], mask[0, 2] = torch.nan, False

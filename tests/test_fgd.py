@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny import assert_comes_back, everything, lists, log_of, spec, terms_of
+from tiny import assert_comes_back, everything, lists, log_of, spec, terms_of, tiny_config
 from transformers import AutoTokenizer
 
 from retort.students.encoding import VECTORS, encode_parts, forward
 from retort.students.layers import evaluating
 from retort.students.pieces import PIECES, check_pieces, reattend, span_means, token_masks
+from retort.students.segmentation import sentence_spans
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.build import build_recipe
@@ -239,7 +240,35 @@ def pieces(tokenizer_path):
     return make
 
 
+@pytest.fixture(scope="module")
+def bytes_path(tmp_path_factory):
+    """A byte-level tokenizer as of ModernBERT: a word's token begins with the space before it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]"]
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=special, initial_alphabet=letters, show_progress=False)
+    words.train_from_iterator([TEXT] * 3, trainer)
+    ends = [(name, words.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    words.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    names = dict(zip(("pad_token", "cls_token", "sep_token", "mask_token", "unk_token"), special, strict=True))
+    folder = tmp_path_factory.mktemp("bytes")
+    PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(folder)
+    return str(folder)
+
+
 class TestPieces:
+    def test_of_a_byte_level_tokenizer_they_are_sentences_too(self, bytes_path):
+        transform = Pieces(passage_tokens=13)
+        transform.bind(None, AutoTokenizer.from_pretrained(bytes_path), 3, None)
+        passages, sentences = transform.spans(TEXT)
+        assert {b for _, b in passages} <= {b for _, b in sentences}
+        assert {a for a, _ in passages} <= {a for a, _ in sentences}
+        assert len(passages) > 2
+
     def test_spans(self, pieces):
         passages, sentences = pieces(passage_tokens=13).spans(TEXT)
         assert [TEXT[a:b] for a, b in sentences] == [
@@ -387,6 +416,24 @@ class TestInsideOneEncoding:
         before = len(model.tokenizer(model.prompts.get("document", ""))["input_ids"]) - 1
         assert masks[0].sum(-1).tolist() == [before + 2, 2, 2]  # the last has the separator
         assert torch.equal(masks[0].sum(0), features["attention_mask"][0])
+
+    @pytest.mark.parametrize("prompt", ["", "what is near: "])
+    def test_tokens_of_a_byte_level_tokenizer(self, bytes_path, prompt):
+        """Each is of the piece that its word is of, and none is left out."""
+        from retort.students.create import from_config
+
+        model = from_config(tiny_config() | {"vocab_size": 500}, bytes_path, seed=4).double().eval()
+        model.prompts["document"] = prompt
+        spans = spans_of([TEXT], [TEXT[a:b] for a, b in sentence_spans(TEXT)])
+        features = forward(model, [TEXT], "document")
+        masks = token_masks(model, [TEXT], spans, "document", features["attention_mask"])[0]
+        read = model.tokenizer.convert_ids_to_tokens(features["input_ids"][0])
+        said = ["".join(token for token, there in zip(read, mask, strict=True) if there) for mask in masks.tolist()]
+        expected = [TEXT[a:b].replace(" ", "\u0120") for a, b in spans[0]]
+        before, *others = expected
+        assert said == ["[CLS]" + (prompt + before).replace(" ", "\u0120"), *["\u0120" + o for o in others[:-1]],
+                        "\u0120" + others[-1] + "[SEP]"]  # fmt: skip
+        assert torch.equal(masks.sum(0), features["attention_mask"][0])
 
     def test_gradients(self, model):
         """They reach all layers, the last one too, and equal those of recomputed activations."""

@@ -153,7 +153,7 @@ class WeakDecoder(nn.Module):
     A few fresh transformer layers over $[v; \mathrm{Emb}(\tilde y)_{1:}]$, with attention in both directions.
 
     :param encoder:
-        The encoder whose embeddings it reads: width, heads and dropout are its.
+        The encoder whose embeddings it reads: widths, heads and dropout are its, the layers those of BERT.
     :param layers:
         How many; one or two keep it weak.
     """
@@ -163,12 +163,15 @@ class WeakDecoder(nn.Module):
         config = encoder.config
         width = config.hidden_size
         dropout = next((m.p for m in encoder.modules() if isinstance(m, nn.Dropout)), 0.0)
+        inner = getattr(config, "intermediate_size", 4 * width)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
-                width, config.num_attention_heads, 4 * width, dropout, "gelu", layer_norm_eps=1e-12, batch_first=True
+                width, config.num_attention_heads, inner, dropout, "gelu", layer_norm_eps=1e-12, batch_first=True
             )
             for _ in range(layers)
         )
+        for layer in self.layers:
+            layer.dropout.p = 0.0  # within the feed-forward part, where BERT has none
         # Encoders that rotate positions in their layers have none in their embeddings.
         placed = any("position" in name for name, _ in encoder.embeddings.named_parameters())
         self.positions = None if placed else nn.Embedding(config.max_position_embeddings, width)

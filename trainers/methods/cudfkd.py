@@ -39,7 +39,7 @@ def adversarial_weight(at: float, *, start: float, growth: float, begin: float, 
     return start + growth * (min(max(at, begin), end) - begin)
 
 
-def worth_of(teacher: Tensor, student: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def worth_of(teacher: Tensor, student: Tensor, mask: Tensor, *, detach: bool = True) -> tuple[Tensor, Tensor]:
     r"""
     How sure the teacher is of a list, and how far the student is from it where both have the same favourite.
 
@@ -54,13 +54,16 @@ def worth_of(teacher: Tensor, student: Tensor, mask: Tensor) -> tuple[Tensor, Te
         `[P, N]` scores.
     :param mask:
         `[P, N]` bool.
+    :param detach:
+        No gradient reaches the teacher's scores; a generator learns through both, and wants it.
     :returns:
         `[P]` each.
     """
     mask, tau = mask & ~teacher.isnan(), DISAGREEMENT_TEMPERATURE
     sure = losses.log_distribution(teacher.masked_fill(~mask, 0.0), mask).masked_fill(~mask, -torch.inf)
     agree = sure.argmax(-1) == student.masked_fill(~mask, -torch.inf).argmax(-1)
-    apart = losses.listwise_kl(student, teacher, mask, student_temperature=tau, teacher_temperature=tau)
+    taus = {"student_temperature": tau, "teacher_temperature": tau}
+    apart = losses.listwise_kl(student, teacher, mask, **taus, detach=detach)
     return sure.amax(-1), agree * apart
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from retort.students.segmentation import passage_spans, sentence_spans
+from retort.students.segmentation import passage_spans, sentence_spans, trimmed
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
 from retort.trainers.objectives import TeacherObjective, one_of
@@ -86,7 +86,7 @@ class Pieces(TextTransform):
         """
         if text not in self._known:
             read = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            tokens = [(start, end) for start, end in read["offset_mapping"] if end > start][: self._room]
+            tokens = trimmed(text, [(start, end) for start, end in read["offset_mapping"] if end > start][: self._room])
             kept = text[: tokens[-1][1]] if tokens else ""
             self._known[text] = list(passage_spans(kept, self.passage_tokens, 0, tokens)), sentence_spans(kept)
         return self._known[text]
