@@ -62,8 +62,7 @@ def worth_of(teacher: Tensor, student: Tensor, mask: Tensor, *, detach: bool = T
     mask, tau = mask & ~teacher.isnan(), DISAGREEMENT_TEMPERATURE
     sure = losses.log_distribution(teacher.masked_fill(~mask, 0.0), mask).masked_fill(~mask, -torch.inf)
     agree = sure.argmax(-1) == student.masked_fill(~mask, -torch.inf).argmax(-1)
-    taus = {"student_temperature": tau, "teacher_temperature": tau}
-    apart = losses.listwise_kl(student, teacher, mask, **taus, detach=detach)
+    apart = losses.listwise_kl(student, teacher, mask, student_temperature=tau, teacher_temperature=tau, detach=detach)
     return sure.amax(-1), agree * apart
 
 
