@@ -19,6 +19,7 @@ from retort.trainers.data.beir import read_beir
 from retort.trainers.data.proposals import DIFFICULTIES, admitted
 from retort.trainers.data.texts import TextStore
 from retort.trainers.recipe import BATCHES, RECIPES, Component, Recipe, aliases, dump_yaml, read_yaml
+from retort.trainers.recipe.create import in_one_line
 from retort.trainers.recipe.json_schema import json_schema
 from retort.trainers.recipe.trust import load_type
 from retort.trainers.runtime.errors import RecipeError
@@ -74,7 +75,8 @@ def test_short_names_of_batches(recipe_tree, name):
     recipe = Recipe.from_dict(changed(recipe_tree, "stages.1.batches", name))
     assert recipe.stages[1].batches == Component(type=BATCHES[name])
     assert recipe.stages[1].takes_lists == (name == "lists")
-    assert recipe == Recipe.from_dict(changed(recipe_tree, "stages.1.batches", {"type": BATCHES[name]}))
+    for long in (BATCHES[name], {"type": BATCHES[name]}):
+        assert recipe == Recipe.from_dict(changed(recipe_tree, "stages.1.batches", long))
 
 
 def test_a_stage_may_have_every_role(recipe_tree):
@@ -94,6 +96,18 @@ def test_a_stage_may_have_every_role(recipe_tree):
     objective["init_parameters"]["teacher"][1] = "techer"
     with pytest.raises(RecipeError, match="there is no teacher 'techer'"):
         Recipe.from_dict(recipe_tree)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"queries": {"type": "retort.trainers.data.pseudo_queries.KeySentences"}},
+        {"batches": "pairs", "selector": {"type": "retort.trainers.methods.e5.ConsistencyFilter"}},
+    ],
+)
+def test_queries_and_what_selects_them_may_be_refreshed(recipe_tree, own):
+    recipe_tree["stages"][0] |= own | {"refresh": 2}
+    assert Recipe.from_dict(recipe_tree).stages[0].refresh == 2
 
 
 class TestErrors:
@@ -125,6 +139,8 @@ class TestErrors:
                 {"techer": 1.0},
                 "stages.1.objectives.2.init_parameters.extra_teachers: there is no teacher 'techer'; did you mean 'teacher'?",
             ),
+            ("stages.1.candidates.seed", 1, "stages.1.candidates.seed: unknown key"),
+            ("teachers", {}, "stages.0.teacher: there is no teacher 'teacher'; known are: none."),
             ("stages", [], "stages: there must be at least one"),
             ("stages.1.candidates.negatives", -1, "stages.1.candidates.negatives: must be at least 0; it is -1"),
             ("stages.1.candidates.skip", -1, "stages.1.candidates.skip: must be at least 0; it is -1"),
@@ -142,6 +158,16 @@ class TestErrors:
                 "teachers",
                 {"student": {"type": "retort.trainers.teachers.bm25.BM25Teacher"}},
                 "teachers.student: figures of that name are another system's",
+            ),
+            (
+                "teachers",
+                {"hybrid": {"type": "retort.trainers.teachers.bm25.BM25Teacher"}},
+                "teachers.hybrid: figures of that name are another system's",
+            ),
+            (
+                "teachers",
+                {"untrained": {"type": "retort.trainers.teachers.bm25.BM25Teacher"}},
+                "teachers.untrained: figures of that name are another system's",
             ),
             (
                 "teachers",
@@ -172,9 +198,17 @@ class TestErrors:
         with pytest.raises(RecipeError, match=r"no recipe 'kdd'.*one of: .*kd"):
             Recipe.from_yaml("kdd")
 
-    def test_not_yaml(self, tmp_path):
-        (tmp_path / "r.yaml").write_text("a: [")
-        with pytest.raises(RecipeError, match=r"r.yaml:1: not valid YAML: expected the node content"):
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            (b"a: [", "r.yaml:1: not valid YAML: expected the node content"),
+            (b"a: \x07", "r.yaml: not valid YAML: unacceptable character"),
+            (b"a: \xff", "r.yaml: not UTF-8 text: "),
+        ],
+    )
+    def test_not_yaml(self, tmp_path, data, message):
+        (tmp_path / "r.yaml").write_bytes(data)
+        with pytest.raises(RecipeError, match=message):
             Recipe.from_yaml(tmp_path / "r.yaml")
 
     def test_what_readers_of_yaml_1_1_give(self, recipe_tree):
@@ -202,7 +236,11 @@ class TestErrors:
             ("stages.1.candidates.sources", [], "stages.1.candidates.sources: there must be at least one"),
             ("stages.1.candidates.sources", "bm25", "stages.1.candidates.sources: expected a list; it is 'bm25'"),
             ("stages.0.objectives.0.weight", None, "stages.0.objectives.0.weight: expected a number; it is None"),
-            ("stages.0.objectives.0.init_parameters", {"teacher": [["x"]]}, "there is no teacher ['x']"),
+            (
+                "stages.0.objectives.0.init_parameters",
+                {"teacher": [["x"]]},
+                "stages.0.objectives.0.init_parameters.teacher: there is no teacher ['x']",
+            ),
             ("teachers", None, "teachers: expected keys with values; it is None"),
             ("teachers", {1: {}}, "teachers: keys are text; 1 is none"),
             (
@@ -225,6 +263,7 @@ class TestErrors:
             ("candidates.bm25", "depth", 1.5, "depth: expected a whole number; it is 1.5"),
             ("student", "config", {"model_type": "bert", "hidden_size": 0}, "(retort.students.create.from_config): "),
             ("student", "seed", "x", "student.init_parameters.seed: expected a whole number; it is 'x'"),
+            ("student", "seed", "5", "student.init_parameters.seed: expected a whole number; it is '5'"),
         ],
     )
     def test_odd_parameters(self, recipe_tree, where, name, value, message):
@@ -277,8 +316,11 @@ class TestFiles:
     def test_a_key_twice(self, write, new):
         path, _ = write()
         path.write_text(path.read_text().replace("steps: 5", new, 1))
-        with pytest.raises(RecipeError, match=r"r.yaml:\d+: (steps|lr|clip): the key is on line \d+ already"):
+        with pytest.raises(RecipeError) as error:
             Recipe.from_yaml(path)
+        message = re.search(r"r.yaml:(\d+): (steps|lr|clip): the key is on line (\d+) already", str(error.value))
+        lines = path.read_text().splitlines()
+        assert all(f"{message[2]}: " in lines[int(message[i]) - 1] for i in (1, 3))
 
     def test_what_shows_when_it_is_created(self, write):
         path, _ = write()
@@ -301,6 +343,9 @@ def test_yaml_1_2(tmp_path):
     tree |= {"k": "5e-1", "l": "true", "m": "12:30", "n": 5e-5, "o": "~", "p": "1e3"}
     file.write_text(dump_yaml(tree))
     assert read_yaml(file) == tree == yaml.safe_load(file.read_text())
+    file.write_text("a: 1\nb: .nan")
+    with pytest.raises(RecipeError, match=r"values.yaml:2: b: must be a finite number"):
+        read_yaml(file)
 
 
 class TestExtends:
@@ -366,11 +411,25 @@ class TestExtends:
             ("extends: kdd", r"mine.yaml:1: extends: There is no recipe 'kdd'"),
             ("extends: mine", r"mine.yaml:1: extends: the recipe extends itself"),
             ("extends: [kd]", r"mine.yaml:1: extends: "),
+            (
+                "extends: kd\nstages:\n- {name: align}\n- {name: distil, candidates: null}",
+                r"mine.yaml:4: stages.1.candidates: needed",
+            ),
         ],
     )
     def test_errors_point_to_the_right_file(self, write, text, message):
         with pytest.raises(RecipeError, match=message):
             Recipe.from_yaml(write(text))
+
+    def test_of_a_mapping(self):
+        assert Recipe.from_dict({"extends": "kd"}) == Recipe.from_yaml("kd")
+
+    def test_ours_come_before_others_of_their_names(self, write, tmp_path, monkeypatch):
+        """Be they beside the recipe, as its own file may be, or in the current folder."""
+        write("seed: 5", "kd")
+        mine = write("extends: kd\ntraining: {seed: 7}", "kd.yaml")
+        monkeypatch.chdir(tmp_path)
+        assert Recipe.from_yaml(mine) == Recipe.from_yaml("kd", overrides=["training.seed=7"])
 
 
 class TestJsonSchema:
@@ -524,7 +583,8 @@ def test_an_override_leaves_what_shares_an_anchor():
 
 class TestTrust:
     @pytest.mark.parametrize(
-        "kind", ["os.system", "subprocess.run", "sentence_transformers.SentenceTransformer", "eval"]
+        "kind",
+        ["os.system", "subprocess.run", "sentence_transformers.SentenceTransformer", "eval", "retorted.models.make"],
     )
     def test_other_modules_are_refused_before_import(self, recipe_tree, kind):
         with pytest.raises(RecipeError, match=r"student.type: .* is not in a trusted module .*--allow"):
@@ -594,15 +654,21 @@ class TestOverrides:
         [
             ("stages.0.steps", "expected a.b=value"),
             ("stages.7.steps=1", "'7' is not an index below 2"),
+            ("stages.2.steps=1", "'2' is not an index below 2"),
             ("stages.first.steps=1", "'first' is not an index"),
             ("format.x=1", "format is a plain value"),
             ("stages.0.steps=[", "the value is not valid YAML"),
             ("training.sead=1", "^--set training.sead=1: training.sead: unknown key; did you mean 'seed'?"),
+            ("trainig.seed=1", "^--set trainig.seed=1: trainig: unknown key; did you mean 'training'?"),
         ],
     )
     def test_errors(self, recipe_tree, override, message):
         with pytest.raises(RecipeError, match=message):
             Recipe.from_dict(recipe_tree, overrides=[override])
+
+    def test_of_what_is_no_recipe(self):
+        with pytest.raises(RecipeError, match="--set training.seed=1: the recipe is a plain value"):
+            Recipe.from_dict("kd", overrides=["training.seed=1"])
 
 
 class TestCreate:
@@ -626,6 +692,18 @@ class TestCreate:
             Recipe.from_dict(recipe_tree).create(spec, "objective", "stages.0.objectives.0")
         assert str(error.value).startswith("stages.0.objectives.0")
         assert message in str(error.value)
+
+    def test_an_error_is_said_in_one_line(self):
+        """With its type, where that is not for users."""
+        assert in_one_line(ValueError("no\n such  file")) == "no such file"
+        assert in_one_line(KeyError("x")) == "KeyError: 'x'"
+
+    def test_what_the_recipe_says_goes_before_what_the_run_gives(self, recipe_tree):
+        recipe = Recipe.from_dict(recipe_tree)
+        own, silent = recipe.candidates["bm25"], Component(type=recipe.candidates["bm25"].type)
+        assert recipe.create(own, "miner", "m", depth=9).depth == own.init_parameters["depth"]
+        assert recipe.create(silent, "miner", "m", depth=9).depth == 9
+        assert recipe.create(silent, "miner", "m", depth=None).depth == recipe.create(silent, "miner", "m").depth
 
 
 class TestNumbers:
@@ -651,6 +729,25 @@ class TestNumbers:
     def test_that_make_no_sense(self, recipe_tree, place, value, message):
         with pytest.raises(RecipeError, match=f"{place}: {message}"):
             Recipe.from_dict(changed(recipe_tree | {"data": {}}, place, value))
+
+    def test_within_a_list(self, recipe_tree):
+        """As the query sources of a text transform stand there."""
+        views = spec("retort.trainers.methods.capstone.Expansion", queries=[spec("TrainingQuestions", most=0)])
+        message = r"stages.1.candidates.text.init_parameters.queries.0.init_parameters.most: must be above 0; it is 0."
+        with pytest.raises(RecipeError, match=message):
+            Recipe.from_dict(changed(recipe_tree, "stages.1.candidates.text", views))
+
+    @pytest.mark.parametrize(
+        ("place", "value"),
+        [
+            ("teachers.teacher.init_parameters.retries", 0),
+            ("teachers.teacher.init_parameters.price", 0),
+            ("candidates.own.init_parameters.depth", 1),
+            ("candidates.own.init_parameters.depth", 10**9),
+        ],
+    )
+    def test_at_their_bounds(self, recipe_tree, place, value):
+        Recipe.from_dict(changed(recipe_tree, place, value))
 
     def test_of_haystacks_are_their_own(self, recipe_tree):
         """A chat generator of temperature 0 suits as a judge."""
@@ -725,9 +822,15 @@ class TestLines:
             changed_recipe(path, student=tiny_student, settings=["training.seed=x"])
 
     def test_of_one_that_was_changed_in_python(self, recipe_tree, tiny_student):
+        recipe_tree["stages"][1]["candidates"]["range"] = [0, 3]
         recipe = Recipe.from_dict(recipe_tree)
         recipe.stages[0].steps = 3
         assert changed_recipe(recipe, student=tiny_student).stages[0].steps == 3
+
+    def test_what_was_allowed_stays_so(self, recipe_tree):
+        tree = changed(recipe_tree, "student.type", "two_ranks.double_student")
+        recipe = changed_recipe(Recipe.from_dict(tree, allow=["two_ranks"]), settings=["training.seed=1"], allow=["x"])
+        assert (recipe.training.seed, recipe.allow) == (1, ["two_ranks", "x"])
 
 
 @pytest.mark.parametrize("order", ["random", "top"])
