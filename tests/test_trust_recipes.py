@@ -10,8 +10,10 @@ from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
+import tiny_components
 import yaml
 from haystack import Document
+from haystack.tools import Tool
 from test_recipe import changed
 
 from retort.cli.main import build_parser
@@ -151,6 +153,20 @@ class TestRoles:
             Recipe.from_dict(changed(recipe_tree, path, spec))
 
     @pytest.mark.parametrize(
+        ("path", "called"),
+        [
+            ("stages.1.batches", "batch source"),
+            ("stages.1.weighting", "teacher weighting"),
+            ("stages.1.queries", "query source"),
+            ("stages.1.selector", "selector"),
+            ("data.corpus", "corpus source"),
+        ],
+    )
+    def test_nor_any_other(self, recipe_tree, path, called):
+        with pytest.raises(RecipeError, match=f"{path}.type: '{HAYSTACKS}' is no {called}: Haystack's own"):
+            Recipe.from_dict(changed(recipe_tree | {"data": {}}, path, {"type": HAYSTACKS}))
+
+    @pytest.mark.parametrize(
         ("role", "base"),
         [
             ("teacher", "Teacher"),
@@ -273,6 +289,7 @@ class TestComponents:
                 ),
                 "generator.init_parameters.tools.0.type: .* is neither a document store nor an embedder",
             ),
+            ("generator", component(GENERATOR, unsafe=True), "generator.init_parameters.unsafe: it would run code"),
             (
                 "retriever",
                 component(BM25, document_store=component(STORE, deep=[{"unsafe": True}])),
@@ -281,8 +298,9 @@ class TestComponents:
         ],
     )
     def test_refused(self, name, spec, message):
+        """Whatever else the user allowed."""
         with pytest.raises(RecipeError, match=message):
-            check_component(spec, name)
+            check_component(spec, name, ["two_ranks"])
 
     def test_no_index_is_deleted(self):
         """A store of Qdrant deletes a collection as soon as it is opened."""
@@ -310,7 +328,38 @@ class TestComponents:
     def test_what_the_user_allowed(self):
         spec = component(GENERATOR, response_fn="haystack.utils.requests_utils.request_with_retry")
         check_component(spec, "generator", ["haystack.utils"])
-        check_component(component("tiny_components.WordRanker", unsafe=True), "ranker", ["tiny_components"])
+        for flag in ("unsafe", "recreate_index"):
+            check_component(component("tiny_components.WordRanker", **{flag: True}), "ranker", ["tiny_components"])
+
+    def test_what_stands_within_what_the_user_allowed(self, monkeypatch):
+        """It is Haystack's own again, also where the allowed module imports it."""
+        monkeypatch.setattr(tiny_components, "Borrowed", Tool, raising=False)
+        for within, message in (
+            (component(STORE, unsafe=True), "ranker.init_parameters.inner.init_parameters.unsafe: it would run code"),
+            (
+                component("tiny_components.Borrowed"),
+                "inner.type: 'tiny_components.Borrowed' is neither a document store",
+            ),
+        ):
+            with pytest.raises(RecipeError, match=message):
+                check_component(component("tiny_components.WordRanker", inner=within), "ranker", ["tiny_components"])
+
+    def test_what_our_modules_import_of_others(self, monkeypatch):
+        """It is judged by where it is defined, and by all that it can do."""
+        half = type("Half", (), {"__module__": create.__name__, "count_documents": len})
+        monkeypatch.setattr(create, "Half", half, raising=False)
+        monkeypatch.setattr(create, "Borrowed", tiny_components.WordRanker, raising=False)
+        for name, message in (
+            ("Half", "inner.type: .* is neither a document store"),
+            ("Borrowed", "inner.type: 'tiny_components.WordRanker' is not in a trusted module"),
+        ):
+            with pytest.raises(RecipeError, match=message):
+                check_component(component(BM25, inner=component(f"{create.__name__}.{name}")), "retriever")
+
+    @pytest.mark.parametrize("allowed", ["other, tiny_components.*", "tiny_comp*"])
+    def test_what_the_environment_allows(self, monkeypatch, allowed):
+        monkeypatch.setenv("HAYSTACK_DESERIALIZATION_ALLOWLIST", allowed)
+        check_component(component("tiny_components.WordRanker"), "ranker")
 
     @pytest.mark.parametrize("command", ["serve", "distill"])
     def test_the_generator_of_a_command(self, server, tmp_path, command):
@@ -358,7 +407,9 @@ class TestWhatOnlyTheUserAllows:
             "haystack_integrations.components.embedders.sentence_transformers.sentence_transformers_text_embedder"
         )
         spec = component(f"{embedder}.SentenceTransformersTextEmbedder", model="x", model_kwargs=arguments)
-        with pytest.raises(RecipeError, match=f"model_kwargs.{next(iter(arguments))}: code that a model brings along"):
+        with pytest.raises(
+            RecipeError, match=f"^text_embedder.*model_kwargs.{next(iter(arguments))}: code that a model brings along"
+        ):
             check_component(spec, "text_embedder")
         check_component(spec, "text_embedder", ["trust_remote_code"])
 
@@ -372,6 +423,7 @@ class TestWhatOnlyTheUserAllows:
             ({"api_base_url": "http://evil.example:9/v1"}, "evil.example"),
             ({"api_base_url": "HTTPS://user:word@EVIL.example"}, "evil.example"),
             ({"api_base_url": "http://localhost@evil.example"}, "evil.example"),
+            ({"api_base_url": "http://localhost.evil.example"}, "localhost.evil.example"),
             ({"http_client_kwargs": {"proxy": "http://10.0.0.7:1"}}, "10.0.0.7"),
             ({"meta": {"host": "evil.example:9"}}, "evil.example"),
             ({"meta": {"hosts": ["localhost", "evil.example"]}}, "evil.example"),
@@ -382,7 +434,7 @@ class TestWhatOnlyTheUserAllows:
     def test_servers(self, parameters, server):
         spec = component(GENERATOR, **parameters)
         with pytest.raises(RecipeError, match=f"would be sent to {server}; if you trust it, pass --allow {server}."):
-            check_component(spec, "generator")
+            check_component(spec, "generator", ["other.example"])
         check_component(spec, "generator", [server])
 
     @pytest.mark.parametrize("host", [r"evil.example\@127.0.0.1", r"127.0.0.1\@evil.example"])
@@ -427,8 +479,11 @@ class TestFiles:
         with pytest.raises(RecipeError, match="100,000 values|not valid YAML"):
             read("extends: kd", overrides=["student.init_parameters.x={" + ",".join(lines) + "}"])
 
-    @pytest.mark.parametrize("levels", [65, 100_000])
+    @pytest.mark.parametrize("levels", [64, 100_000])
     def test_deep(self, read, levels):
+        """The recipe itself is a level."""
+        with pytest.raises(RecipeError, match="student: expected keys with values"):
+            read(f"extends: kd\nstudent: {'[' * 63}{']' * 63}")
         with pytest.raises(RecipeError, match=r"r.yaml.*: lists and mappings may nest 64 levels deep; there are more."):
             read(f"extends: kd\nstudent: {'[' * levels}{']' * levels}")
 
