@@ -34,7 +34,7 @@ from retort.trainers.engine import checkpoints
 from retort.trainers.engine import loop as loop_module
 from retort.trainers.engine.checkpoints import list_checkpoints, load_rng, rng_state, save_checkpoint
 from retort.trainers.engine.log import RunLog, read_log
-from retort.trainers.engine.loop import Loop
+from retort.trainers.engine.loop import Loop, make_accelerator, uses_bf16
 from retort.trainers.engine.optimizers import AlternatingOptimizers, schedule_factor
 from retort.trainers.engine.progress import RunProgress
 from retort.trainers.engine.validation import Validation
@@ -113,6 +113,10 @@ class TestRun:
         assert evaluated == [("align", 3), ("align", 5), ("distil", 3), ("distil", 6), ("distil", 7)]
         terms = {"loss", "align_query", "align_document", "in_batch_kl", "listwise_kl", "contrastive"}
         assert set(log[-2]["terms"]) == terms
+        rates = [1e-3 * schedule_factor("linear", 0.1, step, steps) for steps in (5, 7) for step in range(steps)]
+        assert [e["lr"] for e in log if e["event"] == "step"] == pytest.approx(rates)
+        found = [(e["best_before"], e["dev_sample_ndcg"]) for e in log if e["event"] == "evaluation"]
+        assert [before for before, _ in found] == [max([-1.0, *(new for _, new in found[:i])]) for i in range(5)]
 
     def test_the_exported_student_is_the_best(self, reference):
         best = max((e for e in log_of(reference) if e["event"] == "evaluation"), key=lambda e: e["dev_sample_ndcg"])
@@ -256,6 +260,26 @@ class TestRun:
         locks.mkdir(parents=True)
         with FileLock(locks / hash_text(str(out.resolve()))[:16]), pytest.raises(RecipeError, match="another process"):
             run_recipe(Recipe.from_dict(recipe_tree), beir, out)
+
+    def test_what_a_stage_sets_itself_holds_in_it(self, recipe_tree, beir, tmp_path, monkeypatch):
+        """As if all stages had it."""
+        real, cached, logs = Loop._step, [], []
+        own = {"accumulation": 2, "clip": 1e-3, "cache_gradients": True, "lr_floor": 0.5, "weight_decay": 1.0}
+
+        def step(self, *arguments):
+            cached.append(self.distiller.encoder.cache_gradients)
+            return real(self, *arguments)
+
+        monkeypatch.setattr(Loop, "_step", step)
+        recipe_tree["stages"] = recipe_tree["stages"][1:]
+        recipe_tree["stages"][0]["steps"] = 3
+        of_all = recipe_tree | {"training": recipe_tree["training"] | own}
+        of_one = recipe_tree | {"stages": [recipe_tree["stages"][0] | {"training": own}]}
+        for name, tree in (("all", of_all), ("one", of_one)):
+            run_recipe(Recipe.from_dict(tree), beir, tmp_path / name / "run")
+            logs.append(log_of(tmp_path / name / "run"))
+        assert cached == [True] * 6
+        assert logs[0] == logs[1]
 
     def test_the_seed_changes_the_run(self, reference, recipe_tree, beir, tmp_path):
         out = tmp_path / "other" / "run"
@@ -522,7 +546,7 @@ class TestBadInput:
 
         def poisoned(self, turns, *rest):
             taken.append(1)
-            hook = turns.learning[0].register_hook(lambda g: g * float("nan")) if len(taken) == 4 else None
+            hook = turns.learning[0].register_hook(lambda g: g * float("nan")) if len(taken) == 8 else None
             try:
                 return real(self, turns, *rest)
             finally:
@@ -530,7 +554,7 @@ class TestBadInput:
                     hook.remove()
 
         monkeypatch.setattr(Loop, "_step", poisoned)
-        with pytest.raises(FloatingPointError, match="step 3: the gradient's norm is nan"):
+        with pytest.raises(FloatingPointError, match="stage distil, step 2: the gradient's norm is nan"):
             run_recipe(Recipe.from_dict(recipe_tree), beir, out)
         state = load_file(list_checkpoints(out / "checkpoints")[-1] / "state.safetensors")
         assert all(t.isfinite().all() for t in state.values() if t.is_floating_point())
@@ -753,6 +777,7 @@ def test_learning_rate_is_a_function_of_the_step():
     assert ends["cosine"][5] == pytest.approx(0.6)
     assert ends["cosine"][9] == pytest.approx(0.2)
     assert ends["constant"] == [0.5, *[1.0] * 9]
+    assert [schedule_factor("linear", 0.0, step, 10) for step in (0, 1, 9)] == pytest.approx([1, 1, 1 / 9])
     assert rates["cosine"][:3] == [0.5, 1.0, 1.0]
     assert rates["cosine"][6] == pytest.approx(0.5)
     assert rates["cosine"][9] == pytest.approx((1 - math.cos(math.pi / 8)) / 2)
@@ -825,9 +850,37 @@ def test_without_a_terminal_long_work_says_how_far_it_is(monkeypatch, caplog):
 def test_a_term_that_nothing_was_counted_for_is_not_logged(tmp_path):
     """Its mean would be 0, which says something else; of the others it is over all that was counted."""
     log = RunLog(tmp_path / "log.jsonl", SimpleNamespace(is_main_process=True), tracked=False)
+    log.add({"loss": 9.0}, {"a": 9.0}, {"a": 1})  # of a stage that was stopped: no part of the next one's
     log.begin_stage()
     for sums, counts in (({"a": 3.0, "b": 0.0}, {"a": 2, "b": 0}), ({"a": 0.0, "b": 0.0}, {"a": 1, "b": 0})):
         log.add({"loss": 1.0}, sums, counts)
     log.write_steps({"global_step": 2}, lr=0.1, grad_norm=1.0)
-    (line,) = read_log(tmp_path / "log.jsonl")
-    assert line["logged_terms"] == {"a": 1.0}
+    log.add({"loss": 2.0, "c": 1.0}, {}, {})
+    log.add({"loss": 3.0}, {}, {})
+    log.write_steps({"global_step": 4}, lr=0.1, grad_norm=1.0)
+    first, second = read_log(tmp_path / "log.jsonl")
+    assert first["terms"] == {"loss": 1.0} and first["logged_terms"] == {"a": 1.0}
+    assert second["terms"] == {"loss": 2.5, "c": 1.0}  # over the steps that have it
+    assert "logged_terms" not in second
+
+
+@pytest.mark.parametrize(
+    ("precision", "there", "used"),
+    [("no", True, False), ("auto", True, True), ("auto", False, False), ("bf16", True, True), ("bf16", False, None)],
+)
+def test_bf16_is_for_hardware_that_has_it(monkeypatch, precision, there, used):
+    monkeypatch.setattr(loop_module, "has_bfloat16", lambda _: there)
+    if used is None:
+        with pytest.raises(RecipeError, match="training.precision: cpu would emulate bf16"):
+            uses_bf16(precision, torch.device("cpu"))
+    else:
+        assert uses_bf16(precision, torch.device("cpu")) == used
+
+
+def test_more_processes_than_work_together_are_refused(tmp_path, monkeypatch):
+    """Each would train a student of its own."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        RecipeError, match="2 processes were launched, and this one works with 1. Without GPUs, set ACC"
+    ):
+        make_accelerator(TrainingSection(), tmp_path)

@@ -219,6 +219,20 @@ class TestRun:
         with pytest.raises(RecipeError, match="stage round: no query was left to train on"):
             run_recipe(Recipe.from_dict(prod_tree), beir, tmp_path / "y" / "run")
 
+    def test_a_stage_that_runs_out_of_queries_ends_there(self, prod_tree, beir, tmp_path, monkeypatch, caplog):
+        """When they are selected anew; what it learned until then is evaluated."""
+        left = iter((True, False))
+        monkeypatch.setattr(
+            ConfusingQueries, "keep", lambda _, context, enough: np.full(len(context.data.queries), next(left))
+        )
+        del prod_tree["stages"][1]
+        prod_tree["training"]["evaluate_every"] = 0
+        out = tmp_path / "x" / "run"
+        run_recipe(Recipe.from_dict(prod_tree), beir, out)
+        log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+        assert [(line["step"], line["event"]) for line in log[-2:]] == [(3, "no_queries"), (3, "evaluation")]
+        assert "stage round: no query is left to train on; it ends after 3 steps." in caplog.messages
+
 
 class TestSelection:
     @pytest.fixture
