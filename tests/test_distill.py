@@ -364,6 +364,14 @@ class TestCommand:
             with pytest.raises(RecipeError, match="deadline: .* minutes; it must be above 0, and a year at most"):
                 stopping_after(odd).__enter__()
 
+    def test_a_deadline_ends_with_its_work(self):
+        """Nothing is stopped later, and another's handler of the signal is back."""
+        before = signal.getsignal(signal.SIGALRM)
+        with stopping_after(1):
+            assert 55 < signal.getitimer(signal.ITIMER_REAL)[0] <= 60
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+        assert signal.getsignal(signal.SIGALRM) is before
+
     def test_a_deadline_in_a_thread_is_refused(self, tmp_path):
         with ThreadPoolExecutor(1) as pool, pytest.raises(RecipeError, match="only the main thread"):
             pool.submit(retort.distill, tmp_path, tmp_path / "out", deadline=1).result()
@@ -788,6 +796,23 @@ class TestComponent:
         assert [getattr(again, n) for n in names] == [getattr(trainer, n) for n in names]
         made = DistillationTrainer(teacher=StudentRanker(model="x"))
         assert made.teacher["type"] == RANKER
+
+
+def test_pipelines_may_be_run_from_anywhere(tmp_path, monkeypatch):
+    """Wherever the folder was named from."""
+    monkeypatch.chdir(tmp_path)
+    workflows._write_pipelines(Path("out"), trust_remote_code=False)
+    for name in workflows.PIPELINES:
+        text = (tmp_path / "out" / "pipelines" / f"{name}.yml").read_text()
+        assert str(tmp_path / "out" / "student") in text and str(tmp_path / "out" / "index") in text
+
+
+def test_a_generator_may_call_what_the_user_allowed(handbook, tmp_path, recipe):
+    generator = {"type": MOCK, "init_parameters": {"response_fn": "tiny_components.judge"}}
+    lines = retort.plan_distill(
+        handbook, tmp_path / "out", recipe=recipe, generator=generator, allow=["tiny_components"]
+    )
+    assert lines[1].startswith("generator of queries: ")
 
 
 def test_a_table_is_exported_without_being_measured(tiny_student, tmp_path):

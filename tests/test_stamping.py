@@ -111,6 +111,14 @@ class TestOfALocalModel:
             stamp(name, asymmetric, meta_fields=[])
         assert stamp(name, asymmetric) == 50
 
+    def test_what_stands_between_fields(self, asymmetric, tiny_student, tmp_path):
+        store = QdrantEdgeDocumentStore(path=str(tmp_path / "index"))
+        index(sentence_transformers(tiny_student, meta_fields_to_embed=["title"], embedding_separator=" near "), store)
+        with pytest.raises(DocumentStoreError, match="20 of 20 sampled documents"):
+            stamp(store, asymmetric)
+        assert stamp(store, asymmetric, separator=" near ") == 50
+        store.close()
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
