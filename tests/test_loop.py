@@ -263,7 +263,7 @@ class TestRun:
 
     def test_what_a_stage_sets_itself_holds_in_it(self, recipe_tree, beir, tmp_path, monkeypatch):
         """As if all stages had it."""
-        real, cached, logs = Loop._step, [], []
+        real, opened, cached, logs, openings = Loop._step, Loop._opened, [], [], []
         own = {"accumulation": 2, "clip": 1e-3, "cache_gradients": True, "lr_floor": 0.5, "weight_decay": 1.0}
 
         def step(self, *arguments):
@@ -271,8 +271,10 @@ class TestRun:
             return real(self, *arguments)
 
         monkeypatch.setattr(Loop, "_step", step)
+        monkeypatch.setattr(Loop, "_opened", lambda *arguments: openings.append(1) or opened(*arguments))
         recipe_tree["stages"] = recipe_tree["stages"][1:]
         recipe_tree["stages"][0]["steps"] = 3
+        recipe_tree["training"]["log_every"] = 2
         of_all = recipe_tree | {"training": recipe_tree["training"] | own}
         of_one = recipe_tree | {"stages": [recipe_tree["stages"][0] | {"training": own}]}
         for name, tree in (("all", of_all), ("one", of_one)):
@@ -280,6 +282,8 @@ class TestRun:
             logs.append(log_of(tmp_path / name / "run"))
         assert cached == [True] * 6
         assert logs[0] == logs[1]
+        assert [e["step"] for e in logs[0] if e["event"] == "step"] == [2, 3]  # the last has a line, too
+        assert len(openings) == 2  # lists are made once a run
 
     def test_the_seed_changes_the_run(self, reference, recipe_tree, beir, tmp_path):
         out = tmp_path / "other" / "run"
