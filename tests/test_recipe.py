@@ -454,12 +454,18 @@ class TestJsonSchema:
         with pytest.raises(RecipeError, match=rf"r.yaml:{text[:at].count(chr(10)) + 1}: "):
             Recipe.from_yaml(path)
 
+    def test_a_null_takes_out_a_piece_of_what_is_extended(self, validator):
+        assert not list(validator.iter_errors({"extends": "kd", "candidates": {"dense": None}}))
+        assert list(validator.iter_errors(read_yaml(RECIPES / "kd.yaml") | {"candidates": {"dense": None}}))
+
     def test_keys_are_described(self):
         """By what their docstrings say."""
         definitions = json_schema()["$defs"]
         for name in ("Stage", "TrainingSection", "DataSection", "CandidatesSection", "Recipe", "Component"):
             keys = definitions[name]["properties"]
             assert [key for key, value in keys.items() if not value.get("description")] == []
+            texts = [definitions[name]["description"], *(value["description"] for value in keys.values())]
+            assert all(text and "\n" not in text and "  " not in text for text in texts)
 
 
 class TestCommand:
