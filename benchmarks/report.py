@@ -95,7 +95,7 @@ def section(arms: dict[str, Tree]) -> list[str]:
         lines += ["|---|---|---|---|---|---|---|", *(change(name, other, arms) for name, other in pairs)]
     if "places" in first:
         lines += ["", *halves(arms, pairs)]
-    lines += on_the_way(arms)
+    lines += [*on_the_way(arms), *at_checkpoints(arms)]
     spaces = {name: first_row(arm)["asymmetric"] for name, arm in arms.items() if "asymmetric" in first_row(arm)}
     if spaces:
         kinds = [(kind, form) for kind, forms in next(iter(spaces.values())).items() for form in forms]
@@ -142,6 +142,22 @@ def on_the_way(arms: dict[str, Tree]) -> list[str]:
         return []
     head = ["| arm | nDCG@10 on a sample of dev, at the start and at each stage's end | accumulated degradation |"]
     return ["", *head, "|---|---|---|", *lines]
+
+
+def at_checkpoints(arms: dict[str, Tree]) -> list[str]:
+    """Table of the dev sample at the checkpoints of arms that are watched within their one stage, mean of seeds."""
+    lines = []
+    for name, arm in arms.items():
+        found = [[line for line in row["dev sample"] if line.get("global_step")] for row in arm["seeds"].values()]
+        stages = {line["stage"] for own in found for line in own}
+        each = [{line["global_step"]: line["dev_sample_ndcg"] for line in own} for own in found]
+        if len(stages) > 1 or len(each[0]) < 3 or any(own.keys() != each[0].keys() for own in each):
+            continue
+        scores = np.array([[*own.values()] for own in each])
+        steps = ", ".join(f"{step}: {score:.3f}" for step, score in zip(each[0], scores.mean(0), strict=True))
+        lines.append(f"| {name} | {steps} | {np.ptp(scores, axis=1).mean():.3f} |")
+    head = ["", "| arm | nDCG@10 on a sample of dev, by steps | from lowest to highest |", "|---|---|---|"]
+    return [*head, *lines] if lines else []
 
 
 def ends_of_stages(found: list[Tree]) -> dict[str, float]:

@@ -577,6 +577,25 @@ class TestProtocol:
         assert report.logged("x", masked) == [f"\nx: {told}"]
         assert report.on_the_way({"masked": masked}) == []
 
+    def test_what_the_report_says_of_checkpoints(self, protocol):
+        report = import_module("report")
+
+        def arm(*seeds, stages=("only",) * 4, steps=(0, 20, 40, 60)):
+            rows = [
+                [
+                    {"stage": g, "global_step": s, "dev_sample_ndcg": v}
+                    for g, s, v in zip(stages, steps, own, strict=True)
+                ]
+                for own in seeds
+            ]
+            return {"seeds": {str(i): {"dev sample": row} for i, row in enumerate(rows)}}
+
+        watched = arm([0.9, 0.2, 0.4, 0.3], [0.9, 0.2, 0.2, 0.5])
+        arms = {"watched": watched, "staged": arm([0.1, 0.2, 0.3, 0.4], stages="aabb")}
+        lines = report.at_checkpoints(arms | {"ends": arm([0.1] * 4, steps=(0, 9, 9, 9))})
+        assert lines[3:] == ["| watched | 20: 0.200, 40: 0.300, 60: 0.400 | 0.250 |"]
+        assert report.at_checkpoints({"staged": arms["staged"]}) == []
+
     def test_what_was_logged(self, protocol, tmp_path):
         """Terms of the loss and what is logged beside them, over the last quarter of the steps."""
         lines = [
