@@ -15,6 +15,7 @@ from typing import Any
 
 from retort import __version__
 from retort.students.extras import missing
+from retort.students.files import FULL_DISK
 from retort.students.redaction import redacted
 
 EPILOG = """\
@@ -478,7 +479,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("RETORT_DEBUG") or not isinstance(error, _mendable()):
             raise
-        print(f"retort: error: {redacted(str(error))}", file=sys.stderr)
+        print(f"retort: error: {redacted(str(error))}{_mend_of(error)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -491,6 +492,12 @@ MENDABLE = {
     "retort.students.images": ("ImageError",),
     "retort.trainers.runtime.errors": ("CacheError", "DataError", "RecipeError", "TeacherError"),
 }
+
+
+def _mend_of(error: Exception) -> str:
+    """Say what to do about an error of the system whose words do not."""
+    full = isinstance(error, OSError) and error.errno in FULL_DISK
+    return ". Free space on the disk, and run the same command again (train: with --resume)." if full else ""
 
 
 def _print_anything() -> None:

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that are whole or absent: written aside, brought to the disk, then renamed into place; and damaged ones."""
 
+import errno
 import json
 import logging
 import os
@@ -26,6 +27,9 @@ Content = TypeVar("Content")
 
 PACKAGE_SCHEME = "package:"
 INDEX_SCHEME = "index:"
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+# How libraries written in Rust, such as safetensors and tokenizers, end their own errors.
+_OS_ERROR = re.compile(r"\(os error (\d+)\)\s*$")
 # What is being written, and what has just been replaced.
 _ASIDE = re.compile(r"\.(?P<name>.+)\.(?P<replaced>old-)?[0-9a-f]{32}")
 
@@ -40,8 +44,11 @@ def replace_file(path: Path) -> Iterator[Path]:
     Yield a temporary path beside `path`; on success it takes the place of `path`, on any error it is removed.
 
     What it holds is on the disk before it is renamed. What killed processes left beside `path` is removed.
+
+    :raises OSError:
+        If it cannot be written, also where the library that writes it has an error of its own.
     """
-    with _created_aside(path, Path.touch) as aside:
+    with _system_errors(path), _created_aside(path, Path.touch) as aside:
         try:
             yield aside
             _to_disk(aside)
@@ -63,9 +70,11 @@ def replace_folder(path: Path, *, new: bool = False) -> Iterator[Path]:
         The folder.
     :param new:
         Raise OSError instead of replacing a folder that has anything in it.
+    :raises OSError:
+        If it cannot be written, also where the library that writes it has an error of its own.
     """
     path = path.resolve()  # replace what a link points to, not the link
-    with _created_aside(path, Path.mkdir) as aside:
+    with _system_errors(path), _created_aside(path, Path.mkdir) as aside:
         try:
             yield aside
             for written in [*aside.rglob("*"), aside]:
@@ -77,6 +86,21 @@ def replace_folder(path: Path, *, new: bool = False) -> Iterator[Path]:
             _to_disk(path.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    """Raise what libraries say of a system's error as that error, and name the file or folder where a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL_DISK and error.filename is None:
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        if (code := _OS_ERROR.search(str(error))) is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
 def _exchange(path: Path, new: Path) -> None:

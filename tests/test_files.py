@@ -5,11 +5,15 @@
 
 import errno
 import os
+import resource
 from pathlib import Path
 
+import numpy as np
 import pytest
 from haystack import Document
+from safetensors.numpy import save_file
 from tiny import killed
+from tokenizers import Tokenizer, models
 
 from haystack_integrations.document_stores.retort import QdrantEdgeDocumentStore
 from retort.students import files
@@ -199,6 +203,43 @@ def test_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
     assert done[:2] == ["in", "b"]
     assert done[2].startswith(".f.")
     assert done[3:] == ["renamed", tmp_path.name]
+
+
+def save_tensors(path: Path) -> None:
+    save_file({"a": np.zeros(10_000)}, path)
+
+
+def save_tokenizer(path: Path) -> None:
+    Tokenizer(models.WordLevel({f"word{i}": i for i in range(1000)}, "word0")).save(str(path))
+
+
+class TestFullDisk:
+    @pytest.mark.parametrize("write", [save_tensors, save_tokenizer, lambda path: path.write_bytes(bytes(10_000))])
+    def test_errors_of_libraries_are_the_systems(self, tmp_path, write):
+        """No file may grow: a disk that is full answers in the same way."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        try:
+            with pytest.raises(OSError, match="File too large") as file, replace_file(tmp_path / "a") as aside:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+                write(aside)
+            with pytest.raises(OSError, match="File too large") as folder, replace_folder(tmp_path / "f") as aside:
+                write(aside / "in")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert file.value.errno == folder.value.errno == errno.EFBIG
+        assert names(tmp_path) == []
+
+    def test_the_place_is_named(self, tmp_path):
+        with pytest.raises(OSError, match="No space") as error, replace_folder(tmp_path / "f"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        assert error.value.filename == str(tmp_path / "f")
+
+    def test_other_errors_stay(self, tmp_path):
+        with pytest.raises(RuntimeError), replace_file(tmp_path / "a"):
+            raise RuntimeError
+        with pytest.raises(OSError, match="no place") as error, replace_file(tmp_path / "a"):
+            raise OSError(errno.EIO, "no place")
+        assert error.value.filename is None
 
 
 class TestDamaged:

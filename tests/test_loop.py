@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tiny import pool, run_killed, spec, stage, tiny_config, two_stages, write_beir
 
+from retort.cli import main
 from retort.students import Student
 from retort.students.files import DamagedFileError
 from retort.students.layers import collect_rows, join_rows
@@ -457,9 +458,17 @@ class TestResume:
         with pytest.raises(RecipeError, match="candidate lists are not those"):
             run_recipe(Recipe.from_dict(recipe_tree), beir, out, resume=True)
 
-    def test_a_full_disk_keeps_the_last_checkpoint(self, reference, recipe_tree, beir, tmp_path, monkeypatch):
-        from retort.trainers.engine import checkpoints
-
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(28, "No space left on device"),
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        ],
+        ids=["of Python", "of safetensors"],
+    )
+    def test_a_full_disk_keeps_the_last_checkpoint(
+        self, reference, recipe_tree, beir, tmp_path, monkeypatch, capsys, error
+    ):
         real = checkpoints.save_tensors
         saved = []
 
@@ -467,14 +476,20 @@ class TestResume:
             saved.append(path)
             if len(saved) == 3:
                 Path(path).write_bytes(b"half")
-                raise OSError(28, "No space left on device")
+                raise error
             return real(tensors, path)
 
         out = tmp_path / "full" / "run"
         monkeypatch.setattr(checkpoints, "save_tensors", full)
-        with pytest.raises(OSError, match="No space left"):
-            run_recipe(Recipe.from_dict(recipe_tree), beir, out)
+        (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe_tree))
+        with pytest.raises(SystemExit) as ended:
+            main(["train", "--recipe", str(tmp_path / "r.yaml"), "--data", str(beir), "--out", str(out), "--no-export"])
         monkeypatch.undo()
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f"retort: error: [Errno 28] No space left on device: '{out / 'checkpoints' / 'step-00000005'}'. "
+            "Free space on the disk, and run the same command again (train: with --resume)."
+        )
         assert [p.name for p in (out / "checkpoints").glob(".*")] == []
         assert [p.name for p in list_checkpoints(out / "checkpoints")] == ["step-00000004"]
         run_recipe(Recipe.from_dict(recipe_tree), beir, out, resume=True)
