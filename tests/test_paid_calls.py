@@ -506,6 +506,26 @@ class TestMalformed:
             server.answer = lambda _: None
             assert filled(teacher(server.url), tmp_path, more).gather(more.item_ids).shape == (9, DIM)
 
+    def test_sides_of_different_dimensions(self, tmp_path):
+        """Told by a text of each; of what is kept without a call; or by the first call for the other side."""
+
+        def answer(request):
+            return 200, {}, embeddings(request, DIM if isinstance(request["input"], str) else 24)
+
+        message = "teacher 't': the text embedder gives 16 numbers, the document embedder 24; name one model"
+        data = RetrievalData("d", texts(20, "passage"), texts(5, "query"))
+        with serving(answer) as server:
+            for _ in range(2):
+                one = teacher(server.url, batch_size=2)
+                with pytest.raises(RecipeError, match=message):
+                    TrainingContext(data, {"t": one}, tmp_path / "a").dim("t")
+                assert len(server.requests) == 2
+            filled(one, tmp_path / "b", data.queries, "query")
+            before = len(server.requests)
+            with pytest.raises(RecipeError, match=message):
+                TrainingContext(data, {"t": one}, tmp_path / "b").teacher_cache("t", "document", data.corpus)
+            assert len(server.requests) == before + 1
+
     def test_two_dimensions_in_a_cache(self, tmp_path):
         cache = VectorCache(tmp_path, "k", "query")
         for store, dim in ((texts(3), 4), (texts(3, "other"), 8)):

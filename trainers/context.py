@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,8 +125,15 @@ class TrainingContext:
     def teacher_cache(self, name: str, side: Side, texts: TextStore) -> VectorCache:
         """Return a teacher's cache, filled for these texts."""
         cache = self.vector_cache(name, side)
+        other: Side = "document" if side == "query" else "query"
+        other_dim = self.vector_cache(name, other).dim if self.teacher(name).asks_for_dim else None
         with progress_bar(f"teacher {name}: {side} texts", len(texts)) as update:
-            cache.fill(texts, lambda block: self._encoded_parts(name, side, block), update)
+
+            def after_part(count: int) -> None:
+                update(count)
+                _check_sides(name, {side: cache.dim, other: other_dim})
+
+            cache.fill(texts, lambda block: self._encoded_parts(name, side, block), after_part)
         return cache
 
     def vector_cache(self, name: str, side: Side) -> VectorCache:
@@ -173,8 +180,8 @@ class TrainingContext:
         """
         Return the dimension of a teacher's vectors; None where it is not known and the teacher may not be asked.
 
-        What its vectors in the cache tell it is not asked for. Else a remote teacher is asked for a text of the data,
-        whose vector is kept.
+        What its vectors in the cache tell it is not asked for. Else a teacher is asked for a query and a document of
+        the data, whose vectors are kept.
 
         :raises RecipeError:
             If the vectors that are there, of queries and documents, have different dimensions.
@@ -183,22 +190,27 @@ class TrainingContext:
         if not teacher.asks_for_dim:
             return teacher.dim
         kept = {side: cache.dim for side in SIDES if (cache := self.vector_cache(name, side)).dim is not None}
+        _check_sides(name, kept)
         known = {*kept.values()} | ({teacher.named_dim} - {None})
         if len(known) > 1:
             told = ", ".join(f"{dim} of a {side}" for side, dim in kept.items())
             msg = (
-                f"teacher {name!r}: its vectors differ in dimensions: kept are {told}"
-                + (f", and its embedders name {teacher.named_dim}" if teacher.named_dim else "")
-                + ". Name another `revision`."
+                f"teacher {name!r}: its vectors differ in dimensions: kept are {told}, and its embedders name "
+                f"{teacher.named_dim}. Name another `revision`."
             )
             raise RecipeError(msg)
         if known or not ask:
             return next(iter(known), None)
-        side: Side = "query" if len(self.data.queries) else "document"
-        texts = self.data.queries if side == "query" else self.data.corpus
-        first, cache = TextStore(texts.ids[:1], texts.items[:1]), self.vector_cache(name, side)
-        cache.fill(first, lambda block: teacher.encode_parts(block, side), lambda _: None)
-        return cache.dim or teacher.dim
+        dims = {side: self._dim_of_first(name, side) for side in SIDES}
+        _check_sides(name, dims)
+        return dims["query"] or dims["document"] or teacher.dim
+
+    def _dim_of_first(self, name: str, side: Side) -> int | None:
+        """Ask a teacher for the first text of a side; None where there is none, or it is refused."""
+        texts, cache = self.data.queries if side == "query" else self.data.corpus, self.vector_cache(name, side)
+        first = TextStore(texts.ids[:1], texts.items[:1])
+        cache.fill(first, lambda block: self.teacher(name).encode_parts(block, side), lambda _: None)
+        return cache.dim
 
     def scores(self, name: str, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
         """
@@ -346,6 +358,18 @@ class TrainingContext:
             msg = "the student is a ranker: it has no vectors to mine with. Name a teacher."
             raise RecipeError(msg)
         return self._student
+
+
+def _check_sides(name: str, dims: Mapping[Side, int | None]) -> None:
+    """Refuse vectors of queries and documents that cannot be compared."""
+    query, document = dims.get("query"), dims.get("document")
+    if query and document and query != document:
+        msg = (
+            f"teacher {name!r}: the text embedder gives {query} numbers, the document embedder {document}; name one "
+            "model, or the same dimensions, for both. If that is so, vectors of another model are kept: name another "
+            "`revision`."
+        )
+        raise RecipeError(msg)
 
 
 def _pair_scores(left: Any, right: Any, *, cosine: bool) -> np.ndarray:
