@@ -100,6 +100,13 @@ class TestBadInput:
         with pytest.raises(TeacherError, match="failed on .*what is {bread}.*: quota"):
             list(teacher.score(ASKS))
 
+    @pytest.mark.parametrize("replies", [None, "7", ["7"]])
+    def test_answers_of_another_kind(self, monkeypatch, replies):
+        teacher = ChatGeneratorTeacher(generator=generator("1"))
+        monkeypatch.setattr(teacher._model._components.warm["generator"], "run", lambda **_: {"replies": replies})
+        with pytest.raises(TeacherError, match="what is {bread}.* with no list of ChatMessage as replies"):
+            list(teacher.score(ASKS))
+
 
 def test_a_student_learns_from_it_and_no_pair_is_asked_twice(recipe_tree, beir, tmp_path, monkeypatch):
     """Killed and resumed; the answers of the first run serve the second."""

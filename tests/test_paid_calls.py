@@ -486,6 +486,21 @@ class TestMalformed:
             assert "\n" not in str(failure.value)
         assert not list((tmp_path / "all").rglob("refused.jsonl"))
 
+    @pytest.mark.parametrize(
+        ("documents", "message"),
+        [
+            (lambda _: None, r"CloudEmbedder answered 32 documents, from .* no list of Document as documents: None"),
+            (lambda own: [d.to_dict() for d in own], "no list of Document as documents"),
+        ],
+    )
+    def test_answers_of_another_kind(self, tmp_path, monkeypatch, documents, message):
+        one = TestClouds().made(revision="1")
+        filled(one, tmp_path, texts(32, "other"))
+        component = one._components.warm["document"]
+        monkeypatch.setattr(component, "run", lambda **inputs: {"documents": documents(inputs["documents"])})
+        with pytest.raises(TeacherError, match=rf"{message}.* Kept: 32 vectors"):
+            filled(one, tmp_path, texts(64))
+
     @pytest.mark.parametrize("body", [b"{", b"[]", b'{"data": null}', b'{"data": [{"index": 0}]}', b"", b"<html>"])
     def test_answers_that_cannot_be_read(self, tmp_path, body, naps):
         with (

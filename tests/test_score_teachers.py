@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from filelock import FileLock
+from haystack import Document
 from scipy.sparse import csr_array
 from tiny import pool, spec, stage
 from tiny_components import WordRanker, overlap
@@ -101,6 +102,9 @@ class TestRankerTeacher:
             ("nan", r"not finite: c \(nan\)"),
             ("some", "gave a score to 2; it must score all documents of all lists, or none"),
             ("others", "gave others: elsewhere"),
+            ("nothing", "WordRanker answered the query 'the ship in the harbour' with no list of Document .*: None"),
+            ("dicts", "WordRanker answered the query 'the ship in the harbour' with no list of Document as documents"),
+            ("words", r"WordRanker answered the query 'the ship in the harbour' with a score .*: c \('high'\)"),
         ],
     )
     def test_bad_answers_are_refused(self, fault, message):
@@ -334,6 +338,14 @@ class TestRetriever:
         assert np.isnan(scores[:, -1]).all()
         lists = build_lists(context, {"theirs": RetrieverMiner(retriever=BM25, depth=60)})
         assert lists.rows.min() >= 0
+
+    @pytest.mark.parametrize("documents", [None, [{"id": "a"}], [Document(id="a", score="high")]])
+    def test_answers_of_another_kind(self, context, monkeypatch, documents):
+        miner = RetrieverMiner(retriever=BM25, depth=5)
+        component = miner._retriever._components.warm["retriever"]
+        monkeypatch.setattr(component, "run", lambda **_: {"documents": documents})
+        with pytest.raises(TeacherError, match="InMemoryBM25Retriever answered the query '.*' with"):
+            miner.mine(context, context.data.queries)
 
     def test_embedding_retriever_and_teacher(self, context, lists, tiny_student):
         kind = "haystack_integrations.components.embedders.retort.student_{0}_embedder.Student{1}Embedder"

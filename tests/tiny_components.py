@@ -45,6 +45,9 @@ class WordRanker:
             "ranks": lambda: [replace(d, score=None) for d in ranked],
             "some": lambda: [replace(ranked[0], score=None), *ranked[1:]],
             "others": lambda: [*ranked, Document(id="elsewhere", content="x", score=1.0)],
+            "nothing": lambda: None,
+            "dicts": lambda: [d.to_dict() for d in ranked],
+            "words": lambda: [replace(d, score="high") for d in ranked],
             "squashed": lambda: [replace(d, score=1 / (1 + math.exp(-(d.score or 0.0)))) for d in ranked],
         }
         return {"documents": faults[self.fault]()}

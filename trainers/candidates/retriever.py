@@ -219,12 +219,8 @@ class HaystackRetriever:
         return {*held}
 
     def _embed(self, documents: list[Document]) -> list[Document]:
-        try:
-            return self._components.warm["document_embedder"].run(documents=documents)["documents"]
-        except Exception as error:
-            which = f"{len(documents)} documents, from {documents[0].id!r} on"
-            msg = f"{self._specs['document_embedder']['type']} failed on {which}: {error}"
-            raise TeacherError(msg) from error
+        question = f"{len(documents)} documents, from {documents[0].id!r} on"
+        return self._components.answer("document_embedder", "documents", question, documents=documents)
 
     def _has_store(self) -> bool:
         return "document_store" in vars(self._components["retriever"])
@@ -315,11 +311,11 @@ class HaystackRetriever:
             elif "text_embedder" in self._specs:
                 made = self._components.warm["text_embedder"].run(text=query)
                 inputs |= {to: made[name] for to, name in _HANDED_ON.items() if to in self._takes and name in made}
-            options = {"top_k": top_k} if "top_k" in self._takes else {}
-            found = self._components.warm["retriever"].run(**inputs, **options)["documents"]
         except Exception as error:
             msg = f"{self._type} failed on the query {query!r}: {error}"
             raise TeacherError(msg) from error
+        inputs |= {"top_k": top_k} if "top_k" in self._takes else {}
+        found = self._components.answer("retriever", "documents", f"the query {query!r}", **inputs)
         if strange := [d.id for d in found if d.id not in self._known]:
             msg = f"{self._type} found the document {strange[0]!r}, which is not in the corpus. {INDEX_MEND}"
             raise TeacherError(msg)

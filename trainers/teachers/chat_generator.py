@@ -158,11 +158,7 @@ class ChatModel:
         from haystack.dataclasses import ChatMessage
 
         message = ChatMessage.from_user(prompt)
-        try:
-            replies = self._components.warm["generator"].run(messages=[message])["replies"]
-        except Exception as error:
-            msg = f"{self._type} failed on {prompt[-200:]!r}: {error}"
-            raise TeacherError(msg) from error
+        replies = self._components.answer("generator", "replies", repr(prompt[-200:]), messages=[message])
         return (replies[0].text or "") if replies else ""
 
     def _name(self, prompt: str) -> str:

@@ -64,12 +64,8 @@ class Embedders:
         """
         found = []
         for start in range(0, len(documents), BATCH):
-            try:
-                answer = self._components.warm["document"].run(documents=documents[start : start + BATCH])
-            except Exception as error:
-                msg = f"{self._type('document')} failed on {len(documents)} documents: {error}"
-                raise TeacherError(msg) from error
-            found += answer["documents"]
+            some = documents[start : start + BATCH]
+            found += self._components.answer("document", "documents", f"{len(documents)} documents", documents=some)
         return found
 
     def encode(self, texts: list[str], side: Side) -> np.ndarray:
@@ -141,11 +137,8 @@ class Embedders:
     def _documents(self, texts: list[str]) -> list[Any]:
         field = vars(self._components.warm["document"]).get("file_path_meta_field")
         documents = [document_of(str(i), text, field) for i, text in enumerate(texts)]
-        try:
-            found = self._components.warm["document"].run(documents=documents)["documents"]
-        except Exception as error:
-            msg = f"{self._type('document')} failed on {len(texts)} documents, from {texts[0][:80]!r} on: {error}"
-            raise TeacherError(msg) from error
+        question = f"{len(texts)} documents, from {texts[0][:80]!r} on"
+        found = self._components.answer("document", "documents", question, documents=documents)
         vectors = {d.id: d.embedding for d in found}
         return [vectors.get(d.id) for d in documents]
 

@@ -233,6 +233,42 @@ class HaystackComponents:
             **{n: v for n, v in parameters.items() if n not in {"dimensions", "truncate_dim"} and n not in PLACES},
         }
 
+    def answer(self, name: str, output: str, question: str, **inputs: Any) -> list[Any]:
+        """
+        Run a component, and return the list that it answers with.
+
+        :param name:
+            The component.
+        :param output:
+            The list's name in its answer: `documents` or `replies`.
+        :param question:
+            What messages call the inputs.
+        :param inputs:
+            Of its `run`.
+        :returns:
+            Documents, whose scores are numbers or missing; or messages.
+        :raises TeacherError:
+            If it fails, or its answer is no such list.
+        """
+        from haystack import Document
+        from haystack.dataclasses import ChatMessage
+
+        kind: Any = {"documents": Document, "replies": ChatMessage}[output]
+        component = self.specs[name]["type"]
+        try:
+            items = self.warm[name].run(**inputs).get(output)
+        except Exception as error:
+            msg = f"{component} failed on {question}: {error}"
+            raise TeacherError(msg) from error
+        if not isinstance(items, list | tuple) or not all(isinstance(item, kind) for item in items):
+            msg = f"{component} answered {question} with no list of {kind.__name__} as {output}: {repr(items)[:80]}"
+            raise TeacherError(msg)
+        if kind is Document and (wrong := [item for item in items if not _is_scored(item)]):
+            first = wrong[0]
+            msg = f"{component} answered {question} with a score that is no number: {first.id} ({first.score!r})"
+            raise TeacherError(msg)
+        return [*items]
+
     def each(
         self, call: Callable[[Item], Answer | Refusal], items: Iterable[Item], **options: Any
     ) -> Iterator[tuple[Item, Answer | Refusal]]:
@@ -288,6 +324,15 @@ class HaystackComponents:
 
     def _value(self, name: str, value: Any) -> Any:
         return _decisive_value(name, value, lambda spec: self._decisive(spec, set()))
+
+
+def _is_scored(document: Document) -> bool:
+    """Tell whether a document's score is a number, or missing."""
+    try:
+        float(0.0 if document.score is None else document.score)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _decisive_value(

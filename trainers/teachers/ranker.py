@@ -167,11 +167,9 @@ class RankerTeacher(Teacher):
         # None would mean the ranker's own default, which may cut.
         wanted = dict(zip(OVERRULED, (len(documents), False, -math.inf), strict=True))
         options = {name: value for name, value in wanted.items() if name in self._takes}
-        try:
-            found = self._components.warm["ranker"].run(query=ask.query, documents=documents, **options)["documents"]
-        except Exception as error:
-            msg = f"{self._type} failed on the query {ask.query!r}: {error}"
-            raise TeacherError(msg) from error
+        question = f"the query {ask.query!r}"
+        inputs = {"query": ask.query, "documents": documents, **options}
+        found = self._components.answer("ranker", "documents", question, **inputs)
         scores = self._scores(ask, found)
         self._warn_of_scaling(scores, ask)
         return scores
