@@ -73,6 +73,41 @@ class TestAnswers:
         assert ChatGeneratorTeacher(generator=generator("1")).key in keys
 
 
+PLACES = [{"query": str(i), "document": "d"} for i in range(25)]
+
+
+class TestWithoutText:
+    """Nothing was said: a passing fault, maybe, which is not kept."""
+
+    def model(self, monkeypatch, tmp_path, *says) -> ChatModel:
+        model = ChatModel(generator("1"), "{query} {document}", ("query",), cache=str(tmp_path / "a.jsonl"))
+        left = [[ChatMessage.from_assistant(text)] if text is not None else [] for text in says]
+        monkeypatch.setattr(model._components.warm["generator"], "run", lambda **_: {"replies": left.pop(0)})
+        return model
+
+    @pytest.mark.parametrize("nothing", [None, "", " \n"])
+    def test_is_asked_for_again(self, tmp_path, monkeypatch, caplog, nothing):
+        model = self.model(monkeypatch, tmp_path, "one", nothing, "three")
+        assert [(n, text.strip()) for n, text in model.answers(PLACES[:3])] == [(0, "one"), (1, ""), (2, "three")]
+        assert "gave no text in 1 of 3 answers; the next run asks for them again." in caplog.text
+        assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 2
+        model = self.model(monkeypatch, tmp_path, "two")
+        assert sorted(model.answers(PLACES[:3])) == [(0, "one"), (1, "two"), (2, "three")]
+
+    def test_that_earlier_versions_kept(self, tmp_path, monkeypatch):
+        model = self.model(monkeypatch, tmp_path, "one")
+        (tmp_path / "a.jsonl").write_text(f'["{model._name(model.fill(PLACES[0]))}", ""]\n["x", null]\n')
+        assert model.estimate(PLACES[:1])["calls"] == 1
+        assert list(model.answers(PLACES[:1])) == [(0, "one")]
+
+    def test_a_model_that_never_says_anything_is_given_up(self, tmp_path, monkeypatch):
+        model = self.model(monkeypatch, tmp_path, *[None] * 25)
+        with pytest.raises(TeacherError, match=r"gave no text in its first 20 answers.* Kept: 0 answers"):
+            list(model.answers(PLACES))
+        model = self.model(monkeypatch, tmp_path, *[None] * 19, *["x"] * 6)
+        assert len(list(model.answers(PLACES))) == 25
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "message"),

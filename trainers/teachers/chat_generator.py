@@ -37,7 +37,7 @@ Passage: {document}
 
 Number:"""
 PROBE = "Answer with the number 1."
-TRIED = 20  # answers without a number before the teacher is given up
+TRIED = 20  # answers without a number, or without text, before the model is given up
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)?")
 
 
@@ -81,6 +81,7 @@ class ChatModel:
         self._type = generator["type"]
         self._prompt, self._price = prompt, price
         self._cache = Path(cache) if cache is not None else None
+        self._answered = self._empty = 0
 
     @property
     def key(self) -> str:
@@ -112,11 +113,13 @@ class ChatModel:
         """
         Ask each prompt once: numbers of what was asked, in any order, with the answers.
 
-        What was given before an error is kept, and so is what was refused.
+        What was given before an error is kept, and so is what was refused. An answer without text is not: the next run
+        asks again.
 
         :raises TeacherError:
-            If the component fails, after its retries.
+            If the component fails, after its retries, or its first answers are all without text.
         """
+        before, empty_before = self._answered, self._empty
         numbers: dict[str, list[int]] = {}
         for number, places in enumerate(asked):
             numbers.setdefault(self.fill(places), []).append(number)
@@ -128,6 +131,7 @@ class ChatModel:
             try:
                 for prompt, answer in self._components.each(self._answer, self._unknown(numbers, kept), probe=PROBE):
                     self._keep(prompt, answer)
+                    self._count(answer)
                     yield from ((number, answer) for number in numbers[prompt])
             except TeacherError as error:
                 if self._cache is None:
@@ -135,6 +139,22 @@ class ChatModel:
                 count = len(self._kept())
                 msg = f"{error} Kept: {count} answers in {self._cache}; the same command goes on from there."
                 raise TeacherError(msg) from error
+        if empty := self._empty - empty_before:
+            again = "" if self._cache is None else "; the next run asks for them again"
+            answers = self._answered - before
+            logger.warning("%s gave no text in %d of %d answers%s.", self._type, empty, answers, again)
+
+    def _count(self, answer: str | Refusal) -> None:
+        if isinstance(answer, Refusal):
+            return
+        self._answered += 1
+        self._empty += not answer.strip()
+        if self._empty == self._answered == TRIED:
+            msg = (
+                f"{self._type} gave no text in its first {TRIED} answers. Change the prompt, or raise what limits the "
+                "length of its answers."
+            )
+            raise TeacherError(msg)
 
     @contextmanager
     def _only_writer(self) -> Iterator[None]:
@@ -151,6 +171,8 @@ class ChatModel:
         if isinstance(answer, Refusal):
             line = [self._name(prompt), None, answer.cause]
             logger.warning("%s refuses %r, which is passed over: %s", self._type, prompt[-80:], answer.cause)
+        elif not answer.strip():  # a passing fault, maybe
+            return
         if self._cache is not None:
             append_line(self._cache, line)
 
@@ -189,7 +211,7 @@ class ChatModel:
                 raise RecipeError(msg)
             with suppress(ValueError, TypeError, LookupError):  # spoilt, or cut by a kill
                 name, answer, *cause = json.loads(line)
-                if isinstance(answer, str) or cause:
+                if cause or (isinstance(answer, str) and answer.strip()):  # earlier versions kept those without text
                     kept[name] = answer if isinstance(answer, str) else Refusal(str(cause[0]))
         return kept
 
