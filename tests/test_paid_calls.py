@@ -48,7 +48,7 @@ from retort.trainers.roles import EncodedPart, ModelInfo, StepContext
 from retort.trainers.run import run_recipe
 from retort.trainers.runtime.errors import CacheError, RecipeError, TeacherError
 from retort.trainers.search import search_vectors
-from retort.trainers.teachers import calls, haystack, vector_cache
+from retort.trainers.teachers import calls, embedder, haystack, vector_cache
 from retort.trainers.teachers.cache_folder import SetAside
 from retort.trainers.teachers.calls import limited_calls
 from retort.trainers.teachers.chat_generator import ChatGeneratorTeacher
@@ -462,6 +462,7 @@ class TestMalformed:
             ([0.5, [1.0]], "no list of numbers"),
             (None, "no embedding"),
             ({"a": 1}, "no list of numbers"),
+            ([0.0] * DIM, "a vector of zeros"),
         ],
     )
     def test_one_or_all(self, tmp_path, embedding, message):
@@ -485,6 +486,9 @@ class TestMalformed:
                 filled(teacher(server.url), tmp_path / "all", store)
             assert "\n" not in str(failure.value)
         assert not list((tmp_path / "all").rglob("refused.jsonl"))
+
+    def test_a_blank_text_may_have_zeros(self):
+        assert not isinstance(embedder._vector(" ", [0.0, 0.0]), calls.Refusal)
 
     @pytest.mark.parametrize(
         ("documents", "message"),

@@ -148,7 +148,7 @@ class Embedders:
 
         One text whose vector is missing or malformed may be at fault itself; where all are, it is not the texts.
         """
-        vectors = [_vector(answer) for answer in answers]
+        vectors = [_vector(text, answer) for text, answer in zip(texts, answers, strict=True)]
         wrong = [one for one in vectors if isinstance(one, Refusal)]
         if len(wrong) < len(texts):
             dims = {len(one) for one in vectors if not isinstance(one, Refusal)}
@@ -255,8 +255,8 @@ class EmbedderTeacher(Embedders, Teacher):
         return self.named_dim or self.encode(["dimension"], "query").shape[1]
 
 
-def _vector(answer: Any) -> np.ndarray | Refusal:
-    """Read a vector as it came."""
+def _vector(text: str, answer: Any) -> np.ndarray | Refusal:
+    """Read a vector as it came; none but that of a blank text may be of zeros."""
     if answer is None:
         return Refusal("it gave no embedding.")
     try:
@@ -265,4 +265,6 @@ def _vector(answer: Any) -> np.ndarray | Refusal:
         return Refusal(f"it gave no list of numbers: {str(answer)[:80]}")
     if vector.ndim != 1 or not len(vector):
         return Refusal(f"it gave an embedding of shape {list(vector.shape)}.")
-    return vector if np.isfinite(vector).all() else Refusal("it gave an embedding with numbers that are not finite.")
+    if not np.isfinite(vector).all():
+        return Refusal("it gave an embedding with numbers that are not finite.")
+    return vector if vector.any() or not text.strip() else Refusal("it gave a vector of zeros.")
