@@ -395,7 +395,7 @@ class TestKept:
             assert np.isnan(found).all(axis=1).tolist() == [i == 5 for i in range(12)]
             asked = len(server.requests)
             server.answer = lambda _: error(500, "inference failed")
-            with pytest.raises(TeacherError, match="all is refused, .*inference failed"):
+            with pytest.raises(TeacherError, match="all is refused, 'text' as well: .*inference failed"):
                 filled(teacher(server.url, options={"retries": 1}), tmp_path / "all", store)
             assert len(server.requests) == asked + 4  # twice, and twice the harmless text
         assert not list((tmp_path / "all").rglob("refused.jsonl"))
@@ -495,6 +495,10 @@ class TestMalformed:
         [
             (lambda _: None, r"CloudEmbedder answered 32 documents, from .* no list of Document as documents: None"),
             (lambda own: [d.to_dict() for d in own], "no list of Document as documents"),
+            (
+                lambda own: [Document(content=d.content, embedding=[1.0]) for d in own],
+                r"answered 32 documents, from .* with other documents than it was given: .* must keep each document's id",
+            ),
         ],
     )
     def test_answers_of_another_kind(self, tmp_path, monkeypatch, documents, message):

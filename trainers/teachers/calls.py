@@ -169,6 +169,7 @@ class Caller:
         items: Iterable[Item],
         *,
         probe: Item,
+        probe_name: str = "a harmless text",
         divide: Callable[[Item], list[Item]] = lambda _: [],
     ) -> Iterator[tuple[Item, Answer | Refusal]]:
         """
@@ -184,6 +185,8 @@ class Caller:
         :param probe:
             An item that nobody can refuse for its content. It is asked for after each refusal: where it is refused as
             well, no item is at fault.
+        :param probe_name:
+            What messages call it.
         :param divide:
             Cuts an item that was refused into smaller ones, to find what is at fault; none: it is small enough.
         :returns:
@@ -223,7 +226,7 @@ class Caller:
                         if isinstance(answer, Refusal):
                             parts = divide(item)
                             if answer.doubtful or not parts:
-                                self._confirm(call, probe, stop)
+                                self._confirm(call, probe, probe_name, stop)
                             if parts:
                                 todo.extendleft(reversed(parts))
                                 continue
@@ -237,10 +240,10 @@ class Caller:
         if failure is not None:
             raise failure
 
-    def _confirm(self, call: Callable[[Item], Answer | Refusal], probe: Item, stop: threading.Event) -> None:
+    def _confirm(self, call: Callable[[Item], Answer | Refusal], probe: Item, name: str, stop: threading.Event) -> None:
         answer = self._once(call, probe, stop)
         if isinstance(answer, Refusal):
-            msg = f"all is refused, {str(probe)[:80]!r} as well: {answer.cause}"
+            msg = f"all is refused, {name} as well: {answer.cause}"
             raise TeacherError(msg)
 
     def _once(self, call: Callable[[Item], Answer | Refusal], item: Item, stop: threading.Event) -> Answer | Refusal:

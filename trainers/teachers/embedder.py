@@ -107,7 +107,8 @@ class Embedders:
             return [] if len(rows) == 1 else [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
 
         calls = [list(range(start, min(start + size, len(texts)))) for start in range(0, len(texts), size)]
-        for rows, answer in self._components.each(ask, calls, probe=[-1], divide=halves):
+        name = "another image" if images else repr(PROBE)
+        for rows, answer in self._components.each(ask, calls, probe=[-1], probe_name=name, divide=halves):
             outcomes = dict(zip(rows, [answer] if isinstance(answer, Refusal) else answer, strict=True))
             vectors = {row: one for row, one in outcomes.items() if not isinstance(one, Refusal)}
             refused = {row: one.cause for row, one in outcomes.items() if isinstance(one, Refusal)}
@@ -140,6 +141,12 @@ class Embedders:
         question = f"{len(texts)} documents, from {texts[0][:80]!r} on"
         found = self._components.answer("document", "documents", question, documents=documents)
         vectors = {d.id: d.embedding for d in found}
+        if found and vectors.keys().isdisjoint(d.id for d in documents):
+            msg = (
+                f"{self._type('document')} answered {question} with other documents than it was given: their ids are "
+                f"{', '.join(list(vectors)[:3])}. It must keep each document's id."
+            )
+            raise TeacherError(msg)
         return [vectors.get(d.id) for d in documents]
 
     def _checked(self, texts: list[str], answers: list[Any], side: Side) -> list[np.ndarray | Refusal] | Refusal:
