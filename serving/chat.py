@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Iterator
-from typing import Any
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException
 from hayhooks import BasePipelineWrapper, async_streaming_generator, get_last_user_message
 
 from retort.serving.app import MOST, read_filters, refused, run_in_thread, serving
 
+if TYPE_CHECKING:
+    from haystack import Pipeline
+
 logger = logging.getLogger(__name__)
 
 NO_MODEL = "The language model broke off; the server's log says why."
+NO_TEXT = "The language model gave no text."
 NO_ANSWER = "The documents do not seem to answer this."
 NO_IMAGE = "There is no such image."
 IMAGES = 10  # that are listed, if nobody says how many
@@ -49,16 +54,41 @@ class Chat(BasePipelineWrapper):
             retriever = {"filters": filters, "top_k": top_k}
             inputs = {"embedder": {"text": question}, "retriever": retriever, "template": {"query": question}}
             if body.get("stream"):
-                return await begun(async_streaming_generator(pipeline=self.pipeline, pipeline_run_args=inputs))
+                return await begun(streamed(self.pipeline, inputs))
             try:
-                found = await self.pipeline.run_async(inputs)
+                return _reply(await self.pipeline.run_async(inputs))
             except Exception as error:
                 raise _failed(error) from error
-            return str(found["generator"]["replies"][0].text)
         top = {} if top_k is None else {"top_k": top_k}
         events = await run_in_thread(lambda: list(serving().engine.answer(question, filters=filters, **top)))
         pieces = list(_images(events, top_k or IMAGES) if events[0].get("images") else _pieces(events))
         return _spoken(pieces) if body.get("stream") else "".join(pieces)
+
+
+async def streamed(pipeline: Pipeline, inputs: dict[str, Any]) -> AsyncGenerator[Any, None]:
+    """
+    Stream a language model's answer; one that is not streamed comes as one piece.
+
+    :raises HTTPException:
+        If it has no text (502).
+    """
+    if "streaming_callback" not in pipeline.inputs(include_components_with_connected_inputs=True)["generator"]:
+        yield _reply(await pipeline.run_async(inputs))
+        return
+    outputs: list[dict[str, Any]] = []
+    pieces = async_streaming_generator(
+        pipeline=pipeline,
+        pipeline_run_args=inputs,
+        on_pipeline_end=outputs.append,
+        allow_sync_streaming_callbacks=True,
+    )
+    has_text = False
+    async with aclosing(pieces):
+        async for piece in pieces:
+            has_text = has_text or bool(getattr(piece, "content", piece))
+            yield piece
+    if not has_text:
+        yield _reply(outputs[0])
 
 
 async def begun(pieces: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
@@ -84,8 +114,18 @@ async def begun(pieces: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
     return all_of_them()
 
 
+def _reply(outputs: dict[str, Any]) -> str:
+    """Return the first reply that has text: a tool call has none."""
+    text = next((reply.text for reply in outputs["generator"]["replies"] if reply.text), None)
+    if text is None:
+        raise HTTPException(502, NO_TEXT)
+    return str(text)
+
+
 def _failed(error: Exception) -> HTTPException:
     logger.error("The language model or what it reads failed.", exc_info=error)
+    if isinstance(error, HTTPException):
+        return error
     return refused(error) or HTTPException(502, NO_MODEL)
 
 

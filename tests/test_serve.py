@@ -20,6 +20,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from haystack import Pipeline, component
+from haystack.dataclasses import ChatMessage, StreamingChunk, ToolCall
 from haystack.errors import FilterError
 from tiny import MINILM, write_jsonl
 
@@ -703,6 +705,95 @@ class TestStreams:
             return [piece async for piece in await begun(self.pieces("a", "b"))]
 
         assert in_a_thread(said()) == ["a", "b", f"\n\n{NO_MODEL}"]
+
+
+@component
+class Asking:
+    """In the place of embedder, retriever and template."""
+
+    @component.output_types(prompt=list[ChatMessage])
+    def run(self, text: str = "", query: str = "", filters: dict | None = None, top_k: int | None = None):
+        return {"prompt": [ChatMessage.from_user(query)]}
+
+
+class Replying:
+    """A chat generator."""
+
+    def __init__(self, *texts):
+        self.replies = [ChatMessage.from_assistant(text, tool_calls=[ToolCall("t", {})]) for text in texts]
+
+
+@component
+class Whole(Replying):
+    """It cannot stream."""
+
+    @component.output_types(replies=list[ChatMessage])
+    def run(self, messages: list[ChatMessage]):
+        assert messages[0].text == QUESTION
+        return {"replies": self.replies}
+
+
+@component
+class Silent(Replying):
+    """It could stream, and does not."""
+
+    @component.output_types(replies=list[ChatMessage])
+    def run(self, messages: list[ChatMessage], streaming_callback=None):
+        return {"replies": self.replies}
+
+    @component.output_types(replies=list[ChatMessage])
+    async def run_async(self, messages: list[ChatMessage], streaming_callback=None):
+        return self.run(messages, streaming_callback)
+
+
+@component
+class InStep(Replying):
+    """It streams, but not asynchronously."""
+
+    @component.output_types(replies=list[ChatMessage])
+    def run(self, messages: list[ChatMessage], streaming_callback=None):
+        for word in (self.replies[0].text or "").split(" ") if streaming_callback and self.replies else ():
+            streaming_callback(StreamingChunk(f"{word} " if word else ""))
+        return {"replies": self.replies}
+
+
+class TestReplies:
+    """A language model's answers, whole and as a stream."""
+
+    @pytest.fixture
+    def said(self):
+        from starlette.testclient import TestClient
+
+        from retort.serving.app import Serving, create_app
+
+        def said(generator, *, stream):
+            pipeline = Pipeline()
+            for name in ("embedder", "retriever", "template"):
+                pipeline.add_component(name, Asking())
+            pipeline.add_component("generator", generator)
+            pipeline.connect("template.prompt", "generator.messages")
+            body = {"model": "chat", "messages": [{"role": "user", "content": QUESTION}], "stream": stream}
+            client = TestClient(create_app(Serving(None, rag=pipeline)))
+            answer = client.post("/v1/chat/completions", json=body)
+            if not stream or not answer.is_success:
+                found = answer.json()
+                return found["error"]["message"] if "error" in found else found["choices"][0]["message"]["content"]
+            chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+            return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+
+        return said
+
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize("kind", [Whole, Silent, InStep])
+    def test_an_answer(self, said, kind, stream):
+        assert said(kind("the fountain"), stream=stream).strip() == "the fountain"
+        assert said(kind(None, "the fountain"), stream=stream) == "the fountain"
+
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize("kind", [Whole, Silent, InStep])
+    @pytest.mark.parametrize("texts", [[], [None], [""]])
+    def test_no_text(self, said, kind, texts, stream):
+        assert said(kind(*texts), stream=stream).strip() == "The language model gave no text."
 
 
 class TestTiny:
