@@ -38,7 +38,7 @@ from haystack_integrations.components.retrievers.retort import SpaceMismatchErro
 from retort.pipelines.filters import check_filters, parse_filters
 from retort.pipelines.load import is_url, pipeline_yaml
 from retort.serving.engine import Engine
-from retort.serving.limits import CHATS, SECURITY, Guards, refusal
+from retort.serving.limits import CHATS, HIDDEN, SECURITY, Guards, refusal
 from retort.serving.previews import Preview, preview_of
 from retort.students import DamagedFileError, ExportError, ManifestError, PrecisionError, RemoteCodeError
 from retort.students.extras import missing
@@ -232,6 +232,14 @@ def create_app(
             settings.cors_allow_origins = []  # a site that is open beside it must not read the documents
         app = create_hayhooks()
     app.title = "retort"
+    schema = app.openapi
+
+    def published() -> dict[str, Any]:
+        whole = schema()
+        whole["paths"] = {path: one for path, one in whole["paths"].items() if not path.startswith(HIDDEN)}
+        return whole
+
+    app.openapi = published  # type: ignore[method-assign]
 
     policy = {"content-security-policy": POLICY, **{k.decode(): v.decode() for k, v in SECURITY}}
 

@@ -16,8 +16,9 @@ from typing import Any
 from retort.serving.strict_json import parse
 
 OPEN = ("/", "/page/app.css", "/page/app.js", "/health", "/ready", "/settings")
-# Hayhooks draws pipelines by a service on the internet, and leaves a file open for each; files it takes and drops.
-HIDDEN = ("/draw", "/v1/files", "/files", "/traces")
+# Hayhooks draws pipelines by a service on the internet, and leaves a file open for each; files it takes and drops;
+# nothing here answers OpenAI's newer responses.
+HIDDEN = ("/draw", "/v1/files", "/files", "/traces", "/v1/responses", "/responses")
 CHATS = ("/v1/chat/completions", "/chat/completions")
 SECURITY = [
     (b"x-content-type-options", b"nosniff"),

@@ -26,6 +26,7 @@ from haystack.errors import FilterError
 from tiny import MINILM, write_jsonl
 
 from retort.cli import main
+from retort.serving.limits import HIDDEN
 from retort.students.files import resolve_model
 from retort.workflows import index_documents
 
@@ -666,6 +667,13 @@ class TestFailing:
         for question, status in (("filter", 422), ("export", 503)):
             said = client.post(f"/{name}/run", json={"query": question})
             assert (said.status_code, said.json()["detail"]) == (status, SECRET)
+
+    def test_what_is_not_answered_is_not_published(self, client):
+        published = client.get("/openapi.json").json()["paths"]
+        assert "/v1/chat/completions" in published
+        assert not [path for path in published if "responses" in path or path.startswith(HIDDEN)]
+        for path in ("/v1/responses", "/responses"):
+            assert client.post(path, json={"model": "chat", "input": QUESTION}).status_code == 404
 
     def test_nor_in_a_chat(self, client):
         for stream in (False, True):
