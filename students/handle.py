@@ -50,6 +50,10 @@ class StudentHandle(Generic[Loaded]):
         self._options = options
         self._student: Loaded | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy no model: a copy takes the shared one when it is first asked."""
+        return vars(self) | {"_student": None}
+
     @property
     def student(self) -> Loaded:
         """The student; loads it if need be."""

@@ -4,6 +4,7 @@
 import asyncio
 import copy
 import logging
+import pickle
 import threading
 
 import numpy as np
@@ -460,6 +461,22 @@ class TestTogether:
         assert len(second.run(question)["retriever"]["documents"]) == 5
         for pipeline in (first, second, writing):
             pipeline.close()
+
+    def test_copies_of_a_pipeline_that_has_run(self, tiny_student, tmp_path):
+        store = index(tmp_path / "index", tiny_student)
+        pipeline, question = self.asking(tiny_student, tmp_path / "index"), {"embedder": {"text": "the ship"}}
+        found = pipeline.run(question)["retriever"]["documents"]
+        copies = [copy.deepcopy(pipeline), pickle.loads(pickle.dumps(pipeline)), pipeline]  # noqa: S301
+        for each in copies:
+            assert each.run(question)["retriever"]["documents"] == found
+        for each in copies:
+            each.close()
+        ranker = StudentRanker(model=tiny_student)
+        ranker._handle._student = threading.Lock()  # as a session of onnxruntime, it cannot be copied
+        assert copy.deepcopy(ranker)._handle._student is None
+        writing = pickle.loads(pickle.dumps(store))  # noqa: S301
+        writing.delete_documents(["1"])
+        assert store.count_documents() == copy.deepcopy(store).count_documents() == 2
 
     def test_two_stores_in_one_pipeline(self, tiny_student, tmp_path):
         stores = [index(tmp_path / name, tiny_student) for name in ("a", "b")]

@@ -9,8 +9,10 @@ and against a real server if there is one. The stand-in shows what is sent; only
 """
 
 import asyncio
+import copy
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -476,6 +478,14 @@ class TestRetriever:
         assert hits(retriever.run(**query)) == expected
         assert asyncio.run(ask_and_close()) == expected
         assert hits(retriever.run(**query)) == expected
+
+    def test_copies_of_one_that_has_run(self, collection, store, query):
+        retriever = StudentRetriever(document_store=store_at(collection))
+        expected = hits(retriever.run(**query))
+        assert hits(asyncio.run(retriever.run_async(**query))) == expected
+        for each in (copy.deepcopy(retriever), pickle.loads(pickle.dumps(retriever)), retriever):  # noqa: S301
+            assert hits(each.run(**query)) == expected
+            each.close()
 
     def test_another_space_is_refused(self, store, other_student, tiny_student):
         wrong = StudentTextEmbedder(model=other_student).run(text="the ship")

@@ -185,6 +185,12 @@ class QdrantEdgeDocumentStore:
 
     # The index
 
+    def __getstate__(self) -> dict[str, Any]:
+        """
+        Copy no open index: a copy opens it when it is used.
+        """
+        return vars(self) | {"_shard": None}
+
     def close(self) -> None:
         """
         Give the index back. The last store of the process to do so optimises it and lets other processes open it.

@@ -93,6 +93,10 @@ class ServerIndex:
         self._async_clients: dict[asyncio.AbstractEventLoop, AsyncQdrantClient] = {}  # connections belong to a loop
         self._vectors: _Vectors | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy no open client: a copy opens its own."""
+        return type(self), (self.store,)
+
     @property
     def address(self) -> str:
         """Where the collection is; for a server its URL, as `retort index --store` takes it."""
