@@ -14,7 +14,6 @@ import tempfile
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -614,8 +613,39 @@ class TestDamaged:
             store.search([1.0] * 8)
         store.close()
 
+    def test_one_that_was_replaced_is_not_called_damaged(self, store, path):
+        store.write_documents(documents(3))
+        with pytest.raises(DocumentStoreError) as refused, store._use():
+            QdrantEdgeDocumentStore(path, recreate_index=True).write_documents(documents(1))
+            raise Exception(path)
+        assert "delete it" not in str(refused.value)
+
+
+EVERYTHING = {"field": "meta.n", "operator": ">=", "value": 0}
+
 
 class TestRecreateIndex:
+    @pytest.mark.parametrize("dim", [None, 8, 6])
+    def test_within_a_search(self, store, monkeypatch, dim):
+        """Of another thread: the search sees the index as it is then."""
+        store.write_documents(documents(3))
+        made = qdrant_edge_document_store._dense_query
+
+        def interrupted(*arguments):
+            monkeypatch.undo()
+            query = made(*arguments)
+            store.delete_all_documents(recreate_index=True)
+            if dim:
+                store.write_documents(documents(1, dim=dim, start=9))
+            return query
+
+        monkeypatch.setattr(qdrant_edge_document_store, "_dense_query", interrupted)
+        if dim == 6:
+            with pytest.raises(DocumentStoreError, match="holds embeddings of 6 dimensions"):
+                store.search([1.0] * 8)
+        else:
+            assert [d.id for d in store.search([1.0] * 8)] == (["d00009"] if dim else [])
+
     def test_by_two_threads_at_once(self, path, monkeypatch):
         """The second empties nothing that the first has written."""
         store = QdrantEdgeDocumentStore(path, recreate_index=True)
@@ -635,16 +665,23 @@ class TestRecreateIndex:
         assert sorted(d.id for d in store.filter_documents()) == ["d00007", "d00009"]
         store.close()
 
-    @pytest.mark.parametrize("update", [False, True])
-    def test_another_store_writes_meanwhile(self, path, monkeypatch, update):
+    @pytest.mark.parametrize(
+        ("call", "expected"),
+        [
+            (lambda store: store.write_documents(documents(1, start=7)), {"d00007": None, "d00009": None}),
+            (lambda store: store.update_by_filter(EVERYTHING, {"seen": True}), {"d00009": True}),
+            (lambda store: store.delete_documents(["d00009"]), {}),
+            (lambda store: store.delete_all_documents(), {}),
+            (lambda store: store.delete_all_documents(recreate_index=True), {}),
+            (lambda store: store.optimize(), {"d00009": None}),
+        ],
+    )
+    def test_another_store_writes_meanwhile(self, path, monkeypatch, call, expected):
         """It waits for the index, and finds the new one."""
         first, store = QdrantEdgeDocumentStore(path), QdrantEdgeDocumentStore(path, recreate_index=True)
         first.write_documents(documents(3))
         replaced = shared_shard.replace_folder
-        everything = {"field": "meta.n", "operator": ">=", "value": 0}
-        call = partial(first.update_by_filter, everything, {"seen": True})
-        call = call if update else partial(first.write_documents, documents(1, start=7))
-        other = threading.Thread(target=call, daemon=True)
+        other = threading.Thread(target=call, args=(first,), daemon=True)
 
         @contextlib.contextmanager
         def interrupted(*arguments):
@@ -657,7 +694,7 @@ class TestRecreateIndex:
         store.write_documents(documents(1, start=9))
         other.join(10)
         found = {d.id: d.meta.get("seen") for d in store.filter_documents()}
-        assert found == ({"d00009": True} if update else {"d00007": None, "d00009": None})
+        assert found == expected
         first.close()
         store.close()
 

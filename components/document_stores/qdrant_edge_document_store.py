@@ -49,6 +49,7 @@ from .shared_shard import (
     acquire,
     create_index,
     in_call,
+    is_of_engine,
     release,
     replace_index,
     require_room,
@@ -212,7 +213,7 @@ class QdrantEdgeDocumentStore:
         """
         Build what is missing of the search graph now, and flush what was written to the disk.
         """
-        with self._use() as shard:
+        with self._writing() as shard:
             if shard:
                 shard.optimize()
 
@@ -265,13 +266,19 @@ class QdrantEdgeDocumentStore:
                 yield shard
 
     @contextmanager
-    def _use_or_create(self) -> Iterator[SharedShard]:
+    def _writing(self) -> Iterator[SharedShard | None]:
+        """
+        Open the index for a call during which no other thread writes; yield `None` where there is none.
+        """
         while True:
             with self._use() as shard:
-                if shard is not None:
-                    yield shard
+                if shard is None:
+                    yield None
                     return
-            create_index(self.path, self.quantization)
+                with shard.lock:
+                    if shard.is_current():  # else another store replaced it meanwhile
+                        yield shard
+                        return
 
     # Writing
 
@@ -343,9 +350,10 @@ class QdrantEdgeDocumentStore:
             if written is not None:
                 return written
         while True:
-            with self._use_or_create() as shard, shard.lock:
-                if shard.is_current():  # else another store replaced it meanwhile
+            with self._writing() as shard:
+                if shard:
                     return self._write(shard, documents, policy)
+            create_index(self.path, self.quantization)
 
     async def write_documents_async(
         self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE
@@ -390,7 +398,7 @@ class QdrantEdgeDocumentStore:
         :param document_ids:
             The ids.
         """
-        with self._use() as shard:
+        with self._writing() as shard:
             if shard:
                 shard.update(UpdateOperation.delete_points([point_id(document_id) for document_id in document_ids]))
 
@@ -410,7 +418,7 @@ class QdrantEdgeDocumentStore:
         :param recreate_index:
             Whether to forget the dimension of the embeddings too, so that those of another model can be written.
         """
-        with self._use() as shard:
+        with self._writing() as shard:
             if shard:
                 shard.clear(recreate_index=recreate_index)
 
@@ -495,22 +503,18 @@ class QdrantEdgeDocumentStore:
         if not filters:
             msg = "No filters are given, which would be all documents. For those, call delete_all_documents()."
             raise FilterError(msg)
-        while True:
-            with self._use() as shard:
-                if shard is None:
-                    return 0
-                with shard.lock:
-                    if not shard.is_current():  # another store replaced it meanwhile
-                        continue
-                    ids, room = [], 0
-                    for record in self._records(filters, with_payload=size is not None):
-                        ids.append(record.id)
-                        room += size(record) if size else 0
-                    if room:
-                        require_room(shard.path, ROOM_TO_WRITE + room)
-                    if ids:
-                        shard.update(operation(ids))
-                return len(ids)
+        with self._writing() as shard:
+            if shard is None:
+                return 0
+            ids, room = [], 0
+            for record in self._records(filters, with_payload=size is not None):
+                ids.append(record.id)
+                room += size(record) if size else 0
+            if room:
+                require_room(shard.path, ROOM_TO_WRITE + room)
+            if ids:
+                shard.update(operation(ids))
+            return len(ids)
 
     # Reading
 
@@ -642,15 +646,16 @@ class QdrantEdgeDocumentStore:
             msg = f"top_k must be positive, got {top_k}"
             raise ValueError(msg)
         condition, check = convert_filters(filters)
-        with self._use() as shard:
+
+        def found(shard: SharedShard | None) -> list[Document]:
             if shard is None:
                 msg = (
                     f"There is no index at {self.path}. Build it with: "
                     f"retort index STUDENT --documents DIR --store {self.path}"
                 )
                 raise DocumentStoreError(msg)
-            sparse = isinstance(query_embedding, SparseEmbedding)
-            if not sparse and shard.embedding_dim is None:
+            sparse, dim = isinstance(query_embedding, SparseEmbedding), shard.embedding_dim
+            if not sparse and dim is None:
                 if shard.count() == 0:
                     return []
                 msg = (
@@ -670,7 +675,7 @@ class QdrantEdgeDocumentStore:
                 QueryRequest,
                 query=_sparse_query(query_embedding)
                 if sparse
-                else _dense_query(query_embedding, shard, self.similarity),
+                else _dense_query(query_embedding, dim, shard.path, self.similarity),
                 filter=condition,
                 params=SearchParams(hnsw_ef=hnsw_ef, exact=bool(exact), quantization=quantized),
                 with_payload=True,
@@ -688,9 +693,18 @@ class QdrantEdgeDocumentStore:
                 # Look further while the filter's check leaves too few, or while equal scores straddle the end.
                 tied = len(hits) > top_k and hits[top_k - 1].score == hits[top_k].score and limit < _TIE_WINDOW
                 if len(points) < limit or (len(hits) > top_k and not tied):
-                    break
+                    return hits
                 limit *= 4
 
+        try:
+            with self._use() as shard:
+                hits = found(shard)
+        except DocumentStoreError as error:
+            if not is_of_engine(error.__cause__):
+                raise
+            # Another thread may have changed or replaced the index within the call. Look again while nobody can.
+            with self._writing() as shard:
+                hits = found(shard)
         ranked = sorted(((hit.score or 0.0, hit) for hit in hits), key=lambda pair: (-pair[0], pair[1].id))[:top_k]
         return [hit for score, hit in ranked if score_threshold is None or score >= score_threshold]
 
@@ -962,12 +976,12 @@ class QdrantEdgeDocumentStore:
             yield (record.payload or {})["meta"]
 
 
-def _dense_query(query_embedding: Any, shard: SharedShard, similarity: str) -> Query:
+def _dense_query(query_embedding: Any, dim: int | None, path: str, similarity: str) -> Query:
     vector = np.asarray(query_embedding, dtype=float)
-    if vector.shape != (shard.embedding_dim,):
+    if vector.shape != (dim,):
         msg = (
-            f"The query embedding has the shape {vector.shape}, but the index at {shard.path} holds embeddings of "
-            f"{shard.embedding_dim} dimensions. Was it built with another model?"
+            f"The query embedding has the shape {vector.shape}, but the index at {path} holds embeddings of "
+            f"{dim} dimensions. Was it built with another model?"
         )
         raise DocumentStoreError(msg)
     vector = np.asarray(as_compared(vector, similarity), dtype=np.float32)

@@ -490,9 +490,9 @@ def in_call(shard: SharedShard) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not _is_of_engine(error):
+        if not is_of_engine(error):
             raise
-        with _clear_errors(f"use the index at {shard.path}", _IF_DAMAGED):
+        with _clear_errors(f"use the index at {shard.path}", _IF_DAMAGED if shard.is_current() else ""):
             raise
     finally:
         with OPEN_LOCK:
@@ -583,7 +583,7 @@ def _clear_errors(doing: str, else_mend: str = "") -> Iterator[None]:
     except DocumentStoreError:
         raise
     except BaseException as error:
-        if not isinstance(error, Exception) and not _is_of_engine(error):
+        if not isinstance(error, Exception) and not is_of_engine(error):
             raise
         code = re.search(r"os error (\d+)|\[Errno (\d+)\]", str(error))
         number = int(code[1] or code[2]) if code else None
@@ -595,7 +595,7 @@ def _clear_errors(doing: str, else_mend: str = "") -> Iterator[None]:
         raise DocumentStoreError(msg) from error
 
 
-def _is_of_engine(error: BaseException) -> bool:
+def is_of_engine(error: BaseException | None) -> bool:
     """Tell the engine's errors: plain exceptions, and panics, which are none and cannot be imported."""
     return type(error) is Exception or type(error).__name__ == "PanicException"
 
