@@ -19,6 +19,7 @@ import numpy as np
 
 from retort.students.images import ImageError, image_rows, of_images, open_image
 from retort.students.layers import captured, evaluating, layers_of
+from retort.students.long_texts import heads
 from retort.students.pieces import PIECES, piece_encoder
 from retort.students.towers import SIDES, Side, max_tokens, prompt_for, reads_images, route
 
@@ -36,6 +37,7 @@ CPU_TOKENS = 1024  # small chunks stay in cache; 8 texts of 128 tokens beat 32 o
 CPU_TRAINING_TOKENS = 2048  # 1024 and 4096 took 1.1 and 1.4 times as long a step in bf16
 GPU_TOKENS = 32768
 VECTORS = "vectors"  # among what `encode_parts` gives
+LONG = 5000  # characters of a text that is worth being cut before it is read
 TOKENISED = 4096  # texts at once; what a tokenizer gives takes some 30 KB a passage
 
 
@@ -54,19 +56,50 @@ def token_counts(model: BaseModel, texts: Texts, side: Side, prompt: str | None 
     :returns:
         `[n]` integers; of images how many patches each is cut into.
     """
+    return read_texts(model, texts, side, prompt)[1]
+
+
+def read_texts(
+    model: BaseModel, texts: Texts, side: Side, prompt: str | None = None
+) -> tuple[Sequence[Any], np.ndarray]:
+    """
+    Cut long texts behind what the model reads of them, and count the tokens of all; parameters as of `token_counts`.
+
+    :returns:
+        `n` texts, or what else came, of which the model reads the same tokens; and their `token_counts`.
+    """
     if of_images(texts):
-        return np.full(len(texts), image_patches(route(model, side, "image")[0]), dtype=np.int64)
-    tokenizer = getattr(route(model, side, "text")[0], "tokenizer", None)
+        return texts, np.full(len(texts), image_patches(route(model, side, "image")[0]), dtype=np.int64)
+    first = route(model, side, "text")[0]
+    tokenizer = getattr(first, "tokenizer", None)
     if tokenizer is None or hasattr(tokenizer, "encode_batch") or holds_token_ids(texts):
-        return np.array([len(text) for text in texts], dtype=np.int64)
+        return texts, np.array([len(text) for text in texts], dtype=np.int64)
     prompt = prompt_for(model, side) if prompt is None else prompt
     limit = max_tokens(model, side)
+    whole: list[Any] = list(texts)
+    cut = heads(tokenizer, whole, limit if limit and _stops_at_limit(first, side) else None)
+    counts = _counted(tokenizer, cut, prompt, limit)
+    short = [i for i, text in enumerate(whole) if cut[i] is not text and limit is not None and counts[i] < limit]
+    if short:
+        for i in short:
+            cut[i] = whole[i]
+        counts[short] = _counted(tokenizer, [whole[i] for i in short], prompt, limit)
+    return cut, counts
+
+
+def _counted(tokenizer: Any, texts: Sequence[str], prompt: str, limit: int | None) -> np.ndarray:
     counts = np.empty(len(texts), dtype=np.int64)
     for start in range(0, len(texts), TOKENISED):
         part = [f"{prompt}{text}" for text in texts[start : start + TOKENISED]]
         ids = tokenizer(part, truncation=limit is not None, max_length=limit, verbose=False)["input_ids"]
         counts[start : start + len(part)] = [len(row) for row in ids]
     return counts
+
+
+def _stops_at_limit(first: Any, side: Side) -> bool:
+    """Tell whether a model's first module cuts texts at `max_tokens`, and puts nothing but a prompt before them."""
+    expands = side == "query" and first.query_expansion is not None
+    return not (first.processing_kwargs or expands or "message" in first.modality_config)
 
 
 def image_patches(module: Any) -> int:
@@ -303,8 +336,9 @@ def _planned(
             for chunk, part in _planned(model, own, side, budget, prompt):
                 yield rows[chunk], part
         return
-    # A single query has nothing to sort, so it is not tokenised twice.
-    counts = np.zeros(1, dtype=np.int64) if len(texts) == 1 else token_counts(model, texts, side, prompt)
+    counts = np.zeros(1, dtype=np.int64)
+    if len(texts) > 1 or len(texts[0]) > LONG:  # a single query has nothing to sort: it is not tokenised twice
+        texts, counts = read_texts(model, texts, side, prompt)
     for chunk in plan_chunks(counts, budget or default_budget(model)):
         yield chunk, [texts[i] for i in chunk]
 

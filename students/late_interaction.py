@@ -16,6 +16,7 @@ from retort.students.encoding import (
     model_inputs,
     on_device,
     plan_chunks,
+    read_texts,
     recomputed,
     token_counts,
 )
@@ -77,7 +78,8 @@ def encode_tokens(
         joined = torch.cat([*(states[n].to(vectors.dtype) for n in layers), vectors, mask], dim=-1)
         return torch.nn.functional.pad(joined, (0, 0, 0, length - joined.shape[1]))
 
-    plan = plan_chunks(token_counts(model, texts, side), budget or default_budget(model))
+    texts, counts = read_texts(model, texts, side)
+    plan = plan_chunks(counts, budget or default_budget(model))
     parts = [[texts[i] for i in chunk] for chunk in plan]
     return in_order(zip(plan, (recomputed(partial(run, p)) if recompute else run(p) for p in parts), strict=True))
 

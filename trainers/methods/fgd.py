@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from retort.students.long_texts import token_offsets
 from retort.students.segmentation import passage_spans, sentence_spans, trimmed
 from retort.trainers import losses
 from retort.trainers.batches.base import CandidateBatch
@@ -85,8 +86,7 @@ class Pieces(TextTransform):
             Its passages and its sentences, by the characters where they start and end.
         """
         if text not in self._known:
-            read = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            tokens = trimmed(text, [(start, end) for start, end in read["offset_mapping"] if end > start][: self._room])
+            tokens = trimmed(text, token_offsets(self._tokenizer, text, self._room))
             kept = text[: tokens[-1][1]] if tokens else ""
             self._known[text] = list(passage_spans(kept, self.passage_tokens, 0, tokens)), sentence_spans(kept)
         return self._known[text]
