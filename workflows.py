@@ -58,6 +58,7 @@ from retort.trainers.from_documents import (
     refuse_other_kinds,
     refuse_other_student,
     shortened,
+    trains_on_pieces,
     without_empty_pairs,
 )
 from retort.trainers.plan import plan_corpus, plan_run
@@ -215,7 +216,8 @@ def distill(
     :param split:
         What gets a vector. `passages`: each passage of a file. `documents`: each file; one that is longer than what the
         student reads has several. `auto`: documents, if the student reads more than a passage and nine of ten files
-        fit. Haystack documents and BEIR folders are taken as they are.
+        fit, or if the recipe trains on pieces of documents (FGD) and `passage_words` is None. Haystack documents and
+        BEIR folders are taken as they are.
     :param passage_words:
         Words of a passage, at most; None: 150. The student notes it, and `retort index` cuts alike.
     :param dev_share:
@@ -575,7 +577,13 @@ def _read_inputs(
         tokens = changed.student.init_parameters.get("max_tokens")
         tokens = tokens.get("document") if isinstance(tokens, dict) else tokens  # a table has one for both sides
         reading = read_source(
-            documents, words=passage_words, split=split, tokens=tokens, on_error=on_error, leave_out=out
+            documents,
+            words=passage_words,
+            split=split,
+            tokens=tokens,
+            pieces=trains_on_pieces(changed),
+            on_error=on_error,
+            leave_out=out,
         )
         folder = source_root(documents)
     else:

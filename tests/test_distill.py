@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import tiny
 import yaml
 from haystack import Document, Pipeline
 from haystack.components.generators.chat.mock import MockChatGenerator
@@ -413,6 +414,41 @@ class TestSplit:
     def test_what_is_chosen(self, split, tokens, lengths, words, reason):
         found = choose_cut(split, tokens, lengths)
         assert found.words == words and reason in found.reason
+
+    def test_recipes_that_train_on_pieces(self):
+        found = choose_cut("auto", 512, [900], pieces=True)
+        assert found.words == 365 and "trains on pieces of documents" in found.reason
+        others = [("auto", 512, 75), ("passages", 512, None), ("auto", None, None)]
+        assert [choose_cut(s, t, [900], w, pieces=True).words for s, t, w in others] == [75, 150, 150]
+
+    @pytest.mark.usefixtures("without_export")
+    def test_fgd_learns_from_documents_and_answers_with_passages(self, list_tree, tmp_path, capsys):
+        folder, text = tmp_path / "long", tiny.spec("retort.trainers.methods.fgd.Pieces", passage_tokens=9, passages=3)
+        folder.mkdir()
+        for topic, words in TOPICS.items():
+            names = words.split()
+            for i in range(6):
+                page = " ".join(f"The {names[k % 10]} is near the {names[(i + k) % 10]}." for k in range(i, i + 24))
+                (folder / f"{topic} {i}.txt").write_text(f"{topic} {names[i]}\n\n{page}")
+        list_tree["stages"][0]["steps"] = 2
+        list_tree["stages"][0]["candidates"]["text"] = text
+        list_tree["stages"][0]["objectives"] = [
+            tiny.spec("Contrastive"),
+            tiny.spec("retort.trainers.methods.fgd.PieceKL"),
+        ]
+        list_tree["student"]["init_parameters"]["max_tokens"] = {"query": 16, "document": 60}
+        (tmp_path / "fgd.yaml").write_text(yaml.safe_dump(list_tree))
+        out = tmp_path / "out"
+        distill("--documents", folder, "--out", out, "--recipe", tmp_path / "fgd.yaml", "--dev-share", "0.3")
+        assert "index: one vector a file, several of a longer one: the recipe trains on" in capsys.readouterr().out
+        assert Manifest.read(out / "student").passage_words == 42
+        main(["ask", "what is the violin near the music?", "--store", str(out / "index"), "--json"])
+        found = json.loads(capsys.readouterr().out)
+        assert len(found["documents"]) == 10 and found["answers"]
+        ids = {document["id"] for document in found["documents"]}
+        for answer in found["answers"]:
+            assert answer["document"] in ids
+            assert answer["text"] in (folder / answer["title"]).read_text()
 
     def test_passages_of_another_length(self):
         assert choose_cut("passages", 512, [], 75).words == choose_cut("auto", 160, [300], 75).words == 75

@@ -360,6 +360,15 @@ def shortened(recipe: Recipe, counts: Mapping[str, int], passes: int | None) -> 
     return _shorten(recipe, counts, passes)
 
 
+def trains_on_pieces(recipe: Recipe) -> bool:
+    """Tell whether a stage trains on pieces of documents, so that these should be long (FGD)."""
+    return any(
+        load_role(stage.candidates.text.type, "text", f"stages.{i}.candidates.text.type", recipe.allow).derives_pieces
+        for i, stage in enumerate(recipe.stages)
+        if stage.candidates and stage.candidates.text
+    )
+
+
 def _shorten(recipe: Recipe, counts: Mapping[str, int], passes: int) -> Recipe:
     for stage in recipe.stages:
         there = counts["train"] + (counts["documents"] if not stage.takes_lists else 0)

@@ -73,19 +73,23 @@ class Cut:
     reason: str = ""
 
 
-def choose_cut(split: Split, tokens: int | None, lengths: list[int], words: int | None = None) -> Cut:
+def choose_cut(
+    split: Split, tokens: int | None, lengths: list[int], words: int | None = None, *, pieces: bool = False
+) -> Cut:
     """
     Choose what gets a vector: a passage, or as much of a file as the student reads.
 
     :param split:
         `passages` and `documents` as they say. `auto`: documents, if the student reads more than a passage and nine of
-        ten files fit into that.
+        ten files fit into that, or if `pieces` and not `words`.
     :param tokens:
         How many the student reads of a document; None: that is not known.
     :param lengths:
         Words of each file.
     :param words:
         Of a passage, at most; None: `PASSAGE_WORDS`.
+    :param pieces:
+        Whether the student learns from pieces of documents.
     :raises DataError:
         If documents are wanted, and it is not known how long they may be, or `words` says it of passages.
     """
@@ -102,6 +106,9 @@ def choose_cut(split: Split, tokens: int | None, lengths: list[int], words: int 
         raise DataError(msg)
     fit = sum(length <= most for length in lengths)
     figures = f"{fit:,} of {len(lengths):,} files fit into the {tokens} tokens that the student reads"
+    if split == "auto" and pieces and most and not words:
+        why = "the recipe trains on pieces of documents (--split passages: one vector a passage)"
+        return Cut(most, f"one vector a file, several of a longer one: {why}; {figures}")
     if split == "documents" or (split == "auto" and most > passage and fit >= MOST_FIT * len(lengths)):
         return Cut(most, f"one vector a file, several of a longer one: {figures}")
     why = f": {figures}" if split == "auto" and most else ""
@@ -134,6 +141,7 @@ def read_source(
     overlap: int = OVERLAP,
     split: Split = "passages",
     tokens: int | None = None,
+    pieces: bool = False,
     on_error: OnError = "skip",
     leave_out: Path | None = None,
     may_be_blank: bool = False,
@@ -155,6 +163,8 @@ def read_source(
         Other than `passages`: what is chosen in place of `words` (see `choose_cut`).
     :param tokens:
         How many the student reads of a document, where `split` depends on it.
+    :param pieces:
+        Whether the student learns from pieces of documents, where `split` depends on it.
     :param on_error:
         What to do with a file that cannot be read or has no text, and with an empty document or a malformed record of a
         BEIR folder: `skip` it and name it with the reason in one warning at the end, or `fail` then.
@@ -206,7 +216,7 @@ def read_source(
         raise DataError(nothing_to_read(source, seen, SUFFIXES))
     tell_left_out(source, reasons, "files", on_error if documents or (result.blank and may_be_blank) else "fail")
     lengths = [len(token_spans(document.content or "")) for document in documents] if split != "passages" else []
-    result.cut = choose_cut(split, tokens, lengths, words)
+    result.cut = choose_cut(split, tokens, lengths, words, pieces=pieces)
     words, overlap = result.cut.words, min(overlap, result.cut.words // 4)
     result.documents = [passage for document in documents for passage in _passages(document, words, overlap)]
     return result
