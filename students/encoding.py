@@ -98,8 +98,9 @@ def _counted(tokenizer: Any, texts: Sequence[str], prompt: str, limit: int | Non
 
 def _stops_at_limit(first: Any, side: Side) -> bool:
     """Tell whether a model's first module cuts texts at `max_tokens`, and puts nothing but a prompt before them."""
-    expands = side == "query" and first.query_expansion is not None
-    return not (first.processing_kwargs or expands or "message" in first.modality_config)
+    expands = side == "query" and getattr(first, "query_expansion", None) is not None
+    chats = "message" in getattr(first, "modality_config", ())
+    return not (expands or chats or getattr(first, "processing_kwargs", None))
 
 
 def image_patches(module: Any) -> int:

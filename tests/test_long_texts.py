@@ -7,6 +7,8 @@ import random
 
 import pytest
 import torch
+from common_fixtures import WORDS
+from tiny import tiny_config
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -15,8 +17,6 @@ from retort.students.create import from_config
 from retort.students.encoding import encode_texts, model_inputs, read_texts, token_counts
 from retort.students.long_texts import CHARACTERS, heads
 from retort.trainers.methods import fgd
-from tests.common_fixtures import WORDS
-from tests.tiny import tiny_config
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ODD = ["\u0301", "n\u0303a", "\u200b", "\u4f60\u597d", "1 000", "...", "x" * 120, "[MASK]", "\x1c", "\ufb01x", "\u03a3"]
