@@ -13,10 +13,12 @@ import copy
 import json
 import os
 import pickle
+import random
 import re
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
@@ -432,6 +434,51 @@ class TestRetriever:
             StudentRetriever(document_store=store).run(
                 **query, filters={"field": field, "operator": operator, "value": value}
             )
+
+    def test_random_filters_find_what_they_find_in_a_folder(self, tmp_path):
+        """Booleans are numbers, and dates are equal however they are written."""
+        dice = random.Random(5)
+        fields = ["meta.a", "meta.b", "c", "content"]
+        dates = ["2024-01-01", "2024-01-01T00:00:00Z", "2023-12-31 23:00:00Z", "2024-01-01T01:00:00+01:00"]
+        dates += [datetime(2024, 1, 1, tzinfo=UTC)]
+        values = [None, True, False, 0, 1, -1, 2, 1.0, 1.5, 0.1, -0.0, 2**53, "", "word", "Word"]
+        documents = [
+            Document(
+                id=f"d{i}",
+                content=dice.choice(["2024-01-01T02:00:00+02:00", "word", ""]),
+                meta={key: dice.choice([*values, *dates[1:4]]) for key in "abc" if dice.random() < 0.8},
+                embedding=[1.0] * DIM,
+            )
+            for i in range(80)
+        ]
+        edge, memory = QdrantEdgeDocumentStore(path=str(tmp_path / "edge")), in_memory()
+        both = [StudentRetriever(document_store=store, allow_unstamped=True, top_k=100) for store in (edge, memory)]
+
+        def drawn(depth=2):
+            if depth and dice.random() < 0.3:
+                conditions = [drawn(depth - 1) for _ in range(dice.randrange(3))]
+                return {"operator": dice.choice(["AND", "OR", "NOT"]), "conditions": conditions}
+            kind, aware = dice.choice(["order", "list", "value"]), dates[1:]
+            if kind == "order":
+                value = dice.choice([*(v for v in values if not isinstance(v, str)), *aware])
+                return {"field": dice.choice(fields), "operator": dice.choice(["<", "<=", ">", ">="]), "value": value}
+            if kind == "list":
+                value = dice.choices(values + aware, k=dice.randrange(4))
+                return {"field": dice.choice(fields), "operator": dice.choice(["in", "not in"]), "value": value}
+            return {
+                "field": dice.choice(fields),
+                "operator": dice.choice(["==", "!="]),
+                "value": dice.choice([*values, *aware, "2024", "20240101"]),
+            }
+
+        for store in (edge, memory):
+            store.write_documents(documents)
+        for _ in range(300):
+            filters = drawn()
+            found = [
+                {d.id for d in each.run(query_embedding=[1.0] * DIM, filters=filters)["documents"]} for each in both
+            ]
+            assert found[0] == found[1], filters
 
     def test_numbers_that_ranges_cannot_tell_apart(self):
         """Ranges compare float64."""

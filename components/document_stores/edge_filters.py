@@ -35,7 +35,7 @@ from qdrant_edge import (
 
 from .edge_documents import as_kept
 
-_ORDER: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+ORDER: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     ">": ("gt", operator.gt),
     ">=": ("gte", operator.ge),
     "<": ("lt", operator.lt),
@@ -152,7 +152,7 @@ def _comparison(filters: dict[str, Any]) -> _Native:
         msg = f"Documents cannot be filtered by '{field}', only by id, content, blob and meta."
         raise FilterError(msg)
     path = payload_path(field)
-    if comparison in _ORDER:
+    if comparison in ORDER:
         return _ordered(path, comparison, value)
     if comparison in ("==", "!="):
         value = [value]
@@ -197,7 +197,7 @@ def _one_of(path: str | None, values: list[Any]) -> _Native:
 
 
 def _ordered(path: str | None, comparison: str, value: Any) -> _Native:
-    bound, holds = _ORDER[comparison]
+    bound, holds = ORDER[comparison]
     if value is None:  # Haystack: nothing is greater or less than None
         return _NOTHING
     if isinstance(value, Real):

@@ -5,12 +5,17 @@
 Haystack filters as filters of a Qdrant server, with the outcome that they have on a folder.
 
 qdrant-haystack's own converter drops a condition on no value (`in []` finds every document), takes `NOT` for "none of
-these", and knows neither null, floats nor names without `meta.`. Two things stay the server's: a condition on a list
-holds if it holds for any element, and a date without a time zone is UTC.
+these", and knows neither null, floats nor names without `meta.`. Three things stay the server's: a condition on a list
+holds if it holds for any element, a date without a time zone is UTC, and dates are compared if they are written as
+2024-01-31, alone or with a time of day below 24:00.
 """
 
 import math
+import operator
+import re
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -28,9 +33,9 @@ from qdrant_client.http.models import (
     Range,
 )
 
-from haystack_integrations.document_stores.retort.edge_filters import as_datetime, convert_filters, payload_path
+from haystack_integrations.document_stores.retort.edge_filters import ORDER, as_datetime, convert_filters, payload_path
 
-_ORDER = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([Tt ]|$)")  # what Haystack takes for one where it asks for equality
 _LARGEST_EXACT_INTEGER = 2**53  # ranges compare float64
 _NOBODY = HasIdCondition(has_id=[])
 
@@ -84,34 +89,38 @@ def _path(field: str) -> str:
     return path
 
 
-def _comparison(path: str, operator: str, value: Any) -> Condition:
-    if operator in _ORDER:
-        return _ordered(path, _ORDER[operator], value)
-    values = [value] if operator in ("==", "!=") else value
+def _comparison(path: str, comparison: str, value: Any) -> Condition:
+    if comparison in ORDER:
+        return _ordered(path, *ORDER[comparison], value)
+    values = [value] if comparison in ("==", "!=") else value
     texts = [one for one in values if isinstance(one, str)]
     parts: list[Condition] = [_field(path, match=MatchAny(any=texts))] if texts else []
+    moments = [as_datetime(one) for one in texts if _DATE.match(one)]
+    parts += [_at(path, moment) for moment in moments if moment is not None]
     parts += [_equal(path, one) for one in values if not isinstance(one, str)]
-    return _any_of(parts) if operator in ("==", "in") else _not(_any_of(parts))
+    return _any_of(parts) if comparison in ("==", "in") else _not(_any_of(parts))
 
 
 def _equal(path: str, value: Any) -> Condition:
     if value is None:
         return IsEmptyCondition(is_empty=PayloadField(key=path))
-    if isinstance(value, bool) or (isinstance(value, int) and abs(value) > _LARGEST_EXACT_INTEGER):
+    if isinstance(value, int) and abs(value) > _LARGEST_EXACT_INTEGER:
         return _field(path, match=MatchValue(value=value))
     if isinstance(value, Real):
-        return _field(path, range=Range(gte=_number(value), lte=_number(value)))
+        number = _finite(value)
+        return _number(path, Range(gte=number, lte=number), partial(operator.eq, value))
     if isinstance(value, datetime):
-        return _field(path, range=DatetimeRange(gte=value, lte=value))
+        return _at(path, value)
     msg = f"A Qdrant server cannot compare with {value!r}: give a text, a number, true, false or null."
     raise FilterError(msg)
 
 
-def _ordered(path: str, bound: str, value: Any) -> Condition:
+def _ordered(path: str, bound: str, holds: Callable[[Any, Any], bool], value: Any) -> Condition:
     if value is None:  # Haystack: nothing is greater or less than None
         return _NOBODY
     if isinstance(value, Real):
-        return _field(path, range=Range(**{bound: _number(value)}))
+        limits = Range(**{bound: _finite(value)})
+        return _number(path, limits, lambda flag: holds(flag, value))
     return _field(path, range=DatetimeRange(**{bound: as_datetime(value)}))
 
 
@@ -119,7 +128,17 @@ def _field(path: str, **condition: Any) -> FieldCondition:
     return FieldCondition(key=path, **condition)
 
 
-def _number(value: Any) -> float:
+def _number(path: str, limits: Range, holds: Callable[[bool], bool]) -> Condition:
+    """Build a condition on numbers; in Python, hence in Haystack, booleans are numbers too."""
+    flags: list[Condition] = [_field(path, match=MatchValue(value=flag)) for flag in (False, True) if holds(flag)]
+    return Filter(should=[_field(path, range=limits), *flags]) if flags else _field(path, range=limits)
+
+
+def _at(path: str, moment: datetime) -> Condition:
+    return _field(path, range=DatetimeRange(gte=moment, lte=moment))
+
+
+def _finite(value: Any) -> float:
     if not math.isfinite(value):
         msg = f"A Qdrant server cannot compare with {value!r}: it is no number."
         raise FilterError(msg)
