@@ -3,6 +3,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the core install leaves out: it serves exported students; the extra `train` brings what training needs."""
 
+from importlib.util import find_spec
+
 IMAGES = "pip install 'retort-haystack[images]'"
 TRAIN = "pip install 'retort-haystack[train]'"
 TRAINING = frozenset(
@@ -11,6 +13,11 @@ TRAINING = frozenset(
         "pandas", "pyarrow", "scipy", "sentence_transformers", "sklearn", "tenacity", "torch", "transformers",
     }
 )  # fmt: skip
+
+
+def has_torch() -> bool:
+    """Tell whether torch is installed; a serving machine need not have it."""
+    return find_spec("torch") is not None
 
 
 def missing(error: ModuleNotFoundError, what: str) -> str | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
+from retort.students.extras import TRAIN, has_torch
 from retort.students.files import read_json, reading, resolve_model, visible_files
 from retort.students.seeding import seeded
 
@@ -197,6 +198,9 @@ def refuse_missing(path: str) -> None:
         raise FileNotFoundError(msg)
     if not folder.is_dir() and (path.count("/") > 1 or ("/" in path and folder.parent.is_dir())):  # no Hub id
         msg = f"No model at {path!r}. {GIVE}"
+        raise FileNotFoundError(msg)
+    if not folder.is_dir() and not has_torch():
+        msg = f"There is no folder {path!r}. A model of the Hugging Face Hub needs torch: {TRAIN}"
         raise FileNotFoundError(msg)
 
 

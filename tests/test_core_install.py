@@ -106,7 +106,10 @@ def test_images(served):
 
 def test_what_is_missing_is_named_in_one_line(served):
     _, got = served
-    plain, distill, train = got["errors"]
+    plain, distill, train, typo, trainer = got["errors"]
     assert plain.startswith("Without torch only exports run")
     assert distill == "retort.distill needs accelerate: pip install 'retort-haystack[train]'"
     assert train == "retort: error: retort train needs torch: pip install 'retort-haystack[train]'\n"
+    mend = "needs torch: pip install 'retort-haystack[train]'"
+    assert typo == f"There is no folder 'runs/typo'. A model of the Hugging Face Hub {mend}"
+    assert trainer == f"DistillationTrainer {mend}"

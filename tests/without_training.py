@@ -21,7 +21,7 @@ def error(run: Callable[[], object]) -> str:
     with redirect_stderr(StringIO()) as printed:
         try:
             run()
-        except (ValueError, ImportError) as error:
+        except (ValueError, ImportError, OSError) as error:
             return str(error)
         except SystemExit:
             return printed.getvalue()
@@ -37,7 +37,9 @@ def main(folder: Path) -> None:
     from haystack_integrations.components.embedders.retort import (
         StudentDocumentImageEmbedder,
         StudentMultiViewDocumentEmbedder,
+        StudentTextEmbedder,
     )
+    from haystack_integrations.components.trainers.retort import DistillationTrainer
     from retort.cli import main as command
     from retort.pipelines.load import load_pipeline
     from retort.serving.engine import Engine
@@ -84,6 +86,8 @@ def main(folder: Path) -> None:
     got["images"] = seen
     got["errors"] = [error(lambda: Student.load(folder / "plain")), error(lambda: retort.distill)]
     got["errors"].append(error(lambda: command(["train", "--recipe", "kd", "--data", "x", "--out", str(folder / "y")])))
+    got["errors"].append(error(lambda: StudentTextEmbedder(model="runs/typo").run(text="a")))
+    got["errors"].append(error(lambda: DistillationTrainer().run(documents=[Document(content="a")])))
     got["imported"] = sorted(name for name in BLOCKED if sys.modules[name] is not None)
     (folder / "got.json").write_text(json.dumps(got))
 

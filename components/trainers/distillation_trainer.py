@@ -11,6 +11,7 @@ from haystack import Document, component, default_to_dict
 from haystack.core.serialization import component_to_dict
 
 from haystack_integrations.components.embedders.retort import StudentDocumentEmbedder
+from retort.students.extras import missing
 
 _PARAMETERS = (
     "out",
@@ -128,6 +129,8 @@ class DistillationTrainer:
         :returns:
             `student`, its folder; `metrics` of all systems on dev; `verdict`, sentences on what they mean; `report`, a
             page; `documents`, embedded by the student.
+        :raises ModuleNotFoundError:
+            If what trains is not installed.
         :raises DataError:
             If the documents are too few, or a query names one that is not there.
         :raises RecipeError:
@@ -135,12 +138,16 @@ class DistillationTrainer:
         :raises ValueError:
             If there are queries without judgements, or the other way round.
         """
-        # Here, as only trainers need what trains.
-        from retort.trainers.changes import recipe_for, with_weak_pairs
-        from retort.trainers.data.pseudo_queries import GeneratedQuestions
-        from retort.trainers.from_documents import default_sources, distill_documents, passes_for
-        from retort.trainers.recipe import trusts_code
-        from retort.trainers.teachers.vector_cache import cache_root
+        try:  # here, as only trainers need what trains
+            from retort.trainers.changes import recipe_for, with_weak_pairs
+            from retort.trainers.data.pseudo_queries import GeneratedQuestions
+            from retort.trainers.from_documents import default_sources, distill_documents, passes_for
+            from retort.trainers.recipe import trusts_code
+            from retort.trainers.teachers.vector_cache import cache_root
+        except ModuleNotFoundError as error:
+            if (mend := missing(error, "DistillationTrainer")) is None:
+                raise
+            raise ModuleNotFoundError(mend, name=error.name) from error
 
         documents = [Document.from_dict(d) if isinstance(d, dict) else d for d in documents]
         if (queries or {}).keys() != (qrels or {}).keys():

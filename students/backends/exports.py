@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any, Literal, cast
 
 from retort.students.backends.onnx import FOLDER, ExportError, ExportPrecision
 from retort.students.checks import positive
-from retort.students.extras import TRAIN
+from retort.students.extras import TRAIN, has_torch
 from retort.students.loading import Kwargs, Precision, PrecisionError, check_precision, has_bfloat16, names_dtype
 from retort.students.manifest import Manifest
 
@@ -114,11 +113,6 @@ def choose(
         only: Precision = files[0] if len(files) == 1 else "float32"
         precision = cast("Precision", best["precision"]) if best is not None and best["file"] else only
     return "onnx", precision
-
-
-def has_torch() -> bool:
-    """Tell whether torch is installed; a serving machine need not have it."""
-    return find_spec("torch") is not None
 
 
 def chosen_export(manifest: Manifest | None) -> dict[str, Any] | None:
