@@ -207,6 +207,21 @@ class TestRun:
         with pytest.raises(RecipeError, match="another recipe or other data"):
             run_recipe(Recipe.from_dict(recipe_tree, overrides=["training.seed=1"]), beir, reference, resume=True)
 
+    def test_a_stage_that_teaches_nothing_says_so(self, list_tree, beir, tmp_path, monkeypatch, caplog):
+        """Lists of one document each have nothing to compare; of two they have."""
+        list_tree["stages"][0]["objectives"] = [spec("ListwiseKL")]
+        list_tree["stages"].append(list_tree["stages"][0] | {"name": "pairs", "candidates": pool("bm25", negatives=1)})
+        list_tree["stages"][0]["candidates"] = pool("bm25", negatives=0)
+        list_tree["training"]["accumulation"] = 2
+        run_recipe(Recipe.from_dict(list_tree), beir, tmp_path / "whole")
+        said = [message for message in caplog.messages if "nothing was learned" in message]
+        assert len(said) == 1
+        assert said[0].startswith("stage lists: nothing was learned in 6 steps: no query or text had what listwise_kl")
+        caplog.clear()
+        run_killed(Recipe.from_dict(list_tree), beir, tmp_path / "killed", monkeypatch, 3)
+        assert "stage lists: nothing was learned in 4 steps" in caplog.text
+        assert "stage pairs: nothing" not in caplog.text
+
     def test_how_often_is_asked_is_no_part_of_a_recipe(self):
         """Wherever what asks may stand: a run that stopped at its limit goes on with a higher one."""
 

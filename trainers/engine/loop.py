@@ -169,6 +169,7 @@ class Loop:
             if self._bf16:
                 attend_step_by_step(self.distiller)
         self.progress = RunProgress()
+        self._counts: Sums = {}  # valid values of a stage's terms, of the steps trained here
         self.log = RunLog(run / "log.jsonl", accelerator, tracked=tracked)
         best = run / "checkpoints" / "best.safetensors"
         self.validation = Validation(self.distiller, evaluate, best, self.log, self.processes)
@@ -222,6 +223,7 @@ class Loop:
             load_rng(checkpoint, self.processes.rank)  # last: whatever was made above may have drawn numbers
         self.distiller.train()
         self.log.begin_stage()
+        self._counts = {}
         with progress_bar(f"stage {stage.name}", stage.steps) as update:
             update(progress.step)
             while progress.step < stage.steps:
@@ -251,10 +253,21 @@ class Loop:
                         break
                 if progress.step % training.checkpoint_every == 0 and not ends:
                     self._save(optimizers)
+        self._warn_of_nothing_learned(stage, progress.step - opened)
         self.distiller.drop_anchor()
         self.distiller.take_state({})
         progress.begin_stage(progress.stage + 1)
         self._save(None)  # the next stage begins with an optimiser of its own
+
+    def _warn_of_nothing_learned(self, stage: Stage, steps: int) -> None:
+        if steps and self._counts and not any(self._counts.values()) and self.processes.is_main:
+            logger.warning(
+                "stage %s: nothing was learned in %d steps: no query or text had what %s compares, such as two scored "
+                "documents in its list. Give more documents or candidates, or look at what the teacher scores.",
+                stage.name,
+                steps,
+                ", ".join(self._counts),
+            )
 
     def _opened(self, stage: Stage, checkpoint: Path | None) -> BatchSource:
         """Open a stage, or refresh it; with a checkpoint go on from there."""
@@ -296,6 +309,7 @@ class Loop:
         parts = [part.to(device, dtype) for part in batch.split(training.accumulation)]
         # Each part's loss is divided by what counts in the whole step, so this must be known before the first.
         counts = total(self.distiller.counts(part, ctx) for part in parts)
+        self._counts = total((self._counts, counts))
         found: list[Sums] = []
         logged: list[Sums] = []
         counted: list[Sums] = []
