@@ -4,6 +4,7 @@
 """Plans of training: what generators are asked is counted, nobody is asked, nothing is written."""
 
 import copy
+import json
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -94,6 +95,13 @@ def test_answers_that_are_kept_are_not_counted_and_the_rest_has_a_price(tree, be
     made.of(data.subset([0]))
     assert len(asked) == first.generators[place]["calls"]
     assert plan_run(Recipe.from_dict(tree), data, tmp_path).generators[place]["calls"] == 0
+
+
+def test_documents_that_are_longer_than_the_student_reads_are_no_noise(tree, beir, tmp_path, caplog):
+    lines = (beir / "corpus.jsonl").read_text().splitlines()
+    write_jsonl(beir / "corpus.jsonl", [json.loads(line) | {"text": "the ship " * 100} for line in lines])
+    assert plan_run(Recipe.from_dict(tree), read_beir(beir, "train"), tmp_path).memory > 0
+    assert "sequence length is longer" not in caplog.text
 
 
 def test_a_corpus_that_is_not_made_yet(tree, tmp_path, asked):

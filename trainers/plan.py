@@ -459,7 +459,8 @@ def _length(model: Any, config: Any, sample: list[str]) -> int:
             model
         )
     limit = model.max_seq_length if is_ranker(model) else max_tokens(model, "document")
-    longest = max(len(model.tokenizer(text)["input_ids"]) for text in sample) + QUESTION * is_ranker(model)
+    ids = (model.tokenizer(text, verbose=False)["input_ids"] for text in sample)  # some are longer than it reads
+    longest = max(map(len, ids)) + QUESTION * is_ranker(model)
     return int(min(limit or config.max_position_embeddings, longest))
 
 
