@@ -125,18 +125,24 @@ def limit_length(model: nn.Module) -> None:
             module.max_seq_length = min(module.max_seq_length or limit, limit)
 
 
-def set_max_tokens(model: BaseModel, *, query: int | None = None, document: int | None = None) -> None:
+def set_max_tokens(model: BaseModel, **lengths: int | None) -> None:
     """
     Set the lengths at which texts are cut; they are saved with the model.
 
+    :param model:
+        The model.
+    :param lengths:
+        Tokens of a `query` and of a `document`; None, or left out: as the model has it.
     :raises ValueError:
-        If the model cannot cut texts, or not at this length.
+        If there is no such side, or the model cannot cut texts, or not at this length.
     """
     from sentence_transformers.base.modules import Transformer
 
-    sides: dict[Side, int | None] = {"query": query, "document": document}
-    for side, length in sides.items():
-        if length is None:
+    if odd := sorted(lengths.keys() - set(SIDES)):
+        msg = f"max_tokens.{odd[0]}: there is no such side; the sides are {' and '.join(SIDES)}."
+        raise ValueError(msg)
+    for side in SIDES:
+        if (length := lengths.get(side)) is None:
             continue
         first = route(model, side)[0]
         if not isinstance(first, Transformer) or modality_of(model, side) == "image":

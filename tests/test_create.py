@@ -113,6 +113,10 @@ class TestLengths:
         file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": 20}))
         assert create.pretrained(roberta).max_seq_length == create.ranker(roberta).max_seq_length == 20
 
+    def test_sides_that_are_none(self, roberta):
+        with pytest.raises(ValueError, match="max_tokens.doc: there is no such side; the sides are query and document"):
+            create.pretrained(roberta, max_tokens={"doc": 20})
+
     def test_relative_positions_have_no_limit(self, tokenizer_path, tmp_path):
         config = {"model_type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
         made = create.from_config(config, tokenizer_path, max_tokens={"document": 50})

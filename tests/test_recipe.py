@@ -231,6 +231,18 @@ class TestErrors:
             ("training.dims", [8, 0], "training.dims.1: must be at least 1; it is 0"),
             ("training.cache_gradients", "yes", "training.cache_gradients: expected true or false; it is 'yes'"),
             ("training.scale", 0, "training.scale: must be above 0"),
+            ("data", {"unlabelled": 1}, "data.unlabelled: expected true or false; it is 1"),
+            (
+                "stages.1.candidates.filter",
+                {"teacher": "teacher", "absolute_margin": True},
+                "stages.1.candidates.filter.absolute_margin: expected a number; it is True",
+            ),
+            (
+                "stages.1.candidates.filter",
+                {"teacher": "teacher", "max_score": float("nan")},
+                "stages.1.candidates.filter.max_score: must be a finite number",
+            ),
+            ("stages.0.objectives.0.weight", -1, "stages.0.objectives.0.weight: must be at least 0; it is -1"),
             ("data", {"max_queries": 0}, "data.max_queries: must be at least 1"),
             ("stages.0.objectives", [], "stages.0.objectives: there must be at least one"),
             ("stages.1.candidates.sources", [], "stages.1.candidates.sources: there must be at least one"),

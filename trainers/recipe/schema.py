@@ -104,7 +104,7 @@ class WeightedComponent(Component):
         What its terms are multiplied by.
     """
 
-    weight: Number = 1.0
+    weight: NotNegative = 1.0
 
 
 @dataclass(kw_only=True)
@@ -133,7 +133,7 @@ class DataSection(_Section):
     dev: Split = "dev"
     empty: Literal["error", "skip"] = "error"
     max_queries: Count | None = None
-    unlabelled: bool = False
+    unlabelled: Flag = False
     corpus: Component | None = None
     hash: str | None = None
 
@@ -257,10 +257,10 @@ class FilterSection(_Section):
     """
 
     teacher: Text
-    absolute_margin: float | None = None
-    relative_margin: float | None = None
-    max_score: float | None = None
-    min_score: float | None = None
+    absolute_margin: Number | None = None
+    relative_margin: Number | None = None
+    max_score: Number | None = None
+    min_score: Number | None = None
 
 
 @dataclass(kw_only=True)
