@@ -315,6 +315,15 @@ def plan_train(
 
     :returns:
         Lines to print.
+
+    ### Usage example
+
+    ```python
+    import retort
+
+    for line in retort.plan_train("my-data", "runs/kd", recipe="kd"):
+        print(line)
+    ```
     """
     if (data is None) == (documents is None):
         msg = "plan_train: give data, or documents."
@@ -356,6 +365,15 @@ def plan_distill(
 
     :returns:
         Lines to print.
+
+    ### Usage example
+
+    ```python
+    import retort
+
+    for line in retort.plan_distill("handbook", "runs/handbook", teacher="teacher.yaml", allow=["models.example.com"]):
+        print(line)
+    ```
     """
     out = Path(out)
     inputs = _read_inputs(
@@ -417,24 +435,6 @@ def stamp(
     import retort
 
     retort.stamp("http://localhost:6333/handbook", "runs/kd/student", meta_fields=[])
-    ```
-
-    ### Usage example
-
-    ```python
-    import retort
-
-    for line in retort.plan_distill("handbook", "runs/handbook", teacher="teacher.yaml", allow=["models.example.com"]):
-        print(line)
-    ```
-
-    ### Usage example
-
-    ```python
-    import retort
-
-    for line in retort.plan_train("my-data", "runs/kd", recipe="kd"):
-        print(line)
     ```
 
     :param store:

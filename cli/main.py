@@ -269,7 +269,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--split",
         choices=["auto", "passages", "documents"],
         default="auto",
-        help="what gets a vector: passages of files, or whole files, several for a long one (default: by their length)",
+        help="what gets a vector: passages of files, or whole files, several for a long one (default: by their length, "
+        "files for fgd)",
     )
     distill.add_argument("--passage-words", type=positive, default=None, metavar="N", help=PASSAGES)
     distill.add_argument("--dev-share", type=float, default=0.1, help="share of the documents that is kept for dev")

@@ -338,7 +338,7 @@ def _planned(
                 yield rows[chunk], part
         return
     counts = np.zeros(1, dtype=np.int64)
-    if len(texts) > 1 or len(texts[0]) > LONG:  # a single query has nothing to sort: it is not tokenised twice
+    if len(texts) != 1 or len(texts[0]) > LONG:  # a single query has nothing to sort: it is not tokenised twice
         texts, counts = read_texts(model, texts, side, prompt)
     for chunk in plan_chunks(counts, budget or default_budget(model)):
         yield chunk, [texts[i] for i in chunk]

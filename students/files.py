@@ -28,6 +28,7 @@ Content = TypeVar("Content")
 PACKAGE_SCHEME = "package:"
 INDEX_SCHEME = "index:"
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+_OF_WRITING = FULL_DISK | {errno.EFBIG, errno.EIO, errno.EROFS}
 # How libraries written in Rust, such as safetensors and tokenizers, end their own errors.
 _OS_ERROR = re.compile(r"\(os error (\d+)\)\s*$")
 # What is being written, and what has just been replaced.
@@ -94,11 +95,14 @@ def _system_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None and "requested and" in str(error):  # numpy's: fewer bytes were written than asked for
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         if error.errno in FULL_DISK and error.filename is None:
             error.filename = str(path)
         raise
     except Exception as error:
-        if (code := _OS_ERROR.search(str(error))) is None:
+        code = _OS_ERROR.search(str(error))
+        if code is None or int(code[1]) not in _OF_WRITING:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 

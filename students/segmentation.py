@@ -140,11 +140,11 @@ def trimmed(text: str, offsets: Iterable[tuple[int, int]]) -> list[tuple[int, in
     :returns:
         The same; those of white space alone stay.
     """
-    found = []
+    spans = []
     for start, end in offsets:
         said = text[start:end].lstrip()
-        found.append((end - len(said) if said else start, end))
-    return found
+        spans.append((end - len(said) if said else start, end))
+    return spans
 
 
 def passage_spans(

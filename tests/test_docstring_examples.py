@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+import retort
 import retort.trainers
 from retort.students import create
 from retort.trainers import roles
@@ -146,3 +147,10 @@ def found_in(names: dict[str, Any], node: ast.expr) -> Any:
         return names.get(node.id)
     owner = found_in(names, node.value) if isinstance(node, ast.Attribute) else None
     return None if owner is None else getattr(owner, node.attr)
+
+
+@pytest.mark.parametrize("name", [name for name in retort.__all__ if name.islower() and name != "__version__"])
+def test_a_function_of_the_package_shows_a_call_of_itself(name):
+    text = inspect.getdoc(getattr(retort, name)) or ""
+    assert re.findall(r"^### Usage example$", text, re.MULTILINE) == ["### Usage example"]
+    assert set(re.findall(r"\bretort\.(\w+)\(", text)) == {name}

@@ -162,7 +162,7 @@ class TestAllPairs:
 class Planes:
     """A teacher whose vectors are a table."""
 
-    gives, runs, similarity, former_key, dim = "vectors", "cached", "dot", "", 2
+    gives, runs, similarity, former_key, dim, asks_for_dim = "vectors", "cached", "dot", "", 2, False
 
     def __init__(self, table: dict[str, list[float]]) -> None:
         self.table, self.key = table, hash_text(str(table))

@@ -5,7 +5,6 @@
 
 import errno
 import os
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +216,7 @@ class TestFullDisk:
     @pytest.mark.parametrize("write", [save_tensors, save_tokenizer, lambda path: path.write_bytes(bytes(10_000))])
     def test_errors_of_libraries_are_the_systems(self, tmp_path, write):
         """No file may grow: a disk that is full answers in the same way."""
+        resource = pytest.importorskip("resource")
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         try:
             with pytest.raises(OSError, match="File too large") as file, replace_file(tmp_path / "a") as aside:
@@ -227,6 +227,20 @@ class TestFullDisk:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert file.value.errno == folder.value.errno == errno.EFBIG
+        assert names(tmp_path) == []
+
+    def test_that_numpy_forgets_the_number_of(self, tmp_path):
+        """It says `2000 requested and 42 written`."""
+        resource = pytest.importorskip("resource")
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        try:
+            with pytest.raises(OSError, match="No space") as error, replace_file(tmp_path / "a.npy") as aside:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+                with open(aside, "wb") as file:
+                    np.save(file, np.zeros(2000))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert error.value.filename == str(tmp_path / "a.npy")
         assert names(tmp_path) == []
 
     def test_the_place_is_named(self, tmp_path):
@@ -240,6 +254,9 @@ class TestFullDisk:
         with pytest.raises(OSError, match="no place") as error, replace_file(tmp_path / "a"):
             raise OSError(errno.EIO, "no place")
         assert error.value.filename is None
+        other = "its server failed: No such file or directory (os error 2)"
+        with pytest.raises(RuntimeError, match="its server"), replace_file(tmp_path / "a"):
+            raise RuntimeError(other)
 
 
 class TestDamaged:

@@ -164,15 +164,15 @@ class WeakDecoder(nn.Module):
         width = config.hidden_size
         dropout = next((m.p for m in encoder.modules() if isinstance(m, nn.Dropout)), 0.0)
         inner = getattr(config, "intermediate_size", 4 * width)
-        made = [
+        stack = [
             nn.TransformerEncoderLayer(
                 width, config.num_attention_heads, inner, dropout, "gelu", layer_norm_eps=1e-12, batch_first=True
             )
             for _ in range(layers)
         ]
-        for layer in made:
+        for layer in stack:
             layer.dropout.p = 0.0  # within the feed-forward part, where BERT has none
-        self.layers = nn.ModuleList(made)
+        self.layers = nn.ModuleList(stack)
         # Encoders that rotate positions in their layers have none in their embeddings.
         placed = any("position" in name for name, _ in encoder.embeddings.named_parameters())
         self.positions = None if placed else nn.Embedding(config.max_position_embeddings, width)

@@ -160,7 +160,7 @@ class SharedShard:
         """
         try:
             return _identity(self.path) == self._folder
-        except FileNotFoundError:
+        except OSError:
             return False
 
     def check_process(self) -> None:

@@ -113,8 +113,8 @@ class ChatModel:
         """
         Ask each prompt once: numbers of what was asked, in any order, with the answers.
 
-        What was given before an error is kept, and so is what was refused. An answer without text is not: the next run
-        asks again.
+        What was given before an error is kept, and so is what was refused. Answers without text are kept as soon as
+        one has text: until then it is the model that may fail.
 
         :raises TeacherError:
             If the component fails, after its retries, or its first answers are all without text.
@@ -128,11 +128,15 @@ class ChatModel:
             for prompt, own in numbers.items():
                 if (known := self._find(prompt, kept)) is not None:
                     yield from ((number, known) for number in own)
+            waiting: list[tuple[str, str | Refusal]] = []
             try:
                 for prompt, answer in self._components.each(self._answer, self._unknown(numbers, kept), probe=PROBE):
-                    self._keep(prompt, answer)
+                    waiting.append((prompt, answer))
                     self._count(answer)
+                    if self._empty < self._answered or isinstance(answer, Refusal):
+                        self._keep(waiting)
                     yield from ((number, answer) for number in numbers[prompt])
+                self._keep(waiting)
             except TeacherError as error:
                 if self._cache is None:
                     raise
@@ -140,9 +144,9 @@ class ChatModel:
                 msg = f"{error} Kept: {count} answers in {self._cache}; the same command goes on from there."
                 raise TeacherError(msg) from error
         if empty := self._empty - empty_before:
-            again = "" if self._cache is None else "; the next run asks for them again"
-            answers = self._answered - before
-            logger.warning("%s gave no text in %d of %d answers%s.", self._type, empty, answers, again)
+            kept_in = f"; to ask again delete their lines, which end in empty quotes, in {self._cache}"
+            told = kept_in if self._cache else ""
+            logger.warning("%s gave no text in %d of %d answers%s.", self._type, empty, self._answered - before, told)
 
     def _count(self, answer: str | Refusal) -> None:
         if isinstance(answer, Refusal):
@@ -166,15 +170,16 @@ class ChatModel:
         with sole_writer(self._cache, Path(f"{self._cache}.lock")):
             yield
 
-    def _keep(self, prompt: str, answer: str | Refusal) -> None:
-        line: list[Any] = [self._name(prompt), answer]
-        if isinstance(answer, Refusal):
-            line = [self._name(prompt), None, answer.cause]
-            logger.warning("%s refuses %r, which is passed over: %s", self._type, prompt[-80:], answer.cause)
-        elif not answer.strip():  # a passing fault, maybe
-            return
-        if self._cache is not None:
-            append_line(self._cache, line)
+    def _keep(self, waiting: list[tuple[str, str | Refusal]]) -> None:
+        """Keep answers, and take them off the list."""
+        for prompt, answer in waiting:
+            line: list[Any] = [self._name(prompt), answer if isinstance(answer, str) and answer.strip() else ""]
+            if isinstance(answer, Refusal):
+                line = [self._name(prompt), None, answer.cause]
+                logger.warning("%s refuses %r, which is passed over: %s", self._type, prompt[-80:], answer.cause)
+            if self._cache is not None:
+                append_line(self._cache, line)
+        waiting.clear()
 
     def _answer(self, prompt: str) -> str:
         from haystack.dataclasses import ChatMessage
@@ -211,7 +216,7 @@ class ChatModel:
                 raise RecipeError(msg)
             with suppress(ValueError, TypeError, LookupError):  # spoilt, or cut by a kill
                 name, answer, *cause = json.loads(line)
-                if cause or (isinstance(answer, str) and answer.strip()):  # earlier versions kept those without text
+                if cause or isinstance(answer, str):
                     kept[name] = answer if isinstance(answer, str) else Refusal(str(cause[0]))
         return kept
 
