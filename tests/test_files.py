@@ -5,6 +5,7 @@
 
 import errno
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -212,34 +213,38 @@ def save_tokenizer(path: Path) -> None:
     Tokenizer(models.WordLevel({f"word{i}": i for i in range(1000)}, "word0")).save(str(path))
 
 
+@contextmanager
+def small_files():
+    """Let no file have more than 1,000 bytes: a disk that is full answers in the same way."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 class TestFullDisk:
     @pytest.mark.parametrize("write", [save_tensors, save_tokenizer, lambda path: path.write_bytes(bytes(10_000))])
     def test_errors_of_libraries_are_the_systems(self, tmp_path, write):
-        """No file may grow: a disk that is full answers in the same way."""
-        resource = pytest.importorskip("resource")
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        try:
+        with small_files():
             with pytest.raises(OSError, match="File too large") as file, replace_file(tmp_path / "a") as aside:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
                 write(aside)
             with pytest.raises(OSError, match="File too large") as folder, replace_folder(tmp_path / "f") as aside:
                 write(aside / "in")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert file.value.errno == folder.value.errno == errno.EFBIG
         assert names(tmp_path) == []
 
     def test_that_numpy_forgets_the_number_of(self, tmp_path):
         """It says `2000 requested and 42 written`."""
-        resource = pytest.importorskip("resource")
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        try:
-            with pytest.raises(OSError, match="No space") as error, replace_file(tmp_path / "a.npy") as aside:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-                with open(aside, "wb") as file:
-                    np.save(file, np.zeros(2000))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        with (
+            small_files(),
+            pytest.raises(OSError, match="No space") as error,
+            replace_file(tmp_path / "a.npy") as aside,
+            open(aside, "wb") as file,
+        ):
+            np.save(file, np.zeros(2000))
         assert error.value.filename == str(tmp_path / "a.npy")
         assert names(tmp_path) == []
 

@@ -647,7 +647,7 @@ class QdrantEdgeDocumentStore:
             raise ValueError(msg)
         condition, check = convert_filters(filters)
 
-        def found(shard: SharedShard | None) -> list[Document]:
+        def hits_of(shard: SharedShard | None) -> list[Document]:
             if shard is None:
                 msg = (
                     f"There is no index at {self.path}. Build it with: "
@@ -698,13 +698,13 @@ class QdrantEdgeDocumentStore:
 
         try:
             with self._use() as shard:
-                hits = found(shard)
+                hits = hits_of(shard)
         except DocumentStoreError as error:
             if not is_of_engine(error.__cause__):
                 raise
             # Another thread may have changed or replaced the index within the call. Look again while nobody can.
             with self._writing() as shard:
-                hits = found(shard)
+                hits = hits_of(shard)
         ranked = sorted(((hit.score or 0.0, hit) for hit in hits), key=lambda pair: (-pair[0], pair[1].id))[:top_k]
         return [hit for score, hit in ranked if score_threshold is None or score >= score_threshold]
 
